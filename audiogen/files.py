@@ -1,0 +1,84 @@
+"""Files that are either whole or not there: temporary name, flush to disk, rename."""
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import AudiogenError
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path` (same suffix) that takes its place once the block ends well.
+
+    The file is flushed to disk before the rename, and the folder after it, so that a crash at any moment leaves
+    the old content or the new one. If the block raises, the temporary file is removed and `path` stays untouched.
+
+    Raises:
+        AudiogenError: the disk is full or the file can't be written; names the path and the bytes written so far.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=f".tmp{path.suffix}", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        size = temporary.stat().st_size if temporary and temporary.exists() else 0
+        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
+        raise AudiogenError(f"{path}: can't be written ({reason}, {size} bytes written); free some room or choose "
+                            "another folder; what was saved before is untouched") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def atomic_write_bytes(path: str | Path, data: bytes) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def atomic_write_text(path: str | Path, text: str) -> None:
+    atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def atomic_write_json(path: str | Path, value: Any) -> None:
+    """Writes `value` as indented JSON; NaN and infinities are refused, since other readers refuse them too."""
+    atomic_write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Flushes a folder's entries to disk, so that a rename survives a power cut."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows can't open a folder
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256_file(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes as 64 hexadecimal digits, read in constant memory."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
