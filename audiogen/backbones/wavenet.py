@@ -1,0 +1,55 @@
+"""WaveNet: gated dilated causal convolutions with residual and skip connections."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..layers import CausalConv
+from .base import Backbone
+
+
+class WaveNet(Backbone):
+    """Dilations 1, 2, 4 ... double along a cycle and begin again, so that the receptive field grows exponentially
+    with depth while every layer looks at two steps only.
+
+    Source: van den Oord et al. 2016, WaveNet, sections 2.1 (dilation), 2.3 (gate) and 2.4 (residual and skip). Hidden
+    of width `dim` is the skip path and the two 1x1 layers after it (the second of them is the head); the stack between
+    works at `residual_dim`.
+    """
+
+    @dataclass(frozen=True)
+    class Config:
+        dim: int = 256
+        residual_dim: int = 64
+        num_layers: int = 20
+        dilation_cycle: int = 10    # the dilations are 2 ** (layer % dilation_cycle)
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config, self.dim = config, config.dim
+        R = config.residual_dim
+        dilations = [2 ** (layer % config.dilation_cycle) for layer in range(config.num_layers)]
+        self.receptive_field = 1 + sum(dilations)
+        self.first = nn.Linear(config.dim, R)
+        self.gates = nn.ModuleList(CausalConv(R, 2 * R, kernel_size=2, dilation=d) for d in dilations)
+        # The last layer's residual would lead nowhere.
+        self.residuals = nn.ModuleList(nn.Linear(R, R) for _ in dilations[:-1])
+        # One product over all layers' outputs side by side is the sum of a skip layer each.
+        self.skip = nn.Linear(config.num_layers * R, config.dim)
+        self.last = nn.Linear(config.dim, config.dim)
+
+    def forward(self, x: Tensor, state: list | None = None) -> tuple[Tensor, list[Any]]:
+        x = self.first(x)                                               # (B, S, R)
+        skips, states = [], []
+        for layer, gate in enumerate(self.gates):
+            z, layer_state = gate(x, None if state is None else state[layer])
+            filtered, opened = z.chunk(2, dim=2)
+            z = filtered.tanh() * opened.sigmoid()                      # (B, S, R)
+            if layer < len(self.residuals):
+                x = x + self.residuals[layer](z)
+            skips.append(z)
+            states.append(layer_state)
+        x = self.skip(torch.cat(skips, dim=2)).relu()                   # (B, S, D)
+        return self.last(x).relu(), states

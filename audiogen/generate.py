@@ -1,0 +1,116 @@
+"""One loop from a model to codes or frames: draw a step, observe it, draw the next."""
+
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from .errors import ConfigError
+from .model import SequenceModel
+from .sampling import Sampling, fresh_seeds, uniforms
+
+log = logging.getLogger("audiogen")
+
+#: Steps whose uniform numbers are made at once.
+UNIFORMS_BLOCK = 1024
+
+
+def generate(model: SequenceModel, num_frames: int, prompt: Tensor | None = None, batch_size: int = 1,
+             sampling: Sampling = Sampling(), seeds: Sequence[int] | None = None) -> Tensor:
+    """Draws `num_frames` frames after the prompt.
+
+    Args:
+        model: it is used in evaluation mode, on the device of its weights.
+        num_frames: new frames, 0 or more.
+        prompt: (B, C, P) codes or frames to go on from, or (1, C, P) for all of `batch_size` items.
+        batch_size: items where no prompt says it.
+        sampling: the filters.
+        seeds: one an item; an item's draws depend on its own seed alone. None draws fresh ones, and logs them.
+
+    Returns:
+        (B, C, P + num_frames), beginning with the prompt; its attribute `seeds` is the list of seeds used.
+    """
+    prompt, seeds = _checked(model, num_frames, prompt, batch_size, seeds)
+    result = torch.cat([prompt, *_frames(model, prompt, num_frames, sampling, seeds)], dim=2)
+    result.seeds = seeds
+    return result
+
+
+def stream(model: SequenceModel, num_frames: int, prompt: Tensor | None = None, batch_size: int = 1,
+           sampling: Sampling = Sampling(), seeds: Sequence[int] | None = None) -> Iterator[Tensor]:
+    """The same as it goes: (B, C, n) pieces, the prompt first, then each frame as soon as all its rows are drawn."""
+    prompt, seeds = _checked(model, num_frames, prompt, batch_size, seeds)
+    return itertools.chain([prompt], _frames(model, prompt, num_frames, sampling, seeds))
+
+
+def _frames(model: SequenceModel, prompt: Tensor, num_frames: int, sampling: Sampling,
+            seeds: Sequence[int]) -> Iterator[Tensor]:
+    """The frames after the prompt, (B, C, 1) each. A step draws all rows, and those known before are put back:
+
+        delay, K = 3, a prompt of 2 frames and 3 new ones
+
+        p p x x x . .       p prompt, x drawn, . hole
+        . p p x x x .       steps 0 and 1 are known whole and are observed as one chunk;
+        . . p p x x x       from step 2 on each step is drawn, its known rows are kept
+    """
+    batch_size, num_rows, P = prompt.shape
+    total = P + num_frames
+    padded = torch.cat([prompt, prompt.new_full((batch_size, num_rows, num_frames), model.hole)], dim=2)
+    seq, index = model.pattern.apply(padded, model.hole)                # (B, C, S), (K, S)
+    steps = model.pattern.step_index(total).to(prompt.device)           # (K, T)
+    last_step = steps.amax(dim=0).tolist()
+    known = index < P                                                   # of the prompt, or a hole
+    unknown_steps = (~known).any(dim=0).nonzero()
+    first = int(unknown_steps[0]) if len(unknown_steps) else seq.shape[2]
+    emitted = P
+    with _evaluating(model):
+        with torch.inference_mode():
+            hidden, state = model.start(batch_size)
+            if 0 < first < seq.shape[2]:
+                hidden, state = model.advance(seq[:, :, :first], state)
+        for s in range(first, seq.shape[2]):
+            at = (s - first) % UNIFORMS_BLOCK
+            with torch.inference_mode():
+                if at == 0:
+                    stop = min(s + UNIFORMS_BLOCK, seq.shape[2])
+                    block = uniforms(seeds, s, stop, model.head.num_uniforms).to(prompt.device)
+                x = model.head.sample(hidden, sampling, block[:, at])   # (B, C)
+                seq[:, :, s] = torch.where(known[:, s], seq[:, :, s], x)
+                if s + 1 < seq.shape[2]:
+                    hidden, state = model.advance(seq[:, :, s:s + 1], state)
+            while emitted < total and last_step[emitted] == s:
+                yield seq.gather(2, steps[:, emitted:emitted + 1].expand(batch_size, num_rows, 1))
+                emitted += 1
+
+
+@contextmanager
+def _evaluating(model: SequenceModel) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def _checked(model: SequenceModel, num_frames: int, prompt: Tensor | None, batch_size: int,
+             seeds: Sequence[int] | None) -> tuple[Tensor, list[int]]:
+    """The prompt, one an item (of no frames if there is none), and the seeds."""
+    if num_frames < 0:
+        raise ConfigError(f"num_frames: must be 0 or more, got {num_frames}")
+    empty = model.embed.empty(batch_size)
+    prompt = empty if prompt is None else prompt.to(empty)
+    if prompt.ndim != 3 or prompt.shape[1] != empty.shape[1]:
+        raise ConfigError(f"prompt: expected shape (B, {empty.shape[1]}, P) from this model's front-end, "
+                          f"got {tuple(prompt.shape)}")
+    if prompt.shape[0] == 1:
+        prompt = prompt.expand(batch_size, -1, -1)
+    if seeds is None:
+        seeds = fresh_seeds(prompt.shape[0])
+        log.info("seeds drawn: %s", " ".join(map(str, seeds)))
+    if len(seeds) != prompt.shape[0]:
+        raise ConfigError(f"seeds: one an item is needed, {prompt.shape[0]} in all, got {len(seeds)}")
+    return prompt, [int(seed) for seed in seeds]

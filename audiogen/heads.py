@@ -1,0 +1,148 @@
+"""The two ends that the spec shapes: into the hidden (embeddings) and out of it (heads).
+
+    codes  (B, K, S) -> CodeEmbedding  -> (B, S, D) ... (B, S, D) -> CategoricalHead    -> K distributions over V codes
+    frames (B, F, S) -> FrameEmbedding -> (B, S, D) ... (B, S, D) -> MixtureDensityHead -> one density over F values
+
+A hole is the code V, or a frame of NaN: it embeds as itself or as zero, and its nll is 0.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .sampling import Sampling, draw
+from .spec import FrameSpec, TokenSpec
+
+
+class CodeEmbedding(nn.Module):
+    """The sum of one vector a row: (B, K, S) int64 in [0, V], V being the hole -> (B, S, D)."""
+
+    def __init__(self, spec: TokenSpec, dim: int):
+        super().__init__()
+        self.hole = spec.codebook_size
+        rows = spec.codebook_size + 1
+        self.table = nn.Embedding(spec.num_codebooks * rows, dim)
+        nn.init.normal_(self.table.weight, std=1 / math.sqrt(spec.num_codebooks))
+        self.register_buffer("offsets", torch.arange(spec.num_codebooks)[:, None] * rows, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.table(x + self.offsets).sum(dim=1)
+
+    def is_hole(self, x: Tensor) -> Tensor:
+        """(B, K, S) -> (B, K, S) bool."""
+        return x == self.hole
+
+    def empty(self, batch_size: int) -> Tensor:
+        """Items of no steps yet, (B, K, 0)."""
+        return self.offsets.new_empty(batch_size, len(self.offsets), 0)
+
+
+class FrameEmbedding(nn.Module):
+    """One linear layer over the features: (B, F, S) -> (B, S, D)."""
+
+    hole = math.nan
+
+    def __init__(self, spec: FrameSpec, dim: int):
+        super().__init__()
+        self.linear = nn.Linear(spec.num_features, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.nan_to_num(0.0).to(self.linear.weight.dtype).transpose(1, 2))
+
+    def is_hole(self, x: Tensor) -> Tensor:
+        """(B, F, S) -> (B, 1, S) bool."""
+        return x.isnan().any(dim=1, keepdim=True)
+
+    def empty(self, batch_size: int) -> Tensor:
+        """Items of no steps yet, (B, F, 0)."""
+        return self.linear.weight.new_empty(batch_size, self.linear.in_features, 0)
+
+
+class Head(nn.Module):
+    """The contract of a head. `num_uniforms`: uniform numbers that `sample` uses for an item and step."""
+
+    num_uniforms: int
+
+    def nll(self, h: Tensor, target: Tensor) -> Tensor:
+        """(B, S, D), (B, C, S) -> nats (B, rows, S), rows being K or 1; 0 in holes."""
+        raise NotImplementedError
+
+    def sample(self, h: Tensor, sampling: Sampling, uniforms: Tensor) -> Tensor:
+        """(B, D), (B, num_uniforms) float64 -> (B, C)."""
+        raise NotImplementedError
+
+
+class CategoricalHead(Head):
+    """K independent distributions over V codes, from one linear layer."""
+
+    def __init__(self, spec: TokenSpec, dim: int):
+        super().__init__()
+        self.num_codebooks, self.codebook_size = spec.num_codebooks, spec.codebook_size
+        self.num_uniforms = spec.num_codebooks
+        self.linear = nn.Linear(dim, spec.num_codebooks * spec.codebook_size)
+        # Small, so that training starts from nearly equal odds: a loss of ln V.
+        nn.init.normal_(self.linear.weight, std=0.1 / math.sqrt(dim))
+        nn.init.zeros_(self.linear.bias)
+
+    def logits(self, h: Tensor) -> Tensor:
+        """(..., D) -> (..., K, V), at least float32."""
+        logits = self.linear(h).unflatten(-1, (self.num_codebooks, self.codebook_size))
+        return _at_least_float32(logits)
+
+    def nll(self, h: Tensor, target: Tensor) -> Tensor:
+        logits = self.logits(h).permute(0, 3, 2, 1)                     # (B, V, K, S)
+        return F.cross_entropy(logits, target, ignore_index=self.codebook_size, reduction="none")
+
+    def sample(self, h: Tensor, sampling: Sampling, uniforms: Tensor) -> Tensor:
+        return draw(self.logits(h), sampling, uniforms)
+
+
+class MixtureDensityHead(Head):
+    """A mixture of Gaussians with diagonal covariances over the F values of a frame.
+
+    Source: Bishop 1994, Mixture Density Networks, section 3. The features are standardised, so the deviations are
+    floored at `MIN_SCALE` of a feature's own: a band that hardly moves (digital silence) would else earn any density.
+    """
+
+    NUM_COMPONENTS = 8
+    MIN_SCALE = 0.02
+
+    def __init__(self, spec: FrameSpec, dim: int):
+        super().__init__()
+        self.num_features = spec.num_features
+        self.num_uniforms = 1 + spec.num_features
+        self.linear = nn.Linear(dim, self.NUM_COMPONENTS * (1 + 2 * spec.num_features))
+        nn.init.normal_(self.linear.weight, std=0.1 / math.sqrt(dim))
+        nn.init.zeros_(self.linear.bias)
+        with torch.no_grad():                                           # means apart from each other, deviations of 1
+            self.linear.bias[self.NUM_COMPONENTS:].view(self.NUM_COMPONENTS, 2, -1)[:, 0].normal_(std=0.5)
+
+    def parameters_of(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(..., D) -> log weights (..., M), means (..., M, F), log deviations (..., M, F)."""
+        y = _at_least_float32(self.linear(h))
+        M = self.NUM_COMPONENTS
+        weights, rest = y[..., :M], y[..., M:].unflatten(-1, (M, 2, self.num_features))
+        floor = math.log(self.MIN_SCALE)
+        return weights.log_softmax(dim=-1), rest[..., 0, :], floor + F.softplus(rest[..., 1, :] - floor)
+
+    def nll(self, h: Tensor, target: Tensor) -> Tensor:
+        log_weights, means, log_scales = self.parameters_of(h)          # (B, S, M), (B, S, M, F) twice
+        hole = target.isnan().any(dim=1)                                # (B, S)
+        x = target.nan_to_num(0.0).transpose(1, 2)[:, :, None].to(means.dtype)          # (B, S, 1, F)
+        z = (x - means) * (-log_scales).exp()
+        log_densities = -0.5 * (z * z + math.log(2 * math.pi)).sum(dim=-1) - log_scales.sum(dim=-1)
+        nll = -torch.logsumexp(log_weights + log_densities, dim=-1)     # (B, S)
+        return nll.masked_fill(hole, 0.0)[:, None]
+
+    def sample(self, h: Tensor, sampling: Sampling, uniforms: Tensor) -> Tensor:
+        log_weights, means, log_scales = self.parameters_of(h)          # (B, M), (B, M, F) twice
+        component = draw(log_weights, sampling, uniforms[:, 0])[:, None, None].expand(-1, 1, self.num_features)
+        mean = means.gather(1, component)[:, 0].double()                # (B, F)
+        scale = log_scales.gather(1, component)[:, 0].double().exp()
+        return (mean + sampling.temperature * scale * torch.special.ndtri(uniforms[:, 1:])).to(means.dtype)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()

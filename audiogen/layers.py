@@ -1,0 +1,195 @@
+"""Streaming layers over (B, S, D): forward(x, state=None) -> (y, state).
+
+State is a value: a tree of tensors of fixed shape. `None` stands for "nothing seen yet". The layer consumes the state
+it is given (its ring buffers are written in place), so who wants to branch clones it first. One forward serves
+training (state=None), prefill (a long chunk) and stepping (a chunk of one).
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class DelayLine(nn.Module):
+    """The last `length` inputs, put before the chunk: (B, S, D) -> (B, length + S, D).
+
+    What has not been seen is zero. The ring holds the input of step t in slot t mod length, so a step writes one
+    slot however long the line is:
+
+        steps seen      0 1 2 3 4 5 6 | chunk: 7 8
+        ring (length 4)  4 5 6 3        -> y = 3 4 5 6 7 8, ring becomes 8 5 6 7
+    """
+
+    def __init__(self, length: int):
+        super().__init__()
+        self.length = length
+
+    def forward(self, x: Tensor, state: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        if state is None:
+            y = F.pad(x, (0, 0, self.length, 0))                        # (B, length + S, D)
+            return y, self._start(y, x.shape[1])
+        y = torch.cat([self._past(state), x], dim=1)
+        ring, position = state["ring"], state["position"]
+        _write(ring, position, x)
+        return y, {"ring": ring, "position": position + x.shape[1]}
+
+    def tap(self, x: Tensor, state: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Only what leaves the line, x[t - length]: (B, S, D) -> (B, S, D), without copying what stays in it."""
+        if state is None:
+            y = F.pad(x, (0, 0, self.length, 0))
+            return y[:, :x.shape[1]], self._start(y, x.shape[1])
+        ring, position = state["ring"], state["position"]
+        steps = min(x.shape[1], self.length)
+        leaving = ring.index_select(1, _slots(position, steps, self.length))
+        y = leaving if steps == x.shape[1] else torch.cat([leaving, x[:, :x.shape[1] - steps]], dim=1)
+        _write(ring, position, x)
+        return y, {"ring": ring, "position": position + x.shape[1]}
+
+    def _past(self, state: dict[str, Tensor]) -> Tensor:
+        return state["ring"].index_select(1, _slots(state["position"], self.length, self.length))
+
+    def _start(self, y: Tensor, steps: int) -> dict[str, Tensor]:
+        """The state after a first chunk of `steps`: `y` is that chunk behind `length` zeros."""
+        position = torch.tensor(steps, device=y.device)
+        newest = y[:, steps:].detach()                                  # (B, length, D), the oldest first
+        return {"ring": torch.roll(newest, steps % max(self.length, 1), dims=1), "position": position}
+
+
+class CausalConv(nn.Module):
+    """A causal convolution over steps, (B, S, D_in) -> (B, S, D_out), dilated, as one matrix product a tap.
+
+    y[t] = bias + sum over k of weight[k] x[t - (kernel_size - 1 - k) dilation]; what lies before the start is zero.
+    """
+
+    def __init__(self, dim_in: int, dim_out: int, kernel_size: int, dilation: int = 1):
+        super().__init__()
+        self.kernel_size, self.dilation = kernel_size, dilation
+        self.line = DelayLine((kernel_size - 1) * dilation)
+        self.linear = nn.Linear(kernel_size * dim_in, dim_out)
+
+    def forward(self, x: Tensor, state: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.kernel_size == 2:                                       # WaveNet's case: one tap beside the present
+            past, state = self.line.tap(x, state)
+            return self.linear(torch.cat([past, x], dim=2)), state
+        steps = x.shape[1]
+        x, state = self.line(x, state)
+        taps = [x[:, k * self.dilation:k * self.dilation + steps] for k in range(self.kernel_size)]
+        return self.linear(torch.cat(taps, dim=2)), state
+
+
+def rotary(positions: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (S, dim / 2) of rotary positions (Su et al. 2021, RoFormer, section 3.4.2).
+
+    Angles are taken in float64, so that a position in the millions is as exact as the first.
+    """
+    frequencies = 10000.0 ** (-torch.arange(0, dim, 2, device=positions.device, dtype=torch.float64) / dim)
+    angles = positions.to(torch.float64)[:, None] * frequencies
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns the pairs (x[i], x[i + dim / 2]) of (..., S, dim) by the angles of `rotary`."""
+    a, b = x.chunk(2, dim=-1)
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+class CausalAttention(nn.Module):
+    """Multi-head self-attention over the last `window` steps, the present included: (B, S, D) -> (B, S, D).
+
+    Keys carry rotary positions and live in a ring of `window` slots, so a step costs the same however far it has
+    gone. A long chunk without state is cut into blocks of one window, each of which sees itself and the block before
+    it; no mask grows with the square of the length:
+
+        keys      | block i-1 | block i |
+        queries               | block i |       key j is seen by query t where t - window < j <= t
+    """
+
+    def __init__(self, dim: int, num_heads: int, window: int, dropout: float = 0.0):
+        super().__init__()
+        self.num_heads, self.window, self.dropout = num_heads, window, dropout
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, state: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        B, S, D = x.shape
+        position = state["position"] if state is not None else torch.tensor(0, device=x.device)
+        q, k, v = self.qkv(x).view(B, S, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)      # (B, H, S, D / H) each
+        cos, sin = rotary(position + torch.arange(S, device=x.device), q.shape[-1])
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if state is None:
+            y, state = self._whole(q, k, v)
+        else:
+            y, state = self._chunk(q, k, v, state)
+        return self.out(y.transpose(1, 2).reshape(B, S, D)), state
+
+    def _whole(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        S, W = q.shape[2], self.window
+        dropout = self.dropout if self.training else 0.0
+        if S <= W:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
+        else:
+            blocks = []
+            for start in range(0, S, W):
+                stop, first = min(start + W, S), max(0, start - W + 1)
+                t = torch.arange(start, stop, device=q.device)[:, None]
+                j = torch.arange(first, stop, device=q.device)
+                blocks.append(F.scaled_dot_product_attention(
+                    q[:, :, start:stop], k[:, :, first:stop], v[:, :, first:stop],
+                    attn_mask=(j <= t) & (j > t - W), dropout_p=dropout))
+            y = torch.cat(blocks, dim=2)
+        pad = (0, 0, max(0, W - S), 0)
+        rings = [torch.roll(F.pad(z[:, :, -W:].detach(), pad), S % W, dims=2) for z in (k, v)]
+        return y, {"keys": rings[0], "values": rings[1], "position": torch.tensor(S, device=q.device)}
+
+    def _chunk(self, q: Tensor, k: Tensor, v: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        S, W = q.shape[2], self.window
+        keys, values, position = state["keys"], state["values"], state["position"]
+        if S > W:                                                       # as many windows one after the other
+            parts = []
+            for start in range(0, S, W):
+                piece = slice(start, start + W)
+                y, state = self._chunk(q[:, :, piece], k[:, :, piece], v[:, :, piece], state)
+                parts.append(y)
+            return torch.cat(parts, dim=2), state
+        t = position + torch.arange(S, device=q.device)[:, None]
+        slots = torch.arange(W, device=q.device)
+        if S == 1:                                                      # the slot it writes has left the window
+            _write(keys, position, k, dim=2)
+            _write(values, position, v, dim=2)
+            j, seen_keys, seen_values = t[0] - (t[0] - slots) % W, keys, values
+        else:
+            last = position - 1
+            j = torch.cat([last - (last - slots) % W, t[:, 0]])         # the step that each slot holds; < 0: none yet
+            seen_keys, seen_values = torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
+        mask = (j >= 0) & (j <= t) & (j > t - W)
+        y = F.scaled_dot_product_attention(q, seen_keys, seen_values, attn_mask=mask)
+        if S > 1:
+            _write(keys, position, k, dim=2)
+            _write(values, position, v, dim=2)
+        return y, {"keys": keys, "values": values, "position": position + S}
+
+
+def clone_state(state):
+    """A copy of a state tree that the original's next step does not touch."""
+    if isinstance(state, Tensor):
+        return state.clone()
+    if isinstance(state, dict):
+        return {name: clone_state(value) for name, value in state.items()}
+    if isinstance(state, list | tuple):
+        return [clone_state(value) for value in state]
+    return state
+
+
+def _slots(position: Tensor, steps: int, length: int) -> Tensor:
+    return (position + torch.arange(steps, device=position.device)) % max(length, 1)
+
+
+def _write(ring: Tensor, position: Tensor, x: Tensor, dim: int = 1) -> None:
+    """Lays the newest of `x` into the ring at the slots of their steps."""
+    length, steps = ring.shape[dim], x.shape[dim]
+    if length == 0:
+        return
+    kept = min(steps, length)
+    newest = x.narrow(dim, steps - kept, kept).detach()
+    ring.index_copy_(dim, _slots(position + (steps - kept), kept, length), newest.to(ring.dtype))
