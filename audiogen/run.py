@@ -1,0 +1,191 @@
+"""A run folder: what a training run is made from, and all that generating from it needs.
+
+    runs/NAME/config.json  frontend.safetensors  model.safetensors  ...     (DESIGN, section 4)
+
+Loading builds from config.json alone, strictly; nothing is unpickled, fetched or imported by name.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .backbones import BACKBONES
+from .config import find, from_dict, part_from_dict, part_to_dict, to_dict
+from .errors import ConfigError, RunError
+from .files import atomic_path, atomic_write_json
+from .frontends import FRONTENDS, Frontend, load_frontend, save_frontend
+from .generate import generate
+from .model import SequenceModel
+from .patterns import PATTERNS
+from .sampling import Sampling, fresh_seeds
+from .spec import Spec
+from .training.config import DataConfig, TrainingConfig
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """config.json: a config of each part, the pattern by name, and how it is trained."""
+
+    frontend: Any
+    backbone: Any
+    pattern: str
+    data: DataConfig
+    training: TrainingConfig
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"format": FORMAT, "frontend": part_to_dict(self.frontend, FRONTENDS),
+                "backbone": part_to_dict(self.backbone, BACKBONES), "pattern": {"kind": self.pattern},
+                "data": to_dict(self.data), "training": to_dict(self.training)}
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> "RunConfig":
+        """Strict: a missing, unknown or ill-typed key is a ConfigError that names it."""
+        groups = ("frontend", "backbone", "pattern", "data", "training")
+        for key in values:
+            if key not in ("format", *groups):
+                raise ConfigError(f"{key}: unknown setting; valid are {', '.join(groups)}")
+        for key in groups:
+            if not isinstance(values.get(key), dict):
+                raise ConfigError(f"{key}: this group of settings is missing")
+        pattern = values["pattern"].get("kind")
+        find(pattern, PATTERNS, "pattern.kind")
+        return RunConfig(part_from_dict(values["frontend"], FRONTENDS, "frontend"),
+                         part_from_dict(values["backbone"], BACKBONES, "backbone"), pattern,
+                         from_dict(DataConfig, values["data"], "data"),
+                         from_dict(TrainingConfig, values["training"], "training"))
+
+
+def build_model(config: RunConfig, spec: Spec) -> SequenceModel:
+    """A new model for what the front-end makes; its weights follow torch's seed."""
+    backbone = find(part_to_dict(config.backbone, BACKBONES)["kind"], BACKBONES, "backbone.kind")(config.backbone)
+    return SequenceModel(spec, backbone, PATTERNS[config.pattern](spec.num_rows))
+
+
+@dataclass
+class Run:
+    """A trained run: `frontend` and `model` on one device in evaluation mode, `config`, and its `folder`."""
+
+    folder: Path
+    config: RunConfig
+    frontend: Frontend
+    model: SequenceModel
+
+    @property
+    def sample_rate(self) -> int:
+        return self.frontend.spec.sample_rate
+
+    def generate(self, seconds: float = 4.0, num: int = 1, seed: int | None = None, prompt: Tensor | None = None,
+                 sampling: Sampling = Sampling(), seeds: Sequence[int] | None = None) -> Tensor:
+        """New sound from the model.
+
+        Args:
+            seconds: of new sound, beyond the prompt.
+            num: items; item i uses seed + i, so that each can be made again by itself.
+            seed: None draws fresh seeds, and logs them.
+            prompt: (1, N) or (1, 1, N) wav at `sample_rate` to go on from.
+            sampling: temperature and filters.
+            seeds: one an item, in the place of `num` and `seed`.
+
+        Returns:
+            (num, 1, N) float32 in [-1, 1] on the model's device, beginning with the prompt as the front-end renders it.
+            Its attribute `seeds` is the list of seeds used.
+        """
+        if not 0 < seconds < math.inf:
+            raise ConfigError(f"seconds: must be above 0, got {seconds}")
+        if seeds is None:
+            seeds = fresh_seeds(num) if seed is None else [seed + i for i in range(num)]
+        spec = self.frontend.spec
+        length = math.ceil(seconds * spec.sample_rate)
+        num_frames = math.ceil(length / spec.hop_length)
+        if prompt is not None:
+            prompt = prompt.reshape(1, 1, -1).to(self.model.bos.device)
+            length += prompt.shape[-1]
+            prompt = self.frontend.encode(prompt)
+        codes = generate(self.model, num_frames, prompt, len(seeds), sampling, seeds)
+        with torch.inference_mode():
+            wav = self.frontend.decode(codes)[..., :length].clone()
+        wav.seeds = codes.seeds
+        return wav
+
+
+def start_run(folder: Path, config: RunConfig, frontend: Frontend) -> None:
+    """Makes a run folder; config.json comes last, so that a folder which has one is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").unlink(missing_ok=True)
+    save_frontend(frontend, folder)
+    atomic_write_json(folder / "config.json", config.to_dict())
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The config of a run folder.
+
+    Raises:
+        RunError: there is none, it is damaged, or of a newer format.
+    """
+    path = Path(folder) / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        version = values["format"]
+    except FileNotFoundError:
+        raise RunError(f"{folder}: is no run folder, it has no config.json; train one with audiogen train") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: is damaged ({error}); restore it, or train the run anew") from error
+    if not isinstance(version, int) or version > FORMAT:
+        raise RunError(f"{path}: has format {version}, this audiogen reads up to {FORMAT}; upgrade audiogen")
+    try:
+        return RunConfig.from_dict(values)
+    except ConfigError as error:
+        raise RunError(f"{path}: {error}") from error
+
+
+def save_weights(folder: Path, model: SequenceModel, step: int, loss: float) -> None:
+    """Writes model.safetensors, with the step and the held-out loss it was kept for."""
+    with atomic_path(folder / "model.safetensors") as path:
+        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path,
+                  metadata={"format": str(FORMAT), "step": str(step), "loss": repr(loss)})
+
+
+def read_weights(folder: Path, model: SequenceModel) -> int:
+    """Loads model.safetensors strictly into the model -> the step it was kept at.
+
+    Raises:
+        RunError: missing, damaged, or not of this model.
+    """
+    path = folder / "model.safetensors"
+    if not path.exists():
+        raise RunError(f"{path}: is not there yet, since no evaluation was reached; go on training with --resume")
+    try:
+        with safe_open(path, framework="pt") as file:
+            step = int((file.metadata() or {}).get("step", 0))
+        model.load_state_dict(load_file(path))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(f"{path}: is damaged or of another model ({reason}); restore it or train anew") from error
+    return step
+
+
+def load_run(folder: str | Path, device: str | torch.device = "cpu") -> Run:
+    """A run from its folder alone, ready to generate.
+
+    Raises:
+        RunError: half-written, damaged, or of a newer format; names the file.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    frontend = load_frontend(folder).to(device)
+    try:
+        model = build_model(config, frontend.spec)
+    except ConfigError as error:
+        raise RunError(f"{folder / 'config.json'}: {error}") from error
+    read_weights(folder, model)
+    return Run(folder, config, frontend, model.to(device).eval())

@@ -1,0 +1,1 @@
+"""From scratch, without torch's autograd: what the lessons build by hand."""
