@@ -1,3 +1,39 @@
-"""audiogen: from a folder of WAVs to a generative model that you can listen to."""
+"""audiogen: from a folder of WAVs to a generative model that you can listen to.
+
+    frontend = audiogen.load_frontend("mulaw", sample_rate=16000)
+    codes = frontend.encode(wav)                        # (B, 1, N) -> (B, K, T)
+    run = audiogen.load_run("runs/x")
+    wavs = run.generate(seconds=4, num=4, seed=0)       # (4, 1, N)
+"""
+
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
+
+# Where each public name lives. Looked up when it is first used: `import audiogen` itself takes no time.
+_HOMES = {
+    "AudiogenError": "errors", "AudioReadError": "errors",
+    "audio_info": "audio", "read_audio": "audio", "read_blocks": "audio", "resample": "audio", "write_audio": "audio",
+    "FrameSpec": "spec", "TokenSpec": "spec",
+    "FRONTENDS": "frontends", "load_frontend": "frontends", "save_frontend": "frontends",
+    "BACKBONES": "backbones", "PATTERNS": "patterns",
+    "Sampling": "sampling", "SequenceModel": "model", "generate": "generate", "stream": "generate",
+    "EncodedCache": "data", "scan": "data",
+    "load_run": "run", "train": "training.session", "tokenize": "training.session",
+    "evaluate_folder": "evaluation.report", "write_page": "listen",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -44,6 +44,13 @@ class SequenceModel(nn.Module):
         """What stands where there is no code: V, or NaN. Also the padding behind the end of a shorter item."""
         return self.embed.hole
 
+    @property
+    def receptive_seconds(self) -> float:
+        """Seconds of sound that a prediction depends on, at most."""
+        steps_per_frame = self.pattern.num_steps(2) - self.pattern.num_steps(1)
+        frames = self.backbone.receptive_field / steps_per_frame + self.pattern.num_steps(1) - steps_per_frame
+        return frames / self.spec.frame_rate
+
     def nll(self, x: Tensor) -> tuple[Tensor, int]:
         """The negative log-likelihood of (B, C, T), in nats.
 

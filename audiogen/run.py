@@ -8,7 +8,7 @@ Loading builds from config.json alone, strictly; nothing is unpickled, fetched o
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .backbones import BACKBONES
 from .config import find, from_dict, part_from_dict, part_to_dict, to_dict
+from .data import EncodedCache, FileEntry, Part, Sequences, Split, is_cache
 from .errors import ConfigError, RunError
 from .files import atomic_path, atomic_write_json
 from .frontends import FRONTENDS, Frontend, load_frontend, save_frontend
@@ -84,6 +85,16 @@ class Run:
     def sample_rate(self) -> int:
         return self.frontend.spec.sample_rate
 
+    def split(self) -> Split:
+        """Which files it was trained on and which were held out; of nothing if the run does not say."""
+        return read_split(self.folder)
+
+    def training_sequences(self) -> Sequences | None:
+        """The training codes, or None if the run's cache is no longer there."""
+        if not is_cache(self.folder / "cache"):
+            return None
+        return Sequences(EncodedCache.open(self.folder / "cache"), self.split().train)
+
     def generate(self, seconds: float = 4.0, num: int = 1, seed: int | None = None, prompt: Tensor | None = None,
                  sampling: Sampling = Sampling(), seeds: Sequence[int] | None = None) -> Tensor:
         """New sound from the model.
@@ -119,11 +130,22 @@ class Run:
 
 
 def start_run(folder: Path, config: RunConfig, frontend: Frontend) -> None:
-    """Makes a run folder; config.json comes last, so that a folder which has one is whole."""
+    """Makes a run folder. The whole config.json comes last: a folder that has it can train, resume and generate."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").unlink(missing_ok=True)
     save_frontend(frontend, folder)
     atomic_write_json(folder / "config.json", config.to_dict())
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether `start_run` came to its end here, or something else wrote a config.json that must not be lost."""
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True
+    return set(values) != {"format", "frontend"}            # what save_frontend alone leaves
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -146,6 +168,31 @@ def read_config(folder: Path) -> RunConfig:
         return RunConfig.from_dict(values)
     except ConfigError as error:
         raise RunError(f"{path}: {error}") from error
+
+
+def save_split(folder: Path, split: Split) -> None:
+    """Writes split.json: the files of both sides, by content."""
+    sides = {"train": split.train, "held_out": split.held_out}
+    atomic_write_json(folder / "split.json", {"format": FORMAT, "note": split.note, **{
+        name: [asdict(part) for part in parts] for name, parts in sides.items()}})
+
+
+def read_split(folder: Path) -> Split:
+    """What `save_split` wrote; empty if there is no such file.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    path = folder / "split.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        sides = {name: [Part(FileEntry(**part["file"]), part["start"], part["stop"]) for part in values[name]]
+                 for name in ("train", "held_out")}
+        return Split(**sides, note=values["note"])
+    except FileNotFoundError:
+        return Split([], [])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: is damaged ({error}); restore it, or train the run anew") from error
 
 
 def save_weights(folder: Path, model: SequenceModel, step: int, loss: float) -> None:

@@ -28,6 +28,7 @@ class Frontend(nn.Module):
     """
 
     learned: ClassVar[bool] = False
+    samplewise: ClassVar[bool] = False  # each code stands for one sample alone, so that long files may be encoded block by block
     adjustable: ClassVar[frozenset[str]] = frozenset()  # settings that may change once the weights are there
     spec: Spec
 

@@ -62,15 +62,14 @@ class Trainer:
         keep: called with the weights (averaged where averaging is on) and the progress at each best held-out loss.
         config, num_workers: the settings.
         folder: of the checkpoints.
-        metrics: where events go.
         precision: "fp32" or "bf16", for matrix products in training; evaluation is always fp32.
     """
 
     def __init__(self, model: SequenceModel, batches: Batches, evaluate: Callable[[SequenceModel], Score],
                  keep: Callable[[SequenceModel, Progress], None], config: TrainingConfig, folder: Path,
-                 metrics: Metrics, precision: str = "fp32", num_workers: int = 0):
+                 precision: str = "fp32", num_workers: int = 0):
         self.model, self.batches, self.evaluate, self.keep = model, batches, evaluate, keep
-        self.config, self.folder, self.metrics, self.num_workers = config, folder, metrics, num_workers
+        self.config, self.folder, self.num_workers = config, folder, num_workers
         self.device = model.bos.device
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
         self.optimizer = make_optimizer(model, config)
@@ -105,8 +104,13 @@ class Trainer:
             return min(1.0, self.progress.step / self.config.steps)
         return min(1.0, self.progress.seconds / (60 * self.config.minutes))
 
-    def run(self, after_evaluation: Callable[[Progress], None] = lambda progress: None) -> Outcome:
-        """Trains from where it stands.
+    @property
+    def weights(self) -> SequenceModel:
+        """The model to be judged and kept: the averaged one where averaging is on."""
+        return self.model if self.average is None else self.average.module
+
+    def run(self, metrics: Metrics, after_evaluation: Callable[[Progress], None] = lambda progress: None) -> Outcome:
+        """Trains from where it stands, and writes to `metrics` as it goes.
 
         Raises:
             TrainingError: the loss or the gradient is not a number; names the batch's files. The last checkpoint
@@ -125,11 +129,11 @@ class Trainer:
                 p.seconds += time.perf_counter() - began
                 self._show(bar, loss)
                 if p.step % LOG_EVERY == 0 or p.step == 1:
-                    self.metrics.write("train", step=p.step, seconds=round(p.seconds, 3), loss=loss,
-                                       learning_rate=rate, grad_norm=norm)
+                    metrics.write("train", step=p.step, seconds=round(p.seconds, 3), loss=loss,
+                                  learning_rate=rate, grad_norm=norm)
                 if self._marks() > marks:
                     marks = self._marks()
-                    self._evaluate()
+                    self._evaluate(metrics)
                     self.save()
                     after_evaluation(p)
                     last_save = time.perf_counter()
@@ -178,7 +182,7 @@ class Trainer:
         return total * self.to_unit, float(norm), rate
 
     def _finite(self, value: Tensor, what: str, files: list[list[str]]) -> float:
-        number = float(value)
+        number = float(value.detach())
         if not math.isfinite(number):
             names = sorted({name for item in files for name in item})
             more = f" and {len(names) - 8} more" if len(names) > 8 else ""
@@ -189,18 +193,17 @@ class Trainer:
                 f"{self.config.learning_rate / 3:.1g}")
         return number
 
-    def _evaluate(self) -> None:
-        p, weights = self.progress, self.model if self.average is None else self.average.module
-        score = self.evaluate(weights)
+    def _evaluate(self, metrics: Metrics) -> None:
+        p, score = self.progress, self.evaluate(self.weights)
         best = score.loss < p.best_loss
         if best:
             p.best_loss, p.best_step, p.worse = score.loss, p.step, 0
-            self.keep(weights, p)
+            self.keep(self.weights, p)
         else:
             p.worse += 1
-        self.metrics.write("held_out", step=p.step, seconds=round(p.seconds, 3), loss=score.loss, best=best,
-                           bits_per_second=score.per_second if score.unit == "bits" else None,
-                           bits_per_sample=score.per_sample)
+        metrics.write("held_out", step=p.step, seconds=round(p.seconds, 3), loss=score.loss, best=best,
+                      bits_per_second=score.per_second if score.unit == "bits" else None,
+                      bits_per_sample=score.per_sample)
 
     def _bar(self) -> Any:
         total = self.config.steps if self.config.steps is not None else round(60 * self.config.minutes)

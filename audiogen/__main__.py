@@ -1,0 +1,5 @@
+"""python -m audiogen"""
+
+from .cli import main
+
+main()

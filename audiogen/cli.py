@@ -1,0 +1,147 @@
+"""What people type: `audiogen COMMAND ...`."""
+
+import json
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .errors import AudiogenError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="From a folder of WAVs to a generative model that you can listen to.")
+console = Console(highlight=False, soft_wrap=True)
+
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Frontend = Annotated[str | None, typer.Option(help="mulaw, mel, melvq, encodec, codec, or a folder that holds one.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=1", help="One setting; may be repeated.")]
+
+
+def main() -> None:
+    """Runs a command; an error of the user's kind prints its one line and exits with 1."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("audiogen").setLevel(logging.INFO)
+    warnings.showwarning = lambda message, *rest, **more: print(f"warning: {message}", file=sys.stderr)
+    try:
+        app()
+    except AudiogenError as error:
+        print(f"audiogen: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("audiogen: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+@app.command()
+def doctor(folder: Annotated[Path | None, typer.Argument(help="A folder of sound files to look through.")] = None,
+           overfit: Annotated[bool, typer.Option("--overfit", help="Try to learn one batch by heart.")] = False,
+           frontend: Frontend = None,
+           backbone: Annotated[str | None, typer.Option(help="bigram, mlp, wavenet or gpt.")] = None,
+           device: Device = "auto", settings: Settings = None) -> None:
+    """Versions and devices; for a folder, each file kept or not and why."""
+    from .doctor import check_folder, check_overfit, check_setup
+
+    check_setup(console)
+    if folder is not None:
+        check_folder(console, folder)
+        if overfit:
+            check_overfit(console, folder, frontend, backbone, device, settings or [])
+    elif overfit:
+        raise typer.BadParameter("--overfit needs a FOLDER to take a batch from")
+
+
+@app.command()
+def tokenize(folder: Path, out: Path, frontend: Frontend = None, device: Device = "auto",
+             settings: Settings = None) -> None:
+    """Encodes a folder once into OUT, which train takes in the place of the folder."""
+    from .training.session import tokenize as run_tokenize
+
+    cache = run_tokenize(folder, out, frontend, device, settings or [])
+    console.print(f"{out}: {len(cache)} files encoded; train on it with: audiogen train {out} --out runs/NAME")
+
+
+@app.command()
+def decode(codes: Path, out: Path, device: Device = "auto") -> None:
+    """Turns a cache back into WAVs."""
+    from .data import EncodedCache
+    from .devices import choose_device
+
+    cache = EncodedCache.open(codes)
+    cache.frontend().to(choose_device(device))
+    console.print(f"{out}: {len(cache.write_wavs(out))} files written")
+
+
+@app.command()
+def train(folder: Path, out: Annotated[Path, typer.Option(help="The run folder to make.")], frontend: Frontend = None,
+          backbone: Annotated[str | None, typer.Option(help="bigram, mlp, wavenet or gpt.")] = None,
+          steps: Annotated[int | None, typer.Option(help="Train for so many steps.")] = None,
+          minutes: Annotated[float | None, typer.Option(help="Train for so many minutes (10 by default).")] = None,
+          seed: Annotated[int | None, typer.Option(help="Decides weights, crops and dropout (0 by default).")] = None,
+          device: Device = "auto",
+          resume: Annotated[bool, typer.Option("--resume", help="Go on where OUT stopped.")] = False,
+          strict: Annotated[bool, typer.Option("--strict", help="A bad file is an error, not a line.")] = False,
+          settings: Settings = None) -> None:
+    """Trains a model on a folder of sound files (or on a cache), and writes a page to listen to."""
+    from .training.session import train as run_train
+
+    run_train(folder, out, frontend=frontend, backbone=backbone, steps=steps, minutes=minutes, seed=seed, device=device,
+              resume=resume, strict=strict, overrides=settings or [])
+
+
+@app.command()
+def generate(run: Path, out: Annotated[Path, typer.Option(help="Folder for the WAVs.")],
+             seconds: Annotated[float, typer.Option(help="Length of each, beyond the prompt.")] = 4.0,
+             num: Annotated[int, typer.Option(min=1, help="How many.")] = 4,
+             prompt: Annotated[Path | None, typer.Option(help="A sound file to go on from.")] = None,
+             temperature: Annotated[float, typer.Option(help="Below 1 plays it safe; 0 is greedy.")] = 1.0,
+             top_k: Annotated[int | None, typer.Option(help="Draw among the K most probable codes.")] = None,
+             top_p: Annotated[float | None, typer.Option(help="Draw among codes that hold this probability.")] = None,
+             min_p: Annotated[float | None, typer.Option(help="Drop codes below this part of the best one.")] = None,
+             seed: Annotated[int | None, typer.Option(help="Of the first; the others count up from it.")] = None,
+             device: Device = "auto") -> None:
+    """Generates WAVs from a run, and tells the seed of each."""
+    from .devices import choose_device
+    from .run import load_run
+    from .samples import generate_files
+    from .sampling import Sampling
+
+    sampling = Sampling(temperature, top_k, top_p, min_p)
+    for path, used in generate_files(load_run(run, choose_device(device)), out, seconds, num, prompt, sampling, seed):
+        console.print(f"{path}  seed {used}")
+
+
+@app.command()
+def evaluate(run: Path, folder: Path,
+             as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+             device: Device = "auto") -> None:
+    """Scores a run on the files of a folder that it has not seen, beside counting."""
+    from .devices import choose_device
+    from .evaluation.report import evaluate_folder, report_rows
+    from .run import load_run
+
+    report = evaluate_folder(load_run(run, choose_device(device)), folder)
+    if as_json:
+        print(json.dumps(report, indent=2))
+        return
+    table = Table("what", "value", title=f"{run} on {folder}")
+    for row in report_rows(report):
+        table.add_row(*row)
+    console.print(table)
+
+
+@app.command()
+def listen(runs: list[Path], out: Annotated[Path | None, typer.Option(help="Where the page goes.")] = None) -> None:
+    """(Re)writes the listening page of a run, or of several side by side."""
+    from .listen import write_page
+
+    console.print(f"open {write_page(runs, out)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The own codec's parts: networks, residual vector quantizer, losses."""

@@ -1,0 +1,243 @@
+"""The encoded cache: a folder of sound as codes or frames on disk, mapped into memory and checked on opening.
+
+    CACHE/data.bin                              (total frames, C), one file after the other, little-endian
+    CACHE/config.json, frontend.safetensors     the front-end, so that the folder alone can decode
+    CACHE/index.json                            what lies where, and the sums that data.bin is checked against
+
+They are written in this order, an older index.json being removed first: a folder that has one was finished.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..audio import read_audio, read_blocks, write_audio
+from ..errors import AudiogenError, AudioReadError, CacheError
+from ..files import atomic_path, sha256_file
+from ..frontends import Frontend, load_frontend, save_frontend
+from ..spec import Spec
+from .index import FileEntry, Index, Rejected, long_enough, scan
+from .record import CODE_TYPES, DATA_FILE, FRAME_TYPE, INDEX_FILE, CachedFile, Record, damaged, read_record
+
+FRONTEND_FILES = ("config.json", "frontend.safetensors")
+
+
+class EncodedCache:
+    """A folder of sound as one front-end encodes it. Made by `build`, `open` or `open_or_build`.
+
+    Only what is asked for is read from disk. Loader processes can share one: what is pickled is its list of files.
+
+    Attributes:
+        folder: of the cache.
+        files: CachedFile of each, by path.
+        index: the same as an Index, so that `split(cache.index)` is what it was for the folder that was encoded.
+        offsets: (files + 1,): frames [offsets[i], offsets[i + 1]) of `data` are file i.
+    """
+
+    def __init__(self, folder: Path, record: Record):
+        self.folder, self.record = folder, record
+        self.files, self.offsets = record.files, record.offsets
+        self.index = Index(folder, [file.entry for file in self.files], record.rejected, record.ignored)
+
+    @classmethod
+    def open(cls, folder: str | Path, frontend: Frontend | None = None, index: Index | None = None) -> "EncodedCache":
+        """Opens a cache after checking every byte of it.
+
+        Args:
+            frontend: the one that must have made it: equal in kind, settings and weights.
+            index: the files that it must hold, by content; those that are too short count for nothing.
+
+        Raises:
+            CacheError: not there, half-written, damaged, of a newer format, or made by or from something else.
+        """
+        folder = Path(folder)
+        cache = cls(folder, read_record(folder))
+        made_by = cache.record.fingerprint
+        try:
+            intact = cache.frontend().fingerprint() == made_by
+        except AudiogenError as error:
+            raise damaged(folder, str(error)) from error
+        if not intact:
+            raise damaged(folder, f"{' and '.join(FRONTEND_FILES)} are not of the front-end that made it")
+        if frontend is not None and frontend.fingerprint() != made_by:
+            raise CacheError(f"{folder}: was made by another front-end (kind, settings or weights differ); "
+                             "use that one, or encode again")
+        if index is not None and _hashes(long_enough(index, cache.spec)) != _hashes(cache.index):
+            raise CacheError(f"{folder}: was made from other files than those now in {index.folder}; encode again")
+        return cache
+
+    @classmethod
+    def build(cls, source: Index | str | Path, frontend: Frontend, out: str | Path, progress: bool = True
+              ) -> "EncodedCache":
+        """Encodes a folder file by file, on the front-end's device.
+
+        Files that can't be read are left out and reported (`cache.index.rejected`), as are those under two frames. A
+        cache that stood at `out` before stays good until this one is finished; an interrupted build leaves nothing
+        that counts. Memory grows with the longest file, or not at all if the front-end is `samplewise`.
+
+        Args:
+            source: the folder, or what `scan` said of it.
+            frontend: fitted.
+            out: a new or empty folder, or a cache that is to be replaced.
+            progress: show a bar, if the output is a terminal.
+
+        Raises:
+            DataError: there is nothing to encode.
+            CacheError: `out` holds something else.
+            NotFittedError: the front-end must be fitted first.
+            AudiogenError: the disk is full; names path and bytes.
+        """
+        out = Path(out)
+        frontend.check_fitted()
+        index = long_enough(source if isinstance(source, Index) else scan(source, progress=progress), frontend.spec)
+        index.require_files()
+        _make_room(out)
+        files, rejected = [], list(index.rejected)
+        with atomic_path(out / DATA_FILE) as temporary:
+            with open(temporary, "wb") as data:
+                for entry in tqdm(index.files, unit="file", desc="encoding", disable=None if progress else True):
+                    begin = data.tell()
+                    found = _encode(frontend, index.folder / entry.path, entry, data)
+                    if isinstance(found, CachedFile):
+                        files.append(found)
+                    else:
+                        rejected.append(found)
+                        data.seek(begin)
+                        data.truncate()
+            kept = Index(index.folder, [file.entry for file in files], sorted(rejected, key=lambda file: file.path))
+            kept.require_files()
+            (out / INDEX_FILE).unlink(missing_ok=True)
+            num_frames, dtype = sum(file.num_frames for file in files), _stored_as(frontend)
+            num_rows = temporary.stat().st_size // (num_frames * np.dtype(dtype).itemsize)
+            record = Record(frontend.fingerprint(), dtype, [num_frames, num_rows], sha256_file(temporary), files,
+                            kept.rejected, index.ignored)
+        for name in FRONTEND_FILES:
+            (out / name).unlink(missing_ok=True)
+        save_frontend(frontend, out)
+        record.write(out)
+        return cls(out, record)
+
+    @classmethod
+    def open_or_build(cls, index: Index, frontend: Frontend, out: str | Path, progress: bool = True) -> "EncodedCache":
+        """The cache at `out` if this front-end made it from these files, else a new one in its place."""
+        if is_cache(out):
+            try:
+                return cls.open(out, frontend, index)
+            except CacheError:
+                pass
+        return cls.build(index, frontend, out, progress)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def spec(self) -> Spec:
+        return self.frontend().spec
+
+    def frontend(self) -> Frontend:
+        """The front-end that made it, the same object each time: moving it moves where `decode` works."""
+        return self._frontend
+
+    @cached_property
+    def _frontend(self) -> Frontend:
+        return load_frontend(self.folder)
+
+    @cached_property
+    def data(self) -> np.ndarray:
+        """(total frames, C) as stored, uint8 to uint32 or float32, mapped into memory."""
+        stored = np.memmap(self.folder / DATA_FILE, self.record.dtype, "r", shape=tuple(self.record.shape))
+        return stored.view(np.ndarray)      # slicing a memmap costs ten times as much
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("data", "_frontend")}
+
+    def codes(self, i: int, start: int = 0, stop: int | None = None) -> Tensor:
+        """Frames [start, stop) of file i: codes (K, T) int64, or frames (F, T) float32."""
+        start, stop, _ = slice(start, stop).indices(self.files[i].num_frames)
+        return as_tensor(self.data[self.offsets[i] + start:self.offsets[i] + stop].T)
+
+    @torch.no_grad()
+    def decode(self, i: int) -> Tensor:
+        """File i as sound again: (1, num_samples) float32 on the CPU, at spec.sample_rate."""
+        frontend, x = self.frontend(), self.codes(i)[None]                  # (1, C, T)
+        wav = frontend.decode(x.to(frontend.device, frontend.dtype if x.is_floating_point() else x.dtype))
+        return wav[0, :, :self.files[i].num_samples].float().cpu()
+
+    def write_wavs(self, out: str | Path, progress: bool = True) -> list[Path]:
+        """Decodes every file to a WAV below `out`, a/b.wav as a/b.wav and a/b.flac as a/b.flac.wav.
+
+        Returns:
+            What was written, in the order of `files`.
+        """
+        written = []
+        for i, file in enumerate(tqdm(self.files, unit="file", desc="decoding", disable=None if progress else True)):
+            name = file.path if file.path.lower().endswith(".wav") else f"{file.path}.wav"
+            write_audio(Path(out, name), self.decode(i), self.spec.sample_rate)
+            written.append(Path(out, name))
+        return written
+
+
+def is_cache(folder: str | Path) -> bool:
+    """Whether a folder is an encoded cache (whole or damaged) rather than one of sound files."""
+    return all(Path(folder, name).is_file() for name in (DATA_FILE, *FRONTEND_FILES))
+
+
+def as_tensor(stored: np.ndarray) -> Tensor:
+    """A copy of what is stored: codes as int64, frames as float32."""
+    return torch.from_numpy(stored.astype(np.int64 if stored.dtype.kind == "u" else np.float32, order="C"))
+
+
+def _hashes(index: Index) -> list[str]:
+    return sorted(file.sha256 for file in index.files)
+
+
+def _stored_as(frontend: Frontend) -> str:
+    """The smallest type that holds what the front-end makes."""
+    if frontend.spec.unit == "nats":
+        return FRAME_TYPE
+    return next(dtype for size, dtype in CODE_TYPES.items() if frontend.spec.codebook_size <= size)
+
+
+@torch.no_grad()
+def _encode(frontend: Frontend, path: Path, entry: FileEntry, data: BinaryIO) -> CachedFile | Rejected:
+    """Appends the frames of one file, (T, C), to `data`."""
+    dtype, num_samples, num_frames = _stored_as(frontend), 0, 0
+    try:
+        changed = sha256_file(path) != entry.sha256
+    except OSError as error:
+        return Rejected(entry.path, f"can't be read ({error.strerror})")
+    if changed:
+        return Rejected(entry.path, "has changed since the folder was scanned")
+    try:
+        # Codes that stand each for one sample need not know of the others, so that hours go through in blocks.
+        read = read_blocks if frontend.samplewise else lambda *arguments: [read_audio(*arguments)]
+        for wav in read(path, frontend.spec.sample_rate):
+            x = frontend.encode(wav[None].to(frontend.device, frontend.dtype))[0]      # (C, T)
+            data.write(np.ascontiguousarray(x.T.cpu().numpy(), dtype))
+            num_samples, num_frames = num_samples + wav.shape[1], num_frames + x.shape[1]
+    except AudioReadError as error:
+        return Rejected(entry.path, str(error).removeprefix(f"{path}: "))
+    if num_frames < 2:
+        return Rejected(entry.path, f"too short: {num_frames} frames of the front-end, and two are needed")
+    return CachedFile(entry, num_samples, num_frames)
+
+
+def _make_room(out: Path) -> None:
+    """Refuses a place that holds anything but a cache, and clears away what an interrupted build left."""
+    if out.exists() and not out.is_dir():
+        raise CacheError(f"{out}: is a file; give a folder for the cache")
+    there = {path.name for path in out.iterdir()} if out.exists() else set()
+    # What files.atomic_path leaves where a process is killed.
+    left = {name for name in there if name.startswith(".") and ".tmp." in name}
+    strangers = there - left - {INDEX_FILE, DATA_FILE, *FRONTEND_FILES}
+    # config.json and weights alone are a front-end that someone fitted and saved.
+    if strangers or there - left and DATA_FILE not in there:
+        named = ", ".join(sorted(strangers or there - left)[:3])
+        raise CacheError(f"{out}: already holds other files ({named}); give a new folder for the cache")
+    for name in left:
+        (out / name).unlink(missing_ok=True)

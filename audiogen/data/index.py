@@ -1,0 +1,230 @@
+"""What is in a folder: which sound files are kept, which are left out, and why."""
+
+import os
+import stat
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ..audio import AUDIO_SUFFIXES, audio_info, read_blocks
+from ..errors import AudioReadError, DataError
+from ..files import sha256_file
+from ..spec import Spec
+
+#: Half the distance between highest and lowest sample. Below one step of 16 bits there is no sound at all; below
+#: -50 dBFS it is so faint that a model learns little but the noise.
+NO_SOUND, FAINT = 2.0 ** -16, 10 ** (-50 / 20)
+CLIPPED = 0.999
+SUFFIXES = ", ".join(sorted(AUDIO_SUFFIXES))
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A sound file that is kept.
+
+    Attributes:
+        path: relative to the folder, with forward slashes.
+        sha256: of the file's bytes.
+        sample_rate: Hz, of the file.
+        num_channels: 1 to 8.
+        num_samples: per channel, at the file's own rate.
+        peak, rms: of the mono mix, 1.0 being full scale.
+        silent: so faint that it is next to nothing, below -50 dBFS.
+        clipped: fraction of the mono mix's samples at full scale.
+    """
+
+    path: str
+    sha256: str
+    sample_rate: int
+    num_channels: int
+    num_samples: int
+    peak: float
+    rms: float
+    silent: bool
+    clipped: float
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.num_samples / self.sample_rate
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A file that is left out: its path as in FileEntry, and the reason in words."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """A folder's sound files.
+
+    Attributes:
+        folder: which the paths are relative to.
+        files: those kept, by path; no two have the same content.
+        rejected: those left out, by path.
+        ignored: how many files were passed over because their suffix is not one of a sound file.
+    """
+
+    folder: Path
+    files: list[FileEntry]
+    rejected: list[Rejected]
+    ignored: int = 0
+
+    @property
+    def seconds(self) -> float:
+        return sum(file.duration for file in self.files)
+
+    def require_files(self) -> None:
+        """Raises DataError, with the first reasons, if no file is left."""
+        if not self.files:
+            reasons = "; ".join(f"{file.path}: {file.reason}" for file in self.rejected[:3])
+            more = f"; and {len(self.rejected) - 3} more" if len(self.rejected) > 3 else ""
+            raise DataError(f"{self.folder}: none of its {len(self.rejected)} sound files can be used "
+                            f"({reasons}{more}); add recordings that can")
+
+
+def scan(folder: str | Path, strict: bool = False, progress: bool = True) -> Index:
+    """Looks at every sound file below a folder, in memory that does not grow with their length.
+
+    Each file is decoded once, to the last sample. Left out, with a reason: what can't be read, what holds no sound,
+    what has the same bytes as a file before it. Passed over: hidden files and folders (also the `._` files of macOS)
+    and, only counted, files whose suffix is not one of a sound file. Linked folders are entered once.
+
+    Args:
+        strict: a file that can't be read is an error.
+        progress: show a bar, if the output is a terminal.
+
+    Returns:
+        The same for the same content, whatever the order in which the file system lists it. `files` may be empty.
+
+    Raises:
+        DataError: no such folder, or no sound file in it.
+        AudioReadError: with `strict`, the first file by path that can't be read.
+    """
+    folder = Path(folder)
+    paths, rejected, ignored = _find(folder)
+    if not paths:
+        there = f"; its {ignored} files are of other kinds" if ignored else ""
+        raise DataError(f"{folder}: holds no sound files ({SUFFIXES}){there}; "
+                        "give a folder with at least two of them")
+    files, seen = [], {}
+    for found in _examine_all(folder, paths, strict, progress):
+        if isinstance(found, Rejected):
+            rejected.append(found)
+        elif (first := seen.setdefault(found.sha256, found.path)) != found.path:
+            rejected.append(Rejected(found.path, f"has the same content as {first}"))
+        else:
+            files.append(found)
+    return Index(folder, files, sorted(rejected, key=lambda file: file.path), ignored)
+
+
+def long_enough(index: Index, spec: Spec) -> Index:
+    """The index without files that a front-end turns into fewer than two frames: these move to `rejected`.
+
+    A front-end whose frames vary in length (hop_length None) is asked for two samples.
+    """
+    hop_length = spec.hop_length or 1
+    short = [file for file in index.files if _resampled(file, spec.sample_rate) <= hop_length]
+    if not short:
+        return index
+    paths = {file.path for file in short}
+    added = [Rejected(file.path, f"too short: {file.duration:.4g} s is under two frames of the front-end "
+                                 f"({2 * hop_length / spec.sample_rate:.4g} s)") for file in short]
+    return replace(index, files=[file for file in index.files if file.path not in paths],
+                   rejected=sorted(index.rejected + added, key=lambda file: file.path))
+
+
+def main_sample_rate(index: Index) -> int:
+    """The rate (Hz) at which most seconds were recorded; the higher one of two that are equal."""
+    index.require_files()
+    seconds: dict[int, float] = {}
+    for file in index.files:
+        seconds[file.sample_rate] = seconds.get(file.sample_rate, 0.0) + file.duration
+    return max(seconds, key=lambda rate: (seconds[rate], rate))
+
+
+def _resampled(file: FileEntry, sample_rate: int) -> int:
+    """Its number of samples once `read_audio` has resampled it."""
+    return (2 * file.num_samples * sample_rate + file.sample_rate) // (2 * file.sample_rate)
+
+
+def _find(folder: Path) -> tuple[list[str], list[Rejected], int]:
+    """The paths of sound files, those that can't be asked, and the number of other files."""
+    if not folder.exists():
+        raise DataError(f"{folder}: there is no such folder; check the path")
+    if not folder.is_dir():
+        raise DataError(f"{folder}: is a file; give the folder that it is in")
+    paths, rejected, ignored, entered = [], [], 0, set()
+
+    def unreadable(error: OSError) -> None:
+        if Path(error.filename) == folder:
+            raise DataError(f"{folder}: can't be read ({error.strerror}); check its permissions") from error
+        where = Path(error.filename).relative_to(folder).as_posix()
+        rejected.append(Rejected(where, f"is a folder that can't be read ({error.strerror})"))
+
+    for root, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
+        status = os.stat(root)
+        if (status.st_dev, status.st_ino) in entered:   # a link back to where we have been
+            folders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            if name.startswith("."):
+                continue
+            if Path(name).suffix.lower() in AUDIO_SUFFIXES:
+                paths.append(Path(root, name).relative_to(folder).as_posix())
+            else:
+                ignored += 1
+    return sorted(paths), rejected, ignored
+
+
+def _examine_all(folder: Path, paths: list[str], strict: bool, progress: bool
+                 ) -> Iterator[FileEntry | Rejected]:
+    """FileEntry or Rejected for each path, in order. Decoding and hashing run beside each other in threads."""
+    def examine(path: str) -> FileEntry | Rejected:
+        return _examine(folder, path, strict)
+
+    with (ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+          tqdm(total=len(paths), unit="file", desc="reading", disable=None if progress else True) as bar):
+        # A thousand at a time, so that an error or Ctrl-C does not wait for the rest of a large folder.
+        for first in range(0, len(paths), 1000):
+            for found in pool.map(examine, paths[first:first + 1000]):
+                bar.update()
+                yield found
+
+
+def _examine(folder: Path, path: str, strict: bool) -> FileEntry | Rejected:
+    full = folder / path
+    try:
+        if not stat.S_ISREG(full.stat().st_mode):
+            return Rejected(path, "is not a regular file")
+        info = audio_info(full)
+        low, high, squares, clipped, count = np.inf, -np.inf, 0.0, 0, 0
+        for block in read_blocks(full):
+            x = block.numpy()[0].astype(np.float64)
+            low, high = min(low, x.min()), max(high, x.max())
+            squares += float(x @ x)
+            clipped += int(np.count_nonzero(np.abs(x) >= CLIPPED))
+            count += len(x)
+        sha256 = sha256_file(full)
+    except AudioReadError as error:
+        if strict:
+            raise
+        return Rejected(path, str(error).removeprefix(f"{full}: "))
+    except OSError as error:
+        if strict:
+            raise AudioReadError(f"{full}: can't be read ({error.strerror}); check the file, or remove it") from error
+        return Rejected(path, f"can't be read ({error.strerror})")
+    swing = (high - low) / 2
+    if swing < NO_SOUND:
+        return Rejected(path, "silent: nothing but zeros, or a constant")
+    return FileEntry(path, sha256, info.sample_rate, info.num_channels, count, peak=float(max(high, -low)),
+                     rms=(squares / count) ** 0.5, silent=bool(swing < FAINT), clipped=clipped / count)

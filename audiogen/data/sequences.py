@@ -1,0 +1,56 @@
+"""The codes of some parts of a corpus, such as its held-out side."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from ..errors import DataError
+from .cache import EncodedCache, as_tensor
+from .split import Part
+
+
+class Sequences:
+    """One sequence (C, T) a part, T >= 2, read from the cache when it is asked for; may be passed over many times.
+
+    Args:
+        cache: holds the parts' files, by content.
+        parts: of a Split.
+
+    Attributes:
+        names: path of each, as the parts have it.
+        begin: (len,) int64, where each begins in cache.data.
+        num_frames: (len,) int64.
+        left_out: paths of the parts that have fewer than two frames, or whose file the cache had to leave out.
+
+    Raises:
+        DataError: there is not one.
+    """
+
+    def __init__(self, cache: EncodedCache, parts: Sequence[Part]):
+        place = {file.sha256: i for i, file in enumerate(cache.files)}
+        self.cache, self.names, self.left_out = cache, [], []
+        begin, num_frames = [], []
+        for part in parts:
+            i = place.get(part.file.sha256)
+            first, end = (0, 0) if i is None else part.span(cache.files[i].num_frames)
+            if end - first < 2:
+                self.left_out.append(part.file.path)
+                continue
+            self.names.append(part.file.path)
+            begin.append(cache.offsets[i] + first)
+            num_frames.append(end - first)
+        if not begin:
+            raise DataError(f"{cache.folder}: none of the {len(parts)} parts has two frames of the front-end; "
+                            "add recordings, or longer ones")
+        self.begin, self.num_frames = np.array(begin, np.int64), np.array(num_frames, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, i: int) -> Tensor:
+        begin = self.begin[i]       # raises the IndexError that ends an iteration
+        return as_tensor(self.cache.data[begin:begin + self.num_frames[i]].T)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(len(self)))

@@ -1,0 +1,131 @@
+"""What is said of a run on held-out files: likelihood beside counting, and the front-end's round trip."""
+
+import math
+import statistics
+import tempfile
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..audio import read_audio
+from ..data import EncodedCache, Part, Sequences, is_cache, scan
+from ..errors import DataError
+from ..frontends import Frontend
+from ..run import Run
+from .reconstruction import mel_distance, si_sdr
+from .yardstick import baselines, held_out_score
+
+#: Files whose round trip is measured: enough for a mean, few enough for Griffin-Lim.
+ROUND_TRIPS = 16
+
+
+def evaluate_folder(run: Run, folder: str | Path) -> dict[str, Any]:
+    """Scores a run on those files of a folder (or cache) that it was not trained on.
+
+    Returns:
+        As `report`, with `seen`: how many files were left out because the model was trained on them.
+
+    Raises:
+        DataError: nothing is left to evaluate on.
+    """
+    folder = Path(folder)
+    index = EncodedCache.open(folder, run.frontend.cpu()).index if is_cache(folder) else scan(folder)
+    sides = run.split()
+    held_out = {part.file.sha256: part for part in sides.held_out}
+    trained = {part.file.sha256 for part in sides.train} - set(held_out)
+    # Of a single long file the held-out piece alone is unseen.
+    parts = [held_out.get(file.sha256, Part(file)) for file in index.files if file.sha256 not in trained]
+    if not parts:
+        raise DataError(f"{folder}: the model was trained on every file in it; evaluate on others")
+    with tempfile.TemporaryDirectory(prefix="audiogen-") as temporary:
+        if is_cache(folder):
+            cache = EncodedCache.open(folder)
+        else:
+            kept = {part.file.sha256 for part in parts}
+            unseen = replace(index, files=[file for file in index.files if file.sha256 in kept])
+            cache = EncodedCache.build(unseen, run.frontend, temporary)
+        result = report(run, Sequences(cache, parts), run.training_sequences(),
+                        [] if is_cache(folder) else originals(folder, parts, run.sample_rate))
+    return {**result, "seen": len(index.files) - len(parts)}
+
+
+def report(run: Run, held_out: Sequences, training: Sequences | None, sound: Iterable[tuple[str, Tensor]]
+           ) -> dict[str, Any]:
+    """The yardstick on held-out sequences.
+
+    Args:
+        training: for the counting models; None leaves them out.
+        sound: (name, wav) of held-out files, for the front-end's round trip.
+
+    Returns:
+        JSON values: `loss` in `unit` ("bits" per code or "nats" per frame), `bits_per_second` and `bits_per_sample`
+        (None where they mean nothing), `baselines` {name: {"loss", "bits_per_second"}} or None, `round_trip`
+        {"mel_distance", "si_sdr"} or None, `files`, `seconds`, `step`.
+    """
+    spec = run.frontend.spec
+    score = held_out_score(run.model, held_out)
+    counted = None if training is None else baselines(spec, training, held_out)
+    codes_per_second = score.per_second / score.loss if score.loss else math.nan
+    return {
+        "unit": score.unit,
+        "loss": score.loss,
+        "bits_per_second": score.per_second if score.unit == "bits" else None,
+        "bits_per_sample": score.per_sample,
+        "baselines": counted and {name: {"loss": loss, "bits_per_second": loss * codes_per_second}
+                                  for name, loss in counted.items()},
+        "round_trip": round_trip(run.frontend, sound),
+        "files": score.files,
+        "seconds": score.seconds,
+    }
+
+
+def round_trip(frontend: Frontend, sound: Iterable[tuple[str, Tensor]]) -> dict[str, float] | None:
+    """Mean mel distance and median SI-SDR (dB) of wavs (1, N) and what the front-end gives back; None without any."""
+    distances, ratios = [], []
+    rate = frontend.spec.sample_rate
+    for _, wav in sound:
+        with torch.inference_mode():
+            back = frontend.decode(frontend.encode(wav[None].to(frontend.device)))[0, :, :wav.shape[1]].cpu()
+        distances.append(mel_distance(wav, back, rate))
+        ratio = si_sdr(wav, back)
+        if math.isfinite(ratio):
+            ratios.append(ratio)
+    if not distances:
+        return None
+    return {"mel_distance": statistics.mean(distances), "si_sdr": statistics.median(ratios) if ratios else None}
+
+
+def originals(folder: Path, parts: list[Part], sample_rate: int, most: int = ROUND_TRIPS, seconds: float = 10.0
+              ) -> list[tuple[str, Tensor]]:
+    """(name, wav (1, N)) of the first `seconds` of the first `most` parts."""
+    sound = []
+    for part in parts[:most]:
+        first, end = part.span(part.file.num_samples)
+        end = min(end, first + round(seconds * part.file.sample_rate))
+        sound.append((part.file.path, read_audio(folder / part.file.path, sample_rate, first, end - first)))
+    return sound
+
+
+def report_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """The report as lines of a table, in words."""
+    entry = "bits per code" if result["unit"] == "bits" else "nats per frame"
+    rows = [(entry, f"{result['loss']:.3f}")]
+    if result["bits_per_sample"] is not None:
+        rows.append(("bits per sample", f"{result['bits_per_sample']:.3f}"))
+    if result["bits_per_second"] is not None:
+        rows.append(("bits per second of audio", f"{result['bits_per_second']:.0f}"))
+    for name, counted in (result["baselines"] or {}).items():
+        rows.append((f"{name}, counted on the training codes",
+                     f"{counted['loss']:.3f} bits per code, {counted['bits_per_second']:.0f} bits per second"))
+    if result["round_trip"]:
+        ratio = result["round_trip"]["si_sdr"]
+        rows.append(("round trip: mel distance (0 is perfect)", f"{result['round_trip']['mel_distance']:.3f}"))
+        rows.append(("round trip: SI-SDR", "-" if ratio is None else f"{ratio:.1f} dB"))
+    rows.append(("held out", f"{result['files']} files, {result['seconds'] / 60:.1f} min"))
+    if result.get("seen"):
+        rows.append(("left out, since trained on", f"{result['seen']} files"))
+    return rows

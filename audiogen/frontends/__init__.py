@@ -1,0 +1,163 @@
+"""The front-ends by name, and how they are saved and loaded."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from ..config import find, from_dict, part_from_dict, part_to_dict, to_dict
+from ..errors import ConfigError, RunError
+from ..files import atomic_write_bytes, atomic_write_json
+from .base import Frontend, hash_tensors
+from .codec import Codec
+from .encodec import EnCodec
+from .mel import Mel
+from .melvq import MelVQ
+from .mulaw import MuLaw
+
+__all__ = ["FRONTENDS", "Codec", "EnCodec", "Frontend", "Mel", "MelVQ", "MuLaw", "frontend_from_dict", "frontend_to_dict",
+           "load_frontend", "save_frontend"]
+
+FRONTENDS: dict[str, type[Frontend]] = {"mulaw": MuLaw, "mel": Mel, "melvq": MelVQ, "encodec": EnCodec, "codec": Codec}
+
+FORMAT = 1  # of the folders written here
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "frontend.safetensors"
+
+
+def load_frontend(name_or_folder: str | Path, **settings: Any) -> Frontend:
+    """A front-end by its name and settings, or from a folder where one was saved (a run, a cache), in eval mode.
+
+    Example:
+        >>> load_frontend("mulaw", sample_rate=8000).spec
+        TokenSpec(sample_rate=8000, hop_length=1, num_codebooks=1, codebook_size=256)
+
+    Args:
+        name_or_folder: a key of FRONTENDS, or a folder with config.json and frontend.safetensors.
+        settings: fields of its Config. For a folder they replace the saved ones, as far as its weights allow.
+
+    Raises:
+        ConfigError: an unknown name or setting (the nearest is named), or one that the saved weights do not allow.
+        RunError: the folder is not there, half-written, damaged or of a newer format.
+    """
+    if isinstance(name_or_folder, str) and name_or_folder in FRONTENDS:
+        part = FRONTENDS[name_or_folder]
+        frontend = part(from_dict(part.Config, settings, "frontend"))
+        frontend.acquire()
+        return frontend.eval()
+    folder = Path(name_or_folder)
+    if not folder.exists() and str(name_or_folder) == folder.name:  # one word: meant as a name, most likely
+        find(str(name_or_folder), FRONTENDS, "frontend")
+    frontend = _load_folder(folder)
+    return _adjusted(frontend, settings) if settings else frontend
+
+
+def save_frontend(frontend: Frontend, folder: str | Path) -> None:
+    """Writes frontend.safetensors, and config.json where there is none, so that `load_frontend(folder)` gives it back.
+
+    Raises:
+        NotFittedError: it has nothing to save yet.
+        RunError: the folder's config.json speaks of another front-end.
+    """
+    frontend.check_fitted()
+    folder = Path(folder)
+    values = frontend_to_dict(frontend)
+    if (folder / CONFIG_FILE).exists():
+        if _read_config(folder / CONFIG_FILE) != values:
+            raise RunError(f"{folder / CONFIG_FILE}: speaks of another front-end: save to another folder")
+    else:
+        atomic_write_json(folder / CONFIG_FILE, {"format": FORMAT, "frontend": values})
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in frontend.state_dict().items()}
+    atomic_write_bytes(folder / WEIGHTS_FILE, safetensors.torch.save(tensors, {"sha256": hash_tensors(tensors)}))
+
+
+def frontend_to_dict(frontend: Frontend) -> dict[str, Any]:
+    """Its config as JSON values: {"kind": "mulaw", "sample_rate": 16000, "bits": 8}."""
+    return part_to_dict(frontend.config, FRONTENDS)
+
+
+def frontend_from_dict(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Frontend:
+    """The front-end of which `frontend_to_dict` and the state dict are given, in eval mode.
+
+    Raises:
+        ConfigError: a key does not fit.
+        RunError: the tensors are not those of this front-end.
+    """
+    config = part_from_dict(values, FRONTENDS, "frontend")
+    frontend = FRONTENDS[values["kind"]](config)
+    try:
+        frontend.load_state_dict(dict(tensors), strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise RunError(f"the weights do not fit front-end {values['kind']!r} as configured: {reason}") from error
+    return frontend.eval()
+
+
+def _load_folder(folder: Path) -> Frontend:
+    config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    values, tensors = _read_config(config_path), _read_tensors(weights_path)
+    try:
+        return frontend_from_dict(values, tensors)
+    except ConfigError as error:
+        raise RunError(f"{config_path}: {error}") from error
+    except RunError as error:
+        raise RunError(f"{weights_path}: {error}") from error
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """The front-end's part of a config.json."""
+    if not path.is_file():
+        raise RunError(f"{path}: not there, so this folder holds no front-end: name a run, a cache, or one of "
+                       f"{', '.join(FRONTENDS)}")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path}: damaged ({error}): restore it or train again") from error
+    if not isinstance(values, dict) or not isinstance(values.get("format"), int):
+        raise RunError(f"{path}: has no format number: it was not written by audiogen, or is damaged")
+    if values["format"] > FORMAT:
+        raise RunError(f"{path}: of format {values['format']}, this version reads up to {FORMAT}: update audiogen")
+    if not isinstance(values.get("frontend"), dict):
+        raise RunError(f"{path}: speaks of no front-end: half-written, or damaged")
+    return values["frontend"]
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise RunError(f"{path}: not there: the folder was half-written, or weights were left behind when it was copied")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            digest = (file.metadata() or {}).get("sha256")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise RunError(f"{path}: damaged ({error}): restore it or train again") from error
+    if digest != hash_tensors(tensors):
+        raise RunError(f"{path}: damaged (its content does not match its checksum): restore it or train again")
+    return tensors
+
+
+def _adjusted(frontend: Frontend, settings: Mapping[str, Any]) -> Frontend:
+    """A copy with other settings; of leading dimensions that shrink (num_codebooks), the first part is kept."""
+    saved = to_dict(frontend.config)
+    config = from_dict(type(frontend).Config, {**saved, **settings}, "frontend")
+    changed = [name for name, value in to_dict(config).items() if value != saved[name]]
+    for name in changed:
+        if frontend.learned and name not in frontend.adjustable:
+            allowed = ", ".join(sorted(frontend.adjustable)) or "nothing"
+            raise ConfigError(f"frontend.{name}: the saved weights are for {saved[name]!r}, not {getattr(config, name)!r}; only "
+                              f"{allowed} can be changed: leave it out, or fit anew")
+    result = type(frontend)(config)
+    weights = frontend.state_dict()
+    kept = {}
+    for name, tensor in result.state_dict().items():
+        kept[name] = weights[name][: tensor.shape[0]] if tensor.ndim else weights[name]
+        if kept[name].shape != tensor.shape:
+            fields = ", ".join(f"{field.name}={getattr(config, field.name)!r}" for field in dataclasses.fields(config)
+                               if field.name in changed)
+            raise ConfigError(f"frontend: the saved weights do not reach as far as {fields}; at most what was saved can be asked for")
+    result.load_state_dict(kept, strict=True)
+    return result.eval()

@@ -1,0 +1,247 @@
+"""EnCodec's 24 kHz model as a front-end (Défossez et al. 2022, https://arxiv.org/abs/2210.13438).
+
+The networks come from the `encodec` package, which is imported only once an EnCodec is made. Note its licence: the
+package's wheel (0.1.1) is CC-BY-NC 4.0, so no commercial use.
+"""
+
+import contextlib
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import DownloadError, NotFittedError
+from ..spec import TokenSpec
+from .base import Frontend, check_setting, hash_tensors
+from .encodec_weights import load_weights
+
+DIMENSION = 128  # of what the encoder gives to the quantizer
+CODEBOOK_SIZE = 1024
+BANDWIDTHS = (1.5, 3.0, 6.0, 12.0, 24.0)  # kbit/s: those that the model was trained at
+
+
+class EnCodec(Frontend):
+    """24 kHz mono audio as residual-quantised codes: 75 frames/s of 2 to 32 codebooks with 1024 codes each.
+
+    `encode` gives the codes of the package's own model for the whole file: the very same in float64; in float32 they
+    differ only where the two nearest codewords lie within rounding. A wav is encoded in one piece, with about 1 GB
+    of memory for each minute. Code row k refines rows 0 to k - 1, so `decode` takes the first rows alone, too.
+
+    A new EnCodec has no weights until `acquire` (which `load_frontend("encodec")` calls) or `load_state_dict`.
+
+    Example:
+        >>> frontend = load_frontend("encodec", bandwidth=6.0, weights="random")
+        >>> frontend.encode(torch.zeros(1, 1, 24000)).shape                         # (B, K, T)
+        torch.Size([1, 8, 75])
+    """
+
+    spec: TokenSpec
+
+    @dataclass(frozen=True)
+    class Config:
+        """Settings.
+
+        Attributes:
+            bandwidth: kbit/s, one of BANDWIDTHS; two codebooks for each 1.5.
+            weights: "download": the published ones, fetched on first use; the path of a local copy of that .th or of
+                a .safetensors with the package's keys; or "random": an untrained codec, for tests.
+        """
+
+        bandwidth: float = 6.0
+        weights: str = "download"
+
+        def __post_init__(self):
+            check_setting(self.bandwidth in BANDWIDTHS, "bandwidth", f"one of {', '.join(map(str, BANDWIDTHS))} kbit/s",
+                          self.bandwidth)
+            check_setting(self.weights in ("download", "random") or self.weights.endswith((".th", ".safetensors")),
+                          "weights", '"download", "random" or the path of a .th or .safetensors file', self.weights)
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        from encodec.modules import SEANetDecoder, SEANetEncoder
+
+        num_codebooks = round(config.bandwidth / 0.75)  # 10 bits * 75 frames/s each
+        with torch.device("meta"):  # no initial values are drawn: they would be thrown away
+            self.encoder = SEANetEncoder(norm="none", causal=True)
+            self.decoder = SEANetDecoder(norm="none", causal=True)
+        self.encoder.to_empty(device="cpu")
+        self.decoder.to_empty(device="cpu")
+        self.register_buffer("codebooks", torch.zeros(num_codebooks, CODEBOOK_SIZE, DIMENSION))
+        self.register_buffer("has_weights", torch.zeros((), dtype=torch.uint8))
+        self.requires_grad_(False)
+        for parameter in self.parameters():
+            parameter.zero_()
+        self.spec = TokenSpec(24000, 320, num_codebooks, CODEBOOK_SIZE)
+
+    @property
+    def fitted(self) -> bool:
+        return bool(self.has_weights)
+
+    def check_fitted(self) -> None:
+        if not self.fitted:
+            raise NotFittedError('EnCodec has no weights yet: call acquire(), or load_frontend("encodec"), or load a '
+                                 "folder where it was saved")
+
+    def fingerprint(self) -> str:
+        """Of the weights alone, which tell the bandwidth too: where they came from moves no code."""
+        return hash_tensors(self.state_dict())
+
+    def acquire(self) -> None:
+        """Gets the weights that `config.weights` names.
+
+        Raises:
+            DownloadError: they can't be fetched or read, or are not the published ones.
+        """
+        if self.config.weights == "random":
+            self._randomise()
+            return
+        path, state = load_weights(self.config.weights)
+        try:
+            self.load_package_state(state)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:400]
+            raise DownloadError(f"{path}: these are not the weights of EnCodec's 24 kHz model ({reason}); give "
+                                "the published file") from error
+
+    @torch.no_grad()
+    def load_package_state(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over the state dict of the package's 24 kHz model, weight norm folded in at this module's dtype.
+
+        Raises:
+            RuntimeError: a key is missing or unknown, or a shape differs.
+        """
+        from encodec import EncodecModel
+
+        with warnings.catch_warnings():  # the package uses the older of torch's two weight norms, and torch says so
+            warnings.simplefilter("ignore")
+            package = EncodecModel.encodec_model_24khz(pretrained=False).to(self.dtype)
+        package.load_state_dict(state, strict=True)
+        for module in package.modules():
+            if hasattr(module, "weight_g"):
+                nn.utils.remove_weight_norm(module)
+        self.encoder.load_state_dict(package.encoder.state_dict())
+        self.decoder.load_state_dict(package.decoder.state_dict())
+        layers = package.quantizer.vq.layers[: self.spec.num_codebooks]
+        self.codebooks.copy_(torch.stack([layer.codebook for layer in layers]))  # (K, V, D)
+        self.has_weights.fill_(1)
+
+    @torch.no_grad()
+    def encode(self, wav: Tensor) -> Tensor:
+        """wav (B, 1, N) -> codes (B, K, T) int64, T = ceil(N / 320)."""
+        self.check_wav(wav)
+        with full_precision(wav.device):
+            residual = self.encoder(wav).transpose(1, 2)                     # (B, T, D)
+            return quantize(residual, self.codebooks).permute(1, 0, 2)       # (B, K, T)
+
+    @torch.no_grad()
+    def decode(self, x: Tensor) -> Tensor:
+        """Codes (B, K, T), or their first rows alone -> wav (B, 1, T * 320) in [-1, 1]."""
+        self.check_codes(x, fewer_rows=True)
+        z = sum(F.embedding(row, book) for row, book in zip(x.unbind(1), self.codebooks, strict=False))  # (B, T, D)
+        with full_precision(x.device):
+            return self.decoder(z.transpose(1, 2)).clamp(-1, 1)              # (B, 1, T * 320)
+
+    @torch.no_grad()
+    def _randomise(self) -> None:
+        """Untrained weights, always the same ones, with codebooks filled from what the encoder makes of some sounds.
+
+        torch's own initial weights would shrink the signal a thousandfold on its way through: these keep its
+        variance. As the package builds them, the codebooks are zeros, so that every code would be the same.
+        """
+        generator = torch.Generator().manual_seed(0)
+        device, dtype = self.device, self.dtype
+        self.to("cpu", torch.float32)
+        for module in self.modules():
+            if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
+                stride = module.stride[0] if isinstance(module, nn.ConvTranspose1d) else 1
+                fan_in = module.in_channels * module.kernel_size[0] / stride
+                module.weight.normal_(0, 1 / math.sqrt(fan_in), generator=generator)
+            elif isinstance(module, nn.LSTM):
+                for parameter in module.parameters():
+                    parameter.uniform_(-1, 1, generator=generator).div_(math.sqrt(module.hidden_size))
+        self.decoder.model[-1].conv.conv.weight.mul_(0.2)  # about as loud as what comes in
+        with one_thread():  # their number moves the last bits
+            residual = self.encoder(made_up_sounds(generator)).transpose(1, 2).reshape(-1, DIMENSION)
+            for book in self.codebooks:
+                residual = fill_codebook(book, residual, generator)
+        self.has_weights.fill_(1)
+        self.to(device, dtype)
+
+
+def quantize(residual: Tensor, codebooks: Tensor) -> Tensor:
+    """Nearest codeword, then that of what is left, and so on: residual (B, T, D), codebooks (K, V, D) -> (K, B, T).
+
+    Distances are computed in the package's form, |x|^2 - 2xe + |e|^2, to round as it does.
+    """
+    shape, residual = residual.shape[:-1], residual.reshape(-1, residual.shape[-1])
+    rows = []
+    for book in codebooks:
+        square, cross = residual.pow(2).sum(1, keepdim=True), 2 * residual @ book.t()
+        rows.append((square - cross + book.t().pow(2).sum(0, keepdim=True)).neg().max(dim=-1).indices)
+        residual = residual - F.embedding(rows[-1], book)
+    return torch.stack(rows).view(len(codebooks), *shape)
+
+
+def fill_codebook(book: Tensor, residual: Tensor, generator: torch.Generator) -> Tensor:
+    """Fills book (V, D) from residual (M, D), two thirds of the mean of a random pair each; returns what it leaves.
+
+    Whole means would point past what is left of most vectors, and each stage would add to the error. Each vector is
+    quantised without the codewords it is itself part of: it is closer to them than any other sound would be, and
+    the next codebooks would be too small.
+    """
+    first = torch.randint(len(residual), (len(book),), generator=generator)
+    second = (first + torch.randint(1, len(residual), (len(book),), generator=generator)) % len(residual)
+    book.copy_((residual[first] + residual[second]) / 3)
+    distance = torch.cdist(residual, book)
+    distance[first, torch.arange(len(book))] = math.inf
+    distance[second, torch.arange(len(book))] = math.inf
+    return residual - book[distance.argmin(1)]
+
+
+def made_up_sounds(generator: torch.Generator, count: int = 4, num_samples: int = 80 * 320) -> Tensor:
+    """Decaying tones of random pitch, in noise of random loudness: (count, 1, num_samples) in [-1, 1] at 24 kHz."""
+    t = torch.arange(num_samples) / 24000
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(count, *shape, generator=generator)
+
+    pitch = 60 * 40 ** draw(6, 1)
+    decay = torch.exp(-4 * ((3 * t + draw(6, 1)) % 1))
+    tones = draw(6, 1) * torch.sin(2 * math.pi * pitch * t) * decay  # (count, 6, num_samples)
+    noise = 0.06 * draw(1) * torch.randn(count, num_samples, generator=generator)
+    return (tones.sum(1) / 6 + noise).clamp(-1, 1)[:, None]
+
+
+@contextlib.contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Whole float32, whatever the rest of the program has asked for.
+
+    TF32 (the default of cuDNN's convolutions), "medium" products and autocast keep 8 to 11 bits of each number, and
+    would move a good part of the codes.
+    """
+    backends = torch.backends
+    places = [backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.rnn,
+              backends.mkldnn.matmul]
+    before = [place.fp32_precision for place in places]
+    try:
+        for place in places:
+            place.fp32_precision = "ieee"
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for place, precision in zip(places, before, strict=True):
+            place.fp32_precision = precision
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

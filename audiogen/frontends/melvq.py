@@ -1,0 +1,95 @@
+"""Mel-VQ: mel frames as codes, by k-means on the training files."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..codec.quantizer import ResidualVQ
+from ..errors import DataError
+from ..spec import TokenSpec
+from .base import Frontend, check_setting, training_wavs
+from .mel import Mel
+
+
+class MelVQ(Frontend):
+    """Codes (B, K, T) of the nearest centroids of standardised mel frames; decoded by Griffin-Lim.
+
+    With more than one codebook each codes what the ones before it left over, so that the first rows alone decode to
+    a coarser sound. Decoding needs all frames at once.
+    """
+
+    learned = True
+    adjustable = frozenset({"num_codebooks", "griffin_lim_iterations"})
+
+    @dataclass(frozen=True)
+    class Config(Mel.Config):
+        num_codebooks: int = 1
+        codebook_size: int = 512
+        fit_frames: int = 100_000  # at most so many, drawn evenly from the training files
+        seed: int = 0
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            check_setting(1 <= self.num_codebooks <= 64, "num_codebooks", "from 1 to 64", self.num_codebooks)
+            check_setting(2 <= self.codebook_size <= 65536, "codebook_size", "from 2 to 65536", self.codebook_size)
+            check_setting(1 <= self.fit_frames <= 10_000_000, "fit_frames", "from 1 to 10000000", self.fit_frames)
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self.mel = Mel(config)
+        hop_length = self.mel.spec.hop_length
+        self.spec = TokenSpec(config.sample_rate, hop_length, config.num_codebooks, config.codebook_size)
+        self.quantizer = ResidualVQ(config.num_codebooks, config.codebook_size, config.num_features)
+
+    @torch.no_grad()
+    def encode(self, wav: Tensor) -> Tensor:
+        """(B, 1, N) -> codes (B, K, ceil(N / hop_length))."""
+        self.check_wav(wav)
+        return self.quantizer.encode(self.mel.encode(wav))
+
+    @torch.no_grad()
+    def decode(self, x: Tensor) -> Tensor:
+        """Codes (B, k, T) of the first k <= K codebooks -> wav (B, 1, T * hop_length) in [-1, 1]."""
+        self.check_codes(x, fewer_rows=True)
+        return self.mel.decode(self.quantizer.decode(x))
+
+    @torch.no_grad()
+    def fit(self, wavs: Iterable[Tensor]) -> None:
+        """Fits the mel statistics, then the centroids: two passes, in memory that does not grow with the files.
+
+        Args:
+            wavs: re-iterable of (1, N) at spec.sample_rate.
+
+        Raises:
+            DataError: there are no wavs, or fewer distinct frames than codes.
+        """
+        self.mel.fit(wavs)
+        generator = torch.Generator().manual_seed(self.config.seed)
+        frames = self._draw_frames(wavs, generator)
+        try:
+            self.quantizer.fit(frames, generator)
+        except ValueError as error:
+            raise DataError(f"frontend.codebook_size: {self.config.codebook_size} codes can't be told apart in the {len(frames)} "
+                            f"training frames ({error}): choose fewer, or add recordings") from error
+        self.is_fitted.fill_(1)
+
+    def _draw_frames(self, wavs: Iterable[Tensor], generator: torch.Generator) -> Tensor:
+        """At most fit_frames of all frames, each with the same chance: (M, F)."""
+        pool, keys, num_pooled = [], [], 0  # every frame draws a number, and the highest stay
+        for wav in training_wavs(wavs):
+            pool.append(self.mel.encode(wav.to(self.mel.mean).unsqueeze(0))[0].T)  # (T, F)
+            keys.append(torch.rand(len(pool[-1]), dtype=torch.float64, generator=generator))
+            num_pooled += len(pool[-1])
+            if num_pooled > 2 * self.config.fit_frames:
+                pool, keys = _highest(pool, keys, self.config.fit_frames)
+                num_pooled = self.config.fit_frames
+        return _highest(pool, keys, self.config.fit_frames)[0][0]
+
+
+def _highest(pool: list[Tensor], keys: list[Tensor], num_kept: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Joins the lists and keeps the rows with the highest keys, in order."""
+    frames, key = torch.cat(pool), torch.cat(keys)
+    kept = key.topk(min(num_kept, len(key))).indices.sort().values
+    return [frames[kept.to(frames.device)]], [key[kept]]

@@ -1,0 +1,59 @@
+"""Mu-law: one code a sample, finer where it is quiet. Nothing to learn, nothing to wait for."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..spec import TokenSpec
+from .base import Frontend, check_setting
+
+
+class MuLaw(Frontend):
+    """Mu-law companding (ITU-T G.711's curve, evenly quantised), equal to torchaudio's to the bit.
+
+    Example:
+        >>> frontend = MuLaw(MuLaw.Config(sample_rate=8000))
+        >>> frontend.encode(torch.tensor([[[-1.0, 0.0, 1.0]]]))
+        tensor([[[  0, 128, 255]]])
+
+    The even number of codes leaves none for exact silence: 0 becomes V / 2, which decodes to a constant a little
+    above 0 (8.6e-5, or -81 dBFS, at 8 bits). Values outside of [-1, 1] are clipped.
+
+    Source: torchaudio.functional.mu_law_encoding, mu_law_decoding
+    """
+
+    samplewise = True
+
+    @dataclass(frozen=True)
+    class Config:
+        sample_rate: int = 16000  # Hz
+        bits: int = 8  # V = 2**bits codes
+
+        def __post_init__(self) -> None:
+            check_setting(1000 <= self.sample_rate <= 768000, "sample_rate", "from 1000 to 768000 Hz", self.sample_rate)
+            check_setting(2 <= self.bits <= 16, "bits", "from 2 to 16", self.bits)
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self.spec = TokenSpec(config.sample_rate, hop_length=1, num_codebooks=1, codebook_size=2**config.bits)
+
+    @torch.no_grad()
+    def encode(self, wav: Tensor) -> Tensor:
+        """(B, 1, N) in [-1, 1] -> codes (B, 1, N) in [0, 2**bits), 0 for -1."""
+        self.check_wav(wav)
+        mu = self.spec.codebook_size - 1
+        wav = wav.clamp(-1, 1)
+        compressed = wav.sign() * torch.log1p(mu * wav.abs()) / self._log1p(mu)  # in [-1, 1]
+        return ((compressed + 1) / 2 * mu + 0.5).to(torch.int64)
+
+    @torch.no_grad()
+    def decode(self, x: Tensor) -> Tensor:
+        """Codes (B, 1, T) -> wav (B, 1, T) in [-1, 1]."""
+        self.check_codes(x)
+        mu = self.spec.codebook_size - 1
+        compressed = x.to(self.dtype) / mu * 2 - 1
+        return compressed.sign() * (torch.exp(compressed.abs() * self._log1p(mu)) - 1) / mu
+
+    def _log1p(self, mu: int) -> Tensor:
+        return torch.log1p(torch.tensor(mu, dtype=self.dtype, device=self.device))  # as a tensor: rounded as torchaudio does

@@ -1,0 +1,13 @@
+"""The listening page: one HTML file with sounds, pictures and figures that needs nothing else.
+
+`write_page` makes it from run folders. A page of one's own is built from the same pieces: pieces.py (headings, text,
+tables, pictures, columns), charts.py (curves) and clips.py (sounds with their pictures).
+"""
+
+from .charts import Line, line_chart
+from .clips import Clip, clip_cards
+from .page import write_page
+from .pieces import picture, section, table, text, write_document
+
+__all__ = ["Clip", "Line", "clip_cards", "line_chart", "picture", "section", "table", "text", "write_document",
+           "write_page"]

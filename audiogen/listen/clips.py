@@ -1,0 +1,176 @@
+"""Sounds on a page: a player each, with an outline and a mel spectrogram drawn to one scale for all."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..audio import audio_info, read_audio
+from ..errors import AudioReadError
+from .charts import SVG, frame, nice_ticks, tidy
+from .pictures import COLUMNS, DECIBELS, SHADES, mel_image, mel_power, mel_scale, outline
+from .pieces import Html, heading, player, png_uri, text
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A WAV file and what to say about it.
+
+    Attributes:
+        path: the file; its bytes go into the page as they are.
+        title: names it, for the eye and for screen readers.
+        kind: what it is, in a word or two above the title.
+        notes: lines below the title.
+        prompt_seconds: how much of its beginning was given to the model.
+    """
+
+    path: Path
+    title: str
+    kind: str = ""
+    notes: Sequence[str] = ()
+    prompt_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Sound:
+    """What is drawn of a clip: at most one time axis long.
+
+    Attributes:
+        seconds: of the whole file.
+        wav: (1, N) at `sample_rate`.
+        power: (mels, columns).
+    """
+
+    seconds: float
+    sample_rate: int
+    wav: torch.Tensor
+    power: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The axes that all pictures of a page share.
+
+    Attributes:
+        span: seconds from left to right.
+        top: Hz at the top of the spectrograms.
+        peak: the amplitude at the top of the outlines.
+        loudest: the power that is 0 dB.
+    """
+
+    span: float
+    top: float
+    peak: float
+    loudest: float
+
+
+def clip_cards(clips: Sequence[Clip]) -> list[Html]:
+    """A card for each clip, in the same order, all drawn to the same scales of time, frequency and loudness.
+
+    So a quiet sound looks quiet and a short one short. A file that can't be read gets a card that says why.
+    """
+    wavs: dict[int, tuple[torch.Tensor, int]] = {}
+    trouble: dict[int, str] = {}
+    for index, clip in enumerate(clips):
+        try:
+            wavs[index] = read_audio(clip.path), audio_info(clip.path).sample_rate
+        except AudioReadError as error:
+            trouble[index] = str(error)
+    span = time_span([wav.shape[-1] / rate for wav, rate in wavs.values()])
+    top = max((rate for _, rate in wavs.values()), default=0) / 2
+    sounds = {index: _sound(wav, rate, span, top) for index, (wav, rate) in wavs.items()}
+    scale = Scale(span, top, _round_up(max((float(s.wav.abs().max()) for s in sounds.values()), default=0.0)),
+                  max((float(s.power.max()) for s in sounds.values()), default=0.0) or 1.0)
+    return [_card(clip, sounds[index], scale) if index in sounds else _trouble_card(clip, trouble[index])
+            for index, clip in enumerate(clips)]
+
+
+def time_span(seconds: Sequence[float]) -> float:
+    """The length of the common time axis: that of the longest sound, yet at most 10 s or three times the middle one,
+    so that one very long file does not squeeze all others to a line."""
+    if not seconds:
+        return 1.0
+    return min(max(seconds), max(10.0, 3 * statistics.median(seconds)))
+
+
+def colour_key() -> Html:
+    """Which colour is which level."""
+    stops = ",".join(f"rgb({r} {g} {b})" for r, g, b in SHADES[:: len(SHADES) // 8])
+    return (f'<p class="ramp" role="img" aria-label="Colours: dark is {-DECIBELS:.0f} dB, bright is 0 dB">'
+            f'<span>−{DECIBELS:.0f} dB</span><i style="background:linear-gradient(90deg,{stops})"></i>'
+            "<span>0 dB: the loudest here</span></p>")
+
+
+def _sound(wav: torch.Tensor, sample_rate: int, span: float, top: float) -> Sound:
+    shown = wav[:, : math.ceil(span * sample_rate)]
+    columns = max(1, round(COLUMNS * shown.shape[-1] / (span * sample_rate)))
+    return Sound(wav.shape[-1] / sample_rate, sample_rate, shown, mel_power(shown, sample_rate, columns, top))
+
+
+def _round_up(peak: float) -> float:
+    return next((p for p in (0.05, 0.1, 0.2, 0.3, 0.5, 0.7) if peak <= p), max(1.0, peak))
+
+
+def _card(clip: Clip, sound: Sound, scale: Scale) -> Html:
+    notes = list(clip.notes)
+    if sound.seconds > scale.span + 0.01:
+        notes.append(f"{sound.seconds:.1f} seconds; the pictures show the first {scale.span:.1f}.")
+    x_ticks = [(at / scale.span, tidy(at)) for at in nice_ticks(0, scale.span)]
+    wave = (_wave(clip, sound, scale), [(0.5, "0"), (0.9, f"{scale.peak:g}"), (0.1, f"−{scale.peak:g}")], "")
+    y_ticks = [(mel_scale(hertz) / mel_scale(scale.top), tidy(hertz)) for hertz in hertz_ticks(scale.top)]
+    mel = (_mel(clip, sound, scale), y_ticks, "Hz")
+    return (f'<article class="card clip" data-span="{scale.span:.4f}">{_titles(clip, notes)}'
+            f"{player(clip.path.read_bytes(), ' '.join(filter(None, [clip.kind, clip.title])))}"
+            f"{frame([wave, mel], x_ticks, 'seconds')}</article>")
+
+
+def _trouble_card(clip: Clip, reason: str) -> Html:
+    return f'<article class="card clip">{_titles(clip, clip.notes)}<p class="trouble">{escape(reason)}</p></article>'
+
+
+def _titles(clip: Clip, notes: Sequence[str]) -> Html:
+    kind = f'<p class="kind">{escape(clip.kind)}</p>' if clip.kind else ""
+    return kind + heading(clip.title, 3) + text(*notes, style="note")
+
+
+def _wave(clip: Clip, sound: Sound, scale: Scale) -> Html:
+    low, high = outline(sound.wav, sound.power.shape[1])
+    width = 1000 * sound.wav.shape[-1] / sound.sample_rate / scale.span
+    x = np.linspace(0, width, len(low)).round().astype(int)
+    y = [(500 - 400 * side / scale.peak).round().astype(int) for side in (high, low)]
+    points = [f"{a} {b}" for a, b in zip([*x, *x[::-1]], [*y[0], *y[1][::-1]], strict=True)]
+    alt = (f"Waveform of {clip.title}: {sound.seconds:.2f} seconds, largest amplitude "
+           f"{float(sound.wav.abs().max()):.2f} of full scale.")
+    return (f'<div class="area wave"><svg {SVG} role="img" aria-label="{escape(alt)}">'
+            f'<path class="grid" d="M0 500H1000"/><path class="sound" d="M{"L".join(points)}Z"/></svg>'
+            f"{_prompt(clip, scale, 'prompt')}</div>")
+
+
+def _mel(clip: Clip, sound: Sound, scale: Scale) -> Html:
+    width = 100 * sound.wav.shape[-1] / sound.sample_rate / scale.span
+    alt = (f"Mel spectrogram of {clip.title} in decibels: {sound.wav.shape[-1] / sound.sample_rate:.2f} seconds from "
+           f"left to right, 0 to {scale.top:g} Hz from bottom to top.")
+    return (f'<div class="area mel"><img src="{png_uri(mel_image(sound.power, scale.loudest))}" alt="{escape(alt)}" '
+            f'style="width:{width:.2f}%">{_prompt(clip, scale)}</div>')
+
+
+def _prompt(clip: Clip, scale: Scale, name: str = "") -> Html:
+    if not clip.prompt_seconds:
+        return ""
+    width = min(100.0, 100 * clip.prompt_seconds / scale.span)
+    return f'<span class="prompt" style="width:{width:.2f}%">{f"<b>{name}</b>" if name else ""}</span>'
+
+
+def hertz_ticks(top: float) -> list[float]:
+    """Round frequencies that lie a tenth of the axis apart at least, from the top down."""
+    ticks: list[float] = []
+    for hertz in (16000, 8000, 4000, 2000, 1000, 500, 200):
+        place = mel_scale(hertz) / mel_scale(top)
+        if place <= 0.9 and (not ticks or mel_scale(ticks[-1]) / mel_scale(top) - place >= 0.1):
+            ticks.append(hertz)
+    return ticks

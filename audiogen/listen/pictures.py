@@ -1,0 +1,69 @@
+"""What a sound looks like: its outline, and its mel spectrogram in dB."""
+
+import io
+import math
+
+import matplotlib
+import numpy as np
+import torch
+from PIL import Image  # comes with matplotlib, which draws its own PNGs with it
+
+COLUMNS = 480  # of a picture over its whole time axis
+NUM_MELS = 96
+DECIBELS = 80.0  # from the loudest of the page (0 dB) down to the darkest
+WINDOW = 0.04  # seconds: two periods of the lowest notes, yet short enough to show an attack
+BLOCK_FRAMES = 2048  # transformed at once, so that a long file takes no more memory than a short one
+LEVELS = 64  # shades: steps of 1.27 dB are finer than the eye, and a third of the bytes of full colour
+SHADES = np.round(255 * matplotlib.colormaps["magma"](np.linspace(0, 1, LEVELS))[:, :3]).astype(np.uint8)
+
+
+def outline(wav: torch.Tensor, num_columns: int) -> np.ndarray:
+    """The lowest and the highest sample of each of (at most) `num_columns` equal stretches: (2, columns)."""
+    samples = wav.flatten().numpy()
+    starts = np.unique(np.linspace(0, len(samples), num_columns, endpoint=False).astype(int))
+    return np.stack([np.minimum.reduceat(samples, starts), np.maximum.reduceat(samples, starts)])
+
+
+def mel_power(wav: torch.Tensor, sample_rate: int, num_columns: int, top: float) -> torch.Tensor:
+    """The power in `NUM_MELS` mel bands from 0 to `top` Hz, averaged down to at most `num_columns`: (mels, columns).
+
+    Bands above half the sample rate are zero.
+
+    Args:
+        wav: (1, N).
+    """
+    window_length = round(WINDOW * sample_rate)
+    n_fft = 2 ** math.ceil(math.log2(2 * window_length))  # padded, so that the lowest bands hold a frequency each
+    hop = max(1, min(wav.shape[-1] // num_columns, window_length // 2))
+    filters = mel_filters(sample_rate, n_fft, top)
+    window = torch.hann_window(window_length)
+    padded = torch.nn.functional.pad(wav[0], (window_length // 2, window_length))
+    frames = padded.unfold(0, window_length, hop)[: math.ceil(wav.shape[-1] / hop)]
+    blocks = [torch.fft.rfft(block * window, n_fft).abs().square() @ filters for block in frames.split(BLOCK_FRAMES)]
+    mel = torch.cat(blocks).T / window.sum() ** 2
+    return torch.nn.functional.adaptive_avg_pool1d(mel[None], min(num_columns, mel.shape[1]))[0]
+
+
+def mel_scale(hertz: float) -> float:
+    """Where a frequency lies on the mel scale (O'Shaughnessy's formula, as in HTK)."""
+    return 2595 * math.log10(1 + hertz / 700)
+
+
+def mel_filters(sample_rate: int, n_fft: int, top: float) -> torch.Tensor:
+    """Triangles equally wide in mel, from the FFT's bins: (n_fft / 2 + 1, mels)."""
+    edges = 700 * (10 ** (torch.linspace(0, mel_scale(top), NUM_MELS + 2) / 2595) - 1)  # Hz
+    bins = torch.arange(n_fft // 2 + 1) * (sample_rate / n_fft)
+    rise = (bins[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    fall = (edges[2:] - bins[:, None]) / (edges[2:] - edges[1:-1])
+    return torch.minimum(rise, fall).clamp(min=0)
+
+
+def mel_image(power: torch.Tensor, loudest: float) -> bytes:
+    """A PNG file of (mels, columns), low frequencies at the bottom: `loudest` (0 dB) brightest, -80 dB darkest."""
+    decibels = 10 * torch.log10(power / loudest).clamp(min=-DECIBELS / 10, max=0)
+    shades = torch.round((decibels / DECIBELS + 1) * (LEVELS - 1)).flip(0).numpy().astype(np.uint8)
+    image = Image.fromarray(shades, "P")
+    image.putpalette(SHADES.tobytes())
+    buffer = io.BytesIO()
+    image.save(buffer, "png", optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,89 @@
+"""Settings that suit a front-end and a backbone, where the user sets none. The README has a measured row for each."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from ..backbones import BACKBONES
+from ..config import find, override
+from ..patterns import PATTERNS
+from ..run import RunConfig
+from ..spec import Spec
+
+#: The default front-end and backbone of `audiogen train FOLDER --out RUN`.
+FRONTEND, BACKBONE = "melvq", "gpt"
+
+# Samples need long crops and small models, frames short crops and larger ones.
+SAMPLES: dict[str, dict[str, Any]] = {
+    "bigram": {"backbone": {"dim": 256},
+               "training": {"crop_frames": 4096, "batch_size": 16, "learning_rate": 1e-2, "weight_decay": 0.0}},
+    "mlp": {"backbone": {"dim": 32, "context": 32, "hidden_dim": 384, "num_layers": 2},
+            "training": {"crop_frames": 2048, "batch_size": 8, "learning_rate": 2e-3, "weight_decay": 0.01}},
+    "wavenet": {"backbone": {},
+                "training": {"crop_frames": 4096, "batch_size": 2, "learning_rate": 2e-3, "weight_decay": 0.01}},
+    "gpt": {"backbone": {"dim": 128, "num_layers": 4, "num_heads": 4},
+            "training": {"crop_frames": 512, "batch_size": 8, "learning_rate": 2e-3, "weight_decay": 0.1}},
+}
+FRAMES: dict[str, dict[str, Any]] = {
+    "bigram": {"backbone": {"dim": 512},
+               "training": {"crop_frames": 256, "batch_size": 16, "learning_rate": 3e-3, "weight_decay": 0.1}},
+    "mlp": {"backbone": {"dim": 64, "context": 8, "hidden_dim": 512},
+            "training": {"crop_frames": 256, "batch_size": 16, "learning_rate": 1e-3, "weight_decay": 0.1}},
+    "wavenet": {"backbone": {"dim": 256, "residual_dim": 96, "num_layers": 10, "dilation_cycle": 5},
+                "training": {"crop_frames": 256, "batch_size": 16, "learning_rate": 1e-3, "weight_decay": 0.1}},
+    "gpt": {"backbone": {"dim": 256, "num_layers": 4, "num_heads": 4, "dropout": 0.1},
+            "training": {"crop_frames": 256, "batch_size": 16, "learning_rate": 1e-3, "weight_decay": 0.1}},
+}
+
+
+def default_config(frontend: dict[str, Any], spec: Spec, backbone: str, overrides: Iterable[str] = (),
+                   training: dict[str, Any] | None = None) -> RunConfig:
+    """The whole config of a run.
+
+    Args:
+        frontend: the front-end's own dict, {"kind": ...}; overrides of it have been applied already.
+        spec: of that front-end.
+        backbone: kind of the backbone.
+        overrides: "a.b=1" assignments, the last word on everything but the front-end.
+        training: budget and seed, as the command line's own options say.
+
+    Raises:
+        ConfigError: an override names an unknown key or has the wrong type.
+    """
+    part = find(backbone, BACKBONES, "backbone.kind")
+    chosen = (SAMPLES if spec.hop_length == 1 else FRAMES)[backbone]
+    values = override({
+        "frontend": frontend,
+        "backbone": {"kind": backbone, **chosen["backbone"]},
+        "pattern": {"kind": "delay" if spec.num_rows > 1 else "parallel"},
+        "data": {},
+        "training": {**chosen["training"], **(training or {})},
+    }, overrides)
+    if "window" in {field.name for field in dataclasses.fields(part.Config)}:
+        # Half the crop: the other half teaches what it is like to have no beginning in sight.
+        pattern = find(values["pattern"]["kind"], PATTERNS, "pattern.kind")(spec.num_rows)
+        values["backbone"].setdefault("window", max(1, pattern.num_steps(values["training"]["crop_frames"]) // 2))
+    return RunConfig.from_dict(values)
+
+
+def frontend_settings(overrides: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
+    """Splits "a.b=1" assignments into those of the front-end, as its settings, and the rest."""
+    settings, rest = {}, []
+    for assignment in overrides:
+        if assignment.strip().startswith("frontend."):
+            settings.update(override({"frontend": {}}, [assignment])["frontend"])
+        else:
+            rest.append(assignment)
+    return settings, rest
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """What "auto" means on this device: bfloat16 where it is known to pay, else float32."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    # Where a CPU multiplies bfloat16 in hardware, a step takes 0.4 to 0.7 of the time (tests/bench/precision.py).
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"

@@ -1,0 +1,253 @@
+"""From a folder of sound to a run folder: what `audiogen train` does, one stage after the other."""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..audio import read_audio
+from ..config import override
+from ..data import (
+    Crops,
+    EncodedCache,
+    Index,
+    Sequences,
+    Split,
+    is_cache,
+    long_enough,
+    main_sample_rate,
+    scan,
+    split,
+    training_wavs,
+)
+from ..devices import choose_device
+from ..errors import ConfigError, RunError
+from ..evaluation.report import originals, report, report_rows
+from ..evaluation.yardstick import baselines, held_out_score
+from ..files import atomic_write_json
+from ..frontends import FRONTENDS, Frontend, frontend_to_dict, load_frontend
+from ..listen import write_page
+from ..run import (
+    Run,
+    RunConfig,
+    build_model,
+    holds_run,
+    load_run,
+    read_config,
+    read_split,
+    save_split,
+    save_weights,
+    start_run,
+)
+from ..samples import write_generated, write_round_trips
+from .checkpoint import list_checkpoints
+from .defaults import BACKBONE, FRONTEND, default_config, frontend_settings, resolve_precision
+from .loop import Progress, Trainer
+from .metrics import Metrics
+
+log = logging.getLogger("audiogen")
+
+#: A front-end named without a rate takes the folder's own, up to this: above it models of this size hear little more.
+HIGHEST_DEFAULT_RATE = 16_000
+#: Sounds of each kind in samples/, and so on the page.
+NUM_SAMPLES = 4
+
+
+def train(folder: str | Path, out: str | Path, frontend: str | None = None, backbone: str | None = None,
+          steps: int | None = None, minutes: float | None = None, seed: int | None = None, device: str = "auto",
+          resume: bool = False, strict: bool = False, overrides: Sequence[str] = ()) -> Run:
+    """Trains a model on a folder of sound files, or on an encoded cache, and writes the run folder `out`.
+
+    With `resume` it goes on where `out` stopped, with the settings that it holds; from the start if nothing was saved.
+
+    Returns:
+        The run with its best weights, on the device.
+
+    Raises:
+        DataError, AudioReadError, ConfigError, CacheError, RunError, TrainingError: as their messages say.
+    """
+    folder, out, where = Path(folder), Path(out), choose_device(device)
+    if steps is not None and minutes is not None:
+        raise ConfigError("--steps and --minutes: give one of them, not both")
+    asked = {"steps": steps, "minutes": minutes} if (steps, minutes) != (None, None) else {}
+    if seed is not None:
+        asked["seed"] = seed
+    settings, rest = frontend_settings(overrides)
+    if holds_run(out):
+        if not resume:
+            raise RunError(f"{out}: holds a run already; go on with it by --resume, or choose another --out")
+        saved = read_config(out)
+        config = _resumed(saved, out, frontend, backbone, asked, overrides)
+        front = load_frontend(out).to(where)
+        source = _source(folder, strict)
+        cache = source if isinstance(source, EncodedCache) else EncodedCache.open_or_build(
+            long_enough(source, front.spec), front, out / "cache")
+        sides = _split(cache.index, config, front)
+        if sides != read_split(out):
+            raise RunError(f"{folder}: its files are not those that {out} was begun with; put them back as they were, "
+                           "or train anew into another folder")
+        if config != saved:
+            atomic_write_json(out / "config.json", config.to_dict())
+    else:
+        source = _source(folder, strict)
+        front = _frontend(source, frontend, settings).to(where)
+        config = default_config(frontend_to_dict(front), front.spec, backbone or BACKBONE, rest, asked)
+        cache = _encoded(source, front, config, out)
+        sides = _split(cache.index, config, front)
+        save_split(out, sides)
+        start_run(out, config, front)
+    log.info("%s", sides.summary)
+    sound = [] if is_cache(folder) else originals(folder, sides.held_out, front.spec.sample_rate, NUM_SAMPLES)
+    return _train(out, config, front, cache, sides, sound, where)
+
+
+def tokenize(folder: str | Path, out: str | Path, frontend: str | None = None, device: str = "auto",
+             overrides: Sequence[str] = ()) -> EncodedCache:
+    """Encodes a folder into the cache `out`, which `train` takes in its place. A learned front-end is fitted on the
+    files that `train` would not hold out."""
+    source = _source(Path(folder), strict=False)
+    if isinstance(source, EncodedCache):
+        raise ConfigError(f"{folder}: is encoded already; give a folder of sound files")
+    settings, rest = frontend_settings(overrides)
+    front = _frontend(source, frontend, settings).to(choose_device(device))
+    config = default_config(frontend_to_dict(front), front.spec, BACKBONE, rest)
+    _fit(front, source, config)
+    return EncodedCache.build(source, front, out)
+
+
+def _source(folder: Path, strict: bool) -> Index | EncodedCache:
+    if is_cache(folder):
+        return EncodedCache.open(folder)
+    index = scan(folder, strict)
+    for file in index.rejected:
+        log.warning("left out: %s: %s", file.path, file.reason)
+    index.require_files()
+    return index
+
+
+def _frontend(source: Index | EncodedCache, name: str | None, settings: dict[str, Any]) -> Frontend:
+    """The front-end that the user names, at the folder's own rate if it has one to choose."""
+    if isinstance(source, EncodedCache):
+        if name is not None or settings:
+            raise ConfigError(f"{source.folder}: was encoded by a front-end of its own; leave out --frontend and "
+                              "--set frontend...., or give the folder of sound files")
+        return source.frontend()
+    name = name or FRONTEND
+    if name in FRONTENDS and "sample_rate" in {field.name for field in dataclasses.fields(FRONTENDS[name].Config)}:
+        settings = {"sample_rate": min(main_sample_rate(source), HIGHEST_DEFAULT_RATE), **settings}
+    return load_frontend(name, **settings)
+
+
+def _encoded(source: Index | EncodedCache, front: Frontend, config: RunConfig, out: Path) -> EncodedCache:
+    if isinstance(source, EncodedCache):
+        return source
+    _fit(front, source, config)
+    return EncodedCache.open_or_build(long_enough(source, front.spec), front, out / "cache")
+
+
+def _fit(front: Frontend, index: Index, config: RunConfig) -> None:
+    """Fits a learned front-end that is not fitted yet, on the training files alone."""
+    if not front.fitted:
+        log.info("fitting the front-end to the training files")
+        index = long_enough(index, front.spec)
+        front.fit(training_wavs(index, _split(index, config, front).train, front.spec.sample_rate))
+
+
+def _split(index: Index, config: RunConfig, front: Frontend) -> Split:
+    """By content; where one file is cut, the gap is what the model hears back."""
+    with torch.device("meta"):
+        model = build_model(config, front.spec)
+    return split(index, config.data.held_out, model.receptive_seconds)
+
+
+def _resumed(saved: RunConfig, out: Path, frontend: str | None, backbone: str | None, asked: dict[str, Any],
+             overrides: Sequence[str]) -> RunConfig:
+    """The run's own settings, which only a new budget may change."""
+    before = saved.to_dict()
+    named = [f"{group}.kind={kind}" for group, kind in (("frontend", frontend), ("backbone", backbone))
+             if kind is not None and not Path(kind).is_dir()]
+    after = override(before, [*overrides, *named])
+    after["training"].update(asked)
+    for group, values in before.items():
+        for key, value in values.items() if isinstance(values, dict) else ():
+            if after[group].get(key) != value and (group, key) not in (("training", "steps"), ("training", "minutes")):
+                raise ConfigError(f"{group}.{key}: {out} was begun with {value!r}, and resuming can't change it; train "
+                                  "into another folder, or leave it out")
+    return RunConfig.from_dict(after)
+
+
+def _train(out: Path, config: RunConfig, front: Frontend, cache: EncodedCache, sides: Split,
+           sound: list[tuple[str, Tensor]], device: torch.device) -> Run:
+    settings = config.training
+    torch.manual_seed(settings.seed)
+    model = build_model(config, front.spec).to(device)
+    crops = Crops(cache, sides.train, settings.crop_frames, settings.batch_size, settings.seed)
+    held_out = Sequences(cache, sides.held_out)
+    some = _some(held_out, settings.evaluation_frames)
+    trainer = Trainer(model, crops, lambda weights: held_out_score(weights, some),
+                      lambda weights, progress: save_weights(out, weights, progress.step, progress.best_loss),
+                      settings, out / "checkpoints", resolve_precision(settings.precision, device),
+                      config.data.num_workers)
+    begun = bool(list_checkpoints(out / "checkpoints"))
+    if begun:
+        trainer.resume()
+    metrics = Metrics(out, trainer.progress.step if begun else None)
+    if not begun:
+        write_round_trips(out / "samples", front, sound)
+        # On the very sequences of the loss curve, so that the two can be compared; the final report takes all.
+        counted = baselines(front.spec, crops.sequences, some)
+        if counted:
+            metrics.write("baselines", **counted, unit="bits")
+
+    def sample(progress: Progress) -> None:
+        every = settings.sample_every
+        if every and round(trainer.spent() * settings.evaluations) % every == 0:
+            current = Run(out, config, front, trainer.weights)
+            _write_samples(current, metrics, progress.step, f"step-{progress.step}", settings.sample_seconds)
+
+    try:
+        outcome = trainer.run(metrics, sample)
+        best = outcome.progress.best_step
+        if outcome.stopped == "interrupted":
+            log.info("stopped at step %d and saved; go on with the same command and --resume", outcome.progress.step)
+            raise KeyboardInterrupt
+        if outcome.stopped == "early":
+            log.info("stopped early: the held-out loss was best at step %d", best)
+        run = load_run(out, device)
+        result = report(run, held_out, crops.sequences, sound)
+        metrics.write("final", step=best, **result)
+        for name, value in report_rows(result):
+            log.info("%s: %s", name, value)
+        _write_samples(run, metrics, best, "generated", settings.sample_seconds)
+        if sound:
+            # Half a clip to go on from, at most a second: the page shows where the model takes over.
+            name, wav = sound[0]
+            prompt = wav[:, :min(wav.shape[1] // 2, run.sample_rate)]
+            for path, _ in write_generated(out / "samples", run, settings.sample_seconds, [0], prompt=(name, prompt),
+                                           step=best, prefix="continued"):
+                log.debug("%s", path)
+    finally:
+        metrics.close()
+    log.info("listen: open %s", write_page([out]))
+    return run
+
+
+def _write_samples(run: Run, metrics: Metrics, step: int, prefix: str, seconds: float) -> None:
+    for path, seed in write_generated(run.folder / "samples", run, seconds, range(NUM_SAMPLES), step=step,
+                                      prefix=prefix):
+        metrics.audio(f"samples/{seed}", read_audio(path), run.sample_rate, step)
+
+
+def _some(sequences: Sequences, most_frames: int) -> list[Tensor]:
+    """The first sequences up to so many frames, by content hash and so by chance, alike in length side by side."""
+    some, frames = [], 0
+    for x in sequences:
+        some.append(x[:, :most_frames])
+        frames += x.shape[1]
+        if frames >= most_frames:
+            break
+    return sorted(some, key=lambda x: x.shape[1])

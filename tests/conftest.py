@@ -1,0 +1,30 @@
+"""What every test starts from: one thread a worker, a fixed seed, and each device that is there."""
+
+import os
+
+import pytest
+import torch
+from hypothesis import settings
+
+# Workers side by side would each take every core, and then wait for one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
+# The same examples on every run and no time limit on one: a test that fails does so for everybody.
+settings.register_profile("audiogen", derandomize=True, deadline=None, max_examples=30, print_blob=True)
+settings.load_profile("audiogen")
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", params=[
+    "cpu",
+    pytest.param("cuda", marks=[pytest.mark.cuda,
+                                pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]),
+])
+def device(request) -> torch.device:
+    """The CPU, and a GPU where there is one."""
+    return torch.device(request.param)

@@ -1,0 +1,243 @@
+"""Training crops: a pure function of (seed, step), fair to every frame, deaf to what is held out."""
+
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from folders import folder_of_noise, noise, write_wav
+
+from audiogen.data import Crops, EncodedCache, FileEntry, Part, Sequences, scan, split
+from audiogen.errors import DataError
+from audiogen.frontends import MuLaw
+
+
+def numbered(*lengths):
+    """A cache of which every frame is another code, 0, 1, 2, ... through the files, and a part for each file."""
+    entries = [FileEntry(f"{i}.wav", f"{i:064x}", 8000, 1, length, 0.5, 0.1, False, 0.0)
+               for i, length in enumerate(lengths)]
+    files = [SimpleNamespace(sha256=entry.sha256, num_frames=length)
+             for entry, length in zip(entries, lengths, strict=True)]
+    offsets = np.cumsum([0, *lengths])
+    data = np.arange(offsets[-1], dtype=np.uint32)[:, None]
+    cache = SimpleNamespace(folder=Path("numbered"), files=files, offsets=offsets, data=data)
+    return cache, [Part(entry) for entry in entries]
+
+
+def draw(crops, steps):
+    """Codes (steps * B, num_frames) and the names of each."""
+    batches = [crops.batch(step) for step in range(steps)]
+    return np.concatenate([x[:, 0].numpy() for x, _ in batches]), [names for _, files in batches for names in files]
+
+
+def equal(one, other):
+    return torch.equal(one[0], other[0]) and one[1] == other[1]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    folder_of_noise(tmp_path / "sound", [700, 200, 90, 650, 410, 2, 333])
+    cache = EncodedCache.build(tmp_path / "sound", MuLaw(MuLaw.Config(sample_rate=8000)), tmp_path / "cache")
+    return cache, split(cache.index)
+
+
+# ---- a pure function
+
+
+def test_a_batch_depends_on_seed_and_step_alone(corpus):
+    """Buries: a generator that is carried from batch to batch."""
+    cache, sides = corpus
+    crops = Crops(cache, sides.train, 300, 4, seed=5)
+    in_order = [crops.batch(step) for step in range(6)]
+    for step in (5, 2, 2, 0):
+        assert equal(crops.batch(step), in_order[step])
+        assert equal(Crops(EncodedCache.open(cache.folder), sides.train, 300, 4, seed=5).batch(step), in_order[step])
+    assert not any(equal(in_order[0], batch) for batch in in_order[1:])
+    for seed in (4, 6, -5, 2 ** 70):
+        assert not equal(Crops(cache, sides.train, 300, 4, seed=seed).batch(0), in_order[0])
+    # (seed, step) = (1, 0) and (0, 1) are different draws, as they would not be if the two were added up.
+    assert not equal(Crops(cache, sides.train, 300, 4, 1).batch(0), Crops(cache, sides.train, 300, 4, 0).batch(1))
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_loader_processes_change_nothing(corpus, num_workers):
+    """Buries: batches in the order in which processes finish, and a loader that takes numbers from training's draw."""
+    cache, sides = corpus
+    crops = Crops(cache, sides.train, 300, 4, seed=1)
+    torch.manual_seed(0)
+    expected_state = torch.get_rng_state()
+    batches = list(crops.loader(2, 9, num_workers))
+    assert torch.equal(torch.get_rng_state(), expected_state)
+    assert len(batches) == 7
+    assert all(equal(batch, crops.batch(step)) for step, batch in zip(range(2, 9), batches, strict=True))
+    endless = crops.loader(4, num_workers=num_workers)
+    assert all(equal(next(endless), crops.batch(step)) for step in range(4, 7))
+
+
+def test_resuming_needs_one_integer(corpus):
+    cache, sides = corpus
+    crops = Crops(cache, sides.train, 100, 2, seed=1)
+    whole = list(crops.loader(0, 8))
+    assert all(equal(a, b) for a, b in zip(whole[5:], crops.loader(5, 8), strict=True))
+    endless = crops.loader(5)
+    assert all(equal(a, next(endless)) for a in whole[5:])
+
+
+def test_pickles_without_the_corpus(corpus):
+    """Buries: gigabytes sent to each loader process that is not a fork."""
+    cache, sides = corpus
+    crops = Crops(cache, sides.train, 300, 4)
+    expected = crops.batch(3)
+    cache.frontend()
+    sent = pickle.dumps(crops)
+    assert len(sent) < 10_000
+    assert equal(pickle.loads(sent).batch(3), expected)
+
+
+def test_batches_have_the_shape_and_type_of_what_was_encoded(corpus):
+    cache, sides = corpus
+    x, files = Crops(cache, sides.train, 300, 4).batch(0)
+    assert x.shape == (4, 1, 300) and x.dtype == torch.int64 and x.is_contiguous()
+    assert len(files) == 4 and all(isinstance(name, str) for names in files for name in names)
+    two_rows = np.arange(1000, dtype=np.float32).reshape(500, 2)
+    cache, parts = numbered(500)
+    cache.data = two_rows
+    x, _ = Crops(cache, parts, 8, 3).batch(0)
+    assert x.shape == (3, 2, 8) and x.dtype == torch.float32
+    assert torch.equal(x[:, 1], x[:, 0] + 1) and torch.equal(x[:, 0, 1:], x[:, 0, :-1] + 2)
+
+
+# ---- which frames
+
+
+def test_crops_of_long_files_are_drawn_evenly():
+    """Buries: files with the same chance whatever their length, and a start or an end that never comes."""
+    lengths, num_frames = (100, 250, 650), 60
+    cache, parts = numbered(*lengths)
+    codes, names = draw(Crops(cache, parts, num_frames, 50), 1200)
+    assert (np.diff(codes) == 1).all()                          # each crop lies in one piece
+    starts = codes[:, 0]
+    for i, length in enumerate(lengths):
+        here = starts[(starts >= cache.offsets[i]) & (starts < cache.offsets[i + 1])] - cache.offsets[i]
+        share = length / sum(lengths)
+        assert len(here) == pytest.approx(len(starts) * share, abs=5 * np.sqrt(len(starts) * share))
+        counts = np.bincount(here)
+        assert len(counts) == length - num_frames + 1           # the last possible start is drawn, and none beyond
+        expected = len(here) / len(counts)
+        assert np.abs(counts - expected).max() < 5 * np.sqrt(expected) + 1
+    assert all([f"{np.searchsorted(cache.offsets, start, 'right') - 1}.wav"] == name
+               for start, name in zip(starts, names, strict=True))
+
+
+def test_short_files_are_joined_from_their_beginnings():
+    """Buries: a pad, a gap, a file that is entered in its middle or left before its end, names that do not match."""
+    cache, parts = numbered(7, 20, 3, 39, 11)
+    codes, names = draw(Crops(cache, parts, 40, 16), 200)
+    seen = set()
+    for crop, files in zip(codes, names, strict=True):
+        expected = np.concatenate([cache.data[cache.offsets[i]:cache.offsets[i + 1], 0]
+                                   for i in (int(name.split(".")[0]) for name in files)])
+        assert len(expected) - int(files[-1].split(".")[0] == "3") * 39 < 40 + 39
+        assert np.array_equal(crop, expected[:40])
+        last = cache.files[int(files[-1].split(".")[0])].num_frames
+        assert len(expected) - last < 40 <= len(expected)       # no name of a file that is not in it
+        seen.add(tuple(files[:2]))
+    assert len(seen) == 25 - 0                                  # any file may follow any other
+
+
+@pytest.mark.parametrize("lengths", [(36, 36, 36), (7, 20, 3, 39, 11), (2, 3)])
+def test_every_frame_of_short_files_has_nearly_the_same_chance(lengths):
+    """Buries: long clips that are heard more often than short ones. What a crop cuts off is at most half of it all."""
+    cache, parts = numbered(*lengths)
+    codes, _ = draw(Crops(cache, parts, 40, 50), 400)
+    counts = np.bincount(codes.ravel(), minlength=sum(lengths))
+    first = counts[cache.offsets[:-1]]                          # beginnings: never cut off
+    assert first.min() > 0.9 * first.max()
+    assert counts.min() > 0.45 * counts.max()
+
+
+def test_short_and_long_files_share_by_frames():
+    """Buries: short files that are forgotten beside long ones, or that take half of the batches."""
+    cache, parts = numbered(400, 30, 30, 40)
+    codes, _ = draw(Crops(cache, parts, 50, 50), 200)
+    joined = (codes[:, 0] >= 400).mean()
+    assert joined == pytest.approx(0.2, abs=0.02)
+    assert all((crop < 400).all() or (crop >= 400).all() for crop in codes)
+
+
+def test_nothing_outside_of_the_parts_is_ever_read():
+    """Buries: a crop that reaches over the gap into what is held out, also where a part is shorter than a crop."""
+    cache, (part,) = numbered(1000)
+    for stop, num_frames in ((0.85, 64), (0.85, 850), (0.85, 900), (0.02, 64)):
+        codes, _ = draw(Crops(cache, [Part(part.file, 0.0, stop)], num_frames, 20), 50)
+        assert codes.max() == 1000 * stop - 1                   # up to the very end of the part, and no further
+        assert codes.min() == 0
+    codes, _ = draw(Crops(cache, [Part(part.file, 0.3, 0.6)], 64, 20), 50)
+    assert codes.min() >= 300 and codes.max() < 600
+
+
+def test_held_out_files_are_never_read(corpus):
+    cache, sides = corpus
+    held_out = {part.file.path for part in sides.held_out}
+    for num_frames in (50, 300, 2000):
+        _, names = draw(Crops(cache, sides.train, num_frames, 8), 40)
+        assert not held_out & {name for files in names for name in files}
+
+
+def test_one_long_file_from_folder_to_crops(tmp_path):
+    """The gap, on the codes themselves: training hears nothing of the last tenth, nor of the second before it."""
+    samples = np.concatenate([noise(0, 17_000, 0.05), np.full(1000, 0.5), np.full(2000, -0.5)])
+    write_wav(tmp_path / "sound" / "x.wav", samples, 1000)      # 17 s to train on, 1 s gap, 2 s held out
+    cache = EncodedCache.build(tmp_path / "sound", MuLaw(MuLaw.Config(sample_rate=1000)), tmp_path / "cache")
+    sides = split(cache.index, gap_seconds=1.0)
+    crops = Crops(cache, sides.train, 500, 32)
+    loud = MuLaw(MuLaw.Config(sample_rate=1000)).encode(torch.tensor([[[0.5, -0.5]]])).flatten()
+    for step in range(100):
+        x, _ = crops.batch(step)
+        assert not torch.isin(x, loud).any()
+    (held_out,) = Sequences(cache, sides.held_out)
+    assert held_out.shape == (1, 2000) and (held_out == loud[1]).all()
+
+
+# ---- sequences
+
+
+def test_sequences_are_the_codes_of_the_parts(corpus):
+    """Buries: a generator that evaluation finds empty the second time."""
+    cache, sides = corpus
+    place = {file.sha256: i for i, file in enumerate(cache.files)}
+    for side in (sides.train, sides.held_out):
+        sequences = Sequences(cache, side)
+        assert len(sequences) == len(side) and sequences.left_out == []
+        assert sequences.names == [part.file.path for part in side]
+        for _ in range(2):
+            for part, codes, length in zip(side, sequences, sequences.num_frames, strict=True):
+                assert torch.equal(codes, cache.codes(place[part.file.sha256])) and codes.shape == (1, length)
+
+
+def test_parts_under_two_frames_are_left_out_and_told():
+    cache, parts = numbered(50, 1, 2)
+    stranger = Part(FileEntry("gone.wav", "f" * 64, 8000, 1, 100, 0.5, 0.1, False, 0.0))
+    crops = Crops(cache, [*parts, stranger, Part(parts[0].file, 0.5, 0.53)], 10, 4)
+    assert crops.sequences.names == ["0.wav", "2.wav"]
+    assert crops.sequences.left_out == ["1.wav", "gone.wav", "0.wav"]
+    with pytest.raises(DataError, match="none of the 2 parts"):
+        Crops(cache, [parts[1], stranger], 10, 4)
+
+
+@pytest.mark.parametrize("num_frames, batch_size", [(0, 4), (10, 0)])
+def test_crops_of_nothing(num_frames, batch_size):
+    cache, parts = numbered(50)
+    with pytest.raises(ValueError, match="1 or more"):
+        Crops(cache, parts, num_frames, batch_size)
+
+
+def test_a_scan_from_elsewhere_names_the_files(corpus, tmp_path):
+    """The cache knows files by content: names in messages are those of the folder as it is now."""
+    cache, _ = corpus
+    (tmp_path / "sound").rename(tmp_path / "moved")
+    (tmp_path / "moved" / "00.wav").rename(tmp_path / "moved" / "zero.wav")
+    sequences = Sequences(cache, [Part(file) for file in scan(tmp_path / "moved").files])
+    assert "zero.wav" in sequences.names and sequences.left_out == []

@@ -1,0 +1,169 @@
+"""The EnCodec front-end against the encodec package itself."""
+
+import pytest
+import torch
+from encodec_oracle import package_layout, package_model, sounds
+from torch.nn import functional as F
+
+from audiogen.errors import ConfigError, NotFittedError
+from audiogen.frontends import encodec, load_frontend
+from audiogen.frontends.encodec import EnCodec
+
+
+@pytest.fixture(scope="module")
+def frontend():
+    return load_frontend("encodec", bandwidth=24.0, weights="random")
+
+
+@pytest.fixture(scope="module")
+def package_state(frontend):
+    return package_layout(frontend)
+
+
+@pytest.fixture(scope="module")
+def package(package_state):
+    """The oracle: the package's own model, as it is, with these weights."""
+    model = package_model()
+    model.load_state_dict(package_state)
+    return model
+
+
+@torch.no_grad()
+def package_codes(model, wav, bandwidth):
+    model.set_target_bandwidth(bandwidth)
+    [(codes, _)] = model.encode(wav)
+    return codes
+
+
+def count_ties(codes, other, frontend64, wav, z32):
+    """Frames where two sets of codes part, each one checked to be within rounding of a tie.
+
+    Of the distances |r - a|^2 and |r - b|^2 to the two codewords chosen, the difference may move by 2 |a - b| times
+    the error of r, and by the rounding of the distances themselves.
+    """
+    z64 = frontend64.encoder(wav.double()).transpose(1, 2)
+    error = 2 * (z32.double() - z64).norm(dim=-1)
+    books = frontend64.codebooks
+    frames = (codes != other).any(1).nonzero().tolist()
+    for item, frame in frames:
+        row = int((codes[item, :, frame] != other[item, :, frame]).nonzero()[0])
+        r = z64[item, frame] - sum(books[k, codes[item, k, frame]] for k in range(row))
+        a, b = books[row, codes[item, row, frame]], books[row, other[item, row, frame]]
+        margin = ((r - a).square().sum() - (r - b).square().sum()).abs()
+        rounding = 16 * torch.finfo(torch.float32).eps * (r.norm() + torch.maximum(a.norm(), b.norm())).square()
+        assert margin <= 2 * (a - b).norm() * error[item, frame] + rounding, f"row {row}, frame {frame}"
+    return len(frames)
+
+
+@pytest.mark.parametrize("bandwidth", encodec.BANDWIDTHS)
+def test_codes_equal_the_packages_in_float64(bandwidth, package, package_state):
+    """Buries: weight norm folded along the wrong dimension or in float32, reflection padding of short wavs, a last
+    frame lost where 320 does not divide N."""
+    frontend = EnCodec(EnCodec.Config(bandwidth=bandwidth)).double()
+    frontend.load_package_state(package_state)
+    package = package.double()
+    try:
+        for num_samples, batch in [(1, 1), (5, 3), (319, 1), (320, 1), (321, 2), (9999, 2)]:
+            wav = sounds(num_samples, batch).double()
+            codes = frontend.encode(wav)
+            assert codes.dtype == torch.int64
+            assert codes.shape == (batch, frontend.spec.num_codebooks, -(-num_samples // 320))
+            assert torch.equal(codes, package_codes(package, wav, bandwidth))
+    finally:
+        package.float()
+    assert frontend.spec.num_codebooks == 2 * bandwidth / 1.5
+    assert frontend.spec.bitrate == 1000 * bandwidth
+
+
+def test_codes_in_float32_differ_only_at_ties(package, package_state):
+    """Buries: distances computed in another form, and TF32 or bf16 creeping in. That the count can see a tie is shown
+    with planted ones."""
+    ours = EnCodec(EnCodec.Config(bandwidth=24.0))
+    ours.load_package_state(package_state)
+    wav = sounds(24000, batch=2)
+    codes, z32 = ours.encode(wav), ours.encoder(wav).transpose(1, 2)
+    exact = EnCodec(EnCodec.Config(bandwidth=24.0)).double()
+    exact.load_state_dict(ours.state_dict())
+    against_package = count_ties(codes, package_codes(package, wav, 24.0), exact, wav, z32)
+    against_double = count_ties(codes, exact.encode(wav.double()), exact, wav, z32)
+    assert against_package <= 1 and against_double <= 3, f"of {codes.numel()} codes"
+
+    ours.codebooks[-1, :512] = ours.codebooks[-1, 512:] * (1 + torch.finfo(torch.float32).eps)
+    exact.load_state_dict(ours.state_dict())
+    planted = count_ties(ours.encode(wav), exact.encode(wav.double()), exact, wav, z32)
+    assert planted > 10
+
+
+def test_decode_equals_the_packages(frontend, package):
+    """Buries: codebooks added in the wrong order or number, weights of a transposed convolution folded along the
+    wrong dimension."""
+    codes = torch.randint(0, 1024, (2, 32, 11), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for rows in (1, 7, 32):
+            wav = frontend.decode(codes[:, :rows])
+            assert wav.shape == (2, 1, 11 * 320) and wav.abs().max() <= 1
+            torch.testing.assert_close(wav, package.decode([(codes[:, :rows], None)]).clamp(-1, 1))
+    assert frontend.decode(codes[:, :, :1]).shape == (2, 1, 320)
+    for wrong in (torch.zeros(1, 33, 4, dtype=torch.int64), codes.float(), codes + 1000):
+        with pytest.raises(ValueError):
+            frontend.decode(wrong)
+
+
+def test_random_weights_are_always_the_same_and_give_varied_codes(frontend):
+    """Buries: codebooks of zeros, where every code is the same; weights drawn from the program's own generator."""
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    again = load_frontend("encodec", weights="random")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(again.codebooks, frontend.codebooks[:8])
+    for name in ("encoder", "decoder"):
+        ours, others = getattr(again, name).state_dict(), getattr(frontend, name).state_dict()
+        assert all(torch.equal(ours[key], others[key]) for key in others)
+    codes = frontend.encode(sounds(72000, seed=123))
+    for row in codes[0]:
+        assert len(row.unique()) > 75, "of 225 frames"
+    z = frontend.encoder(sounds(72000, seed=123)).transpose(1, 2)
+    errors = []
+    for row, book in zip(codes.unbind(1), frontend.codebooks, strict=True):
+        z = z - F.embedding(row, book)
+        errors.append(z.square().mean())
+    assert errors[0] > errors[7] > errors[31], "each codebook refines what the ones before it left"
+
+
+def test_the_precision_of_the_rest_of_the_program_moves_no_code(frontend):
+    """Buries: bf16 products or autocast around `encode`, as a training loop has them."""
+    wav = sounds(9600)
+    codes = frontend.encode(wav)
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(frontend.encode(wav), codes)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_settings_and_use_before_there_are_weights():
+    for settings in ({"bandwidth": 5.0}, {"weights": "rnadom"}, {"bandwith": 6.0}):
+        with pytest.raises(ConfigError, match="frontend.*(bandwidth|weights)"):
+            load_frontend("encodec", **settings)
+    unready = EnCodec(EnCodec.Config())
+    for call in (lambda: unready.encode(torch.zeros(1, 1, 320)), lambda: unready.decode(torch.zeros(1, 8, 1).long())):
+        with pytest.raises(NotFittedError, match="acquire"):
+            call()
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu_codes_differ_only_at_ties(frontend):
+    """Buries: TF32, which cuDNN's convolutions use unless told not to."""
+    wav = sounds(72000, batch=2)
+    moved = EnCodec(frontend.config).cuda()
+    moved.load_state_dict(frontend.state_dict())
+    codes = moved.encode(wav.cuda())
+    assert codes.device.type == "cuda"
+    exact = EnCodec(frontend.config).double()
+    exact.load_state_dict(frontend.state_dict())
+    z32 = moved.encoder(wav.cuda()).transpose(1, 2).cpu()
+    assert count_ties(codes.cpu(), frontend.encode(wav), exact, wav, z32) <= 0.02 * 450
+    torch.testing.assert_close(moved.decode(codes).cpu(), frontend.decode(codes.cpu()), atol=1e-4, rtol=1e-3)

@@ -1,0 +1,197 @@
+"""Scanning a folder: what is kept, what is left out and why."""
+
+import hashlib
+import os
+import shutil
+
+import numpy as np
+import pytest
+from folders import folder_of_noise, noise, write_wav
+
+from audiogen.data import long_enough, main_sample_rate, scan
+from audiogen.errors import AudioReadError, DataError
+from audiogen.spec import FrameSpec, TokenSpec
+
+
+def reasons(index):
+    return {file.path: file.reason for file in index.rejected}
+
+
+def test_finds_what_is_there(tmp_path):
+    """Buries: unsorted listings, folders that are not entered, suffixes in capitals, `._` files taken for sound."""
+    names = ["b/x.wav", "a.WAV", "b/c/deep.wav", "B.wav", ".hidden.wav", "._a.WAV", ".git/y.wav", "b/.c/z.wav"]
+    for seed, name in enumerate(names):
+        write_wav(tmp_path / name, noise(seed, 400))
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "b" / "cover.jpg").write_bytes(b"\xff\xd8")
+
+    index = scan(tmp_path)
+
+    assert [file.path for file in index.files] == ["B.wav", "a.WAV", "b/c/deep.wav", "b/x.wav"]
+    assert index.rejected == []
+    assert index.ignored == 2
+    assert index.folder == tmp_path
+
+
+def test_entry_says_what_is_in_the_file(tmp_path):
+    """Buries: figures of one block only, of one channel only, or at another rate. Oracle: numpy and hashlib."""
+    stereo = np.stack([noise(0, 300_000), noise(1, 300_000)], axis=1)
+    stereo[-5] = 0.9                                            # the peak lies in the last of several blocks
+    samples = write_wav(tmp_path / "stereo.wav", stereo, sample_rate=11025).mean(axis=1)
+
+    (file,) = scan(tmp_path).files
+
+    assert (file.sample_rate, file.num_channels, file.num_samples) == (11025, 2, 300_000)
+    assert file.duration == pytest.approx(300_000 / 11025)
+    assert file.sha256 == hashlib.sha256((tmp_path / "stereo.wav").read_bytes()).hexdigest()
+    assert file.peak == pytest.approx(0.9, abs=1e-4)
+    assert file.rms == pytest.approx(float(np.sqrt(np.mean(samples.astype(np.float64) ** 2))), rel=1e-6)
+    assert file.clipped == 0
+    assert not file.silent
+
+
+def test_each_file_left_out_has_its_reason(tmp_path):
+    good = tmp_path / "good.wav"
+    write_wav(good, noise(0, 4000))
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "text.wav").write_text("this is no sound " * 20)
+    (tmp_path / "cut.wav").write_bytes(good.read_bytes()[:3000])
+    (tmp_path / "header.wav").write_bytes(good.read_bytes()[:44])
+    write_wav(tmp_path / "zeros.wav", np.zeros(4000))
+    write_wav(tmp_path / "constant.wav", np.full(4000, 0.25))
+    shutil.copy(good, tmp_path / "later.wav")
+    os.symlink(tmp_path / "gone", tmp_path / "dangling.wav")
+    os.mkfifo(tmp_path / "pipe.wav")                            # opening it would wait for ever
+
+    index = scan(tmp_path)
+
+    assert [file.path for file in index.files] == ["good.wav"]
+    expected = {"empty.wav": "empty", "text.wav": "no WAV", "cut.wav": "truncated", "header.wav": "truncated",
+                "zeros.wav": "silent", "constant.wav": "silent", "later.wav": "same content as good.wav",
+                "dangling.wav": "can't be read", "pipe.wav": "regular file"}
+    found = reasons(index)
+    assert sorted(found) == sorted(expected) == [file.path for file in index.rejected]
+    for path, words in expected.items():
+        assert words in found[path]
+        assert str(tmp_path / path) not in found[path]          # the path stands beside the reason already
+
+
+def test_faint_and_clipped_files_are_kept_and_marked(tmp_path):
+    """Buries: a marker that no file can raise, and one that any file raises."""
+    write_wav(tmp_path / "faint.wav", noise(0, 8000, loudness=1e-4))
+    write_wav(tmp_path / "quiet.wav", noise(1, 8000, loudness=1e-2))
+    loud = noise(2, 8000)
+    loud[:2000] = 1.0
+    write_wav(tmp_path / "loud.wav", loud)
+    files = {file.path: file for file in scan(tmp_path).files}
+    assert {path: file.silent for path, file in files.items()} == {
+        "faint.wav": True, "quiet.wav": False, "loud.wav": False}
+    assert files["loud.wav"].clipped == pytest.approx(0.25, abs=0.001)
+    assert files["quiet.wav"].clipped == 0
+
+
+def test_a_constant_does_not_hide_that_a_file_is_faint(tmp_path):
+    write_wav(tmp_path / "offset.wav", 0.5 + noise(0, 8000, loudness=1e-4))
+    assert scan(tmp_path).files[0].silent
+
+
+def test_strict_raises_at_the_first_bad_file_by_path(tmp_path):
+    write_wav(tmp_path / "a.wav", noise(0, 400))
+    (tmp_path / "b.wav").write_text("no sound")
+    (tmp_path / "c.wav").touch()
+    with pytest.raises(AudioReadError, match="b.wav"):
+        scan(tmp_path, strict=True)
+    os.remove(tmp_path / "b.wav")
+    os.remove(tmp_path / "c.wav")
+    os.symlink(tmp_path / "gone", tmp_path / "dangling.wav")
+    with pytest.raises(AudioReadError, match="dangling.wav"):
+        scan(tmp_path, strict=True)
+
+
+def test_strict_minds_neither_silence_nor_duplicates(tmp_path):
+    write_wav(tmp_path / "a.wav", noise(0, 400))
+    write_wav(tmp_path / "b.wav", np.zeros(400))
+    shutil.copy(tmp_path / "a.wav", tmp_path / "c.wav")
+    assert len(scan(tmp_path, strict=True).rejected) == 2
+
+
+def test_linked_folders_are_entered_once(tmp_path):
+    """Buries: an endless walk through a link to the folder above, and links that are not followed at all."""
+    folder_of_noise(tmp_path / "elsewhere", [400, 500])
+    write_wav(tmp_path / "corpus" / "x.wav", noise(9, 400))
+    os.symlink(tmp_path / "elsewhere", tmp_path / "corpus" / "link")
+    os.symlink(tmp_path / "corpus", tmp_path / "corpus" / "loop")
+    os.symlink(tmp_path / "elsewhere", tmp_path / "corpus" / "link2")
+    index = scan(tmp_path / "corpus")
+    assert [file.path for file in index.files] == ["link/00.wav", "link/01.wav", "x.wav"]
+    assert index.rejected == []
+
+
+def test_the_order_of_the_disk_changes_nothing(tmp_path, monkeypatch):
+    """Also of two files with the same content: it is always the same one that is kept."""
+    lengths = list(range(300, 340))
+    folder_of_noise(tmp_path / "a", lengths)
+    shutil.copy(tmp_path / "a" / "07.wav", tmp_path / "a" / "00_copy.wav")
+    (tmp_path / "a" / "20.wav").write_text("no sound")
+    first = scan(tmp_path / "a")
+    walk = os.walk
+    monkeypatch.setattr(os, "walk", lambda *args, **more: (
+        (root, folders[::-1], names[::-1]) for root, folders, names in walk(*args, **more)))
+    again = scan(tmp_path / "a")
+    assert again == first
+    assert reasons(first)["07.wav"] == "has the same content as 00_copy.wav"
+
+
+def test_more_files_than_are_examined_at_once(tmp_path):
+    """Buries: a lost file at the border of two thousands."""
+    sound = noise(0, 20)
+    for number in range(1003):
+        write_wav(tmp_path / f"{number:04d}.wav", sound * (1 + number / 2000))
+    index = scan(tmp_path)
+    paths = [file.path for file in index.files] + [file.path for file in index.rejected]
+    assert sorted(paths) == [f"{number:04d}.wav" for number in range(1003)]
+    assert [file.path for file in index.files] == sorted(file.path for file in index.files)
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda folder: folder / "missing", "no such folder"),
+    (lambda folder: (folder / "x.wav"), "is a file"),
+    (lambda folder: (folder / "pictures"), "holds no sound files.*of other kinds"),
+])
+def test_folders_that_are_none(tmp_path, make, words):
+    write_wav(tmp_path / "x.wav", noise(0, 100))
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").touch()
+    with pytest.raises(DataError, match=words):
+        scan(make(tmp_path))
+
+
+def test_nothing_that_can_be_used_is_told_with_reasons(tmp_path):
+    for number in range(5):
+        write_wav(tmp_path / f"{number}.wav", np.zeros(400 + number))
+    index = scan(tmp_path)                                      # does not raise: doctor lists each of them
+    assert index.files == [] and len(index.rejected) == 5
+    for ask in (index.require_files, lambda: main_sample_rate(index)):
+        with pytest.raises(DataError, match="none of its 5 sound files.*0.wav: silent.*and 2 more"):
+            ask()
+
+
+def test_under_two_frames_is_left_out(tmp_path):
+    """Buries: an off-by-one at exactly one frame, also behind resampling (N' = floor(N rate' / rate + 1/2))."""
+    folder_of_noise(tmp_path, [160, 161, 320, 321, 322])
+    index = scan(tmp_path)
+    kept = long_enough(index, FrameSpec(8000, 160, 80))
+    assert [file.num_samples for file in kept.files] == [161, 320, 321, 322]
+    assert list(reasons(kept)) == ["00.wav"] and "two frames" in reasons(kept)["00.wav"]
+    halved = long_enough(index, FrameSpec(4000, 160, 80))       # 80, 81, 160, 161, 161 samples
+    assert [file.num_samples for file in halved.files] == [321, 322]
+    assert long_enough(index, TokenSpec(8000, 1, 1, 256)) is index
+    assert long_enough(index, TokenSpec(8000, None, 1, 256)) is index
+
+
+def test_main_sample_rate_goes_by_seconds(tmp_path):
+    """Buries: the rate of most files, or of most samples."""
+    write_wav(tmp_path / "long.wav", noise(0, 8000), 4000)      # 2 s
+    for number in range(3):
+        write_wav(tmp_path / f"{number}.wav", noise(number + 1, 8000), 16000)    # 1.5 s in all
+    assert main_sample_rate(scan(tmp_path)) == 4000

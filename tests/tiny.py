@@ -1,0 +1,85 @@
+"""Small parts made from the registries: a backbone or a pattern is tested by being registered."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from audiogen.backbones import BACKBONES, Backbone
+from audiogen.model import SequenceModel
+from audiogen.patterns import PATTERNS
+from audiogen.spec import FrameSpec, Spec, TokenSpec
+
+#: A small value for each whole-number setting that a backbone may have, by its name.
+SMALL = {"dim": 8, "num_layers": 3, "num_heads": 2, "window": 5, "context": 6, "hidden_dim": 12, "residual_dim": 6,
+         "dilation_cycle": 2}
+
+#: Besides the small one: settings at the edge of their range, where rings have one slot, none, or are never full.
+EDGES: dict[str, list[dict[str, Any]]] = {
+    "mlp": [{"context": 1}, {"context": 2}, {"num_layers": 1}],
+    "wavenet": [{"num_layers": 1}, {"dilation_cycle": 10, "num_layers": 4}],
+    "gpt": [{"window": 1}, {"window": 2, "num_layers": 1}, {"window": 32}],
+}
+
+#: (kind, changes) for every registered backbone, the small one and its edges.
+BACKBONE_CASES = [pytest.param(kind, changes, id="-".join([kind, *(f"{name}{x}" for name, x in changes.items())]))
+                  for kind in BACKBONES for changes in [{}, *EDGES.get(kind, [])]]
+
+TOKENS = TokenSpec(sample_rate=8000, hop_length=80, num_codebooks=3, codebook_size=7)
+FRAMES = FrameSpec(sample_rate=8000, hop_length=80, num_features=4)
+
+#: (spec, pattern) for every pattern that fits.
+SPEC_CASES = [*(pytest.param(TOKENS, kind, id=f"codes-{kind}") for kind in PATTERNS),
+              pytest.param(FRAMES, "parallel", id="frames")]
+
+
+def tiny_backbone(kind: str, **changes: Any) -> Backbone:
+    """The backbone registered as `kind` with small settings; float settings keep their defaults."""
+    config = BACKBONES[kind].Config
+    wholes = [field.name for field in dataclasses.fields(config) if field.type in (int, "int")]
+    unknown = [name for name in wholes if name not in SMALL and name not in changes]
+    if unknown:
+        pytest.fail(f"backbone {kind!r} has the settings {', '.join(unknown)}: give each a small value in SMALL of "
+                    f"{__file__}, and settings at the edge of their range in EDGES", pytrace=False)
+    return BACKBONES[kind](config(**{**{name: SMALL[name] for name in wholes if name in SMALL}, **changes}))
+
+
+def tiny_model(spec: Spec, kind: str, pattern: str, **changes: Any) -> SequenceModel:
+    """A lively small model in float64 and in evaluation mode."""
+    model = SequenceModel(spec, tiny_backbone(kind, **changes), PATTERNS[pattern](spec.num_rows))
+    return lively(model).double().eval()
+
+
+def lively(module: nn.Module) -> nn.Module:
+    """Weights large enough that every input moves every output: at their start many models hardly listen."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=1.5 * parameter.shape[-1] ** -0.5)
+            else:
+                parameter.add_(torch.randn_like(parameter), alpha=0.3)
+    return module
+
+
+def random_input(spec: Spec, batch_size: int, num_frames: int, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Codes (B, K, T) int64, or frames (B, F, T) float64."""
+    if spec.unit == "bits":
+        x = torch.randint(spec.codebook_size, (batch_size, spec.num_codebooks, num_frames))
+    else:
+        x = torch.randn(batch_size, spec.num_features, num_frames, dtype=torch.float64)
+    return x.to(device)
+
+
+def state_tensors(state: Any, name: str = "state") -> dict[str, torch.Tensor]:
+    """The leaves of a state by their path; anything but dicts, lists and tensors fails."""
+    if isinstance(state, torch.Tensor):
+        return {name: state}
+    if isinstance(state, dict):
+        items = state.items()
+    elif isinstance(state, list | tuple):
+        items = enumerate(state)
+    else:
+        pytest.fail(f"{name} is {state!r}: a state is a tree of tensors", pytrace=False)
+    return {path: tensor for key, value in items for path, tensor in state_tensors(value, f"{name}.{key}").items()}
