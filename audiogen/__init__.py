@@ -18,7 +18,7 @@ _HOMES = {
     "FrameSpec": "spec", "TokenSpec": "spec",
     "FRONTENDS": "frontends", "load_frontend": "frontends", "save_frontend": "frontends",
     "BACKBONES": "backbones", "PATTERNS": "patterns",
-    "Sampling": "sampling", "SequenceModel": "model", "generate": "generate", "stream": "generate",
+    "Sampling": "sampling", "SequenceModel": "model",
     "EncodedCache": "data", "scan": "data",
     "load_run": "run", "train": "training.session", "tokenize": "training.session",
     "evaluate_folder": "evaluation.report", "write_page": "listen",

@@ -5,6 +5,8 @@ import os
 import pickle
 import resource
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -343,6 +345,21 @@ def test_names_that_other_systems_could_not_hold(tmp_path):
     write_wav(tmp_path / "sound" / "take 12:30 \\ ü ..wav", noise(0, 100))
     cache = EncodedCache.build(tmp_path / "sound", mulaw(), tmp_path / "cache")
     assert EncodedCache.open(tmp_path / "cache").files == cache.files
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux")
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_folder(tmp_path):
+    """Buries: anything that is kept of each file. The rate is low, and the limit with it: 20 hours are 69 MiB of codes.
+
+    tests/bench/memory_of_a_folder.py alone measures it at 8 kHz, against 200 MiB.
+    """
+    script = os.path.join(os.path.dirname(__file__), "bench", "memory_of_a_folder.py")
+    command = [sys.executable, script, "--hours", "1", "20", "--sample-rate", "1000", "--file-seconds", "300",
+               "--limit", "40", "--place", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "grows by" in done.stdout
 
 
 @pytest.mark.cuda

@@ -93,7 +93,7 @@ def test_state_has_fixed_shapes_and_never_grows(device, kind, changes):
         first = first or described
         assert described == first
         for name, x in tensors.items():
-            assert x.untyped_storage().nbytes() == x.numel() * x.element_size(), f"{name} is a piece of something larger"
+            assert x.untyped_storage().nbytes() == x.numel() * x.element_size(), f"{name} is part of more"
             assert not x.requires_grad, f"{name} keeps a graph alive"
 
 

@@ -57,8 +57,8 @@ def count_ties(codes, other, frontend64, wav, z32):
 
 @pytest.mark.parametrize("bandwidth", encodec.BANDWIDTHS)
 def test_codes_equal_the_packages_in_float64(bandwidth, package, package_state):
-    """Buries: weight norm folded along the wrong dimension or in float32, reflection padding of short wavs, a last
-    frame lost where 320 does not divide N."""
+    """Buries: weight norm folded along the wrong dimension, reflection padding of short wavs, a last frame lost where
+    320 does not divide N."""
     frontend = EnCodec(EnCodec.Config(bandwidth=bandwidth)).double()
     frontend.load_package_state(package_state)
     package = package.double()
@@ -131,16 +131,26 @@ def test_random_weights_are_always_the_same_and_give_varied_codes(frontend):
 
 
 def test_the_precision_of_the_rest_of_the_program_moves_no_code(frontend):
-    """Buries: bf16 products or autocast around `encode`, as a training loop has them."""
-    wav = sounds(9600)
+    """Buries: TF32, bf16 products or autocast around `encode`, as a training loop has them. Not every machine computes
+    in these, so the settings are looked at, too."""
+    def settings():
+        backends = torch.backends
+        return [place.fp32_precision for place in (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul,
+                                                   backends.mkldnn.conv, backends.mkldnn.rnn, backends.mkldnn.matmul)]
+
+    wav, seen = sounds(9600), []
     codes = frontend.encode(wav)
+    hook = frontend.encoder.register_forward_hook(lambda *_: seen.append(settings()))
     try:
         torch.set_float32_matmul_precision("medium")
+        before = settings()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert torch.equal(frontend.encode(wav), codes)
-        assert torch.get_float32_matmul_precision() == "medium"
+        assert seen == [["ieee"] * 6]
+        assert settings() == before and "ieee" not in before
     finally:
         torch.set_float32_matmul_precision("highest")
+        hook.remove()
 
 
 def test_settings_and_use_before_there_are_weights():

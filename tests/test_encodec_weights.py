@@ -60,11 +60,15 @@ def test_the_key_layout_is_the_packages(package_state, frontend):
         change(state)
         with pytest.raises(RuntimeError):
             EnCodec(EnCodec.Config()).load_package_state(state)
-    loaded = EnCodec(EnCodec.Config(bandwidth=24.0))
+    loaded = EnCodec(EnCodec.Config(bandwidth=24.0)).double()
     loaded.load_package_state(package_state)
     assert not [name for name in loaded.state_dict() if "weight_g" in name or "weight_v" in name]
     for name, tensor in loaded.state_dict().items():
-        torch.testing.assert_close(tensor, frontend.state_dict()[name], msg=name)
+        torch.testing.assert_close(tensor.float(), frontend.state_dict()[name], msg=name)
+    name = "decoder.model.3.convtr.convtr.weight"
+    v, g = (package_state[f"{name}_{part}"].double() for part in "vg")
+    torch.testing.assert_close(loaded.state_dict()[name], g * v / v.square().sum((1, 2), keepdim=True).sqrt(),
+                               rtol=1e-14, atol=0, msg="folded in float64")
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 

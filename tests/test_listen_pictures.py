@@ -102,6 +102,7 @@ def test_ticks_labels_and_long_curves():
     assert "NaN" not in line_chart([Line("flat", [0], [1.0])], {}, "x", "y", "a point")
     assert [format_number(v) for v in (None, 12345, 4.64061, 31234.6, 312.34, -0.5, "a", 0)] == [
         "–", "12,345", "4.641", "31,235", "312.3", "-0.500", "a", "0"]
+    assert "98.2" in table(["", "x"], [["a", 98.238], ["b", 387.04], ["c", None]])
 
 
 def test_a_page_of_ones_own(tmp_path):

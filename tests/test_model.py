@@ -186,7 +186,7 @@ def test_the_bigram_learns_the_conditional_entropy_of_its_corpus():
     size = 6
     spec = TokenSpec(8000, None, num_codebooks=1, codebook_size=size)
     odds = torch.randn(size, size).mul(2).softmax(dim=1)
-    items = torch.zeros(32, 1, 80, dtype=torch.long)
+    items = torch.zeros(16, 1, 80, dtype=torch.long)
     for t in range(1, items.shape[2]):
         items[:, :, t] = torch.multinomial(odds[items[:, 0, t - 1]], 1)
 
@@ -239,7 +239,7 @@ def test_misfits_are_refused():
         SequenceModel(TOKENS, tiny_backbone("bigram"), PATTERNS["delay"](2))
     with pytest.raises(ConfigError, match="pattern.*4 rows.*1"):
         SequenceModel(FRAMES, tiny_backbone("bigram"), PATTERNS["parallel"](4))
-    for kind in PATTERNS.keys() - {"parallel"}:
+    for kind in [kind for kind in PATTERNS if kind != "parallel"]:
         with pytest.raises(ConfigError, match="pattern.*parallel"):
             SequenceModel(FRAMES, tiny_backbone("bigram"), PATTERNS[kind](1))
 

@@ -109,19 +109,20 @@ def test_malicious_archives(kind, tmp_path):
 
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, bytes, zip_of])
 def test_good_archives(compress, tmp_path):
+    long = bytes(3 * 10**6)
     names = ["top/a.wav", "top/deep/é b.wav", "top/README"]
     if compress is zip_of:
-        content = zip_of(("top/", b""), *[(name, name.encode()) for name in names])
+        content = zip_of(("top/", b""), *[(name, name.encode()) for name in names], ("top/long.wav", long))
     else:
         content = tar_of(("top", {"type": tarfile.DIRTYPE}), *[(f"./{name}", name.encode()) for name in names],
-                         ("top/run.wav", {"mode": 0o755}), ("x" * 150 + "/long.wav", b"long"), compress=compress)
+                         ("top/run.wav", {"mode": 0o755}), ("x" * 150 + "/long.wav", long), compress=compress)
     (tmp_path / "archive").write_bytes(content)
     members = unpack(tmp_path / "archive", tmp_path / "folder",
-                     lambda name: name.removeprefix("top/") if name.endswith(".wav") else None, 10**6, 100)
+                     lambda name: name.removeprefix("top/") if name.endswith(".wav") else None, 10**7, 100)
     assert [member.name for member in members][:2] == names[:2]
     assert (tmp_path / "folder" / "deep" / "é b.wav").read_bytes() == names[1].encode()
     assert not (tmp_path / "folder" / "README").exists()
     if compress is not zip_of:
         assert [member.executable for member in members] == [False, False, True, False]
         assert not os.access(tmp_path / "folder" / "run.wav", os.X_OK)
-        assert (tmp_path / "folder" / ("x" * 150) / "long.wav").read_bytes() == b"long"
+        assert (tmp_path / "folder" / ("x" * 150) / "long.wav").read_bytes() == long

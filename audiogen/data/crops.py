@@ -17,17 +17,23 @@ from .split import Part
 class Crops(Dataset):
     """Batches (B, C, num_frames) for training: batch `step` depends on nothing but (seed, step) and the corpus.
 
-    Hence resuming needs one integer, and the number of loader processes changes nothing. A part is drawn in
-    proportion to its frames. If it is as long as a crop or longer, the crop begins anywhere in it:
+    Hence resuming needs one integer, and the number of loader processes changes nothing.
 
-        |............ part ............|
-                |... crop ...|
+    A frame of the training side is drawn, each with the same chance. If its part is as long as a crop or longer, the
+    crop is centred on it, but moved inwards where it would stick out:
 
-    If it is shorter, files are drawn that are shorter too, each with the same chance, and joined from the first one's
-    beginning, so that a model of short clips learns how clips begin and that another one follows:
+        |................ part ................|
+                 |..... crop .x...|
+        |..x.. crop .....|
+
+    If it is shorter, files are drawn among those that are shorter, each with the same chance, and joined from the
+    first one's beginning, so that a model of short clips learns how they begin, and that another one follows:
 
         |. file .|... file ...|.. file ..|
         |........... crop .........|
+
+    So every frame is heard nearly as often as any other: from half the average to twice that in long files; in short
+    ones only what the ends of crops cut off is rarer.
 
     Args:
         cache: the encoded corpus.
@@ -58,21 +64,23 @@ class Crops(Dataset):
         data, names = self.sequences.cache.data, self.sequences.names
         x = np.empty((self.batch_size, self.num_frames, data.shape[1]), data.dtype)
         files = []
-        for crop, (where, start) in zip(x, rng.random((self.batch_size, 2)), strict=True):
-            pieces = self._pieces(where, start, rng)
-            position = 0
+        for crop, frame in zip(x, rng.integers(self._ends[-1], size=self.batch_size), strict=True):
+            pieces, position = self._pieces(int(frame), rng), 0
             for _, begin, length in pieces:
                 crop[position:position + length] = data[begin:begin + length]
                 position += length
             files.append([names[part] for part, _, _ in pieces])
         return as_tensor(x.transpose(0, 2, 1)), files
 
-    def _pieces(self, where: float, start: float, rng: np.random.Generator) -> list[tuple[int, int, int]]:
+    def _pieces(self, frame: int, rng: np.random.Generator) -> list[tuple[int, int, int]]:
         """(part, first frame in the cache, number of frames) of what a crop is made of."""
         begin, lengths, num_frames = self.sequences.begin, self.sequences.num_frames, self.num_frames
-        part = int(np.searchsorted(self._ends, int(where * self._ends[-1]), side="right"))
-        if lengths[part] >= num_frames:
-            return [(part, int(begin[part]) + int(start * (lengths[part] - num_frames + 1)), num_frames)]
+        part = int(np.searchsorted(self._ends, frame, side="right"))
+        length = int(lengths[part])
+        if length >= num_frames:
+            centre = frame - int(self._ends[part]) + length
+            start = min(max(0, centre - num_frames // 2), length - num_frames)
+            return [(part, int(begin[part]) + start, num_frames)]
         joined = self._short[rng.integers(len(self._short), size=self._most_joined)]
         pieces, missing = [], num_frames
         for part in joined:

@@ -51,30 +51,34 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str | float | None]], c
           main_row: int | None = None) -> Html:
     """A table; the first cell of each row names it.
 
-    Numbers are set right with three decimals (integers with none), None as a dash. `main_row` is highlighted.
+    Numbers are set right, with as many decimals as the largest of their column needs for four digits; None is a dash.
+    `main_row` is highlighted.
     """
     right = [i > 0 and all(not isinstance(row[i], str) for row in rows) for i in range(len(header))]
     marks = [' class="n"' if side else "" for side in right]
+    scales = [max((abs(row[i]) for row in rows if isinstance(row[i], float)), default=0) for i in range(len(header))]
     head = "".join(f'<th scope="col"{mark}>{escape(name)}</th>' for name, mark in zip(header, marks, strict=True))
     body = ""
     for number, row in enumerate(rows):
-        cells = [f'<th scope="row">{escape(format_number(row[0]))}</th>']
-        cells += [f"<td{mark}>{escape(format_number(value))}</td>" for value, mark in zip(row, marks, strict=True)][1:]
+        cells = [f"<td{mark}>{escape(format_number(value, scale))}</td>"
+                 for value, mark, scale in zip(row, marks, scales, strict=True)]
+        cells[0] = f'<th scope="row">{escape(format_number(row[0]))}</th>'
         body += ('<tr class="main">' if number == main_row else "<tr>") + "".join(cells) + "</tr>"
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
     return (f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption or header[0] or "table")}">'
             f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>")
 
 
-def format_number(value: str | float | None) -> str:
-    """12345 -> "12,345", 4.6406 -> "4.641", 31234.5 -> "31,234" (at least four digits are shown), None -> a dash."""
+def format_number(value: str | float | None, scale: float = 0.0) -> str:
+    """12345 -> "12,345", 4.6406 -> "4.641", 31234.5 -> "31,234", None -> a dash; decimals as for `scale` if larger."""
     if value is None:
         return "–"
     if isinstance(value, str | bool):
         return str(value)
     if isinstance(value, int):
         return f"{value:,}"
-    decimals = 3 if abs(value) < 100 else 1 if abs(value) < 10_000 else 0
+    scale = max(scale, abs(value))
+    decimals = 3 if scale < 100 else 1 if scale < 10_000 else 0
     return f"{value:,.{decimals}f}"
 
 

@@ -1,0 +1,173 @@
+"""Heads and embeddings against torch.distributions, slow loops and moments."""
+
+import math
+
+import pytest
+import torch
+from tiny import FRAMES, TOKENS, lively, random_input
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+from torch.nn import functional as F
+
+from audiogen.heads import CategoricalHead, CodeEmbedding, FrameEmbedding, MixtureDensityHead
+from audiogen.sampling import Sampling, uniforms
+from audiogen.spec import FrameSpec
+
+DIM = 10
+
+
+def hidden(*shape):
+    return torch.randn(*shape, DIM, dtype=torch.float64)
+
+
+def test_categorical_nll_equals_loops_of_cross_entropy(device):
+    """Buries rows and codes that swap places in the one product, and holes that are scored."""
+    head = lively(CategoricalHead(TOKENS, DIM)).double().to(device)
+    h, target = hidden(2, 6).to(device), random_input(TOKENS, 2, 6, device)
+    target[1, 2, 3:] = TOKENS.codebook_size
+    nll = head.nll(h, target)
+    assert nll.shape == (2, 3, 6)
+    for row in range(3):
+        weights = slice(row * TOKENS.codebook_size, (row + 1) * TOKENS.codebook_size)
+        for item in range(2):
+            for step in range(6):
+                logits = head.linear.weight[weights] @ h[item, step] + head.linear.bias[weights]
+                code = target[item, row, step]
+                hole = code == TOKENS.codebook_size
+                expected = torch.zeros_like(logits[0]) if hole else F.cross_entropy(logits[None], code[None])
+                torch.testing.assert_close(nll[item, row, step], expected, rtol=0, atol=1e-12)
+
+
+def test_categorical_head_draws_each_row_with_its_own_number(device):
+    """Buries one uniform number shared by all rows, and rows drawn from each other's odds."""
+    head = lively(CategoricalHead(TOKENS, DIM)).double().to(device)
+    h = hidden(1).to(device)
+    numbers = uniforms([5], 0, 20_000, head.num_uniforms)[0].to(device)
+    drawn = head.sample(h.expand(20_000, -1), Sampling(), numbers)
+    assert drawn.shape == (20_000, 3)
+    odds = head.logits(h)[0].softmax(dim=-1)
+    for row in range(3):
+        share = torch.bincount(drawn[:, row], minlength=TOKENS.codebook_size).double() / 20_000
+        assert (share - odds[row]).abs().max() < 0.015
+    together = ((drawn[:, 0] == odds[0].argmax()) & (drawn[:, 1] == odds[1].argmax())).double().mean()
+    assert float(together) == pytest.approx(float(odds[0].max() * odds[1].max()), abs=0.015)
+
+
+def test_half_precision_logits_are_scored_and_drawn_in_float32():
+    """Buries a softmax over many codes in eight bits of precision."""
+    head = CategoricalHead(TOKENS, DIM).bfloat16()
+    h = hidden(2, 4).bfloat16()
+    assert head.logits(h).dtype == torch.float32
+    assert head.nll(h, random_input(TOKENS, 2, 4)).dtype == torch.float32
+
+
+def mixture(head, h):
+    """The same density made from the head's weights by torch.distributions, component by component."""
+    M, features = head.NUM_COMPONENTS, head.num_features
+    y = h @ head.linear.weight.T + head.linear.bias
+    rest = y[..., M:].reshape(*y.shape[:-1], M, 2 * features)
+    means, raw = rest[..., :features], rest[..., features:]
+    # Written apart from the head: a deviation of MIN_SCALE (1 + e^(raw) / MIN_SCALE), since
+    # log d = f + ln(1 + e^(raw - f)) with f = ln MIN_SCALE.
+    deviations = head.MIN_SCALE + raw.exp()
+    return MixtureSameFamily(Categorical(logits=y[..., :M]), Independent(Normal(means, deviations), 1))
+
+
+def test_density_nll_equals_torch_distributions(device):
+    """Buries a missing 2 pi, a deviation taken for a variance, features and components that swap places, and holes
+    that are scored."""
+    head = lively(MixtureDensityHead(FRAMES, DIM)).double().to(device)
+    h, target = hidden(3, 5).to(device), random_input(FRAMES, 3, 5, device)
+    expected = -mixture(head, h).log_prob(target.transpose(1, 2))
+    torch.testing.assert_close(head.nll(h, target), expected[:, None], rtol=1e-10, atol=1e-10)
+
+    target[0, 2, 1] = math.nan                                  # one such value makes the frame a hole
+    target[2, :, 3:] = math.nan
+    holes = torch.zeros(3, 5, dtype=torch.bool)
+    holes[0, 1] = holes[2, 3] = holes[2, 4] = True
+    nll = head.nll(h, target)[:, 0]
+    assert not nll[holes].any()
+    torch.testing.assert_close(nll[~holes], expected[~holes], rtol=1e-10, atol=1e-10)
+
+
+def test_holes_give_no_gradient_and_no_nan():
+    """Buries the NaN of a hole that comes back through the backward pass of a masked loss."""
+    head, embed = MixtureDensityHead(FRAMES, DIM).double(), FrameEmbedding(FRAMES, DIM).double()
+    target = random_input(FRAMES, 2, 4)
+    target[1, :, 2:] = math.nan
+    h = embed(target).requires_grad_()
+    head.nll(h, target).sum().backward()
+    for weight in (*head.parameters(), *embed.parameters()):
+        assert weight.grad is None or weight.grad.isfinite().all()
+    gradient, = torch.autograd.grad(head.nll(h, target).sum(), h)
+    assert gradient.isfinite().all()
+    assert not gradient[1, 2:].any()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_density_draws_have_the_moments_of_the_mixture(device, temperature):
+    """Buries features that share their noise, a component drawn with a number used for its values, and a temperature
+    that does not reach the deviations."""
+    spec = FrameSpec(8000, 80, num_features=2)
+    head = lively(MixtureDensityHead(spec, DIM)).double().to(device)
+    h, count = 0.4 * hidden(1).to(device), 60_000
+    numbers = uniforms([1], 0, count, head.num_uniforms)[0].to(device)
+    drawn = head.sample(h.expand(count, -1), Sampling(temperature=temperature), numbers)
+
+    density = mixture(head, h)
+    weights = density.mixture_distribution.probs[0] ** (1 / temperature)
+    weights = weights / weights.sum()
+    means = density.component_distribution.base_dist.loc[0]
+    deviations = density.component_distribution.base_dist.scale[0] * temperature
+    mean = weights @ means
+    squares = sum(w * (torch.outer(m, m) + torch.diag(d**2))
+                  for w, m, d in zip(weights, means, deviations, strict=True))
+    covariance = squares - torch.outer(mean, mean)
+    spread = float(covariance.diag().sqrt().max())
+    torch.testing.assert_close(drawn.mean(dim=0), mean, rtol=0, atol=0.02 * spread)
+    torch.testing.assert_close(drawn.T.cov(), covariance, rtol=0, atol=0.04 * spread**2)
+
+
+def test_density_at_temperature_zero_is_the_mean_of_the_weightiest_component():
+    """Buries zero times infinity: a deviation too large for a number must not make the mean NaN."""
+    head = MixtureDensityHead(FRAMES, DIM).double()
+    with torch.no_grad():
+        head.linear.bias[2] = 5.0
+        head.linear.bias[head.NUM_COMPONENTS:].view(head.NUM_COMPONENTS, 2, -1)[2, 1] = 1000.0
+        h = torch.zeros(3, DIM, dtype=torch.float64)
+        drawn = head.sample(h, Sampling(temperature=0), torch.rand(3, head.num_uniforms, dtype=torch.float64))
+        mean = head.linear.bias[head.NUM_COMPONENTS:].view(head.NUM_COMPONENTS, 2, -1)[2, 0]
+    torch.testing.assert_close(drawn, mean.expand(3, -1))
+
+
+def test_deviations_have_a_floor():
+    """Buries a density that earns without bound on a band of digital silence."""
+    head = MixtureDensityHead(FRAMES, DIM).double()
+    with torch.no_grad():
+        head.linear.bias[head.NUM_COMPONENTS:].view(head.NUM_COMPONENTS, 2, -1)[:, 1] = -1e4
+    _, _, log_scales = head.parameters_of(torch.zeros(1, DIM, dtype=torch.float64))
+    assert float(log_scales.detach().exp().min()) == pytest.approx(head.MIN_SCALE)
+
+
+def test_codes_embed_as_the_sum_of_a_vector_a_row(device):
+    """Buries rows that read each other's vectors, and a hole that reads a code's."""
+    embed = CodeEmbedding(TOKENS, DIM).to(device)
+    V, x = TOKENS.codebook_size, random_input(TOKENS, 2, 5, device)
+    x[0, 1, 2] = x[1, 0, 0] = V
+    tables = embed.table.weight.view(TOKENS.num_codebooks, V + 1, DIM)
+    for item in range(2):
+        for step in range(5):
+            expected = sum(tables[row, x[item, row, step]] for row in range(TOKENS.num_codebooks))
+            torch.testing.assert_close(embed(x)[item, step], expected)
+    assert embed.is_hole(x).nonzero().tolist() == [[0, 1, 2], [1, 0, 0]]
+
+
+def test_frames_embed_linearly_and_holes_as_zero(device):
+    """Buries NaN that reaches the backbone: one hole would then spoil the whole item."""
+    embed = FrameEmbedding(FRAMES, DIM).double().to(device)
+    x = random_input(FRAMES, 2, 5, device)
+    x[1, :, 3] = math.nan
+    y = embed(x)
+    expected = F.linear(x[0].T, embed.linear.weight, embed.linear.bias)
+    torch.testing.assert_close(y[0], expected)
+    torch.testing.assert_close(y[1, 3], embed.linear.bias)
+    assert embed.is_hole(x).nonzero().tolist() == [[1, 0, 3]]

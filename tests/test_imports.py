@@ -1,0 +1,170 @@
+"""Who imports whom. Read from the source, so that an import inside of a function counts as well."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import audiogen
+
+PACKAGE = Path(audiogen.__file__).parent
+#: The one place that touches sound files, and its side rooms.
+AUDIO = {"audio", "containers", "decoder"}
+CORE = {"backbones", "codec", "config", "data", "errors", "files", "frontends", "generate", "heads", "layers", "model",
+        "patterns", "sampling", "scratch", "spec", *AUDIO}
+TOP = {"cli", "doctor", "evaluation", "listen", "run", "training"}
+
+
+def read_imports(package):
+    """The modules of a package folder -> (modules of it that they import, top-level names of all else)."""
+    paths = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = [package.name, *path.relative_to(package).with_suffix("").parts]
+        paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    inner, outer = {name: set() for name in paths}, {name: set() for name in paths}
+    for name, path in paths.items():
+        home = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for target in _targets(node, home):
+                while target and target not in paths and target.startswith(package.name + "."):
+                    target = target.rpartition(".")[0]          # a name inside of a module
+                if target in paths:
+                    inner[name] |= {target} - {name}
+                else:
+                    outer[name].add(target.partition(".")[0])
+    return inner, outer
+
+
+def _targets(node, home):
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        base = home.rsplit(".", node.level - 1)[0] if node.level else ""
+        module = ".".join(filter(None, [base, node.module]))
+        return [f"{module}.{alias.name}" if node.level or "." in module or module == home.partition(".")[0] else module
+                for alias in node.names]
+    return []
+
+
+def find_circle(imports):
+    """Modules that import each other in a ring, the first one repeated at the end; None if there is no ring."""
+    done = set()
+
+    def visit(name, trail):
+        if name in trail:
+            return [*trail[trail.index(name):], name]
+        if name in done:
+            return None
+        done.add(name)
+        return next(filter(None, (visit(other, [*trail, name]) for other in sorted(imports[name]))), None)
+
+    return next(filter(None, (visit(name, []) for name in imports)), None)
+
+
+def room(module):
+    """audiogen.frontends.mel -> frontends"""
+    return module.split(".")[1] if "." in module else ""
+
+
+def reached(imports, rooms):
+    """Rooms that the modules of `rooms` import, directly or through others."""
+    seen, todo = set(), [name for name in imports if room(name) in rooms]
+    while todo:
+        name = todo.pop()
+        if name not in seen:
+            seen.add(name)
+            todo.extend(imports[name])
+    return {room(name) for name in seen} - set(rooms)
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return read_imports(PACKAGE)
+
+
+def test_there_is_no_circle(graph):
+    """Buries two modules that can't be understood, or loaded, one without the other."""
+    circle = find_circle(graph[0])
+    assert circle is None, " -> ".join(circle)
+
+
+@pytest.mark.parametrize("rooms, allowed", [
+    ({"errors"}, set()),
+    ({"spec"}, set()),
+    ({"files"}, {"errors"}),
+    ({"config"}, {"errors"}),
+    (AUDIO, {"errors", "files"}),
+    ({"layers"}, {"errors"}),
+    ({"backbones"}, {"errors", "layers"}),
+    ({"patterns"}, {"errors"}),
+    ({"sampling"}, {"errors"}),
+    ({"heads"}, {"errors", "sampling", "spec"}),
+    ({"model"}, {"backbones", "errors", "heads", "layers", "patterns", "sampling", "spec"}),
+    ({"generate"}, {"backbones", "errors", "heads", "layers", "model", "patterns", "sampling", "spec"}),
+], ids=lambda rooms: "-".join(sorted(rooms)) or "none")
+def test_lower_rooms_know_nobody_above_them(graph, rooms, allowed):
+    """Buries a short cut upwards, also through a third module."""
+    assert reached(graph[0], rooms) <= allowed
+
+
+def test_the_two_halves_do_not_know_each_other(graph):
+    """Buries a front-end that only works with one backbone, and a model that asks what it models."""
+    model_half = {"backbones", "generate", "heads", "layers", "model", "patterns", "sampling"}
+    assert not reached(graph[0], {"frontends", "codec"}) & model_half
+    assert not reached(graph[0], model_half) & {"frontends", "codec", "data", *AUDIO}
+
+
+def test_training_evaluation_and_listening_stand_on_top(graph):
+    """Buries a core that needs its users."""
+    assert not reached(graph[0], CORE) & TOP
+
+
+def test_the_library_never_imports_recipes(graph):
+    """Buries a library that stands on its scripts, or hides a well-known package of the name `datasets`."""
+    for module, names in graph[1].items():
+        assert not names & {"recipes", "datasets", "tests"}, module
+    for folder in ("recipes", "datasets"):
+        assert not (PACKAGE.parent / folder / "__init__.py").exists()
+
+
+def test_audio_is_the_only_door_to_sound_files(graph):
+    """Buries a second reader, which would not make the first one's refusals."""
+    for module, names in graph[1].items():
+        assert room(module) in AUDIO or not names & {"soundfile", "soxr", "wave", "audioread", "pydub"}, module
+
+
+def test_only_the_model_asks_which_spec_it_is():
+    """Buries `isinstance(spec, TokenSpec)` all over the house; rows and units answer for themselves."""
+    askers = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py")
+              for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+              if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance"
+              and {name.id for name in ast.walk(node.args[1]) if isinstance(name, ast.Name)} & {"TokenSpec", "FrameSpec"}}
+    assert askers <= {"model.py"}
+
+
+@pytest.mark.parametrize("files, circle", [
+    ({"a": "from .b import x", "b": "x = 1"}, None),
+    ({"a": "from .b import x", "b": "from .a import y"}, "p.a -> p.b -> p.a"),
+    ({"a": "from . import b", "b": "def f():\n    import p.a"}, "p.a -> p.b -> p.a"),
+    ({"a": "import p.b", "b": "from p.c import x", "c": "from p import a"}, "p.a -> p.b -> p.c -> p.a"),
+    ({"a": "", "s/__init__": "from .t import x", "s/t": "from ..a import y"}, None),
+    ({"a": "from .s import x", "s/__init__": "from .t import x", "s/t": "from ..a import y"},
+     "p.a -> p.s -> p.s.t -> p.a"),
+    ({"s/__init__": "from . import t", "s/t": "from . import u", "s/u": "import os.path, torch"}, None),
+])
+def test_circles_are_found(tmp_path, files, circle):
+    """Buries a walk over the imports that finds nothing because it reads nothing."""
+    for name, text in {"p/__init__": "", **{f"p/{name}": text for name, text in files.items()}}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.py").write_text(text)
+    found = find_circle(read_imports(tmp_path / "p")[0])
+    assert (found and " -> ".join(found)) == circle
+
+
+def test_the_walk_sees_the_whole_house(graph):
+    """Buries a walk that passes because it looked elsewhere."""
+    assert {"audiogen.model", "audiogen.backbones", "audiogen.backbones.gpt"} <= graph[0].keys()
+    assert "audiogen.backbones" in graph[0]["audiogen.model"]
+    assert "audiogen.layers" in graph[0]["audiogen.backbones.gpt"]
+    assert "torch" in graph[1]["audiogen.layers"]
+    assert CORE | TOP >= {room(name) for name in graph[0]} - {"", "__main__", "devices", "download", "engines"}
