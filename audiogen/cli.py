@@ -15,7 +15,7 @@ from .errors import AudiogenError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="From a folder of WAVs to a generative model that you can listen to.")
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, markup=False)        # [x] is part of a path, not a style
 
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Frontend = Annotated[str | None, typer.Option(help="mulaw, mel, melvq, encodec, codec, or a folder that holds one.")]
@@ -30,7 +30,7 @@ def main() -> None:
     warnings.showwarning = lambda message, *rest, **more: print(f"warning: {message}", file=sys.stderr)
     try:
         app()
-    except AudiogenError as error:
+    except (AudiogenError, OSError) as error:
         print(f"audiogen: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

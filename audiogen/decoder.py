@@ -50,8 +50,7 @@ class Decoder:
 
     def seek(self, start: int) -> None:
         """Goes to sample `start`, directly where the format and libsndfile can do that exactly."""
-        states_length = self._file.frames == self.info.num_samples  # without it libsndfile can't seek, or only nearly
-        lead = _LEAD.get(self.info.subtype, 0) if states_length else math.inf
+        lead = _LEAD.get(self.info.subtype, 0)
         if start > lead:
             self.position = self._file.seek(start - lead)
         while self.position < start:

@@ -8,21 +8,23 @@ Loading builds from config.json alone, strictly; nothing is unpickled, fetched o
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from .backbones import BACKBONES
-from .config import find, from_dict, part_from_dict, part_to_dict, to_dict
+from .config import find, from_dict, part_from_dict, part_to_dict, to_dict, unknown_key
 from .data import EncodedCache, FileEntry, Part, Sequences, Split, is_cache
 from .errors import ConfigError, RunError
 from .files import atomic_path, atomic_write_json
 from .frontends import FRONTENDS, Frontend, load_frontend, save_frontend
+from .frontends.base import hash_tensors
 from .generate import generate
 from .model import SequenceModel
 from .patterns import PATTERNS
@@ -54,10 +56,13 @@ class RunConfig:
         groups = ("frontend", "backbone", "pattern", "data", "training")
         for key in values:
             if key not in ("format", *groups):
-                raise ConfigError(f"{key}: unknown setting; valid are {', '.join(groups)}")
+                raise unknown_key(key, groups)
         for key in groups:
             if not isinstance(values.get(key), dict):
                 raise ConfigError(f"{key}: this group of settings is missing")
+        for key in values["pattern"]:
+            if key != "kind":
+                raise unknown_key(f"pattern.{key}", ["pattern.kind"])
         pattern = values["pattern"].get("kind")
         find(pattern, PATTERNS, "pattern.kind")
         return RunConfig(part_from_dict(values["frontend"], FRONTENDS, "frontend"),
@@ -67,19 +72,50 @@ class RunConfig:
 
 
 def build_model(config: RunConfig, spec: Spec) -> SequenceModel:
-    """A new model for what the front-end makes; its weights follow torch's seed."""
-    backbone = find(part_to_dict(config.backbone, BACKBONES)["kind"], BACKBONES, "backbone.kind")(config.backbone)
+    """A new model for what the front-end makes; its weights follow torch's seed.
+
+    Raises:
+        ConfigError: parts that do not fit each other, or a backbone that can't be built as it is set.
+    """
+    kind = part_to_dict(config.backbone, BACKBONES)["kind"]
+    for field in fields(config.backbone):
+        value = getattr(config.backbone, field.name)
+        if type(value) is int and value < 1:
+            raise ConfigError(f"backbone.{field.name}: must be 1 or more, got {value}")
+    try:
+        backbone = BACKBONES[kind](config.backbone)
+    except (ValueError, RuntimeError) as error:     # of torch: a fraction out of range, a size that no memory holds
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"backbone: this {kind} can't be built ({reason}); choose other settings") from error
     return SequenceModel(spec, backbone, PATTERNS[config.pattern](spec.num_rows))
+
+
+def blank_model(config: RunConfig, spec: Spec) -> SequenceModel:
+    """The same with weights of no value yet, for which no memory is touched, whatever size the config claims."""
+    with _Uninitialised():
+        return build_model(config, spec)
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Skips what fills new weights. (A model on the meta device would do too, but importing that takes seconds.)"""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function in (Tensor.normal_, Tensor.uniform_) or getattr(function, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
 
 
 @dataclass
 class Run:
-    """A trained run: `frontend` and `model` on one device in evaluation mode, `config`, and its `folder`."""
+    """A trained run: `frontend` and `model` on one device in evaluation mode, `config`, its `folder`, and the `step` at
+    which the weights stood."""
 
     folder: Path
     config: RunConfig
     frontend: Frontend
     model: SequenceModel
+    step: int
 
     @property
     def sample_rate(self) -> int:
@@ -116,7 +152,7 @@ class Run:
         if seeds is None:
             seeds = fresh_seeds(num) if seed is None else [seed + i for i in range(num)]
         spec = self.frontend.spec
-        length = math.ceil(seconds * spec.sample_rate)
+        length = max(1, round(seconds * spec.sample_rate))
         num_frames = math.ceil(length / spec.hop_length)
         if prompt is not None:
             prompt = prompt.reshape(1, 1, -1).to(self.model.bos.device)
@@ -143,9 +179,9 @@ def holds_run(folder: Path) -> bool:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return False
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return True
-    return set(values) != {"format", "frontend"}            # what save_frontend alone leaves
+    return not isinstance(values, dict) or values.keys() != {"format", "frontend"}      # what save_frontend leaves
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -160,7 +196,7 @@ def read_config(folder: Path) -> RunConfig:
         version = values["format"]
     except FileNotFoundError:
         raise RunError(f"{folder}: is no run folder, it has no config.json; train one with audiogen train") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(f"{path}: is damaged ({error}); restore it, or train the run anew") from error
     if not isinstance(version, int) or version > FORMAT:
         raise RunError(f"{path}: has format {version}, this audiogen reads up to {FORMAT}; upgrade audiogen")
@@ -196,29 +232,51 @@ def read_split(folder: Path) -> Split:
 
 
 def save_weights(folder: Path, model: SequenceModel, step: int, loss: float) -> None:
-    """Writes model.safetensors, with the step and the held-out loss it was kept for."""
+    """Writes model.safetensors, with the step and the held-out loss it was kept for, and a sum to check it by."""
+    tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
     with atomic_path(folder / "model.safetensors") as path:
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path,
-                  metadata={"format": str(FORMAT), "step": str(step), "loss": repr(loss)})
+        save_file(tensors, path, metadata={"format": str(FORMAT), "step": str(step), "loss": repr(loss),
+                                           "sha256": hash_tensors(tensors)})
 
 
-def read_weights(folder: Path, model: SequenceModel) -> int:
-    """Loads model.safetensors strictly into the model -> the step it was kept at.
+def read_weights(folder: Path, config: RunConfig, spec: Spec) -> tuple[SequenceModel, int]:
+    """The model as model.safetensors has it, and the step that it was kept at.
+
+    Shapes are compared before any memory is touched for what the config promises.
 
     Raises:
-        RunError: missing, damaged, or not of this model.
+        RunError: missing, damaged, or of another model than the config's.
     """
     path = folder / "model.safetensors"
     if not path.exists():
         raise RunError(f"{path}: is not there yet, since no evaluation was reached; go on training with --resume")
     try:
+        model = blank_model(config, spec)
+    except ConfigError as error:
+        raise RunError(f"{folder / 'config.json'}: {error}") from error
+    try:
+        wanted = {name: list(x.shape) for name, x in model.state_dict().items()}
         with safe_open(path, framework="pt") as file:
-            step = int((file.metadata() or {}).get("step", 0))
-        model.load_state_dict(load_file(path))
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            metadata = file.metadata() or {}
+            there = {name: file.get_slice(name).get_shape() for name in file.keys()}
+            for name in sorted(wanted.keys() | there.keys()):
+                if wanted.get(name) != there.get(name):
+                    raise ValueError(f"{name} is {there.get(name, 'missing')}, not {wanted.get(name, 'known')}")
+            tensors = {name: file.get_tensor(name) for name in there}
+        if metadata.get("sha256") != hash_tensors(tensors):
+            raise ValueError("its content does not match its checksum")
+        model.load_state_dict(tensors)
+        return model, int(metadata["step"])
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RunError(f"{path}: is damaged or of another model ({reason}); restore it or train anew") from error
-    return step
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Removes the temporary files that a killed process left behind, half-written as they are."""
+    for place in (folder, folder / "samples"):
+        for path in place.glob(".*.tmp.*"):
+            path.unlink(missing_ok=True)
 
 
 def load_run(folder: str | Path, device: str | torch.device = "cpu") -> Run:
@@ -230,9 +288,5 @@ def load_run(folder: str | Path, device: str | torch.device = "cpu") -> Run:
     folder = Path(folder)
     config = read_config(folder)
     frontend = load_frontend(folder).to(device)
-    try:
-        model = build_model(config, frontend.spec)
-    except ConfigError as error:
-        raise RunError(f"{folder / 'config.json'}: {error}") from error
-    read_weights(folder, model)
-    return Run(folder, config, frontend, model.to(device).eval())
+    model, step = read_weights(folder, config, frontend.spec)
+    return Run(folder, config, frontend, model.to(device).eval(), step)

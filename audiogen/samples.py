@@ -43,18 +43,17 @@ def write_round_trips(folder: Path, frontend: Frontend, sound: Sequence[tuple[st
 
 
 def write_generated(folder: Path, run: Run, seconds: float, seeds: Sequence[int], sampling: Sampling = Sampling(),
-                    prompt: tuple[str, Tensor] | None = None, step: int | None = None, prefix: str = "generated"
+                    prompt: tuple[str, Tensor] | None = None, prefix: str = "generated", weights: Path | None = None
                     ) -> Iterator[tuple[Path, int]]:
     """Generates one WAV a seed, folder/PREFIX-SEED.wav, and yields (path, seed) as they are written.
 
     Args:
         seconds: of new sound, beyond the prompt.
         prompt: (name, wav (1, N) at the run's rate) to go on from.
-        step: at which the run's weights stood.
+        weights: the file that holds the run's weights, model.safetensors of its folder unless they are others.
     """
-    weights = run.folder / "model.safetensors"
-    about = {"sampling": dataclasses.asdict(sampling), "step": step,
-             "checkpoint": sha256_file(weights) if weights.exists() else None}
+    about = {"sampling": dataclasses.asdict(sampling), "step": run.step,
+             "checkpoint": sha256_file(weights or run.folder / "model.safetensors")}
     if prompt is not None:
         about |= {"prompt": prompt[0], "prompt_seconds": prompt[1].shape[-1] / run.sample_rate}
     for first in range(0, len(seeds), BATCH):

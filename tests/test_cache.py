@@ -193,6 +193,16 @@ def test_damage_is_refused(tmp_path, folder, name):
     EncodedCache.open(tmp_path / "cache")
 
 
+def test_a_front_end_put_in_its_place_is_refused(tmp_path, folder):
+    """Buries: codes that another front-end, whole and sound in itself, would decode to noise."""
+    for name, bits in (("a", 8), ("b", 7)):
+        EncodedCache.build(folder, mulaw(bits=bits), tmp_path / name)
+    for name in ("config.json", "frontend.safetensors"):
+        shutil.copy(tmp_path / "b" / name, tmp_path / "a" / name)
+    with pytest.raises(CacheError, match="not of the front-end that made it"):
+        EncodedCache.open(tmp_path / "a")
+
+
 def test_a_newer_format_is_refused(tmp_path, folder):
     EncodedCache.build(folder, mulaw(), tmp_path / "cache")
     path = tmp_path / "cache" / "index.json"
@@ -243,6 +253,23 @@ def test_an_interrupted_build_leaves_what_was_there(tmp_path, folder):
     EncodedCache.open(out, mulaw(), scan(folder))
 
 
+def test_an_interruption_while_the_new_cache_takes_its_place(tmp_path, folder, monkeypatch):
+    """Buries: new codes beside an old index.json."""
+    out = tmp_path / "cache"
+    EncodedCache.build(folder, mulaw(), out)
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("audiogen.data.cache.save_frontend", interrupt)
+        EncodedCache.build(folder, mulaw(bits=7), out)
+    with pytest.raises(CacheError, match="half-written"):
+        EncodedCache.open(out)
+    EncodedCache.build(folder, mulaw(bits=7), out)
+    EncodedCache.open(out, mulaw(bits=7), scan(folder))
+
+
 @pytest.mark.parametrize("missing", ["index.json", "config.json", "frontend.safetensors"])
 def test_a_build_that_was_killed_starts_over(tmp_path, folder, missing):
     """Buries: temporary files that pile up, and a new front-end beside old codes."""
@@ -276,7 +303,7 @@ def test_what_is_no_cache_is_never_overwritten(tmp_path, folder):
 
 def test_files_that_went_bad_are_left_out(tmp_path, folder, monkeypatch):
     """Buries: half a file's codes that stay in the cache when its second block can't be read."""
-    for number in (10, 20, 30):
+    for number in (10, 20, 30, 40):
         write_wav(folder / f"{number}.wav", noise(number, 90_000))
     index = scan(folder)
     write_wav(folder / "00.wav", noise(50, 1500))
@@ -285,14 +312,14 @@ def test_files_that_went_bad_are_left_out(tmp_path, folder, monkeypatch):
     def breaks_off(path, sample_rate):
         for block in read_blocks(path, sample_rate):
             yield block
-            if path.name == "20.wav":
+            if path.name in ("20.wav", "40.wav"):
                 raise AudioReadError(f"{path}: is damaged")
 
     monkeypatch.setattr("audiogen.data.cache.read_blocks", breaks_off)
     cache = EncodedCache.build(index, mulaw(), tmp_path / "cache")
     assert [file.path for file in cache.files] == ["01.wav", "02.wav", "30.wav"]
     reasons = {file.path: file.reason for file in cache.index.rejected}
-    assert sorted(reasons) == ["00.wav", "10.wav", "20.wav"]
+    assert sorted(reasons) == ["00.wav", "10.wav", "20.wav", "40.wav"]
     assert "changed" in reasons["00.wav"] and "can't be read" in reasons["10.wav"]
     assert reasons["20.wav"] == "is damaged"
     opened = EncodedCache.open(tmp_path / "cache")

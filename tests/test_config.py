@@ -32,10 +32,10 @@ class Outer:
     inner: Inner = field(default_factory=Inner)
 
 
+finite = st.floats(allow_nan=False, allow_infinity=False)
 outers = st.builds(
-    Outer, name=st.text(), rate=st.floats(allow_nan=False, allow_infinity=False), steps=st.none() | st.integers(),
-    fast=st.booleans(), mode=st.sampled_from(["mean", "max"]),
-    span=st.tuples(st.integers(), st.floats(allow_nan=False, allow_infinity=False)),
+    Outer, name=st.text("aä-", max_size=4), rate=finite, steps=st.none() | st.integers(), fast=st.booleans(),
+    mode=st.sampled_from(["mean", "max"]), span=st.tuples(st.integers(), finite),
     inner=st.builds(Inner, depth=st.integers(), ratios=st.lists(st.integers()).map(tuple)))
 
 
@@ -150,7 +150,7 @@ def test_overrides_are_laid_over_a_copy():
 
 
 @pytest.mark.parametrize("assignment, message", [
-    ("bacbone.dim=1", r"bacbone\.dim: unknown setting, did you mean backbone\.dim\?"),
+    ("bacbone.dim=1", r"bacbone\.dim: unknown setting, did you mean backbone"),
     ("steps.more=1", r"steps\.more: unknown setting"),
     ("backbone=gpt", r"backbone: is a group of settings; set one of them, such as backbone\.kind="),
 ])

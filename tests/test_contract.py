@@ -1,5 +1,7 @@
 """What every backbone promises (contracts 1 and 2), for all that are registered."""
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import example, given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from tiny import BACKBONE_CASES, lively, state_tensors, tiny_backbone
 
 from audiogen.backbones import BACKBONES
+from audiogen.errors import ConfigError
 from audiogen.layers import clone_state
 
 every_backbone = pytest.mark.parametrize("kind, changes", BACKBONE_CASES)
@@ -153,6 +156,16 @@ def test_the_present_step_has_its_gradient_however_it_is_chunked(device, kind, c
         wanted, = torch.autograd.grad((expected[:, t] * weights).sum(), whole, retain_graph=True)
         got, = torch.autograd.grad((y[:, t] * weights).sum(), chunked, retain_graph=True)
         torch.testing.assert_close(got[:, t], wanted[:, t], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", BACKBONES)
+@pytest.mark.parametrize("value", [0, -1])
+def test_settings_out_of_range_are_refused(kind, value):
+    """Buries a traceback from deep inside, or a model that is built and can't be run, for `backbone.window=0`."""
+    for field in dataclasses.fields(BACKBONES[kind].Config):
+        if isinstance(field.default, int):
+            with pytest.raises(ConfigError, match=f"^backbone.{field.name}: .*{value}"):
+                tiny_backbone(kind, **{field.name: value})
 
 
 def test_the_chunks_above_overrun_the_rings():

@@ -86,7 +86,8 @@ except AudiogenError as error:
     print(error)
 """
     (tmp_path / "a.bin").write_bytes(b"old")
-    done = subprocess.run([sys.executable, "-c", script, tmp_path / "a.bin"], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", script, tmp_path / "a.bin"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "a.bin" in done.stdout
     assert "1000 bytes" in done.stdout
     assert (tmp_path / "a.bin").read_bytes() == b"old"

@@ -68,7 +68,7 @@ def test_each_file_left_out_has_its_reason(tmp_path):
     assert [file.path for file in index.files] == ["good.wav"]
     expected = {"empty.wav": "empty", "text.wav": "no WAV", "cut.wav": "truncated", "header.wav": "truncated",
                 "zeros.wav": "silent", "constant.wav": "silent", "later.wav": "same content as good.wav",
-                "dangling.wav": "can't be read", "pipe.wav": "regular file"}
+                "dangling.wav": "can't be opened", "pipe.wav": "not a file"}
     found = reasons(index)
     assert sorted(found) == sorted(expected) == [file.path for file in index.rejected]
     for path, words in expected.items():
@@ -108,6 +108,28 @@ def test_strict_raises_at_the_first_bad_file_by_path(tmp_path):
         scan(tmp_path, strict=True)
 
 
+def test_folders_that_can_not_be_entered_are_told(tmp_path, monkeypatch):
+    """Buries: half a corpus that is passed over without a word."""
+    for name in ("a.wav", "closed/b.wav", "open/c.wav"):
+        write_wav(tmp_path / name, noise(len(name), 400))
+    listing, closed = os.scandir, tmp_path / "closed"
+
+    def denied(path):
+        if os.fspath(path) == os.fspath(closed):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return listing(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    index = scan(tmp_path)
+    assert [file.path for file in index.files] == ["a.wav", "open/c.wav"]
+    assert reasons(index) == {"closed": "is a folder that can't be read (Permission denied)"}
+    with pytest.raises(AudioReadError, match="closed.*Permission denied.*permissions"):
+        scan(tmp_path, strict=True)
+    closed = tmp_path
+    with pytest.raises(DataError, match="can't be read.*permissions"):
+        scan(tmp_path)
+
+
 def test_strict_minds_neither_silence_nor_duplicates(tmp_path):
     write_wav(tmp_path / "a.wav", noise(0, 400))
     write_wav(tmp_path / "b.wav", np.zeros(400))
@@ -128,18 +150,29 @@ def test_linked_folders_are_entered_once(tmp_path):
 
 
 def test_the_order_of_the_disk_changes_nothing(tmp_path, monkeypatch):
-    """Also of two files with the same content: it is always the same one that is kept."""
-    lengths = list(range(300, 340))
-    folder_of_noise(tmp_path / "a", lengths)
+    """Also of two files with the same content, or two links to one folder: it is always the same one that is kept."""
+    folder_of_noise(tmp_path / "a", list(range(300, 340)))
     shutil.copy(tmp_path / "a" / "07.wav", tmp_path / "a" / "00_copy.wav")
     (tmp_path / "a" / "20.wav").write_text("no sound")
-    first = scan(tmp_path / "a")
+    write_wav(tmp_path / "b" / "b.wav", noise(99, 400))
+    for name in ("x", "y"):
+        os.symlink(tmp_path / "b", tmp_path / "a" / name)
     walk = os.walk
-    monkeypatch.setattr(os, "walk", lambda *args, **more: (
-        (root, folders[::-1], names[::-1]) for root, folders, names in walk(*args, **more)))
-    again = scan(tmp_path / "a")
-    assert again == first
+
+    def in_order(reverse):
+        def listed(*args, **more):
+            for root, folders, names in walk(*args, **more):
+                folders.sort(reverse=reverse)
+                names.sort(reverse=reverse)
+                yield root, folders, names
+        return listed
+
+    monkeypatch.setattr(os, "walk", in_order(reverse=False))
+    first = scan(tmp_path / "a")
+    monkeypatch.setattr(os, "walk", in_order(reverse=True))
+    assert scan(tmp_path / "a") == first
     assert reasons(first)["07.wav"] == "has the same content as 00_copy.wav"
+    assert first.files[-1].path == "x/b.wav"
 
 
 def test_more_files_than_are_examined_at_once(tmp_path):

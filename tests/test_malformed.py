@@ -15,6 +15,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import soundfile
+from sound_files import ogg_page, put
 
 WORKER = """
 import json, sys
@@ -79,24 +80,6 @@ BASES = {
     "bare.mp3": without_mp3_tag(make(16_000, 16_000, 1, "MP3", "MPEG_LAYER_III", bitrate_mode="CONSTANT",
                                       compression_level=0.5)),
 }
-
-
-def put(data: bytes, at: int, layout: str, value: int) -> bytes:
-    new = struct.pack(layout, value)
-    return data[:at] + new + data[at + len(new):]
-
-
-def ogg_page(data: bytes, at: int, offset: int, layout: str, value: int) -> bytes:
-    """Changes a field of the page at `at`, and its checksum, without which decoders would pass over the page."""
-    body = at + 27 + data[at + 26]
-    end = body + sum(data[at + 27:body])
-    page = put(put(data[at:end], offset, layout, value), 22, "<I", 0)
-    crc = 0
-    for byte in page:
-        crc ^= byte << 24
-        for _ in range(8):
-            crc = (crc << 1 ^ (0x04C11DB7 if crc >> 31 else 0)) & 0xFFFFFFFF
-    return data[:at] + put(page, 22, "<I", crc) + data[end:]
 
 
 def false_headers(name: str, data: bytes) -> list[bytes]:

@@ -1,7 +1,8 @@
-"""MP3 (Layer III): the frames and bytes in a Xing, Info or VBRI tag; without one the frames are counted.
+"""MP3 (Layer III): the frames and bytes in a Xing or Info tag; without one the frames are counted.
 
 The file may be one percent shorter than the tag's bytes before it is called truncated, since taggers get them wrong;
-what is missing by less shows in decoding. Counting follows the frame headers, so that a cut within a frame is seen.
+what is missing by less shows in decoding. Counting follows the frame headers, so that a cut within a frame is seen. A
+VBRI tag has to agree with the count; libsndfile doesn't know it, and decodes the frame that it is in as silence.
 
     frame: 0xFFE + version, layer, bitrate, rate, padding, channel mode; then side information; then sound, or a tag
 """
@@ -18,6 +19,7 @@ _KBITS = {
 _RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 _SIDE_BYTES = {3: (17, 32), 2: (9, 17), 0: (9, 17)}  # mono, stereo
 _DECODER_DELAY = 529  # samples that a decoder adds, and may take off again where the encoder states no padding
+_VBRI_OFFSET = 36
 _MAY_FOLLOW = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"\0")  # behind the last frame
 
 
@@ -32,7 +34,7 @@ class _Frame(NamedTuple):
 class _Tag(NamedTuple):
     num_frames: int  # 0: not stated
     num_bytes: int  # 0: not stated
-    num_skipped: int  # samples that the encoder added before and behind the sound
+    num_added: int  # samples that the encoder put before and behind the sound
 
 
 def parse(source: Source, start: int) -> Header | None:
@@ -46,12 +48,17 @@ def parse(source: Source, start: int) -> Header | None:
         if source.size - start < 0.99 * tag.num_bytes:
             raise source.refusal(f"is truncated: its header states {tag.num_bytes} bytes, the file holds "
                                  f"{source.size - start}")
-        num_frames, num_skipped = tag.num_frames, tag.num_skipped
+        num_samples = tag.num_frames * frame.num_samples - tag.num_added
     else:
-        num_frames, num_skipped = _count_frames(source, start + (frame.num_bytes if tag is not None else 0)), 0
+        num_frames = _count_frames(source, start + (frame.num_bytes if tag is not None else 0))
+        if head[_VBRI_OFFSET:_VBRI_OFFSET + 4] == b"VBRI":
+            (stated,) = struct.unpack_from(">I", head, _VBRI_OFFSET + 14)
+            if num_frames - stated not in (0, 1):  # encoders differ on whether the tag's own frame is one
+                raise source.refusal(f"is truncated: its header states {stated} frames, the file holds {num_frames}")
+        num_samples = num_frames * frame.num_samples
     # 576 samples at 8 kbit/s and 24 kHz take a frame of 24 bytes
-    return Header("MP3", frame.sample_rate, frame.num_channels, num_frames * frame.num_samples - num_skipped,
-                  max_samples_per_byte=24, tolerance=_DECODER_DELAY, counted=tag is None or tag.num_frames == 0)
+    return Header("MP3", frame.sample_rate, frame.num_channels, num_samples, max_samples_per_byte=24,
+                  tolerance=_DECODER_DELAY, counted=tag is None or tag.num_frames == 0)
 
 
 def _parse_frame(head: bytes) -> _Frame | None:
@@ -67,14 +74,11 @@ def _parse_frame(head: bytes) -> _Frame | None:
 
 
 def _parse_tag(head: bytes, frame: _Frame) -> _Tag | None:
-    """The tag in the place of the first frame's sound, or None where there is sound.
+    """The Xing or Info tag in the place of the first frame's sound, or None where there is none.
 
     "Xing" or "Info", flags, then the fields that they name: frames, bytes, 100 bytes of places, quality; then LAME's
     part, with the added samples in 2 x 12 bits behind 21 bytes (http://gabriel.mp3-tech.org/mp3infotag.html).
     """
-    if head[36:40] == b"VBRI":
-        num_bytes, num_frames = struct.unpack_from(">II", head, 46)
-        return _Tag(num_frames, num_bytes, 0)
     if head[frame.tag_offset:frame.tag_offset + 4] not in (b"Xing", b"Info"):
         return None
     (flags,) = struct.unpack_from(">I", head, frame.tag_offset + 4)

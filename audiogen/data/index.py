@@ -1,7 +1,6 @@
 """What is in a folder: which sound files are kept, which are left out, and why."""
 
 import os
-import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -98,7 +97,7 @@ def scan(folder: str | Path, strict: bool = False, progress: bool = True) -> Ind
     and, only counted, files whose suffix is not one of a sound file. Linked folders are entered once.
 
     Args:
-        strict: a file that can't be read is an error.
+        strict: a file or folder that can't be read is an error.
         progress: show a bar, if the output is a terminal.
 
     Returns:
@@ -110,6 +109,8 @@ def scan(folder: str | Path, strict: bool = False, progress: bool = True) -> Ind
     """
     folder = Path(folder)
     paths, rejected, ignored = _find(folder)
+    if strict and rejected:
+        raise AudioReadError(f"{folder / rejected[0].path}: {rejected[0].reason}; check its permissions")
     if not paths:
         there = f"; its {ignored} files are of other kinds" if ignored else ""
         raise DataError(f"{folder}: holds no sound files ({SUFFIXES}){there}; "
@@ -188,7 +189,7 @@ def _find(folder: Path) -> tuple[list[str], list[Rejected], int]:
 
 def _examine_all(folder: Path, paths: list[str], strict: bool, progress: bool
                  ) -> Iterator[FileEntry | Rejected]:
-    """FileEntry or Rejected for each path, in order. Decoding and hashing run beside each other in threads."""
+    """FileEntry or Rejected for each path, in order; several files at once, in threads."""
     def examine(path: str) -> FileEntry | Rejected:
         return _examine(folder, path, strict)
 
@@ -204,8 +205,6 @@ def _examine_all(folder: Path, paths: list[str], strict: bool, progress: bool
 def _examine(folder: Path, path: str, strict: bool) -> FileEntry | Rejected:
     full = folder / path
     try:
-        if not stat.S_ISREG(full.stat().st_mode):
-            return Rejected(path, "is not a regular file")
         info = audio_info(full)
         low, high, squares, clipped, count = np.inf, -np.inf, 0.0, 0, 0
         for block in read_blocks(full):
@@ -215,14 +214,10 @@ def _examine(folder: Path, path: str, strict: bool) -> FileEntry | Rejected:
             clipped += int(np.count_nonzero(np.abs(x) >= CLIPPED))
             count += len(x)
         sha256 = sha256_file(full)
-    except AudioReadError as error:
+    except (AudioReadError, OSError) as error:
         if strict:
-            raise
+            raise AudioReadError(str(error)) from error
         return Rejected(path, str(error).removeprefix(f"{full}: "))
-    except OSError as error:
-        if strict:
-            raise AudioReadError(f"{full}: can't be read ({error.strerror}); check the file, or remove it") from error
-        return Rejected(path, f"can't be read ({error.strerror})")
     swing = (high - low) / 2
     if swing < NO_SOUND:
         return Rejected(path, "silent: nothing but zeros, or a constant")

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ..model import SequenceModel
 
-#: Steps of one batch, all items together: bounds memory whatever the files' lengths.
-BATCH_STEPS = 32_768
+#: Steps of one batch, all items together, and probabilities of one: they bound memory whatever the files' lengths.
+BATCH_STEPS, BATCH_PROBABILITIES = 32_768, 2 ** 24
 
 
 @dataclass(frozen=True)
@@ -31,32 +31,40 @@ def file_likelihoods(model: SequenceModel, sequences: Iterable[Tensor]) -> Itera
     training = model.training
     model.eval()
     try:
-        for batch in _batches(sequences):
+        steps = _batch_steps(model)
+        for batch in _batches(sequences, steps):
             longest = max(x.shape[1] for x in batch)
             padded = torch.stack([_padded(x, longest, model.hole) for x in batch]).to(model.bos.device)
-            nats = _nats(model, padded)
+            nats = _nats(model, padded, steps)
             for i, x in enumerate(batch):
                 yield FileLikelihood(float(nats[i]), model.num_entries(padded[i:i + 1]), x.shape[1])
     finally:
         model.train(training)
 
 
-def _nats(model: SequenceModel, x: Tensor) -> Tensor:
-    """(B, C, T) -> (B,) float64."""
+def _batch_steps(model: SequenceModel) -> int:
+    """Steps of one batch: fewer where a step has many codes to choose from."""
+    spec = model.spec
+    choices = spec.num_codebooks * spec.codebook_size if spec.unit == "bits" else 1
+    return max(1, min(BATCH_STEPS, BATCH_PROBABILITIES // choices))
+
+
+def _nats(model: SequenceModel, x: Tensor, steps: int) -> Tensor:
+    """(B, C, T) -> (B,) float64, at most so many steps at once."""
     seq, _ = model.pattern.apply(x, model.hole)
     total, state = torch.zeros(len(seq), dtype=torch.float64), None
-    for chunk in seq.split(max(1, BATCH_STEPS // len(seq)), dim=2):
+    for chunk in seq.split(max(1, steps // len(seq)), dim=2):
         nll, state = model.nll_of_steps(chunk, state)
         total += nll.sum(dim=(1, 2), dtype=torch.float64).cpu()
     return total
 
 
-def _batches(sequences: Iterable[Tensor], most: int = 64) -> Iterator[list[Tensor]]:
-    """Neighbours together, as long as padding them to the longest stays within `BATCH_STEPS`."""
+def _batches(sequences: Iterable[Tensor], steps: int, most: int = 64) -> Iterator[list[Tensor]]:
+    """Neighbours together, as long as padding them to the longest stays within so many steps."""
     batch: list[Tensor] = []
     for x in sequences:
         longest = max([x.shape[1], *(y.shape[1] for y in batch)])
-        if batch and (len(batch) == most or longest * (len(batch) + 1) > BATCH_STEPS):
+        if batch and (len(batch) == most or longest * (len(batch) + 1) > steps):
             yield batch
             batch = []
         batch.append(x)

@@ -1,5 +1,6 @@
 """What is said of a run on held-out files: likelihood beside counting, and the front-end's round trip."""
 
+import logging
 import math
 import statistics
 import tempfile
@@ -19,6 +20,8 @@ from ..run import Run
 from .reconstruction import mel_distance, si_sdr
 from .yardstick import baselines, held_out_score
 
+log = logging.getLogger("audiogen")
+
 #: Files whose round trip is measured: enough for a mean, few enough for Griffin-Lim.
 ROUND_TRIPS = 16
 
@@ -33,23 +36,25 @@ def evaluate_folder(run: Run, folder: str | Path) -> dict[str, Any]:
         DataError: nothing is left to evaluate on.
     """
     folder = Path(folder)
-    index = EncodedCache.open(folder, run.frontend.cpu()).index if is_cache(folder) else scan(folder)
+    cache = EncodedCache.open(folder, run.frontend) if is_cache(folder) else None
+    index = scan(folder) if cache is None else cache.index
+    for file in index.rejected:
+        log.warning("left out: %s: %s", file.path, file.reason)
+    index.require_files()
     sides = run.split()
     held_out = {part.file.sha256: part for part in sides.held_out}
     trained = {part.file.sha256 for part in sides.train} - set(held_out)
-    # Of a single long file the held-out piece alone is unseen.
-    parts = [held_out.get(file.sha256, Part(file)) for file in index.files if file.sha256 not in trained]
+    # Of a single long file the held-out piece alone is unseen. Its name may be another one here.
+    parts = [replace(held_out[file.sha256], file=file) if file.sha256 in held_out else Part(file)
+             for file in index.files if file.sha256 not in trained]
     if not parts:
         raise DataError(f"{folder}: the model was trained on every file in it; evaluate on others")
     with tempfile.TemporaryDirectory(prefix="audiogen-") as temporary:
-        if is_cache(folder):
-            cache = EncodedCache.open(folder)
-        else:
-            kept = {part.file.sha256 for part in parts}
-            unseen = replace(index, files=[file for file in index.files if file.sha256 in kept])
-            cache = EncodedCache.build(unseen, run.frontend, temporary)
-        result = report(run, Sequences(cache, parts), run.training_sequences(),
-                        [] if is_cache(folder) else originals(folder, parts, run.sample_rate))
+        sound = []
+        if cache is None:
+            cache = EncodedCache.build(replace(index, files=[part.file for part in parts]), run.frontend, temporary)
+            sound = originals(folder, parts, run.sample_rate)
+        result = report(run, Sequences(cache, parts), run.training_sequences(), sound)
     return {**result, "seen": len(index.files) - len(parts)}
 
 
@@ -64,12 +69,12 @@ def report(run: Run, held_out: Sequences, training: Sequences | None, sound: Ite
     Returns:
         JSON values: `loss` in `unit` ("bits" per code or "nats" per frame), `bits_per_second` and `bits_per_sample`
         (None where they mean nothing), `baselines` {name: {"loss", "bits_per_second"}} or None, `round_trip`
-        {"mel_distance", "si_sdr"} or None, `files`, `seconds`, `step`.
+        {"mel_distance", "si_sdr"} or None, `step` of the weights, `files`, `seconds`.
     """
     spec = run.frontend.spec
     score = held_out_score(run.model, held_out)
     counted = None if training is None else baselines(spec, training, held_out)
-    codes_per_second = score.per_second / score.loss if score.loss else math.nan
+    codes_per_second = spec.num_rows * spec.frame_rate
     return {
         "unit": score.unit,
         "loss": score.loss,
@@ -78,6 +83,7 @@ def report(run: Run, held_out: Sequences, training: Sequences | None, sound: Ite
         "baselines": counted and {name: {"loss": loss, "bits_per_second": loss * codes_per_second}
                                   for name, loss in counted.items()},
         "round_trip": round_trip(run.frontend, sound),
+        "step": run.step,
         "files": score.files,
         "seconds": score.seconds,
     }

@@ -116,8 +116,8 @@ class EnCodec(Frontend):
         """
         from encodec import EncodecModel
 
-        with warnings.catch_warnings():  # the package uses the older of torch's two weight norms, and torch says so
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # its initial values are thrown away
+            warnings.simplefilter("ignore")  # it uses the older of torch's two weight norms, and torch says so
             package = EncodecModel.encodec_model_24khz(pretrained=False).to(self.dtype)
         package.load_state_dict(state, strict=True)
         for module in package.modules():

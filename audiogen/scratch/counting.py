@@ -4,6 +4,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
+#: Codes of the largest bigram that is counted: its table of (V, V) takes 128 MiB, and as much for each thing made of it.
+LARGEST_TABLE = 4096
+
 
 class Unigram:
     """How often each of V codes occurs, with one added to every count."""
@@ -20,6 +23,11 @@ class Unigram:
         counts = self.counts + 1.0
         return counts / counts.sum()
 
+    def nats(self, sequences: Iterable[np.ndarray]) -> float:
+        """The negative log-likelihood of sequences (T,) of codes."""
+        log = np.log(self.probabilities())
+        return -sum(log[codes].sum() for codes in sequences)
+
 
 class Bigram:
     """How often each code follows each other one: (V, V) counts over a unigram.
@@ -35,8 +43,7 @@ class Bigram:
     def add(self, codes: np.ndarray) -> None:
         """Counts one sequence (T,) of codes in [0, V)."""
         self.unigram.add(codes)
-        size = len(self.counts)
-        self.counts += np.bincount(codes[:-1] * size + codes[1:], minlength=size * size).reshape(size, size)
+        np.add.at(self.counts, (codes[:-1], codes[1:]), 1)
 
     def strength(self) -> float:
         """The smoothing that predicts each training pair best when that pair is left out of the counts."""
@@ -51,28 +58,30 @@ class Bigram:
         strength, prior = self.strength(), self.unigram.probabilities()
         return (self.counts + strength * prior) / (self.counts.sum(axis=1, keepdims=True) + strength)
 
+    def nats(self, sequences: Iterable[np.ndarray]) -> float:
+        """The negative log-likelihood of sequences (T,) of codes; the first code of each is the unigram's."""
+        first, following = np.log(self.unigram.probabilities()), np.log(self.probabilities())
+        return -sum(first[codes[:1]].sum() + following[codes[:-1], codes[1:]].sum() for codes in sequences)
+
 
 def held_out_counts(training: Iterable, held_out: Iterable, num_codebooks: int, codebook_size: int
                     ) -> dict[str, float]:
     """Bits per held-out code of both models counted on the training sequences.
 
     Each of the K rows has models of its own, and a sequence's first code is the unigram's in both. One row is counted
-    at a time, so that no more than one (V, V) table is ever held.
+    at a time, so that no more than one (V, V) table is ever held; beyond `LARGEST_TABLE` codes there is no bigram.
 
     Args:
         training, held_out: re-iterable sequences of codes (K, T), tensors or arrays.
     """
-    unigram_nats = bigram_nats = 0.0
-    entries = 0
+    kinds = {"unigram": Unigram} | ({"bigram": Bigram} if codebook_size <= LARGEST_TABLE else {})
+    nats = dict.fromkeys(kinds, 0.0)
     for row in range(num_codebooks):
-        model = Bigram(codebook_size)
+        models = {name: kind(codebook_size) for name, kind in kinds.items()}
         for codes in training:
-            model.add(np.asarray(codes[row]))
-        first, following = np.log(model.unigram.probabilities()), np.log(model.probabilities())
-        for codes in held_out:
-            codes = np.asarray(codes[row])
-            unigram_nats -= first[codes].sum()
-            bigram_nats -= first[codes[:1]].sum() + following[codes[:-1], codes[1:]].sum()
-            entries += len(codes)
-    bits = entries * np.log(2)
-    return {"unigram": float(unigram_nats / bits), "bigram": float(bigram_nats / bits)}
+            for model in models.values():
+                model.add(np.asarray(codes[row]))
+        for name, model in models.items():
+            nats[name] += model.nats(np.asarray(codes[row]) for codes in held_out)
+    entries = num_codebooks * sum(codes.shape[1] for codes in held_out)
+    return {name: float(value / (entries * np.log(2))) for name, value in nats.items()}

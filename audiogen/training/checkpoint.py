@@ -90,7 +90,7 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpo
     for path in reversed(list_checkpoints(folder)):
         try:
             return _load(path, device)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
             trouble = f"{path}: the checkpoint is damaged ({error}) and no older one is sound; start anew elsewhere"
     raise RunError(trouble)
 
@@ -98,7 +98,7 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpo
 def _sound(path: Path) -> bool:
     try:
         _check(path)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return False
     return True
 
@@ -134,9 +134,18 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Puts back what `optimizer_tensors` gave."""
+    """Puts back what `optimizer_tensors` gave.
+
+    Raises:
+        ValueError: they are of other parameters.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
+    for index, parameter in enumerate(parameters):
+        shapes = {name: value.shape for name, value in state.get(index, {}).items()}
+        if shapes != {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}:
+            raise ValueError(f"the optimizer's state of parameter {index} has the shapes {shapes}")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -76,6 +76,8 @@ class TrainingConfig:
         for name in ("steps", "crop_frames", "batch_size", "accumulation", "evaluations", "evaluation_frames",
                      "patience", "sample_every"):
             _at_least(f"training.{name}", getattr(self, name), 1)
+        if not 0 <= self.seed < 2 ** 31:
+            raise ConfigError(f"training.seed: must be from 0 to {2 ** 31 - 1}, got {self.seed}")
         for name in ("minutes", "learning_rate", "gradient_clip", "sample_seconds"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 from ..backbones import BACKBONES
-from ..config import find, override
+from ..config import find, from_dict, override
 from ..patterns import PATTERNS
 from ..run import RunConfig
 from ..spec import Spec
+from .config import TrainingConfig
 
 #: The default front-end and backbone of `audiogen train FOLDER --out RUN`.
 FRONTEND, BACKBONE = "melvq", "gpt"
@@ -33,8 +34,8 @@ FRAMES: dict[str, dict[str, Any]] = {
             "training": {"crop_frames": 256, "batch_size": 16, "learning_rate": 1e-3, "weight_decay": 0.1}},
     "wavenet": {"backbone": {"dim": 256, "residual_dim": 96, "num_layers": 10, "dilation_cycle": 5},
                 "training": {"crop_frames": 256, "batch_size": 16, "learning_rate": 1e-3, "weight_decay": 0.1}},
-    "gpt": {"backbone": {"dim": 256, "num_layers": 4, "num_heads": 4, "dropout": 0.1},
-            "training": {"crop_frames": 256, "batch_size": 16, "learning_rate": 1e-3, "weight_decay": 0.1}},
+    "gpt": {"backbone": {"dim": 192, "num_layers": 4, "num_heads": 4, "dropout": 0.1},
+            "training": {"crop_frames": 256, "batch_size": 8, "learning_rate": 2e-3, "weight_decay": 0.1}},
 }
 
 
@@ -61,10 +62,11 @@ def default_config(frontend: dict[str, Any], spec: Spec, backbone: str, override
         "data": {},
         "training": {**chosen["training"], **(training or {})},
     }, overrides)
+    length = from_dict(TrainingConfig, values["training"], "training").crop_frames
     if "window" in {field.name for field in dataclasses.fields(part.Config)}:
         # Half the crop: the other half teaches what it is like to have no beginning in sight.
         pattern = find(values["pattern"]["kind"], PATTERNS, "pattern.kind")(spec.num_rows)
-        values["backbone"].setdefault("window", max(1, pattern.num_steps(values["training"]["crop_frames"]) // 2))
+        values["backbone"].setdefault("window", max(1, pattern.num_steps(length) // 2))
     return RunConfig.from_dict(values)
 
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from ..errors import TrainingError
+from ..config import from_dict
+from ..errors import ConfigError, RunError, TrainingError
 from ..evaluation.yardstick import Score
 from ..model import SequenceModel
 from .checkpoint import Checkpoint, load_checkpoint, load_optimizer_tensors, optimizer_tensors, save_checkpoint
@@ -82,12 +83,17 @@ class Trainer:
     def resume(self) -> None:
         """Goes back to the newest sound checkpoint."""
         checkpoint = load_checkpoint(self.folder, self.device)
-        self.model.load_state_dict(checkpoint.tensors["model"])
-        load_optimizer_tensors(self.optimizer, checkpoint.tensors["optimizer"])
-        if self.average is not None:
-            self.average.load_state_dict(checkpoint.tensors["average"])
-        state = {key: math.inf if value is None else value for key, value in checkpoint.state.items()}
-        self.progress = Progress(step=checkpoint.step, **state)
+        try:
+            self.model.load_state_dict(checkpoint.tensors["model"])
+            load_optimizer_tensors(self.optimizer, checkpoint.tensors["optimizer"])
+            if self.average is not None:
+                self.average.load_state_dict(checkpoint.tensors["average"])
+            state = {key: math.inf if value is None else value for key, value in checkpoint.state.items()}
+            self.progress = from_dict(Progress, {"step": checkpoint.step, **state})
+        except (KeyError, ValueError, RuntimeError, ConfigError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise RunError(f"{self.folder}: its checkpoint at step {checkpoint.step} is of another model or is damaged "
+                           f"({reason}); restore it, or train anew into another folder") from error
 
     def save(self) -> None:
         tensors = {"model": self.model.state_dict(), "optimizer": optimizer_tensors(self.optimizer)}
@@ -108,6 +114,11 @@ class Trainer:
     def weights(self) -> SequenceModel:
         """The model to be judged and kept: the averaged one where averaging is on."""
         return self.model if self.average is None else self.average.module
+
+    def weights_file(self) -> Path:
+        """Where the last checkpoint has `weights`."""
+        name = "model" if self.average is None else "average"
+        return self.folder / f"step-{self.progress.step}" / f"{name}.safetensors"
 
     def run(self, metrics: Metrics, after_evaluation: Callable[[Progress], None] = lambda progress: None) -> Outcome:
         """Trains from where it stands, and writes to `metrics` as it goes.
@@ -166,31 +177,31 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
+        names: set[str] = set()
         for _ in range(self.config.accumulation):
             x, files = next(loader)
+            names.update(name for item in files for name in item)
             x = x.to(self.device, non_blocking=True)
             with self.autocast:
                 loss = self.per_entry(x).sum() / self.model.num_entries(x)
             (loss / self.config.accumulation).backward()
-            total += self._finite(loss, "loss", files) / self.config.accumulation
+            total += self._finite(loss, "loss", names) / self.config.accumulation
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
-        self._finite(norm, "gradient", files)
+        self._finite(norm, "gradient", names)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update_parameters(self.model)
         return total * self.to_unit, float(norm), rate
 
-    def _finite(self, value: Tensor, what: str, files: list[list[str]]) -> float:
+    def _finite(self, value: Tensor, what: str, files: set[str]) -> float:
         number = float(value.detach())
         if not math.isfinite(number):
-            names = sorted({name for item in files for name in item})
-            more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+            more = f" and {len(files) - 8} more" if len(files) > 8 else ""
             raise TrainingError(
-                f"step {self.progress.step}: the {what} is not a number ({number}) on a batch from "
-                f"{', '.join(names[:8])}{more}; no step was taken and the last checkpoint is sound: look at these "
-                "files, or try --set training.learning_rate="
-                f"{self.config.learning_rate / 3:.1g}")
+                f"step {self.progress.step + 1}: the {what} is not a number ({number}) on a batch from "
+                f"{', '.join(sorted(files)[:8])}{more}; no step was taken and the last checkpoint is sound: look at these "
+                f"files, or try --set training.learning_rate={self.config.learning_rate / 3:.1g}")
         return number
 
     def _evaluate(self, metrics: Metrics) -> None:

@@ -1,11 +1,13 @@
 """metrics.jsonl, a line per event, and TensorBoard beside it where that is installed."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from ..errors import AudiogenError
 from ..files import atomic_write_text
 
 
@@ -14,18 +16,28 @@ class Metrics:
 
     Args:
         folder: the run folder.
-        after: lines of later steps are dropped, since a resumed run makes them again; None starts a new file.
+        after: lines of later steps and the final report are dropped, since a resumed run makes them again; None
+            starts a new file.
     """
 
     def __init__(self, folder: Path, after: int | None = None):
         self.path = folder / "metrics.jsonl"
-        kept = [] if after is None else [e for e in read_metrics(folder) if e.get("step", 0) <= after]
+        kept = [] if after is None else [event for event in read_metrics(folder) if event.get("event") != "final"
+                                         and event.get("step", 0) <= after]
         atomic_write_text(self.path, "".join(json.dumps(event) + "\n" for event in kept))
         self._board = _tensorboard(folder / "tensorboard", after)
 
     def write(self, event: str, **values: Any) -> None:
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"event": event, **values}) + "\n")
+        # A loss that is not a number has no JSON: other readers would stumble over the whole line.
+        values = {name: None if isinstance(value, float) and not math.isfinite(value) else value
+                  for name, value in values.items()}
+        line = json.dumps({"event": event, **values}) + "\n"
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            raise AudiogenError(f"{self.path}: {len(line)} bytes can't be written ({error.strerror}); free some room and "
+                                "go on with --resume") from error
         if self._board and "step" in values:
             for name, value in values.items():
                 if name != "step" and isinstance(value, int | float):
@@ -42,14 +54,16 @@ class Metrics:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The events of folder/metrics.jsonl; a last line that was cut off by a crash is left out."""
+    """The events of folder/metrics.jsonl; what is no event, such as a line that a crash cut off, is left out."""
     events = []
     path = folder / "metrics.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []:
         try:
-            events.append(json.loads(line))
-        except json.JSONDecodeError:
+            event = json.loads(line)
+        except (json.JSONDecodeError, RecursionError):
             continue
+        if isinstance(event, dict):
+            events.append(event)
     return events
 
 

@@ -34,7 +34,9 @@ from ..listen import write_page
 from ..run import (
     Run,
     RunConfig,
+    blank_model,
     build_model,
+    clear_leftovers,
     holds_run,
     load_run,
     read_config,
@@ -77,6 +79,7 @@ def train(folder: str | Path, out: str | Path, frontend: str | None = None, back
     if seed is not None:
         asked["seed"] = seed
     settings, rest = frontend_settings(overrides)
+    _check_place(out, folder)
     if holds_run(out):
         if not resume:
             raise RunError(f"{out}: holds a run already; go on with it by --resume, or choose another --out")
@@ -84,12 +87,10 @@ def train(folder: str | Path, out: str | Path, frontend: str | None = None, back
         config = _resumed(saved, out, frontend, backbone, asked, overrides)
         front = load_frontend(out).to(where)
         source = _source(folder, strict)
-        cache = source if isinstance(source, EncodedCache) else EncodedCache.open_or_build(
-            long_enough(source, front.spec), front, out / "cache")
+        cache = _same_source(source, front, out)
         sides = _split(cache.index, config, front)
         if sides != read_split(out):
-            raise RunError(f"{folder}: its files are not those that {out} was begun with; put them back as they were, "
-                           "or train anew into another folder")
+            raise _other_files(folder, out)
         if config != saved:
             atomic_write_json(out / "config.json", config.to_dict())
     else:
@@ -103,6 +104,36 @@ def train(folder: str | Path, out: str | Path, frontend: str | None = None, back
     log.info("%s", sides.summary)
     sound = [] if is_cache(folder) else originals(folder, sides.held_out, front.spec.sample_rate, NUM_SAMPLES)
     return _train(out, config, front, cache, sides, sound, where)
+
+
+def _check_place(out: Path, folder: Path) -> None:
+    """Refuses an `out` that can't be a run folder of its own."""
+    if out.exists() and not out.is_dir():
+        raise RunError(f"{out}: is a file; give a folder for the run")
+    if is_cache(out):
+        raise RunError(f"{out}: is an encoded cache; give another folder for the run")
+    if not is_cache(folder) and out.resolve().is_relative_to(folder.resolve()):
+        raise RunError(f"{out}: lies in {folder}, so that the model's own samples would be trained on; choose an --out "
+                       "outside of it")
+
+
+def _same_source(source: Index | EncodedCache, front: Frontend, out: Path) -> EncodedCache:
+    """The source of a run that is resumed, encoded. Its cache is made anew if it is gone, but only from its own files."""
+    split_files = {part.file.sha256 for side in (read_split(out).train, read_split(out).held_out) for part in side}
+    index = source.index if isinstance(source, EncodedCache) else source
+    if not split_files <= {file.sha256 for file in index.files}:
+        raise _other_files(index.folder, out)
+    if isinstance(source, EncodedCache):
+        if source.frontend().fingerprint() != front.fingerprint():
+            raise RunError(f"{source.folder}: was encoded by another front-end than that of {out}; give the one that the "
+                           "run was begun with, or train anew into another folder")
+        return source
+    return EncodedCache.open_or_build(long_enough(source, front.spec), front, out / "cache")
+
+
+def _other_files(folder: Path, out: Path) -> RunError:
+    return RunError(f"{folder}: its files are not those that {out} was begun with; put them back as they were, or train "
+                    "anew into another folder")
 
 
 def tokenize(folder: str | Path, out: str | Path, frontend: str | None = None, device: str = "auto",
@@ -159,9 +190,7 @@ def _fit(front: Frontend, index: Index, config: RunConfig) -> None:
 
 def _split(index: Index, config: RunConfig, front: Frontend) -> Split:
     """By content; where one file is cut, the gap is what the model hears back."""
-    with torch.device("meta"):
-        model = build_model(config, front.spec)
-    return split(index, config.data.held_out, model.receptive_seconds)
+    return split(index, config.data.held_out, blank_model(config, front.spec).receptive_seconds)
 
 
 def _resumed(saved: RunConfig, out: Path, frontend: str | None, backbone: str | None, asked: dict[str, Any],
@@ -183,6 +212,7 @@ def _resumed(saved: RunConfig, out: Path, frontend: str | None, backbone: str | 
 def _train(out: Path, config: RunConfig, front: Frontend, cache: EncodedCache, sides: Split,
            sound: list[tuple[str, Tensor]], device: torch.device) -> Run:
     settings = config.training
+    clear_leftovers(out)
     torch.manual_seed(settings.seed)
     model = build_model(config, front.spec).to(device)
     crops = Crops(cache, sides.train, settings.crop_frames, settings.batch_size, settings.seed)
@@ -206,29 +236,28 @@ def _train(out: Path, config: RunConfig, front: Frontend, cache: EncodedCache, s
     def sample(progress: Progress) -> None:
         every = settings.sample_every
         if every and round(trainer.spent() * settings.evaluations) % every == 0:
-            current = Run(out, config, front, trainer.weights)
-            _write_samples(current, metrics, progress.step, f"step-{progress.step}", settings.sample_seconds)
+            current = Run(out, config, front, trainer.weights, progress.step)
+            _write_samples(current, metrics, f"step-{progress.step}", settings.sample_seconds, trainer.weights_file())
 
     try:
         outcome = trainer.run(metrics, sample)
-        best = outcome.progress.best_step
         if outcome.stopped == "interrupted":
             log.info("stopped at step %d and saved; go on with the same command and --resume", outcome.progress.step)
             raise KeyboardInterrupt
         if outcome.stopped == "early":
-            log.info("stopped early: the held-out loss was best at step %d", best)
+            log.info("stopped early: the held-out loss was best at step %d", outcome.progress.best_step)
         run = load_run(out, device)
         result = report(run, held_out, crops.sequences, sound)
-        metrics.write("final", step=best, **result)
+        metrics.write("final", **result)
         for name, value in report_rows(result):
             log.info("%s: %s", name, value)
-        _write_samples(run, metrics, best, "generated", settings.sample_seconds)
+        _write_samples(run, metrics, "generated", settings.sample_seconds)
         if sound:
             # Half a clip to go on from, at most a second: the page shows where the model takes over.
             name, wav = sound[0]
             prompt = wav[:, :min(wav.shape[1] // 2, run.sample_rate)]
             for path, _ in write_generated(out / "samples", run, settings.sample_seconds, [0], prompt=(name, prompt),
-                                           step=best, prefix="continued"):
+                                           prefix="continued"):
                 log.debug("%s", path)
     finally:
         metrics.close()
@@ -236,18 +265,18 @@ def _train(out: Path, config: RunConfig, front: Frontend, cache: EncodedCache, s
     return run
 
 
-def _write_samples(run: Run, metrics: Metrics, step: int, prefix: str, seconds: float) -> None:
-    for path, seed in write_generated(run.folder / "samples", run, seconds, range(NUM_SAMPLES), step=step,
-                                      prefix=prefix):
-        metrics.audio(f"samples/{seed}", read_audio(path), run.sample_rate, step)
+def _write_samples(run: Run, metrics: Metrics, prefix: str, seconds: float, weights: Path | None = None) -> None:
+    for path, seed in write_generated(run.folder / "samples", run, seconds, range(NUM_SAMPLES), prefix=prefix,
+                                      weights=weights):
+        metrics.audio(f"samples/{seed}", read_audio(path), run.sample_rate, run.step)
 
 
 def _some(sequences: Sequences, most_frames: int) -> list[Tensor]:
     """The first sequences up to so many frames, by content hash and so by chance, alike in length side by side."""
-    some, frames = [], 0
+    some, left = [], most_frames
     for x in sequences:
-        some.append(x[:, :most_frames])
-        frames += x.shape[1]
-        if frames >= most_frames:
+        some.append(x[:, :left])
+        left -= some[-1].shape[1]
+        if left == 0:
             break
     return sorted(some, key=lambda x: x.shape[1])

@@ -1,0 +1,79 @@
+"""Commands in processes of their own, which can be killed; each is forked from one that has imported everything."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+#: Imported once by the server that all are forked from, which makes a start a matter of milliseconds.
+PRELOAD = ["audiogen.cli", "audiogen.training.session", "audiogen.samples", "audiogen.listen", "torch.utils.tensorboard"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a process ended: its exit code (minus the signal that killed it), and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Command:
+    """`audiogen ARGUMENTS...` in a process of its own, with its output in files below `folder`."""
+
+    def __init__(self, folder: Path, *arguments: str | Path):
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOAD)
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"process-{time.monotonic_ns()}"
+        self.out, self.err = folder / f"{name}.out", folder / f"{name}.err"
+        self.process: ForkServerProcess = context.Process(
+            target=_main, args=([str(argument) for argument in arguments], self.out, self.err))
+        self.process.start()
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self.process.pid, number)
+
+    def wait(self, seconds: float = 120) -> Result:
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+            raise AssertionError(f"still running after {seconds} s; it printed {self.err.read_text()!r}")
+        return Result(self.process.exitcode, self.out.read_text(), self.err.read_text())
+
+    def wait_until(self, happened: Callable[[], bool], seconds: float = 120) -> bool:
+        """Waits as closely as it can; whether it happened before the process ended."""
+        end = time.monotonic() + seconds
+        while not happened():
+            if self.process.exitcode is not None:
+                return happened()
+            if time.monotonic() > end:
+                self.process.kill()
+                raise AssertionError(f"nothing happened in {seconds} s; it printed {self.err.read_text()!r}")
+        return True
+
+
+def audiogen(folder: Path, *arguments: str | Path) -> Result:
+    """Runs a command to its end."""
+    return Command(folder, *arguments).wait()
+
+
+def _main(arguments: list[str], out: Path, err: Path) -> None:
+    for stream, path in ((sys.stdout, out), (sys.stderr, err)):
+        stream.flush()
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(handle, stream.fileno())
+        os.close(handle)
+    import torch
+
+    from audiogen.cli import main
+
+    torch.set_num_threads(1)
+    sys.argv = ["audiogen", *arguments]
+    main()

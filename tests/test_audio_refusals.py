@@ -1,0 +1,157 @@
+"""Sound files that are not what they say: one error, in one line, that says what is wrong and what to do."""
+
+import os
+import struct
+
+import pytest
+import soundfile
+from sound_files import flac, sounds, wav_bytes
+
+from audiogen.audio import audio_info, read_audio, read_blocks
+from audiogen.errors import AudioReadError
+
+
+def stored_as(suffix: str, **settings):
+    def make(path):
+        soundfile.write(path.with_suffix(suffix), sounds(9_000, 16_000, 1), 16_000, **settings)
+        return path.with_suffix(suffix)
+    return make
+
+
+def stored_and_cut(suffix: str, count: int):
+    def make(path):
+        path = stored_as(suffix)(path)
+        return content(path.read_bytes()[:-count])(path)
+    return make
+
+
+def content(data: bytes):
+    def make(path):
+        path.write_bytes(data)
+        return path
+    return make
+
+
+def floats(*values: float):
+    return content(wav_bytes(struct.pack(f"<{len(values)}f", *values), coding=3, bits=32))
+
+
+def a_folder(path):
+    path.mkdir()
+    return path
+
+
+def a_pipe(path):
+    os.mkfifo(path)
+    return path
+
+
+def two_streams(path):
+    soundfile.write(path, sounds(9_000, 16_000, 1), 16_000, format="OGG")
+    data = path.read_bytes()
+    path.write_bytes(data + data.replace(data[14:18], bytes(4)))
+    return path
+
+
+def no_end_of_stream(path):
+    data = stored_as(".ogg")(path).read_bytes()
+    flags = data.rindex(b"OggS") + 5
+    return content(data[:flags] + b"\0" + data[flags + 1:])(path)
+
+
+def bare_mp3(path, change):
+    """Without the first frame, which states the length."""
+    data = stored_as(".mp3", bitrate_mode="CONSTANT", compression_level=0.5)(path).read_bytes()
+    return content(change(data[data.index(data[:2], 2):]))(path)
+
+
+def raw_suffix(path):
+    return content(wav_bytes(bytes(20)))(path.with_suffix(".raw"))
+
+
+PCM = struct.pack("<4h", 1, 2, 3, 4)
+REFUSALS = {
+    "missing": (lambda path: path, "can't be opened .No such file"),
+    "nul in its name": (lambda path: f"{path}\0", "can't be opened"),
+    "folder": (a_folder, "is a folder or a device"),
+    "pipe": (a_pipe, "is a folder or a device"),
+    "empty": (content(b""), r"is empty \(0 bytes\)"),
+    "text": (content(b"dear diary, " * 50), "is no WAV, FLAC, Ogg or MP3 file"),
+    "another format": (stored_as(".aiff"), "is no WAV, FLAC, Ogg or MP3 file"),
+    "called raw": (raw_suffix, "suffix"),
+    "header only": (content(wav_bytes(b"")), "has a header but no samples"),
+    "less than a sample": (content(wav_bytes(b"a")), "has a header but no samples"),
+    "no data chunk": (content(wav_bytes(b"")[:36]), "no data chunk"),
+    "no format chunk": (content(b"RIFF\x10\0\0\0WAVEdata\4\0\0\0abcd"), "no format chunk"),
+    "short format chunk": (content(b"RIFF\x1e\0\0\0WAVEfmt \2\0\0\0\1\0data\4\0\0\0abcd"), "ends within its header"),
+    "cut in its header": (content(wav_bytes(PCM)[:30]), "no data chunk"),
+    "zeros": (content(b"RIFF\0\0\0\0WAVE" + bytes(100_000)), "no data among its first"),
+    "unfinished header": (content(wav_bytes(PCM, data_size=0, riff_size=0)), "states 0 samples, though 8 bytes"),
+    "truncated": (content(wav_bytes(PCM, data_size=10)), "truncated: its header states 5 samples, the file holds 4"),
+    "truncated by a byte": (content(wav_bytes(PCM[:-1], data_size=8)), "states 4 samples, the file holds 3"),
+    "claims 4 GB": (content(wav_bytes(PCM, data_size=0xFFFFFFF0)), "truncated"),
+    "truncated RF64": (stored_and_cut(".rf64", 1), "truncated"),
+    "truncated FLAC": (stored_and_cut(".flac", 100), "damaged or truncated"),
+    "truncated Vorbis": (stored_and_cut(".ogg", 1), "does not end with a whole Ogg page"),
+    "truncated MP3": (stored_and_cut(".mp3", 700), "is truncated: its header states"),
+    "MP3 without a tag": (lambda path: bare_mp3(path, lambda data: data[:-1]), "is truncated: it ends within frame"),
+    "MP3 without a frame": (lambda path: bare_mp3(path, lambda data: data + b"junk"), "damaged: no MP3 frame where"),
+    "MP3 short of a byte": (stored_and_cut(".mp3", 1), "damaged or truncated"),
+    "FLAC states one more": (lambda path: flac(path.with_suffix(".flac"), total=5_001), "5001 samples, but only 5000"),
+    "FLAC states more than it can": (lambda path: flac(path.with_suffix(".flac"), total=1 << 35), "bytes can hold"),
+    "two Ogg streams": (two_streams, "several Ogg streams"),
+    "Ogg without its end": (no_end_of_stream, "is truncated: its last Ogg page is not the end"),
+    "other Ogg": (content(b"OggS\0\2" + bytes(20) + b"\1\7fishead"), "without Vorbis or Opus"),
+    "no channels": (content(wav_bytes(PCM, num_channels=0)), "0 bytes"),
+    "9 channels": (content(wav_bytes(bytes(36), num_channels=9)), "states 9 channels, and 1 to 8 are read"),
+    "rate 0": (content(wav_bytes(PCM, sample_rate=0)), "states a sample rate of 0 Hz"),
+    "rate over 768 kHz": (content(wav_bytes(PCM, sample_rate=768_001)), "states a sample rate of 768001 Hz"),
+    "compressed": (stored_as(".wav", subtype="MS_ADPCM"), "0x0002"),
+    "two lengths": (content(wav_bytes(bytes(12), bits=12)), "12 samples by its container but 6 by its decoder"),
+    "a kind libsndfile lacks": (content(wav_bytes(bytes(12), bits=48)), "can't be decoded .*unimplemented"),
+    "NaN": (floats(0.1, float("nan"), 0.2), "NaN or infinite"),
+    "infinite": (floats(0.1, -float("inf")), "NaN or infinite"),
+    "absurd": (floats(0.5, -32_768.0, 0.25), r"absurd samples \(up to 3.28e\+04"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+def test_refusals(tmp_path, kind):
+    """Buries: anything but one line that names the file, says what is wrong and what to do."""
+    make, message = REFUSALS[kind]
+    path = make(tmp_path / "sound.wav")
+    with pytest.raises(AudioReadError, match=message) as caught:
+        read_audio(path)
+    assert "sound" in str(caught.value) and "; " in str(caught.value) and str(caught.value).isprintable()
+    with pytest.raises(AudioReadError):
+        list(read_blocks(path, 8_000))
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "header only", "9 channels", "rate 0", "truncated",
+                                  "truncated by a byte", "truncated RF64", "truncated Vorbis", "truncated MP3",
+                                  "MP3 without a tag", "MP3 without a frame"])
+def test_info_refuses_what_headers_reveal(tmp_path, kind):
+    """Buries: a folder of truncated files that is only found out while training."""
+    with pytest.raises(AudioReadError):
+        audio_info(REFUSALS[kind][0](tmp_path / "sound.wav"))
+
+
+def test_a_hole_in_an_ogg_is_seen(tmp_path):
+    """Buries: a page that a decoder passes over, so that all that follows it comes too early."""
+    for subtype in ("VORBIS", "OPUS"):
+        path = tmp_path / f"{subtype}.ogg"
+        soundfile.write(path, sounds(48_000 * 3, 48_000, 1), 48_000, format="OGG", subtype=subtype)
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 0xFF
+        path.write_bytes(data)
+        assert audio_info(path).num_samples == 48_000 * 3
+        with pytest.raises(AudioReadError, match="samples, but only"):
+            read_audio(path)
+
+
+@pytest.mark.parametrize(("start", "num_samples"), [(11, None), (-1, None), (0, -1)])
+def test_a_stretch_outside_the_file(tmp_path, start, num_samples):
+    """Buries: an index that belongs to another version of the file, answered with silence."""
+    (tmp_path / "a.wav").write_bytes(wav_bytes(bytes(20)))
+    with pytest.raises(AudioReadError, match="holds 10 samples"):
+        read_audio(tmp_path / "a.wav", start=start, num_samples=num_samples)
