@@ -83,11 +83,10 @@ def build_model(config: RunConfig, spec: Spec) -> SequenceModel:
         if type(value) is int and value < 1:
             raise ConfigError(f"backbone.{field.name}: must be 1 or more, got {value}")
     try:
-        backbone = BACKBONES[kind](config.backbone)
+        return SequenceModel(spec, BACKBONES[kind](config.backbone), PATTERNS[config.pattern](spec.num_rows))
     except (ValueError, RuntimeError) as error:     # of torch: a fraction out of range, a size that no memory holds
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"backbone: this {kind} can't be built ({reason}); choose other settings") from error
-    return SequenceModel(spec, backbone, PATTERNS[config.pattern](spec.num_rows))
 
 
 def blank_model(config: RunConfig, spec: Spec) -> SequenceModel:

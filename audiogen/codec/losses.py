@@ -5,7 +5,7 @@ import torch.nn.functional as F
 import torchaudio
 from torch import Tensor, nn
 
-FLOOR = 1e-4  # of a full-scale sine's magnitude: -80 dB
+FLOOR = 1e-3  # of the magnitude of a sine with peak 1
 
 
 class SpectralLoss(nn.Module):

@@ -35,11 +35,22 @@ class ResidualVQ(nn.Module):
         total = sum(F.embedding(codes[:, row], self.codebooks[row]) for row in range(codes.shape[1]))  # (B, T, D)
         return total.transpose(1, 2).contiguous()
 
-    def fit(self, points: Tensor, generator: torch.Generator) -> None:
-        """Fits the codebooks to points (M, D) by k-means, each to the residuals of the ones before."""
+    @torch.no_grad()
+    def fit(self, points: Tensor, generator: torch.Generator, jitter: float = 0.0) -> None:
+        """Fits the codebooks to points (M, D) by k-means, each to the residuals of the ones before.
+
+        Args:
+            points: (M, D).
+            generator: on the CPU.
+            jitter: standard deviation of noise that makes equal points distinct.
+
+        Raises:
+            ValueError: there are fewer distinct points than codewords.
+        """
         residual = points
         for codebook in self.codebooks:
-            codebook.copy_(kmeans(residual, codebook.shape[0], generator))
+            noise = torch.randn(points.shape, generator=generator) if jitter else torch.zeros(())
+            codebook.copy_(kmeans(residual + jitter * noise.to(points), len(codebook), generator))
             residual = residual - codebook[nearest(residual, codebook)]
 
 
