@@ -233,9 +233,10 @@ def read_split(folder: Path) -> Split:
 def save_weights(folder: Path, model: SequenceModel, step: int, loss: float) -> None:
     """Writes model.safetensors, with the step and the held-out loss it was kept for, and a sum to check it by."""
     tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+    about = {"format": FORMAT, "step": step, "loss": loss, "sha256": hash_tensors(tensors)}
     with atomic_path(folder / "model.safetensors") as path:
-        save_file(tensors, path, metadata={"format": str(FORMAT), "step": str(step), "loss": repr(loss),
-                                           "sha256": hash_tensors(tensors)})
+        # Under one name: safetensors writes several in any order, and the same weights would make another file.
+        save_file(tensors, path, metadata={"audiogen": json.dumps(about)})
 
 
 def read_weights(folder: Path, config: RunConfig, spec: Spec) -> tuple[SequenceModel, int]:
@@ -256,17 +257,17 @@ def read_weights(folder: Path, config: RunConfig, spec: Spec) -> tuple[SequenceM
     try:
         wanted = {name: list(x.shape) for name, x in model.state_dict().items()}
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            about = json.loads((file.metadata() or {})["audiogen"])
             there = {name: file.get_slice(name).get_shape() for name in file.keys()}
             for name in sorted(wanted.keys() | there.keys()):
                 if wanted.get(name) != there.get(name):
                     raise ValueError(f"{name} is {there.get(name, 'missing')}, not {wanted.get(name, 'known')}")
             tensors = {name: file.get_tensor(name) for name in there}
-        if metadata.get("sha256") != hash_tensors(tensors):
+        if about["sha256"] != hash_tensors(tensors):
             raise ValueError("its content does not match its checksum")
         model.load_state_dict(tensors)
-        return model, int(metadata["step"])
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        return model, int(about["step"])
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RunError(f"{path}: is damaged or of another model ({reason}); restore it or train anew") from error
 
@@ -274,7 +275,7 @@ def read_weights(folder: Path, config: RunConfig, spec: Spec) -> tuple[SequenceM
 def clear_leftovers(folder: Path) -> None:
     """Removes the temporary files that a killed process left behind, half-written as they are."""
     for place in (folder, folder / "samples"):
-        for path in place.glob(".*.tmp.*"):
+        for path in [*place.glob(".*.tmp.*"), *place.glob(".tmp*")]:        # of files.atomic_path, and of safetensors
             path.unlink(missing_ok=True)
 
 

@@ -11,7 +11,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 #: Imported once by the server that all are forked from, which makes a start a matter of milliseconds.
-PRELOAD = ["audiogen.cli", "audiogen.training.session", "audiogen.samples", "audiogen.listen", "torch.utils.tensorboard"]
+PRELOAD = ["audiogen.cli", "audiogen.training.session", "torch.utils.tensorboard"]
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,12 @@ class Command:
         return Result(self.process.exitcode, self.out.read_text(), self.err.read_text())
 
     def wait_until(self, happened: Callable[[], bool], seconds: float = 120) -> bool:
-        """Waits as closely as it can; whether it happened before the process ended."""
+        """Looks every half millisecond; whether it happened before the process ended."""
         end = time.monotonic() + seconds
         while not happened():
             if self.process.exitcode is not None:
                 return happened()
+            time.sleep(0.0005)
             if time.monotonic() > end:
                 self.process.kill()
                 raise AssertionError(f"nothing happened in {seconds} s; it printed {self.err.read_text()!r}")

@@ -161,6 +161,26 @@ def test_a_fresh_model_loses_ln_v(device, kind, pattern):
 
 
 @every_backbone
+@every_spec
+@torch.no_grad()
+def test_half_precision_takes_the_same_way(device, spec, pattern, kind):
+    """Buries rings of one type that are handed another, which only shows under autocast."""
+    model = tiny_model(spec, kind, pattern).float().to(device)
+    x = random_input(spec, 2, 20, device)
+    x = x.float() if x.is_floating_point() else x
+    expected, count = model.nll(x)
+    seq, state, streamed = laid_out(model, pattern, x), None, 0.0
+    with torch.autocast(device.type, torch.bfloat16):
+        whole, _ = model.nll(x)
+        for chunk in seq.split([9, 1, 1, seq.shape[2] - 11], dim=2):
+            nll, state = model.nll_of_steps(chunk, state)
+            streamed += nll.sum(dtype=torch.float64)
+        assert generate(model, 3, prompt=x).shape[2] == 23
+    assert float(whole) == pytest.approx(float(expected), abs=0.1 * count)
+    assert float(streamed) == pytest.approx(float(whole), abs=0.1 * count)
+
+
+@every_backbone
 def test_a_step_of_training_reaches_every_weight(device, kind):
     """Buries a part left out of the sum, a detached input, and a `bos` that is never learned."""
     model = tiny_model(TOKENS, kind, "delay").to(device).train()

@@ -147,6 +147,16 @@ def test_draws_equal_a_slow_inverse(device, seed, size, sampling):
         assert below - 1e-12 <= number <= upto + 1e-12
 
 
+def test_edges_fall_where_the_documentation_says():
+    """Buries a nucleus that takes one code more than it needs, and a number on the edge that draws the code below it.
+    (Powers of two, so that nothing is rounded.)"""
+    even = torch.zeros(4, 4)
+    assert probabilities(even[0], Sampling(top_p=0.25)).tolist() == [1, 0, 0, 0]
+    assert probabilities(even[0], Sampling(top_p=0.5)).tolist() == [0.5, 0.5, 0, 0]
+    numbers = torch.tensor([0.25, 0.5, 0.75, 0.75 - 2.0**-53], dtype=torch.float64)
+    assert draw(even, Sampling(), numbers).tolist() == [1, 2, 3, 2]
+
+
 @pytest.mark.parametrize("number", [2.0**-54, 1 - 2.0**-53])
 @pytest.mark.parametrize("size", [2, 3, 10, 1024])
 def test_the_ends_of_the_line_never_land_on_a_filtered_code(device, number, size):

@@ -4,7 +4,8 @@ import json
 import math
 import re
 import signal
-from types import SimpleNamespace
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -422,7 +423,7 @@ def test_metrics_are_lines_of_json_and_cut_back_on_resume(tmp_path):
 
 def test_metrics_without_tensorboard(tmp_path, monkeypatch):
     """Buries training that needs a package which is not among the requirements."""
-    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     metrics = Metrics(tmp_path)
     metrics.write("train", step=1, loss=1.0)
     metrics.audio("x", torch.zeros(1, 10), 8000, 1)
@@ -434,8 +435,7 @@ def test_metrics_without_tensorboard(tmp_path, monkeypatch):
 def test_a_full_disk_is_told_by_the_metrics_too(tmp_path):
     """Buries a traceback of the smallest of writes. (A write to /dev/full fails as on a full disk.)"""
     metrics = Metrics(tmp_path)
-    metrics.path = SimpleNamespace(__fspath__=lambda: "/dev/full")
-    metrics.path = type(tmp_path)("/dev/full")
+    metrics.path = Path("/dev/full")
     with pytest.raises(AudiogenError, match=r"/dev/full: \d+ bytes can't be written \(No space left on device\)"):
         metrics.write("train", step=1, loss=1.0)
 

@@ -23,8 +23,9 @@ class SpectralLoss(nn.Module):
             filters = torchaudio.functional.melscale_fbanks(
                 num_bins, 0.0, sample_rate / 2, min(80, num_bins // 5), sample_rate, norm=None, mel_scale="slaney")
             window = torch.hann_window(n_fft)
+            window = 2 * window / window.sum()  # a sine of peak 1 then has magnitude 1
             self.register_buffer(f"filters_{index}", filters.T.contiguous(), persistent=False)  # (F, bins)
-            self.register_buffer(f"window_{index}", 2 * window / window.sum(), persistent=False)  # a sine of 1 peaks at 1
+            self.register_buffer(f"window_{index}", window, persistent=False)  # (n_fft,)
 
     def forward(self, decoded: Tensor, wav: Tensor) -> Tensor:
         """(B, 1, N), (B, 1, N) -> the mean over window lengths; N longer than half of the longest window."""

@@ -113,7 +113,8 @@ class CodebookLearner:
 def nearest(points: Tensor, codebook: Tensor) -> Tensor:
     """Index of the nearest codeword, the first of equals: (M, D), (V, D) -> (M,) int64."""
     half_squares = codebook.square().sum(1) / 2  # |p - c|^2 = |p|^2 + 2 (|c|^2 / 2 - p c)
-    return torch.cat([torch.addmm(half_squares, block, codebook.T, alpha=-1).argmin(1) for block in points.split(BLOCK_POINTS)])
+    blocks = points.split(BLOCK_POINTS)
+    return torch.cat([torch.addmm(half_squares, block, codebook.T, alpha=-1).argmin(1) for block in blocks])
 
 
 def kmeans(points: Tensor, num_clusters: int, generator: torch.Generator, iterations: int = 50) -> Tensor:

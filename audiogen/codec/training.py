@@ -20,8 +20,8 @@ UNQUANTIZED = 0.2  # of the steps; k-means on what the encoder gives by then sta
 COMMITMENT_WEIGHT = 0.25
 
 
-def train_autoencoder(encoder: Encoder, quantizer: ResidualVQ, decoder: Decoder, batches: Iterator[Tensor], loss_of: SpectralLoss,
-                      num_steps: int, learning_rate: float, generator: torch.Generator) -> None:
+def train_autoencoder(encoder: Encoder, quantizer: ResidualVQ, decoder: Decoder, batches: Iterator[Tensor],
+                      loss_of: SpectralLoss, num_steps: int, learning_rate: float, generator: torch.Generator) -> None:
     """Trains all three in place: as a plain autoencoder first, then through the quantizer.
 
     Half of the items use all codebooks, the others the first few of them (quantizer dropout, Zeghidour et al. 2021),

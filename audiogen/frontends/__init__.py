@@ -1,6 +1,5 @@
 """The front-ends by name, and how they are saved and loaded."""
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,8 +19,8 @@ from .mel import Mel
 from .melvq import MelVQ
 from .mulaw import MuLaw
 
-__all__ = ["FRONTENDS", "Codec", "EnCodec", "Frontend", "Mel", "MelVQ", "MuLaw", "frontend_from_dict", "frontend_to_dict",
-           "load_frontend", "save_frontend"]
+__all__ = ["FRONTENDS", "Codec", "EnCodec", "Frontend", "Mel", "MelVQ", "MuLaw", "frontend_from_dict",
+           "frontend_to_dict", "load_frontend", "save_frontend"]
 
 FRONTENDS: dict[str, type[Frontend]] = {"mulaw": MuLaw, "mel": Mel, "melvq": MelVQ, "encodec": EnCodec, "codec": Codec}
 
@@ -64,15 +63,15 @@ def save_frontend(frontend: Frontend, folder: str | Path) -> None:
         RunError: the folder's config.json speaks of another front-end.
     """
     frontend.check_fitted()
-    folder = Path(folder)
+    config_path, weights_path = Path(folder) / CONFIG_FILE, Path(folder) / WEIGHTS_FILE
     values = frontend_to_dict(frontend)
-    if (folder / CONFIG_FILE).exists():
-        if _read_config(folder / CONFIG_FILE) != values:
-            raise RunError(f"{folder / CONFIG_FILE}: speaks of another front-end: save to another folder")
-    else:
-        atomic_write_json(folder / CONFIG_FILE, {"format": FORMAT, "frontend": values})
+    known = config_path.exists()
+    if known and _read_config(config_path) != values:
+        raise RunError(f"{config_path}: speaks of another front-end: save to another folder")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in frontend.state_dict().items()}
-    atomic_write_bytes(folder / WEIGHTS_FILE, safetensors.torch.save(tensors, {"sha256": hash_tensors(tensors)}))
+    atomic_write_bytes(weights_path, safetensors.torch.save(tensors, {"sha256": hash_tensors(tensors)}))
+    if not known:  # last, so that a folder that has it is complete
+        atomic_write_json(config_path, {"format": FORMAT, "frontend": values})
 
 
 def frontend_to_dict(frontend: Frontend) -> dict[str, Any]:
@@ -117,7 +116,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: damaged ({error}): restore it or train again") from error
-    if not isinstance(values, dict) or not isinstance(values.get("format"), int):
+    if not isinstance(values, dict) or type(values.get("format")) is not int:
         raise RunError(f"{path}: has no format number: it was not written by audiogen, or is damaged")
     if values["format"] > FORMAT:
         raise RunError(f"{path}: of format {values['format']}, this version reads up to {FORMAT}: update audiogen")
@@ -128,7 +127,8 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise RunError(f"{path}: not there: the folder was half-written, or weights were left behind when it was copied")
+        raise RunError(f"{path}: not there, the folder is half-written or was copied in part: copy all of it again, or "
+                       "train again")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             digest = (file.metadata() or {}).get("sha256")
@@ -144,11 +144,12 @@ def _adjusted(frontend: Frontend, settings: Mapping[str, Any]) -> Frontend:
     """A copy with other settings; of leading dimensions that shrink (num_codebooks), the first part is kept."""
     saved = to_dict(frontend.config)
     config = from_dict(type(frontend).Config, {**saved, **settings}, "frontend")
-    changed = [name for name, value in to_dict(config).items() if value != saved[name]]
+    values = to_dict(config)
+    changed = [name for name in values if values[name] != saved[name]]
     for name in changed:
         if frontend.learned and name not in frontend.adjustable:
             allowed = ", ".join(sorted(frontend.adjustable)) or "nothing"
-            raise ConfigError(f"frontend.{name}: the saved weights are for {saved[name]!r}, not {getattr(config, name)!r}; only "
+            raise ConfigError(f"frontend.{name}: the saved weights are for {saved[name]!r}, not {values[name]!r}; only "
                               f"{allowed} can be changed: leave it out, or fit anew")
     result = type(frontend)(config)
     weights = frontend.state_dict()
@@ -156,8 +157,7 @@ def _adjusted(frontend: Frontend, settings: Mapping[str, Any]) -> Frontend:
     for name, tensor in result.state_dict().items():
         kept[name] = weights[name][: tensor.shape[0]] if tensor.ndim else weights[name]
         if kept[name].shape != tensor.shape:
-            fields = ", ".join(f"{field.name}={getattr(config, field.name)!r}" for field in dataclasses.fields(config)
-                               if field.name in changed)
-            raise ConfigError(f"frontend: the saved weights do not reach as far as {fields}; at most what was saved can be asked for")
+            wanted = ", ".join(f"frontend.{name}={values[name]} (of {saved[name]})" for name in changed)
+            raise ConfigError(f"{wanted}: the saved weights do not reach as far: ask for at most what was saved")
     result.load_state_dict(kept, strict=True)
     return result.eval()

@@ -1,8 +1,6 @@
 """What every front-end promises, and the checks that they share."""
 
-import dataclasses
 import hashlib
-import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,17 +17,17 @@ from ..spec import Spec
 class Frontend(nn.Module):
     """Sound to what a model reads, and back.
 
-    encode: wav (B, 1, N) in [-1, 1] at spec.sample_rate -> codes (B, K, T) int64 or frames (B, F, T), T = ceil(N / hop_length)
-    decode: (B, C, T) -> wav (B, 1, T * hop_length); the caller trims to N
+    encode: wav (B, 1, N) in [-1, 1] at spec.sample_rate -> codes (B, K, T) int64 or frames (B, F, T), T = ceil(N / hop)
+    decode: (B, C, T) -> wav (B, 1, T * hop) in [-1, 1]; the caller trims to N
     fit: learned front-ends only; wavs is a re-iterable of training files (1, N); deterministic given the config
-    Both keep the floating dtype and the device of the module, give each item what it would get alone (but for
-    rounding), and raise ValueError for a wrong shape, dtype or code, NotFittedError before `fit`.
-    Only `fit` (or `acquire`) writes weights; the state dict and the config are all that a copy needs.
+    Both take and give tensors of the module's floating dtype and device, give each item what it would get alone (but
+    for rounding), and raise ValueError for a wrong shape, dtype or code, NotFittedError while there are no weights.
+    Only `fit` and `acquire` write weights; the state dict and the config are all that a copy needs.
     """
 
     learned: ClassVar[bool] = False
-    samplewise: ClassVar[bool] = False  # each code stands for one sample alone, so that long files may be encoded block by block
-    adjustable: ClassVar[frozenset[str]] = frozenset()  # settings that may change once the weights are there
+    samplewise: ClassVar[bool] = False  # each code stands for one sample alone, so files may be encoded in blocks
+    adjustable: ClassVar[frozenset[str]] = frozenset()  # settings that may change once it is fitted
     spec: Spec
 
     @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Frontend(nn.Module):
         raise TypeError(f"{type(self).__name__} learns nothing: there is nothing to fit")
 
     def acquire(self) -> None:
-        """Gets weights that are published rather than fitted. `load_frontend(name)` calls it, loading a folder does not."""
+        """Gets weights that are published rather than fitted; `load_frontend(name)` calls it, loading a folder not."""
 
     @property
     def fitted(self) -> bool:
@@ -83,14 +81,14 @@ class Frontend(nn.Module):
 
     def check_fitted(self) -> None:
         if not self.fitted:
-            raise NotFittedError(f"{type(self).__name__} has not been fitted: call fit(wavs) with the training files, or load "
-                                 "a folder where it was saved")
+            raise NotFittedError(f"{type(self).__name__} has not been fitted: call fit(wavs) with the training files, "
+                                 "or load a folder where it was saved")
 
     def check_wav(self, wav: Tensor) -> None:
         self.check_fitted()
         if wav.ndim != 3 or wav.shape[1] != 1 or wav.shape[0] < 1 or wav.shape[2] < 1:
             raise ValueError(f"wav must have shape (B, 1, N) with B, N >= 1, got {tuple(wav.shape)}")
-        self._check_place("wav", wav)
+        self._check_tensor("wav", wav)
 
     def check_codes(self, codes: Tensor, fewer_rows: bool = False) -> None:
         """With `fewer_rows` the first rows alone will do, as for residual codebooks."""
@@ -103,7 +101,7 @@ class Frontend(nn.Module):
         if codes.dtype != torch.int64:
             raise ValueError(f"codes must be int64, got {codes.dtype}")
         if codes.device != self.device:
-            raise ValueError(f"codes are on {codes.device}, the front-end on {self.device}: move one of them")
+            raise ValueError(f"codes must be on {self.device}, as the front-end is, got {codes.device}")
         low, high = (int(value) for value in codes.aminmax())
         if low < 0 or high >= size:
             raise ValueError(f"codes must lie in [0, {size}), got {low} to {high}")
@@ -113,35 +111,35 @@ class Frontend(nn.Module):
         features = self.spec.num_features
         if frames.ndim != 3 or frames.shape[1] != features or frames.shape[0] < 1 or frames.shape[2] < 1:
             raise ValueError(f"frames must have shape (B, {features}, T) with B, T >= 1, got {tuple(frames.shape)}")
-        self._check_place("frames", frames)
+        self._check_tensor("frames", frames)
 
-    def _check_place(self, name: str, x: Tensor) -> None:
+    def _check_tensor(self, name: str, x: Tensor) -> None:
         if x.dtype != self.dtype:
             raise ValueError(f"{name} must be {self.dtype}, got {x.dtype}")
         if x.device != self.device:
-            raise ValueError(f"{name}: on {x.device}, the front-end on {self.device}: move one of them")
+            raise ValueError(f"{name} must be on {self.device}, as the front-end is, got {x.device}")
         if not bool(torch.isfinite(x).all()):
             raise ValueError(f"{name} must be finite, got NaN or infinity")
 
 
 def training_wavs(wavs: Iterable[Tensor]) -> Iterator[Tensor]:
-    """One pass over the training files, each checked to be (1, N).
+    """One pass over the training files (1, N); those without a sample are left out.
 
     Raises:
-        DataError: there is not one.
+        DataError: there is none.
         ValueError: `wavs` can be passed over only once, or holds something else.
     """
-    passes = iter(wavs)
-    if passes is wavs:
-        raise ValueError("fit passes over the files more than once: give it a list or another re-iterable, not a generator")
-    first = next(passes, None)
-    if first is None:
-        raise DataError("there is no training file to fit the front-end to: give it at least one")
-    for wav in itertools.chain([first], passes):
+    if iter(wavs) is wavs:
+        raise ValueError("fit passes over the files more than once: give it a list or another re-iterable")
+    empty = True
+    for wav in wavs:
         if wav.ndim != 2 or wav.shape[0] != 1 or not wav.is_floating_point():
             raise ValueError(f"fit expects floating wavs of shape (1, N), got {tuple(wav.shape)} {wav.dtype}")
         if wav.shape[1]:
+            empty = False
             yield wav
+    if empty:
+        raise DataError("there is no training file to fit the front-end to: give it at least one")
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
@@ -158,7 +156,3 @@ def check_setting(good: bool, key: str, rule: str, value: object) -> None:
     """For a Config's __post_init__: raises the ConfigError that names `frontend.key` unless `good`."""
     if not good:
         raise ConfigError(f"frontend.{key}: must be {rule}, got {value!r}")
-
-
-def replace_settings(config: "Frontend.Config", **settings: object) -> "Frontend.Config":
-    return dataclasses.replace(config, **settings)

@@ -14,6 +14,7 @@ from ..codec.quantizer import ResidualVQ
 from ..codec.training import draw_batches, draw_crops, train_autoencoder
 from ..spec import TokenSpec
 from .base import Frontend, check_setting, training_wavs
+from .encodec import full_precision
 
 BLOCK_FRAMES = 1024  # encoded or decoded at once
 CROP_FRAMES = 32  # in training
@@ -51,10 +52,11 @@ class Codec(Frontend):
             check_setting(1000 <= self.sample_rate <= 768000, "sample_rate", "from 1000 to 768000 Hz", self.sample_rate)
             check_setting(1 <= self.num_codebooks <= 64, "num_codebooks", "from 1 to 64", self.num_codebooks)
             check_setting(2 <= self.codebook_size <= 65536, "codebook_size", "from 2 to 65536", self.codebook_size)
-            good_strides = self.strides is None or (1 <= len(self.strides) <= 6 and all(1 <= s <= 1024 for s in self.strides)
-                                                    and math.prod(self.strides) <= 16384)
-            check_setting(good_strides, "strides", "null, or up to 6 numbers from 1 to 1024 with a product up to 16384", self.strides)
-            check_setting(2 <= self.channels <= 512 and self.channels % 2 == 0, "channels", "even, from 2 to 512", self.channels)
+            strides = self.strides or (1,)
+            good_strides = len(strides) <= 6 and min(strides) >= 1 and math.prod(strides) <= 16384
+            check_setting(good_strides and self.strides != (), "strides",
+                          "null, or 1 to 6 numbers from 1 on with a product of at most 16384", self.strides)
+            check_setting(2 <= self.channels <= 512, "channels", "from 2 to 512", self.channels)
             check_setting(1 <= self.dim <= 1024, "dim", "from 1 to 1024", self.dim)
             check_setting(self.fit_steps >= 1, "fit_steps", "1 or more", self.fit_steps)
             check_setting(1 <= self.batch_size <= 4096, "batch_size", "from 1 to 4096", self.batch_size)
@@ -76,13 +78,15 @@ class Codec(Frontend):
         """(B, 1, N) -> codes (B, K, ceil(N / hop_length)); zeros follow the last sample."""
         self.check_wav(wav)
         wav = F.pad(wav, (0, -wav.shape[-1] % self.spec.hop_length)) / self.level
-        return self.quantizer.encode(blockwise(self.encoder, wav, self.spec.hop_length, BLOCK_FRAMES))
+        with full_precision(wav.device):
+            return self.quantizer.encode(blockwise(self.encoder, wav, self.spec.hop_length, BLOCK_FRAMES))
 
     @torch.no_grad()
     def decode(self, x: Tensor) -> Tensor:
         """Codes (B, k, T) of the first k <= K codebooks -> wav (B, 1, T * hop_length) in [-1, 1]."""
         self.check_codes(x, fewer_rows=True)
-        wav = blockwise(self.decoder, self.quantizer.decode(x), self.spec.hop_length, BLOCK_FRAMES)
+        with full_precision(x.device):
+            wav = blockwise(self.decoder, self.quantizer.decode(x), self.spec.hop_length, BLOCK_FRAMES)
         return (wav * self.level).clamp(-1, 1)
 
     def fit(self, wavs: Iterable[Tensor]) -> None:
@@ -103,6 +107,8 @@ class Codec(Frontend):
         self.level.copy_(crops.square().mean().sqrt().clamp_min(QUIETEST))
         del crops
         batches = draw_batches(lambda: training_wavs(wavs), crop_samples, config.batch_size, pool_crops, generator)
-        train_autoencoder(self.encoder, self.quantizer, self.decoder, (batch.to(self.level) / self.level for batch in batches),
-                          SpectralLoss(config.sample_rate).to(self.level), config.fit_steps, config.learning_rate, generator)
+        batches = (batch.to(self.level) / self.level for batch in batches)
+        loss_of = SpectralLoss(config.sample_rate).to(self.level)
+        train_autoencoder(self.encoder, self.quantizer, self.decoder, batches, loss_of, config.fit_steps,
+                          config.learning_rate, generator)
         self.is_fitted.fill_(1)

@@ -8,7 +8,6 @@ from torch import Tensor
 
 MOMENTUM = 0.99  # Perraudin et al. 2013, "A fast Griffin-Lim algorithm"
 SPREAD_ITERATIONS = 30
-MAX_GAIN = 10.0  # of a bin's power per iteration, against division by bands that are still empty
 
 
 def mel_to_wav(power: Tensor, basis: Tensor, n_fft: int, hop_length: int, iterations: int) -> Tensor:
@@ -39,8 +38,8 @@ def mel_to_wav(power: Tensor, basis: Tensor, n_fft: int, hop_length: int, iterat
         return torch.stft(wav, n_fft, hop_length, window=window, center=True, pad_mode="constant", return_complex=True)
 
     linear = spread(power, basis)  # (B, bins, T + 1)
-    noise = torch.rand(linear.shape[::-1][:2], generator=torch.Generator().manual_seed(0))  # (T + 1, bins)
-    phase = 2 * math.pi * noise.T.to(power)
+    noise = torch.rand(linear.shape[2], linear.shape[1], generator=torch.Generator().manual_seed(0))  # (T + 1, bins)
+    phase = 2 * math.pi * noise.T.to(power)  # drawn frame by frame: the first frames' do not depend on T
     target = torch.polar(linear.sqrt(), phase.expand_as(linear))
     previous = None
     for _ in range(iterations):
@@ -66,9 +65,8 @@ def spread(power: Tensor, basis: Tensor) -> Tensor:
 
 def toward(linear: Tensor, power: Tensor, basis: Tensor) -> Tensor:
     """One step of `linear` (B, bins, T) toward mel power (B, F, T); bins outside of every filter become 0."""
-    smallest = torch.finfo(power.dtype).tiny
-    gain = basis.T @ (power / (basis @ linear).clamp_min(smallest)) / _reach(basis)
-    return linear * gain.clamp_max(MAX_GAIN)
+    lack = power / torch.maximum(basis @ linear, 1e-6 * power).clamp_min(torch.finfo(power.dtype).tiny)  # (B, F, T)
+    return linear * (basis.T @ lack / _reach(basis))
 
 
 def _reach(basis: Tensor) -> Tensor:

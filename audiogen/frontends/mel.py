@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..spec import FrameSpec
 from .base import Frontend, check_setting, training_wavs
+from .encodec import full_precision
 from .griffin_lim import mel_to_wav
 
 BLOCK_FRAMES = 4096  # encoded at once, so that an hour takes no more memory than a minute
@@ -56,9 +57,9 @@ class Mel(Frontend):
         self.floor = 1e-11 * (self.n_fft / 4) ** 2  # |STFT|^2 of a full-scale sine peaks at (n_fft / 4)^2
         basis = mel_filters(config.sample_rate, self.n_fft, config.num_features)
         if not bool((basis.sum(1) > 0).all()):
-            raise ConfigError(f"frontend.num_features: {config.num_features} bands are too many for windows of {self.n_fft} "
-                              f"samples at {config.sample_rate} Hz, some would hold no frequency: choose fewer, or a "
-                              "longer frontend.hop_length")
+            raise ConfigError(f"frontend.num_features: {config.num_features} bands are too many for windows of "
+                              f"{self.n_fft} samples at {config.sample_rate} Hz, some would hold no frequency: choose "
+                              "fewer, or a longer frontend.hop_length")
         self.register_buffer("basis", basis.float(), persistent=False)  # (F, n_fft // 2 + 1)
         self.register_buffer("mean", torch.zeros(config.num_features))  # (F,) nats
         self.register_buffer("std", torch.ones(config.num_features))  # (F,) nats
@@ -67,7 +68,8 @@ class Mel(Frontend):
     def encode(self, wav: Tensor) -> Tensor:
         """(B, 1, N) -> frames (B, F, ceil(N / hop_length)), standardised."""
         self.check_wav(wav)
-        return (self._log_power(wav) - self.mean[:, None]) / self.std[:, None]
+        with full_precision(wav.device):
+            return (self._log_power(wav) - self.mean[:, None]) / self.std[:, None]
 
     @torch.no_grad()
     def decode(self, x: Tensor) -> Tensor:
@@ -76,11 +78,12 @@ class Mel(Frontend):
         Louder than any wav could be is taken as the loudest that could be; below the floor is silence.
         """
         self.check_frames(x)
-        loudest = self.basis.sum(1, keepdim=True) * (self.n_fft / 2) ** 2  # (F, 1), all of a window's weight in each bin
+        loudest = self.basis.sum(1, keepdim=True) * (self.n_fft / 2) ** 2  # (F, 1): no bin exceeds the window's sum
         log_power = (x * self.std[:, None] + self.mean[:, None]).clamp(max=loudest.log())
         power = log_power.exp() - self.floor
         power = torch.where(power > 1e-3 * self.floor, power, 0)  # rounding alone must not hum
-        wav = mel_to_wav(power, self.basis, self.n_fft, self.spec.hop_length, self.config.griffin_lim_iterations)
+        with full_precision(x.device):
+            wav = mel_to_wav(power, self.basis, self.n_fft, self.spec.hop_length, self.config.griffin_lim_iterations)
         return wav.clamp(-1, 1).unsqueeze(1)
 
     @torch.no_grad()
@@ -93,6 +96,7 @@ class Mel(Frontend):
         Raises:
             DataError: there are no wavs.
         """
+        self.is_fitted.zero_()
         count = 0
         total = torch.zeros(self.spec.num_features, dtype=torch.float64, device=self.device)
         squares = torch.zeros_like(total)

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from ..codec.quantizer import ResidualVQ
+from ..codec.reservoir import Reservoir
 from ..errors import DataError
 from ..spec import TokenSpec
 from .base import Frontend, check_setting, training_wavs
+from .encodec import full_precision
 from .mel import Mel
 
 
@@ -47,7 +49,8 @@ class MelVQ(Frontend):
     def encode(self, wav: Tensor) -> Tensor:
         """(B, 1, N) -> codes (B, K, ceil(N / hop_length))."""
         self.check_wav(wav)
-        return self.quantizer.encode(self.mel.encode(wav))
+        with full_precision(wav.device):
+            return self.quantizer.encode(self.mel.encode(wav))
 
     @torch.no_grad()
     def decode(self, x: Tensor) -> Tensor:
@@ -65,31 +68,16 @@ class MelVQ(Frontend):
         Raises:
             DataError: there are no wavs, or fewer distinct frames than codes.
         """
+        self.is_fitted.zero_()
         self.mel.fit(wavs)
         generator = torch.Generator().manual_seed(self.config.seed)
-        frames = self._draw_frames(wavs, generator)
+        reservoir = Reservoir(self.config.fit_frames, generator)
+        for wav in training_wavs(wavs):
+            reservoir.add(self.mel.encode(wav.to(self.mel.mean).unsqueeze(0))[0].T)  # (T, F)
+        frames = reservoir.rows()
         try:
             self.quantizer.fit(frames, generator)
         except ValueError as error:
-            raise DataError(f"frontend.codebook_size: {self.config.codebook_size} codes can't be told apart in the {len(frames)} "
+            raise DataError(f"frontend.codebook_size: {self.config.codebook_size} codes are too many for {len(frames)} "
                             f"training frames ({error}): choose fewer, or add recordings") from error
         self.is_fitted.fill_(1)
-
-    def _draw_frames(self, wavs: Iterable[Tensor], generator: torch.Generator) -> Tensor:
-        """At most fit_frames of all frames, each with the same chance: (M, F)."""
-        pool, keys, num_pooled = [], [], 0  # every frame draws a number, and the highest stay
-        for wav in training_wavs(wavs):
-            pool.append(self.mel.encode(wav.to(self.mel.mean).unsqueeze(0))[0].T)  # (T, F)
-            keys.append(torch.rand(len(pool[-1]), dtype=torch.float64, generator=generator))
-            num_pooled += len(pool[-1])
-            if num_pooled > 2 * self.config.fit_frames:
-                pool, keys = _highest(pool, keys, self.config.fit_frames)
-                num_pooled = self.config.fit_frames
-        return _highest(pool, keys, self.config.fit_frames)[0][0]
-
-
-def _highest(pool: list[Tensor], keys: list[Tensor], num_kept: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Joins the lists and keeps the rows with the highest keys, in order."""
-    frames, key = torch.cat(pool), torch.cat(keys)
-    kept = key.topk(min(num_kept, len(key))).indices.sort().values
-    return [frames[kept.to(frames.device)]], [key[kept]]

@@ -56,4 +56,4 @@ class MuLaw(Frontend):
         return compressed.sign() * (torch.exp(compressed.abs() * self._log1p(mu)) - 1) / mu
 
     def _log1p(self, mu: int) -> Tensor:
-        return torch.log1p(torch.tensor(mu, dtype=self.dtype, device=self.device))  # as a tensor: rounded as torchaudio does
+        return torch.log1p(torch.tensor(mu, dtype=self.dtype, device=self.device))  # rounded as torchaudio rounds it

@@ -63,7 +63,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         os.replace(temporary, target)
         sync_folder(folder)
     except (OSError, SafetensorError) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in str(error)
+        # safetensors tells of the disk in words alone.
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space" in str(error)
         size = sum(path.stat().st_size for path in temporary.glob("*")) if temporary.exists() else 0
         shutil.rmtree(temporary, ignore_errors=True)
         raise AudiogenError(f"{target}: the checkpoint can't be written ({'the disk is full' if full else error}, "

@@ -47,7 +47,7 @@ from ..run import (
 )
 from ..samples import write_generated, write_round_trips
 from .checkpoint import list_checkpoints
-from .defaults import BACKBONE, FRONTEND, default_config, frontend_settings, resolve_precision
+from .defaults import BACKBONE, FRONTEND, FRONTEND_SETTINGS, default_config, frontend_settings, resolve_precision
 from .loop import Progress, Trainer
 from .metrics import Metrics
 
@@ -167,7 +167,8 @@ def _frontend(source: Index | EncodedCache, name: str | None, settings: dict[str
             raise ConfigError(f"{source.folder}: was encoded by a front-end of its own; leave out --frontend and "
                               "--set frontend...., or give the folder of sound files")
         return source.frontend()
-    name = name or FRONTEND
+    if name is None:
+        name, settings = FRONTEND, {**FRONTEND_SETTINGS, **settings}
     if name in FRONTENDS and "sample_rate" in {field.name for field in dataclasses.fields(FRONTENDS[name].Config)}:
         settings = {"sample_rate": min(main_sample_rate(source), HIGHEST_DEFAULT_RATE), **settings}
     return load_frontend(name, **settings)

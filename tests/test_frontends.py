@@ -1,0 +1,350 @@
+"""What every front-end promises. They come from the registry: a new one is tested by being registered."""
+
+import dataclasses
+import json
+import shutil
+from copy import deepcopy
+
+import pytest
+import torch
+from corpus import tiny_frontend, tiny_settings
+
+from audiogen.config import to_dict
+from audiogen.errors import ConfigError, DataError, NotFittedError, RunError
+from audiogen.frontends import FRONTENDS, frontend_from_dict, frontend_to_dict, load_frontend, save_frontend
+from audiogen.spec import FrameSpec, TokenSpec
+
+LEARNED = [kind for kind, part in FRONTENDS.items() if part.learned]
+RESIDUAL = [kind for kind, part in FRONTENDS.items() if "num_codebooks" in part.adjustable]
+
+
+@pytest.fixture(params=FRONTENDS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def frontend(kind):
+    return tiny_frontend(kind)
+
+
+def sounds(num_samples, batch=1, seed=0):
+    """Tones with noise: (B, 1, N) float32 in [-1, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    pitch = 0.02 + 0.2 * torch.rand(batch, 1, 1, generator=generator)
+    noise = torch.randn(batch, 1, num_samples, generator=generator)
+    return 0.5 * torch.sin(pitch * torch.arange(num_samples)) + 0.05 * noise
+
+
+def training_files(rate, seed=0):
+    return [sounds(rate // 2, seed=seed + index)[0] for index in range(3)]
+
+
+@pytest.mark.parametrize("hops, extra", [(0, 1), (1, -1), (1, 0), (1, 1), (7, 0), (7, 3), (40, -2)])
+def test_shapes_types_and_ranges(frontend, hops, extra):
+    """Buries a frame too few or too many, a wav of another length than promised, codes outside of [0, V)."""
+    spec = frontend.spec
+    num_samples = max(1, hops * spec.hop_length + extra)
+    num_frames = -(-num_samples // spec.hop_length)
+    x = frontend.encode(sounds(num_samples, batch=2))
+    if isinstance(spec, TokenSpec):
+        assert x.shape == (2, spec.num_codebooks, num_frames) and x.dtype == torch.int64
+        assert 0 <= int(x.min()) and int(x.max()) < spec.codebook_size
+    else:
+        assert isinstance(spec, FrameSpec)
+        assert x.shape == (2, spec.num_features, num_frames) and x.dtype == torch.float32
+    wav = frontend.decode(x)
+    assert wav.shape == (2, 1, num_frames * spec.hop_length) and wav.dtype == torch.float32
+    assert bool(torch.isfinite(wav).all()) and float(wav.abs().max()) <= 1
+    assert not x.requires_grad and not wav.requires_grad
+
+
+def test_an_item_does_not_depend_on_its_batch(frontend):
+    """Buries statistics, phases or noise that are shared out over the batch. In float64, where rounding flips no code."""
+    frontend = deepcopy(frontend).double()
+    wav = sounds(11 * frontend.spec.hop_length + 1, batch=3).double()
+    wav[1] *= 1e-3
+    together = frontend.encode(wav)
+    decoded = frontend.decode(together)
+    for item in range(3):
+        alone = frontend.encode(wav[item : item + 1])
+        torch.testing.assert_close(alone[0], together[item], rtol=0, atol=0 if alone.dtype == torch.int64 else 1e-9)
+        torch.testing.assert_close(frontend.decode(together[item : item + 1])[0], decoded[item], rtol=0, atol=1e-7)
+
+
+def test_encoding_and_decoding_repeat_themselves(frontend):
+    """Buries noise drawn from the program's own generator, and one that it moves."""
+    x = frontend.encode(sounds(5000))
+    before = torch.get_rng_state()
+    first = frontend.decode(x)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(123)
+    assert torch.equal(frontend.decode(x), first)
+    assert torch.equal(frontend.encode(sounds(5000)), x)
+
+
+def test_silence_stays_quiet(frontend):
+    """Buries log(0), a division by a loudness of 0, and noise where there was nothing. (An untrained EnCodec, and a
+    codec after three steps, know nothing of silence.)"""
+    x = frontend.encode(torch.zeros(1, 1, 4000))
+    wav = frontend.decode(x)
+    assert bool(torch.isfinite(wav).all())
+    if not any(hasattr(frontend, name) for name in ("encoder", "quantizer")):
+        assert float(wav.abs().max()) < 0.02
+
+
+def test_encode_refuses_what_is_no_wav(frontend):
+    """Buries a (1, N) wav read as a batch of channels, and numbers that only fail far downstream."""
+    good = sounds(500)
+    for bad in (good[0], good[0, 0], good.expand(1, 2, 500), good[..., :0], good[:0], good.double(), good.half(),
+                (good * 100).to(torch.int16), good.index_fill(2, torch.tensor([3]), float("nan"))):
+        with pytest.raises(ValueError, match="wav must"):
+            frontend.encode(bad)
+
+
+def test_decode_refuses_what_it_did_not_encode(frontend):
+    """Buries codes out of range that read another codeword, and rows taken for items."""
+    good = frontend.encode(sounds(500))
+    wrong = [good[0], good[:, :0], good[..., :0], torch.cat([good, good], dim=1)]
+    if good.dtype == torch.int64:
+        wrong += [good.int(), good.float(), good - frontend.spec.codebook_size, good + frontend.spec.codebook_size]
+    else:
+        wrong += [good.double(), good.long(), good * float("inf"), good[:, :-1]]
+    for bad in wrong:
+        with pytest.raises(ValueError, match="(codes|frames) must"):
+            frontend.decode(bad)
+
+
+def test_nothing_works_before_there_are_weights(kind):
+    """Buries codes from codebooks of zeros. Front-ends without weights are always fitted and can't be."""
+    frontend = FRONTENDS[kind](FRONTENDS[kind].Config(**tiny_settings(kind)))
+    if frontend.fitted:
+        with pytest.raises(TypeError, match="nothing to fit"):
+            frontend.fit([sounds(4000)[0]])
+        return
+    rows = frontend.spec.num_features if isinstance(frontend.spec, FrameSpec) else frontend.spec.num_codebooks
+    x = torch.zeros(1, rows, 2, dtype=torch.float32 if isinstance(frontend.spec, FrameSpec) else torch.int64)
+    for call in (lambda: frontend.encode(sounds(500)), lambda: frontend.decode(x), lambda: save_frontend(frontend, "x")):
+        with pytest.raises(NotFittedError, match="fit|acquire"):
+            call()
+
+
+@pytest.mark.parametrize("kind", LEARNED)
+def test_fitting_repeats_itself(kind):
+    """Buries a fit that hangs on the program's generator, that goes on from the last one, or that changes nothing."""
+    settings = tiny_settings(kind)
+    first, second = load_frontend(kind, **settings), load_frontend(kind, **settings)
+    files = training_files(first.spec.sample_rate)
+    first.fit(files)
+    torch.manual_seed(99)
+    second.fit(training_files(first.spec.sample_rate, seed=50))
+    assert first.fingerprint() != second.fingerprint(), "other files give other weights"
+    before = torch.get_rng_state()
+    second.fit(iter_again(files))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert first.fingerprint() == second.fingerprint()
+
+
+class iter_again:
+    """A re-iterable that is no list, as the training files of a folder are."""
+
+    def __init__(self, files):
+        self.files = files
+
+    def __iter__(self):
+        return (wav.clone() for wav in self.files)
+
+
+@pytest.mark.parametrize("kind", LEARNED)
+def test_fit_says_what_it_can_not_use(kind):
+    """Buries a second pass over a used-up generator, which would see no files, and statistics of nothing."""
+    frontend = load_frontend(kind, **tiny_settings(kind))
+    files = training_files(frontend.spec.sample_rate)
+    with pytest.raises(ValueError, match="re-iterable"):
+        frontend.fit(wav for wav in files)
+    for nothing in ([], [torch.zeros(1, 0)]):
+        with pytest.raises(DataError, match="training"):
+            frontend.fit(nothing)
+    with pytest.raises(ValueError, match=r"\(1, N\)"):
+        frontend.fit([files[0][0]])
+    assert not frontend.fitted
+
+
+@pytest.mark.parametrize("kind", LEARNED)
+def test_fit_survives_silence_and_scraps(kind):
+    """Buries a division by the variance, or loudness, of files of digital silence, and crops longer than all files."""
+    settings = tiny_settings(kind)
+    frontend = load_frontend(kind, **settings)
+    files = [torch.zeros(1, 4000), sounds(3000)[0] * 1e-4, sounds(70)[0]]
+    frontend.fit(files)
+    assert bool(torch.isfinite(frontend.decode(frontend.encode(sounds(4000)))).all())
+
+
+def test_saved_and_loaded_it_is_the_same(frontend, tmp_path):
+    """Buries weights or settings that stay behind."""
+    save_frontend(frontend, tmp_path / "saved")
+    assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == ["config.json", "frontend.safetensors"]
+    loaded = load_frontend(tmp_path / "saved")
+    assert type(loaded) is type(frontend) and loaded.config == frontend.config and loaded.spec == frontend.spec
+    assert loaded.fitted and not loaded.training
+    assert loaded.fingerprint() == frontend.fingerprint()
+    wav = sounds(3000, batch=2)
+    assert torch.equal(loaded.encode(wav), frontend.encode(wav))
+    assert torch.equal(loaded.decode(frontend.encode(wav)), frontend.decode(frontend.encode(wav)))
+    again = frontend_from_dict(frontend_to_dict(frontend), frontend.state_dict())
+    assert again.fingerprint() == frontend.fingerprint()
+    assert load_frontend(str(tmp_path / "saved")).fingerprint() == frontend.fingerprint()
+
+
+def test_a_runs_config_is_left_alone(frontend, tmp_path):
+    """Buries a run's settings overwritten by those of its front-end, and weights put beside another's settings."""
+    values = {"format": 1, "frontend": frontend_to_dict(frontend), "backbone": {"kind": "gpt"}}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    save_frontend(frontend, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text()) == values
+    assert load_frontend(tmp_path).fingerprint() == frontend.fingerprint()
+    other = load_frontend("mulaw", sample_rate=12345)
+    with pytest.raises(RunError, match="another front-end"):
+        save_frontend(other, tmp_path)
+    assert load_frontend(tmp_path).fingerprint() == frontend.fingerprint()
+
+
+def test_the_fingerprint_tells_settings_and_weights_apart(frontend):
+    """Buries a cache that is taken for that of another front-end."""
+    assert len(frontend.fingerprint()) == 64
+    assert deepcopy(frontend).fingerprint() == frontend.fingerprint()
+    changed = deepcopy(frontend)
+    for tensor in [tensor for tensor in changed.state_dict().values() if tensor.is_floating_point()][::-4][:3]:
+        tensor.view(-1)[-1] += 1
+        assert changed.fingerprint() != frontend.fingerprint()
+        tensor.view(-1)[-1] -= 1
+        assert changed.fingerprint() == frontend.fingerprint()
+    if "sample_rate" in to_dict(frontend.config):
+        other = type(frontend)(dataclasses.replace(frontend.config, sample_rate=frontend.config.sample_rate + 1))
+        assert other.fingerprint() != type(frontend)(frontend.config).fingerprint()
+
+
+@pytest.mark.parametrize("cut", [0, 7, 9, 100, -1])
+def test_truncated_weights_are_refused(frontend, tmp_path, cut):
+    save_frontend(frontend, tmp_path)
+    path = tmp_path / "frontend.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[:cut])
+    with pytest.raises(RunError, match="frontend.safetensors"):
+        load_frontend(tmp_path)
+
+
+def test_flipped_bits_are_refused(frontend, tmp_path):
+    """Buries weights that are silently a little off: safetensors itself has no checksum."""
+    save_frontend(frontend, tmp_path)
+    path = tmp_path / "frontend.safetensors"
+    data = path.read_bytes()
+    for place in {8, len(data) // 2, len(data) - 1}:
+        path.write_bytes(data[:place] + bytes([data[place] ^ 64]) + data[place + 1 :])
+        try:
+            loaded = load_frontend(tmp_path)
+        except RunError as error:
+            assert "frontend.safetensors" in str(error)
+        else:  # a bit of the padding
+            assert loaded.fingerprint() == frontend.fingerprint()
+            assert place < 8 + int.from_bytes(data[:8], "little")
+
+
+@pytest.mark.parametrize("text, what", [
+    (None, "not there"),
+    ("", "damaged"),
+    ("{\"format\": 1, \"front", "damaged"),
+    ("\x00\x00", "damaged"),
+    ("[" * 100_000, "damaged"),
+    ("[]", "format"),
+    ("{\"frontend\": {}}", "format"),
+    ("{\"format\": true, \"frontend\": {}}", "format"),
+    ("{\"format\": 2, \"frontend\": {\"kind\": \"mulaw\"}}", "update audiogen"),
+    ("{\"format\": 1}", "no front-end"),
+    ("{\"format\": 1, \"frontend\": {}}", "kind"),
+    ("{\"format\": 1, \"frontend\": {\"kind\": \"mulow\"}}", "mulaw"),
+    ("{\"format\": 1, \"frontend\": {\"kind\": \"mulaw\", \"bit\": 8}}", "bits"),
+    ("{\"format\": 1, \"frontend\": {\"kind\": \"mulaw\", \"bits\": 1000}}", "bits"),
+    ("{\"format\": 1, \"frontend\": {\"kind\": \"mel\"}}", "frontend.safetensors.*do not fit"),
+])
+def test_a_damaged_config_is_refused(tmp_path, text, what):
+    """Buries a traceback from the depths of json, and a newer folder half-understood."""
+    save_frontend(load_frontend("mulaw"), tmp_path)
+    (tmp_path / "config.json").unlink()
+    if text is not None:
+        (tmp_path / "config.json").write_text(text)
+    with pytest.raises(RunError, match=rf"{tmp_path}.*{what}"):
+        load_frontend(tmp_path)
+
+
+def test_a_missing_folder_and_missing_weights(tmp_path):
+    with pytest.raises(RunError, match="nowhere.*not there"):
+        load_frontend(tmp_path / "nowhere")
+    save_frontend(load_frontend("mulaw"), tmp_path)
+    (tmp_path / "frontend.safetensors").unlink()
+    with pytest.raises(RunError, match="frontend.safetensors.*not there"):
+        load_frontend(tmp_path)
+
+
+def test_unknown_names_and_settings_name_the_nearest(kind):
+    with pytest.raises(ConfigError, match=f"did you mean {kind}.*{', '.join(FRONTENDS)}"):
+        load_frontend(kind[:-1] + "x" if kind != "mel" else "mell")
+    with pytest.raises(ConfigError, match="frontend"):
+        load_frontend(kind, no_such_setting=1)
+    name, value = next(iter(tiny_settings(kind).items()))
+    with pytest.raises(ConfigError, match=f"did you mean frontend.{name}"):
+        load_frontend(kind, **{name[:-1]: value})
+    with pytest.raises(ConfigError, match=f"frontend.{name}"):
+        load_frontend(kind, **{name: [value]})
+
+
+@pytest.mark.parametrize("kind", RESIDUAL)
+def test_fewer_codebooks_can_be_asked_for(kind, tmp_path):
+    """Buries a coarser codec that is not the first rows of the finer one."""
+    frontend = tiny_frontend(kind)
+    save_frontend(frontend, tmp_path)
+    coarse = load_frontend(tmp_path, num_codebooks=1)
+    assert coarse.spec == dataclasses.replace(frontend.spec, num_codebooks=1)
+    assert coarse.fingerprint() != frontend.fingerprint()
+    wav = sounds(3000)
+    codes = frontend.encode(wav)
+    assert torch.equal(coarse.encode(wav), codes[:, :1])
+    assert torch.equal(coarse.decode(codes[:, :1]), frontend.decode(codes[:, :1]))
+    shutil.rmtree(tmp_path)
+    save_frontend(coarse, tmp_path)
+    assert load_frontend(tmp_path).fingerprint() == coarse.fingerprint()
+    with pytest.raises(ConfigError, match="num_codebooks=3.*do not reach"):
+        load_frontend(tmp_path, num_codebooks=3)
+
+
+@pytest.mark.parametrize("kind", LEARNED)
+def test_weights_are_not_used_with_settings_they_were_not_made_for(kind, tmp_path):
+    """Buries a front-end for 8 kHz that runs, and whistles, at 16."""
+    save_frontend(tiny_frontend(kind), tmp_path)
+    with pytest.raises(ConfigError, match="frontend.sample_rate.*8000.*16000"):
+        load_frontend(tmp_path, sample_rate=16000)
+    assert load_frontend(tmp_path, sample_rate=8000).fingerprint() == tiny_frontend(kind).fingerprint()
+    with pytest.raises(ConfigError, match="did you mean frontend.sample_rate"):
+        load_frontend(tmp_path, sample_rat=8000)
+
+
+def test_on_each_device(frontend, device):
+    """Buries tensors made on the CPU in the middle of a GPU's work, from wav to wav."""
+    moved = deepcopy(frontend).to(device)
+    wav = sounds(5000, batch=2)
+    x = moved.encode(wav.to(device))
+    assert x.device.type == device.type and moved.device.type == device.type
+    expected = frontend.encode(wav)
+    if x.dtype == torch.int64:
+        assert float((x.cpu() == expected).float().mean()) > 0.98
+    else:
+        torch.testing.assert_close(x.cpu(), expected, rtol=0, atol=1e-3)
+    decoded = moved.decode(x)
+    assert decoded.device.type == device.type and decoded.shape[-1] == x.shape[-1] * frontend.spec.hop_length
+    assert moved.fingerprint() == frontend.fingerprint()
+    if device.type == "cpu" or not frontend.learned:
+        return
+    fresh = load_frontend(next(kind for kind in FRONTENDS if FRONTENDS[kind] is type(frontend)),
+                          **{name: value for name, value in to_dict(frontend.config).items()}).to(device)
+    fresh.fit(training_files(fresh.spec.sample_rate))
+    assert bool(torch.isfinite(fresh.decode(fresh.encode(wav.to(device)))).all())

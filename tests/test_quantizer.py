@@ -1,0 +1,204 @@
+"""The residual vector quantizer against slow loops, and the numbers that training it moves."""
+
+import itertools
+
+import pytest
+import torch
+
+from audiogen.codec import quantizer as quantizer_module
+from audiogen.codec.quantizer import CodebookLearner, ResidualVQ, kmeans, nearest
+from audiogen.codec.reservoir import Reservoir
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def filled(num_codebooks=3, codebook_size=5, dim=4):
+    quantizer = ResidualVQ(num_codebooks, codebook_size, dim).double()
+    quantizer.codebooks.copy_(torch.randn(quantizer.codebooks.shape, generator=generator(1), dtype=torch.float64))
+    return quantizer
+
+
+def clusters(num_clusters=6, per_cluster=50, dim=3):
+    """Points around far-off centres: (M, D), their centres (V, D)."""
+    centres = 10 * torch.randn(num_clusters, dim, generator=generator(2), dtype=torch.float64)
+    noise = torch.randn(num_clusters, per_cluster, dim, generator=generator(3), dtype=torch.float64)
+    return (centres[:, None] + 0.1 * noise).flatten(0, 1), centres
+
+
+def test_nearest_equals_a_slow_loop(monkeypatch):
+    """Buries a distance without its square of the codeword, and blocks put together in another order."""
+    points, codebook = torch.randn(41, 3).double(), torch.randn(7, 3).double() * torch.arange(1, 8)[:, None]
+    monkeypatch.setattr(quantizer_module, "BLOCK_POINTS", 10)
+    expected = [min(range(7), key=lambda code: float((point - codebook[code]).norm())) for point in points]
+    assert nearest(points, codebook).tolist() == expected
+    assert nearest(torch.zeros(2, 3), torch.ones(4, 3)).tolist() == [0, 0], "the first of equals"
+
+
+def test_each_codebook_codes_what_the_ones_before_it_left():
+    """Buries residuals of the input instead of the residual, and codes in (B, T, K)."""
+    quantizer, x = filled(), torch.randn(2, 4, 6).double()
+    codes = quantizer.encode(x)
+    assert codes.shape == (2, 3, 6) and codes.is_contiguous()
+    for item, frame in itertools.product(range(2), range(6)):
+        rest = x[item, :, frame]
+        for row in range(3):
+            distances = (quantizer.codebooks[row] - rest).norm(dim=1)
+            assert codes[item, row, frame] == distances.argmin()
+            rest = rest - quantizer.codebooks[row, codes[item, row, frame]]
+            decoded = quantizer.decode(codes[:, : row + 1])
+            assert decoded.shape == (2, 4, 6)
+            torch.testing.assert_close(x[item, :, frame] - decoded[item, :, frame], rest)
+
+
+def test_kmeans_finds_planted_clusters():
+    """Buries a start that puts two centres into one cluster, which Lloyd's rounds do not mend."""
+    points, centres = clusters()
+    for seed in range(5):
+        found = kmeans(points, 6, generator(seed))
+        distances = torch.cdist(found, centres).min(0).values
+        assert float(distances.max()) < 0.1
+
+
+def test_kmeans_gives_means_of_what_is_nearest():
+    """Buries rounds that stop before they have settled, and sums divided by another count."""
+    points = torch.randn(400, 2, generator=generator(4), dtype=torch.float64)
+    centres = kmeans(points, 8, generator(), iterations=500)
+    codes = nearest(points, centres)
+    means = torch.stack([points[codes == code].mean(0) for code in range(8)])
+    assert float((centres - means).norm(dim=1).max()) < 0.05
+    error = (points - centres[codes]).square().sum(1).mean()
+    worse = [(points - other[nearest(points, other)]).square().sum(1).mean()
+             for other in (points[torch.randperm(400, generator=generator(seed))[:8]] for seed in range(20))]
+    assert error < 0.8 * min(worse), "better than the best of 20 random starts"
+
+
+def test_kmeans_moves_empty_clusters(monkeypatch):
+    """Buries centres that no point is near, codes that nothing uses."""
+    points, _ = clusters()
+    start = torch.full((6, 3), 1e3, dtype=torch.float64)
+    start[0] = points.mean(0)
+    monkeypatch.setattr(quantizer_module, "_spread_start", lambda *_: start.clone())
+    codes = nearest(points, kmeans(points, 6, generator()))
+    assert codes.unique().numel() == 6
+
+
+def test_kmeans_takes_as_many_points_as_clusters_but_no_fewer():
+    points = torch.randn(9, 2, generator=generator(), dtype=torch.float64)
+    assert nearest(points, kmeans(points.repeat(3, 1), 9, generator())).unique().numel() == 9
+    with pytest.raises(ValueError, match="only 9 distinct points for 10 clusters"):
+        kmeans(points.repeat(3, 1), 10, generator())
+
+
+def test_kmeans_repeats_itself():
+    points = torch.randn(500, 3, generator=generator())
+    assert torch.equal(kmeans(points, 9, generator(1)), kmeans(points, 9, generator(1)))
+    assert not torch.equal(kmeans(points, 9, generator(1)), kmeans(points, 9, generator(2)))
+
+
+def test_fit_lowers_the_error_with_each_codebook():
+    points = torch.randn(2000, 3, generator=generator())
+    quantizer = ResidualVQ(4, 16, 3)
+    quantizer.fit(points, generator())
+    codes = quantizer.encode(points.T[None])
+    errors = [float((quantizer.decode(codes[:, :rows]) - points.T).square().mean()) for rows in range(1, 5)]
+    assert all(after < 0.5 * before for before, after in itertools.pairwise([1.0, *errors]))
+
+
+def test_fit_of_too_few_points():
+    """Jitter makes a codebook of points that are all alike, as the outputs of an untrained encoder may be."""
+    points = torch.ones(8, 3)
+    quantizer = ResidualVQ(3, 8, 3)
+    with pytest.raises(ValueError, match="distinct"):
+        quantizer.fit(points, generator())
+    quantizer.fit(points, generator(), jitter=1e-3)
+    assert quantizer.codebooks[0].unique(dim=0).shape == (8, 3)
+
+
+def test_straight_through_gives_the_encoder_the_decoders_gradient():
+    """Buries a gradient that is stopped, doubled, or goes to the codewords."""
+    quantizer = filled()
+    x = torch.randn(2, 4, 6, dtype=torch.float64, requires_grad=True)
+    expected = quantizer.decode(quantizer.encode(x))
+    learner = CodebookLearner(quantizer, generator())
+    quantized, commitment_loss = learner.quantize(x, [3, 3])
+    torch.testing.assert_close(quantized, expected)
+    weight = torch.randn(2, 4, 6).double()
+    (quantized * weight).sum().backward()
+    torch.testing.assert_close(x.grad, weight)
+    assert commitment_loss.requires_grad
+
+
+def test_commitment_loss_equals_its_definition():
+    """Mean squared distance of what each codebook was given to what it chose, summed over the codebooks."""
+    quantizer, x = filled(), torch.randn(2, 4, 6).double()
+    codes, expected = quantizer.encode(x), 0
+    for row in range(3):
+        expected += (x - quantizer.decode(codes[:, : row + 1])).square().mean()
+    commitment_loss = CodebookLearner(quantizer, generator()).quantize(x, [3, 3])[1]
+    torch.testing.assert_close(commitment_loss, expected)
+
+
+def test_an_item_uses_its_first_codebooks_only():
+    """Buries quantizer dropout that drops the first codebooks, or the same number for each item."""
+    quantizer, x = filled(), torch.randn(3, 4, 6).double()
+    codes = quantizer.encode(x)
+    untouched = quantizer.codebooks[2].clone()
+    quantized, _ = CodebookLearner(quantizer, generator()).quantize(x, torch.tensor([1, 2, 1]))
+    expected = filled()
+    for item, rows in enumerate((1, 2, 1)):
+        torch.testing.assert_close(quantized[item], expected.decode(codes[:, :rows])[item])
+    assert torch.equal(quantizer.codebooks[2], untouched)
+
+
+def test_codewords_follow_the_moving_average_of_what_chose_them():
+    """The oracle is the definition, one codeword at a time."""
+    quantizer = filled(num_codebooks=1)
+    learner = CodebookLearner(quantizer, generator(), decay=0.9)
+    counts, sums = torch.ones(5).double(), quantizer.codebooks[0].clone()
+    for step in range(3):
+        x = torch.randn(1, 4, 60, generator=generator(step), dtype=torch.float64)
+        codes = quantizer.encode(x)[0, 0]
+        learner.quantize(x, [1])
+        for code in range(5):
+            chosen = x[0].T[codes == code]
+            counts[code] = 0.9 * counts[code] + 0.1 * len(chosen)
+            sums[code] = 0.9 * sums[code] + 0.1 * chosen.sum(0)
+        torch.testing.assert_close(quantizer.codebooks[0], sums / counts[:, None])
+
+
+def test_codewords_that_nothing_chooses_are_put_to_use():
+    """Buries a codebook of which a few codes are all that is ever used."""
+    points, _ = clusters(num_clusters=8)
+    x = points.T[None]  # (1, D, M)
+    quantizer = ResidualVQ(1, 8, 3).double()
+    quantizer.codebooks.fill_(1e3)
+    quantizer.codebooks[0, 0] = 0
+    learner = CodebookLearner(quantizer, generator(), decay=0.9)
+    for _ in range(200):
+        learner.quantize(x, [1])
+    assert quantizer.encode(x).unique().numel() >= 7
+    error = (quantizer.decode(quantizer.encode(x)) - x).square().mean()
+    assert float(error) < 0.1 * float(x.var())
+
+
+def test_the_reservoir_is_fair_and_in_order():
+    """Buries a sample that favours the first files, or the long ones."""
+    taken = torch.zeros(100)
+    for seed in range(2000):
+        reservoir = Reservoir(10, generator(seed))
+        for start, stop in ((0, 1), (1, 30), (30, 31), (31, 95), (95, 100)):
+            reservoir.add(torch.arange(start, stop).float()[:, None])
+        rows = reservoir.rows()[:, 0]
+        assert len(rows) == 10 and bool((rows.diff() > 0).all())
+        taken[rows.long()] += 1
+    assert float(taken.sum()) == 20_000
+    assert float((taken - 200).abs().max()) < 5 * (200 * 0.9) ** 0.5  # five standard deviations of a fair draw
+
+
+def test_the_reservoir_keeps_all_while_it_can():
+    reservoir = Reservoir(50, generator())
+    for start in range(0, 50, 5):
+        reservoir.add(torch.arange(start, start + 5)[:, None])
+    assert reservoir.rows()[:, 0].tolist() == list(range(50))

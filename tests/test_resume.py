@@ -1,0 +1,414 @@
+"""Resuming: whatever a run is stopped by, it goes on to the very same weights."""
+
+import errno
+import json
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from corpus import Walks, folder_of_notes, tiny_settings
+from processes import Command
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from test_training import events, losses, settings, trainer, weights
+
+from audiogen.data import Crops
+from audiogen.errors import AudiogenError, ConfigError, RunError
+from audiogen.training import checkpoint, loop, session
+from audiogen.training.checkpoint import list_checkpoints, load_checkpoint
+from audiogen.training.loop import Trainer
+from audiogen.training.metrics import Metrics, read_metrics
+from audiogen.training.session import train
+
+STEPS = 12
+#: Everything that has a state or draws at random: dropout, averaging, accumulation, a fitted front-end, early stopping.
+OVERRIDES = ["backbone.dim=8", "backbone.num_layers=1", "backbone.num_heads=2", "backbone.dropout=0.3",
+             "training.crop_frames=16", "training.batch_size=2", "training.accumulation=2", "training.average=0.7",
+             "training.evaluations=4", "training.learning_rate=0.02", "training.sample_seconds=0.02",
+             *(f"frontend.{name}={value}" for name, value in tiny_settings("melvq").items())]
+
+
+def start(corpus, out, overrides=(), **more):
+    return train(corpus, out, **{"frontend": "melvq", "backbone": "gpt", "steps": STEPS,
+                                 "overrides": [*OVERRIDES, *overrides], **more})
+
+
+def tensors(path):
+    return {name: x.tolist() for name, x in load_file(path).items()}
+
+
+def outcome(run: Path):
+    """All that must not depend on where a run was stopped: everything but times, in a form that compares."""
+    newest = list_checkpoints(run / "checkpoints")[-1]
+    state = json.loads((newest / "state.json").read_text())
+    return {"weights": tensors(run / "model.safetensors"),
+            "checkpoint": {path.name: tensors(path) for path in newest.glob("*.safetensors")},
+            "state": {name: value for name, value in state.items() if name != "seconds"},
+            "metrics": [{name: value for name, value in event.items() if name != "seconds"}
+                        for event in read_metrics(run)],
+            "sound": {path.name: path.read_bytes() for path in (run / "samples").glob("*.wav")}}
+
+
+def assert_same(run, whole):
+    found = outcome(run)
+    for part, expected in whole.items():
+        assert found[part] == expected, f"the {part} differ from the uninterrupted run's"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return folder_of_notes(tmp_path_factory.mktemp("corpus"), [3000] * 5 + [700] * 3)
+
+
+@pytest.fixture(scope="module")
+def whole(corpus, tmp_path_factory):
+    """The folder of a run that nothing interrupted."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    start(corpus, run)
+    return run
+
+
+def interrupt_at(monkeypatch, *batches):
+    """Ctrl-C arrives while these batches are drawn, once each."""
+    batch, rest = Crops.batch, set(batches)
+
+    def drawn(self, step):
+        if step in rest:
+            rest.remove(step)
+            signal.raise_signal(signal.SIGINT)
+        return batch(self, step)
+    monkeypatch.setattr(Crops, "batch", drawn)
+
+
+# ---- the same weights
+
+
+def test_a_run_can_be_repeated(corpus, whole, tmp_path):
+    """Buries chance that is left to the clock or the order of a set: what follows would say nothing."""
+    start(corpus, tmp_path / "run")
+    assert_same(tmp_path / "run", outcome(whole))
+    start(corpus, tmp_path / "other", seed=1)
+    assert outcome(tmp_path / "other")["weights"] != outcome(whole)["weights"]
+
+
+@pytest.mark.parametrize("batches", [[0], [7], [8, 15], [4, 9, 10, 23]])
+def test_resuming_continues_to_the_very_same_weights(corpus, whole, tmp_path, monkeypatch, batches):
+    """Buries a resume that forgets the optimizer, the average, the dropout, the crops or the best loss so far, that takes
+    a step twice, or that leaves one out. (Two batches a step: also interrupts in the middle of one.)"""
+    run = tmp_path / "run"
+    interrupt_at(monkeypatch, *batches)
+    steps = []
+    for attempt in range(len(set(batch // 2 for batch in batches)) + 1):
+        try:
+            start(corpus, run, resume=attempt > 0)
+        except KeyboardInterrupt:
+            steps.append(load_checkpoint(run / "checkpoints").step)
+    assert steps == sorted({batch // 2 + 1 for batch in batches} - {STEPS})
+    assert_same(run, outcome(whole))
+
+
+def test_saving_more_often_changes_nothing(corpus, whole, tmp_path, monkeypatch):
+    """Buries a save that draws random numbers, or that moves weights about."""
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    start(corpus, tmp_path / "run")
+    assert_same(tmp_path / "run", outcome(whole))
+
+
+def test_a_finished_run_is_finished(corpus, whole, tmp_path):
+    """Buries a resume that trains on past the end, and a second final report beside the first."""
+    run = shutil.copytree(whole, tmp_path / "run")
+    start(corpus, run, resume=True)
+    assert_same(run, outcome(whole))
+
+
+def test_a_larger_budget_goes_on(corpus, whole, tmp_path):
+    """Buries a budget that can't be raised: the one setting that a resume may change."""
+    run = shutil.copytree(whole, tmp_path / "run")
+    train(corpus, run, steps=STEPS + 4, resume=True)
+    assert load_checkpoint(run / "checkpoints").step == STEPS + 4
+    assert json.loads((run / "config.json").read_text())["training"]["steps"] == STEPS + 4
+    assert [event["step"] for event in events(run, "held_out")] == [3, 6, 9, 12, 16]
+    assert len(events(run, "final")) == 1
+
+
+def test_the_state_of_early_stopping_survives(tmp_path):
+    """Buries a patience that every resume renews: a run resumed often enough would never stop."""
+    found = losses(5, 3, 3.5, 3.4)
+
+    def evaluate(model):
+        if first.progress.step == 4:
+            signal.raise_signal(signal.SIGINT)
+        return found(model)
+
+    config = settings(steps=9, evaluations=9, patience=4)
+    first = trainer(tmp_path, config, evaluate=evaluate)
+    assert first.run(Metrics(tmp_path)).stopped == "interrupted"
+    kept = []
+    second = trainer(tmp_path, config, evaluate=losses(3.3, 3.2, 1),
+                     keep=lambda model, progress: kept.append(progress.step))
+    second.resume()
+    assert second.run(Metrics(tmp_path, 4)).stopped == "early"
+    assert (second.progress.step, second.progress.best_step, second.progress.best_loss) == (6, 2, 3)
+    assert kept == []
+
+    third = trainer(tmp_path, config, evaluate=losses())
+    third.resume()
+    assert third.run(Metrics(tmp_path, 6)).stopped == "early"
+    assert third.progress.step == 6
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew(corpus, whole, tmp_path):
+    """Buries a half-made folder that can be neither resumed nor begun: only `config.json` says that there is a run."""
+    for gone in ("config.json", "split.json", "model.safetensors", "frontend.safetensors"):
+        run = shutil.copytree(whole, tmp_path / gone)
+        shutil.rmtree(run / "checkpoints")
+        (run / gone).unlink()
+        if gone in ("config.json", "model.safetensors"):
+            start(corpus, run, resume=True)
+            assert_same(run, outcome(whole))
+        else:
+            with pytest.raises(RunError, match=gone if "safetensors" in gone else "files are not those"):
+                start(corpus, run, resume=True)
+
+
+# ---- damage
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone", "manifest"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(corpus, whole, tmp_path, damage):
+    """Buries two checkpoints of which the second is never used, and damage that nobody notices."""
+    run = shutil.copytree(whole, tmp_path / "run")
+    newest = list_checkpoints(run / "checkpoints")[-1]
+    assert [path.name for path in list_checkpoints(run / "checkpoints")] == ["step-9", "step-12"]
+    file = newest / ("manifest.json" if damage == "manifest" else "optimizer.safetensors")
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(data[:-100] if damage in ("cut", "manifest") else data)
+    if damage == "gone":
+        file.unlink()
+    assert load_checkpoint(run / "checkpoints").step == 9
+    start(corpus, run, resume=True)
+    assert_same(run, outcome(whole))
+    assert load_checkpoint(run / "checkpoints").step == 12
+
+
+def test_no_sound_checkpoint_is_one_clear_error(corpus, whole, tmp_path):
+    """Buries a run that silently begins anew, over what may still be saved by hand."""
+    run = shutil.copytree(whole, tmp_path / "run")
+    for path in list_checkpoints(run / "checkpoints"):
+        (path / "state.json").write_text("{}")
+    with pytest.raises(RunError, match="step-9: the checkpoint is damaged.*state.json.*SHA-256"):
+        start(corpus, run, resume=True)
+
+
+def rewrite(folder, change):
+    """Changes a checkpoint's state or tensors, and its manifest so that it fits."""
+    state = json.loads((folder / "state.json").read_text())
+    parts = {path.stem: load_file(path) for path in folder.glob("*.safetensors")}
+    change(state, parts)
+    (folder / "state.json").write_text(json.dumps(state))
+    for name, part in parts.items():
+        save_file(part, folder / f"{name}.safetensors")
+    sums = {path.name: checkpoint.sha256_file(path) for path in folder.iterdir() if path.name != "manifest.json"}
+    (folder / "manifest.json").write_text(json.dumps({"format": 1, "sha256": sums}))
+
+
+@pytest.mark.parametrize("change", [
+    lambda state, parts: state.update(seconds="long"),
+    lambda state, parts: state.update(step="12"),
+    lambda state, parts: state.update(more=1),
+    lambda state, parts: parts["model"].pop("bos"),
+    lambda state, parts: parts["model"].update(bos=torch.zeros(3)),
+    lambda state, parts: parts["optimizer"].pop("0.exp_avg"),
+    lambda state, parts: parts["optimizer"].update({"0.exp_avg": torch.zeros(2)}),
+    lambda state, parts: parts["optimizer"].update({"x": torch.zeros(2)}),
+    lambda state, parts: parts["average"].clear(),
+], ids=["ill-typed", "ill-typed-step", "unknown", "no-tensor", "shape", "no-moment", "moment-shape",
+        "foreign-moment", "no-average"])
+def test_a_strangers_checkpoint_can_at_worst_fail_to_load(corpus, whole, tmp_path, change):
+    """Buries tracebacks, and optimizers that go on with a state that is not theirs, where every sum is right but the
+    content is of something else."""
+    run = shutil.copytree(whole, tmp_path / "run")
+    newest = list_checkpoints(run / "checkpoints")[-1]
+    shutil.rmtree(run / "checkpoints" / "step-9")
+    rewrite(newest, change)
+    with pytest.raises(RunError, match="step.12") as caught:
+        start(corpus, run, resume=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_a_newer_format_asks_for_an_upgrade(corpus, whole, tmp_path):
+    """Buries a newer checkpoint taken for a damaged one, and an older one trained on in its place."""
+    run = shutil.copytree(whole, tmp_path / "run")
+    (run / "checkpoints" / "step-12" / "manifest.json").write_text('{"format": 2, "more": {}}')
+    with pytest.raises(RunError, match="step-12: was written by a newer audiogen.*upgrade"):
+        start(corpus, run, resume=True)
+
+
+# ---- what a resume refuses
+
+
+def test_a_resume_keeps_to_the_settings_it_was_begun_with(corpus, whole, tmp_path):
+    """Buries a resume that ignores what it is told, or that obeys and ruins the run."""
+    for more, key in (({"overrides": ["training.learning_rate=0.5"]}, "training.learning_rate"),
+                      ({"overrides": ["backbone.dim=16"]}, "backbone.dim"), ({"backbone": "mlp"}, "backbone.kind"),
+                      ({"frontend": "mulaw"}, "frontend.kind"), ({"seed": 5}, "training.seed"),
+                      ({"overrides": ["frontend.codebook_size=4"]}, "frontend.codebook_size")):
+        with pytest.raises(ConfigError, match=f"{key}: .* was begun with .*can't change"):
+            train(corpus, whole, resume=True, **more)
+    with pytest.raises(ConfigError, match="training.learning_rat: unknown.*training.learning_rate"):
+        train(corpus, whole, resume=True, overrides=["training.learning_rat=0.5"])
+    with pytest.raises(RunError, match="holds a run already.*--resume"):
+        train(corpus, whole)
+
+
+def test_a_resume_keeps_to_the_files_it_was_begun_with(corpus, whole, tmp_path):
+    """Buries held-out files that wander into training, and a run's cache lost to a mistyped folder."""
+    run = shutil.copytree(whole, tmp_path / "run")
+    cache = (run / "cache" / "index.json").read_bytes()
+    for folder in (folder_of_notes(tmp_path / "other", [3000] * 8, seed=50), shutil.copytree(corpus, tmp_path / "fewer")):
+        (folder / "note-00.wav").unlink()
+        with pytest.raises(RunError, match="files are not those that .* was begun with"):
+            train(folder, run, resume=True)
+        assert (run / "cache" / "index.json").read_bytes() == cache
+    more = shutil.copytree(corpus, tmp_path / "more")
+    folder_of_notes(more / "new", [3000], seed=60)
+    with pytest.raises(RunError, match="files are not those that .* was begun with"):
+        train(more, run, resume=True)
+    start(corpus, run, resume=True)
+    assert_same(run, outcome(whole))
+
+
+def test_a_lost_cache_is_made_again(corpus, whole, tmp_path):
+    """Buries a run that can't be resumed because someone made room by removing its cache."""
+    run = shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(run / "cache")
+    shutil.rmtree(run / "checkpoints" / "step-12")
+    start(corpus, run, resume=True)
+    assert_same(run, outcome(whole))
+
+
+def test_a_cache_of_another_front_end_is_refused(corpus, whole, tmp_path):
+    """Buries a run resumed on codes that mean something else."""
+    session.tokenize(corpus, tmp_path / "cache", "mulaw", overrides=["frontend.bits=3"])
+    with pytest.raises(RunError, match="encoded by another front-end"):
+        train(tmp_path / "cache", whole, resume=True)
+
+
+# ---- a full disk
+
+
+def full_disk(monkeypatch, error, failing):
+    """Saving the named file fails half-way, as on a full disk."""
+    def save(content, path, metadata=None):
+        save_file(content, path, metadata)
+        if Path(path).name == failing:
+            with open(path, "r+b") as file:
+                file.truncate(Path(path).stat().st_size // 2)
+            raise error
+    monkeypatch.setattr(checkpoint, "save_file", save)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "Quota"),
+                                   SafetensorError("I/O error: No space left on device (os error 28)")])
+def test_a_full_disk_leaves_earlier_checkpoints_good(corpus, whole, tmp_path, monkeypatch, error):
+    """Buries the last good checkpoint removed to make room for one that never came, half of one left behind to fill the
+    disk, and a message that names neither path nor bytes."""
+    run = tmp_path / "run"
+    interrupt_at(monkeypatch, 8)
+    with pytest.raises(KeyboardInterrupt):
+        start(corpus, run)
+    with monkeypatch.context() as patch:
+        full_disk(patch, error, "optimizer.safetensors")
+        with pytest.raises(AudiogenError, match=r"step-6: .*the disk is full, \d{4,} bytes written.*--resume"):
+            start(corpus, run, resume=True)
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"step-3", "step-5"}
+    assert load_checkpoint(run / "checkpoints").step == 5
+    start(corpus, run, resume=True)
+    assert_same(run, outcome(whole))
+
+
+def test_a_disk_that_fills_up_while_the_best_weights_are_kept(corpus, whole, tmp_path, monkeypatch):
+    """Buries best weights written over by half a file."""
+    from audiogen import run as run_module
+    run = shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(run / "checkpoints" / "step-12")
+    before = (run / "model.safetensors").read_bytes()
+    with monkeypatch.context() as patch:
+        def save(content, path, metadata=None):
+            Path(path).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        patch.setattr(run_module, "save_file", save)
+        with pytest.raises(AudiogenError, match=r"model.safetensors: can't be written \(the disk is full, 4 bytes"):
+            start(corpus, run, resume=True)
+    assert (run / "model.safetensors").read_bytes() == before
+    assert not [path for path in run.iterdir() if path.name.startswith(".")]
+    start(corpus, run, resume=True)
+    assert_same(run, outcome(whole))
+
+
+# ---- SIGKILL
+
+
+def saving(run: Path) -> bool:
+    """Whether a save has begun and has not ended: what it leaves behind when it is killed."""
+    return any((run / "checkpoints").glob(".step-*.tmp")) or any(run.glob(".model-*.tmp.*"))
+
+
+def run_until_killed(corpus, run, log, dice: random.Random, while_saving: bool) -> str:
+    """Starts or resumes a run and kills it -> "saving", "elsewhere", or "finished" if it was too late."""
+    T0=time.time(); command = Command(log, "train", corpus, "--out", run, "--frontend", "melvq", "--backbone", "gpt", "--resume",
+                      "--steps", str(STEPS), *(word for item in FREQUENT for word in ("--set", item)))
+    if while_saving:
+        # The first saves of a resumed run come soon; a random number of steps is let through.
+        for _ in range(dice.randint(1, 2)):
+            command.wait_until(lambda: not saving(run))
+            command.wait_until(lambda: saving(run))
+        time.sleep(dice.uniform(0, 0.004))
+    else:
+        time.sleep(dice.uniform(0, 1.5))
+    if command.process.exitcode is None:
+        command.send(signal.SIGKILL)
+    result = command.wait()
+    assert result.code in (0, -signal.SIGKILL), result.err
+    if result.code == 0:
+        return "finished"
+    print("CYC", round(time.time()-T0,2), saving(run), [p.name for p in run.glob("checkpoints/*")]); return "saving" if saving(run) else "elsewhere"
+
+
+#: As above, but that every step is judged and saved.
+FREQUENT = [item for item in OVERRIDES if "evaluations" not in item] + [f"training.evaluations={STEPS}",
+                                                                        "training.patience=null"]
+
+
+def killed_and_resumed(corpus, folder, kills, kills_while_saving, seed):
+    """Kills runs at random moments until there were enough, lets each end, and compares it with one left in peace."""
+    dice, count = random.Random(seed), {"saving": 0, "elsewhere": 0}
+    whole = None
+    train(corpus, folder / "whole", frontend="melvq", backbone="gpt", steps=STEPS, overrides=FREQUENT)
+    whole = outcome(folder / "whole")
+    for number in range(40):
+        run, ended = folder / f"run-{number}", False
+        while not ended and (sum(count.values()) < kills or count["saving"] < kills_while_saving):
+            ended = (where := run_until_killed(corpus, run, folder / "log", dice,
+                                               count["saving"] < kills_while_saving)) == "finished"
+            if not ended:
+                count[where] += 1
+        if not ended:
+            train(corpus, run, frontend="melvq", backbone="gpt", steps=STEPS, overrides=FREQUENT, resume=True)
+        assert_same(run, whole)
+        left = [path for path in run.rglob("*") if ".tmp" in path.name]
+        assert left == [], "a killed run leaves nothing behind once it has been resumed"
+        if sum(count.values()) >= kills and count["saving"] >= kills_while_saving:
+            return
+    pytest.fail(f"only {count} kills in 40 runs")
+
+
+def test_sigkill_at_any_moment_loses_nothing(corpus, tmp_path):
+    """Buries a save that is not all or nothing: after 20 kills, at least 10 of them in the middle of a save, the run
+    resumes each time and ends with the weights, the metrics and the sound of a run left in peace."""
+    killed_and_resumed(corpus, tmp_path, kills=20, kills_while_saving=10, seed=0)
