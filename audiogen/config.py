@@ -7,6 +7,7 @@ part is its fields with its kind in front: `{"kind": "gpt", "dim": 384}`.
 import dataclasses
 import difflib
 import json
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -147,7 +148,8 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
     elif dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else from_dict(hint, value, where)
     elif hint is float:
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        # JSON has no NaN and no infinity, though Python reads them: they could not be saved again.
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
             return float(value)
     elif hint is types.NoneType:
         if value is None:

@@ -88,12 +88,13 @@ def _frames(model: SequenceModel, prompt: Tensor, num_frames: int, sampling: Sam
 
 @contextmanager
 def _evaluating(model: SequenceModel) -> Iterator[None]:
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
 
 
 def _checked(model: SequenceModel, num_frames: int, prompt: Tensor | None, batch_size: int,
@@ -106,6 +107,7 @@ def _checked(model: SequenceModel, num_frames: int, prompt: Tensor | None, batch
     if prompt.ndim != 3 or prompt.shape[1] != empty.shape[1]:
         raise ConfigError(f"prompt: expected shape (B, {empty.shape[1]}, P) from this model's front-end, "
                           f"got {tuple(prompt.shape)}")
+    model.embed.check(prompt)
     if prompt.shape[0] == 1:
         prompt = prompt.expand(batch_size, -1, -1)
     if seeds is None:

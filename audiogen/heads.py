@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .errors import ConfigError
 from .sampling import Sampling, draw
 from .spec import FrameSpec, TokenSpec
 
@@ -34,6 +35,11 @@ class CodeEmbedding(nn.Module):
         """(B, K, S) -> (B, K, S) bool."""
         return x == self.hole
 
+    def check(self, x: Tensor) -> None:
+        """Raises a ConfigError unless all of a prompt is codes: one too large would embed as another row's."""
+        if x.numel() and not 0 <= int(x.min()) <= int(x.max()) < self.hole:
+            raise ConfigError(f"prompt: codes must be from 0 to {self.hole - 1}, got {int(x.min())} to {int(x.max())}")
+
     def empty(self, batch_size: int) -> Tensor:
         """Items of no steps yet, (B, K, 0)."""
         return self.offsets.new_empty(batch_size, len(self.offsets), 0)
@@ -54,6 +60,11 @@ class FrameEmbedding(nn.Module):
     def is_hole(self, x: Tensor) -> Tensor:
         """(B, F, S) -> (B, 1, S) bool."""
         return x.isnan().any(dim=1, keepdim=True)
+
+    def check(self, x: Tensor) -> None:
+        """Raises a ConfigError unless all of a prompt is numbers: NaN would be taken for a hole."""
+        if not x.isfinite().all():
+            raise ConfigError("prompt: frames must be finite, got NaN or infinity")
 
     def empty(self, batch_size: int) -> Tensor:
         """Items of no steps yet, (B, F, 0)."""
@@ -92,8 +103,11 @@ class CategoricalHead(Head):
         return _at_least_float32(logits)
 
     def nll(self, h: Tensor, target: Tensor) -> Tensor:
-        logits = self.logits(h).permute(0, 3, 2, 1)                     # (B, V, K, S)
-        return F.cross_entropy(logits, target, ignore_index=self.codebook_size, reduction="none")
+        logits = self.logits(h)                                         # (B, S, K, V)
+        # One row a code, V last: with V in the middle torch walks memory with strides, and takes three times as long.
+        nll = F.cross_entropy(logits.flatten(0, 2), target.transpose(1, 2).flatten(),
+                              ignore_index=self.codebook_size, reduction="none")
+        return nll.view(logits.shape[:3]).transpose(1, 2)               # (B, K, S)
 
     def sample(self, h: Tensor, sampling: Sampling, uniforms: Tensor) -> Tensor:
         return draw(self.logits(h), sampling, uniforms)
@@ -124,8 +138,8 @@ class MixtureDensityHead(Head):
         y = _at_least_float32(self.linear(h))
         M = self.NUM_COMPONENTS
         weights, rest = y[..., :M], y[..., M:].unflatten(-1, (M, 2, self.num_features))
-        floor = math.log(self.MIN_SCALE)
-        return weights.log_softmax(dim=-1), rest[..., 0, :], floor + F.softplus(rest[..., 1, :] - floor)
+        log_scales = torch.logaddexp(rest[..., 1, :], rest.new_tensor(math.log(self.MIN_SCALE)))
+        return weights.log_softmax(dim=-1), rest[..., 0, :], log_scales
 
     def nll(self, h: Tensor, target: Tensor) -> Tensor:
         log_weights, means, log_scales = self.parameters_of(h)          # (B, S, M), (B, S, M, F) twice
@@ -140,6 +154,8 @@ class MixtureDensityHead(Head):
         log_weights, means, log_scales = self.parameters_of(h)          # (B, M), (B, M, F) twice
         component = draw(log_weights, sampling, uniforms[:, 0])[:, None, None].expand(-1, 1, self.num_features)
         mean = means.gather(1, component)[:, 0].double()                # (B, F)
+        if sampling.temperature == 0:
+            return mean.to(means.dtype)
         scale = log_scales.gather(1, component)[:, 0].double().exp()
         return (mean + sampling.temperature * scale * torch.special.ndtri(uniforms[:, 1:])).to(means.dtype)
 

@@ -154,7 +154,10 @@ class CausalAttention(nn.Module):
             return torch.cat(parts, dim=2), state
         t = position + torch.arange(S, device=q.device)[:, None]
         slots = torch.arange(W, device=q.device)
-        if S == 1:                                                      # the slot it writes has left the window
+        # The slot that a step writes has left the window, so it may read itself from there: without gradients alone,
+        # since none flows through the ring.
+        step = S == 1 and not torch.is_grad_enabled()
+        if step:
             _write(keys, position, k, dim=2)
             _write(values, position, v, dim=2)
             j, seen_keys, seen_values = t[0] - (t[0] - slots) % W, keys, values
@@ -164,7 +167,7 @@ class CausalAttention(nn.Module):
             seen_keys, seen_values = torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
         mask = (j >= 0) & (j <= t) & (j > t - W)
         y = F.scaled_dot_product_attention(q, seen_keys, seen_values, attn_mask=mask)
-        if S > 1:
+        if not step:
             _write(keys, position, k, dim=2)
             _write(values, position, v, dim=2)
         return y, {"keys": keys, "values": values, "position": position + S}

@@ -59,7 +59,7 @@ class Delay(Pattern):
     """Row k comes k steps later, so that it sees the rows above it of its own frame, for K - 1 steps more in all."""
 
     def num_steps(self, num_frames: int) -> int:
-        return num_frames + self.num_rows - 1
+        return num_frames + self.num_rows - 1 if num_frames else 0
 
     def frame_index(self, num_steps: int) -> Tensor:
         index = torch.arange(num_steps) - torch.arange(self.num_rows)[:, None]      # (K, S)

@@ -8,7 +8,7 @@ Loading builds from config.json alone, strictly; nothing is unpickled, fetched o
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +78,6 @@ def build_model(config: RunConfig, spec: Spec) -> SequenceModel:
         ConfigError: parts that do not fit each other, or a backbone that can't be built as it is set.
     """
     kind = part_to_dict(config.backbone, BACKBONES)["kind"]
-    for field in fields(config.backbone):
-        value = getattr(config.backbone, field.name)
-        if type(value) is int and value < 1:
-            raise ConfigError(f"backbone.{field.name}: must be 1 or more, got {value}")
     try:
         return SequenceModel(spec, BACKBONES[kind](config.backbone), PATTERNS[config.pattern](spec.num_rows))
     except (ValueError, RuntimeError) as error:     # of torch: a fraction out of range, a size that no memory holds

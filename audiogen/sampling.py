@@ -13,7 +13,7 @@ from .errors import ConfigError
 
 @dataclass(frozen=True)
 class Sampling:
-    """Filters, applied in this order; None switches one off.
+    """Filters, applied in this order; None switches one off. Of a density over frames they choose the component.
 
     Attributes:
         temperature: divides the logits (of a density: scales the deviations); 0 takes the most probable code.
@@ -85,7 +85,8 @@ def uniforms(seeds: Sequence[int], start: int, stop: int, count: int) -> Tensor:
     """Uniform numbers of the steps [start, stop): a pure function of (seed, step), the same on every device.
 
     Philox-4x32-10 (Salmon et al. 2011, Parallel Random Numbers: As Easy as 1, 2, 3) with the seed as key and
-    (pair, step) as counter; two of its four words make one number of 53 bits.
+    (pair, step) as counter; two of its four words make one number of 52 bits, so that half a unit more still fits
+    into a float64 and neither 0 nor 1 is ever reached.
 
     Args:
         seeds: one an item, 0 <= seed < 2**64.
@@ -93,12 +94,18 @@ def uniforms(seeds: Sequence[int], start: int, stop: int, count: int) -> Tensor:
 
     Returns:
         (len(seeds), stop - start, count) float64, strictly between 0 and 1.
+
+    Raises:
+        ConfigError: a seed is out of range.
     """
+    for seed in seeds:
+        if not 0 <= seed < 2**64:
+            raise ConfigError(f"seed: must be from 0 to 2**64 - 1, got {seed}")
     key = np.array([int(seed) for seed in seeds], dtype=np.uint64)[:, None, None]
     step = np.arange(start, stop, dtype=np.uint64)[None, :, None]
     pair = np.arange((count + 1) // 2, dtype=np.uint64)[None, None, :]
     words = philox((pair, step & LOW, step >> HALF, np.uint64(0)), (key & LOW, key >> HALF))
-    numbers = [((words[i] >> np.uint64(5)) * np.uint64(2**26) + (words[i + 1] >> np.uint64(6)) + 0.5) * 2.0**-53
+    numbers = [((words[i] >> np.uint64(5)) * np.uint64(2**25) + (words[i + 1] >> np.uint64(7)) + 0.5) * 2.0**-52
                for i in (0, 2)]
     shape = (len(seeds), stop - start, -1)
     return torch.from_numpy(np.stack(numbers, axis=-1).reshape(shape)[..., :count].copy())

@@ -9,12 +9,7 @@ import pytest
 import torch
 from folders import write_wav
 
-from audiogen.backbones import BACKBONES
-from audiogen.data import Crops, EncodedCache, Sequences, scan, split
-from audiogen.frontends import FRONTENDS, Frontend, load_frontend
-from audiogen.model import SequenceModel
-from audiogen.patterns import PATTERNS
-from audiogen.spec import TokenSpec
+from audiogen.frontends import Frontend, load_frontend
 
 RATE = 8000
 
@@ -60,38 +55,3 @@ def folder_of_notes(folder: Path, lengths: list[int], rate: int = RATE, seed: in
     for number, length in enumerate(lengths):
         write_wav(folder / f"note-{number:02d}.wav", note(seed + number, length, rate), rate)
     return folder
-
-
-class Walks:
-    """Batches for the training loop without a corpus: K rows of codes, each 1, 2 or 3 further than the one before (of
-    `size`), and so log2(3) bits a code once that is learned. A function of the step alone, as `Crops` are."""
-
-    def __init__(self, size: int = 8, num_rows: int = 1, batch_size: int = 4, num_frames: int = 24):
-        self.spec = TokenSpec(RATE, 1, num_rows, size)
-        self.batch_size, self.num_frames = batch_size, num_frames
-
-    def batch(self, step: int) -> tuple[torch.Tensor, list[list[str]]]:
-        generator = torch.Generator().manual_seed(step)
-        moves = torch.randint(1, 4, (self.batch_size, self.spec.num_codebooks, self.num_frames), generator=generator)
-        return moves.cumsum(dim=2) % self.spec.codebook_size, [[f"walk-{step}-{i}"] for i in range(self.batch_size)]
-
-    def loader(self, start: int = 0, stop: int | None = None, num_workers: int = 0):
-        while stop is None or start < stop:
-            yield self.batch(start)
-            start += 1
-
-    def held_out(self) -> list[torch.Tensor]:
-        return list(self.batch(1_000_000)[0])
-
-    def model(self, kind: str = "bigram", pattern: str = "parallel", **settings: Any) -> SequenceModel:
-        """A small model of these codes; its weights follow torch's seed."""
-        small = {"bigram": {"dim": 16}, "gpt": {"dim": 16, "num_layers": 2, "num_heads": 2, "window": 8}}
-        backbone = BACKBONES[kind](BACKBONES[kind].Config(**small.get(kind, {}), **settings))
-        return SequenceModel(self.spec, backbone, PATTERNS[pattern](self.spec.num_rows))
-
-
-def encoded(folder: Path, frontend: Frontend, out: Path, num_frames: int = 32) -> tuple[Crops, Sequences]:
-    """Training crops, and held-out sequences, of a folder."""
-    cache = EncodedCache.build(scan(folder), frontend, out, progress=False)
-    sides = split(cache.index, 0.25)
-    return Crops(cache, sides.train, num_frames, batch_size=4), Sequences(cache, sides.held_out)

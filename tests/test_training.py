@@ -23,35 +23,6 @@ from audiogen.training.loop import Trainer
 from audiogen.training.metrics import Metrics, read_metrics
 from audiogen.training.schedule import learning_rate, make_optimizer
 
-STILL = {"evaluations": 1, "patience": None, "warmup": 0.0}
-
-
-def settings(**changes):
-    """Steps, and nothing that interferes unless it is asked for."""
-    budget = {} if "minutes" in changes else {"steps": 4, "minutes": None}
-    return TrainingConfig(**{**STILL, **budget, **changes})
-
-
-def losses(*values):
-    """An `evaluate` that finds these held-out losses, one after the other."""
-    rest = iter(values)
-    return lambda model: Score(next(rest), "bits", 0.0, None, 1, 1.0)
-
-
-def trainer(folder, config, walks=None, model=None, evaluate=None, keep=lambda model, progress: None, **more):
-    walks = walks or Walks()
-    evaluate = evaluate or (lambda model: held_out_score(model, walks.held_out()))
-    return Trainer(model or walks.model(), walks, evaluate, keep, config, folder / "checkpoints", **more)
-
-
-def weights(model):
-    return {name: x.clone() for name, x in model.state_dict().items()}
-
-
-def events(folder, kind):
-    return [event for event in read_metrics(folder) if event["event"] == kind]
-
-
 # ---- the schedule and the optimizer
 
 

@@ -1,8 +1,11 @@
 """The contract of a backbone."""
 
+import dataclasses
 from typing import Any
 
 from torch import Tensor, nn
+
+from ..errors import ConfigError
 
 
 class Backbone(nn.Module):
@@ -17,3 +20,11 @@ class Backbone(nn.Module):
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         raise NotImplementedError
+
+
+def check_sizes(config: Any) -> None:
+    """For a Config's __post_init__: raises the ConfigError that names a whole-number setting below 1."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, int) and value < 1:
+            raise ConfigError(f"backbone.{field.name}: must be 1 or more, got {value}")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .base import Backbone
+from .base import Backbone, check_sizes
 
 
 class Bigram(Backbone):
@@ -16,6 +16,9 @@ class Bigram(Backbone):
     @dataclass(frozen=True)
     class Config:
         dim: int = 256
+
+        def __post_init__(self):
+            check_sizes(self)
 
     receptive_field = 1
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..layers import CausalAttention
-from .base import Backbone
+from .base import Backbone, check_sizes
 
 
 class GPT(Backbone):
@@ -26,6 +26,11 @@ class GPT(Backbone):
         num_heads: int = 4
         window: int = 256           # steps that one layer sees, the present one included
         dropout: float = 0.0
+
+        def __post_init__(self):
+            check_sizes(self)
+            if not 0 <= self.dropout < 1:
+                raise ConfigError(f"backbone.dropout: must be from 0 to below 1, got {self.dropout}")
 
     def __init__(self, config: Config):
         super().__init__()

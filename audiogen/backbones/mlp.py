@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ..layers import CausalConv
-from .base import Backbone
+from .base import Backbone, check_sizes
 
 
 class MLP(Backbone):
@@ -21,6 +21,9 @@ class MLP(Backbone):
         context: int = 16
         hidden_dim: int = 512
         num_layers: int = 1     # hidden layers
+
+        def __post_init__(self):
+            check_sizes(self)
 
     def __init__(self, config: Config):
         super().__init__()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import CausalConv
-from .base import Backbone
+from .base import Backbone, check_sizes
 
 
 class WaveNet(Backbone):
@@ -25,6 +25,9 @@ class WaveNet(Backbone):
         residual_dim: int = 64
         num_layers: int = 20
         dilation_cycle: int = 10    # the dilations are 2 ** (layer % dilation_cycle)
+
+        def __post_init__(self):
+            check_sizes(self)
 
     def __init__(self, config: Config):
         super().__init__()

@@ -88,7 +88,7 @@ class Trainer:
             load_optimizer_tensors(self.optimizer, checkpoint.tensors["optimizer"])
             if self.average is not None:
                 self.average.load_state_dict(checkpoint.tensors["average"])
-            state = {key: math.inf if value is None else value for key, value in checkpoint.state.items()}
+            state = {key: value for key, value in checkpoint.state.items() if value is not None}
             self.progress = from_dict(Progress, {"step": checkpoint.step, **state})
         except (KeyError, ValueError, RuntimeError, ConfigError) as error:
             reason = " ".join(str(error).split())[:200]

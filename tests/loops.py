@@ -1,0 +1,72 @@
+"""The training loop without a corpus: made-up batches, small models, and an `evaluate` that finds what it is told."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from audiogen.backbones import BACKBONES
+from audiogen.evaluation.yardstick import Score, held_out_score
+from audiogen.model import SequenceModel
+from audiogen.patterns import PATTERNS
+from audiogen.spec import TokenSpec
+from audiogen.training.config import TrainingConfig
+from audiogen.training.loop import Trainer
+from audiogen.training.metrics import read_metrics
+
+class Walks:
+    """Batches for the training loop without a corpus: K rows of codes, each 1, 2 or 3 further than the one before (of
+    `size`), and so log2(3) bits a code once that is learned. A function of the step alone, as `Crops` are."""
+
+    def __init__(self, size: int = 8, num_rows: int = 1, batch_size: int = 4, num_frames: int = 24):
+        self.spec = TokenSpec(8000, 1, num_rows, size)
+        self.batch_size, self.num_frames = batch_size, num_frames
+
+    def batch(self, step: int) -> tuple[torch.Tensor, list[list[str]]]:
+        generator = torch.Generator().manual_seed(step)
+        moves = torch.randint(1, 4, (self.batch_size, self.spec.num_codebooks, self.num_frames), generator=generator)
+        return moves.cumsum(dim=2) % self.spec.codebook_size, [[f"walk-{step}-{i}"] for i in range(self.batch_size)]
+
+    def loader(self, start: int = 0, stop: int | None = None, num_workers: int = 0):
+        while stop is None or start < stop:
+            yield self.batch(start)
+            start += 1
+
+    def held_out(self) -> list[torch.Tensor]:
+        return list(self.batch(1_000_000)[0])
+
+    def model(self, kind: str = "bigram", pattern: str = "parallel", **settings: Any) -> SequenceModel:
+        """A small model of these codes; its weights follow torch's seed."""
+        small = {"bigram": {"dim": 16}, "gpt": {"dim": 16, "num_layers": 2, "num_heads": 2, "window": 8}}
+        backbone = BACKBONES[kind](BACKBONES[kind].Config(**small.get(kind, {}), **settings))
+        return SequenceModel(self.spec, backbone, PATTERNS[pattern](self.spec.num_rows))
+
+
+STILL = {"evaluations": 1, "patience": None, "warmup": 0.0}
+
+
+def settings(**changes):
+    """Steps, and nothing that interferes unless it is asked for."""
+    budget = {} if "minutes" in changes else {"steps": 4, "minutes": None}
+    return TrainingConfig(**{**STILL, **budget, **changes})
+
+
+def losses(*values):
+    """An `evaluate` that finds these held-out losses, one after the other."""
+    rest = iter(values)
+    return lambda model: Score(next(rest), "bits", 0.0, None, 1, 1.0)
+
+
+def trainer(folder, config, walks=None, model=None, evaluate=None, keep=lambda model, progress: None, **more):
+    walks = walks or Walks()
+    evaluate = evaluate or (lambda model: held_out_score(model, walks.held_out()))
+    return Trainer(model or walks.model(), walks, evaluate, keep, config, folder / "checkpoints", **more)
+
+
+def weights(model):
+    return {name: x.clone() for name, x in model.state_dict().items()}
+
+
+def events(folder, kind):
+    return [event for event in read_metrics(folder) if event["event"] == kind]
