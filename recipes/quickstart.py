@@ -31,10 +31,10 @@ def main() -> None:
 
     # 1. A corpus: melodies, each of about ten seconds, the same bytes on every machine.
     corpus = args.out.with_name(args.out.name + "-corpus")
-    subprocess.run([sys.executable, HERE.parent / "datasets" / "synthetic.py", corpus], check=True)
+    subprocess.run([sys.executable, HERE.parent / "datasets" / "synthetic.py", corpus, "--minutes", "20"], check=True)
 
-    # 2. Tokens, model, training, samples, page: what `audiogen train` does, with settings for music this regular.
-    train(corpus, args.out, frontend="melvq", backbone="gpt", minutes=args.minutes, overrides=[])
+    # 2. Tokens, model, training, samples, page: what `audiogen train FOLDER --out RUN` does.
+    train(corpus, args.out, minutes=args.minutes, overrides=["training.sample_seconds=8"])
 
     print(f"\nDone. Open {(args.out / 'index.html').resolve()} in a browser and listen.")
 

@@ -28,8 +28,8 @@ TINY_FRONTENDS: dict[str, dict[str, Any]] = {
 def tiny_settings(kind: str) -> dict[str, Any]:
     """The small settings of a registered front-end."""
     if kind not in TINY_FRONTENDS:
-        pytest.fail(f"front-end {kind!r} is registered but has no small settings: add it to TINY_FRONTENDS of {__file__}",
-                    pytrace=False)
+        pytest.fail(f"front-end {kind!r} is registered but has no small settings: add them to TINY_FRONTENDS of "
+                    f"{__file__}", pytrace=False)
     return TINY_FRONTENDS[kind]
 
 

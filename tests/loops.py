@@ -15,6 +15,7 @@ from audiogen.training.config import TrainingConfig
 from audiogen.training.loop import Trainer
 from audiogen.training.metrics import read_metrics
 
+
 class Walks:
     """Batches for the training loop without a corpus: K rows of codes, each 1, 2 or 3 further than the one before (of
     `size`), and so log2(3) bits a code once that is learned. A function of the step alone, as `Crops` are."""
@@ -43,30 +44,31 @@ class Walks:
         return SequenceModel(self.spec, backbone, PATTERNS[pattern](self.spec.num_rows))
 
 
-STILL = {"evaluations": 1, "patience": None, "warmup": 0.0}
-
-
-def settings(**changes):
-    """Steps, and nothing that interferes unless it is asked for."""
+def settings(**changes: Any) -> TrainingConfig:
+    """Four steps, and nothing that interferes unless it is asked for."""
     budget = {} if "minutes" in changes else {"steps": 4, "minutes": None}
-    return TrainingConfig(**{**STILL, **budget, **changes})
+    return TrainingConfig(**{"evaluations": 1, "patience": None, "warmup": 0.0, **budget, **changes})
 
 
-def losses(*values):
+def losses(*values: float) -> Callable[[SequenceModel], Score]:
     """An `evaluate` that finds these held-out losses, one after the other."""
     rest = iter(values)
     return lambda model: Score(next(rest), "bits", 0.0, None, 1, 1.0)
 
 
-def trainer(folder, config, walks=None, model=None, evaluate=None, keep=lambda model, progress: None, **more):
+def trainer(folder: Path, config: TrainingConfig, walks: Walks | None = None, model: SequenceModel | None = None,
+            evaluate: Callable[[SequenceModel], Score] | None = None, keep: Callable = lambda model, progress: None,
+            **more: Any) -> Trainer:
     walks = walks or Walks()
     evaluate = evaluate or (lambda model: held_out_score(model, walks.held_out()))
     return Trainer(model or walks.model(), walks, evaluate, keep, config, folder / "checkpoints", **more)
 
 
-def weights(model):
+def weights(model: SequenceModel) -> dict[str, torch.Tensor]:
+    """A copy that training does not touch."""
     return {name: x.clone() for name, x in model.state_dict().items()}
 
 
-def events(folder, kind):
+def events(folder: Path, kind: str) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl that tell of one kind of event."""
     return [event for event in read_metrics(folder) if event["event"] == kind]

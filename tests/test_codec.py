@@ -62,7 +62,8 @@ def test_blocks_give_what_the_whole_gives(strides):
     assert latent.shape == (2, 6, 61)
     for block_frames in (1, 7, 60, 61, 100):
         torch.testing.assert_close(blockwise(encoder, wav, hop_length, block_frames), latent, rtol=0, atol=1e-12)
-        torch.testing.assert_close(blockwise(decoder, latent, hop_length, block_frames), decoder(latent), rtol=0, atol=1e-12)
+        decoded = blockwise(decoder, latent, hop_length, block_frames)
+        torch.testing.assert_close(decoded, decoder(latent), rtol=0, atol=1e-12)
 
 
 def test_long_files_are_coded_as_in_one_piece(monkeypatch):
@@ -76,7 +77,7 @@ def test_long_files_are_coded_as_in_one_piece(monkeypatch):
 
 
 def test_upsampling_overlaps_as_a_lapped_transform_does():
-    """Input t is heard in outputs t * stride to (t + 2) * stride - 1, and nothing is cut but what comes after the end."""
+    """Input t is heard in outputs t * stride to (t + 2) * stride - 1; only what comes after the end is cut."""
     layer = CausalUpsample1d(1, 1, 3).double()
     x = torch.zeros(1, 1, 5).double()
     x[0, 0, 1] = 1
@@ -112,7 +113,8 @@ def test_the_loss_is_0_for_the_same_and_grows_with_the_distance():
     """Buries a loss that is deaf to quiet parts, to pitch, or to all but the loudest window."""
     loss, wav = SpectralLoss(8000), tones(4096, batch=2)
     assert float(loss(wav, wav)) == 0
-    losses = [float(loss(wav + level * torch.randn(wav.shape, generator=generator()), wav)) for level in (1e-3, 1e-2, 1e-1)]
+    noise = torch.randn(wav.shape, generator=generator())
+    losses = [float(loss(wav + level * noise, wav)) for level in (1e-3, 1e-2, 1e-1)]
     assert 0 < losses[0] < losses[1] < losses[2]
     assert float(loss(0.5 * wav, wav)) > 0.2
     assert float(loss(tones(4096, batch=2, seed=1), wav)) > 0.5
@@ -160,7 +162,8 @@ def test_a_loss_that_is_not_a_number_stops_the_fit():
     loss_of.forward = lambda decoded, wav: decoded.sum() * float("nan")
     batches = iter([tones(2048, batch=2)] * 9)
     with pytest.raises(TrainingError, match="step 0.*frontend.learning_rate"):
-        train_autoencoder(frontend.encoder, frontend.quantizer, frontend.decoder, batches, loss_of, 9, 1e-3, generator())
+        train_autoencoder(frontend.encoder, frontend.quantizer, frontend.decoder, batches, loss_of, num_steps=9,
+                          learning_rate=1e-3, generator=generator())
     assert all(bool(torch.isfinite(tensor).all()) for tensor in frontend.state_dict().values())
 
 

@@ -21,7 +21,6 @@ from audiogen.data import Crops
 from audiogen.errors import AudiogenError, ConfigError, RunError
 from audiogen.training import checkpoint, loop, session
 from audiogen.training.checkpoint import list_checkpoints, load_checkpoint
-from audiogen.training.loop import Trainer
 from audiogen.training.metrics import Metrics, read_metrics
 from audiogen.training.session import train
 
@@ -107,8 +106,8 @@ def test_a_run_can_be_repeated(corpus, whole, tmp_path):
 
 @pytest.mark.parametrize("batches", [[0], [7], [8, 15], [4, 9, 10, 23]])
 def test_resuming_continues_to_the_very_same_weights(corpus, whole, tmp_path, monkeypatch, batches):
-    """Buries a resume that forgets the optimizer, the average, the dropout, the crops or the best loss so far, that takes
-    a step twice, or that leaves one out. (Two batches a step: also interrupts in the middle of one.)"""
+    """Buries a resume that forgets the optimizer, the average, the dropout, the crops or the best loss so far, that
+    takes a step twice, or that leaves one out. (Two batches a step: also interrupts in the middle of one.)"""
     run = tmp_path / "run"
     interrupt_at(monkeypatch, *batches)
     steps = []
@@ -280,7 +279,8 @@ def test_a_resume_keeps_to_the_files_it_was_begun_with(corpus, whole, tmp_path):
     """Buries held-out files that wander into training, and a run's cache lost to a mistyped folder."""
     run = shutil.copytree(whole, tmp_path / "run")
     cache = (run / "cache" / "index.json").read_bytes()
-    for folder in (folder_of_notes(tmp_path / "other", [3000] * 8, seed=50), shutil.copytree(corpus, tmp_path / "fewer")):
+    others, fewer = folder_of_notes(tmp_path / "other", [3000] * 8, seed=50), shutil.copytree(corpus, tmp_path / "few")
+    for folder in (others, fewer):
         (folder / "note-00.wav").unlink()
         with pytest.raises(RunError, match="files are not those that .* was begun with"):
             train(folder, run, resume=True)
@@ -394,8 +394,8 @@ class Killed:
         return time.monotonic() - began
 
     def kill(self, seconds: float | None, dice: random.Random) -> str:
-        """Starts or resumes it and kills it after so many seconds, or, if None, while it saves -> "saving", "elsewhere",
-        or "finished" if that was too late."""
+        """Starts or resumes it and kills it after so many seconds, or, if None, while it saves -> "saving",
+        "elsewhere", or "finished" if that was too late."""
         before = self.half_written()
         command = Command(self.log, *self.arguments)
         if seconds is None:

@@ -1,0 +1,102 @@
+"""Contract 5: every front-end x backbone x pattern trains a step, generates, decodes, and survives a run folder."""
+
+import copy
+
+import corpus
+import pytest
+import tiny
+import torch
+from corpus import note, tiny_frontend, tiny_settings
+
+from audiogen.backbones import BACKBONES
+from audiogen.errors import ConfigError
+from audiogen.evaluation.yardstick import held_out_score
+from audiogen.frontends import FRONTENDS
+from audiogen.patterns import PATTERNS
+from audiogen.run import RunConfig, build_model, load_run, save_weights, start_run
+from audiogen.sampling import Sampling
+from audiogen.spec import FrameSpec
+from audiogen.training.config import DataConfig, TrainingConfig
+from audiogen.training.loop import Trainer
+from audiogen.training.metrics import Metrics
+
+pairs = [pytest.param(frontend, backbone, pattern, id=f"{frontend}-{backbone}-{pattern}")
+         for frontend in FRONTENDS for backbone in BACKBONES for pattern in PATTERNS]
+
+
+class Same:
+    """The same batch at every step."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def loader(self, start, stop, num_workers):
+        while True:
+            yield self.x, [["made-up.wav"]] * len(self.x)
+
+
+def config_of(frontend, backbone, pattern):
+    small = tiny.tiny_backbone(backbone).config
+    return RunConfig(frontend.config, small, pattern, DataConfig(),
+                     TrainingConfig(steps=1, minutes=None, warmup=0.0, learning_rate=0.01))
+
+
+@pytest.mark.parametrize("frontend, backbone, pattern", pairs)
+def test_every_pair_trains_generates_decodes_and_is_saved(device, tmp_path, frontend, backbone, pattern):
+    """Buries a part that works with the one it was written beside and with no other: a shape, a dtype, a device, a spec
+    of more or fewer rows, frames where codes were expected, or a weight that the run folder forgets."""
+    frontend = copy.deepcopy(tiny_frontend(frontend)).to(device)
+    spec, rate = frontend.spec, frontend.spec.sample_rate
+    config = config_of(frontend, backbone, pattern)
+    if isinstance(spec, FrameSpec) and pattern != "parallel":
+        with pytest.raises(ConfigError, match="pattern.*only the pattern parallel"):
+            build_model(config, spec)
+        return
+    wavs = torch.stack([torch.from_numpy(note(seed, rate // 10, rate)).float()[None] for seed in range(2)]).to(device)
+    x = frontend.encode(wavs)                                                           # (2, C, T)
+    model = build_model(config, spec).to(device)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    trainer = Trainer(model, Same(x), lambda weights: held_out_score(weights, list(x)),
+                      lambda weights, progress: save_weights(tmp_path, weights, progress.step, progress.best_loss),
+                      config.training, tmp_path / "checkpoints")
+    start_run(tmp_path, config, frontend)
+    trainer.run(Metrics(tmp_path))
+    still = [name for name, weight in model.state_dict().items() if torch.equal(weight, before[name])]
+    assert still == [], "a step moves every weight"
+
+    run = load_run(tmp_path, device)
+    assert run.step == 1
+    trained = copy.copy(run)
+    trained.frontend, trained.model = frontend, model.eval()
+    length, prompt = 3 * (spec.hop_length if spec.hop_length > 1 else 20) + 1, wavs[0, :, :rate // 50 + 1]
+    for sound in (None, prompt):
+        # 2 items: the batch, too, has to fit.
+        asked = {"seconds": length / rate, "num": 2, "seed": 3, "prompt": sound, "sampling": Sampling(0.9, top_k=5)}
+        wav, again = trained.generate(**asked), run.generate(**asked)
+        assert wav.shape == (2, 1, length + (0 if sound is None else sound.shape[-1]))
+        assert wav.isfinite().all() and wav.abs().max() <= 1
+        assert wav.seeds == again.seeds == [3, 4]
+        # On a GPU sums may be added up in another order.
+        torch.testing.assert_close(again, wav, rtol=0, atol=0 if device.type == "cpu" else 1e-4)
+
+
+def test_a_front_end_without_small_settings_is_told_of():
+    """Buries a front-end that is registered and never tested: no pair would be made of it, or all would take hours."""
+    assert set(corpus.TINY_FRONTENDS) == set(FRONTENDS)
+    with pytest.raises(pytest.fail.Exception, match="front-end 'theremin' is registered but has no small settings"):
+        tiny_settings("theremin")
+
+
+def test_a_backbone_without_small_settings_is_told_of(monkeypatch):
+    """Buries a backbone that is registered and tested at its full size."""
+    class Config:
+        __dataclass_fields__ = {}
+
+    class Large:
+        pass
+
+    import dataclasses
+    Large.Config = dataclasses.make_dataclass("Config", [("num_experts", int, 64)], frozen=True)
+    monkeypatch.setitem(BACKBONES, "large", Large)
+    with pytest.raises(pytest.fail.Exception, match="backbone 'large' has the settings num_experts"):
+        tiny.tiny_backbone("large")
