@@ -1,6 +1,7 @@
 """Contract 5: every front-end x backbone x pattern trains a step, generates, decodes, and survives a run folder."""
 
 import copy
+import dataclasses
 
 import corpus
 import pytest
@@ -89,14 +90,9 @@ def test_a_front_end_without_small_settings_is_told_of():
 
 def test_a_backbone_without_small_settings_is_told_of(monkeypatch):
     """Buries a backbone that is registered and tested at its full size."""
-    class Config:
-        __dataclass_fields__ = {}
-
     class Large:
-        pass
+        Config = dataclasses.make_dataclass("Config", [("num_experts", int, 64)], frozen=True)
 
-    import dataclasses
-    Large.Config = dataclasses.make_dataclass("Config", [("num_experts", int, 64)], frozen=True)
     monkeypatch.setitem(BACKBONES, "large", Large)
     with pytest.raises(pytest.fail.Exception, match="backbone 'large' has the settings num_experts"):
         tiny.tiny_backbone("large")

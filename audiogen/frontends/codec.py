@@ -14,7 +14,7 @@ from ..codec.quantizer import ResidualVQ
 from ..codec.training import draw_batches, draw_crops, train_autoencoder
 from ..spec import TokenSpec
 from .base import Frontend, check_setting, training_wavs
-from .encodec import full_precision
+from .precision import full_precision
 
 BLOCK_FRAMES = 1024  # encoded or decoded at once
 CROP_FRAMES = 32  # in training

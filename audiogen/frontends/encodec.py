@@ -18,6 +18,7 @@ from ..errors import DownloadError, NotFittedError
 from ..spec import TokenSpec
 from .base import Frontend, check_setting, hash_tensors
 from .encodec_weights import load_weights
+from .precision import full_precision
 
 DIMENSION = 128  # of what the encoder gives to the quantizer
 CODEBOOK_SIZE = 1024
@@ -214,27 +215,6 @@ def made_up_sounds(generator: torch.Generator, count: int = 4, num_samples: int 
     tones = draw(6, 1) * torch.sin(2 * math.pi * pitch * t) * decay  # (count, 6, num_samples)
     noise = 0.06 * draw(1) * torch.randn(count, num_samples, generator=generator)
     return (tones.sum(1) / 6 + noise).clamp(-1, 1)[:, None]
-
-
-@contextlib.contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Whole float32, whatever the rest of the program has asked for.
-
-    TF32 (the default of cuDNN's convolutions), "medium" products and autocast keep 8 to 11 bits of each number, and
-    would move a good part of the codes.
-    """
-    backends = torch.backends
-    places = [backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.rnn,
-              backends.mkldnn.matmul]
-    before = [place.fp32_precision for place in places]
-    try:
-        for place in places:
-            place.fp32_precision = "ieee"
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        for place, precision in zip(places, before, strict=True):
-            place.fp32_precision = precision
 
 
 @contextlib.contextmanager

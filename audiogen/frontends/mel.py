@@ -11,8 +11,8 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..spec import FrameSpec
 from .base import Frontend, check_setting, training_wavs
-from .encodec import full_precision
 from .griffin_lim import mel_to_wav
+from .precision import full_precision
 
 BLOCK_FRAMES = 4096  # encoded at once, so that an hour takes no more memory than a minute
 SMALLEST_STD = 0.1  # nats; a band that hardly moves is not blown up to variance 1

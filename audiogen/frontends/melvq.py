@@ -11,8 +11,8 @@ from ..codec.reservoir import Reservoir
 from ..errors import DataError
 from ..spec import TokenSpec
 from .base import Frontend, check_setting, training_wavs
-from .encodec import full_precision
 from .mel import Mel
+from .precision import full_precision
 
 
 class MelVQ(Frontend):

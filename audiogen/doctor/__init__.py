@@ -1,0 +1,11 @@
+"""`audiogen doctor`: what is installed, what is in a folder, and whether a model can learn from it.
+
+Nothing here loads torchaudio before it is needed: the doctor must be able to speak where the installation is ill.
+"""
+
+from .check import check_overfit
+from .folder import check_folder
+from .overfit import Overfit, Verdict, overfit, verdict
+from .setup import check_setup
+
+__all__ = ["Overfit", "Verdict", "check_folder", "check_overfit", "check_setup", "overfit", "verdict"]

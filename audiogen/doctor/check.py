@@ -1,0 +1,126 @@
+"""From a folder to the overfit check of a front-end and a backbone, and its verdict."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from ..errors import DataError
+from .overfit import Verdict, overfit, verdict
+
+if TYPE_CHECKING:
+    from ..data import EncodedCache, Index, Part
+
+#: Sound that the check looks at (seconds in all, and of one file where there are many): enough for k-means.
+SECONDS, SHORTEST_SHARE = 120.0, 10.0
+#: Frames of a crop: order shows within a few, and short ones hear more files.
+CROP_FRAMES = 64
+#: Fitting steps of a front-end that is trained: it need not sound good here.
+FIT_STEPS = 60
+
+
+def check_overfit(console: Console, folder: "str | Path | Index | EncodedCache", frontend: str | None = None,
+                  backbone: str | None = None, device: str = "auto", overrides: Sequence[str] = ()) -> Verdict:
+    """Tries whether the model that `train` would begin with can learn the folder, and prints the verdict.
+
+    Takes the training side alone, and of it at most two minutes. A learned front-end is fitted on those.
+
+    Args:
+        folder: of sound files or a cache, or what `check_folder` returned.
+    """
+    from ..data import EncodedCache, long_enough
+    from ..devices import choose_device
+    from ..frontends import frontend_to_dict
+    from ..run import build_model
+    from ..training.defaults import BACKBONE, default_config, frontend_settings
+    from ..training.session import _frontend, _source, _split
+
+    where = choose_device(device)
+    source = _source(Path(folder), strict=False) if isinstance(folder, str | Path) else folder
+    settings, rest = frontend_settings(overrides)
+    front = _frontend(source, frontend, settings)
+    config = default_config(frontend_to_dict(front), front.spec, backbone or BACKBONE, rest)
+    cached = isinstance(source, EncodedCache)
+    index = source.index if cached else long_enough(source, front.spec)
+    parts = excerpts(_split(index, config, front).train, SECONDS)
+    found = near_silence(parts)
+    if found is None:
+        if not cached:
+            front = _fitted(front, settings, index, parts)
+        sequences = _cached(source, parts) if cached else _encoded(front.to(where), index, parts)
+        torch.manual_seed(config.training.seed)
+        model = build_model(config, front.spec).to(where)
+        crops = cut(sequences, min(CROP_FRAMES, config.training.crop_frames))
+        if console.is_terminal:
+            with console.status("learning one batch by heart"):
+                result = overfit(model, crops, config.training)
+        else:
+            result = overfit(model, crops, config.training)
+        found = verdict(result)
+    name = frontend_to_dict(front)["kind"]
+    colour = "green" if found.fault is None else "red"
+    console.print(f"overfit check, {backbone or BACKBONE} on {name}: [{colour}]{found}[/]")
+    return found
+
+
+def near_silence(parts: Sequence["Part"]) -> Verdict | None:
+    """The verdict on parts that are next to nothing for most of their time, else None."""
+    seconds = sum(part.seconds for part in parts)
+    silent = sum(part.seconds for part in parts if part.file.silent)
+    if silent <= 0.5 * seconds:
+        return None
+    return Verdict("silence", f"the recordings are near-silent: {silent / seconds:.0%} of the sound lies below -50 dBFS, "
+                              "so that a model would learn their noise; record louder, or leave these files out")
+
+
+def excerpts(parts: Sequence["Part"], seconds: float) -> list["Part"]:
+    """At most so many seconds of parts, the middle of each long one, from as many files as possible."""
+    chosen, total, share = [], 0.0, max(seconds / len(parts), SHORTEST_SHARE)
+    for part in parts:
+        if part.seconds > share:
+            spare = (part.seconds - share) / part.file.duration / 2
+            part = dataclasses.replace(part, start=part.start + spare, stop=part.stop - spare)
+        chosen.append(part)
+        total += part.seconds
+        if total >= seconds:
+            break
+    return chosen
+
+
+def cut(sequences: Sequence[Tensor], num_frames: int) -> Tensor:
+    """Sequences (C, T) joined end to end -> crops (N, C, num_frames) in an order drawn by lot, N >= 2."""
+    joined = torch.cat(list(sequences), dim=1)
+    num_frames = min(num_frames, joined.shape[1] // 2)
+    if num_frames < 2:
+        raise DataError(f"{joined.shape[1]} frames are too few for the check; add recordings, or longer ones")
+    count = joined.shape[1] // num_frames
+    crops = joined[:, :count * num_frames].unflatten(1, (count, num_frames)).transpose(0, 1)
+    return crops[torch.randperm(count, generator=torch.Generator().manual_seed(0)).to(crops.device)]
+
+
+def _fitted(front: Any, settings: dict[str, Any], index: "Index", parts: Sequence["Part"]) -> Any:
+    from ..data import training_wavs
+
+    if front.fitted:
+        return front
+    if "fit_steps" in {field.name for field in dataclasses.fields(front.config)} and "fit_steps" not in settings:
+        front = type(front)(dataclasses.replace(front.config, fit_steps=min(FIT_STEPS, front.config.fit_steps)))
+    front.fit(training_wavs(index, parts, front.spec.sample_rate))
+    return front.eval()
+
+
+@torch.no_grad()
+def _encoded(front: Any, index: "Index", parts: Sequence["Part"]) -> list[Tensor]:
+    from ..data import training_wavs
+
+    return [front.encode(wav[None].to(front.device))[0] for wav in training_wavs(index, parts, front.spec.sample_rate)]
+
+
+def _cached(cache: "EncodedCache", parts: Sequence["Part"]) -> list[Tensor]:
+    from ..data import Sequences
+
+    return list(Sequences(cache, parts))

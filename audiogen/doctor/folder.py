@@ -1,0 +1,156 @@
+"""What a folder of sound holds: each file kept or not and why, and what that leaves to train on."""
+
+import math
+import statistics
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from ..data import EncodedCache, FileEntry, Index
+
+#: So many kept files are listed one by one without being asked for.
+FEW_FILES = 30
+#: Above this fraction of samples at full scale, clipping can be heard.
+AUDIBLE_CLIPPING = 1e-3
+#: How data.index begins the reason of a file whose bytes are those of another.
+DUPLICATE = "has the same content as"
+
+
+def check_folder(console: Console, folder: str | Path, verbose: bool = False) -> "Index | EncodedCache":
+    """Prints a line for each file that is left out or remarkable, and the folder's totals.
+
+    Args:
+        folder: of sound files, or an encoded cache.
+        verbose: a line for each kept file too, however many there are.
+
+    Returns:
+        What was found, which `check_overfit` takes in the place of the folder.
+
+    Raises:
+        DataError: no such folder, no sound in it, or too little to hold anything out.
+    """
+    from ..data import EncodedCache, is_cache, long_enough, main_sample_rate, scan
+    from ..frontends import FRONTENDS, frontend_to_dict, load_frontend
+    from ..training.defaults import BACKBONE, FRONTEND, default_config
+    from ..training.session import HIGHEST_DEFAULT_RATE, _split
+
+    source = EncodedCache.open(folder) if is_cache(folder) else scan(folder)
+    index = source if not isinstance(source, EncodedCache) else source.index
+    _list_files(console, index, verbose or len(index.files) <= FEW_FILES)
+    index.require_files()
+
+    if isinstance(source, EncodedCache):
+        front = source.frontend()
+    else:
+        rate = min(main_sample_rate(index), HIGHEST_DEFAULT_RATE)
+        front = load_frontend(FRONTEND, **({"sample_rate": rate} if _has_rate(FRONTENDS[FRONTEND]) else {}))
+    config = default_config(frontend_to_dict(front), front.spec, BACKBONE)
+    usable = long_enough(index, front.spec)
+    usable.require_files()
+    sides = _split(usable, config, front)
+    crop_seconds = config.training.crop_frames / front.spec.frame_rate
+
+    table = Table(title=f"{folder}", title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in _totals(index):
+        table.add_row(name, value)
+    if len(usable.files) < len(index.files):
+        table.add_row("too short", f"{len(index.files) - len(usable.files)} kept files are under two frames of the "
+                                   "default front-end, and are not trained on")
+    table.add_row("to train on", sides.summary)
+    table.add_row("default crop", _crops(usable.files, crop_seconds))
+    console.print(table, soft_wrap=False)
+    return source
+
+
+def _list_files(console: Console, index: "Index", each: bool) -> None:
+    """A table of the files, as wide as its longest line where the output is no terminal, so that grep finds each."""
+    table = Table("file", "length", "rate", "ch", "kept?", box=None, pad_edge=False)
+    for column, wrap in zip(table.columns, (False, True, True, True, False), strict=True):
+        column.no_wrap, column.overflow = wrap, "fold"
+    for column in table.columns[1:4]:
+        column.justify = "right"
+    rows = []
+    for file in index.files:
+        remark = _remark(file)
+        if each or remark:
+            rows.append((file.path, f"{file.duration:.2f} s", str(file.sample_rate), str(file.num_channels),
+                         f"[yellow]kept, but {remark}[/]" if remark else "kept"))
+    rows += [(file.path, "", "", "", f"[red]left out:[/] {escape(file.reason)}") for file in index.rejected]
+    for path, *rest in sorted(rows):
+        table.add_row(escape(path), *rest)
+    if rows:
+        console.print(table, soft_wrap=False, width=None if console.is_terminal else 10_000)
+    unlisted = len(index.files) + len(index.rejected) - len(rows)
+    if unlisted:
+        console.print(f"{unlisted} more files are kept as they are; --verbose lists them")
+
+
+def _remark(file: "FileEntry") -> str:
+    remarks = ["near-silent (below -50 dBFS)"] if file.silent else []
+    if file.clipped > AUDIBLE_CLIPPING:
+        remarks.append(f"clipped ({file.clipped:.1%} at full scale)")
+    return ", ".join(remarks)
+
+
+def _totals(index: "Index") -> list[tuple[str, str]]:
+    files = index.files
+    found = len(files) + len(index.rejected)
+    others = f" ({index.ignored} files of other kinds passed over)" if index.ignored else ""
+    lengths = [file.duration for file in files]
+    duplicates = sum(file.reason.startswith(DUPLICATE) for file in index.rejected)
+    near_silent = sum(file.silent for file in files)
+    clipped = sum(file.clipped > AUDIBLE_CLIPPING for file in files)
+    touching = sum(file.clipped > 0 for file in files)
+    return [
+        ("kept", f"{len(files)} of {found} sound files{others}"),
+        ("left out", str(len(index.rejected))),
+        ("total", time_text(index.seconds)),
+        ("length", f"shortest {time_text(min(lengths))}, median {time_text(statistics.median(lengths))}, longest "
+                   f"{time_text(max(lengths))}"),
+        ("sample rates", _counts(f"{file.sample_rate} Hz" for file in files)),
+        ("channels", _counts({1: "mono", 2: "stereo"}.get(file.num_channels, f"{file.num_channels} channels")
+                             for file in files)),
+        ("loudness", f"median {decibels(statistics.median(file.rms for file in files))} RMS, "
+                     f"highest peak {decibels(max(file.peak for file in files))}"),
+        ("near-silent", f"{near_silent} files below -50 dBFS"),
+        ("clipped", f"{clipped} files with over {AUDIBLE_CLIPPING:.1%} of their samples at full scale; {touching} "
+                    "reach it"),
+        ("duplicates", f"{duplicates} files left out for having the bytes of another"),
+    ]
+
+
+def _crops(files: list["FileEntry"], crop_seconds: float) -> str:
+    shorter = sum(file.duration < crop_seconds for file in files)
+    length = time_text(crop_seconds)
+    if not shorter:
+        return f"{length}; every file is as long or longer"
+    which = "every file is" if shorter == len(files) else f"{shorter} of {len(files)} files are"
+    return f"{length}; {which} shorter, and joined end to end"
+
+
+def _counts(values) -> str:
+    return ", ".join(f"{value}: {count}" for value, count in Counter(values).most_common())
+
+
+def decibels(level: float) -> str:
+    return f"{20 * math.log10(level):.1f} dBFS" if level > 0 else "no sound"
+
+
+def time_text(seconds: float) -> str:
+    """"0.43 s", "12.5 min", "3.2 h"."""
+    if seconds < 120:
+        return f"{seconds:.2f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _has_rate(part: type) -> bool:
+    import dataclasses
+
+    return "sample_rate" in {field.name for field in dataclasses.fields(part.Config)}

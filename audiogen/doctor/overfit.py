@@ -1,0 +1,234 @@
+"""Can a model learn one batch by heart, and does the order of the sound teach it anything?
+
+Two short experiments, each on a copy of the model:
+
+    by heart    one batch again and again: shows weights, learning rate and optimizer at work
+    order       batch after batch as given, beside the same frames in an order drawn by lot: both hold the same codes
+                as often, so that what separates the two losses is what the order tells
+"""
+
+import copy
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import DataError
+from ..model import SequenceModel
+from ..training.config import TrainingConfig
+from ..training.schedule import make_optimizer
+
+#: Steps of either experiment at most, and of its warm-up.
+STEPS, WARMUP = 200, 10
+#: Entries (codes, or frames) of one step: as many as a CPU learns 200 times in seconds.
+ENTRIES = 1024
+#: The order tells something if the loss as given is lower than the shuffled one by this part of the reference, in the
+#: mean of so many steps. Where nothing was to be told, 0.002 was measured on fresh batches.
+ORDER, WINDOW = 0.02, 10
+#: By heart is below this part of the reference, where codes are concerned.
+BY_HEART = 0.02
+#: Once shuffled frames are known this well, they are being learned by heart, and no longer tell of order.
+MEMORISED = 0.6
+
+
+@dataclass(frozen=True)
+class Overfit:
+    """What the experiments showed. Losses are bits per code or nats per frame, a value before each step.
+
+    Attributes:
+        unit: "bits" or "nats".
+        num_features: F of frames, 1 for codes: densities grow with it.
+        reference: what a model that knows nothing has: log2 V, or the nats of a standard Gaussian on the batch.
+        frequencies: what knowing how often each code occurs in the batch would give; for densities the reference.
+        learning_rate: that of the training settings.
+        losses: of one batch, again and again.
+        retries: losses of the same at other learning rates, by rate; tried only where the first run failed.
+        given, shuffled: of batch after batch, as given and with the order of the frames drawn by lot.
+    """
+
+    unit: str
+    num_features: int
+    reference: float
+    frequencies: float
+    learning_rate: float
+    losses: list[float]
+    retries: dict[float, list[float]]
+    given: list[float]
+    shuffled: list[float]
+
+    @property
+    def order_gain(self) -> float:
+        """How far the loss as given stayed below the shuffled one in the last window, in parts of the reference."""
+        return _gain(self.given, self.shuffled, self.reference)
+
+    def unstable(self, losses: list[float]) -> bool:
+        """Whether the loss ran away: far above where it began, or no number."""
+        return not all(map(math.isfinite, losses)) or max(losses) > losses[0] + self.tolerance
+
+    def learned(self, losses: list[float]) -> bool:
+        """Whether a run got to know more than how often each code occurs."""
+        return not self.unstable(losses) and losses[-1] < self.frequencies - 0.05 * self.reference
+
+    @property
+    def tolerance(self) -> float:
+        """How far above the reference is far: a quarter of a bit, or of a nat and feature."""
+        return 0.25 * self.num_features
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`fault` is None or one of "initialisation", "learning rate", "order", "silence", "unknown"; `text` says it in
+    plain English."""
+
+    fault: str | None
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def overfit(model: SequenceModel, crops: Tensor, training: TrainingConfig) -> Overfit:
+    """Runs the experiments on copies of a model.
+
+    Args:
+        model: as it would begin its training, on its device.
+        crops: (N, C, T) codes or frames, the first of which make up the batch to learn by heart; order matters
+            along T alone.
+        training: learning rate, weight decay and clipping are taken from it.
+    """
+    if crops.shape[2] < 2:
+        raise DataError("the crops are of one frame, in which there is no order to learn: give longer files")
+    spec = model.spec
+    crops = crops.to(model.bos.device)
+    rows = spec.num_codebooks if spec.unit == "bits" else 1
+    size = max(2, ENTRIES // (rows * crops.shape[2]))
+    batch = crops[:size]
+    features = 1 if spec.unit == "bits" else spec.num_features
+    reference = _reference(model, batch)
+    frequencies = _entropy(batch, spec.codebook_size) if spec.unit == "bits" else reference
+    # What counts as known by heart: 0 bits has a floor, a density has none.
+    goal = BY_HEART * reference if spec.unit == "bits" else reference - features
+    losses = _until(_learn(model, itertools.repeat(batch), training, training.learning_rate), goal)
+    found = Overfit(spec.unit, features, reference, frequencies, training.learning_rate, losses, {}, [], [])
+    if losses[0] > reference + found.tolerance:
+        return found                            # a fault that hides all others
+    if found.unstable(losses):
+        return found
+    if not found.learned(losses):
+        for factor in (0.01, 0.1, 10.0):
+            rate = factor * training.learning_rate
+            found.retries[rate] = _until(_learn(model, itertools.repeat(batch), training, rate), goal)
+    _compare_order(model, crops, size, training, found)
+    return found
+
+
+def _compare_order(model: SequenceModel, crops: Tensor, size: int, training: TrainingConfig, found: Overfit) -> None:
+    generator = torch.Generator().manual_seed(1)
+    order = torch.stack([torch.randperm(crops.shape[2], generator=generator) for _ in crops]).to(crops.device)
+    mixed = crops.gather(2, order[:, None].expand_as(crops))            # rows of a frame stay together
+    rate = training.learning_rate
+    runs = zip(_learn(model, _batches(crops, size), training, rate),
+               _learn(model, _batches(mixed, size), training, rate), strict=True)
+    for given, shuffled in itertools.islice(runs, STEPS):
+        if not (math.isfinite(given) and math.isfinite(shuffled)):
+            break
+        found.given.append(given)
+        found.shuffled.append(shuffled)
+        if len(found.given) > WINDOW and found.order_gain > ORDER or shuffled < MEMORISED * found.frequencies:
+            break
+
+
+def verdict(found: Overfit) -> Verdict:
+    """What the evidence says, the most fundamental fault first."""
+    unit = "bits per code" if found.unit == "bits" else "nats per frame"
+    first, last, steps = found.losses[0], found.losses[-1], len(found.losses) - 1
+    if not first <= found.reference + found.tolerance:
+        knowing = (f"ln V: {first:.1f} against {found.reference:.1f} bits" if found.unit == "bits" else
+                   f"that of a standard Gaussian: {first:.1f} against {found.reference:.1f} nats per frame")
+        return Verdict("initialisation", f"starting loss is far from {knowing}: the weights are initialised too large")
+    if found.unstable(found.losses):
+        worst = max(found.losses) if all(map(math.isfinite, found.losses)) else math.inf
+        how = f"rose from {first:.1f} to {worst:.1f} {unit}" if math.isfinite(worst) else "became no number"
+        return Verdict("learning rate", f"the learning rate of {found.learning_rate:g} is too high: the loss {how} "
+                                        f"within {steps} steps; try --set training.learning_rate="
+                                        f"{found.learning_rate / 100:.1g}")
+    told = (f"loss {first:.1f} to {last:.1f} {unit} in {steps} steps")
+    if not found.learned(found.losses):
+        better = [rate for rate, losses in found.retries.items() if found.learned(losses)]
+        if better:
+            rate = min(better, key=lambda rate: found.retries[rate][-1])
+            much = "high" if rate < found.learning_rate else "low"
+            return Verdict("learning rate", f"the learning rate of {found.learning_rate:g} is too {much}: {told} on one "
+                                            f"batch, but to {found.retries[rate][-1]:.1f} at {rate:.1g}; try --set "
+                                            f"training.learning_rate={rate:.1g}")
+    if found.order_gain <= ORDER:
+        return Verdict("order", "what comes before tells the model nothing of what comes next: it learns the sound no "
+                                "better than the same frames in a shuffled order; the targets are shuffled, or the "
+                                "recordings are noise")
+    if not found.learned(found.losses):
+        return Verdict("unknown", f"the model does not learn even one batch: {told}, and no learning rate from "
+                                  f"{found.learning_rate / 100:.1g} to {10 * found.learning_rate:.1g} mends it; it may be "
+                                  "too small for this front-end")
+    more = ""
+    if found.unit == "bits" and last > BY_HEART * found.reference + 0.1:
+        more = f" (knowing only how often each code occurs gives {found.frequencies:.1f})"
+    return Verdict(None, f"the model can learn this: {told} on one batch{more}")
+
+
+def _learn(model: SequenceModel, batches: Iterable[Tensor], training: TrainingConfig, rate: float) -> Iterator[float]:
+    """Trains a copy, and yields the loss of each batch before its step."""
+    # Evaluation mode: dropout is there to hinder what is tried here.
+    model = copy.deepcopy(model).eval()
+    optimizer = make_optimizer(model, training)
+    to_unit = 1 / math.log(2) if model.spec.unit == "bits" else 1.0
+    for step, x in enumerate(batches):
+        loss = model.nll_per_entry(x).sum() / model.num_entries(x)
+        yield float(loss.detach()) * to_unit
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1.0, (step + 1) / WARMUP)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), training.gradient_clip)
+        optimizer.step()
+
+
+def _until(losses: Iterator[float], goal: float) -> list[float]:
+    """STEPS losses and the one after the last step, or fewer if the goal is met or there is no number."""
+    found = []
+    for loss in itertools.islice(losses, STEPS + 1):
+        found.append(loss)
+        if not math.isfinite(loss) or loss < goal:
+            break
+    return found
+
+
+def _batches(crops: Tensor, size: int) -> Iterator[Tensor]:
+    """Passes over all crops, each in an order of its own, without end."""
+    generator = torch.Generator().manual_seed(0)
+    while True:
+        order = torch.randperm(len(crops), generator=generator).to(crops.device)
+        for first in range(0, max(1, len(crops) - size + 1), size):
+            yield crops[order[first:first + size]]
+
+
+def _gain(given: list[float], shuffled: list[float], reference: float) -> float:
+    last = min(WINDOW, len(given))
+    return (sum(shuffled[-last:]) - sum(given[-last:])) / (last * reference) if last else 0.0
+
+
+def _reference(model: SequenceModel, batch: Tensor) -> float:
+    if model.spec.unit == "bits":
+        return math.log2(model.spec.codebook_size)
+    return float((0.5 * (batch.double().square() + math.log(2 * math.pi))).sum(dim=1).mean())
+
+
+def _entropy(codes: Tensor, codebook_size: int) -> float:
+    """Bits per code of (B, K, T) when each row's frequencies are known, and nothing else."""
+    bits = []
+    for row in codes.unbind(1):
+        p = torch.bincount(row.flatten(), minlength=codebook_size).double() / row.numel()
+        bits.append(float(-(p[p > 0] * p[p > 0].log2()).sum()))
+    return sum(bits) / len(bits)

@@ -1,0 +1,407 @@
+"""Run folders: what is saved comes back, what is damaged says so, and what a stranger made can at worst fail to load."""
+
+import json
+import math
+import pickle
+import resource
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from corpus import folder_of_notes, note, tiny_settings
+from safetensors.torch import load_file, save_file
+
+from audiogen import audio_info, read_audio, samples
+from audiogen.errors import AudiogenError, ConfigError, RunError
+from audiogen.files import sha256_file
+from audiogen.frontends import load_frontend, save_frontend
+from audiogen.run import blank_model, build_model, clear_leftovers, holds_run, load_run, read_config, read_split
+from audiogen.samples import generate_files, write_generated, write_round_trips
+from audiogen.sampling import Sampling
+from audiogen.training.session import train
+
+RATE, HOP = 8000, 64
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run folder that nobody may change."""
+    place = tmp_path_factory.mktemp("made")
+    overrides = ["backbone.dim=8", "backbone.num_layers=1", "backbone.num_heads=2", "training.crop_frames=16",
+                 "training.sample_seconds=0.1", "training.evaluations=2", "training.sample_every=1",
+                 *(f"frontend.{name}={value}" for name, value in tiny_settings("melvq").items())]
+    train(folder_of_notes(place / "corpus", [4000] * 6), place / "run", "melvq", "gpt", steps=4, overrides=overrides)
+    return place / "run"
+
+
+@pytest.fixture(scope="module")
+def run(made):
+    return load_run(made)
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    """A copy of the run folder that may be changed."""
+    return shutil.copytree(made, tmp_path / "run")
+
+
+def config_of(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
+def assert_refused(folder, message):
+    """One line that names what is wrong, whichever way the folder is opened."""
+    with pytest.raises(RunError, match=message) as caught:
+        load_run(folder)
+    assert "\n" not in str(caught.value)
+    assert str(folder) in str(caught.value)
+
+
+# ---- what is in a folder
+
+
+def test_a_folder_holds_what_the_design_promises(made, run):
+    """Buries a run that can't be understood, gone on with, or listened to from its folder alone."""
+    there = {path.name for path in made.iterdir()}
+    assert there >= {"config.json", "frontend.safetensors", "model.safetensors", "checkpoints", "metrics.jsonl",
+                     "samples", "split.json", "index.html"}
+    assert not [path for path in made.rglob("*") if ".tmp" in path.name]
+    config = config_of(made)
+    assert config["format"] == 1
+    assert list(config) == ["format", "frontend", "backbone", "pattern", "data", "training"]
+    assert config["frontend"]["kind"] == "melvq" and config["pattern"] == {"kind": "delay"}
+    assert {path.name for path in (made / "checkpoints" / "step-4").iterdir()} == {
+        "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"}
+    assert run.config == read_config(made)
+    assert not run.model.training and not run.frontend.training
+    assert sorted(part.file.path for part in [*run.split().train, *run.split().held_out]) == [
+        f"note-{i:02d}.wav" for i in range(6)]
+
+
+def test_samples_say_how_to_make_them_again(made, run, tmp_path):
+    """Buries sounds that nobody can trace: no seed, the seed of another item, the weights of another step."""
+    notes = {path.stem: json.loads(path.read_text()) for path in (made / "samples").glob("*.json")}
+    assert {name for name in notes if name[-1] in "0"} == {
+        "original-0", "round-trip-0", "generated-0", "continued-0", "step-2-0", "step-4-0"}
+    assert {path.stem for path in (made / "samples").glob("*.wav")} == set(notes)
+    keys = {"kind", "source", "seed", "sampling", "prompt", "prompt_seconds", "step", "checkpoint", "seconds"}
+    for name, note_ in notes.items():
+        assert set(note_) == keys, name
+        assert note_["seconds"] == audio_info(made / "samples" / f"{name}.wav").duration
+    assert notes["original-0"]["kind"] == "original" and notes["round-trip-0"]["kind"] == "round-trip"
+    assert notes["original-0"]["source"] == notes["round-trip-0"]["source"] == notes["continued-0"]["prompt"]
+    assert notes["original-0"]["source"] == run.split().held_out[0].file.path
+
+    generated = notes["generated-2"]
+    assert (generated["kind"], generated["seed"], generated["step"]) == ("generated", 2, run.step)
+    assert generated["checkpoint"] == sha256_file(made / "model.safetensors")
+    assert generated["sampling"] == {"temperature": 1.0, "top_k": None, "top_p": None, "min_p": None}
+    (path, seed), = write_generated(tmp_path, run, generated["seconds"], [2])
+    assert seed == 2
+    assert path.read_bytes() == (made / "samples" / "generated-2.wav").read_bytes()
+    last = made / "checkpoints" / "step-4" / "model.safetensors"
+    assert (notes["step-4-0"]["step"], notes["step-4-0"]["checkpoint"]) == (4, sha256_file(last))
+    assert notes["step-2-0"]["step"] == 2
+    assert notes["step-2-0"]["checkpoint"] not in (notes["step-4-0"]["checkpoint"], generated["checkpoint"], None)
+    assert notes["continued-0"]["prompt_seconds"] + 0.1 == pytest.approx(notes["continued-0"]["seconds"])
+
+
+# ---- generating
+
+
+def test_generate_is_reproducible_by_seed_item_by_item(run):
+    """Buries a seed that is for the batch alone: an item must come out by itself as it did among others."""
+    wavs = run.generate(seconds=0.2, num=3, seed=5)
+    assert wavs.shape == (3, 1, 1600) and wavs.dtype == torch.float32
+    assert wavs.seeds == [5, 6, 7]
+    assert torch.equal(run.generate(seconds=0.2, num=3, seed=5), wavs)
+    for item in range(3):
+        alone = run.generate(seconds=0.2, num=1, seed=5 + item)
+        torch.testing.assert_close(alone[0], wavs[item], rtol=0, atol=1e-4)
+    assert not torch.equal(wavs[0], wavs[1])
+    fresh = run.generate(seconds=0.2, num=2)
+    assert torch.equal(run.generate(seconds=0.2, seeds=fresh.seeds), fresh)
+    assert len({*fresh.seeds, *run.generate(seconds=0.2, num=2).seeds}) == 4
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1.1, 0.7, 1 / 3, 0.0101, 0.00001])
+@pytest.mark.parametrize("prompt", [None, 1, HOP, 3 * HOP + 5])
+def test_generate_gives_the_length_it_is_asked_for(run, seconds, prompt):
+    """Buries a sample too many where a float is a hair over (1.1 s of 8000 Hz), and prompts that are not whole frames."""
+    sound = None if prompt is None else torch.from_numpy(note(0, prompt)).float()[None]
+    wav = run.generate(seconds=seconds, seed=0, prompt=sound)
+    assert wav.shape == (1, 1, max(1, round(seconds * RATE)) + (prompt or 0))
+    assert wav.isfinite().all()
+
+
+def test_generate_goes_on_from_the_prompt(run):
+    """Buries a prompt that is dropped, put at the end, or generated over."""
+    sound = torch.from_numpy(note(1, 20 * HOP)).float()[None]
+    wav = run.generate(seconds=0.1, seed=1, prompt=sound)
+    codes = run.frontend.encode(sound[None])
+    again = run.frontend.encode(wav[:, :, :20 * HOP])
+    assert (codes == again).float().mean() > 0.5                    # Griffin-Lim gives most of them back
+    assert torch.equal(run.generate(seconds=0.1, seed=1, prompt=sound[None]), wav)
+    other = run.generate(seconds=0.1, seed=1, prompt=torch.from_numpy(note(3, 20 * HOP)).float()[None])
+    assert not torch.equal(other, wav)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, math.nan, math.inf])
+def test_generate_refuses_impossible_lengths(run, seconds):
+    """Buries nan that passes every comparison, and hours of work on an infinite length."""
+    with pytest.raises(ConfigError, match="seconds: must be above 0"):
+        run.generate(seconds=seconds)
+
+
+def test_sampling_reaches_the_head(run):
+    """Buries options that are parsed, written into the .json, and never used."""
+    free = run.generate(seconds=0.3, num=2, seed=0)
+    greedy = run.generate(seconds=0.3, num=2, seed=0, sampling=Sampling(temperature=0))
+    torch.testing.assert_close(greedy[0], greedy[1], rtol=0, atol=1e-4)
+    assert not torch.equal(free[0], greedy[0])
+
+
+def test_many_items_go_in_batches(run, tmp_path, monkeypatch):
+    """Buries memory that grows with --num, and items lost or doubled where a batch ends."""
+    monkeypatch.setattr(samples, "BATCH", 2)
+    written = list(generate_files(run, tmp_path, 0.05, 5, seed=10))
+    assert [(path.name, seed) for path, seed in written] == [(f"sample-{seed}.wav", seed) for seed in range(10, 15)]
+    monkeypatch.setattr(samples, "BATCH", 16)
+    together = list(generate_files(run, tmp_path / "together", 0.05, 5, seed=10))
+    for (path, _), (other, _) in zip(written, together, strict=True):
+        torch.testing.assert_close(read_audio(path), read_audio(other), rtol=0, atol=1e-3)
+
+
+def test_a_prompt_file_is_resampled_and_named(run, tmp_path):
+    """Buries a prompt taken at another rate, an octave too low."""
+    prompt = folder_of_notes(tmp_path / "prompt", [22050], rate=22050) / "note-00.wav"
+    (path, _), = generate_files(run, tmp_path / "out", 0.1, 1, prompt=prompt, seed=0)
+    assert audio_info(path).num_samples == 8000 + 800
+    said = json.loads(path.with_suffix(".json").read_text())
+    assert (said["prompt"], said["prompt_seconds"], said["seconds"]) == (str(prompt), 1.0, 1.1)
+
+
+def test_round_trips_are_as_long_as_the_originals(run, tmp_path):
+    """Buries the padding of the last frame left on the end."""
+    sound = [("a.wav", torch.from_numpy(note(0, 3 * HOP + 1)).float()[None])]
+    write_round_trips(tmp_path, run.frontend, sound)
+    assert read_audio(tmp_path / "round-trip-0.wav").shape == read_audio(tmp_path / "original-0.wav").shape == (1, 193)
+
+
+# ---- damage
+
+
+def test_a_folder_that_is_no_run_says_so(tmp_path):
+    """Buries a traceback for a mistyped name."""
+    for folder in (tmp_path / "gone", tmp_path):
+        assert_refused(folder, "is no run folder, it has no config.json; train one with audiogen train")
+
+
+@pytest.mark.parametrize("name", ["config.json", "frontend.safetensors", "model.safetensors"])
+@pytest.mark.parametrize("damage", ["gone", "empty", "half", "flipped", "other", "folder"])
+def test_a_damaged_folder_gives_one_clear_error(folder, name, damage):
+    """Buries tracebacks, and damage that loads: a flipped bit in the weights makes a model that only sounds broken."""
+    path = folder / name
+    data = bytearray(path.read_bytes())
+    path.unlink()
+    if damage == "half":
+        path.write_bytes(data[:len(data) // 2])
+    elif damage == "flipped":
+        data[-5] ^= 0x10
+        path.write_bytes(data)
+    elif damage == "folder":
+        path.mkdir()
+    elif damage != "gone":
+        path.write_bytes(b"" if damage == "empty" else b"\x80\x04\xff not what you think\n" * 9)
+    if name == "config.json" and damage == "flipped":               # }, the last brace, as something else
+        assert_refused(folder, "config.json.*damaged")
+        return
+    assert_refused(folder, "no config.json" if (name, damage) == ("config.json", "gone") else name)
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda config: config.update(format=2), "has format 2, this audiogen reads up to 1; upgrade"),
+    (lambda config: config.update(format="1"), "format"),
+    (lambda config: config.pop("format"), "format"),
+    (lambda config: config.pop("training"), "training: this group of settings is missing"),
+    (lambda config: config.pop("frontend"), "frontend"),
+    (lambda config: config.update(backbone=None), "backbone"),
+    (lambda config: config.update(backbone=[]), "backbone"),
+    (lambda config: config.update(extra=1), "extra: unknown setting"),
+    (lambda config: config["backbone"].update(kind="os.system"), "there is no 'os.system'"),
+    (lambda config: config["backbone"].update(kind=["gpt"]), "backbone"),
+    (lambda config: config["backbone"].pop("kind"), "backbone.*kind"),
+    (lambda config: config["backbone"].update(dims=8), "backbone.dims: unknown setting, did you mean backbone.dim"),
+    (lambda config: config["backbone"].update(dim="8"), "backbone.dim: expected int, got '8'"),
+    (lambda config: config["backbone"].update(dim=True), "backbone.dim: expected int, got True"),
+    (lambda config: config["backbone"].update(dim=8.5), "backbone.dim: expected int"),
+    (lambda config: config["backbone"].update(dim=-8), "backbone.dim: must be 1 or more"),
+    (lambda config: config["backbone"].update(num_heads=3), "backbone.dim"),
+    (lambda config: config["backbone"].update(num_heads=0), "backbone.num_heads: must be 1 or more"),
+    (lambda config: config["backbone"].update(window=0), "backbone.window: must be 1 or more"),
+    (lambda config: config["backbone"].update(dropout=7), "backbone.*dropout"),
+    (lambda config: config["backbone"].update(dim=10**9), "backbone.*memory"),
+    (lambda config: config["backbone"].update(dim=64), "model.safetensors.*backbone"),
+    (lambda config: config["backbone"].update(num_layers=3), "model.safetensors.*missing"),
+    (lambda config: config.update(backbone={"kind": "bigram", "dim": 8}), "model.safetensors.*not known"),
+    (lambda config: config.update(pattern={"kind": "zigzag"}), "pattern.kind: there is no 'zigzag'"),
+    (lambda config: config.update(pattern={"kind": "delay", "steps": 2}), "pattern.steps: unknown setting"),
+    (lambda config: config["frontend"].update(kind="mulaw"), "frontend"),
+    (lambda config: config["frontend"].update(codebook_size=16), "frontend.safetensors"),
+    (lambda config: config["frontend"].update(sample_rate=10**12), "frontend.sample_rate"),
+    (lambda config: config["training"].update(steps=-1), "training.steps: must be 1 or more"),
+    (lambda config: config["training"].update(learning_rate=math.nan), "training.learning_rate"),
+    (lambda config: config["training"].update(minutes="10"), "training.minutes: expected"),
+    (lambda config: config["data"].update(held_out=2.0), "data.held_out"),
+])
+def test_a_config_that_does_not_fit_gives_one_clear_error(folder, change, message):
+    """Buries keys that are ignored, values that are bent into shape, and memory taken for what a config claims."""
+    config = config_of(folder)
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+    assert_refused(folder, message)
+
+
+@pytest.mark.parametrize("text", ["", "null", "7", "[]", "[[1]]", '"run"', "{", "{}", '{"format": 1}', "\x00" * 50,
+                                  "[" * 100_000, '{"format": 1, "format": null}'], ids=range(12))
+def test_a_config_of_any_text_gives_one_clear_error(folder, text):
+    """Buries a TypeError, a RecursionError and a UnicodeError, which the commands would show as tracebacks; and a run
+    that is trained over because its damaged config was taken for none."""
+    (folder / "config.json").write_text(text)
+    assert_refused(folder, "config.json|no run folder")
+    assert holds_run(folder)
+    with pytest.raises(RunError, match="holds a run already"):
+        train(folder.parent / "made-up", folder)
+    (folder / "config.json").write_bytes(b"\xff\xfe\xff")
+    assert_refused(folder, "config.json")
+    assert holds_run(folder)
+
+
+def test_only_a_finished_start_is_a_run(made, tmp_path):
+    """Buries a folder that was killed while it was made and can neither be begun nor gone on with."""
+    assert not holds_run(tmp_path)
+    save_frontend(load_frontend(made), tmp_path)
+    assert not holds_run(tmp_path)                                  # the config.json that the front-end alone writes
+    assert holds_run(made)
+
+
+def test_a_run_before_its_first_evaluation_says_so(folder):
+    """Buries "damaged" said of a run that only needs to be gone on with."""
+    (folder / "model.safetensors").unlink()
+    assert_refused(folder, "model.safetensors: is not there yet, since no evaluation was reached; go on .*--resume")
+
+
+def test_weights_of_another_run_are_refused(folder):
+    """Buries weights that fit by their shapes and were meant for other codes, taken without their checksum."""
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights, folder / "model.safetensors")
+    assert_refused(folder, "model.safetensors: is damaged or of another model")
+    save_file(weights, folder / "model.safetensors", {"audiogen": '{"step": 1, "sha256": "0"}'})
+    assert_refused(folder, "model.safetensors.*checksum")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"train": 1}', '{"train": [7], "held_out": [], "note": ""}'])
+def test_a_damaged_split_gives_one_clear_error(folder, text):
+    """Buries training files scored as if they had been held out."""
+    (folder / "split.json").write_text(text)
+    with pytest.raises(RunError, match="split.json: is damaged"):
+        read_split(folder)
+    (folder / "split.json").unlink()
+    assert read_split(folder).held_out == []
+
+
+# ---- strangers
+
+
+class Bomb:
+    def __reduce__(self):
+        return (Path.touch, (Path("exploded"),))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "frontend.safetensors"])
+def test_nothing_is_unpickled(folder, name, monkeypatch, tmp_path):
+    """Buries a loader that tries torch.load when safetensors fails: a stranger's file would run what it likes."""
+    monkeypatch.chdir(tmp_path)
+    (folder / name).write_bytes(pickle.dumps(Bomb()))
+    assert_refused(folder, name)
+    torch.save(Bomb(), folder / name)
+    assert_refused(folder, name)
+    assert not (tmp_path / "exploded").exists()
+    assert pickle.loads(pickle.dumps(Bomb())) is None
+    assert (tmp_path / "exploded").exists()                         # the bomb works
+
+
+def header(names, size=0):
+    text = json.dumps(names).encode()
+    return struct.pack("<Q", size or len(text)) + text
+
+
+@pytest.mark.parametrize("data", [
+    header({}, 2**63), header({}, 2**40), header({}, 100_000_000),
+    header({"bos": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}),
+    header({"bos": {"dtype": "F32", "shape": [2**62, 8], "data_offsets": [0, 16]}}) + b"\0" * 16,
+    header({"bos": {"dtype": "F32", "shape": [8], "data_offsets": [16, 0]}}) + b"\0" * 16,
+], ids=["size-2^63", "size-2^40", "size-10^8", "tensor-2^40", "shape-overflow", "backwards"])
+@pytest.mark.parametrize("name", ["model.safetensors", "frontend.safetensors"])
+def test_false_headers_are_refused_before_memory_is_taken(folder, name, data):
+    """Buries gigabytes taken because eight bytes ask for them."""
+    (folder / name).write_bytes(data)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert_refused(folder, name)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024           # KiB
+
+
+def test_a_large_claim_is_refused_before_memory_is_touched(folder):
+    """Buries a model of 12 GB that is built, and filled with random numbers, only to find that its weights are not there."""
+    config = config_of(folder)
+    config["backbone"].update(dim=16384, num_layers=1)
+    (folder / "config.json").write_text(json.dumps(config))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert_refused(folder, "model.safetensors|can't be built")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024           # KiB
+
+
+def test_blank_models_have_the_shapes_of_built_ones_and_load_quickly(made, run):
+    """Buries a skeleton that differs from the model, and a start that imports seconds of compiler for its sake."""
+    blank = blank_model(run.config, run.frontend.spec)
+    built = build_model(run.config, run.frontend.spec)
+    assert {name: x.shape for name, x in blank.state_dict().items()} == {
+        name: x.shape for name, x in built.state_dict().items()}
+    assert dict(blank.named_buffers()).keys() == dict(built.named_buffers()).keys()
+    assert all(torch.equal(x, dict(built.named_buffers())[name]) for name, x in blank.named_buffers())
+    script = ("import sys; from audiogen.run import load_run; load_run(sys.argv[1]).generate(seconds=0.05); "
+              "sys.exit('torch._dynamo' in sys.modules)")
+    assert subprocess.run([sys.executable, "-c", script, str(made)]).returncode == 0
+
+
+def test_leftovers_of_a_killed_process_are_cleared(folder):
+    """Buries half-written files that fill the disk, or appear on the page as samples."""
+    left = [folder / ".model-abc.tmp.safetensors", folder / ".tmpA1b2C3", folder / "samples" / ".generated-0-x.tmp.wav"]
+    for path in left:
+        path.write_bytes(b"half")
+    there = {path for path in folder.rglob("*") if path not in left}
+    clear_leftovers(folder)
+    assert set(folder.rglob("*")) == there
+
+
+# ---- where a run may be
+
+
+@pytest.mark.parametrize("place, message", [
+    ("file", "is a file; give a folder for the run"), ("corpus/run", "lies in .*samples would be trained on"),
+    ("corpus", "lies in .*samples would be trained on"), ("cache", "is an encoded cache"),
+])
+def test_a_run_needs_a_place_of_its_own(made, tmp_path, place, message):
+    """Buries a run that writes its samples among the recordings, where the next run learns from them, one that turns a
+    cache into half a run, and a traceback for a file."""
+    corpus = folder_of_notes(tmp_path / "corpus", [2000] * 3)
+    (tmp_path / "file").write_text("mine")
+    shutil.copytree(made / "cache", tmp_path / "cache")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(AudiogenError, match=message):
+        train(corpus, tmp_path / place, steps=1)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
