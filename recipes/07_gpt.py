@@ -8,8 +8,8 @@ few hundred steps of attention reach over whole words and bars.
 
 How it carries over to audio. A neural codec gives several codes a frame, each refining the one before it (residual
 vector quantization). Which order does a GPT read them in? The pattern says it: "parallel" draws the K codes of a frame
-at once, "flatten" one after the other at K times the steps, and "delay" shifts row k by k steps, so that a code sees the
-coarser codes of its own frame at no cost in steps (MusicGen):
+at once, "flatten" one after the other at K times the steps, and "delay" shifts row k by k steps, so that a code sees
+the coarser codes of its own frame at no cost in steps (MusicGen):
 
     parallel  0 1 2      delay  0 1 2 . .      flatten  0 . 1 . 2 .
               0 1 2             . 0 1 2 .               . 0 . 1 . 2
@@ -43,7 +43,8 @@ def main() -> None:
     spec, model = run.frontend.spec, run.model
     print(f"\n{spec.frame_rate:.1f} frames a second of {spec.num_codebooks} codes of {spec.codebook_size}: "
           f"{spec.bitrate / 1000:.2f} kbit/s before the model predicts any of it")
-    print(f"pattern {run.config.pattern}: {model.pattern.num_steps(round(spec.frame_rate))} steps for a second of sound")
+    steps = model.pattern.num_steps(round(spec.frame_rate))
+    print(f"pattern {run.config.pattern}: {steps} steps for a second of sound")
     print(f"each layer sees {model.backbone.config.window} steps, all of them together {model.receptive_seconds:.1f} s")
     print(f"parameters: {sum(p.numel() for p in model.parameters()):,}")
     final = [event for event in read_metrics(args.out) if event["event"] == "final"][-1]

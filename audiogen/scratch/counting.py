@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-#: Codes of the largest bigram that is counted: its table of (V, V) takes 128 MiB, and as much for each thing made of it.
+#: Codes of the largest bigram that is counted: its table (V, V) takes 128 MiB, and as much for each thing made of it.
 LARGEST_TABLE = 4096
 
 

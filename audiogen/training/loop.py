@@ -200,7 +200,7 @@ class Trainer:
             more = f" and {len(files) - 8} more" if len(files) > 8 else ""
             raise TrainingError(
                 f"step {self.progress.step + 1}: the {what} is not a number ({number}) on a batch from "
-                f"{', '.join(sorted(files)[:8])}{more}; no step was taken and the last checkpoint is sound: look at these "
+                f"{', '.join(sorted(files)[:8])}{more}; no step was taken, the last checkpoint is sound: look at these "
                 f"files, or try --set training.learning_rate={self.config.learning_rate / 3:.1g}")
         return number
 

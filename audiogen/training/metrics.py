@@ -36,8 +36,8 @@ class Metrics:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(line)
         except OSError as error:
-            raise AudiogenError(f"{self.path}: {len(line)} bytes can't be written ({error.strerror}); free some room and "
-                                "go on with --resume") from error
+            raise AudiogenError(f"{self.path}: {len(line)} bytes can't be written ({error.strerror}); free some room "
+                                "and go on with --resume") from error
         if self._board and "step" in values:
             for name, value in values.items():
                 if name != "step" and isinstance(value, int | float):

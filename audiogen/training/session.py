@@ -118,22 +118,22 @@ def _check_place(out: Path, folder: Path) -> None:
 
 
 def _same_source(source: Index | EncodedCache, front: Frontend, out: Path) -> EncodedCache:
-    """The source of a run that is resumed, encoded. Its cache is made anew if it is gone, but only from its own files."""
+    """The source of a run that is resumed, encoded. Its cache is made anew if gone, but only from its own files."""
     split_files = {part.file.sha256 for side in (read_split(out).train, read_split(out).held_out) for part in side}
     index = source.index if isinstance(source, EncodedCache) else source
     if not split_files <= {file.sha256 for file in index.files}:
         raise _other_files(index.folder, out)
     if isinstance(source, EncodedCache):
         if source.frontend().fingerprint() != front.fingerprint():
-            raise RunError(f"{source.folder}: was encoded by another front-end than that of {out}; give the one that the "
-                           "run was begun with, or train anew into another folder")
+            raise RunError(f"{source.folder}: was encoded by another front-end than that of {out}; give the one that "
+                           "the run was begun with, or train anew into another folder")
         return source
     return EncodedCache.open_or_build(long_enough(source, front.spec), front, out / "cache")
 
 
 def _other_files(folder: Path, out: Path) -> RunError:
-    return RunError(f"{folder}: its files are not those that {out} was begun with; put them back as they were, or train "
-                    "anew into another folder")
+    return RunError(f"{folder}: its files are not those that {out} was begun with; put them back as they were, or "
+                    "train anew into another folder")
 
 
 def tokenize(folder: str | Path, out: str | Path, frontend: str | None = None, device: str = "auto",

@@ -22,11 +22,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--pairs", nargs="+", default=[f"{frontend}:{backbone}" for frontend in ("mulaw", "melvq", "mel", "codec")
-                                                       for backbone in BACKBONES])
+    parser.add_argument("--pairs", nargs="+", default=[
+        f"{frontend}:{backbone}" for frontend in ("mulaw", "melvq", "mel", "codec") for backbone in BACKBONES])
     args = parser.parse_args()
-    print("| front-end | backbone | parameters | minutes | steps | bits per code | bits per second | counted bigram | unigram |"
-          "\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    print("| front-end | backbone | parameters | minutes | steps | bits per code | bits per second | counted bigram | "
+          "unigram |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
     for pair in args.pairs:
         frontend, backbone = pair.split(":")
         cache, out = args.out / f"{frontend}-cache", args.out / f"{frontend}-{backbone}"

@@ -33,8 +33,8 @@ def main() -> None:
             times, losses = race(default_config(frontend, spec, backbone, [], {"steps": args.steps, "minutes": None}),
                                  spec, args.steps)
             fp32, bf16 = (statistics.median(t) * 1000 for t in times)
-            print(f"| {name} | {backbone} | {fp32:.0f} | {bf16:.0f} | {fp32 / bf16:.2f} | {losses[0]:.4f} | {losses[1]:.4f} | "
-                  f"{losses[1] / losses[0] - 1:+.2%} |", flush=True)
+            print(f"| {name} | {backbone} | {fp32:.0f} | {bf16:.0f} | {fp32 / bf16:.2f} | "
+                  f"{losses[0]:.4f} | {losses[1]:.4f} | {losses[1] / losses[0] - 1:+.2%} |", flush=True)
 
 
 def race(config, spec: TokenSpec, steps: int) -> tuple[list[list[float]], list[float]]:
