@@ -1,4 +1,4 @@
-"""Run folders: what is saved comes back, what is damaged says so, and what a stranger made can at worst fail to load."""
+"""Run folders: what is saved comes back, what is damaged says so, and a stranger's can at worst fail to load."""
 
 import json
 import math
@@ -131,7 +131,7 @@ def test_generate_is_reproducible_by_seed_item_by_item(run):
 @pytest.mark.parametrize("seconds", [0.1, 1.1, 0.7, 1 / 3, 0.0101, 0.00001])
 @pytest.mark.parametrize("prompt", [None, 1, HOP, 3 * HOP + 5])
 def test_generate_gives_the_length_it_is_asked_for(run, seconds, prompt):
-    """Buries a sample too many where a float is a hair over (1.1 s of 8000 Hz), and prompts that are not whole frames."""
+    """Buries a sample too many where a float is a hair over (1.1 s at 8000 Hz), and prompts not of whole frames."""
     sound = None if prompt is None else torch.from_numpy(note(0, prompt)).float()[None]
     wav = run.generate(seconds=seconds, seed=0, prompt=sound)
     assert wav.shape == (1, 1, max(1, round(seconds * RATE)) + (prompt or 0))
@@ -244,7 +244,9 @@ def test_a_damaged_folder_gives_one_clear_error(folder, name, damage):
     (lambda config: config["backbone"].update(num_heads=0), "backbone.num_heads: must be 1 or more"),
     (lambda config: config["backbone"].update(window=0), "backbone.window: must be 1 or more"),
     (lambda config: config["backbone"].update(dropout=7), "backbone.*dropout"),
-    (lambda config: config["backbone"].update(dim=10**9), "backbone.*memory"),
+    (lambda config: config["backbone"].update(dim=2**20), "backbone: this gpt can't be built"),
+    (lambda config: config["backbone"].update(dim=10**9), "backbone.dim: must be 1048576 or less"),
+    (lambda config: config["backbone"].update(num_layers=10**6), "backbone.num_layers: must be 1024 or less"),
     (lambda config: config["backbone"].update(dim=64), "model.safetensors.*backbone"),
     (lambda config: config["backbone"].update(num_layers=3), "model.safetensors.*missing"),
     (lambda config: config.update(backbone={"kind": "bigram", "dim": 8}), "model.safetensors.*not known"),
@@ -356,7 +358,7 @@ def test_false_headers_are_refused_before_memory_is_taken(folder, name, data):
 
 
 def test_a_large_claim_is_refused_before_memory_is_touched(folder):
-    """Buries a model of 12 GB that is built, and filled with random numbers, only to find that its weights are not there."""
+    """Buries a model of 12 GB that is built, and filled with random numbers, before its weights are looked for."""
     config = config_of(folder)
     config["backbone"].update(dim=16384, num_layers=1)
     (folder / "config.json").write_text(json.dumps(config))

@@ -22,9 +22,15 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
 
+#: Sizes beyond these are a slip, or the config of a stranger who would have us fill memory, or build layers for hours.
+MOST_LAYERS, MOST = 1024, 2 ** 20
+
+
 def check_sizes(config: Any) -> None:
-    """For a Config's __post_init__: raises the ConfigError that names a whole-number setting below 1."""
+    """For a Config's __post_init__: raises the ConfigError that names a whole-number setting out of range."""
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+        value, most = getattr(config, field.name), MOST_LAYERS if field.name == "num_layers" else MOST
         if isinstance(value, int) and value < 1:
             raise ConfigError(f"backbone.{field.name}: must be 1 or more, got {value}")
+        if isinstance(value, int) and value > most:
+            raise ConfigError(f"backbone.{field.name}: must be {most} or less, got {value}")

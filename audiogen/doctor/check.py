@@ -10,7 +10,7 @@ from rich.console import Console
 from torch import Tensor
 
 from ..errors import DataError
-from .overfit import Verdict, overfit, verdict
+from .experiment import Verdict, overfit, verdict
 
 if TYPE_CHECKING:
     from ..data import EncodedCache, Index, Part

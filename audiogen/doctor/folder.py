@@ -1,8 +1,10 @@
 """What a folder of sound holds: each file kept or not and why, and what that leaves to train on."""
 
+import dataclasses
 import math
 import statistics
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +64,7 @@ def check_folder(console: Console, folder: str | Path, verbose: bool = False) ->
         table.add_row(name, value)
     if len(usable.files) < len(index.files):
         table.add_row("too short", f"{len(index.files) - len(usable.files)} kept files are under two frames of the "
-                                   "default front-end, and are not trained on")
+                                   "default front-end, and not trained on")
     table.add_row("to train on", sides.summary)
     table.add_row("default crop", _crops(usable.files, crop_seconds))
     console.print(table, soft_wrap=False)
@@ -71,43 +73,43 @@ def check_folder(console: Console, folder: str | Path, verbose: bool = False) ->
 
 def _list_files(console: Console, index: "Index", each: bool) -> None:
     """A table of the files, as wide as its longest line where the output is no terminal, so that grep finds each."""
-    table = Table("file", "length", "rate", "ch", "kept?", box=None, pad_edge=False)
-    for column, wrap in zip(table.columns, (False, True, True, True, False), strict=True):
-        column.no_wrap, column.overflow = wrap, "fold"
-    for column in table.columns[1:4]:
-        column.justify = "right"
+    table = Table(box=None, pad_edge=False)
+    paths = [file.path for file in (*index.files, *index.rejected)]
+    table.add_column("", no_wrap=True)
+    for name in ("length", "Hz", "ch"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("file", overflow="fold", min_width=min(36, max(map(len, paths), default=0)))
+    table.add_column("why", overflow="fold")
     rows = []
     for file in index.files:
         remark = _remark(file)
         if each or remark:
-            rows.append((file.path, f"{file.duration:.2f} s", str(file.sample_rate), str(file.num_channels),
-                         f"[yellow]kept, but {remark}[/]" if remark else "kept"))
-    rows += [(file.path, "", "", "", f"[red]left out:[/] {escape(file.reason)}") for file in index.rejected]
-    for path, *rest in sorted(rows):
-        table.add_row(escape(path), *rest)
+            rows.append((file.path, "kept", f"{file.duration:.2f} s", str(file.sample_rate), str(file.num_channels),
+                         f"[yellow]{remark}[/]" if remark else ""))
+    rows += [(file.path, "[red]left out[/]", "", "", "", escape(file.reason)) for file in index.rejected]
+    for path, kept, length, rate, channels, why in sorted(rows):
+        table.add_row(kept, length, rate, channels, escape(path), why)
     if rows:
         console.print(table, soft_wrap=False, width=None if console.is_terminal else 10_000)
-    unlisted = len(index.files) + len(index.rejected) - len(rows)
-    if unlisted:
-        console.print(f"{unlisted} more files are kept as they are; --verbose lists them")
+    if unlisted := len(paths) - len(rows):
+        console.print(f"{plural(unlisted, 'other file')} kept without remark; --verbose lists each")
 
 
 def _remark(file: "FileEntry") -> str:
-    remarks = ["near-silent (below -50 dBFS)"] if file.silent else []
+    remarks = ["near-silent"] if file.silent else []
     if file.clipped > AUDIBLE_CLIPPING:
-        remarks.append(f"clipped ({file.clipped:.1%} at full scale)")
+        remarks.append(f"clipped ({file.clipped:.1%})")
     return ", ".join(remarks)
 
 
 def _totals(index: "Index") -> list[tuple[str, str]]:
     files = index.files
     found = len(files) + len(index.rejected)
-    others = f" ({index.ignored} files of other kinds passed over)" if index.ignored else ""
+    others = f" ({plural(index.ignored, 'file')} of other kinds passed over)" if index.ignored else ""
     lengths = [file.duration for file in files]
     duplicates = sum(file.reason.startswith(DUPLICATE) for file in index.rejected)
     near_silent = sum(file.silent for file in files)
     clipped = sum(file.clipped > AUDIBLE_CLIPPING for file in files)
-    touching = sum(file.clipped > 0 for file in files)
     return [
         ("kept", f"{len(files)} of {found} sound files{others}"),
         ("left out", str(len(index.rejected))),
@@ -119,10 +121,9 @@ def _totals(index: "Index") -> list[tuple[str, str]]:
                              for file in files)),
         ("loudness", f"median {decibels(statistics.median(file.rms for file in files))} RMS, "
                      f"highest peak {decibels(max(file.peak for file in files))}"),
-        ("near-silent", f"{near_silent} files below -50 dBFS"),
-        ("clipped", f"{clipped} files with over {AUDIBLE_CLIPPING:.1%} of their samples at full scale; {touching} "
-                    "reach it"),
-        ("duplicates", f"{duplicates} files left out for having the bytes of another"),
+        ("near-silent", f"{plural(near_silent, 'file')} below -50 dBFS"),
+        ("clipped", f"{plural(clipped, 'file')} with over {AUDIBLE_CLIPPING:.1%} of the samples at full scale"),
+        ("duplicates", f"{plural(duplicates, 'file')} left out for having the bytes of another"),
     ]
 
 
@@ -135,7 +136,7 @@ def _crops(files: list["FileEntry"], crop_seconds: float) -> str:
     return f"{length}; {which} shorter, and joined end to end"
 
 
-def _counts(values) -> str:
+def _counts(values: Iterable[str]) -> str:
     return ", ".join(f"{value}: {count}" for value, count in Counter(values).most_common())
 
 
@@ -150,7 +151,9 @@ def time_text(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _has_rate(part: type) -> bool:
-    import dataclasses
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
+
+def _has_rate(part: type) -> bool:
     return "sample_rate" in {field.name for field in dataclasses.fields(part.Config)}

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from ..frontends.mel import mel_filters
+
 
 def si_sdr(reference: Tensor, estimate: Tensor) -> float:
     """Scale-invariant signal-to-distortion ratio of (..., N) wavs, in dB; higher is closer.
@@ -28,15 +30,12 @@ def mel_distance(reference: Tensor, estimate: Tensor, sample_rate: int) -> float
     44.1 kHz, magnitudes floored at 1e-5. Windows follow the sample rate here: the same milliseconds, to the next power
     of two.
     """
-    from torchaudio.functional import melscale_fbanks
-
     shortest = 2 ** round(math.log2(32 * sample_rate / 44_100))
     distances = []
     for level, bands in enumerate((5, 10, 20, 40, 80, 160, 320)):
         n_fft = max(8, shortest << level)
-        # Low rates leave fewer bins than bands; a band needs two of them.
-        bank = melscale_fbanks(n_fft // 2 + 1, 0.0, sample_rate / 2, min(bands, n_fft // 4), sample_rate,
-                               norm="slaney", mel_scale="slaney").to(reference)
+        bank = mel_filters(sample_rate, n_fft, min(bands, n_fft // 4)).to(reference)
+        bank = bank[bank.sum(dim=1) > 0]                # the lowest may lie between two bins, and hold nothing
         logs = [_log_mel(x.reshape(1, -1), n_fft, bank) for x in (reference, estimate)]
         distances.append((logs[0] - logs[1]).abs().mean())
     return float(torch.stack(distances).mean())
@@ -47,4 +46,4 @@ def _log_mel(wav: Tensor, n_fft: int, bank: Tensor) -> Tensor:
     window = torch.hann_window(n_fft, dtype=wav.dtype, device=wav.device)
     padded = torch.nn.functional.pad(wav, (n_fft // 2, n_fft // 2))
     spectrum = torch.stft(padded, n_fft, n_fft // 4, window=window, center=False, return_complex=True).abs()[0]
-    return (bank.T @ spectrum).clamp(min=1e-5).log10()
+    return (bank @ spectrum).clamp(min=1e-5).log10()

@@ -36,7 +36,7 @@ def score(spec: Spec, results: Sequence[FileLikelihood]) -> Score:
     nats, entries = sum(r.nats for r in results), sum(r.entries for r in results)
     seconds = sum(r.frames for r in results) / spec.frame_rate
     total = nats / math.log(2) if spec.unit == "bits" else nats
-    one_to_one = spec.unit == "bits" and spec.hop_length == 1
+    one_to_one = spec.unit == "bits" and spec.hop_length == spec.num_codebooks == 1
     return Score(total / entries, spec.unit, total / seconds, total / entries if one_to_one else None,
                  len(results), seconds)
 

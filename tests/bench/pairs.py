@@ -36,7 +36,8 @@ def main() -> None:
             print(f"<!-- {frontend}: fitted and encoded in {time.perf_counter() - began:.0f} s -->", flush=True)
         finished = holds_run(out) and any(event["event"] == "final" for event in read_metrics(out))
         if not finished:
-            train(cache, out, backbone=backbone, minutes=args.minutes, resume=holds_run(out))
+            train(cache, out, backbone=backbone, minutes=args.minutes, resume=holds_run(out),
+                  overrides=["training.sample_seconds=1"])
         print(row(out, frontend, backbone), flush=True)
 
 

@@ -1,0 +1,404 @@
+"""The yardstick: likelihood, counting, and how close a round trip comes, each against an oracle of its own."""
+
+import json
+import logging
+import math
+import shutil
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from corpus import folder_of_notes, note, tiny_frontend, tiny_settings
+from tiny import FRAMES, SPEC_CASES, TOKENS, random_input, tiny_model
+
+from audiogen.audio import read_audio
+from audiogen.backbones import BACKBONES
+from audiogen.errors import CacheError, DataError
+from audiogen.evaluation import likelihood
+from audiogen.evaluation.likelihood import FileLikelihood, file_likelihoods
+from audiogen.evaluation.reconstruction import mel_distance, si_sdr
+from audiogen.evaluation.report import evaluate_folder, report_rows, round_trip
+from audiogen.evaluation.yardstick import baselines, held_out_score, score
+from audiogen.frontends import load_frontend
+from audiogen.run import load_run
+from audiogen.scratch import counting
+from audiogen.scratch.counting import Bigram, Unigram, held_out_counts
+from audiogen.spec import FrameSpec, TokenSpec
+from audiogen.training.metrics import read_metrics
+from audiogen.training.session import tokenize, train
+
+LENGTHS = [5, 1, 17, 17, 40, 3]
+
+
+def sequences_of(spec, lengths, device="cpu"):
+    return [random_input(spec, 1, length, device)[0] for length in lengths]
+
+
+# ---- likelihood
+
+
+@pytest.mark.parametrize("kind", BACKBONES)
+@pytest.mark.parametrize("spec, pattern", SPEC_CASES)
+@torch.no_grad()
+def test_padded_batches_equal_one_file_at_a_time(device, spec, pattern, kind):
+    """Buries padding that is scored, files that change each other's likelihood by being neighbours, and results in
+    another order than the files."""
+    model = tiny_model(spec, kind, pattern).to(device)
+    sequences = sequences_of(spec, LENGTHS)
+    found = list(file_likelihoods(model, sequences))
+    for x, result in zip(sequences, found, strict=True):
+        total, entries = model.nll(x[None].to(device))
+        assert result.nats == pytest.approx(float(total), abs=1e-9)
+        assert (result.entries, result.frames) == (entries, x.shape[1])
+    assert sum(result.entries for result in found) == sum(LENGTHS) * spec.num_rows
+
+
+@pytest.mark.parametrize("kind", BACKBONES)
+@pytest.mark.parametrize("spec, pattern", SPEC_CASES)
+@torch.no_grad()
+def test_long_files_go_through_in_chunks(monkeypatch, spec, pattern, kind):
+    """Buries memory that grows with the longest file, and chunks that begin without what came before them."""
+    model = tiny_model(spec, kind, pattern)
+    sequences = sequences_of(spec, [90, 4, 200, 7])
+    expected = [result.nats for result in file_likelihoods(model, sequences)]
+    monkeypatch.setattr(likelihood, "BATCH_STEPS", 16)
+    widths = []
+    model.backbone.register_forward_hook(lambda module, inputs, output: widths.append(inputs[0].shape[:2].numel()))
+    found = [result.nats for result in file_likelihoods(model, sequences)]
+    assert found == pytest.approx(expected, abs=1e-9)
+    assert max(widths) <= 16
+    assert len(widths) < sum([90, 4, 200, 7])                       # in chunks, not step by step
+
+
+@torch.no_grad()
+def test_many_choices_mean_shorter_chunks(monkeypatch):
+    """Buries gigabytes of probabilities: 8 codebooks of 1024 codes make 8192 numbers a step."""
+    model = tiny_model(TokenSpec(8000, 80, 4, 100), "bigram", "parallel")
+    monkeypatch.setattr(likelihood, "BATCH_PROBABILITIES", 4000)
+    sizes, logits = [], model.head.logits
+    monkeypatch.setattr(model.head, "logits", lambda h: sizes.append((y := logits(h)).numel()) or y)
+    list(file_likelihoods(model, sequences_of(model.spec, [64, 3, 5])))
+    assert sizes and max(sizes) <= 4000
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_is_off_while_scoring_and_as_before_afterwards(training):
+    """Buries a held-out loss with dropout, a training that goes on without it, and a graph that nobody needs."""
+    model = tiny_model(TOKENS, "gpt", "delay", dropout=0.5).train(training)
+    sequences = sequences_of(TOKENS, LENGTHS)
+    first = [result.nats for result in file_likelihoods(model, sequences)]
+    assert [result.nats for result in file_likelihoods(model, sequences)] == first
+    assert model.training is training
+    results = file_likelihoods(model, sequences)
+    next(results)
+    results.close()
+    assert model.training is training
+
+
+def test_scoring_leaves_the_random_numbers_alone():
+    """Buries an evaluation that changes what is learned after it."""
+    model, sequences = tiny_model(TOKENS, "gpt", "delay", dropout=0.5).train(), sequences_of(TOKENS, [4])
+    before = torch.get_rng_state()
+    list(file_likelihoods(model, sequences))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# ---- the arithmetic of bits
+
+
+def test_bits_per_second_and_per_sample():
+    """Buries nats called bits, K forgotten, a mean over files instead of codes, and a rate that was rounded."""
+    nats = [FileLikelihood(30 * math.log(2), 10, 10), FileLikelihood(300 * math.log(2), 200, 200)]
+    mulaw = score(TokenSpec(8000, 1, 1, 256), nats)
+    assert (mulaw.unit, mulaw.files) == ("bits", 2)
+    assert mulaw.loss == mulaw.per_sample == pytest.approx(330 / 210)
+    assert mulaw.per_second == pytest.approx(330 / 210 * 8000)
+    assert mulaw.seconds == pytest.approx(210 / 8000)
+
+    codes = score(TokenSpec(22050, 320, 4, 512), [FileLikelihood(600 * math.log(2), 400, 100)])
+    assert codes.loss == pytest.approx(1.5)                         # of a code
+    assert codes.per_second == pytest.approx(1.5 * 4 * 22050 / 320)
+    assert codes.per_sample is None
+
+    frames = score(FrameSpec(8000, 80, 40), [FileLikelihood(-50.0, 100, 100)])
+    assert (frames.unit, frames.loss, frames.per_sample) == ("nats", -0.5, None)
+    assert frames.per_second == pytest.approx(-50.0)
+    assert score(TokenSpec(8000, 1, 3, 256), [FileLikelihood(1.0, 3, 1)]).per_sample is None     # three codes a sample
+
+
+def test_a_uniform_model_scores_log2_v():
+    """Buries any factor between the model's loss and what is reported of it."""
+    spec = TokenSpec(8000, 80, 3, 7)
+    model = tiny_model(spec, "bigram", "delay")
+    for parameter in model.head.parameters():
+        torch.nn.init.zeros_(parameter)
+    found = held_out_score(model, sequences_of(spec, LENGTHS))
+    assert found.loss == pytest.approx(math.log2(7), abs=1e-9)
+    assert found.per_second == pytest.approx(spec.bitrate)
+
+
+# ---- counting
+
+
+def slow_unigram(training, size):
+    counts = Counter(code for codes in training for code in codes)
+    total = sum(counts.values()) + size
+    return [(counts[code] + 1) / total for code in range(size)]
+
+
+def slow_bigram(training, size, strength):
+    prior = slow_unigram(training, size)
+    pairs = Counter(pair for codes in training for pair in zip(codes, codes[1:], strict=False))
+    rows = Counter(codes[i] for codes in training for i in range(len(codes) - 1))
+    return [[(pairs[a, b] + strength * prior[b]) / (rows[a] + strength) for b in range(size)] for a in range(size)]
+
+
+def slow_strength(training, size):
+    """Each pair in turn is left out of the counts and predicted from the rest."""
+    prior = slow_unigram(training, size)
+    pairs = [pair for codes in training for pair in zip(codes, codes[1:], strict=False)]
+
+    def loss(strength):
+        total = 0.0
+        for i, (a, b) in enumerate(pairs):
+            rest = pairs[:i] + pairs[i + 1:]
+            seen, row = sum(pair == (a, b) for pair in rest), sum(pair[0] == a for pair in rest)
+            total -= math.log((seen + strength * prior[b]) / (row + strength))
+        return total
+    return min((2.0 ** power for power in range(-4, 14)), key=loss)
+
+
+def walk(generator, rows, length, size=6):
+    moves = generator.choice([0, 1, 1, 1, 2], size=(rows, length))
+    return np.cumsum(moves, axis=1) % size
+
+
+def test_counting_models_equal_slow_loops():
+    """Buries pairs counted across the seam of two files, a row and a column swapped, a smoothing that sees the held-out
+    codes, codebooks that share their counts, and a first code that nobody predicts."""
+    generator = np.random.default_rng(3)
+    training = [walk(generator, 2, length) for length in (30, 2, 11)]
+    held_out = [walk(generator, 2, length) for length in (9, 2)]
+    nats, codes = Counter(), 0
+    for row in range(2):
+        seen = [x[row].tolist() for x in training]
+        strength = slow_strength(seen, 6)
+        unigram, bigram = slow_unigram(seen, 6), slow_bigram(seen, 6, strength)
+
+        model = Bigram(6)
+        for x in seen:
+            model.add(np.array(x))
+        assert model.strength() == strength
+        np.testing.assert_allclose(model.unigram.probabilities(), unigram, rtol=1e-12)
+        np.testing.assert_allclose(model.probabilities(), bigram, rtol=1e-12)
+        np.testing.assert_allclose(model.probabilities().sum(axis=1), 1, rtol=1e-12)
+        for x in held_out:
+            x = x[row].tolist()
+            codes += len(x)
+            nats["unigram"] -= sum(math.log(unigram[code]) for code in x)
+            nats["bigram"] -= math.log(unigram[x[0]]) + sum(math.log(bigram[a][b]) for a, b in
+                                                            zip(x, x[1:], strict=False))
+    found = held_out_counts([torch.from_numpy(x) for x in training], [torch.from_numpy(x) for x in held_out], 2, 6)
+    for name in ("unigram", "bigram"):
+        assert found[name] == pytest.approx(nats[name] / codes / math.log(2), rel=1e-12)
+
+
+def test_counting_learns_what_it_can():
+    """Buries a smoothing that drowns what was counted: of three moves, one as likely as the others together, a bigram
+    needs little more than their entropy, a unigram all of log2(6)."""
+    generator = np.random.default_rng(0)
+    training, held_out = [walk(generator, 1, 20_000)], [walk(generator, 1, 20_000)]
+    entropy = -sum(p * math.log2(p) for p in (0.2, 0.6, 0.2))
+    found = held_out_counts(training, held_out, 1, 6)
+    assert entropy - 0.02 < found["bigram"] < entropy + 0.02
+    assert found["unigram"] == pytest.approx(math.log2(6), abs=0.01)
+    # Of an unseen code little is lost, and nothing is impossible.
+    rare = held_out_counts(training, [np.full((1, 5), 6)], 1, 8)
+    assert all(math.isfinite(value) for value in rare.values())
+
+
+def test_baselines_of_densities_and_of_large_codebooks(monkeypatch):
+    """Buries bits said of a density, and a table of 65536 x 65536 counts."""
+    assert baselines(FRAMES, [], []) is None
+    x = [torch.randint(7, (3, 20))]
+    found = baselines(TOKENS, x, x)
+    assert list(found) == ["uniform", "unigram", "bigram"]
+    assert found["uniform"] == pytest.approx(math.log2(7))
+    monkeypatch.setattr(counting, "LARGEST_TABLE", 6)
+    assert baselines(TOKENS, x, x) == {"uniform": found["uniform"], "unigram": found["unigram"]}
+    monkeypatch.setattr(counting, "LARGEST_TABLE", 4096)
+    codes = [np.random.default_rng(0).integers(65536, size=(1, 100))]
+    assert set(baselines(TokenSpec(8000, 1, 1, 65536), codes, codes)) == {"uniform", "unigram"}
+    assert Unigram(3).probabilities().tolist() == [1 / 3] * 3
+
+
+# ---- round trips
+
+
+def test_si_sdr_is_the_closed_form():
+    """Buries a power taken for an amplitude, a scale that matters, a mean that is left in, and the two swapped."""
+    t = torch.arange(1000) / 1000
+    signal, noise = torch.sin(2 * math.pi * 5 * t), torch.sin(2 * math.pi * 7 * t)       # orthogonal, mean-free
+    for level in (1.0, 0.1, 1e-3):
+        expected = -20 * math.log10(level)
+        assert si_sdr(signal, signal + level * noise) == pytest.approx(expected, abs=1e-3)
+        assert si_sdr(signal, 0.3 * (signal + level * noise)) == pytest.approx(expected, abs=1e-3)
+        assert si_sdr(signal, -(signal + level * noise)) == pytest.approx(expected, abs=1e-3)
+        assert si_sdr(0.2 * signal + 0.5, signal + level * noise - 0.1) == pytest.approx(expected, abs=1e-3)
+    assert si_sdr(signal, noise) < -60
+    assert si_sdr(signal, 0.5 * signal) == math.inf
+    assert math.isnan(si_sdr(torch.zeros(10), torch.randn(10)))
+    x, y = torch.randn(1, 500), torch.randn(1, 500)
+    assert si_sdr(x, y) == pytest.approx(si_sdr(x[None], y[None]))
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 24000, 44100])
+def test_mel_distance_has_its_known_properties(rate, recwarn):
+    """Buries a distance that is not nought for the same sound, that knows no decades, and bands of no frequency."""
+    wav = 0.3 * torch.randn(1, rate // 2)
+    assert mel_distance(wav, wav, rate) == 0
+    assert mel_distance(wav, 0.1 * wav, rate) == pytest.approx(1, abs=0.01)             # a tenth is a decade
+    assert mel_distance(wav, -wav, rate) == pytest.approx(0, abs=1e-6)
+    other = 0.3 * torch.randn(1, rate // 2)
+    near, far = mel_distance(wav, wav + 0.1 * other, rate), mel_distance(wav, wav + 0.4 * other, rate)
+    assert 0 < near < far < mel_distance(wav, torch.zeros_like(wav), rate)
+    assert mel_distance(wav, other, rate) == mel_distance(other, wav, rate)
+    assert mel_distance(torch.zeros(1, 10), torch.zeros(1, 10), rate) == 0              # shorter than any window
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_round_trip_of_an_exact_front_end():
+    """Buries the two sounds compared at different places: mu-law at 16 bits gives back what it was given."""
+    sound = [("a", torch.from_numpy(note(0, 4000)).float()[None]), ("b", torch.from_numpy(note(1, 801)).float()[None])]
+    fine, coarse = (round_trip(load_frontend("mulaw", sample_rate=8000, bits=bits), sound) for bits in (16, 4))
+    assert fine["mel_distance"] < 0.001 and fine["si_sdr"] > 60
+    assert coarse["mel_distance"] > 0.05 and 5 < coarse["si_sdr"] < 25
+    assert round_trip(tiny_frontend("melvq"), sound)["mel_distance"] > 0.05
+    assert round_trip(tiny_frontend("melvq"), []) is None
+    json.dumps(round_trip(tiny_frontend("mel"), [("silence", torch.zeros(1, 800))]), allow_nan=False)
+
+
+# ---- a folder
+
+
+def start(corpus, out, kind="mulaw", backbone="bigram", *overrides):
+    return train(corpus, out, kind, backbone, steps=6, overrides=[
+        "training.crop_frames=32", "training.batch_size=2", "training.evaluations=1", "training.sample_seconds=0.02",
+        "backbone.dim=8", "data.held_out=0.25", *overrides,
+        *(f"frontend.{name}={value}" for name, value in tiny_settings(kind).items())])
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return folder_of_notes(tmp_path_factory.mktemp("corpus"), [2000, 1500, 2500, 1800, 2200, 900, 1000, 3000])
+
+
+@pytest.fixture(scope="module")
+def run(corpus, tmp_path_factory):
+    return start(corpus, tmp_path_factory.mktemp("run") / "run")
+
+
+def held_out_files(run, folder):
+    return [folder / part.file.path for part in run.split().held_out]
+
+
+def test_only_files_that_were_not_trained_on_are_scored(run, corpus):
+    """Buries a score on training files, which would make every model look good."""
+    found = evaluate_folder(run, corpus)
+    assert (found["files"], found["seen"]) == (2, 6)
+    wanted = {part.file.path: part.seconds for part in run.split().held_out}
+    assert found["seconds"] == pytest.approx(sum(wanted.values()))
+    final = [event for event in read_metrics(run.folder) if event["event"] == "final"][-1]
+    assert {**final, "seen": 6} == {"event": "final", **found}      # the same as training itself said
+    assert set(found["baselines"]) == {"uniform", "unigram", "bigram"}
+    for loss in found["baselines"].values():
+        assert loss["bits_per_second"] == pytest.approx(loss["loss"] * 8000)
+    assert found["bits_per_sample"] == found["loss"] and found["bits_per_second"] == pytest.approx(found["loss"] * 8000)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_the_loss_is_that_of_the_files(run, corpus):
+    """Buries a score of other codes than those of the files, by way of the cache or of the split."""
+    total = entries = 0
+    with torch.no_grad():
+        for path in held_out_files(run, corpus):
+            nats, count = run.model.nll(run.frontend.encode(read_audio(path, 8000)[None]))
+            total, entries = total + float(nats), entries + count
+    assert evaluate_folder(run, corpus)["loss"] == pytest.approx(total / entries / math.log(2), rel=1e-6)
+
+
+def test_files_are_known_by_their_content(run, corpus, tmp_path, caplog):
+    """Buries a training file that is scored because someone renamed it, and a held-out one that is looked for under the
+    name it used to have. What can't be read is told of."""
+    for path in corpus.iterdir():
+        (tmp_path / "deep").mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / "deep" / f"renamed-{path.name}")
+    folder_of_notes(tmp_path / "new", [1200], seed=77)
+    (tmp_path / "broken.wav").write_bytes(b"RIFF")
+    with caplog.at_level(logging.WARNING, logger="audiogen"):
+        found = evaluate_folder(run, tmp_path)
+    assert (found["files"], found["seen"]) == (3, 6)
+    assert found["round_trip"] is not None
+    assert "broken.wav" in caplog.text
+
+
+def test_a_folder_of_training_files_alone_is_refused(run, corpus, tmp_path):
+    """Buries a division by nothing, or worse, a score."""
+    for part in run.split().train[:3]:
+        shutil.copy(corpus / part.file.path, tmp_path)
+    with pytest.raises(DataError, match="the model was trained on every file in it; evaluate on others"):
+        evaluate_folder(run, tmp_path)
+
+
+def test_a_cache_is_scored_as_its_folder(run, corpus, tmp_path):
+    """Buries a cache whose files count as unseen, and one of another front-end that is scored all the same."""
+    tokenize(corpus, tmp_path / "cache", str(run.folder))
+    folder, cached = evaluate_folder(run, corpus), evaluate_folder(run, tmp_path / "cache")
+    assert cached == {**folder, "round_trip": None}
+    tokenize(corpus, tmp_path / "other", "mulaw", overrides=["frontend.bits=3"])
+    with pytest.raises(CacheError, match="another front-end"):
+        evaluate_folder(run, tmp_path / "other")
+
+
+def test_without_its_training_codes_a_run_is_scored_without_counting(run, corpus, tmp_path):
+    """Buries counts taken from the held-out codes themselves for want of others."""
+    copy = shutil.copytree(run.folder, tmp_path / "run")
+    shutil.rmtree(copy / "cache")
+    found = evaluate_folder(load_run(copy), corpus)
+    assert found["baselines"] is None
+    assert found["loss"] == evaluate_folder(run, corpus)["loss"]
+
+
+def test_of_one_long_file_the_held_out_end_is_scored(tmp_path):
+    """Buries a whole file scored of which nine tenths were trained on."""
+    corpus = folder_of_notes(tmp_path / "corpus", [16000])
+    run = start(corpus, tmp_path / "run")
+    found = evaluate_folder(run, corpus)
+    assert (found["files"], found["seen"]) == (1, 0)
+    assert found["seconds"] == pytest.approx(0.25 * 2)
+
+
+def test_a_density_is_told_in_nats_beside_nothing(tmp_path, corpus):
+    """Buries nats beside bits, as if one could be compared with the other."""
+    run = start(corpus, tmp_path / "run", "mel", "mlp", "backbone.hidden_dim=8")
+    found = evaluate_folder(run, corpus)
+    assert found["unit"] == "nats"
+    assert found["bits_per_second"] is found["bits_per_sample"] is found["baselines"] is None
+    names = [name for name, _ in report_rows(found)]
+    assert names[0] == "nats per frame"
+    assert not [name for name in names if "bit" in name or "counted" in name]
+    events = read_metrics(run.folder)
+    assert "baselines" not in {event["event"] for event in events}
+    assert [event["bits_per_second"] for event in events if event["event"] == "held_out"] == [None]
+
+
+def test_rows_for_people_say_what_was_found(run, corpus):
+    """Buries a table that leaves out the yardstick, or rounds it to something else."""
+    found = evaluate_folder(run, corpus)
+    rows = dict(report_rows(found))
+    assert rows["bits per code"] == rows["bits per sample"] == f"{found['loss']:.3f}"
+    assert rows["bits per second of audio"] == f"{found['bits_per_second']:.0f}"
+    assert rows["uniform, counted on the training codes"].startswith("4.000 bits per code, 32000 bits per second")
+    assert rows["held out"].startswith("2 files")
+    assert rows["left out, since trained on"] == "6 files"
