@@ -1,20 +1,23 @@
 """Which device "auto" is."""
 
+import re
+
 import torch
 
 from .errors import ConfigError
 
 
 def choose_device(name: str) -> torch.device:
-    """"auto" (a GPU where there is one), "cpu" or "cuda" -> the device.
+    """"auto" (a GPU where there is one), "cpu", "cuda" or "cuda:1" -> the device.
 
     Raises:
         ConfigError: an unknown name, or a GPU that is not there.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.split(":")[0] not in ("cpu", "cuda"):
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise ConfigError(f"--device: {name!r} is unknown; choose auto, cpu or cuda")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError("--device: no CUDA GPU can be used here; choose auto or cpu")
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"--device: there is no GPU {name!r} that CUDA can use here; choose auto or cpu")
+    return device

@@ -76,5 +76,6 @@ def _main(arguments: list[str], out: Path, err: Path) -> None:
     from audiogen.cli import main
 
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)        # as in a terminal, wherever the tests are run
     sys.argv = ["audiogen", *arguments]
     main()

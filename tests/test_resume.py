@@ -60,12 +60,14 @@ def assert_same(run, whole):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The same number of threads here and in the processes: it decides in which order sums are added up."""
-    before = torch.get_num_threads()
+def same_conditions():
+    """The same number of threads here and in the processes: it decides in which order sums are added up. And Ctrl-C
+    works as in a terminal, also where the tests run in the background and it is ignored."""
+    before = torch.get_num_threads(), signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(before[0])
+    signal.signal(signal.SIGINT, before[1])
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +170,15 @@ def test_the_state_of_early_stopping_survives(tmp_path):
     third.resume()
     assert third.run(Metrics(tmp_path, 6)).stopped == "early"
     assert third.progress.step == 6
+
+
+def test_checkpoints_without_their_config_are_left_alone(corpus, whole, tmp_path):
+    """Buries a new run that quietly goes on from the weights of an old one, whose config.json is gone."""
+    run = shutil.copytree(whole, tmp_path / "run")
+    (run / "config.json").unlink()
+    for resume in (False, True):
+        with pytest.raises(RunError, match="holds checkpoints, but not the config.json"):
+            start(corpus, run, resume=resume)
 
 
 def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew(corpus, whole, tmp_path):

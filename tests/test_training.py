@@ -24,6 +24,15 @@ from audiogen.training.loop import Trainer
 from audiogen.training.metrics import Metrics, read_metrics
 from audiogen.training.schedule import learning_rate, make_optimizer
 
+
+@pytest.fixture(autouse=True)
+def terminal():
+    """Ctrl-C works as it does in a terminal, also where the tests run in the background and it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 # ---- the schedule and the optimizer
 
 
@@ -460,6 +469,15 @@ def test_the_signal_handlers_are_given_back(tmp_path):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     trainer(tmp_path, settings()).run(Metrics(tmp_path))
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_an_ignored_signal_stays_ignored(tmp_path):
+    """Buries a run that was sent to the background with nohup and is stopped by a Ctrl-C meant for another."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    it = trainer(tmp_path, settings(evaluations=4), evaluate=losses(4, 3, 2, 1),
+                 keep=lambda model, progress: signal.raise_signal(signal.SIGINT))
+    assert it.run(Metrics(tmp_path)).stopped == "finished"
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
 def test_a_second_interrupt_acts_at_once(tmp_path):

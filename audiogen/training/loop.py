@@ -231,7 +231,10 @@ class Trainer:
 
 @contextmanager
 def _signals() -> Iterator[threading.Event]:
-    """Ctrl-C and SIGTERM set the event, so that the step can be finished; a second one acts as ever."""
+    """Ctrl-C and SIGTERM set the event, so that the step can be finished; a second one acts as ever.
+
+    A signal that is ignored stays so: nohup, and shells that start us in the background, mean it.
+    """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
@@ -244,7 +247,8 @@ def _signals() -> Iterator[threading.Event]:
             signal.signal(sent, handler)
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, handle)
+        if signal.getsignal(number) != signal.SIG_IGN:
+            before[number] = signal.signal(number, handle)
     try:
         yield event
     finally:

@@ -94,6 +94,9 @@ def train(folder: str | Path, out: str | Path, frontend: str | None = None, back
         if config != saved:
             atomic_write_json(out / "config.json", config.to_dict())
     else:
+        if list_checkpoints(out / "checkpoints"):
+            raise RunError(f"{out}: holds checkpoints, but not the config.json that they belong to; restore it, or "
+                           "choose another --out")
         source = _source(folder, strict)
         front = _frontend(source, frontend, settings).to(where)
         config = default_config(frontend_to_dict(front), front.spec, backbone or BACKBONE, rest, asked)
