@@ -59,7 +59,7 @@ def test_every_pair_trains_generates_decodes_and_is_saved(device, tmp_path, fron
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     trainer = Trainer(model, Same(x), lambda weights: held_out_score(weights, list(x)),
                       lambda weights, progress: save_weights(tmp_path, weights, progress.step, progress.best_loss),
-                      config.training, tmp_path / "checkpoints")
+                      config.training, tmp_path / "checkpoints", "bf16" if device.type == "cuda" else "fp32")
     start_run(tmp_path, config, frontend)
     trainer.run(Metrics(tmp_path))
     still = [name for name, weight in model.state_dict().items() if torch.equal(weight, before[name])]

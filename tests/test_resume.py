@@ -122,6 +122,13 @@ def test_resuming_continues_to_the_very_same_weights(corpus, whole, tmp_path, mo
     assert_same(run, outcome(whole))
 
 
+def test_loader_processes_change_nothing(corpus, whole, tmp_path):
+    """Buries batches in the order in which they became ready, and workers that draw from training's own numbers."""
+    found = start(corpus, tmp_path / "run", ["data.num_workers=2"])
+    assert found.config.data.num_workers == 2
+    assert_same(tmp_path / "run", outcome(whole))
+
+
 def test_saving_more_often_changes_nothing(corpus, whole, tmp_path, monkeypatch):
     """Buries a save that draws random numbers, or that moves weights about."""
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
