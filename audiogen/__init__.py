@@ -7,9 +7,14 @@
 """
 
 import importlib
+import os
 from typing import Any
 
 __version__ = "0.1.0"
+
+# Read when torch is loaded. By default its threads spin while they wait for each other, and a second busy program on
+# the machine then makes a training step on two threads three to six times slower; waiting asleep costs next to nothing.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Where each public name lives. Looked up when it is first used: `import audiogen` itself takes no time.
 _HOMES = {

@@ -222,7 +222,7 @@ def read_split(folder: Path) -> Split:
         return Split(**sides, note=values["note"])
     except FileNotFoundError:
         return Split([], [])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise RunError(f"{path}: is damaged ({error}); restore it, or train the run anew") from error
 
 
@@ -263,7 +263,7 @@ def read_weights(folder: Path, config: RunConfig, spec: Spec) -> tuple[SequenceM
             raise ValueError("its content does not match its checksum")
         model.load_state_dict(tensors)
         return model, int(about["step"])
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RunError(f"{path}: is damaged or of another model ({reason}); restore it or train anew") from error
 

@@ -311,6 +311,14 @@ def test_places_that_are_none_are_refused(trained, corpus, tmp_path):
     assert not list(corpus.glob("*.json"))
 
 
+def test_trouble_with_the_disk_is_a_line_too(corpus, tmp_path):
+    """Buries a traceback for what no part of ours has foreseen, such as a file where TensorBoard wants its folder."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "tensorboard").write_text("mine")
+    result = audiogen(tmp_path, "train", corpus, "--out", tmp_path / "run", *TINY, "--steps", "1", *SET)
+    assert_refused(result, "File exists.*tensorboard")
+
+
 def test_a_path_is_printed_as_it_is(trained, tmp_path):
     """Buries brackets that are taken for colours and left out: the path that is printed would not be there."""
     out = tmp_path / "[bold] and [" / "x]"

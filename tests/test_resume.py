@@ -420,7 +420,7 @@ class Killed:
             for _ in range(dice.randint(1, 3)):                     # which save of this start it is
                 command.wait_until(lambda: not self.half_written() - before)
                 command.wait_until(lambda: bool(self.half_written() - before))
-            time.sleep(dice.uniform(0, 0.01))
+            time.sleep(dice.choice((0, 0.003, 0.03)) * dice.random())          # disks differ in how long a save takes
         else:
             time.sleep(seconds)
         if command.process.exitcode is None:

@@ -16,7 +16,7 @@ from processes import Command
 from audiogen.errors import AudiogenError, ConfigError, TrainingError
 from audiogen.evaluation.yardstick import Score, held_out_score
 from audiogen.spec import FrameSpec
-from audiogen.training import loop
+from audiogen.training import loop, session
 from audiogen.training.checkpoint import load_checkpoint
 from audiogen.training.config import TrainingConfig
 from audiogen.training.defaults import resolve_precision
@@ -190,6 +190,22 @@ def test_a_held_out_loss_that_is_no_number_is_never_the_best(tmp_path):
         raise AssertionError(f"{constant} is no JSON")
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line, parse_constant=refuse)["event"] for line in lines] == ["train", "held_out", "held_out"]
+
+
+def test_a_run_without_a_single_held_out_loss_says_why(tmp_path, monkeypatch):
+    """Buries advice to go on with --resume where nothing would ever come of it."""
+    monkeypatch.setattr(session, "held_out_score", lambda model, sequences: losses(math.nan)(model))
+    with pytest.raises(TrainingError, match="run: the held-out loss was never a number, so that no weights were kept"):
+        session.train(folder_of_notes(tmp_path / "corpus", [900] * 3), tmp_path / "run", "mulaw", "bigram", steps=1,
+                      overrides=["backbone.dim=4", "training.crop_frames=16", "training.evaluations=1"])
+
+
+def test_evaluations_take_at_most_so_many_frames():
+    """Buries an evaluation that takes longer than the training between two of them, because one file is long."""
+    files = [torch.full((2, length), length) for length in (30, 50, 70, 10)]
+    assert [x.shape[1] for x in session._some(files, 100)] == [20, 30, 50]
+    assert [x.shape[1] for x in session._some(files, 20)] == [20]
+    assert [x.shape[1] for x in session._some(files, 10_000)] == [10, 30, 50, 70]
 
 
 @pytest.mark.parametrize("steps, evaluations, at", [(7, 3, [3, 5, 7]), (2, 5, [1, 2]), (6, 1, [6]),

@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from torch import Tensor
 
 from ..errors import DataError
@@ -55,15 +57,11 @@ def check_overfit(console: Console, folder: "str | Path | Index | EncodedCache",
         torch.manual_seed(config.training.seed)
         model = build_model(config, front.spec).to(where)
         crops = cut(sequences, min(CROP_FRAMES, config.training.crop_frames))
-        if console.is_terminal:
-            with console.status("learning one batch by heart"):
-                result = overfit(model, crops, config.training)
-        else:
-            result = overfit(model, crops, config.training)
-        found = verdict(result)
+        with console.status("learning one batch by heart") if console.is_terminal else nullcontext():
+            found = verdict(overfit(model, crops, config.training))
     name = frontend_to_dict(front)["kind"]
     colour = "green" if found.fault is None else "red"
-    console.print(f"overfit check, {backbone or BACKBONE} on {name}: [{colour}]{found}[/]")
+    console.print(f"overfit check, {backbone or BACKBONE} on {name}: [{colour}]{escape(str(found))}[/]")
     return found
 
 

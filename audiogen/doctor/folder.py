@@ -1,6 +1,5 @@
 """What a folder of sound holds: each file kept or not and why, and what that leaves to train on."""
 
-import dataclasses
 import math
 import statistics
 from collections import Counter
@@ -36,21 +35,17 @@ def check_folder(console: Console, folder: str | Path, verbose: bool = False) ->
     Raises:
         DataError: no such folder, no sound in it, or too little to hold anything out.
     """
-    from ..data import EncodedCache, is_cache, long_enough, main_sample_rate, scan
-    from ..frontends import FRONTENDS, frontend_to_dict, load_frontend
-    from ..training.defaults import BACKBONE, FRONTEND, default_config
-    from ..training.session import HIGHEST_DEFAULT_RATE, _split
+    from ..data import EncodedCache, is_cache, long_enough, scan
+    from ..frontends import frontend_to_dict
+    from ..training.defaults import BACKBONE, default_config
+    from ..training.session import _frontend, _split
 
     source = EncodedCache.open(folder) if is_cache(folder) else scan(folder)
     index = source if not isinstance(source, EncodedCache) else source.index
     _list_files(console, index, verbose or len(index.files) <= FEW_FILES)
     index.require_files()
 
-    if isinstance(source, EncodedCache):
-        front = source.frontend()
-    else:
-        rate = min(main_sample_rate(index), HIGHEST_DEFAULT_RATE)
-        front = load_frontend(FRONTEND, **({"sample_rate": rate} if _has_rate(FRONTENDS[FRONTEND]) else {}))
+    front = _frontend(source, None, {})
     config = default_config(frontend_to_dict(front), front.spec, BACKBONE)
     usable = long_enough(index, front.spec)
     usable.require_files()
@@ -154,6 +149,3 @@ def time_text(seconds: float) -> str:
 def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
-
-def _has_rate(part: type) -> bool:
-    return "sample_rate" in {field.name for field in dataclasses.fields(part.Config)}

@@ -25,7 +25,7 @@ from ..data import (
     training_wavs,
 )
 from ..devices import choose_device
-from ..errors import ConfigError, RunError
+from ..errors import ConfigError, RunError, TrainingError
 from ..evaluation.report import originals, report, report_rows
 from ..evaluation.yardstick import baselines, held_out_score
 from ..files import atomic_write_json
@@ -248,6 +248,9 @@ def _train(out: Path, config: RunConfig, front: Frontend, cache: EncodedCache, s
         if outcome.stopped == "interrupted":
             log.info("stopped at step %d and saved; go on with the same command and --resume", outcome.progress.step)
             raise KeyboardInterrupt
+        if outcome.progress.best_step == 0:
+            raise TrainingError(f"{out}: the held-out loss was never a number, so that no weights were kept; look at "
+                                "the held-out files, or train anew with a lower training.learning_rate")
         if outcome.stopped == "early":
             log.info("stopped early: the held-out loss was best at step %d", outcome.progress.best_step)
         run = load_run(out, device)
