@@ -26,8 +26,8 @@ RATE = 8000
 FRONTENDS = {"mulaw": {}, "melvq": {"num_features": 20, "codebook_size": 32}, "mel": {"num_features": 20}}
 #: Models a fraction of the default size: the very code, in a second each.
 SMALL = {"bigram": [], "mlp": ["backbone.hidden_dim=128"],
-         "wavenet": ["backbone.dim=64", "backbone.residual_dim=32", "backbone.num_layers=6"],
-         "gpt": ["backbone.dim=64", "backbone.num_layers=2"]}
+         "wavenet": ["backbone.dim=64", "backbone.residual_dim=32", "backbone.num_layers=4"],
+         "gpt": ["backbone.dim=32", "backbone.num_layers=2"]}
 
 
 def melody(seed: int, seconds: float = 2.0) -> np.ndarray:
@@ -79,6 +79,9 @@ def said(width: int | None = None) -> Console:
 
 cases = pytest.mark.parametrize(("frontend", "backbone"), [
     *((frontend, backbone) for frontend in ("mulaw", "melvq") for backbone in BACKBONES), ("mel", "gpt")])
+#: Each backbone once, each kind of front-end at least once.
+some_cases = pytest.mark.parametrize(("frontend", "backbone"), [
+    ("mulaw", "bigram"), ("melvq", "mlp"), ("mulaw", "wavenet"), ("melvq", "gpt"), ("mel", "gpt")])
 
 
 @cases
@@ -95,7 +98,7 @@ def test_healthy(crops, frontend, backbone):
         assert torch.equal(value, before[name])
 
 
-@cases
+@some_cases
 def test_learning_rate_times_100(crops, frontend, backbone):
     model, x, training = parts(crops, frontend, backbone)
     wrong = dataclasses.replace(training, learning_rate=100 * training.learning_rate)
@@ -123,7 +126,7 @@ def test_initialisation_times_10(crops, frontend, backbone, matrices_alone):
     assert found.text.startswith("starting loss is far from ")
 
 
-@cases
+@some_cases
 def test_shuffled_targets(crops, frontend, backbone):
     """Buries: a check by heart alone, which any model large enough passes on shuffled targets too."""
     model, x, training = parts(crops, frontend, backbone)
@@ -150,15 +153,14 @@ class Misaligned(torch.nn.Module):
 
 
 def test_targets_shuffled_within_the_model(crops):
-    model, x, training = parts(crops, "melvq", "gpt")
+    model, x, training = parts(crops, "melvq", "mlp")
     assert verdict(overfit(Misaligned(model), x, training)).fault == "order"
 
 
 def test_learning_rate_far_too_low(crops):
     """Buries: blaming the model for what a higher rate would mend."""
-    model, x, training = parts(crops, "melvq", "gpt")
+    model, x, training = parts(crops, "melvq", "mlp")
     found = verdict(overfit(model, x, dataclasses.replace(training, learning_rate=training.learning_rate / 100)))
-    assert found.fault in ("learning rate", "order")        # it learns nothing at all, order included
     assert found.fault == "learning rate" and "too low" in found.text, found
 
 

@@ -4,8 +4,8 @@ Nothing here loads torchaudio before it is needed: the doctor must be able to sp
 """
 
 from .check import check_overfit
-from .folder import check_folder
 from .experiment import Overfit, Verdict, overfit, verdict
+from .folder import check_folder
 from .setup import check_setup
 
 __all__ = ["Overfit", "Verdict", "check_folder", "check_overfit", "check_setup", "overfit", "verdict"]

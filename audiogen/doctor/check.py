@@ -71,8 +71,8 @@ def near_silence(parts: Sequence["Part"]) -> Verdict | None:
     silent = sum(part.seconds for part in parts if part.file.silent)
     if silent <= 0.5 * seconds:
         return None
-    return Verdict("silence", f"the recordings are near-silent: {silent / seconds:.0%} of the sound lies below -50 dBFS, "
-                              "so that a model would learn their noise; record louder, or leave these files out")
+    return Verdict("silence", f"the recordings are near-silent: {silent / seconds:.0%} of the sound lies below -50 "
+                              "dBFS, so that a model would learn their noise; record louder, or leave these files out")
 
 
 def excerpts(parts: Sequence["Part"], seconds: float) -> list["Part"]:

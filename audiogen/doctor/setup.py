@@ -50,7 +50,8 @@ def check_setup(console: Console) -> None:
     table = _table("devices")
     table.add_row("CPU cores", f"{_usable_cores()} usable of {os.cpu_count()}")
     table.add_row("torch threads", str(torch.get_num_threads()))
-    table.add_row("bfloat16 on the CPU", "in hardware" if resolve_precision("auto", cpu) == "bf16" else "not in hardware")
+    in_hardware = resolve_precision("auto", cpu) == "bf16"
+    table.add_row("bfloat16 on the CPU", "in hardware" if in_hardware else "not in hardware")
     for row in _gpus():
         table.add_row(*row)
     table.add_row("--device auto", f"{device.type}, training in {resolve_precision('auto', device)}")
