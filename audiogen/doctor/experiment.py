@@ -26,8 +26,8 @@ STEPS, WARMUP = 200, 10
 #: Entries (codes, or frames) of one step: as many as a CPU learns 200 times in seconds.
 ENTRIES = 1024
 #: The order tells something if, in the mean of so many steps, the loss as given has fallen further than the shuffled
-#: one by this part of the way. On spoken digits each backbone came to 0.14 to 0.8, and to 0.06 at most where the order had
-#: been shuffled before. The way must be this part of the reference at least, or it is too short to be measured.
+#: one by this part of the way. On spoken digits each backbone came to 0.14 to 0.8, and to 0.06 at most where the order
+#: had been shuffled before. The way must be this part of the reference at least, or it is too short to be measured.
 ORDER, WINDOW, SHORTEST_WAY = 0.1, 20, 0.05
 #: Once the shuffled loss is below this part of what frequencies give, frames are being learned by heart, as a matter of
 #: chance sooner or later, and the difference no longer speaks of order.
@@ -45,6 +45,7 @@ class Overfit:
         num_features: F of frames, 1 for codes: densities grow with it.
         reference: what a model that knows nothing has: log2 V, or the nats of a standard Gaussian on the batch.
         frequencies: what knowing how often each code occurs in the batch would give; for densities the reference.
+        goal: the loss at which the batch counts as known by heart.
         learning_rate: that of the training settings.
         losses: of one batch, again and again.
         retries: losses of the same at other learning rates, by rate; tried only where the first run failed.
@@ -55,6 +56,7 @@ class Overfit:
     num_features: int
     reference: float
     frequencies: float
+    goal: float
     learning_rate: float
     losses: list[float]
     retries: dict[float, list[float]]
@@ -62,15 +64,20 @@ class Overfit:
     shuffled: list[float]
 
     @property
-    def order_gain(self) -> float:
-        """How much further the loss as given has fallen than the shuffled one, in parts of the way; 0 if the way was
-        too short to tell."""
+    def order_gain(self) -> float | None:
+        """How much further the loss as given has fallen than the shuffled one, in parts of the way; None if the way
+        was too short to tell."""
         last = min(WINDOW, len(self.given))
         if last == 0:
-            return 0.0
+            return None
         given, shuffled = (sum(losses[-last:]) / last for losses in (self.given, self.shuffled))
         way = self.given[0] - min(given, shuffled)
-        return (shuffled - given) / way if way > SHORTEST_WAY * self.reference else 0.0
+        return (shuffled - given) / way if way > SHORTEST_WAY * self.reference else None
+
+    @property
+    def order_told(self) -> bool:
+        """Whether the order helped."""
+        return self.order_gain is not None and self.order_gain > ORDER
 
     @property
     def starts_far(self) -> bool:
@@ -92,9 +99,12 @@ class Overfit:
 
     @property
     def better_rate(self) -> float | None:
-        """Of the learning rates that were tried, one at which the batch is learned quietly and better, if any."""
-        better = [(losses[-1], rate) for rate, losses in self.retries.items()
-                  if self.learned(losses) and self.settled(losses) and losses[-1] < self.losses[-1]]
+        """Of the learning rates that were tried, one at which the batch is learned quietly, and further or sooner."""
+        def rank(losses: list[float]) -> tuple[bool, float]:
+            return (False, len(losses)) if losses[-1] < self.goal else (True, losses[-1])
+
+        better = [(rank(losses), rate) for rate, losses in self.retries.items()
+                  if self.learned(losses) and self.settled(losses) and rank(losses) < rank(self.losses)]
         return min(better)[1] if better else None
 
     @property
@@ -135,29 +145,34 @@ def overfit(model: SequenceModel, crops: Tensor, training: TrainingConfig, steps
     features = 1 if spec.unit == "bits" else spec.num_features
     reference = _reference(model, batch)
     frequencies = _entropy(batch, spec.codebook_size) if spec.unit == "bits" else reference
-    # What counts as known by heart: 0 bits has a floor, a density has none.
+    # Bits have a floor of 0; a density has none, so that deviations of e^-2 must do.
     goal = BY_HEART * reference if spec.unit == "bits" else reference - 2 * features
     rate = training.learning_rate
-    found = Overfit(spec.unit, features, reference, frequencies, rate, [], {}, [], [])
+    found = Overfit(spec.unit, features, reference, frequencies, goal, rate, [], {}, [], [])
     for loss in _by_heart(model, batch, training, rate, goal, steps):
         found.losses.append(loss)
         if found.starts_far or found.ran_away(found.losses):
             return found                        # a fault that hides all others
-    if not found.learned(found.losses) or not found.settled(found.losses):
-        for other in (0.01 * rate, 10 * rate, 0.1 * rate):
+    settled = found.settled(found.losses)
+    if not found.learned(found.losses) or not settled:
+        # A quiet run that learns too little is slow rather than wild.
+        for factor in (10, 0.1, 0.01) if settled else (0.1, 0.01, 10):
+            other = factor * rate
             found.retries[other] = list(_by_heart(model, batch, training, other, goal, steps))
             if found.better_rate:
-                return found
-    _compare_order(model, crops, size, training, steps, found)
+                break
+    better = found.better_rate
+    # Above a rate that is too low, order can be told; below one that is too high, no more needs to be.
+    if better is None or better > rate:
+        _compare_order(model, crops, size, training, better or rate, steps, found)
     return found
 
 
-def _compare_order(model: SequenceModel, crops: Tensor, size: int, training: TrainingConfig, steps: int,
-                   found: Overfit) -> None:
+def _compare_order(model: SequenceModel, crops: Tensor, size: int, training: TrainingConfig, rate: float,
+                   steps: int, found: Overfit) -> None:
     generator = torch.Generator().manual_seed(1)
     order = torch.stack([torch.randperm(crops.shape[2], generator=generator) for _ in crops]).to(crops.device)
     mixed = crops.gather(2, order[:, None].expand_as(crops))            # rows of a frame stay together
-    rate = training.learning_rate
     runs = zip(_learn(model, _batches(crops, size), training, rate),
                _learn(model, _batches(mixed, size), training, rate), strict=True)
     for given, shuffled in itertools.islice(runs, steps):
@@ -165,7 +180,7 @@ def _compare_order(model: SequenceModel, crops: Tensor, size: int, training: Tra
             break
         found.given.append(given)
         found.shuffled.append(shuffled)
-        told = len(found.given) >= WINDOW and found.order_gain > ORDER
+        told = len(found.given) >= WINDOW and found.order_told
         if told or shuffled < MEMORISED * found.frequencies:
             break
 
@@ -185,19 +200,24 @@ def verdict(found: Overfit) -> Verdict:
         return Verdict("learning rate", f"the learning rate of {rate:g} is too high: the loss {how} within {steps} "
                                         f"steps; try --set training.learning_rate={rate / 100:.2g}")
     told = f"loss {first} to {last} {unit} in {steps} steps"
-    if other := found.better_rate:
-        much, reached = "high" if other < rate else "low", _number(found.retries[other][-1])
-        return Verdict("learning rate", f"the learning rate of {rate:g} is too {much}: {told} on one batch, but to "
-                                        f"{reached} at {other:.2g}; try --set training.learning_rate={other:.2g}")
-    if found.order_gain <= ORDER:
+    other = found.better_rate
+    if found.order_gain is not None and not found.order_told:
         return Verdict("order", "what comes before tells the model nothing of what comes next: it learns the sound no "
                                 "better than the same frames in a shuffled order; the targets are shuffled, or the "
                                 "recordings are noise")
+    if other:
+        much, losses = "high" if other < rate else "low", found.retries[other]
+        return Verdict("learning rate", f"the learning rate of {rate:g} is too {much}: {told} on one batch, but to "
+                                        f"{_number(losses[-1])} in {len(losses) - 1} at {other:.2g}; try --set "
+                                        f"training.learning_rate={other:.2g}")
     if not found.learned(found.losses):
         return Verdict("unknown", f"the model does not learn even one batch: {told}, and no learning rate from "
                                   f"{rate / 100:.2g} to {10 * rate:.2g} mends it; it may be too small for this "
                                   "front-end")
-    by_heart = found.unit == "nats" or found.losses[-1] <= 2 * BY_HEART * found.reference
+    if not found.order_told:
+        return Verdict("unknown", f"the model learns one batch by heart ({told}), but fresh batches too slowly to tell "
+                                  "whether the order of the sound helps it; try a higher learning rate")
+    by_heart = found.unit == "nats" or found.losses[-1] <= 2 * found.goal
     more = "" if by_heart else f" (knowing only how often each code occurs gives {_number(found.frequencies)})"
     return Verdict(None, f"the model can learn this: {told} on one batch{more}")
 
