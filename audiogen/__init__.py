@@ -24,7 +24,7 @@ _HOMES = {
     "FRONTENDS": "frontends", "load_frontend": "frontends", "save_frontend": "frontends",
     "BACKBONES": "backbones", "PATTERNS": "patterns",
     "Sampling": "sampling", "SequenceModel": "model",
-    "EncodedCache": "data", "scan": "data",
+    "EncodedCache": "data", "encode_folder": "data", "scan": "data",
     "load_run": "run", "train": "training.session", "tokenize": "training.session",
     "evaluate_folder": "evaluation.report", "write_page": "listen",
 }

@@ -79,3 +79,18 @@ def test_receptive_fields_of_the_papers():
     assert WaveNet(WaveNet.Config(dim=4, residual_dim=2, num_layers=30, dilation_cycle=10)).receptive_field == 3070
     assert MLP(MLP.Config(dim=4, hidden_dim=4, context=16)).receptive_field == 16
     assert GPT(GPT.Config(dim=8, num_layers=2, num_heads=2, window=64)).receptive_field == 127
+
+
+def test_batch_norm_scales_by_the_batch_in_training_and_by_its_history_after():
+    """Buries statistics of one item, or of one step, in the place of all, and an evaluation that looks at its batch."""
+    mlp = build("mlp", batch_norm=True, num_layers=1).train()
+    x = noise(3, 9, 8)
+    sums, _ = mlp.first(x)
+    mean, variance = sums.mean(dim=(0, 1)), sums.var(dim=(0, 1), correction=0)
+    scale, shift = mlp.norms[0].weight, mlp.norms[0].bias
+    h = torch.tanh((sums - mean) / torch.sqrt(variance + 1e-5) * scale + shift)
+    torch.testing.assert_close(mlp(x)[0], mlp.last(h), rtol=0, atol=1e-10)
+    mlp.eval()
+    mean, variance = 0.1 * mean, 0.9 + 0.1 * sums.var(dim=(0, 1), correction=1)         # momentum 0.1 from 0 and 1
+    h = torch.tanh((sums - mean) / torch.sqrt(variance + 1e-5) * scale + shift)
+    torch.testing.assert_close(mlp(x)[0], mlp.last(h), rtol=0, atol=1e-10)

@@ -18,7 +18,7 @@ SMALL = {"dim": 8, "num_layers": 3, "num_heads": 2, "window": 5, "context": 6, "
 
 #: Besides the small one: settings at the edge of their range, where rings have one slot, none, or are never full.
 EDGES: dict[str, list[dict[str, Any]]] = {
-    "mlp": [{"context": 1}, {"context": 2}, {"num_layers": 1}],
+    "mlp": [{"context": 1}, {"context": 2}, {"num_layers": 1}, {"batch_norm": True}],
     "wavenet": [{"num_layers": 1}, {"dilation_cycle": 10, "num_layers": 4}],
     "gpt": [{"window": 1}, {"window": 2, "num_layers": 1}, {"window": 32}],
 }

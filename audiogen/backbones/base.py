@@ -30,7 +30,9 @@ def check_sizes(config: Any) -> None:
     """For a Config's __post_init__: raises the ConfigError that names a whole-number setting out of range."""
     for field in dataclasses.fields(config):
         value, most = getattr(config, field.name), MOST_LAYERS if field.name == "num_layers" else MOST
-        if isinstance(value, int) and value < 1:
+        if not isinstance(value, int) or isinstance(value, bool):
+            continue
+        if value < 1:
             raise ConfigError(f"backbone.{field.name}: must be 1 or more, got {value}")
-        if isinstance(value, int) and value > most:
+        if value > most:
             raise ConfigError(f"backbone.{field.name}: must be {most} or less, got {value}")

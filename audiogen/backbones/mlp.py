@@ -13,6 +13,10 @@ class MLP(Backbone):
 
     Source: Bengio et al. 2003, A Neural Probabilistic Language Model, section 2; Karpathy, makemore part 2.
     Seen over all steps at once, the first layer is a causal convolution of kernel size `context`.
+
+    With `batch_norm` each hidden layer's sums are normalised over the batch before tanh (Ioffe and Szegedy 2015, Batch
+    Normalization, section 3): in training by the batch's own mean and variance, over items and steps alike, so that
+    a step is scaled by what comes later too; in evaluation by running ones, so that no held-out figure looks ahead.
     """
 
     @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class MLP(Backbone):
         context: int = 16
         hidden_dim: int = 512
         num_layers: int = 1     # hidden layers
+        batch_norm: bool = False
 
         def __post_init__(self):
             check_sizes(self)
@@ -31,11 +36,18 @@ class MLP(Backbone):
         self.first = CausalConv(config.dim, config.hidden_dim, config.context)
         self.hidden = nn.ModuleList(nn.Linear(config.hidden_dim, config.hidden_dim)
                                     for _ in range(config.num_layers - 1))
+        self.norms = nn.ModuleList(nn.BatchNorm1d(config.hidden_dim) for _ in range(config.num_layers)
+                                   if config.batch_norm)
         self.last = nn.Linear(config.hidden_dim, config.dim)
 
     def forward(self, x: Tensor, state: dict | None = None) -> tuple[Tensor, dict]:
         x, state = self.first(x, state)                     # (B, S, hidden_dim)
-        x = x.tanh()
-        for linear in self.hidden:
-            x = linear(x).tanh()
+        x = self._activated(x, 0)
+        for layer, linear in enumerate(self.hidden, 1):
+            x = self._activated(linear(x), layer)
         return self.last(x), state                          # (B, S, D)
+
+    def _activated(self, x: Tensor, layer: int) -> Tensor:
+        if self.config.batch_norm:
+            x = self.norms[layer](x.flatten(0, 1)).view_as(x)
+        return x.tanh()

@@ -2,10 +2,13 @@
 
 from .cache import EncodedCache, is_cache
 from .crops import Crops
+from .encoded import Encoded, encode_folder, fit_to, frontend_for
 from .index import FileEntry, Index, Rejected, long_enough, main_sample_rate, scan
+from .labels import label_names, label_of
 from .record import CachedFile
 from .sequences import Sequences
 from .split import Part, Split, split, training_wavs
 
-__all__ = ["CachedFile", "Crops", "EncodedCache", "FileEntry", "Index", "Part", "Rejected", "Sequences", "Split",
-           "is_cache", "long_enough", "main_sample_rate", "scan", "split", "training_wavs"]
+__all__ = ["CachedFile", "Crops", "Encoded", "EncodedCache", "FileEntry", "Index", "Part", "Rejected", "Sequences",
+           "Split", "encode_folder", "fit_to", "frontend_for", "is_cache", "label_names", "label_of", "long_enough",
+           "main_sample_rate", "scan", "split", "training_wavs"]

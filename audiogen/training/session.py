@@ -1,6 +1,5 @@
 """From a folder of sound to a run folder: what `audiogen train` does, one stage after the other."""
 
-import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,19 +16,19 @@ from ..data import (
     Index,
     Sequences,
     Split,
+    fit_to,
+    frontend_for,
     is_cache,
     long_enough,
-    main_sample_rate,
     scan,
     split,
-    training_wavs,
 )
 from ..devices import choose_device
 from ..errors import ConfigError, RunError, TrainingError
 from ..evaluation.report import originals, report, report_rows
 from ..evaluation.yardstick import baselines, held_out_score
 from ..files import atomic_write_json
-from ..frontends import FRONTENDS, Frontend, frontend_to_dict, load_frontend
+from ..frontends import Frontend, frontend_to_dict, load_frontend
 from ..listen import write_page
 from ..run import (
     Run,
@@ -53,8 +52,6 @@ from .metrics import Metrics
 
 log = logging.getLogger("audiogen")
 
-#: A front-end named without a rate takes the folder's own, up to this: above it models of this size hear little more.
-HIGHEST_DEFAULT_RATE = 16_000
 #: Sounds of each kind in samples/, and so on the page.
 NUM_SAMPLES = 4
 
@@ -172,9 +169,7 @@ def _frontend(source: Index | EncodedCache, name: str | None, settings: dict[str
         return source.frontend()
     if name is None:
         name, settings = FRONTEND, {**FRONTEND_SETTINGS, **settings}
-    if name in FRONTENDS and "sample_rate" in {field.name for field in dataclasses.fields(FRONTENDS[name].Config)}:
-        settings = {"sample_rate": min(main_sample_rate(source), HIGHEST_DEFAULT_RATE), **settings}
-    return load_frontend(name, **settings)
+    return frontend_for(source, name, settings)
 
 
 def _encoded(source: Index | EncodedCache, front: Frontend, config: RunConfig, out: Path) -> EncodedCache:
@@ -189,7 +184,7 @@ def _fit(front: Frontend, index: Index, config: RunConfig) -> None:
     if not front.fitted:
         log.info("fitting the front-end to the training files")
         index = long_enough(index, front.spec)
-        front.fit(training_wavs(index, _split(index, config, front).train, front.spec.sample_rate))
+        fit_to(front, index, _split(index, config, front))
 
 
 def _split(index: Index, config: RunConfig, front: Frontend) -> Split:

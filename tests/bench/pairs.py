@@ -3,7 +3,7 @@
     python tests/bench/pairs.py FOLDER OUT [--minutes 10] [--pairs mulaw:wavenet mulaw:mlp ...]
 
 Encodes the folder once for each front-end, trains each pair from that cache, and prints a row a run as Markdown. Runs
-that are there already are read, not trained again.
+that are there already are read, not trained again. The front-end "default" is what `audiogen train` takes unasked.
 """
 
 import argparse
@@ -23,7 +23,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--pairs", nargs="+", default=[
-        f"{frontend}:{backbone}" for frontend in ("mulaw", "melvq", "mel", "codec") for backbone in BACKBONES])
+        "default:gpt", *(f"{frontend}:{backbone}" for frontend in ("mulaw", "melvq", "mel", "codec")
+                         for backbone in BACKBONES)])
     args = parser.parse_args()
     print("| front-end | backbone | parameters | minutes | steps | bits per code | bits per second | counted bigram | "
           "unigram |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
@@ -32,7 +33,7 @@ def main() -> None:
         cache, out = args.out / f"{frontend}-cache", args.out / f"{frontend}-{backbone}"
         if not is_cache(cache):
             began = time.perf_counter()
-            tokenize(args.folder, cache, frontend)
+            tokenize(args.folder, cache, None if frontend == "default" else frontend)
             print(f"<!-- {frontend}: fitted and encoded in {time.perf_counter() - began:.0f} s -->", flush=True)
         finished = holds_run(out) and any(event["event"] == "final" for event in read_metrics(out))
         if not finished:
