@@ -8,7 +8,8 @@
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from audiogen.data.corpus import Corpus, corpus_parser, make_corpus, run_script
+from audiogen.data.corpus import Corpus, corpus_parser, make_corpus
+from audiogen.scripts import run_script
 
 
 def place(name: str) -> str | None:
@@ -37,4 +38,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_script(main))
+    raise SystemExit(run_script(main, stopped="run the same command again to go on"))

@@ -26,15 +26,14 @@ from matplotlib import pyplot as plt
 
 from audiogen.audio import write_audio
 from audiogen.backbones import Bigram as BigramBackbone
-from audiogen.data import Crops, EncodedCache, Sequences, long_enough, main_sample_rate, scan, split, training_wavs
+from audiogen.data import encode_folder
 from audiogen.evaluation.yardstick import baselines, held_out_score
-from audiogen.frontends import load_frontend
-from audiogen.listen import Clip, clip_cards, picture, section, table, text, write_document
-from audiogen.listen.pieces import grid
+from audiogen.listen import Clip, clip_cards, grid, note, picture, section, table, text, write_document
 from audiogen.model import SequenceModel
 from audiogen.patterns import Parallel
 from audiogen.sampling import uniforms
 from audiogen.scratch.counting import Bigram
+from audiogen.scripts import run_script
 
 matplotlib.use("Agg")
 
@@ -43,21 +42,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder of sound files")
     parser.add_argument("--out", type=Path, default=Path("runs/02_bigram"))
+    parser.add_argument("--short", action="store_true", help="a few steps of everything, to see that it runs")
     parser.add_argument("--codes", type=int, default=256, help="V, how many typical frames")
     parser.add_argument("--steps", type=int, default=400, help="of training the same table by gradient")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each sample")
     args = parser.parse_args()
 
     # 1. Sound to tokens. What is learned (the typical frames) is learned from the training files alone.
-    index = scan(args.folder)
-    frontend = load_frontend("melvq", sample_rate=min(16_000, main_sample_rate(index)), codebook_size=args.codes)
-    spec = frontend.spec
-    index = long_enough(index, spec)
-    sides = split(index)
-    print(sides.summary)
-    frontend.fit(training_wavs(index, sides.train, spec.sample_rate))
-    cache = EncodedCache.open_or_build(index, frontend, args.out / "cache")
-    training, held_out = Sequences(cache, sides.train), Sequences(cache, sides.held_out)
+    encoded = encode_folder(args.folder, args.out, "melvq", codebook_size=args.codes)
+    frontend, spec = encoded.frontend, encoded.spec
+    training, held_out = encoded.training, encoded.held_out
+    print(encoded.sides.summary)
     print(f"{spec.frame_rate:.1f} tokens per second, each one of {spec.codebook_size}")
 
     # 2. Count. A row of the table, divided by its sum, is what follows one token.
@@ -91,7 +86,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = SequenceModel(spec, BigramBackbone(BigramBackbone.Config(dim=spec.codebook_size)), Parallel(1))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
-    crops = Crops(cache, sides.train, num_frames=256, batch_size=32)
+    crops = encoded.crops(num_frames=256, batch_size=32)
     curve = []
     for step in range(args.steps):
         x, _ = crops.batch(step)                                        # (32, 1, 256)
@@ -116,7 +111,8 @@ def main() -> None:
     rows = [[name, loss, loss * spec.frame_rate] for name, loss in [*bits.items(), ("learned by gradient", learned)]]
     page = write_document(
         args.out / "index.html", "Lesson 2: the bigram",
-        text(f"{sides.summary}. {spec.frame_rate:.1f} tokens per second, each one of {spec.codebook_size}."),
+        note(__doc__), text(f"{encoded.sides.summary}. {spec.frame_rate:.1f} tokens per second, each one of "
+                            f"{spec.codebook_size}."),
         section("What follows what", picture(figure, "Matrix of transition probabilities",
                 "Bright cells are likely transitions. The diagonal: most slices are followed by one like themselves.")),
         section("How good", table(["model", "bits per token", "bits per second"], rows)),
@@ -125,4 +121,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_script(main))

@@ -19,9 +19,9 @@ field cost, and what is lost from the sound first? Draw with less chance: audiog
 """
 
 import argparse
-import logging
 from pathlib import Path
 
+from audiogen.scripts import run_script
 from audiogen.training.metrics import read_metrics
 from audiogen.training.session import train
 
@@ -34,7 +34,6 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="A.B=1")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     # Two seconds of samples: each is drawn by itself, so a second of sound takes thousands of steps.
     run = train(args.folder, args.out, frontend="mulaw", backbone="wavenet", minutes=args.minutes, resume=args.resume,
@@ -52,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_script(main))

@@ -19,9 +19,9 @@ are counted from mel frames, or --frontend encodec (weights are downloaded, CC-B
 """
 
 import argparse
-import logging
 from pathlib import Path
 
+from audiogen.scripts import run_script
 from audiogen.training.metrics import read_metrics
 from audiogen.training.session import train
 
@@ -35,7 +35,6 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="A.B=1")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     run = train(args.folder, args.out, frontend=args.frontend, backbone="gpt", minutes=args.minutes, resume=args.resume,
                 overrides=args.overrides)
@@ -54,4 +53,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_script(main))

@@ -12,11 +12,11 @@ Try next: the same with a folder of your own,
 """
 
 import argparse
-import logging
 import subprocess
 import sys
 from pathlib import Path
 
+from audiogen.scripts import run_script
 from audiogen.training.session import train
 
 HERE = Path(__file__).parent
@@ -27,7 +27,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="run folder")
     parser.add_argument("--minutes", type=float, default=3.0, help="training time")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     # 1. A corpus: melodies, each of about ten seconds, the same bytes on every machine.
     corpus = args.out.with_name(args.out.name + "-corpus")
@@ -40,4 +39,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_script(main))

@@ -10,7 +10,7 @@ import pytest
 from listening import Page, make_run, put
 
 from audiogen.errors import AudiogenError, RunError
-from audiogen.listen import write_page
+from audiogen.listen import pieces, write_page
 
 
 @pytest.fixture
@@ -216,3 +216,9 @@ def test_a_failed_write_keeps_the_old_page(run, monkeypatch):
         write_page([run])
     assert path.read_bytes() == before and sorted(p.name for p in run.iterdir()) == [
         "config.json", "index.html", "metrics.jsonl", "samples"]
+
+
+def test_a_lesson_s_note_is_its_docstring_below_the_title():
+    """Buries a drawing whose lines were run together, and markup that a docstring might hold."""
+    html = pieces.note("Lesson 0: <nothing>.\n\n    python x.py\n\nTwo\nlines & more.\n\n    a\n      b\n")
+    assert html == "<pre>python x.py</pre><p>Two lines &amp; more.</p><pre>a\n  b</pre>"

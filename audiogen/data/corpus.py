@@ -3,14 +3,13 @@
 import argparse
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from ..download import fetch
-from ..errors import AudiogenError, DataError, DownloadError
+from ..errors import DataError, DownloadError
 from ..files import atomic_write_json
 from .unpack import Member, unpack
 
@@ -100,16 +99,3 @@ def corpus_parser(description: str, corpus: Corpus) -> argparse.ArgumentParser:
     parser.add_argument("--url", default=corpus.url, help="the archive, or a mirror of it (default: %(default)s)")
     parser.add_argument("--sha256", default=corpus.sha256, help="the archive's SHA-256 (default: %(default)s)")
     return parser
-
-
-def run_script(main: Callable[[], None]) -> int:
-    """Runs a script's `main`; its exit status. What a user can mend is told in one line."""
-    try:
-        main()
-    except AudiogenError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped: run the same command again to go on", file=sys.stderr)
-        return 130
-    return 0

@@ -7,7 +7,7 @@ tables, pictures, columns), charts.py (curves) and clips.py (sounds with their p
 from .charts import Line, line_chart
 from .clips import Clip, clip_cards
 from .page import write_page
-from .pieces import picture, section, table, text, write_document
+from .pieces import grid, note, picture, section, table, text, write_document
 
-__all__ = ["Clip", "Line", "clip_cards", "line_chart", "picture", "section", "table", "text", "write_document",
-           "write_page"]
+__all__ = ["Clip", "Line", "clip_cards", "grid", "line_chart", "note", "picture", "section", "table", "text",
+           "write_document", "write_page"]

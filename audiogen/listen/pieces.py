@@ -11,6 +11,7 @@ forbids any. Sounds with their pictures are in clips.py, curves in charts.py.
 import base64
 import io
 import re
+import textwrap
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -35,6 +36,13 @@ def text(*paragraphs: str, style: str = "") -> Html:
     """Paragraphs; `style` is "", "lead" (larger, for the first one) or "note" (smaller)."""
     mark = f' class="{style}"' if style else ""
     return "".join(f"<p{mark}>{escape(paragraph)}</p>" for paragraph in paragraphs)
+
+
+def note(docstring: str) -> Html:
+    """What a lesson's docstring says below its first line: paragraphs, and what is indented line by line."""
+    blocks = re.split(r"\n\s*\n", docstring.strip("\n"))[1:]
+    return "".join(code(textwrap.dedent(block)) if block.startswith("    ") else text(" ".join(block.split()))
+                   for block in blocks)
 
 
 def bullets(*items: str) -> Html:

@@ -1,0 +1,79 @@
+"""Every lesson runs from top to bottom, in its short form, on a folder of made-up clips."""
+
+import logging
+import runpy
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from corpus import RATE
+from folders import write_wav
+from listening import Page
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+#: quickstart takes no folder: it makes its own corpus.
+LESSONS = sorted(path.stem for path in RECIPES.glob("*.py") if path.stem != "quickstart")
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> Path:
+    """Three "words" by two "speakers", six times each: tones and noises, so that some frames are voiced."""
+    folder = tmp_path_factory.mktemp("clips")
+    rng = np.random.default_rng(0)
+    for word in range(3):
+        for speaker in range(2):
+            for take in range(6):
+                t = np.arange(int(RATE * rng.uniform(0.35, 0.5))) / RATE
+                pitch = (120 + 80 * speaker) * (1 + 0.5 * word * t)
+                tone = np.sin(2 * np.pi * np.cumsum(pitch) / RATE) + 0.4 * np.sin(6 * np.pi * np.cumsum(pitch) / RATE)
+                hiss = 0.3 * rng.standard_normal(len(t)).clip(-3, 3)
+                voiced = t > 0.1 + 0.05 * word
+                write_wav(folder / f"{word}_{'ab'[speaker]}_{take}.wav", 0.4 * np.where(voiced, tone, hiss), RATE)
+    return folder
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_a_lesson_runs_in_its_short_form_and_writes_its_page(lesson, clips, tmp_path, monkeypatch, capsys):
+    """Buries a lesson that nobody has run since the library under it changed, and a page without its lesson's note."""
+    monkeypatch.setattr(sys, "argv", [f"{lesson}.py", str(clips), "--out", str(tmp_path / "out"), "--short"])
+    matplotlib.pyplot.close("all")
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(RECIPES / f"{lesson}.py"), run_name="__main__")
+    said = capsys.readouterr()
+    assert end.value.code == 0, said.err
+    page = Page(tmp_path / "out" / "index.html")
+    assert str(tmp_path / "out" / "index.html") in said.out, "a lesson says where its page is"
+    assert page.all("h1") and (page.all("img") or page.all("audio") or page.all("svg"))
+    assert not matplotlib.pyplot.get_fignums(), "a figure that stays open keeps its memory"
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_a_lesson_opens_with_its_note(lesson):
+    """Buries a lesson that does not say what it teaches, what that has to do with sound, and what to try."""
+    source = (RECIPES / f"{lesson}.py").read_text(encoding="utf-8")
+    docstring = source.split('"""')[1]
+    assert f"python recipes/{lesson}.py FOLDER" in docstring
+    for part in ("What it teaches.", "How it carries over to audio.", "What to try."):
+        assert part in docstring, part
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_a_lesson_tells_in_one_line_what_is_wrong_with_its_folder(lesson, tmp_path, monkeypatch, capsys):
+    """Buries a traceback where the folder's name was misspelt."""
+    monkeypatch.setattr(sys, "argv", [f"{lesson}.py", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(RECIPES / f"{lesson}.py"), run_name="__main__")
+    assert end.value.code == 1
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1 and "nowhere" in error[0]
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was():
+    """`run_script` sets logging up for a process of its own."""
+    root, ours = logging.getLogger(), logging.getLogger("audiogen")
+    before = root.handlers[:], root.level, ours.level
+    yield
+    root.handlers[:], root.level, ours.level = before[0], before[1], before[2]
