@@ -120,3 +120,21 @@ def test_checksums_are_the_ones_that_torchaudio_publishes():
     assert {"url": ours.url, "checksum": ours.sha256}.items() <= ljspeech._RELEASE_CONFIGS["release1"].items()
     ours = runpy.run_path(str(DATASETS / "speech_commands.py"))["VERSION_2"]
     assert speechcommands._CHECKSUMS[ours.url] == ours.sha256
+
+
+def test_lesson_texts_are_fetched_and_checked(tmp_path, monkeypatch, capsys):
+    """Buries a text of another version, on which no published loss could be compared."""
+    with local_server(files={"/names.txt": b"emma\nolivia", "/tinyshakespeare.txt": b"First Citizen:"}) as server:
+        assert run_by_path("lesson_texts", tmp_path / "out", "--mirror", server.url, monkeypatch=monkeypatch) == 1
+        assert "names.txt: what came has the SHA-256" in capsys.readouterr().err
+        assert not (tmp_path / "out" / "names.txt").exists()
+
+
+def test_lesson_texts_are_known_by_the_bytes_that_were_shared(tmp_path, monkeypatch):
+    """The same two hashes as in the text folder that developers have; skipped where it is not there."""
+    shared = Path(__file__).parents[2] / "shared" / "data" / "text"
+    if not shared.is_dir():
+        pytest.skip("the lesson texts are not beside the project")
+    texts = runpy.run_path(str(DATASETS / "lesson_texts.py"))["TEXTS"]
+    for name, (_, sha256) in texts.items():
+        assert hashlib.sha256((shared / name).read_bytes()).hexdigest() == sha256
