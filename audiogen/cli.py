@@ -41,6 +41,7 @@ def main() -> None:
 @app.command()
 def doctor(folder: Annotated[Path | None, typer.Argument(help="A folder of sound files to look through.")] = None,
            overfit: Annotated[bool, typer.Option("--overfit", help="Try to learn one batch by heart.")] = False,
+           verbose: Annotated[bool, typer.Option("--verbose", help="List each file, however many.")] = False,
            frontend: Frontend = None,
            backbone: Annotated[str | None, typer.Option(help="bigram, mlp, wavenet or gpt.")] = None,
            device: Device = "auto", settings: Settings = None) -> None:
@@ -49,9 +50,9 @@ def doctor(folder: Annotated[Path | None, typer.Argument(help="A folder of sound
 
     check_setup(console)
     if folder is not None:
-        check_folder(console, folder)
+        found = check_folder(console, folder, verbose)
         if overfit:
-            check_overfit(console, folder, frontend, backbone, device, settings or [])
+            check_overfit(console, found, frontend, backbone, device, settings or [])
     elif overfit:
         raise typer.BadParameter("--overfit needs a FOLDER to take a batch from")
 
@@ -67,14 +68,28 @@ def tokenize(folder: Path, out: Path, frontend: Frontend = None, device: Device 
 
 
 @app.command()
-def decode(codes: Path, out: Path, device: Device = "auto") -> None:
-    """Turns a cache back into WAVs."""
-    from .data import EncodedCache
+def decode(codes: Path, out: Path,
+           frontend: Annotated[str | None, typer.Option(help="For a file of codes: what made them, by name or folder."
+                                                        )] = None,
+           device: Device = "auto", settings: Settings = None) -> None:
+    """Turns an encoded cache, or a .npy file of codes, back into WAVs."""
+    from .data import EncodedCache, decode_file
     from .devices import choose_device
+    from .frontends import load_frontend
+    from .training.defaults import frontend_settings
 
-    cache = EncodedCache.open(codes)
-    cache.frontend().to(choose_device(device))
-    console.print(f"{out}: {len(cache.write_wavs(out))} files written")
+    if not codes.is_dir():
+        if frontend is None:
+            raise typer.BadParameter("a file of codes does not say what made it: add --frontend NAME_OR_RUN")
+        front = load_frontend(frontend, **frontend_settings(settings or [])[0]).to(choose_device(device))
+        written = decode_file(codes, front, out)
+    else:
+        if frontend is not None or settings:
+            raise typer.BadParameter("an encoded cache holds its own front-end: leave out --frontend and --set")
+        cache = EncodedCache.open(codes)
+        cache.frontend().to(choose_device(device))
+        written = cache.write_wavs(out)
+    console.print(f"{out}: {len(written)} files written")
 
 
 @app.command()
@@ -86,12 +101,13 @@ def train(folder: Path, out: Annotated[Path, typer.Option(help="The run folder t
           device: Device = "auto",
           resume: Annotated[bool, typer.Option("--resume", help="Go on where OUT stopped.")] = False,
           strict: Annotated[bool, typer.Option("--strict", help="A bad file is an error, not a line.")] = False,
+          diagnostics: Annotated[bool, typer.Option("--diagnostics", help="Watch what goes on inside.")] = False,
           settings: Settings = None) -> None:
     """Trains a model on a folder of sound files (or on a cache), and writes a page to listen to."""
     from .training.session import train as run_train
 
     run_train(folder, out, frontend=frontend, backbone=backbone, steps=steps, minutes=minutes, seed=seed, device=device,
-              resume=resume, strict=strict, overrides=settings or [])
+              resume=resume, strict=strict, diagnostics=diagnostics, overrides=settings or [])
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -35,6 +35,36 @@ def generate(model: SequenceModel, num_frames: int, prompt: Tensor | None = None
     """
     prompt, seeds = _checked(model, num_frames, prompt, batch_size, seeds)
     result = torch.cat([prompt, *_frames(model, prompt, num_frames, sampling, seeds)], dim=2)
+    result.seeds = seeds
+    return result
+
+
+def generate_until(model: SequenceModel, num_samples: int, frame_lengths: Callable[[Tensor], Tensor], num_frames: int,
+                   prompt: Tensor | None = None, batch_size: int = 1, sampling: Sampling = Sampling(),
+                   seeds: Sequence[int] | None = None) -> Tensor:
+    """Draws frames of varying length until each item stands for so many samples, those of the prompt included.
+
+    Args:
+        num_samples: of each item, prompt and new frames together.
+        frame_lengths: (B, C, T) -> (B, T), the samples that each frame stands for.
+        num_frames: new frames that this can take at most.
+        prompt, batch_size, sampling, seeds: as in `generate`.
+
+    Returns:
+        (B, C, T) beginning with the prompt, with its attribute `seeds`. An item ends with the frame that reaches
+        `num_samples`; behind it are holes, so that it is what it would be alone, however long the others take.
+    """
+    prompt, seeds = _checked(model, num_frames, prompt, batch_size, seeds)
+    pieces, reached = [], 0
+    for piece in stream(model, num_frames, prompt, batch_size, sampling, seeds):
+        pieces.append(piece)
+        reached = reached + frame_lengths(piece).sum(dim=1)             # (B,)
+        if bool((reached >= num_samples).all()):
+            break
+    result = torch.cat(pieces, dim=2)
+    lengths = frame_lengths(result)
+    before = lengths.cumsum(dim=1) - lengths                            # (B, T)
+    result = result.masked_fill((before >= num_samples)[:, None], model.hole)
     result.seeds = seeds
     return result
 

@@ -5,6 +5,8 @@ it is given (its ring buffers are written in place), so who wants to branch clon
 training (state=None), prefill (a long chunk) and stepping (a chunk of one).
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -112,16 +114,34 @@ class CausalAttention(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, state: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        B, S, D = x.shape
-        position = state["position"] if state is not None else torch.tensor(0, device=x.device)
-        q, k, v = self.qkv(x).view(B, S, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)      # (B, H, S, D / H) each
-        cos, sin = rotary(position + torch.arange(S, device=x.device), q.shape[-1])
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        q, k, v = self._heads(x, state["position"] if state is not None else torch.tensor(0, device=x.device))
         if state is None:
             y, state = self._whole(q, k, v)
         else:
             y, state = self._chunk(q, k, v, state)
-        return self.out(y.transpose(1, 2).reshape(B, S, D)), state
+        return self.out(y.transpose(1, 2).reshape(x.shape)), state
+
+    def weights(self, x: Tensor) -> Tensor:
+        """How `forward(x)` weighs the steps, before dropout: (B, S, D) -> (B, H, S, S).
+
+        Row t says how much step t takes from each step: at least 0, in sum 1, and nothing outside of its window. To be
+        looked at: the square of S is memory that `forward` does not take.
+        """
+        q, k, _ = self._heads(x, torch.tensor(0, device=x.device))
+        t = torch.arange(x.shape[1], device=x.device)
+        scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])
+        return scores.masked_fill(~self._sees(t[:, None], t), -math.inf).softmax(dim=-1)
+
+    def _heads(self, x: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, H, S, D / H) of a chunk that begins at `position`; the first two are turned."""
+        B, S, _ = x.shape
+        q, k, v = self.qkv(x).view(B, S, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        cos, sin = rotary(position + torch.arange(S, device=x.device), q.shape[-1])
+        return rotate(q, cos, sin), rotate(k, cos, sin), v
+
+    def _sees(self, t: Tensor, j: Tensor) -> Tensor:
+        """Whether step t sees step j."""
+        return (j <= t) & (j > t - self.window)
 
     def _whole(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         S, W = q.shape[2], self.window
@@ -136,7 +156,7 @@ class CausalAttention(nn.Module):
                 j = torch.arange(first, stop, device=q.device)
                 blocks.append(F.scaled_dot_product_attention(
                     q[:, :, start:stop], k[:, :, first:stop], v[:, :, first:stop],
-                    attn_mask=(j <= t) & (j > t - W), dropout_p=dropout))
+                    attn_mask=self._sees(t, j), dropout_p=dropout))
             y = torch.cat(blocks, dim=2)
         pad = (0, 0, max(0, W - S), 0)
         rings = [torch.roll(F.pad(z[:, :, -W:].detach(), pad), S % W, dims=2) for z in (k, v)]
@@ -165,7 +185,7 @@ class CausalAttention(nn.Module):
             last = position - 1
             j = torch.cat([last - (last - slots) % W, t[:, 0]])         # the step that each slot holds; < 0: none yet
             seen_keys, seen_values = torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
-        mask = (j >= 0) & (j <= t) & (j > t - W)
+        mask = (j >= 0) & self._sees(t, j)
         y = F.scaled_dot_product_attention(q, seen_keys, seen_values, attn_mask=mask)
         if not step:
             _write(keys, position, k, dim=2)

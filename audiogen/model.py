@@ -45,11 +45,15 @@ class SequenceModel(nn.Module):
         return self.embed.hole
 
     @property
-    def receptive_seconds(self) -> float:
-        """Seconds of sound that a prediction depends on, at most."""
+    def receptive_frames(self) -> float:
+        """Frames that a prediction depends on, at most."""
         steps_per_frame = self.pattern.num_steps(2) - self.pattern.num_steps(1)
-        frames = self.backbone.receptive_field / steps_per_frame + self.pattern.num_steps(1) - steps_per_frame
-        return frames / self.spec.frame_rate
+        return self.backbone.receptive_field / steps_per_frame + self.pattern.num_steps(1) - steps_per_frame
+
+    @property
+    def receptive_seconds(self) -> float | None:
+        """Seconds of sound that a prediction depends on, at most; None where the rate varies."""
+        return None if self.spec.frame_rate is None else self.receptive_frames / self.spec.frame_rate
 
     def nll(self, x: Tensor) -> tuple[Tensor, int]:
         """The negative log-likelihood of (B, C, T), in nats.

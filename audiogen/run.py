@@ -6,6 +6,7 @@ Loading builds from config.json alone, strictly; nothing is unpickled, fetched o
 """
 
 import json
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,16 +22,18 @@ from torch.overrides import TorchFunctionMode
 from .backbones import BACKBONES
 from .config import find, from_dict, part_from_dict, part_to_dict, to_dict, unknown_key
 from .data import EncodedCache, FileEntry, Part, Sequences, Split, is_cache
-from .errors import ConfigError, RunError
+from .errors import CacheError, ConfigError, DataError, RunError
 from .files import atomic_path, atomic_write_json
 from .frontends import FRONTENDS, Frontend, load_frontend, save_frontend
 from .frontends.base import hash_tensors
-from .generate import generate
+from .generate import generate, generate_until
 from .model import SequenceModel
 from .patterns import PATTERNS
 from .sampling import Sampling, fresh_seeds
 from .spec import Spec
 from .training.config import DataConfig, TrainingConfig
+
+log = logging.getLogger("audiogen")
 
 FORMAT = 1
 
@@ -121,10 +124,15 @@ class Run:
         return read_split(self.folder)
 
     def training_sequences(self) -> Sequences | None:
-        """The training codes, or None if the run's cache is no longer there."""
-        if not is_cache(self.folder / "cache"):
+        """The training codes, or None if the cache that it was trained from is no longer there, or is another now."""
+        cache = read_source(self.folder)
+        if not is_cache(cache):
             return None
-        return Sequences(EncodedCache.open(self.folder / "cache"), self.split().train)
+        try:
+            return Sequences(EncodedCache.open(cache, self.frontend), self.split().train)
+        except (CacheError, DataError) as error:
+            log.warning("the training codes can't be counted: %s", error)
+            return None
 
     def generate(self, seconds: float = 4.0, num: int = 1, seed: int | None = None, prompt: Tensor | None = None,
                  sampling: Sampling = Sampling(), seeds: Sequence[int] | None = None) -> Tensor:
@@ -146,16 +154,19 @@ class Run:
             raise ConfigError(f"seconds: must be above 0, got {seconds}")
         if seeds is None:
             seeds = fresh_seeds(num) if seed is None else [seed + i for i in range(num)]
-        spec = self.frontend.spec
-        length = max(1, round(seconds * spec.sample_rate))
-        num_frames = math.ceil(length / spec.hop_length)
+        front, num = self.frontend, len(seeds)
+        length = max(1, round(seconds * front.spec.sample_rate))
+        num_frames = front.num_frames(length)
         if prompt is not None:
             prompt = prompt.reshape(1, 1, -1).to(self.model.bos.device)
             length += prompt.shape[-1]
-            prompt = self.frontend.encode(prompt)
-        codes = generate(self.model, num_frames, prompt, len(seeds), sampling, seeds)
+            prompt = front.encode(prompt)
+        if front.spec.hop_length is None:
+            codes = generate_until(self.model, length, front.frame_lengths, num_frames, prompt, num, sampling, seeds)
+        else:
+            codes = generate(self.model, num_frames, prompt, num, sampling, seeds)
         with torch.inference_mode():
-            wav = self.frontend.decode(codes)[..., :length].clone()
+            wav = front.decode(codes)[..., :length].clone()
         wav.seeds = codes.seeds
         return wav
 
@@ -201,10 +212,12 @@ def read_config(folder: Path) -> RunConfig:
         raise RunError(f"{path}: {error}") from error
 
 
-def save_split(folder: Path, split: Split) -> None:
-    """Writes split.json: the files of both sides, by content."""
+def save_split(folder: Path, split: Split, cache: Path) -> None:
+    """Writes split.json: the files of both sides, by content, and where their codes lie."""
     sides = {"train": split.train, "held_out": split.held_out}
-    atomic_write_json(folder / "split.json", {"format": FORMAT, "note": split.note, **{
+    inside = cache.resolve().is_relative_to(folder.resolve())          # then it moves with the run
+    place = cache.resolve().relative_to(folder.resolve()) if inside else cache.resolve()
+    atomic_write_json(folder / "split.json", {"format": FORMAT, "note": split.note, "cache": place.as_posix(), **{
         name: [asdict(part) for part in parts] for name, parts in sides.items()}})
 
 
@@ -214,16 +227,35 @@ def read_split(folder: Path) -> Split:
     Raises:
         RunError: it is damaged.
     """
-    path = folder / "split.json"
+    values = _read_split_file(folder)
+    if values is None:
+        return Split([], [])
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
         sides = {name: [Part(FileEntry(**part["file"]), part["start"], part["stop"]) for part in values[name]]
                  for name in ("train", "held_out")}
         return Split(**sides, note=values["note"])
+    except (LookupError, TypeError) as error:
+        raise _damaged_split(folder, error) from error
+
+
+def read_source(folder: Path) -> Path:
+    """Where the codes lay that the run was trained from; its own cache unless it says otherwise."""
+    values = _read_split_file(folder)
+    place = values.get("cache", "cache") if isinstance(values, dict) else "cache"
+    return folder / place if isinstance(place, str) else folder / "cache"
+
+
+def _read_split_file(folder: Path) -> Any:
+    try:
+        return json.loads((folder / "split.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return Split([], [])
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise RunError(f"{path}: is damaged ({error}); restore it, or train the run anew") from error
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged_split(folder, error) from error
+
+
+def _damaged_split(folder: Path, error: Exception) -> RunError:
+    return RunError(f"{folder / 'split.json'}: is damaged ({error}); restore it, or train the run anew")
 
 
 def save_weights(folder: Path, model: SequenceModel, step: int, loss: float) -> None:

@@ -22,6 +22,9 @@ TINY_FRONTENDS: dict[str, dict[str, Any]] = {
     "encodec": {"bandwidth": 1.5, "weights": "random"},
     "codec": {"sample_rate": RATE, "num_codebooks": 2, "codebook_size": 8, "strides": (8, 8), "channels": 2, "dim": 4,
               "fit_steps": 3, "batch_size": 2},
+    "bpe": {"num_merges": 4, "longest": 8,
+            "base": {"kind": "melvq", "sample_rate": RATE, "num_features": 6, "hop_length": 64, "codebook_size": 8,
+                     "griffin_lim_iterations": 2}},
 }
 
 

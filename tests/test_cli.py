@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from corpus import RATE, folder_of_notes, note, tiny_settings
 from folders import write_wav
 from processes import Result, audiogen
@@ -128,6 +129,9 @@ def test_tokenize_train_from_the_cache_decode(trained, corpus, tmp_path):
     assert result.code == 0, result.err
     assert (run / "model.safetensors").read_bytes() == (trained[0] / "model.safetensors").read_bytes()
     assert not (run / "cache").exists()
+    counted = [json.loads(audiogen(tmp_path, "evaluate", folder, cache, "--json").out)["baselines"]
+               for folder in (trained[0], run)]
+    assert counted[0] == counted[1] is not None, "a run finds the codes that it was trained from, wherever they lie"
 
     result = audiogen(tmp_path, "decode", cache, tmp_path / "wavs")
     assert result.code == 0 and result.out == f"{tmp_path / 'wavs'}: 4 files written\n"
@@ -136,6 +140,34 @@ def test_tokenize_train_from_the_cache_decode(trained, corpus, tmp_path):
         original, back = read_audio(path), read_audio(tmp_path / "wavs" / path.name)
         assert back.shape == original.shape
         assert float((back - frontend.decode(frontend.encode(original[None]))[0]).abs().max()) < 1e-4
+
+
+def test_a_file_of_codes_is_decoded_by_the_front_end_that_is_named(trained, corpus, tmp_path):
+    """Buries codes that only a cache can bring back, a file whose pickle is run, and codes of another front-end that
+    are decoded to noise without a word."""
+    frontend = load_run(trained[0]).frontend
+    wav = read_audio(next(corpus.iterdir()))
+    codes = frontend.encode(wav[None])
+    np.save(tmp_path / "one.npy", codes[0, 0].numpy())
+    np.save(tmp_path / "two.npy", torch.cat([codes, codes.flip(2)]).numpy())
+    result = audiogen(tmp_path, "decode", tmp_path / "one.npy", tmp_path / "wavs", "--frontend", trained[0])
+    assert result.code == 0 and result.out == f"{tmp_path / 'wavs'}: 1 files written\n"
+    back = read_audio(tmp_path / "wavs" / "one.wav")
+    assert float((back - frontend.decode(codes)[0]).abs().max()) < 1e-4
+    assert audiogen(tmp_path, "decode", tmp_path / "two.npy", tmp_path / "wavs", "--frontend", trained[0]).code == 0
+    assert read_audio(tmp_path / "wavs" / "two-1.wav").shape == back.shape
+
+    assert audiogen(tmp_path, "decode", tmp_path / "one.npy", tmp_path / "wavs").code == 2
+    np.save(tmp_path / "large.npy", np.full(9, 99))
+    result = audiogen(tmp_path, "decode", tmp_path / "large.npy", tmp_path / "wavs", "--frontend", trained[0])
+    assert result.code == 1 and "large.npy: codes must lie in [0, 16)" in result.err
+    np.save(tmp_path / "evil.npy", np.array([print], dtype=object), allow_pickle=True)
+    for name in ("evil.npy", "not-there.npy"):
+        result = audiogen(tmp_path, "decode", tmp_path / name, tmp_path / "wavs", "--frontend", "mulaw")
+        assert result.code != 0 and "Traceback" not in result.err
+    np.save(tmp_path / "frames.npy", np.zeros((1, 80, 9), np.float32))
+    result = audiogen(tmp_path, "decode", tmp_path / "frames.npy", tmp_path / "wavs", "--frontend", "mulaw")
+    assert result.code == 1 and "frames.npy: holds float32 (1, 80, 9), but this front-end decodes int" in result.err
 
 
 def test_a_front_end_can_be_taken_from_a_run(trained, corpus, tmp_path):

@@ -57,7 +57,7 @@ def test_every_pair_trains_generates_decodes_and_is_saved(device, tmp_path, fron
     x = frontend.encode(wavs)                                                           # (2, C, T)
     model = build_model(config, spec).to(device)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    trainer = Trainer(model, Same(x), lambda weights: held_out_score(weights, list(x)),
+    trainer = Trainer(model, Same(x), lambda weights: held_out_score(weights, list(x), frontend.seconds(x)),
                       lambda weights, progress: save_weights(tmp_path, weights, progress.step, progress.best_loss),
                       config.training, tmp_path / "checkpoints", "bf16" if device.type == "cuda" else "fp32")
     start_run(tmp_path, config, frontend)
@@ -69,7 +69,8 @@ def test_every_pair_trains_generates_decodes_and_is_saved(device, tmp_path, fron
     assert run.step == 1
     trained = copy.copy(run)
     trained.frontend, trained.model = frontend, model.eval()
-    length, prompt = 3 * (spec.hop_length if spec.hop_length > 1 else 20) + 1, wavs[0, :, :rate // 50 + 1]
+    hop_length = (frontend.base or frontend).spec.hop_length
+    length, prompt = 3 * (hop_length if hop_length > 1 else 20) + 1, wavs[0, :, :rate // 50 + 1]
     for sound in (None, prompt):
         # 2 items: the batch, too, has to fit.
         asked = {"seconds": length / rate, "num": 2, "seed": 3, "prompt": sound, "sampling": Sampling(0.9, top_k=5)}

@@ -5,12 +5,12 @@ import runpy
 import sys
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pytest
 from corpus import RATE
 from folders import write_wav
 from listening import Page
+from matplotlib import pyplot
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 #: quickstart takes no folder: it makes its own corpus.
@@ -38,7 +38,7 @@ def clips(tmp_path_factory) -> Path:
 def test_a_lesson_runs_in_its_short_form_and_writes_its_page(lesson, clips, tmp_path, monkeypatch, capsys):
     """Buries a lesson that nobody has run since the library under it changed, and a page without its lesson's note."""
     monkeypatch.setattr(sys, "argv", [f"{lesson}.py", str(clips), "--out", str(tmp_path / "out"), "--short"])
-    matplotlib.pyplot.close("all")
+    pyplot.close("all")
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(RECIPES / f"{lesson}.py"), run_name="__main__")
     said = capsys.readouterr()
@@ -46,7 +46,7 @@ def test_a_lesson_runs_in_its_short_form_and_writes_its_page(lesson, clips, tmp_
     page = Page(tmp_path / "out" / "index.html")
     assert str(tmp_path / "out" / "index.html") in said.out, "a lesson says where its page is"
     assert page.all("h1") and (page.all("img") or page.all("audio") or page.all("svg"))
-    assert not matplotlib.pyplot.get_fignums(), "a figure that stays open keeps its memory"
+    assert not pyplot.get_fignums(), "a figure that stays open keeps its memory"
 
 
 @pytest.mark.parametrize("lesson", LESSONS)

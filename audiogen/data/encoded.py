@@ -1,6 +1,5 @@
 """From a folder of sound to the codes of both its sides in one call: where every lesson begins."""
 
-import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -67,8 +66,8 @@ def encode_folder(folder: str | Path, out: str | Path, frontend: str = "melvq", 
 
 def frontend_for(index: Index, name: str, settings: dict[str, Any]) -> Frontend:
     """The front-end by name or folder; if it has a rate to choose, the folder's own, up to `HIGHEST_DEFAULT_RATE`."""
-    if name in FRONTENDS and "sample_rate" in {field.name for field in dataclasses.fields(FRONTENDS[name].Config)}:
-        settings = {"sample_rate": min(main_sample_rate(index), HIGHEST_DEFAULT_RATE), **settings}
+    if name in FRONTENDS:
+        settings = FRONTENDS[name].at_rate(settings, min(main_sample_rate(index), HIGHEST_DEFAULT_RATE))
     return load_frontend(name, **settings)
 
 

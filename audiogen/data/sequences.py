@@ -33,7 +33,7 @@ class Sequences:
         begin, num_frames = [], []
         for part in parts:
             i = place.get(part.file.sha256)
-            first, end = (0, 0) if i is None else part.span(cache.files[i].num_frames)
+            first, end = (0, 0) if i is None else _span(cache, i, part)
             if end - first < 2:
                 self.left_out.append(part.file.path)
                 continue
@@ -54,3 +54,14 @@ class Sequences:
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self[i] for i in range(len(self)))
+
+
+def _span(cache: EncodedCache, i: int, part: Part) -> tuple[int, int]:
+    """[first, end) among the frames of file i, rounded inwards."""
+    if part.stop - part.start == 1 or cache.spec.hop_length is not None:
+        return part.span(cache.files[i].num_frames)
+    # The fractions are of time: where the rate varies, half of the codes are not half of the sound.
+    lengths = cache.frontend().frame_lengths(cache.codes(i)[None])[0].cpu().numpy()
+    ends = lengths.cumsum()
+    first = np.searchsorted(ends - lengths, part.start * ends[-1], side="left")
+    return int(first), int(np.searchsorted(ends, part.stop * ends[-1], side="right"))

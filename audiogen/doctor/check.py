@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 from torch import Tensor
 
 from ..errors import DataError
@@ -61,7 +61,7 @@ def check_overfit(console: Console, folder: "str | Path | Index | EncodedCache",
             found = verdict(overfit(model, crops, config.training))
     name = frontend_to_dict(front)["kind"]
     colour = "green" if found.fault is None else "red"
-    console.print(f"overfit check, {backbone or BACKBONE} on {name}: [{colour}]{escape(str(found))}[/]")
+    console.print(Text.assemble(f"overfit check, {backbone or BACKBONE} on {name}: ", (str(found), colour)))
     return found
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from ..data import EncodedCache, FileEntry, Index
@@ -50,17 +50,18 @@ def check_folder(console: Console, folder: str | Path, verbose: bool = False) ->
     usable = long_enough(index, front.spec)
     usable.require_files()
     sides = _split(usable, config, front)
-    crop_seconds = config.training.crop_frames / front.spec.frame_rate
+    # Where the rate varies, in the mean: such a front-end comes with a cache.
+    crop_seconds = config.training.crop_frames / (front.spec.frame_rate or len(source.data) / index.seconds)
 
-    table = Table(title=f"{folder}", title_justify="left", show_header=False, box=None, pad_edge=False)
+    table = Table(title=Text(str(folder)), title_justify="left", show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in _totals(index):
-        table.add_row(name, value)
+        table.add_row(name, Text(value))
     if len(usable.files) < len(index.files):
         table.add_row("too short", f"{len(index.files) - len(usable.files)} kept files are under two frames of the "
                                    "default front-end, and not trained on")
-    table.add_row("to train on", sides.summary)
+    table.add_row("to train on", Text(sides.summary))
     table.add_row("default crop", _crops(usable.files, crop_seconds))
     console.print(table, soft_wrap=False)
     return source
@@ -80,10 +81,10 @@ def _list_files(console: Console, index: "Index", each: bool) -> None:
         remark = _remark(file)
         if each or remark:
             rows.append((file.path, "kept", f"{file.duration:.2f} s", str(file.sample_rate), str(file.num_channels),
-                         f"[yellow]{remark}[/]" if remark else ""))
-    rows += [(file.path, "[red]left out[/]", "", "", "", escape(file.reason)) for file in index.rejected]
-    for path, kept, length, rate, channels, why in sorted(rows):
-        table.add_row(kept, length, rate, channels, escape(path), why)
+                         Text(remark, "yellow")))
+    rows += [(file.path, Text("left out", "red"), "", "", "", Text(file.reason)) for file in index.rejected]
+    for path, kept, length, rate, channels, why in sorted(rows, key=lambda row: row[0]):
+        table.add_row(kept, length, rate, channels, Text(path), why)
     if rows:
         console.print(table, soft_wrap=False, width=None if console.is_terminal else 10_000)
     if unlisted := len(paths) - len(rows):

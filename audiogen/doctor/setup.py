@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from .. import __version__
 from ..errors import AudiogenError
@@ -32,11 +32,11 @@ def check_setup(console: Console) -> None:
     versions = {name: _version(name) for name in (*PACKAGES, *OPTIONAL)}
     versions["torch"] = torch.__version__           # with the build, which the package's own version may leave out
     for name, found in versions.items():
-        table.add_row(name, found or ("not installed (optional)" if name in OPTIONAL else "[red]not installed[/]"))
+        table.add_row(name, found or ("not installed (optional)" if name in OPTIONAL else Text("not installed", "red")))
     table.add_row("libsndfile", _libsndfile())
     console.print(table, soft_wrap=False)
     for warning in setup_warnings(versions):
-        console.print(f"[yellow]warning:[/] {escape(warning)}")
+        console.print(Text.assemble(("warning:", "yellow"), f" {warning}"))
     try:
         importlib.import_module("torchaudio")
     except (ImportError, OSError, RuntimeError) as error:
@@ -102,11 +102,11 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _libsndfile() -> str:
+def _libsndfile() -> str | Text:
     try:
         return importlib.import_module("soundfile").__libsndfile_version__
     except (ImportError, OSError) as error:
-        return f"[red]can't be loaded[/] ({error})"
+        return Text.assemble(("can't be loaded", "red"), f" ({error})")
 
 
 def _release(text: str) -> list[str]:

@@ -4,8 +4,8 @@ import logging
 import math
 import statistics
 import tempfile
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +69,18 @@ def report(run: Run, held_out: Sequences, training: Sequences | None, sound: Ite
     Returns:
         JSON values: `loss` in `unit` ("bits" per code or "nats" per frame), `bits_per_second` and `bits_per_sample`
         (None where they mean nothing), `baselines` {name: {"loss", "bits_per_second"}} or None, `round_trip`
-        {"mel_distance", "si_sdr"} or None, `step` of the weights, `files`, `seconds`.
+        {"mel_distance", "si_sdr"} or None, `step` of the weights, `files`, `seconds`. Of a front-end that wraps another
+        also `base_bits_per_second`: {name: value} of the baselines counted on the codes of that one.
     """
-    spec = run.frontend.spec
-    score = held_out_score(run.model, held_out)
+    front, spec = run.frontend, run.frontend.spec
+    seconds = front.seconds(held_out)
+    score = held_out_score(run.model, held_out, seconds)
     counted = None if training is None else baselines(spec, training, held_out)
-    codes_per_second = spec.num_rows * spec.frame_rate
+    codes_per_second = spec.num_rows * int(held_out.num_frames.sum()) / seconds
+    base = {}
+    if front.base is not None and training is not None:
+        plain = baselines(front.base.spec, Expanded(front, training), Expanded(front, held_out)) or {}
+        base["base_bits_per_second"] = {name: loss * front.base.spec.frame_rate for name, loss in plain.items()}
     return {
         "unit": score.unit,
         "loss": score.loss,
@@ -86,7 +92,22 @@ def report(run: Run, held_out: Sequences, training: Sequences | None, sound: Ite
         "step": run.step,
         "files": score.files,
         "seconds": score.seconds,
+        **base,
     }
+
+
+@dataclass(frozen=True)
+class Expanded:
+    """Sequences (1, T) as the codes that the front-end's base had made of them; may be passed over many times."""
+
+    frontend: Frontend
+    sequences: Iterable[Tensor]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self.frontend.expand(x.to(self.frontend.device)).cpu() for x in self.sequences)
+
+    def __len__(self) -> int:
+        return len(self.sequences)
 
 
 def round_trip(frontend: Frontend, sound: Iterable[tuple[str, Tensor]]) -> dict[str, float] | None:
@@ -127,6 +148,8 @@ def report_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     for name, counted in (result["baselines"] or {}).items():
         rows.append((f"{name}, counted on the training codes",
                      f"{counted['loss']:.3f} bits per code, {counted['bits_per_second']:.0f} bits per second"))
+    for name, value in result.get("base_bits_per_second", {}).items():
+        rows.append((f"{name}, counted on the codes before merging", f"{value:.0f} bits per second"))
     if result["round_trip"]:
         ratio = result["round_trip"]["si_sdr"]
         rows.append(("round trip: mel distance (0 is perfect)", f"{result['round_trip']['mel_distance']:.3f}"))

@@ -31,19 +31,26 @@ class Score:
     seconds: float
 
 
-def score(spec: Spec, results: Sequence[FileLikelihood]) -> Score:
-    """Sums up files: every code counts alike, whatever the file it is in."""
+def score(spec: Spec, results: Sequence[FileLikelihood], seconds: float | None = None) -> Score:
+    """Sums up files: every code counts alike, whatever the file it is in.
+
+    Args:
+        seconds: of sound that they stand for (`Frontend.seconds`); None goes by the frame rate, where it is fixed.
+    """
     nats, entries = sum(r.nats for r in results), sum(r.entries for r in results)
-    seconds = sum(r.frames for r in results) / spec.frame_rate
+    if seconds is None:
+        if spec.frame_rate is None:
+            raise ValueError("the rate of these codes varies: give the seconds of sound that they stand for")
+        seconds = sum(r.frames for r in results) / spec.frame_rate
     total = nats / math.log(2) if spec.unit == "bits" else nats
     one_to_one = spec.unit == "bits" and spec.hop_length == spec.num_codebooks == 1
     return Score(total / entries, spec.unit, total / seconds, total / entries if one_to_one else None,
                  len(results), seconds)
 
 
-def held_out_score(model: SequenceModel, sequences: Iterable[Tensor]) -> Score:
-    """The model's score on sequences (C, T), each taken by itself."""
-    return score(model.spec, list(file_likelihoods(model, sequences)))
+def held_out_score(model: SequenceModel, sequences: Iterable[Tensor], seconds: float | None = None) -> Score:
+    """The model's score on sequences (C, T), each taken by itself; `seconds` as in `score`."""
+    return score(model.spec, list(file_likelihoods(model, sequences)), seconds)
 
 
 def baselines(spec: Spec, training: Iterable[Tensor], held_out: Iterable[Tensor]) -> dict[str, float] | None:

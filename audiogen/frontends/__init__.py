@@ -13,16 +13,18 @@ from ..config import find, from_dict, part_from_dict, part_to_dict, to_dict
 from ..errors import ConfigError, RunError
 from ..files import atomic_write_bytes, atomic_write_json
 from .base import Frontend, hash_tensors
+from .bpe import BPE
 from .codec import Codec
 from .encodec import EnCodec
 from .mel import Mel
 from .melvq import MelVQ
 from .mulaw import MuLaw
 
-__all__ = ["FRONTENDS", "Codec", "EnCodec", "Frontend", "Mel", "MelVQ", "MuLaw", "frontend_from_dict",
+__all__ = ["BPE", "FRONTENDS", "Codec", "EnCodec", "Frontend", "Mel", "MelVQ", "MuLaw", "frontend_from_dict",
            "frontend_to_dict", "load_frontend", "save_frontend"]
 
-FRONTENDS: dict[str, type[Frontend]] = {"mulaw": MuLaw, "mel": Mel, "melvq": MelVQ, "encodec": EnCodec, "codec": Codec}
+FRONTENDS: dict[str, type[Frontend]] = {"mulaw": MuLaw, "mel": Mel, "melvq": MelVQ, "encodec": EnCodec, "codec": Codec,
+                                        "bpe": BPE}
 
 FORMAT = 1  # of the folders written here
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "frontend.safetensors"
@@ -142,15 +144,14 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _adjusted(frontend: Frontend, settings: Mapping[str, Any]) -> Frontend:
     """A copy with other settings; of leading dimensions that shrink (num_codebooks), the first part is kept."""
-    saved = to_dict(frontend.config)
-    config = from_dict(type(frontend).Config, {**saved, **settings}, "frontend")
-    values = to_dict(config)
-    changed = [name for name in values if values[name] != saved[name]]
+    config = from_dict(type(frontend).Config, _laid_over(to_dict(frontend.config), settings), "frontend")
+    saved, values = _flat(to_dict(frontend.config)), _flat(to_dict(config))
+    changed = [name for name in values if values[name] != saved.get(name)]
     for name in changed:
         if frontend.learned and name not in frontend.adjustable:
             allowed = ", ".join(sorted(frontend.adjustable)) or "nothing"
-            raise ConfigError(f"frontend.{name}: the saved weights are for {saved[name]!r}, not {values[name]!r}; only "
-                              f"{allowed} can be changed: leave it out, or fit anew")
+            raise ConfigError(f"frontend.{name}: the saved weights are for {saved.get(name)!r}, not {values[name]!r}; "
+                              f"only {allowed} can be changed: leave it out, or fit anew")
     result = type(frontend)(config)
     weights = frontend.state_dict()
     kept = {}
@@ -161,3 +162,22 @@ def _adjusted(frontend: Frontend, settings: Mapping[str, Any]) -> Frontend:
             raise ConfigError(f"{wanted}: the saved weights do not reach as far: ask for at most what was saved")
     result.load_state_dict(kept, strict=True)
     return result.eval()
+
+
+def _laid_over(values: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values with some replaced: {"a": {"b": 1, "c": 2}}, {"a": {"b": 3}} -> {"a": {"b": 3, "c": 2}}."""
+    result = {**values, **settings}
+    for name, value in settings.items():
+        old = values.get(name)
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and value.get("kind") in (None, old.get("kind")):
+            result[name] = _laid_over(old, value)
+    return result
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat = {}
+    for name, value in values.items():
+        flat |= {f"{name}.{key}": inner for key, inner in _flat(value).items()} if isinstance(value, Mapping) else {
+            name: value}
+    return flat

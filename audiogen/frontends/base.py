@@ -3,8 +3,8 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ class Frontend(nn.Module):
     encode: wav (B, 1, N) in [-1, 1] at spec.sample_rate -> codes (B, K, T) int64 or frames (B, F, T), T = ceil(N / hop)
     decode: (B, C, T) -> wav (B, 1, T * hop) in [-1, 1]; the caller trims to N
     fit: learned front-ends only; wavs is a re-iterable of training files (1, N); deterministic given the config
+    Where the rate varies (spec.hop_length is None) an item has as many codes as its sound happens to need. Shorter ones
+    of a batch end in holes, the code V, which `decode` takes too: an item's sound ends with its last code, and zeros
+    follow. At any rate `frame_lengths` says how many samples each frame stands for.
     Both take and give tensors of the module's floating dtype and device, give each item what it would get alone (but
     for rounding), and raise ValueError for a wrong shape, dtype or code, NotFittedError while there are no weights.
     Only `fit` and `acquire` write weights; the state dict and the config are all that a copy needs.
@@ -37,6 +40,8 @@ class Frontend(nn.Module):
     def __init__(self, config: "Frontend.Config"):
         super().__init__()
         self.config = config
+        #: What it wraps, if it does: `expand` turns its codes (1, T) into those of the base.
+        self.base: Frontend | None = None
         # Follows .to() and .double(), so that a front-end without weights has a device and a dtype too.
         self.register_buffer("_anchor", torch.zeros(()), persistent=False)
         if self.learned:
@@ -67,9 +72,28 @@ class Frontend(nn.Module):
     def dtype(self) -> torch.dtype:
         return self._anchor.dtype
 
+    @classmethod
+    def at_rate(cls, settings: Mapping[str, Any], sample_rate: int) -> dict[str, Any]:
+        """Settings with this rate (Hz), if there is one to choose and they do not name it."""
+        chosen = {"sample_rate": sample_rate} if "sample_rate" in {field.name for field in fields(cls.Config)} else {}
+        return {**chosen, **settings}
+
     def num_frames(self, num_samples: int) -> int:
-        """T = ceil(N / hop_length)."""
+        """T = ceil(N / hop_length); where the rate varies, the most that N samples can need."""
         return -(-num_samples // self.spec.hop_length)
+
+    @property
+    def longest_frame(self) -> int:
+        """Samples that one frame stands for at most."""
+        return self.spec.hop_length
+
+    def frame_lengths(self, x: Tensor) -> Tensor:
+        """(B, C, T) -> (B, T) int64: the samples that each frame stands for; of holes 0, where the rate varies."""
+        return torch.full_like(x[:, 0], self.spec.hop_length, dtype=torch.int64)
+
+    def seconds(self, sequences: Iterable[Tensor]) -> float:
+        """How much sound sequences (C, T) of codes or frames stand for, all together."""
+        return sum(int(self.frame_lengths(x[None]).sum()) for x in sequences) / self.spec.sample_rate
 
     def fingerprint(self) -> str:
         """SHA-256 in hexadecimal of the kind, the config and the weights: equal where the codes must be."""

@@ -11,7 +11,9 @@ from .pieces import Html, card, glossary, table, text
 BASELINES = ("uniform", "unigram", "bigram")
 # The evaluation's other figures in words; one that is not listed is shown under its own name.
 WORDS = {"round_trip si_sdr": "round trip: SI-SDR (dB)", "round_trip mel_distance": "round trip: mel distance",
-         "files": "files held out", "seconds": "seconds held out"}
+         "files": "files held out", "seconds": "seconds held out",
+         **{f"base_bits_per_second {name}": f"{name} of the codes before merging: bits per second"
+            for name in BASELINES}}
 
 MEANINGS = {
     "bits per code": "How unsure the model is of the next code, on average, in sound that it was not trained on. With "

@@ -10,6 +10,7 @@ from .choice import choose
 from .clips import clip_cards, colour_key
 from .figures import figures_table, learning_curves, meanings, read_figures
 from .folder import RunFolder, number, read_folder
+from .insides import INTRODUCTION, insides
 from .pieces import (
     Html,
     bullets,
@@ -103,6 +104,9 @@ def sections(names: Sequence[str], folders: Sequence[RunFolder]) -> dict[str, li
              "while that of the training files still falls, the model begins to learn the training files by heart. "
              "Dashed lines are models that only count: the lower, the harder to beat."),
         side_by_side(learning_curves(folders))]
+    inside = [insides(folder) for folder in folders]
+    if any(inside):
+        out["Inside the network"] = [text(INTRODUCTION), side_by_side(inside)]
     tables = [figures_table(folder) for folder in folders]
     out["Figures"] = [grid([*tables, meanings(folders)])] if len(folders) == 1 else [
         comparison(names, folders), side_by_side(tables), meanings(folders)]

@@ -58,10 +58,39 @@ class Bigram:
         strength, prior = self.strength(), self.unigram.probabilities()
         return (self.counts + strength * prior) / (self.counts.sum(axis=1, keepdims=True) + strength)
 
+    def with_added(self, added: float) -> np.ndarray:
+        """(V, V) float64, the plainest smoothing: p(b | a) = (count(a, b) + added) / (count(a) + added V).
+
+        Every row is drawn towards the uniform one, and a row that was never seen is just that. `added` is 0 or more;
+        1 is Laplace's rule, the rest Lidstone's (Chen and Goodman 1998, An Empirical Study of Smoothing, section 2.1).
+        """
+        counts = self.counts + float(added)
+        counts[counts.sum(axis=1) == 0] = 1.0
+        return counts / counts.sum(axis=1, keepdims=True)
+
     def nats(self, sequences: Iterable[np.ndarray]) -> float:
         """The negative log-likelihood of sequences (T,) of codes; the first code of each is the unigram's."""
         first, following = np.log(self.unigram.probabilities()), np.log(self.probabilities())
         return -sum(first[codes[:1]].sum() + following[codes[:-1], codes[1:]].sum() for codes in sequences)
+
+
+def cross_entropy(counts: np.ndarray, table: np.ndarray) -> float:
+    """Bits per pair that a table (V, V) of p(b | a) needs for pairs counted in (V, V).
+
+    Infinite where a pair did occur that the table holds for impossible. With the table that the same counts make it is
+    their conditional entropy, the least that any table can reach on them.
+    """
+    seen = counts > 0
+    with np.errstate(divide="ignore"):
+        return float(-(counts[seen] * np.log2(table[seen])).sum() / counts.sum())
+
+
+def row_entropies(table: np.ndarray) -> np.ndarray:
+    """(V,) bits from a table (V, V) of p(b | a): how open it is what follows each code, from 0 to log2(V).
+
+    As open as a choice among 2 ** entropy codes that are equally likely (the row's perplexity).
+    """
+    return -(table * np.log2(table, out=np.zeros_like(table), where=table > 0)).sum(axis=1)
 
 
 def held_out_counts(training: Iterable, held_out: Iterable, num_codebooks: int, codebook_size: int

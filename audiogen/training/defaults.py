@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..backbones import BACKBONES
-from ..config import find, from_dict, override
+from ..config import find, from_dict, override, parse_override
 from ..patterns import PATTERNS
 from ..run import RunConfig
 from ..spec import Spec
@@ -38,6 +38,8 @@ FRAMES: dict[str, dict[str, Any]] = {
     "gpt": {"backbone": {"dim": 192, "num_layers": 4, "num_heads": 4, "dropout": 0.1},
             "training": {"crop_frames": 256, "batch_size": 4, "learning_rate": 1e-3, "weight_decay": 0.1}},
 }
+# Codes that stand for one frame or more, each.
+VARYING: dict[str, dict[str, Any]] = {**FRAMES, "bigram": {**FRAMES["bigram"], "backbone": {"dim": 1024}}}
 
 
 def default_config(frontend: dict[str, Any], spec: Spec, backbone: str, overrides: Iterable[str] = (),
@@ -55,7 +57,7 @@ def default_config(frontend: dict[str, Any], spec: Spec, backbone: str, override
         ConfigError: an override names an unknown key or has the wrong type.
     """
     part = find(backbone, BACKBONES, "backbone.kind")
-    chosen = (SAMPLES if spec.hop_length == 1 else FRAMES)[backbone]
+    chosen = {1: SAMPLES, None: VARYING}.get(spec.hop_length, FRAMES)[backbone]
     values = override({
         "frontend": frontend,
         "backbone": {"kind": backbone, **chosen["backbone"]},
@@ -76,7 +78,16 @@ def frontend_settings(overrides: Iterable[str]) -> tuple[dict[str, Any], list[st
     settings, rest = {}, []
     for assignment in overrides:
         if assignment.strip().startswith("frontend."):
-            settings.update(override({"frontend": {}}, [assignment])["frontend"])
+            (_, *groups, name), value = parse_override(assignment)
+            place = settings
+            for group in groups:        # a front-end that is wrapped: so far by its name, or by settings of its own
+                named = place.get(group, {})
+                place[group] = named if isinstance(named, dict) else {"kind": named}
+                place = place[group]
+            if isinstance(place.get(name), dict) and isinstance(value, str):
+                place[name]["kind"] = value
+            else:
+                place[name] = value
         else:
             rest.append(assignment)
     return settings, rest

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from ..evaluation.yardstick import Score
 from ..model import SequenceModel
 from .checkpoint import Checkpoint, load_checkpoint, load_optimizer_tensors, optimizer_tensors, save_checkpoint
 from .config import TrainingConfig
+from .diagnostics import observe
 from .metrics import Metrics
 from .schedule import learning_rate, make_optimizer
 
@@ -64,13 +65,14 @@ class Trainer:
         config, num_workers: the settings.
         folder: of the checkpoints.
         precision: "fp32" or "bf16", for matrix products in training; evaluation is always fp32.
+        diagnostics: write what `observe` sees of some steps to the metrics. It changes nothing that is learned.
     """
 
     def __init__(self, model: SequenceModel, batches: Batches, evaluate: Callable[[SequenceModel], Score],
                  keep: Callable[[SequenceModel, Progress], None], config: TrainingConfig, folder: Path,
-                 precision: str = "fp32", num_workers: int = 0):
+                 precision: str = "fp32", num_workers: int = 0, diagnostics: bool = False):
         self.model, self.batches, self.evaluate, self.keep = model, batches, evaluate, keep
-        self.config, self.folder, self.num_workers = config, folder, num_workers
+        self.config, self.folder, self.num_workers, self.diagnostics = config, folder, num_workers, diagnostics
         self.device = model.bos.device
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
         self.optimizer = make_optimizer(model, config)
@@ -135,13 +137,16 @@ class Trainer:
         with _signals() as interrupted, self._bar() as bar:
             while self.spent() < 1:
                 began = time.perf_counter()
-                loss, norm, rate = self._step(loader)
+                with observe(self.model) if self._observed(p.step + 1) else nullcontext() as seen:
+                    loss, norm, rate = self._step(loader)
                 p.step += 1
                 p.seconds += time.perf_counter() - began
                 self._show(bar, loss)
                 if p.step % LOG_EVERY == 0 or p.step == 1:
                     metrics.write("train", step=p.step, seconds=round(p.seconds, 3), loss=loss,
                                   learning_rate=rate, grad_norm=norm)
+                if seen is not None:
+                    metrics.write("diagnostics", step=p.step, **seen.event())
                 if self._marks() > marks:
                     marks = self._marks()
                     self._evaluate(metrics)
@@ -159,6 +164,11 @@ class Trainer:
                     self.save()
                     last_save = time.perf_counter()
         return Outcome(p, stopped)
+
+    def _observed(self, step: int) -> bool:
+        """Whether a step is observed: those that are logged, as trouble shows early; later on, one in ten of them."""
+        every = LOG_EVERY if step <= 10 * LOG_EVERY else 10 * LOG_EVERY
+        return self.diagnostics and (step == 1 or step % every == 0)
 
     def _turned(self) -> bool:
         return self.config.patience is not None and self.progress.worse >= self.config.patience

@@ -58,10 +58,11 @@ NUM_SAMPLES = 4
 
 def train(folder: str | Path, out: str | Path, frontend: str | None = None, backbone: str | None = None,
           steps: int | None = None, minutes: float | None = None, seed: int | None = None, device: str = "auto",
-          resume: bool = False, strict: bool = False, overrides: Sequence[str] = ()) -> Run:
+          resume: bool = False, strict: bool = False, diagnostics: bool = False, overrides: Sequence[str] = ()) -> Run:
     """Trains a model on a folder of sound files, or on an encoded cache, and writes the run folder `out`.
 
     With `resume` it goes on where `out` stopped, with the settings that it holds; from the start if nothing was saved.
+    With `diagnostics` it also writes down what goes on inside the network (see diagnostics.py), for the page to show.
 
     Returns:
         The run with its best weights, on the device.
@@ -99,11 +100,11 @@ def train(folder: str | Path, out: str | Path, frontend: str | None = None, back
         config = default_config(frontend_to_dict(front), front.spec, backbone or BACKBONE, rest, asked)
         cache = _encoded(source, front, config, out)
         sides = _split(cache.index, config, front)
-        save_split(out, sides)
+        save_split(out, sides, cache.folder)
         start_run(out, config, front)
     log.info("%s", sides.summary)
     sound = [] if is_cache(folder) else originals(folder, sides.held_out, front.spec.sample_rate, NUM_SAMPLES)
-    return _train(out, config, front, cache, sides, sound, where)
+    return _train(out, config, front, cache, sides, sound, where, diagnostics)
 
 
 def _check_place(out: Path, folder: Path) -> None:
@@ -188,8 +189,9 @@ def _fit(front: Frontend, index: Index, config: RunConfig) -> None:
 
 
 def _split(index: Index, config: RunConfig, front: Frontend) -> Split:
-    """By content; where one file is cut, the gap is what the model hears back."""
-    return split(index, config.data.held_out, blank_model(config, front.spec).receptive_seconds)
+    """By content; where one file is cut, the gap is what the model hears back at most."""
+    frames_per_second = front.spec.sample_rate / front.longest_frame
+    return split(index, config.data.held_out, blank_model(config, front.spec).receptive_frames / frames_per_second)
 
 
 def _resumed(saved: RunConfig, out: Path, frontend: str | None, backbone: str | None, asked: dict[str, Any],
@@ -209,7 +211,7 @@ def _resumed(saved: RunConfig, out: Path, frontend: str | None, backbone: str | 
 
 
 def _train(out: Path, config: RunConfig, front: Frontend, cache: EncodedCache, sides: Split,
-           sound: list[tuple[str, Tensor]], device: torch.device) -> Run:
+           sound: list[tuple[str, Tensor]], device: torch.device, diagnostics: bool) -> Run:
     settings = config.training
     clear_leftovers(out)
     torch.manual_seed(settings.seed)
@@ -217,10 +219,11 @@ def _train(out: Path, config: RunConfig, front: Frontend, cache: EncodedCache, s
     crops = Crops(cache, sides.train, settings.crop_frames, settings.batch_size, settings.seed)
     held_out = Sequences(cache, sides.held_out)
     some = _some(held_out, settings.evaluation_frames)
-    trainer = Trainer(model, crops, lambda weights: held_out_score(weights, some),
+    seconds = front.seconds(some)
+    trainer = Trainer(model, crops, lambda weights: held_out_score(weights, some, seconds),
                       lambda weights, progress: save_weights(out, weights, progress.step, progress.best_loss),
                       settings, out / "checkpoints", resolve_precision(settings.precision, device),
-                      config.data.num_workers)
+                      config.data.num_workers, diagnostics)
     begun = bool(list_checkpoints(out / "checkpoints"))
     if begun:
         trainer.resume()

@@ -1,0 +1,107 @@
+"""What every network begins and ends with: embedding, linear, tanh, relu, cross-entropy."""
+
+from torch import Tensor
+
+Saved = tuple
+
+
+def embedding(table: Tensor, codes: Tensor) -> tuple[Tensor, Saved]:
+    """Rows picked from a table: (V, D) and codes (...) int64 in [0, V) -> (..., D)."""
+    return table[codes], (codes, len(table))
+
+
+def embedding_backward(dy: Tensor, saved: Saved) -> Tensor:
+    """(..., D) -> dtable (V, D).
+
+    y[i] = table[codes[i]]: a copy, so the slope is one for the row that was picked and zero for all others. A row that
+    was picked several times was used as often (rule: used twice), so what comes back is added up; one that was not
+    picked gets zero, which is why a code that the training files do not hold keeps its first, random vector.
+    """
+    codes, num_rows = saved
+    dtable = dy.new_zeros(num_rows, dy.shape[-1])
+    return dtable.index_add_(0, codes.flatten(), dy.reshape(-1, dy.shape[-1]))
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Saved]:
+    """x weight' + bias: (..., D_in), (D_out, D_in), (D_out,) -> (..., D_out); without a bias where there is none."""
+    y = x @ weight.T
+    return y if bias is None else y + bias, (x, weight, bias is not None)
+
+
+def linear_backward(dy: Tensor, saved: Saved) -> tuple[Tensor, ...]:
+    """(..., D_out) -> dx (..., D_in), dweight (D_out, D_in), and dbias (D_out,) if there was a bias.
+
+    For one row, y[o] = sum over i of weight[o, i] x[i] + bias[o]. Slope by slope:
+
+        y[o] in x[i]          weight[o, i]      dx[i]         = sum over o of dy[o] weight[o, i]
+        y[o] in weight[o, i]  x[i]              dweight[o, i] = dy[o] x[i], summed over rows: each used the weight
+        y[o] in bias[o]       1                 dbias[o]      = dy[o],      summed over rows
+
+    As matrices: dx = dy weight, dweight = dy' x. The shapes leave no other way to multiply them.
+    """
+    x, weight, has_bias = saved
+    rows = dy.reshape(-1, dy.shape[-1])                                 # (N, D_out)
+    gradients = dy @ weight, rows.T @ x.reshape(-1, x.shape[-1])
+    return (*gradients, rows.sum(dim=0)) if has_bias else gradients
+
+
+def tanh(x: Tensor) -> tuple[Tensor, Saved]:
+    """(...) -> (...), into (-1, 1)."""
+    y = x.tanh()
+    return y, (y,)
+
+
+def tanh_backward(dy: Tensor, saved: Saved) -> Tensor:
+    """dx = dy (1 - y^2).
+
+    tanh = sinh / cosh, so its slope is (cosh^2 - sinh^2) / cosh^2 = 1 - tanh^2: one at 0, and nothing where y is near 1
+    or -1. A unit that is saturated passes nothing back, whatever dy is.
+    """
+    y, = saved
+    return dy * (1 - y * y)
+
+
+def relu(x: Tensor) -> tuple[Tensor, Saved]:
+    """(...) -> (...), negative values to zero."""
+    y = x.clamp(min=0)
+    return y, (y,)
+
+
+def relu_backward(dy: Tensor, saved: Saved) -> Tensor:
+    """dx = dy where x was above 0, else 0: the slope is one there and zero below; at 0 itself, 0 by convention."""
+    y, = saved
+    return dy * (y > 0)
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, Saved]:
+    """The mean of -ln softmax(logits)[target], in nats: (..., V), (...) int64 -> a scalar.
+
+    A target of V is a hole (such as the padding behind a shorter item) and counts for nothing; of holes alone the mean
+    is 0.
+    """
+    rows, target = logits.flatten(0, -2), target.flatten()[:, None]     # (N, V), (N, 1)
+    seen = target < rows.shape[1]
+    picked = target.clamp(max=rows.shape[1] - 1)
+    rows = rows - rows.amax(dim=1, keepdim=True)                        # the same odds, and exp can't overflow
+    log_odds = rows - rows.exp().sum(dim=1, keepdim=True).log()
+    share = seen / seen.sum().clamp(min=1).to(logits.dtype)             # (N, 1): 1 / (number of codes), 0 in holes
+    return -(log_odds.gather(1, picked) * share).sum(), (log_odds, picked, share, logits.shape)
+
+
+def cross_entropy_backward(dy: Tensor | float, saved: Saved) -> Tensor:
+    """dy, a number (1.0 where this is the loss itself) -> dlogits (..., V).
+
+    For one row with target t, L = -ln(exp(z[t]) / sum over j of exp(z[j])) = ln(sum over j of exp(z[j])) - z[t]. The
+    first part's slope in z[j] is exp(z[j]) / sum = p[j], the second's is 1 where j = t:
+
+        dz[j] = p[j] - (1 if j = t else 0)
+
+    Probabilities minus one-hot: each wrong code is pushed down by the chance it was given, the right one pulled up by
+    what it lacks, and a row's pushes and pulls sum to zero. The mean over rows leaves each 1 / N of it.
+
+    Source: Bishop 2006, Pattern Recognition and Machine Learning, section 4.3.4; Karpathy, makemore part 4, exercise 2.
+    """
+    log_odds, picked, share, shape = saved
+    slope = log_odds.exp()
+    slope.scatter_add_(1, picked, slope.new_full(picked.shape, -1.0))
+    return (slope * (share * dy)).view(shape)

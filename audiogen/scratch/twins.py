@@ -1,0 +1,173 @@
+"""Each piece of backward/ beside its twin made of torch's own layers: what the tests and lesson 5 compare.
+
+    twins = PIECES["layer_norm"](lambda: 4)                     # inputs of random numbers, every size a 4
+    y, dy, gradients = twins.run()                              # forward and backward by hand
+    by_autograd(twins.reference, twins.inputs, dy)              # should be the gradients, see gradient_check.py
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import backward as b
+
+#: Gives a size, 1 or more, whenever it is asked.
+Size = Callable[[], int]
+
+
+@dataclass(frozen=True)
+class Twins:
+    """A piece by hand and by torch.
+
+    Attributes:
+        forward, backward: of scratch/backward; codes, targets and settings are bound already.
+        reference: the forward from torch's own layers, which autograd can go back through.
+        inputs: float64, for both forwards.
+    """
+
+    forward: Callable
+    backward: Callable
+    reference: Callable
+    inputs: list[Tensor]
+
+    def run(self) -> tuple:
+        """-> the forward's result, a random gradient of its shape, and what the backward makes of that, as a tuple.
+
+        In inference mode, where autograd can do nothing.
+        """
+        with torch.inference_mode():
+            y, saved = self.forward(*self.inputs)
+            dy = tuple(torch.randn_like(z) for z in y) if isinstance(y, tuple) else torch.randn_like(y)
+            gradients = self.backward(dy, saved)
+            gradients = gradients if isinstance(gradients, tuple) else (gradients,)
+        return _outside(y), _outside(dy), _outside(gradients)
+
+
+def embedding(size: Size) -> Twins:
+    num_codes = size()
+    codes = torch.randint(num_codes, (size(), size()))
+    return Twins(lambda table: b.embedding(table, codes), b.embedding_backward,
+                 lambda table: F.embedding(codes, table), [_normal(num_codes, size())])
+
+
+def linear(size: Size) -> Twins:
+    D, E = size(), size()
+    return Twins(b.linear, b.linear_backward, F.linear, [_normal(size(), size(), D), _normal(E, D), _normal(E)])
+
+
+def linear_without_bias(size: Size) -> Twins:
+    D = size()
+    return Twins(b.linear, b.linear_backward, F.linear, [_normal(size(), D), _normal(size(), D)])
+
+
+def tanh(size: Size) -> Twins:
+    return Twins(b.tanh, b.tanh_backward, torch.tanh, [3 * _normal(size(), size())])
+
+
+def relu(size: Size) -> Twins:
+    return Twins(b.relu, b.relu_backward, F.relu, [_normal(size(), size())])
+
+
+def softmax(size: Size) -> Twins:
+    return Twins(b.softmax, b.softmax_backward, lambda x: F.softmax(x, dim=-1), [3 * _normal(size(), size(), size())])
+
+
+def cross_entropy(size: Size) -> Twins:
+    B, S, V = size(), size(), size()
+    target = torch.randint(V + 1, (B, S))                               # V is a hole
+    target[0, 0] = 0                                                    # torch has no mean of holes alone
+
+    def reference(logits: Tensor) -> Tensor:
+        return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=V)
+
+    return Twins(lambda logits: b.cross_entropy(logits, target), b.cross_entropy_backward, reference,
+                 [5 * _normal(B, S, V)])
+
+
+def batch_norm(size: Size, forward: Callable = b.batch_norm, backward: Callable = b.batch_norm_backward) -> Twins:
+    def reference(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+        return F.batch_norm(x, None, None, gain, bias, training=True)
+
+    D = size()                                                          # and torch refuses a batch of one
+    return Twins(forward, backward, reference, [3 * _normal(1 + size(), D) + 2, _normal(D), _normal(D)])
+
+
+def batch_norm_steps(size: Size) -> Twins:
+    return batch_norm(size, b.batch_norm_steps, b.batch_norm_steps_backward)
+
+
+def layer_norm(size: Size) -> Twins:
+    D = 1 + size()
+    return Twins(b.layer_norm, b.layer_norm_backward, lambda x, gain, bias: F.layer_norm(x, (D,), gain, bias),
+                 [3 * _normal(size(), size(), D) + 2, _normal(D), _normal(D)])
+
+
+def causal_conv(size: Size) -> Twins:
+    D, E, dilation = size(), size(), size()
+    return Twins(lambda *inputs: b.causal_conv(*inputs, dilation), b.causal_conv_backward,
+                 lambda *inputs: _padded_conv(*inputs, dilation),
+                 [_normal(size(), size(), D), _normal(size(), E, D), _normal(E)])
+
+
+def gate(size: Size) -> Twins:
+    return Twins(b.gate, b.gate_backward, _gated, [3 * _normal(size(), size(), 2 * size())])
+
+
+def wavenet_layer(size: Size) -> Twins:
+    def reference(x: Tensor, weight: Tensor, bias: Tensor, out_weight: Tensor, out_bias: Tensor) -> tuple:
+        z = _gated(_padded_conv(x, weight, bias, dilation))
+        return x + F.linear(z, out_weight, out_bias), z
+
+    D, dilation = size(), size()
+    return Twins(lambda *inputs: b.wavenet_layer(*inputs, dilation), b.wavenet_layer_backward, reference,
+                 [_normal(size(), size(), D), _normal(size(), 2 * D, D), _normal(2 * D), _normal(D, D), _normal(D)])
+
+
+def causal_attention(size: Size) -> Twins:
+    shape = size(), size(), size(), size()
+    return Twins(b.causal_attention, b.causal_attention_backward,
+                 lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
+                 [_normal(*shape) for _ in range(3)])
+
+
+def self_attention(size: Size) -> Twins:
+    num_heads = size()
+    S, D = size(), num_heads * size()
+    layer = nn.MultiheadAttention(D, num_heads, batch_first=True, dtype=torch.float64)
+    mask = nn.Transformer.generate_square_subsequent_mask(S, dtype=torch.float64)
+
+    def reference(x: Tensor, *parameters: Tensor) -> Tensor:
+        names = "in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias"
+        return torch.func.functional_call(layer, dict(zip(names, parameters, strict=True)), (x, x, x),
+                                          {"attn_mask": mask, "need_weights": False})[0]
+
+    return Twins(lambda *inputs: b.self_attention(*inputs, num_heads), b.self_attention_backward, reference,
+                 [_normal(size(), S, D), _normal(3 * D, D), _normal(3 * D), _normal(D, D), _normal(D)])
+
+
+PIECES: dict[str, Callable[[Size], Twins]] = {make.__name__: make for make in (
+    cross_entropy, linear, linear_without_bias, tanh, relu, batch_norm_steps, batch_norm, embedding, causal_conv, gate,
+    wavenet_layer, layer_norm, softmax, causal_attention, self_attention)}
+
+
+def _normal(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64)
+
+
+def _padded_conv(x: Tensor, weight: Tensor, bias: Tensor, dilation: int) -> Tensor:
+    """torch's convolution, over (B, D, S) and with weights (D_out, D_in, K), behind as many zeros as it looks back."""
+    padded = F.pad(x.mT, ((len(weight) - 1) * dilation, 0))
+    return F.conv1d(padded, weight.permute(1, 2, 0), bias, dilation=dilation).mT
+
+
+def _gated(x: Tensor) -> Tensor:
+    signal, opened = x.chunk(2, dim=-1)
+    return signal.tanh() * opened.sigmoid()
+
+
+def _outside(tensors: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+    """Copies that autograd may use: tensors made in inference mode stay barred from it."""
+    return tensors.clone() if isinstance(tensors, Tensor) else tuple(z.clone() for z in tensors)

@@ -1,0 +1,271 @@
+"""Lesson 9: the training pipeline of GPT-2, in small.
+
+    python recipes/09_gpt2.py FOLDER [--out runs/09_gpt2] [--preset small] [--minutes 5] [--resume]
+
+What it teaches. Between a model that works and one that is trained well lies a pipeline, and each part of it can be
+looked at by itself: which weights decay, how the learning rate rises and falls, how a batch too large for memory is
+taken in pieces, what half the bits cost and save, what compiling does, and how a run that was killed goes on as if
+nothing had happened. Two figures say whether the machine is used: tokens per second, and the operations that these
+need as a fraction of the fastest matrix product the machine can do.
+
+How it carries over to audio. Nothing in this pipeline knows that its tokens were sound. What changes is how much a
+token holds: a text token is about four letters, of which one hears some fifteen a second; the tokens here are codes of
+mel frames, 250 of them a second. So an hour of sound is near a million tokens, and the half million of one batch of
+GPT-2 are half an hour of it.
+
+What to try. --preset 124M on a GPU: the sizes and the schedule of GPT-2 small, unchanged. On a CPU it runs too, at some
+hundred tokens per second. --minutes 0.5 and then --resume --minutes 1: where does the curve go on?
+"""
+
+import argparse
+import statistics
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from audiogen.data import Crops, encode_folder
+from audiogen.devices import choose_device
+from audiogen.frontends import frontend_to_dict
+from audiogen.listen import (
+    Clip,
+    Line,
+    clip_cards,
+    grid,
+    line_chart,
+    note,
+    picture,
+    section,
+    table,
+    text,
+    write_document,
+)
+from audiogen.model import SequenceModel
+from audiogen.run import build_model
+from audiogen.scripts import run_script
+from audiogen.training.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    save_checkpoint,
+)
+from audiogen.training.defaults import FRONTEND_SETTINGS, default_config, resolve_precision
+from audiogen.training.metrics import read_metrics
+from audiogen.training.schedule import learning_rate, make_optimizer
+from audiogen.training.session import train
+from audiogen.training.throughput import matmul_rate, now, training_flops
+
+PRESETS = {
+    "tiny": ["backbone.dim=32", "backbone.num_layers=2", "training.crop_frames=32", "training.batch_size=4",
+             "training.accumulation=2", "training.evaluations=2"],
+    "small": ["backbone.dim=256", "backbone.num_layers=6", "backbone.num_heads=4", "training.crop_frames=256",
+              "training.batch_size=4", "training.accumulation=2", "training.learning_rate=1e-3"],
+    # Radford et al. 2019, table 2, first row, and the schedule of Brown et al. 2020 (GPT-3), table 2.1 and appendix B,
+    # that reproductions of it use: half a million tokens a step, of which 16 x 1024 at once.
+    "124M": ["backbone.dim=768", "backbone.num_layers=12", "backbone.num_heads=12", "backbone.window=1024",
+             "backbone.dropout=0.0", "training.crop_frames=1024", "training.batch_size=16", "training.accumulation=32",
+             "training.learning_rate=6e-4", "training.final_learning_rate=0.1", "training.warmup=0.0375",
+             "training.weight_decay=0.1"],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="folder of sound files")
+    parser.add_argument("--out", type=Path, default=Path("runs/09_gpt2"))
+    parser.add_argument("--preset", choices=PRESETS, default="small")
+    parser.add_argument("--minutes", type=float, default=5.0, help="training time of the run at the end")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--resume", action="store_true", help="go on with the run at the end")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="A.B=1")
+    parser.add_argument("--short", action="store_true", help="a few steps of everything, to see that it runs")
+    args = parser.parse_args()
+    device = choose_device(args.device)
+    preset, minutes, repeats = ("tiny", 0.02, 2) if args.short else (args.preset, args.minutes, 5)
+    settings = {"num_codebooks": 2, "codebook_size": 16, "num_features": 20} if args.short else FRONTEND_SETTINGS
+
+    # 1. Sound to tokens, and the whole configuration of the run.
+    encoded = encode_folder(args.folder, args.out, "melvq", **settings)
+    overrides = [*PRESETS[preset], *args.overrides]
+    spec = encoded.spec
+    config = default_config(frontend_to_dict(encoded.frontend), spec, "gpt", overrides, {"minutes": minutes})
+    crops = encoded.crops(config.training.crop_frames, config.training.batch_size)
+    torch.manual_seed(0)
+    model = build_model(config, spec).to(device)
+    size = sum(p.numel() for p in model.parameters())
+    tokens = config.training.batch_size * config.training.crop_frames * spec.num_codebooks      # of one crop batch
+    print(f"{encoded.sides.summary}; {spec.num_codebooks * spec.frame_rate:.0f} tokens a second")
+    print(f"preset {preset}: {size:,} parameters, {tokens:,} tokens at once, "
+          f"{tokens * config.training.accumulation:,} a step")
+
+    # 2. Which weights decay: matrices, since decay pulls them towards using every input a little. A bias or a gain
+    #    that is pulled to zero would only be wrong.
+    groups = [["decay" if group["weight_decay"] else "do not", len(group["params"]),
+               sum(p.numel() for p in group["params"])]
+              for group in make_optimizer(model, config.training).param_groups]
+    for row in groups:
+        print(f"  {row[0]:>6}: {row[1]} tensors, {row[2]:,} numbers")
+
+    # 3. The schedule: up in a straight line while the optimizer's averages are still empty, then half a cosine down.
+    progress = [i / 200 for i in range(201)]
+    schedule = Line("learning rate", [100 * p for p in progress], [learning_rate(p, config.training) for p in progress])
+
+    # 4. Accumulation: the gradient of a batch is the mean of those of its pieces, so memory does not limit the batch.
+    difference = accumulation_difference(model, crops, device)
+    print(f"gradient of one batch and of its pieces differ by {difference:.1e} of its norm")
+
+    # 5. Precision and compiling: what does a step take, and which part of the machine's best does it use?
+    flops = config.training.batch_size * training_flops(model, config.training.crop_frames)
+    speeds = []
+    for name, precision, compiled in modes(device):
+        seconds = step_seconds(config, spec, crops, device, precision, compiled, repeats)
+        best = matmul_rate(device, torch.bfloat16 if precision == "bf16" else torch.float32, 0.2 if args.short else 1)
+        speeds.append([name, 1000 * seconds, tokens / seconds, flops / seconds / 1e9, best / 1e9,
+                       100 * flops / seconds / best])
+        print(f"  {name:>13}: {1000 * seconds:8.1f} ms for {tokens:,} tokens, {tokens / seconds:9,.0f} tokens/s, "
+              f"{flops / seconds / 1e9:8,.0f} GFLOP/s, {100 * flops / seconds / best:4.0f} % of a matrix product's")
+
+    # 6. Checkpoint and resume: crops and dropout are functions of (seed, step), the rest is in the file.
+    resumed = resume_difference(config, spec, crops, args.out / "checkpoint-demo", device)
+    print(f"weights of a resumed run differ by {resumed:g}" + ("" if device.type == "cpu" else " (sums on a GPU may be "
+                                                              "added up in another order)"))
+
+    # 7. All of it together is the library's one training loop.
+    run = train(args.folder, args.out / "run", frontend=str(args.out / "cache"), backbone="gpt", minutes=minutes,
+                device=args.device, resume=args.resume, overrides=[
+                    *overrides, f"training.sample_seconds={1 if args.short else 4}",
+                    *(["training.compile=true"] if device.type == "cuda" else [])])
+    events = read_metrics(run.folder)
+    curve = [event for event in events if event["event"] == "train"]
+    final = [event for event in events if event["event"] == "final"][-1]
+    steps, seconds = (curve[-1][key] - curve[0][key] for key in ("step", "seconds"))
+    rate = tokens * config.training.accumulation * steps / seconds if steps else float("nan")
+    print(f"run: {rate:,.0f} tokens/s, held-out {final['loss']:.3f} bits per token, counted bigram "
+          f"{final['baselines']['bigram']['loss']:.3f}")
+
+    held_out = [event for event in events if event["event"] == "held_out"]
+    loss = line_chart([Line("held-out files", [e["step"] for e in held_out], [e["loss"] for e in held_out]),
+                       Line("training files", [e["step"] for e in curve], [e["loss"] for e in curve])],
+                      {name: counted["loss"] for name, counted in final["baselines"].items()}, "training steps",
+                      "Bits per token, lower is better", "Loss by training step, and the counting models as levels.")
+    page = write_document(
+        args.out / "index.html", "Lesson 9: the training pipeline of GPT-2",
+        note(__doc__),
+        section("The model and its batch",
+                text(f"{encoded.sides.summary}. Preset {preset}: {size:,} parameters. A step takes "
+                     f"{config.training.accumulation} batches of {tokens:,} tokens."),
+                table(["matrices and the rest", "tensors", "numbers"], groups),
+                text("Matrices decay, biases and gains do not.")),
+        section("The schedule", line_chart([schedule], {}, "percent of the run", "Learning rate",
+                                           "Learning rate: a short rise, then half a cosine down."),
+                text("The rise is short and matters at the very start: AdamW divides by a running mean of squared "
+                     "gradients that has seen next to nothing yet.")),
+        section("A batch in pieces",
+                text(f"The gradient of one batch, taken at once and taken in halves that are added up, differs by "
+                     f"{difference:.1e} of its norm: rounding.")),
+        section("Bits, compiling, and the machine",
+                table(["a step in", "ms", "tokens per second", "GFLOP/s", "best matrix product, GFLOP/s",
+                       "percent of it"], speeds),
+                picture(speed_picture(speeds), "Bars: tokens per second of each mode"),
+                text("The operations of a step are counted (two for each weight and token forward, four backward, and "
+                     "those of attention) and divided by its time; the right column compares that with the fastest "
+                     "matrix product of the same precision, measured here a moment later. What is missing to 100 "
+                     "percent is memory traffic, normalisation, the optimizer and Python.")),
+        section("Killed and resumed",
+                text(f"Eight steps in one go, and four, a checkpoint, a new model and optimizer filled from it, and "
+                     f"four more: the weights differ by {resumed:g}.")),
+        section("The run", loss,
+                text(f"{steps:,} steps at {rate:,.0f} tokens per second. Held-out files: {final['loss']:.3f} bits per "
+                     f"token, {final['bits_per_second']:.0f} bits per second of sound. Its own page is run/index.html "
+                     "beside this one.")),
+        section("How it sounds", grid(clip_cards([
+            Clip(path, path.stem.replace("-", " "), "made up by the model" if path.stem.startswith("gen") else "")
+            for path in sorted((run.folder / "samples").glob("*-[01].wav"))]))))
+    print(f"open {page}")
+
+
+def accumulation_difference(model: SequenceModel, crops: Crops, device: torch.device) -> float:
+    """How far the gradient of a batch is from the mean of its two halves', relative to its norm."""
+    x = crops.batch(0)[0].to(device)
+    gradients = []
+    for pieces in (1, 2):
+        model.zero_grad()
+        for piece in x.chunk(pieces):
+            (model.nll_per_entry(piece).sum() / model.num_entries(x)).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    model.zero_grad()
+    return float((gradients[0] - gradients[1]).norm() / gradients[0].norm())
+
+
+def modes(device: torch.device) -> list[tuple[str, str, bool]]:
+    """(name, precision, compiled). On a CPU compiling takes minutes and gains training nothing, so it is left out."""
+    out = [("fp32", "fp32", False), ("bf16", "bf16", False)]
+    return [*out, ("bf16, compiled", "bf16", True)] if device.type == "cuda" else out
+
+
+def step_seconds(config, spec, crops: Crops, device: torch.device, precision: str, compiled: bool, repeats: int
+                 ) -> float:
+    """The median time of one batch, forward, backward and optimizer."""
+    torch.manual_seed(0)
+    model = build_model(config, spec).to(device)
+    optimizer = make_optimizer(model, config.training)
+    loss_of = torch.compile(model.nll_per_entry) if compiled else model.nll_per_entry
+    x = crops.batch(0)[0].to(device)
+    entries, times = model.num_entries(x), []
+    for _ in range(2 + repeats):
+        began = now(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            loss = loss_of(x).sum() / entries
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        times.append(now(device) - began)
+    return statistics.median(times[2:])                 # the first ones make room, and compile
+
+
+def resume_difference(config, spec, crops: Crops, folder: Path, device: torch.device) -> float:
+    """The largest difference of any weight after eight steps in one go, and after four and four."""
+    precision = resolve_precision(config.training.precision, device)
+
+    def fresh() -> tuple[SequenceModel, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model = build_model(config, spec).to(device)
+        return model, make_optimizer(model, config.training)
+
+    def steps(model: SequenceModel, optimizer: torch.optim.Optimizer, start: int, stop: int) -> None:
+        for step in range(start, stop):
+            torch.manual_seed(step)                     # dropout
+            x = crops.batch(step)[0].to(device)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step / 8, config.training)
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                loss = model.nll_per_entry(x).sum() / model.num_entries(x)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    first, optimizer = fresh()
+    steps(first, optimizer, 0, 4)
+    save_checkpoint(folder, Checkpoint(4, {"model": first.state_dict(), "optimizer": optimizer_tensors(optimizer)}, {}))
+    steps(first, optimizer, 4, 8)
+
+    second, optimizer = fresh()                         # as after a crash: nothing is left but the file
+    checkpoint = load_checkpoint(folder, device)
+    second.load_state_dict(checkpoint.tensors["model"])
+    load_optimizer_tensors(optimizer, checkpoint.tensors["optimizer"])
+    steps(second, optimizer, checkpoint.step, 8)
+    return max(float((a - b).abs().max()) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def speed_picture(speeds: list[list]) -> Figure:
+    figure = Figure(figsize=(6, 0.6 + 0.5 * len(speeds)), layout="constrained")
+    axes = figure.subplots()
+    axes.barh([row[0] for row in speeds], [row[2] for row in speeds], color="#7a4fd0")
+    axes.invert_yaxis()
+    axes.set_xlabel("tokens per second")
+    return figure
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_script(main))

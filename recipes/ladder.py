@@ -1,0 +1,219 @@
+"""The ladder: every rung of the course on one folder, under one budget, on one page.
+
+    python recipes/ladder.py FOLDER [--out runs/ladder] [--minutes 2] [--rungs mulaw:bigram mulaw:mlp ...]
+
+What it teaches. The course climbs from counting pairs to a GPT, and each rung is said to be better than the one below.
+Here all of them stand side by side: trained on the same files for the same time, judged on the same held-out files, and
+heard. What a rung gains is a number, in bits for each second of sound.
+
+How it carries over to audio. In text all rungs read the same characters. Sound can be cut up in many ways, and a
+front-end that throws more away is easier to predict: 150 bits a second of quantised mel frames are no better than
+30,000 of samples. So rungs are ranked within one front-end only, and beside each front-end stands what it loses by
+itself, before any model: how far its round trip is from the original.
+
+What to try. Another folder, of music or of one instrument: which rungs lie further apart than on speech? --minutes 10:
+which of them still gain? --rungs codec:mlp codec:gpt for two of them alone. What is trained already stays.
+"""
+
+import argparse
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from audiogen.data import EncodedCache, is_cache
+from audiogen.evaluation.report import originals, round_trip
+from audiogen.listen import Clip, clip_cards, grid, note, picture, section, table, text, write_document
+from audiogen.run import Run, holds_run, load_run
+from audiogen.samples import write_round_trips
+from audiogen.scripts import run_script
+from audiogen.training.metrics import read_metrics
+from audiogen.training.session import tokenize, train
+
+RUNGS = [f"{frontend}:{backbone}" for frontend in ("mulaw", "melvq", "codec")
+         for backbone in ("bigram", "mlp", "wavenet", "gpt")]
+SHORT = {"melvq:bigram", "melvq:mlp"}
+TINY = ["frontend.num_features=12", "frontend.codebook_size=16", "frontend.griffin_lim_iterations=2"]
+HEADER = ["rung", "parameters", "minutes", "steps", "loss", "bits per second", "bits per sample", "counted bigram"]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One trained run and its figures."""
+
+    frontend: str
+    backbone: str
+    run: Run
+    final: dict[str, Any]
+    steps: int
+    seconds: float
+
+    @property
+    def loss(self) -> float:
+        return self.final["loss"]
+
+    @property
+    def size(self) -> int:
+        return sum(p.numel() for p in self.run.model.parameters())
+
+    @property
+    def heard_back(self) -> float:
+        """Milliseconds of sound that a prediction depends on."""
+        return 1000 * self.run.model.receptive_seconds
+
+    def row(self) -> list[str | float | int | None]:
+        counted = (self.final["baselines"] or {}).get("bigram")
+        return [f"{self.frontend}:{self.backbone}", self.size, self.seconds / 60, self.steps, self.loss,
+                self.final["bits_per_second"], self.final["bits_per_sample"], counted and counted["loss"]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="folder of sound files")
+    parser.add_argument("--out", type=Path, default=Path("runs/ladder"))
+    parser.add_argument("--minutes", type=float, default=2.0, help="training time of each rung")
+    parser.add_argument("--rungs", nargs="+", default=RUNGS, metavar="FRONTEND:BACKBONE",
+                        help='the front-end "default" is what audiogen train takes unasked')
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--short", action="store_true", help="two rungs of a few steps, to see that it runs")
+    args = parser.parse_args()
+    rungs = [rung for rung in RUNGS if rung in SHORT] if args.short else args.rungs
+    minutes = 0.01 if args.short else args.minutes
+
+    # 1. Train each rung from its front-end's codes, which are made once.
+    print("| " + " | ".join(HEADER) + " |\n|" + " --- |" * len(HEADER), flush=True)
+    ladder: dict[str, list[Rung]] = {}
+    for name in rungs:
+        frontend, _, backbone = name.partition(":")
+        rung = climb(args.folder, args.out, frontend, backbone, minutes, args.device, TINY if args.short else [])
+        ladder.setdefault(frontend, []).append(rung)
+        print("| " + " | ".join(cell(value) for value in rung.row()) + " |", flush=True)
+
+    # 2. What each front-end loses by itself, on held-out files.
+    first = next(iter(ladder.values()))[0].run
+    losses: dict[str, dict[str, float] | None] = {}
+    for frontend, steps in ladder.items():
+        sound = originals(args.folder, first.split().held_out, steps[0].run.sample_rate)
+        losses[frontend] = round_trip(steps[0].run.frontend, sound)
+        write_round_trips(args.out / f"{frontend}-sounds", steps[0].run.frontend, sound[:2])
+
+    # 3. One page, lowest rung to highest.
+    cards = iter(clip_cards([clip for frontend in ladder for clip in clips(args.out, frontend, ladder[frontend])]))
+    sections = []
+    for frontend, steps in ladder.items():
+        counted = steps[0].final["baselines"] or {}
+        rate = steps[0].final["bits_per_second"]
+        rows = [[f"counted: {kind}", None, None, None, values["loss"], values["bits_per_second"],
+                 values["loss"] if steps[0].final["bits_per_sample"] is not None else None]
+                for kind, values in counted.items()]
+        sections.append(section(
+            f"{frontend}", text(about(steps[0], losses[frontend])),
+            *([picture(bars(steps), f"Bars of {frontend}: bits per second of each rung")] if rate else []),
+            table(HEADER[:-1], [*rows, *([rung.backbone, *rung.row()[1:-1]] for rung in steps)]),
+            *(text(sentence) for sentence in verdicts(steps)),
+            grid([next(cards) for _ in clips(args.out, frontend, steps)])))
+    page = write_document(args.out / "index.html", "The ladder", note(__doc__),
+                          text(f"{args.folder.name}: {first.split().summary}. Every rung was trained for at most "
+                               f"{minutes:g} minutes, and is judged on the files that were held out."),
+                          *sections)
+    print(f"open {page}")
+
+
+def climb(folder: Path, out: Path, frontend: str, backbone: str, minutes: float, device: str, settings: list[str]
+          ) -> Rung:
+    """Trains one rung, or goes on with it, or reads it if it is finished."""
+    cache, place = out / f"{frontend}-cache", out / f"{frontend}-{backbone}"
+    if not is_cache(cache):
+        tokenize(folder, cache, None if frontend == "default" else frontend, device, settings)
+    if not (holds_run(place) and any(event["event"] == "final" for event in read_metrics(place))):
+        train(cache, place, backbone=backbone, minutes=minutes, device=device, resume=holds_run(place), overrides=[
+            f"training.sample_seconds={1 if EncodedCache.open(cache).spec.hop_length == 1 else 3}"])
+    events = read_metrics(place)
+    final = [event for event in events if event["event"] == "final"][-1]
+    spent = [event for event in events if event["event"] == "held_out"][-1]
+    return Rung(frontend, backbone, load_run(place), final, spent["step"], spent["seconds"])
+
+
+def about(rung: Rung, loss: dict[str, float] | None) -> str:
+    """What the front-end makes, and what it loses."""
+    spec = rung.run.frontend.spec
+    said = (f"A second of sound at {spec.sample_rate:,} Hz is {spec.num_rows * spec.frame_rate:,.0f} codes of "
+            f"{spec.codebook_size}. " if spec.unit == "bits" and spec.frame_rate else "")
+    if loss:
+        ratio = "" if loss["si_sdr"] is None else f", SI-SDR {loss['si_sdr']:.1f} dB"
+        said += ("Its own round trip, with no model between: mel distance "
+                 f"{loss['mel_distance']:.3f} (0 is perfect){ratio}.")
+    return said
+
+
+def verdicts(steps: list[Rung]) -> list[str]:
+    """Of each rung: does it beat the one below, and if not, why not as far as its own run tells."""
+    out = []
+    for below, rung in zip(steps, steps[1:], strict=False):
+        gain, unit = below.loss - rung.loss, "bits per code" if rung.final["unit"] == "bits" else "nats per frame"
+        if gain > 0:
+            out.append(f"{rung.backbone} beats {below.backbone} by {gain:.3f} {unit}; it hears "
+                       f"{rung.heard_back:,.0f} ms back, {below.backbone} {below.heard_back:,.0f} ms.")
+        else:
+            out.append(f"{rung.backbone} does not beat {below.backbone} here ({-gain:.3f} {unit} worse): "
+                       f"{reason(below, rung)}")
+    return out
+
+
+def reason(below: Rung, rung: Rung) -> str:
+    """What the run's own log says about why it stayed behind."""
+    losses = [event["loss"] for event in read_metrics(rung.run.folder) if event["event"] == "held_out"]
+    best = losses.index(min(losses))
+    if best < len(losses) - 3:
+        return (f"its held-out loss turned at step {rung.run.step:,} of {rung.steps:,}: its {rung.size:,} parameters "
+                "began to learn the training files by heart. More recordings would help, or a smaller model.")
+    if len(losses) > 4 and losses[-1] < losses[-4] - 0.002:
+        return (f"its loss was still falling when its time was over, after {rung.steps:,} steps against "
+                f"{below.steps:,}, since each of its steps costs more. More minutes would help.")
+    if rung.heard_back < below.heard_back:
+        return f"it hears {rung.heard_back:,.0f} ms back, the rung below {below.heard_back:,.0f} ms."
+    return "its loss had levelled off; there is little left in these codes that a longer view could tell."
+
+
+def bars(steps: list[Rung]) -> Figure:
+    """Bits per second of counting and of each rung, the lowest rung on top."""
+    counted = steps[0].final["baselines"] or {}
+    names = [*(f"counted {kind}" for kind in counted if kind != "uniform"), *(rung.backbone for rung in steps)]
+    values = [*(v["bits_per_second"] for kind, v in counted.items() if kind != "uniform"),
+              *(rung.final["bits_per_second"] for rung in steps)]
+    colours = ["#b9b4c4"] * (len(names) - len(steps)) + [matplotlib.colormaps["magma"](0.25 + 0.5 * i / len(steps))
+                                                         for i in range(len(steps))]
+    figure = Figure(figsize=(7, 0.7 + 0.36 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    drawn = axes.barh(names, values, color=colours)
+    axes.bar_label(drawn, [f"{value:,.0f}" for value in values], padding=4)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.12 * max(values))
+    axes.set_xlabel("bits per second of held-out sound, lower is better")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def clips(out: Path, frontend: str, steps: list[Rung]) -> list[Clip]:
+    """Two originals with their round trips, then two sounds of each rung."""
+    sounds = out / f"{frontend}-sounds"
+    pairs = [Clip(sounds / f"{kind}-{i}.wav", f"{kind.replace('-', ' ').capitalize()} {i + 1}", "held-out file")
+             for i in range(2) for kind in ("original", "round-trip") if (sounds / f"{kind}-{i}.wav").exists()]
+    return pairs + [Clip(rung.run.folder / "samples" / f"generated-{seed}.wav", f"{rung.backbone}, seed {seed}",
+                         f"{frontend} made up by", [f"{rung.loss:.3f} {rung.final['unit']} on held-out files"])
+                    for rung in steps for seed in range(2)]
+
+
+def cell(value: str | float | int | None) -> str:
+    if value is None or isinstance(value, float) and not math.isfinite(value):
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3f}"
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_script(main))
