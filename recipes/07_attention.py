@@ -3,9 +3,9 @@
     python recipes/07_attention.py FOLDER [--out runs/07_attention]
 
 What it teaches. Attention is an average of the past whose weights come from the data: each step asks (a query), each
-offers (a key), and the values of those that fit count for more. It is built up in steps, each checked to equal the next,
-as far as the library's own layer; then what stands around it in a transformer, part by part. The functions are in
-audiogen/scratch/attention.py, the parts in audiogen/scratch/transformer.py: read them beside this.
+offers (a key), and the values of those that fit count for more. It is built up in steps, each checked to equal the
+next, as far as the library's own layer; then what stands around it in a transformer, part by part. The functions are
+in audiogen/scratch/attention.py, the parts in audiogen/scratch/transformer.py: read them beside this.
 
 How it carries over to audio. The steps are slices of sound, 16 ms each. With a mask, which hides what comes later, the
 layers predict the next slice. Without it they read a whole clip, to and fro, and name the word that was spoken. And one
@@ -18,7 +18,7 @@ files have been seen often? Then 07_gpt.py, which looks inside a trained GPT.
 import argparse
 import copy
 import math
-from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 from audiogen.audio import read_audio, write_audio
 from audiogen.data import Crops, Encoded, Sequences, encode_folder, label_names, label_of
@@ -39,7 +38,7 @@ from audiogen.scratch import attention as small
 from audiogen.scratch.transformer import Attention, BatchNorm, Namer, Transformer
 from audiogen.scripts import run_script
 
-DIM, HEADS, CROP = 64, 4, 64                                            # D, H, and the steps of a training crop
+DIM, HEADS, CROP, LONGEST = 64, 4, 64, 256          # D, H, steps of a training crop, steps of a clip that is named
 
 
 def main() -> None:
@@ -90,7 +89,7 @@ def build_up(x: Tensor) -> str:
     torchs = nn.MultiheadAttention(D, HEADS, batch_first=True).double()
     torchs.in_proj_weight, torchs.in_proj_bias, torchs.out_proj = ours.qkv.weight, ours.qkv.bias, ours.out
     asking = torch.randn(1, 5, D).double()                              # a sequence of its own: cross-attention
-    same("one sequence asks another = nn.MultiheadAttention", ours(asking, x[None]), torchs(asking, x[None], x[None])[0])
+    same("one sequence asks another = torch's again", ours(asking, x[None]), torchs(asking, x[None], x[None])[0])
     order = torch.cat([torch.randperm(S - 1), torch.tensor([S - 1])])   # the past shuffled, the present in its place
     same("the past in any order: attention alone does not notice", ours(x[None], x[None], mask)[0, -1],
          ours(x[None, order], x[None, order], mask)[0, -1])
@@ -104,40 +103,39 @@ def build_up(x: Tensor) -> str:
     figure = Figure(figsize=(10, 5), layout="constrained")
     (clip, run), (even, chosen) = figure.subplots(2, 2)
     for axis, title, y in (clip, "a held-out clip", x), (run, "the mean of its past, at each step", mean):
-        axis.imshow(y.T, aspect="auto", origin="lower", cmap="magma", vmin=x.min(), vmax=x.max())
+        axis.imshow(y.T.numpy(), aspect="auto", origin="lower", cmap="magma", vmin=float(x.min()), vmax=float(x.max()))
         axis.set(title=title, xlabel="step", ylabel="mel band")
     for axis, title, q in (even, "weights of that mean", 0 * x), (chosen, "weights by likeness (q = k = x)", x):
-        axis.imshow(small.attention_weights(q, x, mask), aspect="auto", cmap="Blues", vmin=0, vmax=0.3)
+        axis.imshow(small.attention_weights(q, x, mask).numpy(), aspect="auto", cmap="Blues", vmin=0, vmax=0.3)
         axis.set(title=title, xlabel="step looked at", ylabel="step")
     return section(
         "Step by step", table(["each step", "largest difference"], rows),
-        text(f"On {S} frames of a held-out clip, in float64. Attention alone sees a bag of frames. With rotary positions "
-             f"and untrained weights, the shuffled past moves the last output by {noticed:.1%} of its length."),
+        text(f"On {S} frames of a held-out clip, in float64. Attention alone sees a bag of frames; with rotary "
+             f"positions (weights untrained) the shuffled past moves the last output by {noticed:.1%} of its length."),
         picture(figure, "A spectrogram, its running mean, and two triangles of weights", "In a mean each new frame "
-                "counts for less, so it soon stands still. Weights from the data let a step pick the frames like it."))
+                "counts for less: it soon stands still. Weights from the data let a step pick the frames like it."))
 
 
 # 2. The 1 / sqrt(d): products of longer vectors are larger, and a softmax of large scores has made up its mind.
 
 def scale() -> str:
     torch.manual_seed(0)
-    sizes, num_keys = [2 ** n for n in range(11)], 64
+    sizes, keys = [2 ** n for n in range(11)], 64
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axes = figure.subplots(1, 2)
     for name, scaled in (("q·k", False), ("q·k / sqrt(d)", True)):
-        weights = [small.attention_weights(torch.randn(500, 1, d), torch.randn(500, num_keys, d), scaled=scaled)
-                   for d in sizes]
+        pairs = [(torch.randn(500, 1, d), torch.randn(500, keys, d)) for d in sizes]
+        weights = [small.attention_weights(q, k, scaled=scaled) for q, k in pairs]
         largest = [float(w.amax(-1).mean()) for w in weights]
         axes[0].plot(sizes, largest, "o-", label=name)
         axes[1].plot(sizes, [float(small.entropy(w).mean()) for w in weights], "o-", label=name)
-        print(f"softmax of {name}: the largest of {num_keys} weights is {largest[0]:.2f} at d = {sizes[0]}, "
-              f"{largest[-1]:.2f} at d = {sizes[-1]}")
+        print(f"softmax of {name}, d = {sizes[-1]}: the largest of {keys} weights is {largest[-1]:.2f} on average")
     axes[0].set(title="largest weight", xlabel="d", ylim=(0, 1), xscale="log")
-    axes[1].set(title=f"entropy in bits, at most {math.log2(num_keys):g}", xlabel="d", ylim=(0, 6.2), xscale="log")
+    axes[1].set(title=f"entropy in bits, at most {math.log2(keys):g}", xlabel="d", ylim=(0, 6.2), xscale="log")
     axes[0].legend()
     return section("Why the square root", picture(
         figure, "Largest weight and entropy of a softmax by vector length, with and without the scale",
-        f"Random queries and {num_keys} random keys. Unscaled, a softmax over long vectors gives nearly all to one key "
+        f"Random queries and {keys} random keys. Unscaled, a softmax over long vectors gives nearly all to one key "
         "before anything was learned; and where a weight is near 1 its gradient, p (1 - p), is near 0: so it stays."))
 
 
@@ -145,18 +143,17 @@ def scale() -> str:
 
 LADDER = {"attention only": {"feed_forward": False, "residual": False, "norm": nn.Identity},
           "+ feed-forward": {"residual": False, "norm": nn.Identity},
-          "+ residual": {"norm": nn.Identity},
-          "+ layer norm": {},
-          "batch norm in its place": {"norm": BatchNorm},
-          "+ dropout": {"dropout": 0.1}}
+          "+ residual": {"norm": nn.Identity}, "+ layer norm": {},
+          "batch norm in its place": {"norm": BatchNorm}, "+ dropout": {"dropout": 0.1}}
 BESIDE = {"learned positions": {"positions": "learned", "num_steps": CROP}, "no positions": {"positions": "none"},
           "+ residual, faster": {"norm": nn.Identity}, "+ layer norm, faster": {}}
 
 
 def language_models(encoded: Encoded, args: argparse.Namespace) -> list[str]:
-    pieces = [piece for codes in encoded.held_out for piece in codes.split(CROP, dim=1)]
+    seen, pieces = ([piece for i in range(min(len(side), 400)) for piece in side[i].split(CROP, dim=1)]
+                    for side in (encoded.training, encoded.held_out))
     bits = baselines(encoded.spec, encoded.training, pieces)
-    print("bits per code on held-out files: " + ", ".join(f"{name} {loss:.3f}" for name, loss in bits.items()))
+    print("bits per code held out: " + ", ".join(f"{name} {loss:.3f}" for name, loss in bits.items()))
     crops, models, curves, rows = encoded.crops(CROP, batch_size=16), {}, {}, []
     for name, settings in {**LADDER, **BESIDE}.items():
         torch.manual_seed(0)
@@ -173,99 +170,87 @@ def language_models(encoded: Encoded, args: argparse.Namespace) -> list[str]:
             if (step + 1) % max(1, args.steps // 8) == 0 or step + 1 == args.steps:
                 curve[step + 1] = held_out_score(model, pieces).loss
         models[name], curves[name] = model, curve
-        seen = held_out_score(model, list(crops.batch(0)[0])).loss      # far lower if it was learned by heart
-        rows.append([name, f"{rate:g}", f"{curve[args.steps]:,.3f}", f"{seen:,.3f}",
-                     sum(p.numel() for p in model.parameters())])
-        print(f"{rows[-1][2]} bits held out, {rows[-1][3]} in training: {name}, learning rate {rate:g}")
+        rows.append([name, f"{rate:g}", f"{curve[args.steps]:,.3f}", f"{held_out_score(model, seen).loss:,.3f}"])
+        print("{2} bits held out, {3} in training: {0}, learning rate {1}".format(*rows[-1]))
 
     figure = Figure(figsize=(9, 4), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
-    for axis, names in zip(axes, (LADDER, ["+ layer norm", *BESIDE]), strict=True):
+    for axis, names in zip(figure.subplots(1, 2, sharey=True), (LADDER, ["+ layer norm", *BESIDE]), strict=True):
         for name in names:
             axis.plot(list(curves[name]), list(curves[name].values()), "o-", ms=3, label=name)
         for name, loss in bits.items():
             axis.axhline(loss, color="0.5", lw=0.8, ls=":")
             axis.annotate(name, (args.steps, loss), ha="right", va="bottom", fontsize=8, color="0.4")
-        axis.set(xlabel="steps of training")
+        axis.set(xlabel="steps of training", ylabel="bits per code",
+                 ylim=(0.8 * curves["+ layer norm"][args.steps], 1.1 * bits["uniform"]))
         axis.legend(fontsize=8, loc="center right")
-    axes[0].set(ylabel="bits per held-out code", ylim=(0.8 * curves["+ layer norm"][args.steps], 1.1 * bits["uniform"]))
-    rows += [[name, "", f"{loss:.3f}", "", None] for name, loss in bits.items()]
+    rows += [[name, "", f"{loss:.3f}", ""] for name, loss in bits.items()]
     return [section(
         "What stands around attention",
-        table(["model", "learning rate", "held-out bits per code", "in training files", "parameters"], rows),
+        table(["model", "learning rate", "held-out bits per code", "in training files"], rows),
         picture(figure, "Held-out bits per code over training, model by model",
-                f"Dotted: models that only count. Faster: at {3 * args.rate:g} in the place of {args.rate:g}. A curve that "
-                "leaves the picture came to more bits than a model that knows nothing."),
+                f"Dotted: models that only count. Faster: at {3 * args.rate:g}, not {args.rate:g}. A curve that leaves "
+                "the picture came to more bits than a model that knows nothing."),
         text("Without residuals each layer hands on averages of averages: little of the present frame is left at the "
-             "top, and little of the gradient at the bottom. At a low learning rate a network this small does without a "
-             "norm; what the norm buys is a higher rate. Dropout pays where files are learned by heart (bits in training "
-             "files far below those held out); before that it costs.")),
+             "top, and little gradient at the bottom. At a low rate a network this small learns without a norm; what a "
+             "norm buys is a higher one. Dropout pays where training files come to far fewer bits than others.")),
         batch_norm(models, crops, pieces), positions(models)]
 
 
 def batch_norm(models: dict[str, SequenceModel], crops: Crops, pieces: list[Tensor]) -> str:
-    x, other = crops.batch(0)[0], crops.batch(1)[0]
-    half, rows = CROP // 2, []
+    (x, _), (other, _), half, rows = crops.batch(0), crops.batch(1), CROP // 2, []
     changed = torch.cat([x[:, :, :half], other[:, :, half:]], dim=2)    # the same beginnings, other ends
-    for name in ("+ layer norm", "batch norm in its place"):
-        for mode in ("training", "evaluation"):
-            model = copy.deepcopy(models[name]).train(mode == "training")       # training moves the running statistics
-            with torch.no_grad():
-                moved = (model.nll_per_entry(x) - model.nll_per_entry(changed))[:, :, :half].abs().mean()
-                nats, entries = zip(*(model.nll(piece[None]) for piece in pieces), strict=True)
-            rows.append([name, mode, float(moved) / math.log(2), float(sum(nats)) / sum(entries) / math.log(2)])
-            print(f"{name}, {mode}: other ends move the beginnings by {rows[-1][2]:.3f} bits a code; clips one by one "
-                  f"{rows[-1][3]:.3f}")
+    for name, mode in product(("+ layer norm", "batch norm in its place"), ("training", "evaluation")):
+        model = copy.deepcopy(models[name]).train(mode == "training")   # training moves the running statistics
+        with torch.no_grad():
+            moved = (model.nll_per_entry(x) - model.nll_per_entry(changed))[:, :, :half].abs().mean()
+            nats, entries = zip(*(model.nll(piece[None]) for piece in pieces), strict=True)
+        rows.append([name, mode, float(moved) / math.log(2), float(sum(nats)) / sum(entries) / math.log(2)])
+        print(f"{name}, {mode}: other ends move the beginnings by {rows[-1][2]:.3f} bits a code")
     return section(
         "Batch norm looks ahead",
-        table(["norm", "mode", "other ends move the beginnings by (bits per code)", "clips one by one"], rows),
-        text("Layer norm needs one step's own features. Batch norm takes mean and variance over all steps of the batch: "
-             "in training a prediction depends on what comes later, and on which clips share the batch (last column: each "
-             "normed by itself alone). In evaluation it takes averages kept from training, and does not look ahead; but "
-             "that is another function than the one that was trained."))
+        table(["norm", "mode", "bits per code by which other ends move the beginnings", "bits, clip by clip"], rows),
+        text("Layer norm needs a step's own features. Batch norm takes mean and variance over all steps of the batch: "
+             "in training a prediction depends on what comes later, and on which clips share the batch (last column: "
+             "each alone). In evaluation it takes averages kept from training: no look ahead, but another function."))
 
 
 def positions(models: dict[str, SequenceModel]) -> str:
     figure = Figure(figsize=(9, 3.2), layout="constrained")
-    axes = figure.subplots(1, 2)
-    for axis, title, name in zip(axes, ("rotary", "learned"), ("+ layer norm", "learned positions"), strict=True):
+    for axis, name in zip(figure.subplots(1, 2), ("+ layer norm", "learned positions"), strict=True):
         model, first = models[name], models[name].backbone.blocks[0]
-        with torch.no_grad():                                           # the same sound at every step
-            x = model.embed.table.weight.mean(0).expand(1, CROP, DIM)
-            x = first.norms[0](x if model.backbone.table is None else x + model.backbone.table)
-            q, k, _ = first.attention.heads(x, x)
-            scores = (q @ k.mT)[0, 0] / math.sqrt(q.shape[-1])          # (S, S), of the first head
+        x = model.embed.table.weight.mean(0).expand(1, CROP, DIM)       # the same sound at every step
+        x = first.norms[0](x if model.backbone.table is None else x + model.backbone.table)
+        q, k, _ = first.attention.heads(x, x)
+        scores = (q @ k.mT)[0, 0].detach() / math.sqrt(q.shape[-1])     # (S, S), of the first head
         for t in (CROP // 3, 2 * CROP // 3, CROP - 1):
             axis.plot(np.arange(t + 1), scores[t, :t + 1].flip(0), lw=4 - 3 * t / CROP, label=f"step {t}")
+        title = "rotary positions" if model.backbone.table is None else name
         axis.set(title=title, xlabel="steps back", ylabel="score q·k / sqrt(d)")
-    axes[1].legend()
+        axis.legend()
     return section("Positions", picture(
         figure, "A head's scores over distance, for rotary and for learned positions",
-        "The first head of the first layer, with the same sound at every step. Rotary positions turn query and key by "
-        "angles that grow with the step: a score knows only how far apart they are, three curves in one. A learned table "
-        f"has a vector a place: the same distance is another one at each step, and after step {CROP - 1} there is none."))
+        "The first head of the first layer, the same sound at every step. Rotary: query and key are turned by angles "
+        "that grow with the step, so a score knows only how far apart they are: three curves in one. A learned table "
+        f"has a vector a place: each step sees a distance in its own way, and step {CROP} has no vector at all."))
 
 
 # 4. Without the mask: an encoder reads a clip to and fro and names it. And cross-attention: each name asks the clip.
-
-NAMERS = {"mean of frames": (False, False), "encoder": (True, False), "cross-attention": (False, True)}  # mixing, asking
-
 
 def naming(encoded: Encoded, args: argparse.Namespace) -> list[str]:
     training, held_out = encoded.training, encoded.held_out
     labels = label_names([*training.names, *held_out.names])
     if not labels:
         print("no labels in the files' names (LABEL_more.wav, or a folder for each label): nothing to name")
-        return [section("Without the mask", text("The names of these files hold no labels, so there is none to name."))]
+        return [section("Without the mask", text("The names of these files hold no labels: there is nothing to name."))]
 
     def batch(side: Sequences, places: list[int]) -> tuple[Tensor, Tensor]:
-        clips = [side[i][:, :256].T for i in places]                    # four seconds at most
-        return (pad_sequence(clips, batch_first=True, padding_value=math.nan).mT,
+        clips = [side[i][:, :LONGEST].T for i in places]
+        return (nn.utils.rnn.pad_sequence(clips, batch_first=True, padding_value=math.nan).mT,
                 torch.tensor([labels.index(label_of(side.names[i])) for i in places]))
 
     everything = [batch(held_out, places.tolist()) for places in torch.arange(len(held_out)).split(64)]
     truth, named, rows = torch.cat([y for _, y in everything]), {}, []
-    for name, (mixing, asking) in NAMERS.items():
+    for name, mixing, asking in (("bag of frames", False, False), ("encoder", True, False), ("queries", False, True)):
         torch.manual_seed(0)
         model = Namer(encoded.spec, len(labels), DIM, HEADS, mixing, asking)
         optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.1)
@@ -275,15 +260,13 @@ def naming(encoded: Encoded, args: argparse.Namespace) -> list[str]:
             optimizer.zero_grad()
             F.cross_entropy(model(x), y).backward()
             optimizer.step()
-        with torch.no_grad():
-            named[name] = torch.cat([model(x).argmax(1) for x, _ in everything])
+        named[name] = torch.cat([model(x).argmax(1) for x, _ in everything])
         rows.append([name, 100 * float((named[name] == truth).double().mean())])
         print(f"{rows[-1][1]:.1f} % of {len(truth)} held-out clips named rightly: {name}")
-    commonest = Counter(map(label_of, training.names)).most_common(1)[0][0]
-    rows.append([f"always {commonest}", 100 * float((truth == labels.index(commonest)).double().mean())])
+    rows.append(["the commonest label, always", 100 * float(truth.bincount().max()) / len(truth)])
 
-    figure = Figure(figsize=(5, 4.2), layout="constrained")
-    axis, ticks = figure.subplots(), range(len(labels))
+    figure, ticks = Figure(figsize=(5, 4.2), layout="constrained"), range(len(labels))
+    axis = figure.subplots()
     confusion, *_ = np.histogram2d(truth, named["encoder"], bins=np.arange(len(labels) + 1))
     figure.colorbar(axis.imshow(confusion, cmap="Blues"), label="held-out clips")
     axis.set(xlabel="named", ylabel="spoken", xticks=ticks, xticklabels=labels, yticks=ticks, yticklabels=labels)
@@ -292,26 +275,24 @@ def naming(encoded: Encoded, args: argparse.Namespace) -> list[str]:
     maps = Figure(figsize=(10, 5), layout="constrained")
     for (above, below), i in zip(maps.subplots(2, len(shown), sharex="col", squeeze=False).T, shown, strict=True):
         name, (x, _) = held_out.names[i], batch(held_out, [i])
-        with torch.no_grad():                                           # the last model: its frames saw only themselves
-            q, k, _ = model.attention.heads(model.queries, model.encode(x)[0])
+        q, k, _ = model.attention.heads(model.queries, model.encode(x)[0])      # the last: frames hear no others
         place = {"aspect": "auto", "extent": (0, x.shape[2] / encoded.spec.frame_rate, len(labels) - 0.5, -0.5)}
-        above.imshow(x[0].flip(0), cmap="magma", **place)
+        above.imshow(x[0].flip(0).numpy(), cmap="magma", **place)
         above.set(title=f"spoken: {label_of(name)}", yticks=[])
-        below.imshow(small.attention_weights(q, k).mean(1)[0], cmap="Blues", interpolation="nearest", **place)
+        below.imshow(small.attention_weights(q, k).mean(1)[0].detach().numpy(), cmap="Blues", **place)
         below.set(xlabel="seconds", yticks=ticks, yticklabels=labels)
-        path = args.out / f"held-out-{len(sounds)}.wav"
-        write_audio(path, read_audio(args.folder / name, encoded.spec.sample_rate), encoded.spec.sample_rate)
+        path, rate = args.out / f"held-out-{len(sounds)}.wav", encoded.spec.sample_rate
+        write_audio(path, read_audio(args.folder / name, rate)[:, :LONGEST * encoded.spec.hop_length], rate)
         sounds.append(Clip(path, name, f"spoken: {label_of(name)}"))
     return [
-        section("Without the mask", text(
-            "The same layers over the mel frames of a whole clip, with no step hidden from any other. Their mean goes "
-            "into a linear layer that names the label. Beside it: frames that see only themselves (a bag of frames), and "
-            "a query for each label that attends to such frames."),
-            table(["", "% of held-out clips named rightly"], rows), picture(figure, "Confusion matrix of the encoder")),
+        section("Without the mask", table(["", "% of held-out clips named rightly"], rows), text(
+            "Encoder: the same layers over a whole clip's mel frames, none hidden from another, then their mean. Bag of "
+            "frames: each sees itself alone. Queries: one for each label attends to such frames."),
+            picture(figure, "Confusion matrix of the encoder")),
         section("One sequence asks another", picture(
-            maps, "Four spectrograms, and below each where the query of each label looks",
-            "Cross-attention: queries are the labels' own, keys and values the frames'. A row is where one label looks, "
-            "mean of the heads. Each is sure of what it looks for, whether it is there or not: what it finds decides."),
+            maps, "Spectrograms, and below each where the query of each label looks",
+            "Cross-attention: queries are the labels' own, keys and values the frames'. A row shows where one label "
+            "looks (mean of the heads), whether it was spoken or not: what it finds there decides."),
             grid(clip_cards(sounds)))]
 
 

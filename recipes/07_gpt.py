@@ -1,10 +1,11 @@
-"""Lesson 7: GPT on audio tokens.
+"""Lesson 7: GPT on audio tokens, and where its heads look.
 
     python recipes/07_gpt.py FOLDER [--out runs/07_gpt] [--frontend codec] [--minutes 6]
 
 What it teaches. Attention lets each step choose which earlier steps matter to it, instead of a fixed set of taps. On
 samples that is wasteful, a second is thousands of steps; on the tokens of a codec a second is some fifty frames, and a
-few hundred steps of attention reach over whole words and bars.
+few hundred steps of attention reach over whole words and bars. After training a second page shows where each head
+looks, how far back, and what it is worth: how many bits more the model needs when that head is silenced.
 
 How it carries over to audio. A neural codec gives several codes a frame, each refining the one before it (residual
 vector quantization). Which order does a GPT read them in? The pattern says it: "parallel" draws the K codes of a frame
@@ -15,41 +16,189 @@ the coarser codes of its own frame at no cost in steps (MusicGen):
               0 1 2             . 0 1 2 .               . 0 . 1 . 2
 
 What to try. --set pattern.kind=parallel: what happens to the bits, and to the sound? --frontend melvq for tokens that
-are counted from mel frames, or --frontend encodec (weights are downloaded, CC-BY-NC).
+are counted from mel frames, or --frontend encodec (weights are downloaded, CC-BY-NC). --set backbone.num_heads=1: how
+much do the heads of a layer save each other?
 """
 
 import argparse
+import math
 from pathlib import Path
 
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from audiogen.audio import write_audio
+from audiogen.data import EncodedCache, Sequences
+from audiogen.listen import Clip, clip_cards, grid, note, picture, section, table, text, write_document
+from audiogen.listen.pictures import mel_power
+from audiogen.model import SequenceModel
+from audiogen.run import Run, read_source
+from audiogen.scratch.attention import entropy, look_back
 from audiogen.scripts import run_script
 from audiogen.training.metrics import read_metrics
 from audiogen.training.session import train
+
+SHORT = ["frontend.codebook_size=8", "frontend.num_codebooks=2", "frontend.griffin_lim_iterations=2", "backbone.dim=16",
+         "backbone.num_layers=2", "backbone.num_heads=2", "training.crop_frames=32", "training.batch_size=2",
+         "training.evaluations=1", "training.sample_seconds=0.3"]
+STRETCHES = 16                                                          # of held-out sound to look at
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder of sound files")
     parser.add_argument("--out", type=Path, default=Path("runs/07_gpt"))
+    parser.add_argument("--short", action="store_true", help="a few steps of a tiny GPT on melvq, to see that it runs")
     parser.add_argument("--frontend", default="codec", help="codec, melvq, encodec, or a folder that holds one")
     parser.add_argument("--minutes", type=float, default=6.0, help="training time of the GPT")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="A.B=1")
     args = parser.parse_args()
 
-    run = train(args.folder, args.out, frontend=args.frontend, backbone="gpt", minutes=args.minutes, resume=args.resume,
-                overrides=args.overrides)
+    # 1. Train: the library's own loop, as `audiogen train` runs it. It writes the listening page.
+    how_long = {"steps": 4} if args.short else {"minutes": args.minutes}
+    run = train(args.folder, args.out, frontend="melvq" if args.short else args.frontend, backbone="gpt",
+                resume=args.resume, overrides=[*(SHORT if args.short else ()), *args.overrides], **how_long)
 
-    spec, model = run.frontend.spec, run.model
-    print(f"\n{spec.frame_rate:.1f} frames a second of {spec.num_codebooks} codes of {spec.codebook_size}: "
-          f"{spec.bitrate / 1000:.2f} kbit/s before the model predicts any of it")
-    steps = model.pattern.num_steps(round(spec.frame_rate))
+    # 2. Held-out sound to look at: its codes end to end, as in training, cut into stretches of a crop.
+    held_out = Sequences(EncodedCache.open(read_source(args.out), run.frontend), run.split().held_out)
+    x = stretches(held_out, run.config.training.crop_frames).to(run.model.bos.device)      # (B, K, T)
+    with torch.inference_mode():
+        wav = run.frontend.decode(x[:1])[0].cpu()                       # what the model is given, as sound
+    seconds = wav.shape[1] / run.sample_rate
+
+    spec, model, frame_rate = run.frontend.spec, run.model, x.shape[2] / seconds
+    print(f"\n{frame_rate:.1f} frames a second of {spec.num_codebooks} codes of {spec.codebook_size}: "
+          f"{spec.num_codebooks * math.log2(spec.codebook_size) * frame_rate / 1000:.2f} kbit/s before the model "
+          "predicts any of it")
+    steps = model.pattern.num_steps(round(frame_rate))
     print(f"pattern {run.config.pattern}: {steps} steps for a second of sound")
-    print(f"each layer sees {model.backbone.config.window} steps, all of them together {model.receptive_seconds:.1f} s")
+    print(f"each layer sees {model.backbone.config.window} steps, all of them together "
+          f"{model.backbone.receptive_field}")
     print(f"parameters: {sum(p.numel() for p in model.parameters()):,}")
     final = [event for event in read_metrics(args.out) if event["event"] == "final"][-1]
     print(f"held-out bits per second: {final['bits_per_second']:.0f}; by counting: "
           + ", ".join(f"{name} {counted['bits_per_second']:.0f}" for name, counted in final["baselines"].items()))
-    print(f"listen: {args.out / 'index.html'}")
+
+    # 3. Look inside, and write the lesson's own page beside the listening page.
+    page = look_inside(run, x, wav, [int(n) for n in np.cumsum(held_out.num_frames)])
+    print(f"open {args.out / 'index.html'} to listen\nopen {page} to look at its attention")
+
+
+def stretches(held_out: Sequences, num_frames: int) -> Tensor:
+    """The first held-out codes end to end: (K, T) each -> (B, K, num_frames), B <= STRETCHES; fewer frames if short."""
+    joined, wanted = [], STRETCHES * num_frames
+    for codes in held_out:
+        joined.append(codes[:, :wanted])
+        wanted -= joined[-1].shape[1]
+        if wanted == 0:
+            break
+    whole = torch.cat(joined, dim=1)
+    num_frames = min(num_frames, whole.shape[1])
+    return whole.unfold(1, num_frames, num_frames).transpose(0, 1).contiguous()
+
+
+@torch.inference_mode()
+def attention_maps(model: SequenceModel, x: Tensor) -> Tensor:
+    """What the heads look at while the model predicts x (B, K, T): weights (B, L, H, S, S), block by block."""
+    maps = []
+    hooks = [block.attention.register_forward_pre_hook(lambda part, given: maps.append(part.weights(given[0])))
+             for block in model.backbone.blocks]
+    model.nll_per_entry(x)
+    for hook in hooks:
+        hook.remove()
+    return torch.stack(maps, dim=1).cpu()
+
+
+@torch.inference_mode()
+def bits_per_code(model: SequenceModel, x: Tensor, silent: tuple[int, int] | None = None) -> float:
+    """Of x (B, K, T), with all heads or with one, (layer, head), silenced: what it found is replaced by zeros."""
+    def silence(part: torch.nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        found = inputs[0].unflatten(-1, (model.backbone.config.num_heads, -1)).clone()     # (B, S, H, D / H)
+        found[:, :, silent[1]] = 0
+        return found.flatten(2)
+
+    hook = model.backbone.blocks[silent[0]].attention.out.register_forward_pre_hook(silence) if silent else None
+    nats, entries = model.nll(x)
+    if hook:
+        hook.remove()
+    return float(nats) / entries / math.log(2)
+
+
+def look_inside(run: Run, x: Tensor, wav: Tensor, ends: list[int]) -> Path:
+    """The page: `wav` (1, N) is how x[0] sounds, `ends` are the frames at which its clips end."""
+    model, seconds = run.model, wav.shape[1] / run.sample_rate
+    maps = attention_maps(model, x)
+    _, L, H, S, _ = maps.shape
+    step = seconds / x.shape[2] / (model.pattern.num_steps(2) - model.pattern.num_steps(1))       # seconds
+    late = slice(S // 2, None)                                          # steps that have much to look back on
+    back = 1000 * step * look_back(maps)[..., late].mean(dim=(0, 3))    # (L, H) ms
+    spread = (2 ** entropy(maps)[..., late]).mean(dim=(0, 3))           # (L, H) steps
+    newest = maps.diagonal(dim1=3, dim2=4)[..., late].mean(dim=(0, 3))  # (L, H)
+    whole = bits_per_code(model, x)
+    worth = torch.tensor([[bits_per_code(model, x, (layer, head)) - whole for head in range(H)] for layer in range(L)])
+    name = {(layer, head): f"layer {layer + 1}, head {head + 1}" for layer in range(L) for head in range(H)}
+    seen = torch.arange(1, S + 1).clamp(max=model.backbone.config.window)[late].double()        # steps in a window
+    rows = [[name[at], float(back[at]), float(spread[at]), 100 * float(newest[at]), float(worth[at])] for at in name]
+    for row in rows:
+        print("{0}: looks back {1:.0f} ms on average, on {2:.1f} steps in effect; silenced, it costs {4:.3f} bits a "
+              "code".format(*row))
+    rows.append(["evenly over its window", 500 * step * float((seen - 1).mean()), float(seen.mean()),
+                 100 * float((1 / seen).mean()), None])
+
+    # Some heads under the spectrogram of the first stretch: x is the time looked at, y the time that is predicted.
+    chosen = {"looks back least": back.argmin(), "looks back most": back.argmax(), "is worth most": worth.argmax()}
+    figure = Figure(figsize=(4 * len(chosen), 5.5), layout="constrained")
+    axes = figure.subplots(2, len(chosen), height_ratios=(1, 3), sharex=True)
+    decibels = 10 * np.log10(mel_power(wav, run.sample_rate, 400, run.sample_rate / 2).numpy() + 1e-10)
+    for (above, below), (why, place) in zip(axes.T, chosen.items(), strict=True):
+        at = divmod(int(place), H)
+        above.imshow(decibels, aspect="auto", origin="lower", cmap="magma", extent=(0, seconds, 0, 1),
+                     vmin=decibels.max() - 80)
+        above.set(title=f"{name[at]}: {why}", yticks=[])
+        # Column j is what comes in at step j: code j - 1, and `bos` left of all.
+        below.imshow(maps[0][at].sqrt().numpy(), aspect="auto", cmap="Blues", vmin=0, vmax=0.7,
+                     interpolation="nearest", extent=(-step, (S - 1) * step, S * step, 0))
+        below.set(xlabel="seconds, where it looks", ylabel="seconds, what is predicted", xlim=(0, seconds))
+        for end in (end / x.shape[2] * seconds for end in ends if end < x.shape[2]):
+            above.axvline(end, color="white", lw=0.7, ls=":")
+            below.axvline(end, color="0.6", lw=0.7, ls=":")
+    every = Figure(figsize=(2.2 * H, 2.2 * L), layout="constrained")
+    for at, axis in zip(name, every.subplots(L, H, squeeze=False).flat, strict=True):
+        axis.imshow(maps[0][at].sqrt().numpy(), aspect="auto", cmap="Blues", vmin=0, vmax=0.7)
+        axis.set(xticks=[], yticks=[])
+        axis.set_title(name[at], fontsize=8)
+    scatter = Figure(figsize=(6.5, 4), layout="constrained")
+    axis = scatter.subplots()
+    for layer in range(L):
+        axis.scatter(back[layer], spread[layer], 20 + 400 * (worth[layer] / worth.max()).clamp(min=0), alpha=0.6,
+                     label=f"layer {layer + 1}")
+    axis.plot(*rows[-1][1:3], "kx", label=rows[-1][0])
+    axis.set(xscale="log", yscale="log", xlabel="looks back, ms on average", ylabel="2 ^ entropy: steps in effect")
+    axis.legend(markerscale=0.5)
+
+    path = run.folder / "held-out.wav"
+    write_audio(path, wav, run.sample_rate)
+    near = int((back < 100).sum())
+    return write_document(
+        run.folder / "attention.html", "Lesson 7: where the heads of a GPT look", note(__doc__),
+        section("Under the spectrogram", picture(
+            figure, "Attention maps of three heads, each under the spectrogram of the same held-out sound",
+            "A row is a step that is predicted, from top to bottom; dark cells are where it looks (the square root of "
+            "the weight). Nothing lies right of the diagonal, in the future. Dotted lines are the ends of files."),
+            grid(clip_cards([Clip(path, "What the model is given", "held-out sound, through the codes and back")]))),
+        section("How far back", picture(
+            scatter, "Look-back distance and entropy of each head",
+            "Each dot is a head; its size is what it is worth. To the left: heads that look at the last frames. At the "
+            "bottom: heads that pick out single steps. The cross is a head that does not choose."),
+            text(f"{near} of the {L * H} heads look back less than 100 ms on average. With all of them the model needs "
+                 f"{whole:.3f} bits per code here; silencing one costs from {float(worth.min()):.3f} to "
+                 f"{float(worth.max()):.3f} more. A map shows where a head looks, not whether it matters: what it "
+                 "finds may be known to the others, or to the residual stream, as well."),
+            table(["head", "looks back (ms)", "steps in effect", "% on the newest", "bits per code it saves"], rows)),
+        section("Every head", picture(every, "Attention maps of all heads", "Rows are layers, the first on top.")))
 
 
 if __name__ == "__main__":

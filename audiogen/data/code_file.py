@@ -50,6 +50,7 @@ def decode_file(path: str | Path, frontend: Frontend, out: str | Path) -> list[P
     except ValueError as error:
         raise CacheError(f"{path}: {error}; name the front-end that made it by --frontend") from error
     names = [path.stem] if len(wavs) == 1 else [f"{path.stem}-{i}" for i in range(len(wavs))]
-    for name, wav in zip(names, wavs, strict=True):
-        write_audio(Path(out, f"{name}.wav"), wav.float().cpu(), frontend.spec.sample_rate)
+    lengths = frontend.frame_lengths(x).sum(dim=1).tolist()             # where the rate varies, so do they
+    for name, wav, length in zip(names, wavs, lengths, strict=True):
+        write_audio(Path(out, f"{name}.wav"), wav[:, :length].float().cpu(), frontend.spec.sample_rate)
     return [Path(out, f"{name}.wav") for name in names]

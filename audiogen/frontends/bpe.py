@@ -1,5 +1,6 @@
 """Byte-pair encoding over another front-end: what often stands together becomes one code, so that the rate varies."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -221,4 +222,4 @@ def _named(base: str | Mapping[str, Any]) -> dict[str, Any]:
 
 def _of_base(error: ConfigError) -> ConfigError:
     """A front-end speaks of `frontend.codebook_size`; wrapped, that is `frontend.base.codebook_size`."""
-    return ConfigError(str(error).replace("frontend.", "frontend.base.").replace("base.base.", "base."))
+    return ConfigError(re.sub(r"frontend\.(?!base\b)", "frontend.base.", str(error)))

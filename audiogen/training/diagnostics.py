@@ -82,7 +82,7 @@ class Observation:
     Attributes:
         layers: in the order in which they were reached, by the name of the module that gave the output; the function
             behind it stands after a space ("backbone.gates.3.linear sigmoid").
-        weights: by the name of the parameter.
+        weights: by the name of the parameter, in the order of their modules' outputs.
     """
 
     layers: dict[str, Layer] = field(default_factory=dict)
@@ -131,7 +131,9 @@ def observe(model: nn.Module) -> Iterator[Observation]:
         yield seen
     for (name, width), found in meters.items():
         seen.layers[name if name not in seen.layers else f"{name} {width}"] = found.figures(width)
-    seen.weights.update((name, matrix.figures()) for name, matrix in matrices.items())
+    places = {name: place for place, name in enumerate(seen.layers)}
+    for name in sorted(matrices, key=lambda name: places.get(name.rpartition(".")[0], len(places))):
+        seen.weights[name] = matrices[name].figures()
 
 
 class _Functions(TorchFunctionMode):
