@@ -286,7 +286,7 @@ def naming(encoded: Encoded, args: argparse.Namespace) -> list[str]:
         sounds.append(Clip(path, name, f"spoken: {label_of(name)}"))
     return [
         section("Without the mask", table(["", "% of held-out clips named rightly"], rows), text(
-            "Encoder: the same layers over a whole clip's mel frames, none hidden from another, then their mean. Bag of "
+            "Encoder: the same layers over a whole clip's mel frames, none of them hidden, then their mean. Bag of "
             "frames: each sees itself alone. Queries: one for each label attends to such frames."),
             picture(figure, "Confusion matrix of the encoder")),
         section("One sequence asks another", picture(

@@ -5,13 +5,17 @@ Two short experiments, each on a copy of the model:
     by heart    one batch again and again: shows weights, learning rate and optimizer at work
     order       batch after batch as given, beside the same frames in an order drawn by lot: both hold the same codes
                 as often, so that what separates the two losses is what the order tells
+
+What goes on inside the network in the first of them (training/diagnostics.py) tells why, and where.
 """
 
 import copy
 import itertools
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +23,8 @@ from torch import Tensor, nn
 from ..errors import DataError
 from ..model import SequenceModel
 from ..training.config import TrainingConfig
+from ..training.diagnostics import observe
+from ..training.findings import findings, largest_step, share, worst
 from ..training.schedule import make_optimizer
 
 #: Steps of either experiment at most, and of its warm-up; as many are enough for models of the default sizes.
@@ -34,6 +40,8 @@ ORDER, WINDOW, SHORTEST_WAY = 0.1, 20, 0.05
 MEMORISED = 0.6
 #: By heart is below this part of the reference, where codes are concerned.
 BY_HEART = 0.02
+#: Steps that are looked into.
+OBSERVED = {1, 2, 5, 10, 20, 50, 100, 200}
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,7 @@ class Overfit:
         goal: the loss at which the batch counts as known by heart.
         learning_rate: that of the training settings.
         losses: of one batch, again and again.
+        events: what `observe` saw of some steps of these, as findings.py takes it.
         retries: losses of the same at other learning rates, by rate; tried only where the first run failed.
         given, shuffled: of batch after batch, as given and with the order of the frames drawn by lot.
     """
@@ -59,6 +68,7 @@ class Overfit:
     goal: float
     learning_rate: float
     losses: list[float]
+    events: list[dict[str, Any]]
     retries: dict[float, list[float]]
     given: list[float]
     shuffled: list[float]
@@ -115,8 +125,8 @@ class Overfit:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`fault` is None or one of "initialisation", "learning rate", "order", "silence", "unknown"; `text` says it in
-    plain English."""
+    """`fault` is None or one of "initialisation", "learning rate", "dead units", "order", "silence", "unknown"; `text`
+    says it in plain English."""
 
     fault: str | None
     text: str
@@ -148,8 +158,8 @@ def overfit(model: SequenceModel, crops: Tensor, training: TrainingConfig, steps
     # Bits have a floor of 0; a density has none, so that deviations of e^-2 must do.
     goal = BY_HEART * reference if spec.unit == "bits" else reference - 2 * features
     rate = training.learning_rate
-    found = Overfit(spec.unit, features, reference, frequencies, goal, rate, [], {}, [], [])
-    for loss in _by_heart(model, batch, training, rate, goal, steps):
+    found = Overfit(spec.unit, features, reference, frequencies, goal, rate, [], [], {}, [], [])
+    for loss in _by_heart(model, batch, training, rate, goal, steps, found.events):
         found.losses.append(loss)
         if found.starts_far or found.ran_away(found.losses):
             return found                        # a fault that hides all others
@@ -190,16 +200,23 @@ def verdict(found: Overfit) -> Verdict:
     unit = "bits per code" if found.unit == "bits" else "nats per frame"
     rate, steps = found.learning_rate, len(found.losses) - 1
     first, last = _number(found.losses[0]), _number(found.losses[-1])
+    inside = {finding.fault: finding.text for finding in reversed(findings(found.events))}
     if found.starts_far:
         yardstick = "ln V" if found.unit == "bits" else "a standard Gaussian's"
         return Verdict("initialisation", f"starting loss is far from {yardstick}: {first} against "
                                          f"{_number(found.reference)} {found.unit}: the weights are initialised too "
-                                         "large")
+                                         f"large{_saturated(found)}")
+    if "initialisation" in inside:
+        return Verdict("initialisation", inside["initialisation"])
     if found.ran_away(found.losses):
         how = f"rose from {first} to {last} {unit}" if math.isfinite(found.losses[-1]) else "became no number"
         return Verdict("learning rate", f"the learning rate of {rate:g} is too high: the loss {how} within {steps} "
-                                        f"steps; try --set training.learning_rate={rate / 100:.2g}")
+                                        f"steps{_moved(found)}; try --set training.learning_rate={rate / 100:.2g}")
     told = f"loss {first} to {last} {unit} in {steps} steps"
+    if (dead := worst(found.events[-1]["layers"], "dead")) is not None and dead[1] == 1:
+        return Verdict("dead units", f"no gradient gets through {dead[0]}: all of its units are dead, so that nothing "
+                                     f"before it learns ({told} on one batch); it begins with weights or biases that "
+                                     "are far off")
     other = found.better_rate
     if found.order_gain is not None and not found.order_told:
         return Verdict("order", "what comes before tells the model nothing of what comes next: it learns the sound no "
@@ -222,31 +239,46 @@ def verdict(found: Overfit) -> Verdict:
     return Verdict(None, f"the model can learn this: {told} on one batch{more}")
 
 
+def _saturated(found: Overfit) -> str:
+    top = worst(found.events[0]["layers"], "saturated") if found.events else None
+    return f" ({top[1]:.0%} of {top[0]} is saturated)" if top is not None and top[1] > 0.5 else ""
+
+
+def _moved(found: Overfit) -> str:
+    step = largest_step(found.events)
+    return "" if step is None else f", one of which changed the middle one of the matrices by {share(step)} of its size"
+
+
 def _number(loss: float) -> str:
     return f"{loss:.1f}" if abs(loss) < 1e5 else f"{loss:.1g}"
 
 
-def _learn(model: SequenceModel, batches: Iterable[Tensor], training: TrainingConfig, rate: float) -> Iterator[float]:
-    """Trains a copy, and yields the loss of each batch before its step."""
+def _learn(model: SequenceModel, batches: Iterable[Tensor], training: TrainingConfig, rate: float,
+           events: list[dict[str, Any]] | None = None) -> Iterator[float]:
+    """Trains a copy, and yields the loss of each batch before its step; adds what is seen of some steps to `events`."""
     # Evaluation mode: dropout is there to hinder what is tried here.
     model = copy.deepcopy(model).eval()
     optimizer = make_optimizer(model, training)
     to_unit = 1 / math.log(2) if model.spec.unit == "bits" else 1.0
-    for step, x in enumerate(batches):
-        loss = model.nll_per_entry(x).sum() / model.num_entries(x)
+    for step, x in enumerate(batches, 1):
+        with observe(model) if events is not None and step in OBSERVED else nullcontext() as seen:
+            loss = model.nll_per_entry(x).sum() / model.num_entries(x)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * min(1.0, step / WARMUP)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), training.gradient_clip)
+            optimizer.step()
+        if seen is not None:
+            events.append({"step": step, **seen.event()})
         yield float(loss.detach()) * to_unit
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / WARMUP)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), training.gradient_clip)
-        optimizer.step()
 
 
-def _by_heart(model: SequenceModel, batch: Tensor, training: TrainingConfig, rate: float, goal: float,
-              steps: int) -> Iterator[float]:
+def _by_heart(model: SequenceModel, batch: Tensor, training: TrainingConfig, rate: float, goal: float, steps: int,
+              events: list[dict[str, Any]] | None = None) -> Iterator[float]:
     """The losses of so many steps and the one after them; fewer if the goal is met or there is no number."""
-    for loss in itertools.islice(_learn(model, itertools.repeat(batch), training, rate), steps + 1):
+    learning = _learn(model, itertools.repeat(batch), training, rate, events)
+    for loss in itertools.islice(learning, steps + 1):
         yield loss
         if not math.isfinite(loss) or loss < goal:
             break

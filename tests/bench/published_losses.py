@@ -23,7 +23,7 @@ from audiogen.backbones import GPT, MLP, Backbone, WaveNet
 from audiogen.backbones import Bigram as NeuralBigram
 from audiogen.model import SequenceModel
 from audiogen.patterns import Parallel
-# from audiogen.scratch.by_hand import MLPByHand
+from audiogen.scratch.by_hand import MLPByHand, windows
 from audiogen.scratch.characters import Characters
 from audiogen.scratch.counting import Bigram
 from audiogen.training.config import TrainingConfig
@@ -101,8 +101,19 @@ def on_names(backbone: Callable[[], Backbone], **settings: float) -> Callable[[P
     return run
 
 
-def by_hand(folder: Path) -> tuple[float, int]:
-    raise NotImplementedError
+def by_hand(folder: Path, steps: int = 200_000) -> tuple[float, int]:
+    names = Names(folder)
+    boundary = names.characters.symbols.index(".")
+    sides = [windows([x[0, :-1] for x in side], 3, boundary) for side in (names.training, names.validation)]
+    (x, y), validation = sides
+    model = MLPByHand(names.characters.spec.codebook_size, context=3, dim=10, hidden_dim=200, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    for step in tqdm(range(steps), disable=None, leave=False):
+        batch = torch.randint(len(x), (32,), generator=generator)
+        model.loss(x[batch], y[batch])
+        model.backward()
+        model.step(0.1 if step < steps // 2 else 0.01)
+    return model.nll(*validation, model.statistics(x)), sum(p.numel() for p in model.parameters.values())
 
 
 # ---------------------------------------------------------------------------------------- tinyshakespeare, as nanoGPT

@@ -13,7 +13,7 @@ own backward opens.
 A chain of pieces is run forwards in order and backwards in reverse; each dx is the next one's dy. Three rules are
 enough to derive them all, and the docstrings refer to them:
 
-    chain rule    dx[i] = sum over j of dy[j] * (dy[j] / dx[i], the slope of y[j] in x[i])
+    chain rule    dx[i] = sum over j of dy[j] times the slope of y[j] in x[i]
     used twice    what enters two places gets the sum of what comes back from both
     broadcast     a value copied along an axis was used as often as it was copied: its gradient is summed over that
                   axis; and a sum over an axis sends its one gradient back to every entry, a mean 1/N of it

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+#: What a forward keeps for its backward; nobody else opens it.
 Saved = tuple
 
 

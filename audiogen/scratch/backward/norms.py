@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-Saved = tuple
+from .basic import Saved
 
 #: Added to variances; torch's own default.
 EPSILON = 1e-5
