@@ -8,7 +8,6 @@ All in nats per character of the validation part, lower is better.
 """
 
 import argparse
-import math
 import random
 import time
 from collections.abc import Callable, Iterable
