@@ -18,7 +18,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 console = Console(highlight=False, soft_wrap=True, markup=False)        # [x] is part of a path, not a style
 
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Frontend = Annotated[str | None, typer.Option(help="mulaw, mel, melvq, encodec, codec, or a folder that holds one.")]
+Frontend = Annotated[str | None, typer.Option(help="mulaw, mel, melvq, encodec, codec, bpe, or a folder.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=1", help="One setting; may be repeated.")]
 
 

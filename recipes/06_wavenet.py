@@ -23,8 +23,9 @@ late. Draw with less chance: audiogen generate runs/06_wavenet/run --out drawn -
 """
 
 import argparse
-import math
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -46,12 +47,37 @@ from audiogen.training.session import train
 
 #: Ten layers whose gaps begin again after 2, 7 or 10 of them: equal in parameters and time, unlike in what they see.
 #: The first has one layer only, as wide as makes its parameters as many.
-RUNGS = (WaveNet.Config(dim=64, residual_dim=118, num_layers=1, dilation_cycle=1),
+SMALL = (WaveNet.Config(dim=64, residual_dim=120, num_layers=1, dilation_cycle=1),
          *(WaveNet.Config(dim=64, residual_dim=32, num_layers=10, dilation_cycle=cycle) for cycle in (2, 7, 10)))
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A model, its bits per held-out sample, the seconds that it was trained for, and what it made up (B, N)."""
+
+    model: SequenceModel
+    loss: float
+    seconds: float
+    wavs: Tensor
+
+    @property
+    def samples(self) -> int:
+        return self.model.backbone.receptive_field
+
+    @property
+    def ms(self) -> float:
+        return 1000 * self.samples / self.model.spec.sample_rate
+
+    @property
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.model.parameters())
+
+    def __str__(self) -> str:
+        return f"{self.samples:,} samples, {self.ms:.3g} ms"
+
+
 def tree(x: Tensor, levels: list[CausalConv]) -> Tensor:
-    """Fuses pairs of neighbours, then pairs of these: (B, 2 ** len(levels), D) -> (B, D). (makemore, part 5)"""
+    """Fuses pairs of neighbours, then pairs of these (makemore, part 5): (B, 2 ** len(levels), D) -> (B, D)."""
     for level in levels:
         x = level.linear(x.reshape(len(x), -1, 2 * x.shape[2])).tanh()  # (B, S / 2, D): FlattenConsecutive(2)
     return x[:, 0]
@@ -69,33 +95,18 @@ def trees(x: Tensor, levels: list[CausalConv]) -> Tensor:
     return tree(x[0].unfold(0, 2 ** len(levels), 1).transpose(1, 2), levels)[None]
 
 
-def work(compute, x: Tensor, levels: list[CausalConv]) -> tuple[Tensor, int, float]:
-    """-> the result, how many pairs were fused for it, and seconds."""
-    fused = []
-    hooks = [level.linear.register_forward_hook(lambda _, __, y: fused.append(y[..., 0].numel())) for level in levels]
-    began = time.perf_counter()
-    y = compute(x, levels)
-    seconds = time.perf_counter() - began
-    for hook in hooks:
-        hook.remove()
-    return y, sum(fused), seconds
-
-
-def periodicity(wav: Tensor, rate: int) -> float:
-    """How much of a sound (N,) comes again after one period of a voice (60 to 400 Hz): near 0 noise, 1 a held note.
+def periodicity(wavs: Sequence[Tensor], rate: int) -> float:
+    """How much of sounds (N,) comes again after one period of a voice (60 to 400 Hz): near 0 noise, 1 a held note.
 
     The highest autocorrelation in windows of 40 ms, each counting by its energy.
     """
-    size = round(0.04 * rate)
-    x = wav.unfold(0, size, size // 2)
+    size, lags = round(0.04 * rate), torch.arange(rate // 400, rate // 60)
+    x = torch.cat([wav.unfold(0, size, size // 2) for wav in wavs])     # (windows, size)
     x = x - x.mean(dim=1, keepdim=True)
     r = torch.fft.irfft(torch.fft.rfft(x, 2 * size).abs().square())     # (windows, lags)
-    lags = torch.arange(rate // 400, rate // 60)
-    r, energy = r[:, lags] / (1 - lags / size), r[:, 0]
-    return float(r.amax(dim=1).sum() / energy.sum().clamp(min=1e-9))
+    return float((r[:, lags] / (1 - lags / size)).amax(dim=1).sum() / r[:, 0].sum().clamp(min=1e-9))
 
 
-@torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder of sound files")
@@ -111,80 +122,177 @@ def main() -> None:
 
     # 1. The tree over eight samples, and the same weights as three convolutions: one function, computed in two orders.
     torch.manual_seed(0)
-    levels = [CausalConv(16, 16, kernel_size=2, dilation=2 ** level).double() for level in range(3)]
-    x = torch.randn(1, 100, 16, dtype=torch.float64)
-    last = float((tree(x[:, -8:], levels) - stack(x, levels)[:, -1]).abs().max())
-    every = float((trees(x, levels) - stack(x, levels)[:, 7:]).abs().max())
-    assert max(last, every) < 1e-12
-    print(f"a tree over 8 samples and convolutions with gaps 1, 2, 4: at the last step they differ by {last:.1e}, at any "
-          f"of {x.shape[1] - 7} steps by {every:.1e}")
-    levels = [CausalConv(16, 16, kernel_size=2, dilation=2 ** level) for level in range(10)]
-    x = torch.randn(1, 1023 + 512, 16)
-    by_trees, by_stack = work(trees, x, levels), work(stack, x, levels)
-    assert torch.allclose(by_trees[0], by_stack[0][:, 1023:], atol=1e-5)
-    print(f"512 predictions from 1,024 samples each: {by_trees[1]:,} pairs fused by trees in {by_trees[2]:.3f} s, "
-          f"{by_stack[1]:,} by convolutions in {by_stack[2]:.3f} s")
-    work_rows = [["a tree for each prediction", *by_trees[1:]], ["convolutions for all steps", *by_stack[1:]]]
+    with torch.no_grad():
+        levels = [CausalConv(16, 16, kernel_size=2, dilation=2 ** level).double() for level in range(3)]
+        x = torch.randn(1, 100, 16, dtype=torch.float64)
+        last = (tree(x[:, -8:], levels) - stack(x, levels)[:, -1]).abs().max().item()
+        every = (trees(x, levels) - stack(x, levels)[:, 7:]).abs().max().item()
+        assert max(last, every) < 1e-12
+        print(f"a tree over 8 samples and convolutions with gaps 1, 2, 4, same weights: {last:.1e} apart at the last "
+              f"step, {every:.1e} at any of {x.shape[1] - 7} steps")
+        levels = [CausalConv(16, 16, kernel_size=2, dilation=2 ** level) for level in range(10)]
+        x = torch.randn(1, 1023 + 512, 16)
+        began = time.perf_counter()
+        by_trees = trees(x, levels)
+        halfway = time.perf_counter()
+        by_stack = stack(x, levels)[:, 1023:]
+        done = time.perf_counter()
+        assert torch.allclose(by_trees, by_stack, atol=1e-5)
+    work = (f"{512 * 1023:,} pairs fused in {halfway - began:.3f} seconds by trees, {x.shape[1] * 10:,} in "
+            f"{done - halfway:.3f} by convolutions")
+    print(f"512 predictions from 1,024 samples each: {work}")
 
-    # 2. WaveNet adds gates, residuals and skips to it. The library trains one; its page is in OUT/run.
+    # 2. WaveNet adds gates, residuals and skips to it. The library trains one; its page is in OUT/run. In so little
+    #    time, many steps on one crop each get further than fewer on more.
     place = args.out / "run"
-    small = ["backbone.dim=16", "backbone.residual_dim=8", "training.crop_frames=256"] if args.short else []
-    with torch.enable_grad():
-        run = train(args.folder, place, frontend="mulaw", backbone="wavenet", resume=args.resume,
-                    minutes=None if args.short else args.minutes, steps=steps if args.short else None,
-                    overrides=["training.evaluations=8", f"training.sample_seconds={seconds}", *small, *args.overrides])
-    rate = run.sample_rate
-    final = [event for event in read_metrics(place) if event["event"] == "final"][-1]
+    settings = ["training.batch_size=1", "training.evaluations=8", f"training.sample_seconds={seconds}"]
+    if args.short:
+        settings += ["backbone.dim=16", "backbone.residual_dim=8", "training.crop_frames=256"]
+    run = train(args.folder, place, frontend="mulaw", backbone="wavenet", resume=args.resume,
+                minutes=None if args.short else args.minutes, steps=steps if args.short else None,
+                overrides=[*settings, *args.overrides])
+    rate, events = run.sample_rate, read_metrics(place)
+    final = [event for event in events if event["event"] == "final"][-1]
     bits = {name: counted["loss"] for name, counted in final["baselines"].items()}
-    print("\nbits per held-out sample by counting: " + ", ".join(f"{name} {loss:.3f}" for name, loss in bits.items()))
+    large = Trained(run.model, final["loss"], [event["seconds"] for event in events if event["event"] == "train"][-1],
+                    torch.cat([read_audio(path) for path in sorted((place / "samples").glob("generated-*.wav"))]))
+    print("bits per held-out sample by counting: " + ", ".join(f"{name} {loss:.3f}" for name, loss in bits.items()))
+    print(f"{large}: {large.loss:.3f} bits after {large.seconds:.0f} s, {large.parameters:,} parameters")
 
     # 3. Small ones under one budget, which see ever more of the past.
     encoded = encode_folder(args.folder, place, place)                  # what the run has encoded, with its front-end
     frontend, held_out = encoded.frontend, encoded.held_out
     crops = encoded.crops(num_frames=crop, batch_size=1)
-    rows, wavs = [], {}
-    for config in RUNGS:
+    small = []
+    for config in SMALL:
         torch.manual_seed(0)
         model = SequenceModel(encoded.spec, WaveNet(config), Parallel(1))
         optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.01)
         began = time.perf_counter()
         for step in range(steps):
             x, _ = crops.batch(step)                                    # (1, 1, 2048)
-            with torch.enable_grad():
-                nats, entries = model.nll(x)
-                (nats / entries).backward()
+            nats, entries = model.nll(x)
+            optimizer.zero_grad()
+            (nats / entries).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for group in optimizer.param_groups:
                 group["lr"] = 1e-2 * min((step + 1) / 20, 1 - step / steps)
             optimizer.step()
-            optimizer.zero_grad()
         spent = time.perf_counter() - began
         codes = generate(model, round(seconds * rate), batch_size=2, seeds=[0, 1])
-        name = label(model, rate)
-        wavs[name] = frontend.decode(codes)[:, 0]                       # (2, N)
-        rows.append([name, model.backbone.receptive_field, held_out_score(model, held_out).loss,
-                     sum(p.numel() for p in model.parameters()), spent])
-        print(f"{name}: {rows[-1][2]:.3f} bits per sample after {steps} steps, {spent:.0f} s, "
-              f"{rows[-1][3]:,} parameters")
-    name = f"{label(run.model, rate)}, {sum(p.numel() for p in run.model.parameters()):,} parameters"
-    generated = sorted((place / "samples").glob("generated-*.wav"))
-    wavs[name] = torch.cat([read_audio(path) for path in generated])
-    rows.append([name, run.model.backbone.receptive_field, final["loss"],
-                 sum(p.numel() for p in run.model.parameters()), None])
-    print(f"{name}: {final['loss']:.3f} bits per sample")
+        one = Trained(model, held_out_score(model, held_out).loss, spent, frontend.decode(codes)[:, 0])
+        print(f"{one}: {one.loss:.3f} bits after {spent:.0f} s ({steps} steps), {one.parameters:,} parameters")
+        small.append(one)
 
-    # 4. How much of the sound has a pitch? A number, and the loudest 40 ms of each as a picture.
-    originals = [frontend.decode(x[None])[0, 0] for x in list(held_out)[:40]]
-    periodic = {"held-out files": sum(map(lambda wav: periodicity(wav, rate), originals)) / len(originals)} | {
-        name: sum(periodicity(wav, rate) for wav in wavs[name]) / len(wavs[name]) for name in wavs}
-    for name, value in periodic.items():
-        print(f"periodicity {value:.2f}: {name}")
-    print(periodic, rows, work_rows, Clip, clip_cards, grid, note, picture, section, table, text, write_document, Figure, math, write_audio)
+    # 4. How much of the sound has a pitch?
+    originals = [frontend.decode(held_out[i][None])[0, 0] for i in range(min(40, len(held_out)))]
+    models = [*small, large]
+    periodic = [periodicity(wavs, rate) for wavs in [originals, *(one.wavs for one in models)]]
+    print("periodicity: " + ", ".join(f"{value:.2f} ({name})" for name, value in
+                                      zip(["held out", *models], periodic, strict=True)))
+
+    # 5. The page.
+    write_audio(args.out / "held-out.wav", originals[0][None], rate)
+    clips = [Clip(args.out / "held-out.wav", held_out.names[0], "held out", ["A file that no model was trained on."])]
+    for number, one in enumerate(models):
+        for seed, wav in enumerate(one.wavs[:2]):
+            path = args.out / f"generated-{number}-{seed}.wav"
+            write_audio(path, wav[None], rate)
+            clips.append(Clip(path, f"{one}", "the large model" if one is large else "a small model", [f"Seed {seed}"]))
+    page = write_document(
+        args.out / "index.html", "Lesson 6: WaveNet, sound one sample at a time",
+        note(__doc__), text(f"{encoded.sides.summary}; {rate:,} samples a second."),
+        section("A tree, and the same tree at every step",
+                picture(draw_trees(), "A tree over eight samples, and a stack of dilated convolutions that holds it",
+                        "Left: a tree fuses eight samples pair by pair. Right: convolutions with gaps 1, 2 and 4 do "
+                        "every step's tree at once. The trees of the last step (blue) and of "
+                        "four steps before (orange) share the nodes in black, which are computed once."),
+                text(f"With the same weights in float64 the two differ by at most {max(last, every):.1e}, over all "
+                     "steps that have eight samples behind them: they are one function, computed in two orders. The "
+                     "weights of a level are the same for all of its nodes. What the convolutions save is work: a tree "
+                     "over n samples fuses n - 1 pairs for each prediction, the stack log2 n for each step. 512 "
+                     f"predictions from 1,024 samples each took {work}. Generating saves in the same way: a layer "
+                     "keeps its past results, and a new sample costs one node a layer.")),
+        section("What the past is worth",
+                text(f"The small models were trained for {steps:,} steps on the same crops. Three have ten layers and "
+                     "differ only in their gaps, which double from 1 on and begin again after 2, 7 or 10 layers. "
+                     "The one that sees two samples is a single layer, wider. The large one was trained longer."),
+                picture(draw_worth(models, periodic, bits), "Bits per sample and periodicity over receptive field",
+                        "Left: bits per held-out sample, beside models that only count. Right: how much of the sound "
+                        "comes again after one period of a voice, in what the models made up and in held-out files. "
+                        "The star is the large model. Grey: one period of a voice."),
+                table(["receptive field", "bits per sample", "bits per second", "parameters", "training seconds",
+                       "periodicity"],
+                      [[f"{one}", one.loss, one.loss * rate, one.parameters, one.seconds, value]
+                       for one, value in zip(models, periodic[1:], strict=True)]),
+                text("Bits and ears count differently. Most bits go into how a sample continues the few before it, so "
+                     "the first two milliseconds save the most of them. What lies further back says little about the "
+                     "next sample, yet pitch, vowels and syllables are all that we listen to; and it takes the longest "
+                     "training to be found, so that under a short budget a long memory need not pay.")),
+        section("What it sounds like",
+                picture(draw_waves([("held out", originals[0]), *((f"{one}", one.wavs[0]) for one in models)], rate),
+                        "Waveforms", "The loudest 40 ms of each sound. A voice repeats itself every 3 to 12 ms."),
+                grid(clip_cards(clips))),
+        section("The large model",
+                text(f"Gaps {', '.join(str(gate.dilation) for gate in run.model.backbone.gates)}: 1 + their sum is "
+                     f"{large.samples:,} samples. Its own page has its curves, more of what it made up, and a "
+                     "recording that it goes on from:"),
+                '<p><a href="run/index.html">run/index.html</a></p>'))
+    print(f"open {page}")
 
 
-def label(model: SequenceModel, rate: int) -> str:
-    samples = model.backbone.receptive_field
-    return f"{samples:,} samples, {1000 * samples / rate:.3g} ms"
+def draw_trees() -> Figure:
+    """A node of level l at step t is made of those of the level below at t and t - 2 ** (l - 1)."""
+    levels, steps = range(4), 13
+
+    def nodes(t: int) -> set[tuple[int, int]]:
+        return {(level, t - i * 2 ** level) for level in levels for i in range(2 ** (3 - level))}
+
+    every = {(level, t) for level in levels for t in range(2 ** level - 1, steps)}
+    last, before = nodes(steps - 1), nodes(steps - 5)
+    panels = {"a tree": [(last, "tab:blue")], "convolutions with gaps 1, 2, 4": [
+        (every, "lightgrey"), (before, "tab:orange"), (last, "tab:blue"), (last & before, "black")]}
+    figure = Figure(figsize=(12, 3.2), layout="constrained")
+    for ax, (title, layers) in zip(figure.subplots(1, 2, sharey=True), panels.items(), strict=True):
+        for shown, colour in layers:
+            for level, t in shown:
+                for below in {(level - 1, t), (level - 1, t - 2 ** (level - 1))} & shown if level else ():
+                    ax.plot((below[1], t), (below[0], level), color=colour, linewidth=1, zorder=1)
+            ax.scatter([t for _, t in shown], [level for level, _ in shown], color=colour, s=45, zorder=2)
+        ax.set(title=title, xlabel="step", xlim=(-0.7, steps - 0.3), yticks=levels,
+               yticklabels=["samples", "level 1", "level 2", "level 3"])
+    return figure
+
+
+def draw_worth(models: list[Trained], periodic: list[float], bits: dict[str, float]) -> Figure:
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    axes = figure.subplots(1, 2)
+    ms = [one.ms for one in models]
+    for ax, values, label in ((axes[0], [one.loss for one in models], "bits per held-out sample"),
+                              (axes[1], periodic[1:], "periodicity")):
+        ax.axvspan(3, 12, color="0.92")
+        ax.plot(ms[:-1], values[:-1], "o-")
+        ax.plot(ms[-1], values[-1], "*", markersize=14)
+        ax.set(xscale="log", xlabel="receptive field, ms", ylabel=label)
+    for name, style in (("unigram", ":"), ("bigram", "--")):
+        axes[0].axhline(bits[name], color="grey", linestyle=style, label=f"{name}, counted: {bits[name]:.3f}")
+    axes[0].legend()
+    axes[1].axhline(periodic[0], color="grey", linestyle="--", label=f"held-out files: {periodic[0]:.2f}")
+    axes[1].set(ylim=(0, 1))
+    axes[1].legend()
+    return figure
+
+
+def draw_waves(wavs: list[tuple[str, Tensor]], rate: int) -> Figure:
+    figure = Figure(figsize=(12, 1.2 * len(wavs)), layout="constrained")
+    size = round(0.04 * rate)
+    for ax, (name, wav) in zip(figure.subplots(len(wavs), 1, sharex=True), wavs, strict=True):
+        loudest = wav.unfold(0, size, 1).square().sum(dim=1).argmax()
+        ax.plot(1000 * torch.arange(size) / rate, wav[loudest:loudest + size], linewidth=1)
+        ax.set_title(name, loc="left", fontsize=9)
+        ax.set(yticks=[], xlim=(0, 40))
+    ax.set(xlabel="ms")
+    return figure
 
 
 if __name__ == "__main__":

@@ -167,22 +167,22 @@ def language_models(encoded: Encoded, args: argparse.Namespace) -> list[str]:
             optimizer.zero_grad()
             (nats / entries).backward()
             optimizer.step()
-            if (step + 1) % max(1, args.steps // 8) == 0 or step + 1 == args.steps:
+            if 8 * (step + 1) // args.steps > 8 * step // args.steps:   # eight times, the last time at the end
                 curve[step + 1] = held_out_score(model, pieces).loss
         models[name], curves[name] = model, curve
         rows.append([name, f"{rate:g}", f"{curve[args.steps]:,.3f}", f"{held_out_score(model, seen).loss:,.3f}"])
         print("{2} bits held out, {3} in training: {0}, learning rate {1}".format(*rows[-1]))
 
     figure = Figure(figsize=(9, 4), layout="constrained")
-    for axis, names in zip(figure.subplots(1, 2, sharey=True), (LADDER, ["+ layer norm", *BESIDE]), strict=True):
+    low, views = 0.95 * curves["+ layer norm"][args.steps], (LADDER, ["+ residual", "+ layer norm", *BESIDE])
+    for axis, names, high in zip(figure.subplots(1, 2), views, (max(bits.values()), min(bits.values())), strict=True):
         for name in names:
             axis.plot(list(curves[name]), list(curves[name].values()), "o-", ms=3, label=name)
         for name, loss in bits.items():
             axis.axhline(loss, color="0.5", lw=0.8, ls=":")
             axis.annotate(name, (args.steps, loss), ha="right", va="bottom", fontsize=8, color="0.4")
-        axis.set(xlabel="steps of training", ylabel="bits per code",
-                 ylim=(0.8 * curves["+ layer norm"][args.steps], 1.1 * bits["uniform"]))
-        axis.legend(fontsize=8, loc="center right")
+        axis.set(xlabel="steps of training", ylabel="bits per code", ylim=(low, 1.15 * high))
+        axis.legend(fontsize=8)
     rows += [[name, "", f"{loss:.3f}", ""] for name, loss in bits.items()]
     return [section(
         "What stands around attention",
@@ -191,8 +191,8 @@ def language_models(encoded: Encoded, args: argparse.Namespace) -> list[str]:
                 f"Dotted: models that only count. Faster: at {3 * args.rate:g}, not {args.rate:g}. A curve that leaves "
                 "the picture came to more bits than a model that knows nothing."),
         text("Without residuals each layer hands on averages of averages: little of the present frame is left at the "
-             "top, and little gradient at the bottom. At a low rate a network this small learns without a norm; what a "
-             "norm buys is a higher one. Dropout pays where training files come to far fewer bits than others.")),
+             "top, little gradient at the bottom, and more layers can make it worse. At a low rate a net of this size "
+             "learns without norm; a norm buys a higher one. Dropout pays where training files need far fewer bits.")),
         batch_norm(models, crops, pieces), positions(models)]
 
 
@@ -238,17 +238,18 @@ def positions(models: dict[str, SequenceModel]) -> str:
 
 def naming(encoded: Encoded, args: argparse.Namespace) -> list[str]:
     training, held_out = encoded.training, encoded.held_out
-    labels = label_names([*training.names, *held_out.names])
-    if not labels:
-        print("no labels in the files' names (LABEL_more.wav, or a folder for each label): nothing to name")
-        return [section("Without the mask", text("The names of these files hold no labels: there is nothing to name."))]
+    labels = label_names(training.names)
+    places = [i for i, name in enumerate(held_out.names) if label_of(name) in labels]
+    if not places:
+        print(nothing := "No labels that both sides share (LABEL_more.wav, or a folder for each): nothing to name.")
+        return [section("Without the mask", text(nothing))]
 
-    def batch(side: Sequences, places: list[int]) -> tuple[Tensor, Tensor]:
-        clips = [side[i][:, :LONGEST].T for i in places]
+    def batch(side: Sequences, chosen: list[int]) -> tuple[Tensor, Tensor]:
+        clips = [side[i][:, :LONGEST].T for i in chosen]
         return (nn.utils.rnn.pad_sequence(clips, batch_first=True, padding_value=math.nan).mT,
-                torch.tensor([labels.index(label_of(side.names[i])) for i in places]))
+                torch.tensor([labels.index(label_of(side.names[i])) for i in chosen]))
 
-    everything = [batch(held_out, places.tolist()) for places in torch.arange(len(held_out)).split(64)]
+    everything = [batch(held_out, places[i:i + 64]) for i in range(0, len(places), 64)]
     truth, named, rows = torch.cat([y for _, y in everything]), {}, []
     for name, mixing, asking in (("bag of frames", False, False), ("encoder", True, False), ("queries", False, True)):
         torch.manual_seed(0)
@@ -265,13 +266,13 @@ def naming(encoded: Encoded, args: argparse.Namespace) -> list[str]:
         print(f"{rows[-1][1]:.1f} % of {len(truth)} held-out clips named rightly: {name}")
     rows.append(["the commonest label, always", 100 * float(truth.bincount().max()) / len(truth)])
 
-    figure, ticks = Figure(figsize=(5, 4.2), layout="constrained"), range(len(labels))
+    figure, ticks = Figure(figsize=(7.5, 5), layout="constrained"), range(len(labels))
     axis = figure.subplots()
     confusion, *_ = np.histogram2d(truth, named["encoder"], bins=np.arange(len(labels) + 1))
     figure.colorbar(axis.imshow(confusion, cmap="Blues"), label="held-out clips")
     axis.set(xlabel="named", ylabel="spoken", xticks=ticks, xticklabels=labels, yticks=ticks, yticklabels=labels)
 
-    sounds, shown = [], list({label_of(name): i for i, name in enumerate(held_out.names)}.values())[:4]
+    sounds, shown = [], list({label_of(held_out.names[i]): i for i in places}.values())[:4]
     maps = Figure(figsize=(10, 5), layout="constrained")
     for (above, below), i in zip(maps.subplots(2, len(shown), sharex="col", squeeze=False).T, shown, strict=True):
         name, (x, _) = held_out.names[i], batch(held_out, [i])
@@ -287,7 +288,7 @@ def naming(encoded: Encoded, args: argparse.Namespace) -> list[str]:
     return [
         section("Without the mask", table(["", "% of held-out clips named rightly"], rows), text(
             "Encoder: the same layers over a whole clip's mel frames, none of them hidden, then their mean. Bag of "
-            "frames: each sees itself alone. Queries: one for each label attends to such frames."),
+            "frames: each sees itself alone, no order. Queries: one for each label attends to such frames."),
             picture(figure, "Confusion matrix of the encoder")),
         section("One sequence asks another", picture(
             maps, "Spectrograms, and below each where the query of each label looks",

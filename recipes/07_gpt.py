@@ -149,15 +149,17 @@ def look_inside(run: Run, x: Tensor, wav: Tensor, ends: list[int]) -> Path:
                  100 * float((1 / seen).mean()), None])
 
     # Some heads under the spectrogram of the first stretch: x is the time looked at, y the time that is predicted.
-    chosen = {"looks back least": back.argmin(), "looks back most": back.argmax(), "is worth most": worth.argmax()}
-    figure = Figure(figsize=(4 * len(chosen), 5.5), layout="constrained")
-    axes = figure.subplots(2, len(chosen), height_ratios=(1, 3), sharex=True)
+    chosen: dict[tuple[int, int], list[str]] = {}                       # a head may be chosen for two reasons
+    for why, place in (("looks back least", back.argmin()), ("looks back most", back.argmax()),
+                       ("looks at the fewest", spread.argmin()), ("is worth most", worth.argmax())):
+        chosen.setdefault(divmod(int(place), H), []).append(why)
+    figure = Figure(figsize=(4 * len(chosen), 5.7), layout="constrained")
+    axes = figure.subplots(2, len(chosen), height_ratios=(1, 3), sharex=True, squeeze=False)
     decibels = 10 * np.log10(mel_power(wav, run.sample_rate, 400, run.sample_rate / 2).numpy() + 1e-10)
-    for (above, below), (why, place) in zip(axes.T, chosen.items(), strict=True):
-        at = divmod(int(place), H)
+    for (above, below), (at, whys) in zip(axes.T, chosen.items(), strict=True):
         above.imshow(decibels, aspect="auto", origin="lower", cmap="magma", extent=(0, seconds, 0, 1),
                      vmin=decibels.max() - 80)
-        above.set(title=f"{name[at]}: {why}", yticks=[])
+        above.set(title=f"{name[at]}:\n{', '.join(whys)}", yticks=[])
         # Column j is what comes in at step j: code j - 1, and `bos` left of all.
         below.imshow(maps[0][at].sqrt().numpy(), aspect="auto", cmap="Blues", vmin=0, vmax=0.7,
                      interpolation="nearest", extent=(-step, (S - 1) * step, S * step, 0))
@@ -170,22 +172,21 @@ def look_inside(run: Run, x: Tensor, wav: Tensor, ends: list[int]) -> Path:
         axis.imshow(maps[0][at].sqrt().numpy(), aspect="auto", cmap="Blues", vmin=0, vmax=0.7)
         axis.set(xticks=[], yticks=[])
         axis.set_title(name[at], fontsize=8)
-    scatter = Figure(figsize=(6.5, 4), layout="constrained")
+    scatter = Figure(figsize=(9, 4.5), layout="constrained")
     axis = scatter.subplots()
+    area = 20 + 400 * (worth / worth.max().clamp(min=1e-9)).clamp(min=0)
     for layer in range(L):
-        axis.scatter(back[layer], spread[layer], 20 + 400 * (worth[layer] / worth.max()).clamp(min=0), alpha=0.6,
-                     label=f"layer {layer + 1}")
+        axis.scatter(back[layer], spread[layer], area[layer], alpha=0.6, label=f"layer {layer + 1}")
     axis.plot(*rows[-1][1:3], "kx", label=rows[-1][0])
-    axis.set(xscale="log", yscale="log", xlabel="looks back, ms on average", ylabel="2 ^ entropy: steps in effect")
+    axis.set(xlabel="looks back, ms on average", ylabel="2 ^ entropy: steps in effect", xlim=(0, None), ylim=(0, None))
     axis.legend(markerscale=0.5)
 
     path = run.folder / "held-out.wav"
     write_audio(path, wav, run.sample_rate)
-    near = int((back < 100).sum())
     return write_document(
         run.folder / "attention.html", "Lesson 7: where the heads of a GPT look", note(__doc__),
         section("Under the spectrogram", picture(
-            figure, "Attention maps of three heads, each under the spectrogram of the same held-out sound",
+            figure, "Attention maps of some heads, each under the spectrogram of the same held-out sound",
             "A row is a step that is predicted, from top to bottom; dark cells are where it looks (the square root of "
             "the weight). Nothing lies right of the diagonal, in the future. Dotted lines are the ends of files."),
             grid(clip_cards([Clip(path, "What the model is given", "held-out sound, through the codes and back")]))),
@@ -193,8 +194,9 @@ def look_inside(run: Run, x: Tensor, wav: Tensor, ends: list[int]) -> Path:
             scatter, "Look-back distance and entropy of each head",
             "Each dot is a head; its size is what it is worth. To the left: heads that look at the last frames. At the "
             "bottom: heads that pick out single steps. The cross is a head that does not choose."),
-            text(f"{near} of the {L * H} heads look back less than 100 ms on average. With all of them the model needs "
-                 f"{whole:.3f} bits per code here; silencing one costs from {float(worth.min()):.3f} to "
+            text(f"The heads look back {float(back.min()):.0f} to {float(back.max()):.0f} ms on average, on "
+                 f"{float(spread.min()):.1f} to {float(spread.max()):.1f} steps in effect. With all of them the model "
+                 f"needs {whole:.3f} bits per code here; silencing one costs from {float(worth.min()):.3f} to "
                  f"{float(worth.max()):.3f} more. A map shows where a head looks, not whether it matters: what it "
                  "finds may be known to the others, or to the residual stream, as well."),
             table(["head", "looks back (ms)", "steps in effect", "% on the newest", "bits per code it saves"], rows)),

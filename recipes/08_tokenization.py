@@ -21,6 +21,7 @@ of music: which words last longest? --merges 4096: when does a vocabulary become
 """
 
 import argparse
+import dataclasses
 import math
 import re
 from collections import Counter
@@ -33,9 +34,10 @@ from matplotlib.figure import Figure
 
 from audiogen.audio import read_audio, write_audio
 from audiogen.backbones import GPT
-from audiogen.data import Encoded, encode_folder, label_names, label_of
+from audiogen.data import Encoded, EncodedCache, encode_folder, label_names, label_of
 from audiogen.evaluation.report import originals, round_trip
 from audiogen.evaluation.yardstick import baselines, held_out_score
+from audiogen.frontends import BPE
 from audiogen.frontends.merges import apply_merges, learn_merges, rank_table
 from audiogen.generate import generate_until
 from audiogen.listen import Clip, clip_cards, grid, note, picture, section, table, text, write_document
@@ -70,10 +72,12 @@ def main() -> None:
     encoded: dict[str, Encoded] = {}
     for name, kind, settings in (("samples", "mulaw", {}), ("frames", "melvq", {"codebook_size": args.codes}),
                                  ("codec", "codec", codec)):
-        encoded[name] = encode_folder(args.folder, args.out / name, kind, **settings)
-        encoded[f"{name}, merged"] = encode_folder(
-            args.folder, args.out / f"{name}-merged", "bpe", base={"kind": kind, **settings}, num_merges=args.merges,
-            longest=LONGEST, fit_frames=1_000_000)
+        encoded[name] = plain = encode_folder(args.folder, args.out / name, kind, **settings)
+        front = BPE.over(plain.frontend, num_merges=args.merges, longest=LONGEST, fit_frames=1_000_000)
+        front.learn(plain.training)             # from the codes of the training files alone
+        index = dataclasses.replace(plain.cache.index, folder=args.folder)
+        cache = EncodedCache.open_or_build(index, front, args.out / f"{name}-merged" / "cache")
+        encoded[f"{name}, merged"] = Encoded(front, cache, plain.sides)
     print(encoded["frames"].sides.summary)
 
     # 2. What merging saves, what its words are, what they are worth to a model, and what that one makes up.
@@ -111,8 +115,8 @@ def letters(num_merges: int) -> str:
     imitated = f"tokens{END}sound"
     return section(
         "Text", table(["new token", "made of", "stands for"], first),
-        text(f"The first of {num_merges} merges of {len(training.encode()):,} bytes, the notes of the lessons. A dot is "
-             "a space: to one who counts pairs it is a letter like any other."),
+        text(f"The first of {num_merges} merges of {len(training.encode()):,} bytes, the lessons' notes. A dot is a "
+             "space: to one who counts pairs it is a letter like any other."),
         table(["merged", "bytes per token", "on unseen text", "tokens across words", "the longest of them",
                "with 'token' in them"], rows),
         code("\n".join(f"{name:10}  " + "|".join(spelt(tokenizer, tokenizer.encode(SENTENCE)))
@@ -254,10 +258,10 @@ def rates(encoded: dict[str, Encoded], models: dict[str, Trained], folder: Path)
               "Bits per second of sound on held-out files, and how far the round trip lies from the original"),
         text("Merging leaves the sound as it is: within a pair of rows the mel distance stays. Frames and a codec's "
              "frames differ in it, so their bits are for different sounds, and do not rank them.",
-             f"Bits that merging saves of frames: {saved[0]} where all tokens are taken to be alike, {saved[1]} for the "
-             f"unigram, {saved[2]} for the bigram, {saved[3]} for GPT. Who knows nothing of order gains, since order "
-             "moves into the tokens; who knows it already can't gain much, and pays for a larger vocabulary, each "
-             "entry of which is met less often. What merging saves for certain is steps: work, and reach of a window."),
+             f"Bits that merging saves of frames: {saved[0]} where all tokens are taken to be alike, {saved[1]} for "
+             f"the unigram, {saved[2]} for the bigram, {saved[3]} for GPT. Who knows nothing of order gains, since it "
+             "moves into the tokens; who knows it already can't gain much, and pays for a larger vocabulary, whose "
+             "entries are met less often each. Steps are what merging saves for certain: work, and reach of a window."),
         picture(figure, "Held-out bits per second by training step",
                 "The same model, and steps of as many tokens. The table has the lowest points. Lines of one colour "
                 "stand for the same sound, and can be compared."))
@@ -278,7 +282,7 @@ def samples(encoded: dict[str, Encoded], models: dict[str, Trained], args: argpa
             write_audio(path, wav, front.spec.sample_rate)
             sounds.append(Clip(path, f"Seed {seed}", f"{name}: {drawn} tokens"))
             print(f"{name}, seed {seed}: {seconds:g} s took {drawn} tokens")
-    return section("How it sounds", text("A model draws tokens until the sound is long enough, however many these are."),
+    return section("How it sounds", text("A model draws tokens until the sound is long enough, however many it takes."),
                    grid(clip_cards(sounds)))
 
 

@@ -247,6 +247,13 @@ def test_learning_leaves_its_input_alone():
     assert codes.tolist() == [1, 1, 2, 1, 1, 2]
 
 
+@pytest.mark.parametrize("code", [-1, 3])
+def test_codes_out_of_range_are_refused(code):
+    """Buries a write to memory that belongs to others: compiled code does not look."""
+    with pytest.raises(ValueError, match=r"codes must lie in \[0, 3\)"):
+        fast.learn_merges([np.array([0, 1]), np.array([0, code, 0, code])], 3, 2, FAR)
+
+
 def test_where_nothing_can_be_kept_it_is_compiled_anew(monkeypatch):
     """Buries a front-end that can't be used from a read-only place, where numba finds no room for its cache."""
     calls = []

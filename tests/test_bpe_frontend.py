@@ -1,6 +1,7 @@
 """The front-end whose rate varies, and whoever has to bear with it: cache, split, likelihood, generation, runs."""
 
 import dataclasses
+import io
 import json
 import math
 
@@ -10,10 +11,12 @@ import safetensors.torch
 import torch
 from corpus import RATE, folder_of_notes, note, tiny_frontend, tiny_settings
 from folders import write_wav
+from rich.console import Console
 from tiny import lively, tiny_model
 
 from audiogen import encode_folder
 from audiogen.data import EncodedCache, Part, Sequences, decode_file, scan, split
+from audiogen.doctor.folder import check_folder
 from audiogen.errors import ConfigError, DataError, RunError
 from audiogen.evaluation.report import report, report_rows
 from audiogen.evaluation.yardstick import baselines, held_out_score, score
@@ -319,6 +322,15 @@ def test_a_file_of_codes_is_decoded_item_by_item(tmp_path, merged_samples):
     np.save(tmp_path / "codes.npy", np.array([[[6, 6, 3]], [[5, 7, 7]]]))
     written = decode_file(tmp_path / "codes.npy", merged_samples, tmp_path / "out")
     assert [path.stat().st_size for path in written] == [44 + 2 * 9, 44 + 2 * 2]
+
+
+def test_doctor_looks_at_a_cache_of_any_rate(folder, tmp_path, frontend):
+    """Buries a division by a rate that is not there; a crop lasts as long as so many codes do in the mean."""
+    cache = EncodedCache.build(folder, frontend, tmp_path / "cache")
+    console = Console(file=io.StringIO(), width=200)
+    check_folder(console, tmp_path / "cache")
+    mean = cache.index.seconds / len(cache.data)
+    assert f"{256 * mean:.2f} s; every file is shorter" in console.file.getvalue()
 
 
 # ---- likelihood

@@ -231,7 +231,7 @@ def test_help_names_every_command_and_option(tmp_path):
     fixed = {
         "doctor": ["--overfit"], "tokenize": ["--frontend"], "decode": [], "listen": [], "evaluate": ["--json"],
         "train": ["--out", "--frontend", "--backbone", "--steps", "--minutes", "--seed", "--device", "--resume",
-                  "--set", "--strict"],
+                  "--set", "--strict", "--diagnostics"],
         "generate": ["--out", "--seconds", "--num", "--prompt", "--temperature", "--top-k", "--top-p", "--min-p",
                      "--seed", "--device"],
     }

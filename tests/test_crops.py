@@ -12,6 +12,7 @@ from folders import folder_of_noise, noise, write_wav
 from audiogen.data import Crops, EncodedCache, FileEntry, Part, Sequences, scan, split
 from audiogen.errors import DataError
 from audiogen.frontends import MuLaw
+from audiogen.spec import TokenSpec
 
 
 def numbered(*lengths):
@@ -22,7 +23,8 @@ def numbered(*lengths):
              for entry, length in zip(entries, lengths, strict=True)]
     offsets = np.cumsum([0, *lengths])
     data = np.arange(offsets[-1], dtype=np.uint32)[:, None]
-    cache = SimpleNamespace(folder=Path("numbered"), files=files, offsets=offsets, data=data)
+    spec = TokenSpec(8000, 1, 1, 2 ** 32)
+    cache = SimpleNamespace(folder=Path("numbered"), files=files, offsets=offsets, data=data, spec=spec)
     return cache, [Part(entry) for entry in entries]
 
 

@@ -344,7 +344,7 @@ def test_shares_are_readable():
 def test_the_page_shows_what_there_is_and_survives_the_rest(tmp_path):
     """Buries a page that a damaged line, or a run without functions, costs."""
     run = make_run(tmp_path / "run")
-    layer = {"mean": 0.0, "std": 1.5, "grad_std": 1e-5, "saturated": 0.75, "units": 4, "dead": 1}
+    layer = {"mean": 0.0, "std": 1.5, "grad_std": 1e-5, "saturated": 0.85, "units": 4, "dead": 1}
     good = {"event": "diagnostics", "step": 40, "layers": {"<b> tanh": layer, "head": {"mean": 0.0, "std": 0.1}},
             "weights": {"head.weight": {"std": 0.1, "grad_std": 1e-6, "update": -2.5}}}
     bad = [{"event": "diagnostics"}, {**good, "step": "x"}, {**good, "layers": [1]},
@@ -354,5 +354,5 @@ def test_the_page_shows_what_there_is_and_survives_the_rest(tmp_path):
         file.writelines(json.dumps(event) + "\n" for event in [*bad, good])
     page = Page(write_page([run, make_run(tmp_path / "other")], tmp_path / "page.html"))
     said = page.text("inside-the-network")
-    assert "75% of <b> tanh is saturated" in said and "1 of 4" in said and "-2.5" in said
+    assert "85% of <b> tanh is saturated" in said and "1 of 4" in said and "-2.5" in said
     assert "Nothing is amiss" not in said and said.count("None yet.") == 1

@@ -129,6 +129,33 @@ def test_initialisation_times_10(crops, frontend, backbone, matrices_alone):
     assert found.text.startswith("starting loss is far from ")
 
 
+@pytest.mark.parametrize(("frontend", "backbone", "layer"), [("melvq", "mlp", "backbone.first.linear tanh"),
+                                                             ("mulaw", "wavenet", "backbone.gates.0.linear tanh")])
+def test_initialisation_that_the_first_loss_does_not_show(crops, frontend, backbone, layer):
+    """The head starts quietly, but behind saturated units. Buries "the model can learn this": slowly, and little."""
+    model, x, training = parts(crops, frontend, backbone)
+    with torch.no_grad():
+        for parameter in model.get_submodule(layer.removesuffix(" tanh")).parameters():
+            parameter.mul_(20)
+
+    found = verdict(overfit(model, x, training, STEPS))
+
+    assert found.fault == "initialisation", found
+    assert f"of {layer} was saturated" in found.text
+
+
+def test_a_layer_that_is_dead_throughout(crops):
+    """Buries: blaming the recordings, since a model that hears nothing finds no order in them."""
+    model, x, training = parts(crops, "mulaw", "wavenet")
+    with torch.no_grad():
+        model.backbone.skip.bias.fill_(-50)
+
+    found = verdict(overfit(model, x, training, STEPS))
+
+    assert found.fault == "dead units", found
+    assert "backbone.skip relu" in found.text
+
+
 @some_cases
 def test_shuffled_targets(crops, frontend, backbone):
     """Buries: a check by heart alone, which any model large enough passes on shuffled targets too."""

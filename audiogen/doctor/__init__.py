@@ -4,8 +4,9 @@ Nothing here loads torchaudio before it is needed: the doctor must be able to sp
 """
 
 from .check import check_overfit
-from .experiment import Overfit, Verdict, overfit, verdict
+from .experiment import Overfit, overfit
 from .folder import check_folder
 from .setup import check_setup
+from .verdicts import Verdict, verdict
 
 __all__ = ["Overfit", "Verdict", "check_folder", "check_overfit", "check_setup", "overfit", "verdict"]

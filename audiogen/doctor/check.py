@@ -12,7 +12,8 @@ from rich.text import Text
 from torch import Tensor
 
 from ..errors import DataError
-from .experiment import Verdict, overfit, verdict
+from .experiment import overfit
+from .verdicts import Verdict, verdict
 
 if TYPE_CHECKING:
     from ..data import EncodedCache, Index, Part

@@ -43,10 +43,15 @@ def learn_merges(sequences: Iterable[np.ndarray], codebook_size: int, num_merges
 
     Returns:
         (at most num_merges, 2) int64; row i makes code `codebook_size + i`.
+
+    Raises:
+        ValueError: a code is out of range.
     """
     pieces = []
     for codes in sequences:
-        pieces += [np.asarray(codes, np.int32), np.array([END], np.int32)]
+        if len(codes) and not 0 <= codes.min() <= codes.max() < codebook_size:
+            raise ValueError(f"codes must lie in [0, {codebook_size}), got {codes.min()} to {codes.max()}")
+        pieces += [codes.astype(np.int32), np.array([END], np.int32)]
     if not pieces:
         return np.zeros((0, 2), np.int64)
     tokens = np.concatenate(pieces)

@@ -99,7 +99,8 @@ class Observation:
 def observe(model: nn.Module) -> Iterator[Observation]:
     """Watches one step of training: forward passes, backward passes and the optimizer's step.
 
-    It only reads, so the step does what it would have done anyway. (What is compiled runs uncompiled meanwhile.)
+    It only reads, so the step does what it would have done anyway. What is compiled runs uncompiled meanwhile, which
+    rounds differently.
     """
     seen, latest = Observation(), ""
     meters: dict[tuple[str, int], _Meter] = {}
