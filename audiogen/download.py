@@ -148,10 +148,12 @@ def _transfer(url: str, part: Path, hash_known: bool, max_bytes: int) -> bool:
             raise DownloadError(f"{part}: {total - start} bytes are needed and {free} are free; free some room")
         etag = response.headers.get("ETag", "")
         validator = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
+        with open(part, "ab") as file:                  # before the notes speak of what follows
+            file.truncate(start)
+            os.fsync(file.fileno())
         atomic_write_json(_notes(part), {"url": url, "validator": validator})
         with open(part, "ab") as file, tqdm(desc=part.stem, total=total, initial=start, unit="B", unit_scale=True,
                                             disable=None) as bar:
-            file.truncate(start)
             size = start
             try:
                 while block := _read(response):

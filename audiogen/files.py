@@ -32,8 +32,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         temporary = name
         yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        sync_file(temporary)
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
@@ -52,12 +51,19 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:
-    atomic_write_bytes(path, text.encode("utf-8"))
+    # Names of files that are no UTF-8 come with surrogates, which can't be written as such.
+    atomic_write_bytes(path, text.encode("utf-8", errors="replace"))
 
 
 def atomic_write_json(path: str | Path, value: Any) -> None:
     """Writes `value` as indented JSON; NaN and infinities are refused, since other readers refuse them too."""
     atomic_write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def sync_file(path: str | Path) -> None:
+    """Flushes a file's content to disk."""
+    with open(path, "r+b") as file:             # Windows flushes what is open for writing alone
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: str | Path) -> None:

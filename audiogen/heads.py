@@ -138,7 +138,7 @@ class MixtureDensityHead(Head):
         y = _at_least_float32(self.linear(h))
         M = self.NUM_COMPONENTS
         weights, rest = y[..., :M], y[..., M:].unflatten(-1, (M, 2, self.num_features))
-        log_scales = torch.logaddexp(rest[..., 1, :], rest.new_tensor(math.log(self.MIN_SCALE)))
+        log_scales = torch.logaddexp(rest[..., 1, :], rest.new_full((), math.log(self.MIN_SCALE)))
         return weights.log_softmax(dim=-1), rest[..., 0, :], log_scales
 
     def nll(self, h: Tensor, target: Tensor) -> Tensor:

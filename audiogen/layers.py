@@ -52,7 +52,7 @@ class DelayLine(nn.Module):
 
     def _start(self, y: Tensor, steps: int) -> dict[str, Tensor]:
         """The state after a first chunk of `steps`: `y` is that chunk behind `length` zeros."""
-        position = torch.tensor(steps, device=y.device)
+        position = _position(steps, y)
         newest = y[:, steps:].detach()                                  # (B, length, D), the oldest first
         return {"ring": torch.roll(newest, steps % max(self.length, 1), dims=1), "position": position}
 
@@ -114,7 +114,7 @@ class CausalAttention(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, state: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        q, k, v = self._heads(x, state["position"] if state is not None else torch.tensor(0, device=x.device))
+        q, k, v = self._heads(x, state["position"] if state is not None else _position(0, x))
         if state is None:
             y, state = self._whole(q, k, v)
         else:
@@ -127,7 +127,7 @@ class CausalAttention(nn.Module):
         Row t says how much step t takes from each step: at least 0, in sum 1, and nothing outside of its window. To be
         looked at: the square of S is memory that `forward` does not take.
         """
-        q, k, _ = self._heads(x, torch.tensor(0, device=x.device))
+        q, k, _ = self._heads(x, _position(0, x))
         t = torch.arange(x.shape[1], device=x.device)
         scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])
         return scores.masked_fill(~self._sees(t[:, None], t), -math.inf).softmax(dim=-1)
@@ -160,7 +160,7 @@ class CausalAttention(nn.Module):
             y = torch.cat(blocks, dim=2)
         pad = (0, 0, max(0, W - S), 0)
         rings = [torch.roll(F.pad(z[:, :, -W:].detach(), pad), S % W, dims=2) for z in (k, v)]
-        return y, {"keys": rings[0], "values": rings[1], "position": torch.tensor(S, device=q.device)}
+        return y, {"keys": rings[0], "values": rings[1], "position": _position(S, q)}
 
     def _chunk(self, q: Tensor, k: Tensor, v: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         S, W = q.shape[2], self.window
@@ -202,6 +202,11 @@ def clone_state(state):
     if isinstance(state, list | tuple):
         return [clone_state(value) for value in state]
     return state
+
+
+def _position(step: int, like: Tensor) -> Tensor:
+    """A position as a tensor; filled on the device, so that a GPU need not wait for it to be copied."""
+    return torch.full((), step, dtype=torch.int64, device=like.device)
 
 
 def _slots(position: Tensor, steps: int, length: int) -> Tensor:

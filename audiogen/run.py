@@ -166,7 +166,8 @@ class Run:
         else:
             codes = generate(self.model, num_frames, prompt, num, sampling, seeds)
         with torch.inference_mode():
-            wav = front.decode(codes)[..., :length].clone()
+            wav = front.decode(codes)[..., :length]
+        wav = wav.clone()                               # outside, so that the caller may change it
         wav.seeds = codes.seeds
         return wav
 
@@ -180,14 +181,23 @@ def start_run(folder: Path, config: RunConfig, frontend: Frontend) -> None:
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether `start_run` came to its end here, or something else wrote a config.json that must not be lost."""
+    """Whether `start_run` came to its end here, or something else wrote a config.json that must not be lost.
+
+    Raises:
+        RunError: a front-end was saved here by itself.
+    """
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return False
     except (OSError, ValueError, RecursionError):
         return True
-    return not isinstance(values, dict) or values.keys() != {"format", "frontend"}      # what save_frontend leaves
+    if not isinstance(values, dict) or values.keys() != {"format", "frontend"}:         # what save_frontend leaves
+        return True
+    if not (folder / "split.json").exists():            # which comes first where a run is begun
+        raise RunError(f"{folder}: holds a front-end that was saved there; choose another folder for the run, and give "
+                       "this one as --frontend")
+    return False
 
 
 def read_config(folder: Path) -> RunConfig:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .audio import read_audio, write_audio
+from .errors import AudioReadError
 from .files import atomic_write_json, sha256_file
 from .frontends import Frontend
 from .run import Run
@@ -69,4 +70,6 @@ def generate_files(run: Run, out: Path, seconds: float, num: int, prompt: Path |
     """What `audiogen generate` does: `num` WAVs with seeds counting up from `seed`, or fresh ones."""
     seeds = fresh_seeds(num) if seed is None else [seed + i for i in range(num)]
     sound = None if prompt is None else (str(prompt), read_audio(prompt, run.sample_rate))
+    if sound is not None and not sound[1].shape[1]:
+        raise AudioReadError(f"{prompt}: too short, nothing is left of it at {run.sample_rate} Hz; give a longer one")
     return write_generated(out, run, seconds, seeds, sampling, sound, prefix="sample")

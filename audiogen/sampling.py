@@ -40,7 +40,9 @@ class Sampling:
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     """(..., V) logits -> (..., V) filtered probabilities in float64, summing to 1; temperature must be above 0."""
-    p = torch.softmax(logits.double() / sampling.temperature, dim=-1)
+    logits = logits.double()
+    # Below the largest, so that no temperature is too low to divide by.
+    p = torch.softmax((logits - logits.amax(dim=-1, keepdim=True)) / sampling.temperature, dim=-1)
     if sampling.top_k is not None and sampling.top_k < p.shape[-1]:
         # By rank, not by value: ties at the edge would let more than k through.
         ranks = p.argsort(dim=-1, descending=True, stable=True)[..., :sampling.top_k]

@@ -22,7 +22,7 @@ far back does it pay to look? --steps 20000: who gains by it, the small models o
 import argparse
 import dataclasses
 import math
-from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,11 +38,11 @@ from audiogen.evaluation.yardstick import baselines, held_out_score
 from audiogen.listen import Clip, clip_cards, grid, note, picture, section, table, text, write_document
 from audiogen.model import SequenceModel
 from audiogen.patterns import Parallel
+from audiogen.scratch.fixed_context import draw, examples, joined
 from audiogen.scripts import run_script
 
 Model = list[Tensor]                            # C (V + 2, D), W1 (n D, H), b1 (H,), W2 (H, V), b2 (V,)
 Examples = tuple[Tensor, Tensor]                # contexts (N, n) and what followed (N,)
-Curve = list[tuple[int, float, float]]          # (step, train bits, dev bits)
 
 
 def three_sides(encoded: Encoded) -> dict[str, list[Part]]:
@@ -57,23 +57,10 @@ def three_sides(encoded: Encoded) -> dict[str, list[Part]]:
     return {"train": train, "dev": dev, "test": encoded.sides.held_out}
 
 
-def examples(sequences: Iterable[Tensor], n: int, V: int) -> Examples:
-    """Every token of every file with the n before it. V stands for the file's start, V + 1 for what lies before that.
-
-        n = 3, tokens 7 4 9:    V+1 V+1 V -> 7    V+1 V 7 -> 4    V 7 4 -> 9
-    """
-    contexts, following = [], []
-    for codes in sequences:
-        padded = F.pad(F.pad(codes[0], (1, 0), value=V), (n - 1, 0), value=V + 1)
-        contexts.append(padded.unfold(0, n, 1)[:-1])
-        following.append(codes[0])
-    return torch.cat(contexts), torch.cat(following)
-
-
 def new_model(n: int, D: int, H: int, V: int) -> Model:
     generator = torch.Generator().manual_seed(0)
-    C = torch.randn(V + 2, D, generator=generator)
-    C[V + 1] = 0                                # before the start is nothing, now and for ever
+    C = torch.randn(V + 2, D, generator=generator)                      # V is a file's start
+    C[V + 1] = 0                                # V + 1, before the start, is nothing, now and for ever
     # How large weights should be at the start is the next lesson's subject.
     W1 = torch.randn(n * D, H, generator=generator) * (5 / 3) / math.sqrt(n * D)
     W2 = torch.randn(H, V, generator=generator) * 0.01
@@ -96,17 +83,6 @@ def bits(model: Model, side: Examples) -> float:
     return float(sum(nats)) / len(side[1]) / math.log(2)
 
 
-@torch.no_grad()
-def draw(model: Model, n: int, length: int, generator: torch.Generator) -> Tensor:
-    """A sound of so many tokens, from its start: (length,)."""
-    V = len(model[4])
-    codes = torch.tensor([V + 1] * (n - 1) + [V])
-    for _ in range(length):
-        p = logits(model, codes[-n:][None]).softmax(dim=1)
-        codes = torch.cat([codes, torch.multinomial(p[0], 1, generator=generator)])
-    return codes[n:]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder of sound files")
@@ -117,7 +93,7 @@ def main() -> None:
     args = parser.parse_args()
     V, steps = (16, 60) if args.short else (args.codes, args.steps)
     D, H, usual, batch_size = 16, 200, 4, 64
-    lengths, sizes = ((1, 4), (8, 64)) if args.short else ((1, 2, 4, 8, 16), (12, 50, 200, 800))
+    lengths, sizes = ((1, 4), (8, 64)) if args.short else ((1, 2, 4, 8, 16), (12, 50, 800))
 
     # 1. Three sides, by file.
     encoded = encode_folder(args.folder, args.out, "melvq", codebook_size=V)
@@ -130,12 +106,10 @@ def main() -> None:
           + ", ".join(f"{name} {value:.3f}" for name, value in counted["dev"].items()))
 
     # 2. The loop, in plain sight. `rates` says the learning rate of each step.
-    def train(model: Model, n: int, rates: Tensor, looks: int = 12) -> tuple[Tensor, Curve]:
-        """-> bits per token of each step's batch, and (step, train bits, dev bits) now and then."""
+    def train(model: Model, n: int, rates: Tensor) -> Tensor:
+        """-> bits per token of each step's batch."""
         contexts, following = examples(sides["train"], n, V)
-        some = slice(None, None, max(1, len(contexts) // 8192))         # of the training side, as much as of the dev one
-        dev, generator = examples(sides["dev"], n, V), torch.Generator().manual_seed(1)
-        losses, curve = torch.empty(len(rates)), []
+        generator, losses = torch.Generator().manual_seed(1), torch.empty(len(rates))
         for step, rate in enumerate(rates.tolist()):
             batch = torch.randint(len(contexts), (batch_size,), generator=generator)
             loss = F.cross_entropy(logits(model, contexts[batch]), following[batch])
@@ -144,13 +118,11 @@ def main() -> None:
                 for parameter, gradient in zip(model, gradients, strict=True):
                     parameter -= rate * gradient
             losses[step] = loss.detach() / math.log(2)
-            if looks and (step + 1) % max(1, len(rates) // looks) == 0:
-                curve.append((step + 1, bits(model, (contexts[some], following[some])), bits(model, dev)))
-        return losses, curve
+        return losses
 
     # 3. The learning rate: one short run in which it rises from far too small to far too large.
     tried = 10 ** torch.linspace(-3, 1, max(40, steps // 4))
-    rising, _ = train(new_model(usual, D, H, V), usual, tried, looks=0)
+    rising = train(new_model(usual, D, H, V), usual, tried)
     width = max(1, len(tried) // 20)
     smooth = rising.unfold(0, width, 1).mean(dim=1).nan_to_num(math.inf)
     lowest = float(tried[int(smooth.argmin()) + width // 2])
@@ -160,28 +132,30 @@ def main() -> None:
     print(f"learning rate: the loss is lowest at {lowest:.2g}, so {top:.2g}, and a tenth of it for the last quarter")
 
     # 4. Context: one token is what the bigram sees.
-    models, losses, by_context = {}, {}, {}
+    models, losses, scores = {}, {}, {}         # scores: bits per train token and per dev token
     for n in lengths:
         models[n] = new_model(n, D, H, V)
-        losses[n], by_context[n] = train(models[n], n, rates)
-        print(f"context {n:2} ({n * milliseconds:3.0f} ms): train {by_context[n][-1][1]:.3f}, "
-              f"dev {by_context[n][-1][2]:.3f} bits per token")
-    best = min(lengths, key=lambda n: by_context[n][-1][2])
+        losses[n] = train(models[n], n, rates)
+        scores[n] = [bits(models[n], examples(sides[name], n, V)) for name in ("train", "dev")]
+        print(f"context {n:2} ({n * milliseconds:3.0f} ms): train {scores[n][0]:.3f}, dev {scores[n][1]:.3f}")
+    best = min(lengths, key=lambda n: scores[n][1])
 
     # 5. Capacity: more units learn the training files ever better, and the dev files only up to a point.
-    by_size = {}
+    by_size = {H: scores[best]}
     for size in sizes:
-        by_size[size] = train(new_model(best, D, size, V), best, rates)[1]
-        print(f"{size:4} hidden units: train {by_size[size][-1][1]:.3f}, dev {by_size[size][-1][2]:.3f}")
+        model = new_model(best, D, size, V)
+        train(model, best, rates)
+        by_size[size] = [bits(model, examples(sides[name], best, V)) for name in ("train", "dev")]
+        print(f"{size:4} hidden units: train {by_size[size][0]:.3f}, dev {by_size[size][1]:.3f}")
 
     # 6. Embeddings to look at: of two dimensions, as in the course, so that nothing has to be projected.
     flat = new_model(usual, 2, H, V)
-    flat_bits = train(flat, usual, rates)[1][-1][2]
-    points = flat[0][:V].detach().numpy()                               # (V, 2)
+    train(flat, usual, rates)
+    flat_bits, points = bits(flat, examples(sides["dev"], usual, V)), flat[0][:V].detach().numpy()      # (V, 2)
     loudness, pitch, met = look_at(encoded, sides["train"])
-    told = {name: explained(points, values, met) for name, values in (("loudness", loudness), ("pitch", np.log2(pitch)))}
-    print(f"embeddings of 2 dimensions: dev {flat_bits:.3f}; a plane over them explains "
-          + ", ".join(f"{value:.0%} of the {name}" for name, value in told.items()))
+    loud, high = explained(points, loudness), explained(points, np.log2(pitch))
+    print(f"embeddings of 2 dimensions: dev {flat_bits:.3f}; a plane over them explains {loud:.0%} of the loudness, "
+          f"{high:.0%} of the pitch")
 
     # 7. The library's MLP is this one; see `as_plain` for the one thing that it writes in another way.
     torch.manual_seed(0)
@@ -204,27 +178,23 @@ def main() -> None:
     tested = bits(models[best], examples(sides["test"], best, V))
     print(f"test, context {best}: {tested:.3f} bits per token; counted bigram {counted['test']['bigram']:.3f}")
 
-    # 9. Sounds: each several draws one after the other, as long as the middle one of the test files.
-    def sound(name: str, pieces: list[Tensor], title: str, about: str) -> Clip:
-        pause = torch.zeros(1, round(0.15 * spec.sample_rate))
-        with torch.inference_mode():
-            wavs = [wav for codes in pieces for wav in (encoded.frontend.decode(codes[None, None])[0], pause)]
-        write_audio(args.out / f"{name}.wav", torch.cat(wavs[:-1], dim=1), spec.sample_rate)
-        return Clip(args.out / f"{name}.wav", title, notes=[about])
+    # 9. Sounds: several draws one after the other, each as long as the middle one of the test files.
+    def sound(name: str, pieces: list[Tensor], about: str) -> Clip:
+        path = args.out / f"{name.replace(' ', '-')}.wav"
+        write_audio(path, joined(encoded.frontend, pieces), spec.sample_rate)
+        return Clip(path, name.capitalize(), notes=[about])
 
-    count = min(6, len(sides["test"]))
-    length = min(int(np.median(sides["test"].num_frames)), math.ceil(4 * spec.frame_rate))
-    sounds = [sound("held-out", [sides["test"][i][0, :length] for i in range(count)], "Held-out files",
+    count, length = min(6, len(sides["test"])), min(int(np.median(sides["test"].num_frames)), int(4 * spec.frame_rate))
+    sounds = [sound("held-out files", [sides["test"][i][0, :length] for i in range(count)],
                     f"{count} of them, through the tokens and back: as good as it can get.")]
     for n, model in models.items():
         generator = torch.Generator().manual_seed(0)
-        sounds.append(sound(f"context-{n}", [draw(model, n, length, generator) for _ in range(count)],
-                            f"Context {n}", f"{n * milliseconds:.0f} ms; {by_context[n][-1][2]:.3f} bits per dev token."))
+        sounds.append(sound(f"context {n}", [draw(partial(logits, model), n, V, length, generator)
+                                             for _ in range(count)], f"{scores[n][1]:.3f} bits per dev token."))
 
     # 10. The page.
-    gaps = {n: curve[-1][2] - curve[-1][1] for n, curve in by_context.items()}
-    largest, least = by_size[sizes[-1]], min(by_size, key=lambda size: by_size[size][-1][2])
-    turned = min(largest, key=lambda look: look[2])
+    before, after = (losses[usual][int(a * steps):int(b * steps)].mean() for a, b in ((0.7, 0.75), (0.75, 0.8)))
+    most, gaps = lengths[-1], {n: dev - train for n, (train, dev) in scores.items()}
     page = write_document(
         args.out / "index.html", "Lesson 3: the multi-layer perceptron",
         note(__doc__), text(f"{said}. A token is {milliseconds:.0f} ms of sound, one of {V}."),
@@ -232,47 +202,43 @@ def main() -> None:
                 picture(draw_rates(tried, rising, smooth, width, top, losses[usual]),
                         "Loss over a rising learning rate, and over a training whose rate falls once",
                         f"Left: each step has a higher rate than the one before. Right: a training with {top:.2g}, and "
-                        "a tenth of it for the last quarter."),
-                text(f"Below {tried[len(tried) // 4]:.2g} hardly anything is learned. The loss is lowest at "
-                     f"{lowest:.2g} and turns up beyond it, so {top:.2g}, a third of that, is fast and safe. A rate that high keeps "
-                     "the weights jumping about the bottom of the valley; when it falls to a tenth, so does the loss "
-                     "at once.")),
+                        "a tenth of it for the last quarter. Grey: each batch; blue: their running mean."),
+                text(f"The loss is lowest at {lowest:.2g} and turns up beyond it, so {top:.2g}, a third of that, is "
+                     "fast and safe. A rate that high keeps the weights jumping about the bottom of the valley: within "
+                     f"a twentieth of the run after it falls to a tenth, the loss goes from {before:.2f} to "
+                     f"{after:.2f}.")),
         section("How much past",
-                picture(draw_bits(by_context, by_size, counted["dev"], milliseconds, best),
-                        "Bits per token on the training and dev sides, by context, by hidden units and by step",
-                        f"Left and right of it: after {steps:,} steps. The two others begin where the dev side chose "
-                        f"{best} tokens."),
+                picture(draw_bits({n * milliseconds: scores[n] for n in lengths}, by_size, counted["dev"]["bigram"]),
+                        "Bits per token on the training and dev sides, by context and by hidden units",
+                        f"After {steps:,} steps. Left: {H} hidden units. Right: {best} tokens of context."),
                 table(["context", "milliseconds", "parameters", "train", "dev", "dev, bits per second"],
-                      [[str(n), n * milliseconds, sum(x.numel() for x in models[n]), *curve[-1][1:],
-                        curve[-1][2] * spec.frame_rate] for n, curve in by_context.items()],
-                      "bits per token", main_row=lengths.index(best)),
-                text(f"One token of context needs {by_context[lengths[0]][-1][2]:.3f} bits per dev token, the counted "
-                     f"bigram, which sees the same, {counted['dev']['bigram']:.3f}. {best} tokens need "
-                     f"{by_context[best][-1][2]:.3f}. " + (
-                         f"More is not better: with {lengths[-1]} the training loss is {by_context[lengths[-1]][-1][1]:.3f}, "
-                         f"yet the dev loss {by_context[lengths[-1]][-1][2]:.3f}. What stands between the two grows from "
-                         f"{gaps[lengths[0]]:.2f} to {gaps[lengths[-1]]:.2f}: this is overfitting."
-                         if best != lengths[-1] else "It is the longest that was tried: try more."),
-                     f"Of the sizes, {least} hidden units are best for the dev side. The largest model's dev loss was "
-                     f"{turned[2]:.3f} at step {turned[0]:,} and is {largest[-1][2]:.3f} at the end, its training loss "
-                     f"{largest[-1][1]:.3f}."),
-                text(f"The dev side has chosen among {len(lengths)} contexts, so its {by_context[best][-1][2]:.3f} is a "
-                     f"little too good to be believed. The test side was looked at once, after that: {tested:.3f} bits "
-                     f"per token, beside {counted['test']['bigram']:.3f} of the counted bigram on the same files.")),
+                      [[str(n), n * milliseconds, sum(x.numel() for x in models[n]), *scores[n],
+                        scores[n][1] * spec.frame_rate] for n in lengths], "bits per token", lengths.index(best)),
+                text(f"One token of context needs {scores[1][1]:.3f} bits per dev token; the counted bigram, seeing the "
+                     f"same, {counted['dev']['bigram']:.3f}. The best is {best}: {scores[best][1]:.3f}. "
+                     + ("Would more be better still?" if best == most else
+                        f"More is not better: {most} need {scores[most][0]:.3f} on the training side and "
+                        f"{scores[most][1]:.3f} on the dev side. What lies between the two was {gaps[1]:.2f} at one "
+                        f"token and is {gaps[most]:.2f} now: the model learns its files by heart."),
+                     f"Of the sizes, {min(by_size, key=lambda size: by_size[size][1])} hidden units are best on the "
+                     f"dev side, and {min(by_size, key=lambda size: by_size[size][0])} on the training side.",
+                     f"The dev side has chosen the context, so that its {scores[best][1]:.3f} is a little too good to "
+                     f"be believed. The test side was looked at once, after that: {tested:.3f} bits per token, beside "
+                     f"{counted['test']['bigram']:.3f} of the counted bigram on the same files.")),
         section("Where tokens lie",
                 picture(draw_points(points, loudness, pitch, met), "The 2-D embedding of each token, coloured twice",
                         "Each dot is a token, the larger the more often it was met. It lies where training has put it; "
                         "the colours were not known to the model."),
-                text(f"A plane over the picture explains {told['loudness']:.0%} of what the tokens differ in loudness, "
-                     f"and {told['pitch']:.0%} of their pitch (the band in which a token's typical frame is loudest "
-                     f"beside the other tokens); over points drawn by lot it would be about {2 / V:.1%}. Two dimensions "
-                     f"are few: this model needs {flat_bits:.3f} bits per dev token, the one with {D} "
-                     f"{by_context[usual][-1][2]:.3f}.")),
+                text(f"A plane over the picture explains {loud:.0%} of what tokens differ in loudness, and {high:.0%} "
+                     "of their pitch (where a token's typical frame stands out from the others); over points drawn by "
+                     f"lot it would be about {2 / V:.1%}. Two dimensions are few: this model needs {flat_bits:.3f} "
+                     f"bits per dev token, that of {D} dimensions {scores[usual][1]:.3f}.")),
         section("The same in the library",
-                text(f"audiogen.backbones.MLP in a SequenceModel, trained on crops by AdamW, needs {theirs:.5f} bits per "
-                     f"dev token. Its weights in this lesson's five tensors give {plain:.5f}: it is the same model. It "
-                     "looks at all steps of a crop at once, since sliding n tokens through a matrix is a convolution.")),
-        section("How it sounds", text("Six draws each, one after the other."), grid(clip_cards(sounds))))
+                text("audiogen.backbones.MLP in a SequenceModel looks at all steps of a crop at once, since sliding n "
+                     "tokens through a matrix is a convolution. Trained on crops by AdamW, with embeddings of 64 "
+                     f"dimensions, it needs {theirs:.5f} bits per dev token; its weights in this lesson's five tensors "
+                     f"need {plain:.5f}. It is the same model.")),
+        section("How it sounds", text("Several draws each, one after the other."), grid(clip_cards(sounds))))
     print(f"open {page}")
 
 
@@ -295,13 +261,10 @@ def look_at(encoded: Encoded, training: Sequences) -> tuple[np.ndarray, np.ndarr
     return typical.mean(axis=0), centres[band], met
 
 
-def explained(points: np.ndarray, values: np.ndarray, met: np.ndarray) -> float:
-    """How much of the variance of `values` a plane over the points explains, each counting as often as it was met."""
-    weight = np.sqrt(met / met.sum())
-    values = values - (values * weight ** 2).sum()
-    plane = np.column_stack([points, np.ones(len(points))]) * weight[:, None]
-    rest = values * weight - plane @ np.linalg.lstsq(plane, values * weight, rcond=None)[0]
-    return float(1 - (rest ** 2).sum() / ((values * weight) ** 2).sum())
+def explained(points: np.ndarray, values: np.ndarray) -> float:
+    """How much of the variance of `values` a plane over the points explains."""
+    plane = np.column_stack([points, np.ones(len(points))])
+    return float(1 - (values - plane @ np.linalg.lstsq(plane, values, rcond=None)[0]).var() / values.var())
 
 
 def draw_rates(tried: Tensor, rising: Tensor, smooth: Tensor, width: int, top: float, losses: Tensor) -> Figure:
@@ -310,7 +273,7 @@ def draw_rates(tried: Tensor, rising: Tensor, smooth: Tensor, width: int, top: f
     left.semilogx(tried, rising, color="lightgrey", linewidth=0.8)
     left.semilogx(tried[width // 2:][:len(smooth)], smooth)
     left.axvline(top, color="tab:orange", linestyle="--", label=f"chosen: {top:.2g}")
-    left.set(xlabel="learning rate", ylabel="bits per token of the batch", ylim=(float(smooth.min()) - 1.5, float(rising[0]) + 2))
+    left.set(xlabel="learning rate", ylabel="bits per token of the batch", ylim=(smooth.min() - 1.5, rising[0] + 2))
     left.legend()
     width = max(1, len(losses) // 60)
     right.plot(losses, color="lightgrey", linewidth=0.6)
@@ -321,22 +284,16 @@ def draw_rates(tried: Tensor, rising: Tensor, smooth: Tensor, width: int, top: f
     return figure
 
 
-def draw_bits(by_context: dict[int, Curve], by_size: dict[int, Curve], counted: dict[str, float], milliseconds: float,
-              best: int) -> Figure:
-    figure = Figure(figsize=(13, 4), layout="constrained")
-    axes = figure.subplots(1, 3, sharey=True)
-    for ax, curves, label in ((axes[0], {n * milliseconds: c for n, c in by_context.items()}, "context, ms"),
-                              (axes[1], by_size, f"hidden units (context {best})")):
-        for side, colour in ((1, "tab:blue"), (2, "tab:orange")):
-            ax.plot(list(curves), [curve[-1][side] for curve in curves.values()], "o-", color=colour,
-                    label=("", "train", "dev")[side])
-        ax.set(xscale="log", xlabel=label, xticks=list(curves), xticklabels=[f"{x:.0f}" for x in curves])
+def draw_bits(by_context: dict[float, list[float]], by_size: dict[int, list[float]], bigram: float) -> Figure:
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for ax, scores, label in ((axes[0], by_context, "context, ms"), (axes[1], by_size, "hidden units")):
+        xs = sorted(scores)
+        ax.plot(xs, [scores[x][0] for x in xs], "o-", label="train")
+        ax.plot(xs, [scores[x][1] for x in xs], "o-", label="dev")
+        ax.axhline(bigram, color="grey", linestyle="--", linewidth=1, label="counted bigram, dev")
+        ax.set(xscale="log", xlabel=label, xticks=xs, xticklabels=[f"{x:.0f}" for x in xs])
         ax.minorticks_off()
-    steps, train, dev = zip(*by_size[max(by_size)], strict=True)
-    axes[2].plot(steps, train, "o-", steps, dev, "o-")
-    axes[2].set(xlabel=f"step, {max(by_size)} hidden units")
-    for ax in axes:
-        ax.axhline(counted["bigram"], color="grey", linestyle="--", linewidth=1, label="counted bigram, dev")
     axes[0].set(ylabel="bits per token")
     axes[0].legend()
     return figure

@@ -7,27 +7,31 @@ sure of what it can't know, and training spends its time on taking that back (th
 the layers before it do, their tanh units lie at -1 or 1, where the slope is nearly nothing, and no gradient gets
 through. The right size keeps the signal's spread the same from layer to layer: 1 / sqrt(inputs), times 5/3 for what
 tanh squeezes. Batch normalisation enforces what initialisation can only hope for: each unit's sums are shifted and
-scaled to mean 0 and variance 1 over the batch. Four pictures show whether a network is well: activations, gradients,
+scaled to mean 0 and variance 1 over the batch (BatchNorm in audiogen/scratch/stack.py). Four pictures show whether a network is well: activations, gradients,
 the weights' gradients beside the weights, and how much a step changes the weights, which should be about a thousandth.
 
 How it carries over to audio. The network is lesson 3's, which names the next 16 ms of sound, but five layers deep.
-Nothing here depends on what the tokens stand for: the same pictures are drawn for any training run of the library, be it
-a WaveNet's gates or a GPT's attention, by `audiogen train FOLDER --out RUN --diagnostics`.
+Nothing here depends on what the tokens stand for: `audiogen train FOLDER --out RUN --diagnostics` draws the like for any
+training run of the library, be it of a WaveNet's gates or a GPT's attention.
 
 What to try. --rate 0.05: which starts suffer most? --depth 12: which ones still learn? Take tanh away (make Tanh return
 its input): why is a deep network then no better than one layer, and which gain keeps the spread now?
 """
 
 import argparse
+import inspect
+import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from audiogen.audio import write_audio
@@ -35,75 +39,19 @@ from audiogen.backbones import MLP
 from audiogen.data import encode_folder
 from audiogen.evaluation.yardstick import baselines
 from audiogen.listen import Clip, clip_cards, grid, note, picture, section, table, text, write_document
+from audiogen.listen.pieces import code
 from audiogen.model import SequenceModel
 from audiogen.patterns import Parallel
+from audiogen.scratch.fixed_context import draw, examples, joined
+from audiogen.scratch.stack import BatchNorm, Embedding, Layer, Linear, Tanh, run
 from audiogen.scripts import run_script
 from audiogen.training.diagnostics import SATURATED, observe
 
 CONTEXT, DIM, WIDTH, BATCH = 4, 16, 100, 64
+GAINS = (0.5, 1.0, 5 / 3, 3.0)
 
 
-# The parts: each keeps what it gave as `out`, to be looked at.
-
-class Embedding:
-    def __init__(self, C: Tensor):
-        self.C = C                                                      # (V + 2, D): V the start, V + 1 nothing
-
-    def __call__(self, x: Tensor) -> Tensor:
-        self.out = F.embedding(x, self.C, padding_idx=len(self.C) - 1).flatten(1)       # (N, n) -> (N, n D)
-        return self.out
-
-    def parameters(self) -> list[Tensor]:
-        return [self.C]
-
-
-class Linear:
-    def __init__(self, W: Tensor, b: Tensor):
-        self.W, self.b = W, b
-
-    def __call__(self, x: Tensor) -> Tensor:
-        self.out = x @ self.W + self.b
-        return self.out
-
-    def parameters(self) -> list[Tensor]:
-        return [self.W, self.b]
-
-
-class Tanh:
-    def __call__(self, x: Tensor) -> Tensor:
-        self.out = torch.tanh(x)
-        return self.out
-
-    def parameters(self) -> list[Tensor]:
-        return []
-
-
-class BatchNorm:
-    """Ioffe and Szegedy 2015, algorithm 1. In training by the batch's own mean and variance, of which running averages
-    are kept; these serve in evaluation, where a sound must not depend on what it is judged together with."""
-
-    def __init__(self, gain: Tensor, shift: Tensor):
-        self.gain, self.shift, self.training = gain, shift, True
-        self.mean, self.variance = torch.zeros(len(gain)), torch.ones(len(gain))
-
-    def __call__(self, x: Tensor) -> Tensor:
-        mean, variance = self.mean, self.variance
-        if self.training:
-            mean, variance = x.mean(dim=0), x.var(dim=0, correction=0)
-            with torch.no_grad():               # of all data, not of the batch, hence N - 1
-                self.mean += 0.1 * (mean - self.mean)
-                self.variance += 0.1 * (x.var(dim=0) - self.variance)
-        self.out = (x - mean) / (variance + 1e-5).sqrt() * self.gain + self.shift
-        return self.out
-
-    def parameters(self) -> list[Tensor]:
-        return [self.gain, self.shift]
-
-
-Layers = list[Embedding | Linear | BatchNorm | Tanh]
-
-
-def new_network(V: int, depth: int, gain: float | None, last: float, batch_norm: bool) -> Layers:
+def new_network(V: int, depth: int, gain: float | None, last: float, batch_norm: bool) -> list[Layer]:
     """`gain` is that of Kaiming's rule, None leaves torch.randn as it is; `last` scales the last layer's weights."""
     generator = torch.Generator().manual_seed(0)
 
@@ -111,8 +59,8 @@ def new_network(V: int, depth: int, gain: float | None, last: float, batch_norm:
         return torch.randn(fan_in, fan_out, generator=generator) * (1 if gain is None else gain / math.sqrt(fan_in))
 
     C = torch.randn(V + 2, DIM, generator=generator)
-    C[V + 1] = 0
-    layers: Layers = [Embedding(C)]
+    C[V + 1] = 0                                # before the start is nothing, as in lesson 3
+    layers: list[Layer] = [Embedding(C)]
     for layer in range(depth):
         layers.append(Linear(weights(WIDTH if layer else CONTEXT * DIM, WIDTH), torch.zeros(WIDTH)))
         if batch_norm:
@@ -121,71 +69,35 @@ def new_network(V: int, depth: int, gain: float | None, last: float, batch_norm:
     return [*layers, Linear(last * weights(WIDTH, V), torch.zeros(V))]
 
 
-def run(layers: Layers, x: Tensor, training: bool = True) -> Tensor:
-    """Contexts (N, n) -> logits (N, V)."""
-    for layer in layers:
-        layer.training = training
-        x = layer(x)
-    return x
-
-
-def parameters(layers: Layers) -> list[Tensor]:
-    return [parameter.requires_grad_() for layer in layers for parameter in layer.parameters()]
-
-
 @dataclass
 class Look:
-    """A network in one picture: of each tanh, outputs and gradient (N, H); of each matrix, gradient over data."""
+    """One batch in one network: of each tanh, outputs and gradient (N, H); of each matrix, gradient over data."""
 
     loss: float
     outputs: list[Tensor]
     gradients: list[Tensor]
     matrices: list[Tensor]
 
-    @property
-    def saturated(self) -> list[float]:
-        return [float((y.abs() > SATURATED).float().mean()) for y in self.outputs]
-
-    @property
-    def dead(self) -> int:
-        """Units, of all layers, that are saturated for every example."""
-        return sum(int((y.abs() > SATURATED).all(dim=0).sum()) for y in self.outputs)
+    def __post_init__(self):
+        asleep = torch.stack(self.outputs).abs() > SATURATED            # (depth, N, H)
+        self.saturated, self.dead = asleep.float().mean(dim=(1, 2)), int(asleep.all(dim=1).sum())
 
 
-def look(layers: Layers, contexts: Tensor, following: Tensor) -> Look:
-    matrices = [p for p in parameters(layers) if p.ndim == 2]
-    loss = F.cross_entropy(run(layers, contexts), following)
+def look(layers: list[Layer], contexts: Tensor, following: Tensor) -> Look:
+    loss = F.cross_entropy(run(layers, True, contexts), following)
     outputs = [layer.out for layer in layers if isinstance(layer, Tanh)]
+    matrices = [weight for layer in layers for weight in layer.weights if weight.ndim == 2]
     gradients = torch.autograd.grad(loss, [*outputs, *matrices])
-    ratios = [g / p.std() for g, p in zip(gradients[len(outputs):], matrices, strict=True)]
-    return Look(loss.item() / math.log(2), [y.detach() for y in outputs], list(gradients[:len(outputs)]),
-                [ratio.detach() for ratio in ratios])
-
-
-def examples(sequences: Iterable[Tensor], V: int) -> tuple[Tensor, Tensor]:
-    """Every token with the ones before it, as in lesson 3."""
-    contexts, following = [], []
-    for codes in sequences:
-        padded = F.pad(F.pad(codes[0], (1, 0), value=V), (CONTEXT - 1, 0), value=V + 1)
-        contexts.append(padded.unfold(0, CONTEXT, 1)[:-1])
-        following.append(codes[0])
-    return torch.cat(contexts), torch.cat(following)
+    ratios = [(g / p.std()).detach() for g, p in zip(gradients[len(outputs):], matrices, strict=True)]
+    return Look(loss.item() / math.log(2), [y.detach() for y in outputs], list(gradients[:len(outputs)]), ratios)
 
 
 @torch.no_grad()
-def bits(layers: Layers, contexts: Tensor, following: Tensor) -> float:
-    nats = [F.cross_entropy(run(layers, x, training=False), y, reduction="sum")
+def bits(layers: list[Layer], contexts: Tensor, following: Tensor) -> float:
+    """Bits per token, in evaluation."""
+    nats = [F.cross_entropy(run(layers, False, x), y, reduction="sum")
             for x, y in zip(contexts.split(8192), following.split(8192), strict=True)]
     return float(sum(nats)) / len(following) / math.log(2)
-
-
-@torch.no_grad()
-def draw(layers: Layers, V: int, length: int, generator: torch.Generator) -> Tensor:
-    codes = torch.tensor([V + 1] * (CONTEXT - 1) + [V])
-    for _ in range(length):
-        p = run(layers, codes[-CONTEXT:][None], training=False).softmax(dim=1)
-        codes = torch.cat([codes, torch.multinomial(p[0], 1, generator=generator)])
-    return codes[CONTEXT:]
 
 
 def main() -> None:
@@ -200,55 +112,224 @@ def main() -> None:
     args = parser.parse_args()
     V, steps, depth = (16, 40, 3) if args.short else (args.codes, args.steps, args.depth)
 
-    # 1. Tokens, as in lesson 3. The same examples are looked at throughout.
+    # 1. Tokens, as in lesson 3.
     encoded = encode_folder(args.folder, args.out, "melvq", codebook_size=V)
-    spec = encoded.spec
-    contexts, following = examples(encoded.training, V)
-    held_out = examples(encoded.held_out, V)
-    counted = baselines(spec, encoded.training, encoded.held_out)
-    generator = torch.Generator().manual_seed(1)
-    shown = torch.randperm(len(contexts), generator=generator)[:512]
-    print(f"{encoded.sides.summary}; {math.log2(V):.3f} bits per token if nothing is known, {counted['bigram']:.3f} by "
-          "counting pairs")
+    spec, held_out = encoded.spec, encoded.held_out
+    contexts, following = examples(encoded.training, CONTEXT, V)
+    bigram, generator = baselines(spec, encoded.training, held_out)["bigram"], torch.Generator().manual_seed(1)
+    shown = torch.randperm(len(contexts), generator=generator)[:512]    # the examples to look at, always the same
+    print(f"{encoded.sides.summary}; {math.log2(V):.3f} bits per token if nothing is known, {bigram:.3f} by counting "
+          "pairs")
 
     # 2. Five starts, each trained in the same way on the same batches.
     starts = {"careless": (None, 1.0, False), "quiet end": (None, 0.01, False), "Kaiming": (5 / 3, 0.01, False),
               "batch norm": (5 / 3, 0.01, True), "careless, batch norm": (None, 0.01, True)}
-    networks, before, after, losses, steps_of, scores = {}, {}, {}, {}, {}, {}
+    networks, before, after, losses, moves, scores = {}, {}, {}, {}, {}, {}
     for name, start in starts.items():
         layers = networks[name] = new_network(V, depth, *start)
-        weights, generator = parameters(layers), torch.Generator().manual_seed(2)
-        matrices = [p for p in weights if p.ndim == 2]
-        before[name], losses[name], steps_of[name] = look(layers, contexts[shown], following[shown]), [], []
+        weights, order = [w for layer in layers for w in layer.weights], torch.Generator().manual_seed(2)
+        before[name], losses[name], moves[name] = look(layers, contexts[shown], following[shown]), [], []
         for step in range(steps):
-            batch = torch.randint(len(contexts), (BATCH,), generator=generator)
-            loss = F.cross_entropy(run(layers, contexts[batch]), following[batch])
+            batch = torch.randint(len(contexts), (BATCH,), generator=order)
+            loss = F.cross_entropy(run(layers, True, contexts[batch]), following[batch])
             gradients = torch.autograd.grad(loss, weights)
             rate = args.rate if step < 0.75 * steps else args.rate / 10
             with torch.no_grad():
-                for parameter, gradient in zip(weights, gradients, strict=True):
-                    parameter -= rate * gradient
+                for weight, gradient in zip(weights, gradients, strict=True):
+                    weight -= rate * gradient
                 if step % max(1, steps // 100) == 0:                    # how far did the step move each matrix?
-                    moved = [rate * g for g in gradients if g.ndim == 2]
-                    steps_of[name].append([float((m.std() / p.std()).log10())
-                                           for m, p in zip(moved, matrices, strict=True)])
+                    moves[name].append([float((rate * g.std() / w.std()).log10())
+                                        for g, w in zip(gradients, weights, strict=True) if w.ndim == 2])
             losses[name].append(loss.item() / math.log(2))
         after[name] = look(layers, contexts[shown], following[shown])
-        scores[name] = bits(layers, contexts[::8], following[::8]), bits(layers, *held_out)
-        print(f"{name:>20}: first loss {before[name].loss:6.3f}, {np.mean(before[name].saturated):4.0%} saturated, "
-              f"{before[name].dead:3} of {depth * WIDTH} dead; then train {scores[name][0]:.3f}, "
-              f"held out {scores[name][1]:.3f}")
+        scores[name] = bits(layers, contexts[::8], following[::8]), bits(layers, *examples(held_out, CONTEXT, V))
+        print(f"{name:>20}: first loss {before[name].loss:6.3f}, {before[name].saturated.mean():4.0%} saturated, "
+              f"{before[name].dead} of {depth * WIDTH} dead; then train {scores[name][0]:.3f}, held out "
+              f"{scores[name][1]:.3f}")
 
     # 3. Why 5/3: the spread of signal and gradient from layer to layer, before any step.
     spreads = {}
-    for batch_norm in (False, True):
-        for gain in (0.5, 1.0, 5 / 3, 3.0):
-            seen = look(new_network(V, depth, gain, 1.0, batch_norm), contexts[shown], following[shown])
-            spreads[gain, batch_norm] = [[float(x.std()) for x in xs] for xs in (seen.outputs, seen.gradients)]
+    for gain, batch_norm in itertools.product(GAINS, (False, True)):
+        seen = look(new_network(V, depth, gain, 1.0, batch_norm), contexts[shown], following[shown])
+        spreads[gain, batch_norm] = [[float(x.std()) for x in xs] for xs in (seen.outputs, seen.gradients)]
 
-    # 4. Batch norm is torch's: outputs, gradients and running averages.
-    ours, theirs = BatchNorm(torch.ones(WIDTH), torch.zeros(WIDTH)), nn.BatchNorm1d(WIDTH)
-    x = torch.randn(BATCH, WIDTH, generator=generator).mul(3).add(1).requires_grad_()
-    slopes = [torch.autograd.grad(norm(x).square().mul(x).sum(), x)[0] for norm in (ours, theirs)]
-    for a, b in ((ours.out, theirs(x)), slopes, (ours.mean, theirs.running_mean), (ours.variance, theirs.running_var)):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4) if a is not ours.mean and a is not ours.variance else None
+    # 4. What it costs and gives: an example's answer depends on the others of its batch, the more the fewer they are.
+    jitter = {}
+    with torch.no_grad():
+        for size in (4, 16, 64, 256):
+            others = torch.randint(len(contexts), (50, size - 1), generator=generator)
+            answers = torch.stack([run(networks["batch norm"], True, torch.cat([contexts[:1], contexts[rest]]))[0]
+                                   for rest in others])                 # (50, V): of the same example
+            jitter[size] = float(answers.std(dim=0).mean() / answers.mean(dim=0).std())
+    print("batch norm's jitter: " + ", ".join(f"{value:.1%} in batches of {size}" for size, value in jitter.items()))
+
+    # 5. The library's MLP is this stack, and what its diagnostics see is what the pictures show.
+    torch.manual_seed(0)
+    library = SequenceModel(spec, MLP(MLP.Config(dim=DIM, context=CONTEXT, hidden_dim=WIDTH, num_layers=depth,
+                                                 batch_norm=True)), Parallel(1))
+    x, _ = encoded.crops(num_frames=64, batch_size=16).batch(0)
+    with observe(library) as seen:
+        nats, tokens = library.nll(x)
+        (nats / tokens).backward()
+    mine = look(as_plain(library, V), *examples(x, CONTEXT, V))
+    theirs = [layer for name, layer in seen.layers.items() if name.endswith(" tanh")]
+    figures = [(nats.item() / tokens / math.log(2), mine.loss)]
+    figures += [pair for layer, *own in zip(theirs, mine.saturated, mine.outputs, mine.gradients, strict=True)
+                for pair in zip((layer.saturated, layer.std, layer.grad_std),
+                                (own[0], *(float(y.std(correction=0)) for y in own[1:])), strict=True)]
+    apart = max(abs(a - b) / max(abs(b), 1e-9) for a, b in figures)
+    assert apart < 1e-3, figures
+    print(f"the library's MLP with batch_norm=True, observed: {len(figures)} figures, none is further than {apart:.0e} "
+          "from this lesson's")
+
+    # 6. Sounds: several draws one after the other, each as long as the middle one of the held-out files.
+    def sound(name: str, pieces: list[Tensor], about: str) -> Clip:
+        path = args.out / f"{name.replace(',', '').replace(' ', '-')}.wav"
+        write_audio(path, joined(encoded.frontend, pieces), spec.sample_rate)
+        return Clip(path, name.capitalize(), notes=[about])
+
+    count, length = min(6, len(held_out)), min(int(np.median(held_out.num_frames)), int(4 * spec.frame_rate))
+    sounds = [sound("held-out files", [held_out[i][0, :length] for i in range(count)],
+                    "Through the tokens and back: as good as it can get.")]
+    for name, layers in networks.items():
+        generator = torch.Generator().manual_seed(0)
+        sounds.append(sound(name, [draw(partial(run, layers, False), CONTEXT, V, length, generator)
+                                   for _ in range(count)], f"{scores[name][1]:.3f} bits per held-out token."))
+
+    # 7. The page.
+    first, gaps = {name: seen.loss for name, seen in before.items()}, {n: b - a for n, (a, b) in scores.items()}
+    page = write_document(
+        args.out / "index.html", "Lesson 4: batch normalisation",
+        note(__doc__), text(f"{encoded.sides.summary}. A token is {1000 / spec.frame_rate:.0f} ms of sound, one of {V}. "
+                            f"The network: {CONTEXT} tokens of context, {depth} hidden layers of {WIDTH} tanh units."),
+        section("The hockey stick",
+                picture(draw_losses(losses), "Loss by step of each start: the first steps, and all of them",
+                        "Left: the first fiftieth of the training, as it was. Right: all of it, smoothed."),
+                text(f"Who knows nothing needs {math.log2(V):.3f} bits. The careless start needs "
+                     f"{first['careless']:.1f}: its last layer is loud, so that it is sure, and wrong. A hundredth of "
+                     f"these weights, and the first loss is {first['quiet end']:.3f}. That cures the first loss, not "
+                     f"the network: {before['quiet end'].saturated.mean():.0%} of its outputs are saturated all the "
+                     "same."),
+                table(["start", "first loss", "saturated", "dead units", "saturated at the end", "train", "held out"],
+                      [[name, first[name], f"{before[name].saturated.mean():.0%}", before[name].dead,
+                        f"{after[name].saturated.mean():.0%}", *scores[name]] for name in starts],
+                      f"bits per token; at the end is after {steps:,} steps; counted bigram {bigram:.3f}",
+                      main_row=min(range(len(starts)), key=lambda i: list(scores.values())[i][1]))),
+        section("Inside, before and after",
+                picture(draw_insides(before, after, moves, steps), "Activations, gradients and steps of each start",
+                        "A row is a start, a colour a layer (dark: the first). From the left: outputs of tanh before "
+                        "training; the gradient at these; each matrix's gradient as a part of its weights; outputs "
+                        "after training; and the part by which steps moved each matrix, a thousandth dashed."),
+                text("In a healthy row the layers lie on top of each other, in every picture. In the careless rows all "
+                     "outputs are at -1 and 1, and the layers' gradients differ by powers of ten."),
+                picture(draw_dead(before), "Which unit of the first layer is saturated for which example",
+                        "A row is an example, a column a unit of the first layer; white is saturated. A column that is "
+                        "white from top to bottom is a unit that none of these examples teaches anything.")),
+        section("Why 5/3",
+                picture(draw_spreads(spreads), "Spread of activations and gradients from layer to layer by gain",
+                        "Before any step. Dashed: with batch norm."),
+                text("Tanh squeezes, so at a gain of 1 the signal shrinks from "
+                     f"{spreads[1.0, False][0][0]:.2f} in the first layer to {spreads[1.0, False][0][-1]:.2f} in the "
+                     f"last; at 5/3 it goes from {spreads[5 / 3, False][0][0]:.2f} to "
+                     f"{spreads[5 / 3, False][0][-1]:.2f}; at 3 it stays large by saturating. With batch norm the gain "
+                     "makes no difference on the way forward, since the scale is divided out.")),
+        section("Batch norm",
+                code(inspect.getsource(BatchNorm.forward)),
+                table(["examples in the batch", "how much one example's answer varies"],
+                      [[str(size), f"{value:.1%}"] for size, value in jitter.items()],
+                      "deviation over 50 batches, as a part of the logits' own"),
+                text("In training, mean and variance are everybody's: an example's answer depends on what else is in "
+                     "its batch. That is noise which no unit can count on, and so works against learning by heart. "
+                     f"Here training and held-out loss are {gaps['Kaiming']:.3f} bits apart without it and "
+                     f"{gaps['batch norm']:.3f} with it; held out, {scores['Kaiming'][1]:.3f} and "
+                     f"{scores['batch norm'][1]:.3f}. It is also a coupling that nobody asked for: a bug in one item "
+                     "reaches all, and a model of sequences would see through it what comes later. So evaluation uses "
+                     "running averages, and GPT uses layer norm, which looks at one step at a time.",
+                     "It is best where the start was worst: with it the careless weights come to "
+                     f"{scores['careless, batch norm'][1]:.3f} bits in the place of {scores['quiet end'][1]:.3f}.")),
+        section("The same on any run",
+                text("The library's MLP.Config(batch_norm=True) is this stack: with its weights, this lesson's layers "
+                     "give the same loss. observe() is what --diagnostics calls. Of the loss and, for each tanh, "
+                     f"saturation, deviation and gradient, {len(figures)} figures measured in both ways on one batch, "
+                     f"none is off by more than {apart:.0e} of itself."),
+                table(["what observe() sees", "deviation", "of its gradient", "saturated", "dead"],
+                      [[name, layer.std, f"{layer.grad_std:.2e}", f"{layer.saturated:.1%}",
+                        f"{layer.dead} of {layer.units}"] for name, layer in seen.layers.items() if layer.units])),
+        section("How it sounds", text("Several draws each, one after the other."), grid(clip_cards(sounds))))
+    print(f"open {page}")
+
+
+def as_plain(library: SequenceModel, V: int) -> list[Layer]:
+    """The library's weights in this lesson's layers; its last two linear ones, with nothing between them, are one."""
+    backbone, head = library.backbone, library.head.linear
+    with torch.no_grad():
+        C = torch.cat([library.embed.table.weight[:V], library.bos[None], torch.zeros(1, DIM)])
+        layers: list[Layer] = [Embedding(C)]
+        for linear, norm in zip([backbone.first.linear, *backbone.hidden], backbone.norms, strict=True):
+            layers += [Linear(linear.weight.T.clone(), linear.bias.clone()),
+                       BatchNorm(norm.weight.clone(), norm.bias.clone()), Tanh()]
+        last = head.weight @ backbone.last.weight, head.weight @ backbone.last.bias + head.bias
+    return [*layers, Linear(last[0].T, last[1])]
+
+
+def draw_losses(losses: dict[str, list[float]]) -> Figure:
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, values in losses.items():
+        left.plot(values[:max(10, len(values) // 50)], label=name)
+        width = max(1, len(values) // 60)
+        right.plot(np.convolve(values, np.ones(width) / width, "valid"))
+    left.set(xlabel="step", ylabel="bits per token of the batch")
+    right.set(xlabel="step", ylim=(1.5, 10))
+    left.legend()
+    return figure
+
+
+def draw_insides(before: dict[str, Look], after: dict[str, Look], moves: dict[str, list[list[float]]], steps: int
+                 ) -> Figure:
+    figure = Figure(figsize=(17, 2.9 * len(before)), layout="constrained")
+    for row, (name, seen) in zip(figure.subplots(len(before), 5), before.items(), strict=True):
+        spread = [float(gradient.std()) for gradient in seen.gradients]
+        columns = {f"tanh at first: {seen.saturated.mean():.0%} saturated": seen.outputs,
+                   f"its gradient: {spread[0]:.0e} to {spread[-1]:.0e}": seen.gradients,
+                   "gradient / data of the matrices": seen.matrices[1:],        # the embedding is none of these
+                   f"tanh at the end: {after[name].saturated.mean():.0%} saturated": after[name].outputs}
+        for ax, (title, layers) in zip(row, columns.items(), strict=False):
+            for values, colour in zip(layers, shades(layers), strict=True):
+                height, edges = np.histogram(values.flatten().numpy(), bins=60, density=True)
+                ax.plot((edges[1:] + edges[:-1]) / 2, height, color=colour)
+            ax.set(title=title, yticks=[])
+        lines = np.array(moves[name]).T[1:]
+        for values, colour in zip(lines, shades(lines), strict=True):
+            row[4].plot(np.linspace(0, steps, len(values)), values, color=colour)
+        row[4].axhline(-3, color="grey", linestyle="--")
+        row[4].set(title="steps: log10 of the part moved", ylim=(-7, 0))
+        row[0].set(ylabel=name)
+    return figure
+
+
+def shades(layers: Sequence) -> np.ndarray:
+    return matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(layers)))
+
+
+def draw_dead(before: dict[str, Look]) -> Figure:
+    figure = Figure(figsize=(14, 3.2), layout="constrained")
+    for ax, (name, seen) in zip(figure.subplots(1, len(before), sharey=True), before.items(), strict=True):
+        ax.imshow(seen.outputs[0][:100].abs() > SATURATED, cmap="gray", interpolation="nearest")
+        ax.set(title=name, xlabel="unit of the first layer")
+    return figure
+
+
+def draw_spreads(spreads: dict[tuple[float, bool], list[list[float]]]) -> Figure:
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    for place, (ax, what) in enumerate(zip(figure.subplots(1, 2), ("tanh", "its gradient"), strict=True)):
+        for (gain, batch_norm), values in spreads.items():
+            ax.plot(range(1, len(values[place]) + 1), values[place], "--" if batch_norm else "o-",
+                    color=f"C{GAINS.index(gain)}", label=None if batch_norm else f"gain {gain:.2g}")
+        ax.set(xlabel="layer", ylabel=f"deviation of {what}", yscale="log")
+        ax.legend()
+    return figure
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_script(main))

@@ -18,14 +18,13 @@ files have been seen often? Then 07_gpt.py, which looks inside a trained GPT.
 import argparse
 import copy
 import math
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from audiogen.audio import read_audio, write_audio
 from audiogen.data import Crops, Encoded, Sequences, encode_folder, label_names, label_of
@@ -38,7 +37,7 @@ from audiogen.scratch import attention as small
 from audiogen.scratch.transformer import Attention, BatchNorm, Namer, Transformer
 from audiogen.scripts import run_script
 
-DIM, HEADS, CROP, LONGEST = 64, 4, 64, 256          # D, H, steps of a training crop, steps of a clip that is named
+DIM, HEADS, CROP, MOST, LONGEST = 64, 4, 64, 1000, 256      # D, H, steps of a crop, crops scored, steps of a clip named
 
 
 def main() -> None:
@@ -82,7 +81,7 @@ def build_up(x: Tensor) -> str:
     ours = Attention(D, HEADS, turned=False).double()
     q, k, v = ours.qkv(x).chunk(3, dim=1)                               # each step asks, offers, and has something
     same("attention with queries, keys and values = torch's", small.attend(q, k, v, mask),
-         F.scaled_dot_product_attention(q, k, v, is_causal=True))
+         nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True))
     heads = [small.attend(*(y[:, part] for y in (q, k, v)), mask) for part in torch.arange(D).chunk(HEADS)]
     same("many heads = a slice of the features each, side by side", ours(x[None], x[None], mask)[0],
          ours.out(torch.cat(heads, dim=1)))
@@ -150,7 +149,7 @@ BESIDE = {"learned positions": {"positions": "learned", "num_steps": CROP}, "no 
 
 
 def language_models(encoded: Encoded, args: argparse.Namespace) -> list[str]:
-    seen, pieces = ([piece for i in range(min(len(side), 400)) for piece in side[i].split(CROP, dim=1)]
+    seen, pieces = (list(islice((piece for codes in side for piece in codes.split(CROP, dim=1)), MOST))
                     for side in (encoded.training, encoded.held_out))
     bits = baselines(encoded.spec, encoded.training, pieces)
     print("bits per code held out: " + ", ".join(f"{name} {loss:.3f}" for name, loss in bits.items()))
@@ -180,19 +179,19 @@ def language_models(encoded: Encoded, args: argparse.Namespace) -> list[str]:
             axis.plot(list(curves[name]), list(curves[name].values()), "o-", ms=3, label=name)
         for name, loss in bits.items():
             axis.axhline(loss, color="0.5", lw=0.8, ls=":")
-            axis.annotate(name, (args.steps, loss), ha="right", va="bottom", fontsize=8, color="0.4")
-        axis.set(xlabel="steps of training", ylabel="bits per code", ylim=(low, 1.15 * high))
+            axis.annotate(name, (0, loss), va="top" if name == "unigram" else "bottom", fontsize=8, color="0.4")
+        axis.set(xlabel="steps of training", ylabel="bits per code", xlim=(0, None), ylim=(low, 1.15 * high))
         axis.legend(fontsize=8)
     rows += [[name, "", f"{loss:.3f}", ""] for name, loss in bits.items()]
     return [section(
         "What stands around attention",
         table(["model", "learning rate", "held-out bits per code", "in training files"], rows),
         picture(figure, "Held-out bits per code over training, model by model",
-                f"Dotted: models that only count. Faster: at {3 * args.rate:g}, not {args.rate:g}. A curve that leaves "
-                "the picture came to more bits than a model that knows nothing."),
+                f"Dotted: models that only count. Right: seen closer; faster: at {3 * args.rate:g}, not {args.rate:g}. "
+                "A curve that can't be seen there lies far above."),
         text("Without residuals each layer hands on averages of averages: little of the present frame is left at the "
              "top, little gradient at the bottom, and more layers can make it worse. At a low rate a net of this size "
-             "learns without norm; a norm buys a higher one. Dropout pays where training files need far fewer bits.")),
+             "learns without norm; a norm buys a higher one. Dropout pays once training files are learned by heart.")),
         batch_norm(models, crops, pieces), positions(models)]
 
 
@@ -259,7 +258,7 @@ def naming(encoded: Encoded, args: argparse.Namespace) -> list[str]:
             optimizer.param_groups[0]["lr"] = 5e-3 * min(1, (step + 1) / 20) * (1 - step / args.steps)
             x, y = batch(training, torch.randint(len(training), (32,)).tolist())
             optimizer.zero_grad()
-            F.cross_entropy(model(x), y).backward()
+            nn.functional.cross_entropy(model(x), y).backward()
             optimizer.step()
         named[name] = torch.cat([model(x).argmax(1) for x, _ in everything])
         rows.append([name, 100 * float((named[name] == truth).double().mean())])

@@ -172,3 +172,14 @@ def test_the_chunks_above_overrun_the_rings():
     """Buries small settings grown so large that no chunk here is longer than a ring."""
     for kind in BACKBONES:
         assert tiny_backbone(kind).receptive_field < LONG // 2
+
+
+@pytest.mark.parametrize("kind, settings", [
+    ("wavenet", {"dim": 2, "residual_dim": 2, "num_layers": 64, "dilation_cycle": 64}),
+    ("wavenet", {"dim": 2, "residual_dim": 2, "num_layers": 1024, "dilation_cycle": 1024}),
+    ("gpt", {"dim": 64, "num_heads": 2, "num_layers": 4, "window": 2**20}),
+])
+def test_a_state_that_fills_memory_is_refused(kind, settings):
+    """Buries a stranger's config whose weights are tiny and whose rings take all memory at the first step."""
+    with pytest.raises(ConfigError, match="^backbone..*the state of one item would take"):
+        BACKBONES[kind](BACKBONES[kind].Config(**settings))

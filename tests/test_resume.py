@@ -6,6 +6,8 @@ import json
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from audiogen.data import Crops
 from audiogen.errors import AudiogenError, ConfigError, RunError
+from audiogen.frontends import load_frontend, save_frontend
 from audiogen.training import checkpoint, loop, session
 from audiogen.training.checkpoint import list_checkpoints, load_checkpoint
 from audiogen.training.metrics import Metrics, read_metrics
@@ -309,6 +312,76 @@ def test_a_resume_keeps_to_the_files_it_was_begun_with(corpus, whole, tmp_path):
         train(more, run, resume=True)
     start(corpus, run, resume=True)
     assert_same(run, outcome(whole))
+
+
+def test_names_decide_nothing_when_a_run_is_resumed(corpus, whole, tmp_path):
+    """Buries a run that looks for its held-out files under the names that they had."""
+    for cached in (True, False):
+        run, moved = shutil.copytree(whole, tmp_path / f"run-{cached}"), tmp_path / f"moved-{cached}"
+        shutil.copytree(corpus, moved / "below")
+        for number, path in enumerate(sorted((moved / "below").iterdir())):
+            path.rename(moved / f"renamed-{9 - number}.wav")
+        if not cached:
+            shutil.rmtree(run / "cache")
+        shutil.rmtree(run / "checkpoints" / "step-12")
+        start(moved, run, resume=True)
+        assert tensors(run / "model.safetensors") == tensors(whole / "model.safetensors")
+
+
+def test_a_resume_takes_the_very_words_that_it_was_begun_with(corpus, tmp_path):
+    """Buries settings of a group of its own that are refused the second time, and a front-end that is named by its
+    folder and ignored."""
+    small = ["backbone.dim=8", "training.crop_frames=16", "training.batch_size=2", "training.sample_seconds=0.02"]
+    words = {"frontend": "bpe", "backbone": "bigram", "overrides": [
+        "frontend.base.kind=mulaw", "frontend.base.bits=3", "frontend.num_merges=4", *small]}
+    train(corpus, tmp_path / "run", steps=1, **words)
+    train(corpus, tmp_path / "run", steps=2, resume=True, **words)
+    with pytest.raises(ConfigError, match="frontend.num_merges: .* was begun with 4"):
+        train(corpus, tmp_path / "run", steps=2, resume=True, frontend="bpe", overrides=["frontend.num_merges=5"])
+    train(corpus, tmp_path / "other", "mulaw", "bigram", steps=1, overrides=["frontend.bits=3", *small])
+    train(corpus, tmp_path / "run", str(tmp_path / "run"), steps=2, resume=True)
+    with pytest.raises(RunError, match="other: is another front-end than .*run was begun with"):
+        train(corpus, tmp_path / "run", str(tmp_path / "other"), steps=2, resume=True)
+
+
+def test_a_front_end_that_was_saved_by_itself_is_not_trained_over(corpus, whole, tmp_path):
+    """Buries a fit of hours that `--out` takes for a run that was just begun."""
+    save_frontend(load_frontend(whole), tmp_path / "mine")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
+    with pytest.raises(RunError, match="mine: holds a front-end that was saved there"):
+        train(corpus, tmp_path / "mine", "mulaw", "bigram", steps=1)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()} == before
+
+
+def test_a_signal_to_the_whole_group_is_saved_with_loader_processes_too(corpus, tmp_path):
+    """Buries loader processes that die of a SIGTERM to all (timeout, a batch system) and take the save with them."""
+    (tmp_path / "loop.py").write_text(GROUP)
+    done = subprocess.run([sys.executable, tmp_path / "loop.py", corpus, tmp_path / "run"], capture_output=True,
+                          text=True, timeout=300, start_new_session=True)
+    assert "go on with the same command and --resume" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and done.returncode == 0, done.stderr
+    assert list_checkpoints(tmp_path / "run" / "checkpoints")
+
+
+#: Trains with a loader process, and sends SIGTERM to its whole group once ten steps are done.
+GROUP = """
+import logging, os, signal, sys
+from audiogen.training import loop
+from audiogen.training.session import train
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    step = loop.Trainer._step
+    def watched(self, loader):
+        if self.progress.step == 10:
+            os.killpg(0, signal.SIGTERM)
+        return step(self, loader)
+    loop.Trainer._step = watched
+    try:
+        train(sys.argv[1], sys.argv[2], "mulaw", "bigram", steps=10_000, overrides=[
+            "data.num_workers=1", "backbone.dim=8", "training.crop_frames=16", "training.batch_size=2"])
+    except KeyboardInterrupt:
+        pass
+"""
 
 
 def test_a_lost_cache_is_made_again(corpus, whole, tmp_path):

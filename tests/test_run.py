@@ -10,13 +10,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from corpus import folder_of_notes, note, tiny_settings
+from folders import write_wav
 from safetensors.torch import load_file, save_file
 
 from audiogen import audio_info, read_audio, samples
-from audiogen.errors import AudiogenError, ConfigError, RunError
+from audiogen.errors import AudiogenError, AudioReadError, ConfigError, RunError
 from audiogen.files import sha256_file
 from audiogen.frontends import load_frontend, save_frontend
 from audiogen.run import blank_model, build_model, clear_leftovers, holds_run, load_run, read_config, read_split
@@ -285,8 +287,11 @@ def test_a_config_of_any_text_gives_one_clear_error(folder, text):
 def test_only_a_finished_start_is_a_run(made, tmp_path):
     """Buries a folder that was killed while it was made and can neither be begun nor gone on with."""
     assert not holds_run(tmp_path)
-    save_frontend(load_frontend(made), tmp_path)
-    assert not holds_run(tmp_path)                                  # the config.json that the front-end alone writes
+    save_frontend(load_frontend(made), tmp_path)                    # writes a config.json of the front-end alone
+    with pytest.raises(RunError, match="holds a front-end that was saved there"):
+        holds_run(tmp_path)
+    shutil.copy(made / "split.json", tmp_path)                      # which a run writes before that
+    assert not holds_run(tmp_path)
     assert holds_run(made)
 
 
@@ -406,3 +411,30 @@ def test_a_run_needs_a_place_of_its_own(made, tmp_path, place, message):
     with pytest.raises(AudiogenError, match=message):
         train(corpus, tmp_path / place, steps=1)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_front_end_that_claims_all_memory_is_refused_before_it_is_built(folder):
+    """Buries gigabytes taken for the front-end of a stranger's config, before its weights are even looked at."""
+    claims = ({"kind": "melvq", "sample_rate": 16000, "num_codebooks": 64, "codebook_size": 65536,
+               "num_features": 1024, "hop_length": 4096},
+              {"kind": "codec", "channels": 512, "strides": [1, 1, 1, 1, 1, 16384]})
+    for claim in claims:
+        path = folder / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "frontend": claim}))
+        began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(RunError, match="config.json.*weights together"):
+            load_frontend(folder)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - began < 100_000             # KiB
+
+
+def test_generated_sound_can_be_changed_in_place(run):
+    """Buries a tensor of inference mode handed to the caller."""
+    wav = run.generate(seconds=0.05, num=1, seed=0)
+    wav *= 0.5
+
+
+def test_a_prompt_of_nothing_is_refused(run, tmp_path):
+    """Buries a traceback for a click that resamples to no sample at all."""
+    write_wav(tmp_path / "click.wav", np.full(1, 0.5), 96_000)
+    with pytest.raises(AudioReadError, match="click.wav: too short"):
+        list(generate_files(run, tmp_path / "out", 0.05, 1, tmp_path / "click.wav"))

@@ -392,8 +392,46 @@ def test_precision_auto_asks_the_hardware(monkeypatch, device, hardware, asked, 
     """Buries bfloat16 that is emulated, ten times slower, and a setting that is overruled."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: hardware)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: hardware)
+    # A V100 (7, 0) and a T4 (7, 5) only emulate it; torch.cuda.is_bf16_supported() says yes to them too.
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0) if hardware else (7, 5))
     assert resolve_precision(asked, torch.device(device)) == expected
+
+
+@pytest.mark.parametrize("changed", ["seed", "step"])
+def test_dropout_depends_on_seed_and_step(tmp_path, changed):
+    """Buries a seed in bits that the CPU's generator does not read: every run would drop the same units."""
+    masks = set()
+    for number in range(3):
+        one = trainer(tmp_path / str(number), settings(seed=number if changed == "seed" else 3))
+        one.progress.step = 5 if changed == "seed" else number
+        one._step(one.batches.loader(one.progress.step))
+        masks.add(tuple(torch.rand(64).gt(0.5).tolist()))       # what comes next of the generator that the step seeded
+    assert len(masks) == 3
+
+
+def test_compiling_is_not_training_time(tmp_path, monkeypatch, clock):
+    """Buries minutes of budget that the compiler spends, at the start and again after every resume."""
+    def slow(function):
+        calls = []
+
+        def compiled(x):
+            if not calls:
+                clock.now += 500
+            calls.append(x)
+            return function(x)
+        return compiled
+
+    monkeypatch.setattr(loop.torch, "compile", slow)
+    weights = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        walks = SlowWalks(clock)
+        model = walks.model("mlp", dim=8, context=2, hidden_dim=8, batch_norm=True)
+        one = trainer(tmp_path / str(compiled), settings(minutes=4 / 60, compile=compiled), walks, model)
+        one.run(Metrics(tmp_path))
+        assert one.progress.step == 4
+        weights.append(model.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0]), "nothing was learned on the way"
 
 
 # ---- metrics

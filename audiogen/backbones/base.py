@@ -22,6 +22,8 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
 
+#: Numbers in the state of one item: 1 GiB in fp32. Nothing in the weights' shapes tells of it.
+MOST_STATE = 2 ** 28
 #: Sizes beyond these are a slip, or the config of a stranger who would have us fill memory, or build layers for hours.
 MOST_LAYERS, MOST = 1024, 2 ** 20
 
@@ -36,3 +38,10 @@ def check_sizes(config: Any) -> None:
             raise ConfigError(f"backbone.{field.name}: must be 1 or more, got {value}")
         if value > most:
             raise ConfigError(f"backbone.{field.name}: must be {most} or less, got {value}")
+
+
+def check_state(size: int, what: str) -> None:
+    """Raises the ConfigError of a state of so many numbers an item, if these are too many."""
+    if size > MOST_STATE:
+        raise ConfigError(f"{what}: the state of one item would take {size:,} numbers, and at most {MOST_STATE:,} are "
+                          "taken; choose smaller ones")

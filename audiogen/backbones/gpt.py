@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..layers import CausalAttention
-from .base import Backbone, check_sizes
+from .base import Backbone, check_sizes, check_state
 
 
 class GPT(Backbone):
@@ -29,6 +29,7 @@ class GPT(Backbone):
 
         def __post_init__(self):
             check_sizes(self)
+            check_state(2 * self.num_layers * self.window * self.dim, "backbone.window, num_layers, dim")
             if not 0 <= self.dropout < 1:
                 raise ConfigError(f"backbone.dropout: must be from 0 to below 1, got {self.dropout}")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ..layers import CausalConv
-from .base import Backbone, check_sizes
+from .base import Backbone, check_sizes, check_state
 
 
 class MLP(Backbone):
@@ -29,6 +29,7 @@ class MLP(Backbone):
 
         def __post_init__(self):
             check_sizes(self)
+            check_state(self.context * self.dim, "backbone.context, dim")
 
     def __init__(self, config: Config):
         super().__init__()

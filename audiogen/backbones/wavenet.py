@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import CausalConv
-from .base import Backbone, check_sizes
+from .base import Backbone, check_sizes, check_state
 
 
 class WaveNet(Backbone):
@@ -28,6 +28,9 @@ class WaveNet(Backbone):
 
         def __post_init__(self):
             check_sizes(self)
+            cycle = min(self.num_layers, self.dilation_cycle)
+            check_state(-(-self.num_layers // cycle) * 2 ** cycle * self.residual_dim,
+                        "backbone.dilation_cycle, num_layers, residual_dim")
 
     def __init__(self, config: Config):
         super().__init__()

@@ -18,6 +18,7 @@ class SpectralLoss(nn.Module):
     def __init__(self, sample_rate: int, windows: tuple[float, ...] = (0.008, 0.016, 0.032, 0.064, 0.128)):
         super().__init__()
         self.n_ffts = [2 * round(seconds * sample_rate / 2) for seconds in windows]
+        self.shortest = max(self.n_ffts) // 2 + 1       # samples that it takes, at least
         for index, n_fft in enumerate(self.n_ffts):
             num_bins = n_fft // 2 + 1
             filters = torchaudio.functional.melscale_fbanks(
@@ -28,7 +29,7 @@ class SpectralLoss(nn.Module):
             self.register_buffer(f"window_{index}", window, persistent=False)  # (n_fft,)
 
     def forward(self, decoded: Tensor, wav: Tensor) -> Tensor:
-        """(B, 1, N), (B, 1, N) -> the mean over window lengths; N longer than half of the longest window."""
+        """(B, 1, N), (B, 1, N) -> the mean over window lengths; N at least `shortest`."""
         total = wav.new_zeros(())
         for index, n_fft in enumerate(self.n_ffts):
             filters, window = getattr(self, f"filters_{index}"), getattr(self, f"window_{index}")

@@ -21,10 +21,10 @@ def read_codes(path: str | Path, frontend: Frontend) -> Tensor:
     """
     path = Path(path)
     try:
-        array = np.load(path, allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)    # mapped: a header may promise anything
         if not isinstance(array, np.ndarray):
             raise ValueError("holds several arrays")
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, OverflowError, MemoryError) as error:
         raise CacheError(f"{path}: can't be read as codes ({error}); give an encoded cache, or a .npy file of codes "
                          "(numpy.save)") from error
     codes, wanted = frontend.spec.unit == "bits", frontend.spec

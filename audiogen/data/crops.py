@@ -114,5 +114,6 @@ def _as_it_is(batch: tuple[Tensor, list[list[str]]]) -> tuple[Tensor, list[list[
 
 
 def _leave_interrupts_alone(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; the training loop alone decides what follows from it."""
+    """Signals may reach every process of a group; the training loop alone decides what follows from them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

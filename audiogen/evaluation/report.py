@@ -49,7 +49,7 @@ def evaluate_folder(run: Run, folder: str | Path) -> dict[str, Any]:
              for file in index.files if file.sha256 not in trained]
     if not parts:
         raise DataError(f"{folder}: the model was trained on every file in it; evaluate on others")
-    with tempfile.TemporaryDirectory(prefix="audiogen-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="audiogen-", ignore_cleanup_errors=True) as temporary:
         sound = []
         if cache is None:
             cache = EncodedCache.build(replace(index, files=[part.file for part in parts]), run.frontend, temporary)
@@ -133,7 +133,9 @@ def originals(folder: Path, parts: list[Part], sample_rate: int, most: int = ROU
     for part in parts[:most]:
         first, end = part.span(part.file.num_samples)
         end = min(end, first + round(seconds * part.file.sample_rate))
-        sound.append((part.file.path, read_audio(folder / part.file.path, sample_rate, first, end - first)))
+        wav = read_audio(folder / part.file.path, sample_rate, first, end - first)
+        if wav.shape[1]:                                # a click at a high rate may be nothing at a low one
+            sound.append((part.file.path, wav))
     return sound
 
 

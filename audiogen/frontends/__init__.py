@@ -89,8 +89,8 @@ def frontend_from_dict(values: Mapping[str, Any], tensors: Mapping[str, Tensor])
         RunError: the tensors are not those of this front-end.
     """
     config = part_from_dict(values, FRONTENDS, "frontend")
-    frontend = FRONTENDS[values["kind"]](config)
     try:
+        frontend = FRONTENDS[values["kind"]](config)
         frontend.load_state_dict(dict(tensors), strict=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())

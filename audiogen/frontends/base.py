@@ -180,3 +180,14 @@ def check_setting(good: bool, key: str, rule: str, value: object) -> None:
     """For a Config's __post_init__: raises the ConfigError that names `frontend.key` unless `good`."""
     if not good:
         raise ConfigError(f"frontend.{key}: must be {rule}, got {value!r}")
+
+
+#: Numbers in one group of weights: 512 MiB. More is a slip, or the config of a stranger who would have us fill memory.
+MOST_WEIGHTS = 2 ** 27
+
+
+def check_weights(count: int, keys: str) -> None:
+    """For a Config's __post_init__: raises the ConfigError of settings that ask for too many weights together."""
+    if count > MOST_WEIGHTS:
+        raise ConfigError(f"frontend.{keys}: ask for {count:,} weights together, and at most {MOST_WEIGHTS:,} are "
+                          "taken; choose smaller ones")

@@ -13,7 +13,7 @@ from ..codec.networks import Decoder, Encoder, blockwise
 from ..codec.quantizer import ResidualVQ
 from ..codec.training import draw_batches, draw_crops, train_autoencoder
 from ..spec import TokenSpec
-from .base import Frontend, check_setting, training_wavs
+from .base import Frontend, check_setting, check_weights, training_wavs
 from .precision import full_precision
 
 BLOCK_FRAMES = 1024  # encoded or decoded at once
@@ -58,6 +58,9 @@ class Codec(Frontend):
                           "null, or 1 to 6 numbers from 1 on with a product of at most 16384", self.strides)
             check_setting(2 <= self.channels <= 512, "channels", "from 2 to 512", self.channels)
             check_setting(1 <= self.dim <= 1024, "dim", "from 1 to 1024", self.dim)
+            check_weights(self.num_codebooks * self.codebook_size * self.dim, "num_codebooks, codebook_size, dim")
+            widest = self.channels * 2 ** (len(strides) - 1)
+            check_weights(2 * max(strides) * widest * max(widest, self.dim), "strides, channels, dim")
             check_setting(self.fit_steps >= 1, "fit_steps", "1 or more", self.fit_steps)
             check_setting(1 <= self.batch_size <= 4096, "batch_size", "from 1 to 4096", self.batch_size)
             check_setting(0 < self.learning_rate <= 1, "learning_rate", "above 0, at most 1", self.learning_rate)
@@ -99,7 +102,9 @@ class Codec(Frontend):
             DataError: there are no wavs.
             TrainingError: the loss is not a number.
         """
-        config, crop_samples = self.config, CROP_FRAMES * self.spec.hop_length
+        config, hop_length = self.config, self.spec.hop_length
+        loss_of = SpectralLoss(config.sample_rate).to(self.level)
+        crop_samples = hop_length * max(CROP_FRAMES, math.ceil(loss_of.shortest / hop_length))
         pool_crops = math.ceil(POOL_SECONDS * config.sample_rate / crop_samples)
         generator = torch.Generator().manual_seed(config.seed)
         crops = draw_crops(training_wavs(wavs), crop_samples, pool_crops, generator)
@@ -108,7 +113,6 @@ class Codec(Frontend):
         del crops
         batches = draw_batches(lambda: training_wavs(wavs), crop_samples, config.batch_size, pool_crops, generator)
         batches = (batch.to(self.level) / self.level for batch in batches)
-        loss_of = SpectralLoss(config.sample_rate).to(self.level)
         train_autoencoder(self.encoder, self.quantizer, self.decoder, batches, loss_of, config.fit_steps,
                           config.learning_rate, generator)
         self.is_fitted.fill_(1)

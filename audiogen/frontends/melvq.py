@@ -10,7 +10,7 @@ from ..codec.quantizer import ResidualVQ
 from ..codec.reservoir import Reservoir
 from ..errors import DataError
 from ..spec import TokenSpec
-from .base import Frontend, check_setting, training_wavs
+from .base import Frontend, check_setting, check_weights, training_wavs
 from .mel import Mel
 from .precision import full_precision
 
@@ -36,6 +36,8 @@ class MelVQ(Frontend):
             super().__post_init__()
             check_setting(1 <= self.num_codebooks <= 64, "num_codebooks", "from 1 to 64", self.num_codebooks)
             check_setting(2 <= self.codebook_size <= 65536, "codebook_size", "from 2 to 65536", self.codebook_size)
+            check_weights(self.num_codebooks * self.codebook_size * self.num_features,
+                          "num_codebooks, codebook_size, num_features")
             check_setting(1 <= self.fit_frames <= 10_000_000, "fit_frames", "from 1 to 10000000", self.fit_frames)
 
     def __init__(self, config: Config):

@@ -1,7 +1,7 @@
 """What a run folder has to show: its settings, its metrics, its samples. Only files are read; nothing is loaded."""
 
 import json
-import math
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,5 +101,6 @@ def read_sample(wav: Path) -> Sample:
 
 def number(value: Any) -> float | None:
     """The value if it is a finite number, else None."""
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # Compared, not asked by math.isfinite: an integer may be too large for a float.
+    good = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     return value if good else None

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import AudiogenError, RunError
-from ..files import sha256_file, sync_folder
+from ..files import sha256_file, sync_file, sync_folder
 
 #: Checkpoints that stay: the newest, and the one before it should the newest be damaged by the disk.
 KEEP = 2
@@ -55,8 +55,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         manifest = {"format": 1, "sha256": {name: sha256_file(temporary / name) for name in files}}
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2))
         for path in temporary.iterdir():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
+            sync_file(path)
         sync_folder(temporary)
         if target.exists():
             shutil.rmtree(target)

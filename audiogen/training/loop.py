@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -132,6 +133,8 @@ class Trainer:
         p, stopped = self.progress, "finished"
         if self._turned():
             return Outcome(p, "early")
+        if self.config.compile:
+            self._compile()
         loader = self.batches.loader(p.step * self.config.accumulation, None, self.num_workers)
         last_save, marks = time.perf_counter(), self._marks()
         with _signals() as interrupted, self._bar() as bar:
@@ -165,6 +168,18 @@ class Trainer:
                     last_save = time.perf_counter()
         return Outcome(p, stopped)
 
+    def _compile(self) -> None:
+        """Runs a batch through and forgets it: compiling takes minutes, which are not training time."""
+        x, _ = next(self.batches.loader(self.progress.step * self.config.accumulation, None, 0))
+        before = [buffer.clone() for buffer in self.model.buffers()]    # running statistics
+        self.model.train()
+        with self.autocast:
+            loss = self.per_entry(x.to(self.device)).sum()
+        loss.backward()
+        self.optimizer.zero_grad(set_to_none=True)
+        for buffer, value in zip(self.model.buffers(), before, strict=True):
+            buffer.copy_(value)
+
     def _observed(self, step: int) -> bool:
         """Whether a step is observed: those that are logged, as trouble shows early; later on, one in ten of them."""
         every = LOG_EVERY if step <= 10 * LOG_EVERY else 10 * LOG_EVERY
@@ -182,7 +197,7 @@ class Trainer:
     def _step(self, loader: Iterator[tuple[Tensor, list[list[str]]]]) -> tuple[float, float, float]:
         """One optimizer step -> the loss in the spec's unit, the gradient's norm, the learning rate."""
         # Dropout, like the crops, is a function of (seed, step) alone.
-        torch.manual_seed((self.config.seed << 32) + self.progress.step)
+        torch.manual_seed(int(np.random.SeedSequence([self.config.seed, self.progress.step]).generate_state(1)[0]))
         rate, total = learning_rate(self.spent(), self.config), 0.0
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -191,9 +206,10 @@ class Trainer:
         for _ in range(self.config.accumulation):
             x, files = next(loader)
             names.update(name for item in files for name in item)
-            x = x.to(self.device, non_blocking=True)
+            entries = self.model.num_entries(x)                         # counted before a GPU would have to be asked
+            x = x.to(self.device)
             with self.autocast:
-                loss = self.per_entry(x).sum() / self.model.num_entries(x)
+                loss = self.per_entry(x).sum() / entries
             (loss / self.config.accumulation).backward()
             total += self._finite(loss, "loss", names) / self.config.accumulation
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)

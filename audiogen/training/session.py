@@ -1,5 +1,6 @@
 """From a folder of sound to a run folder: what `audiogen train` does, one stage after the other."""
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..audio import read_audio
-from ..config import override
+from ..config import from_dict, override, to_dict
 from ..data import (
     Crops,
     EncodedCache,
@@ -28,7 +29,7 @@ from ..errors import ConfigError, RunError, TrainingError
 from ..evaluation.report import originals, report, report_rows
 from ..evaluation.yardstick import baselines, held_out_score
 from ..files import atomic_write_json
-from ..frontends import Frontend, frontend_to_dict, load_frontend
+from ..frontends import FRONTENDS, Frontend, frontend_to_dict, load_frontend
 from ..listen import write_page
 from ..run import (
     Run,
@@ -82,12 +83,13 @@ def train(folder: str | Path, out: str | Path, frontend: str | None = None, back
         if not resume:
             raise RunError(f"{out}: holds a run already; go on with it by --resume, or choose another --out")
         saved = read_config(out)
-        config = _resumed(saved, out, frontend, backbone, asked, overrides)
         front = load_frontend(out).to(where)
+        _check_same_frontend(out, front, frontend, settings)
+        config = _resumed(saved, out, backbone, asked, rest)
         source = _source(folder, strict)
         cache = _same_source(source, front, out)
         sides = _split(cache.index, config, front)
-        if sides != read_split(out):
+        if _contents(sides) != _contents(read_split(out)):
             raise _other_files(folder, out)
         if config != saved:
             atomic_write_json(out / "config.json", config.to_dict())
@@ -103,7 +105,11 @@ def train(folder: str | Path, out: str | Path, frontend: str | None = None, back
         save_split(out, sides, cache.folder)
         start_run(out, config, front)
     log.info("%s", sides.summary)
-    sound = [] if is_cache(folder) else originals(folder, sides.held_out, front.spec.sample_rate, NUM_SAMPLES)
+    sound = []
+    if isinstance(source, Index):
+        named = {file.sha256: file for file in source.files}    # a cache may know them by the names that they had
+        parts = [dataclasses.replace(part, file=named[part.file.sha256]) for part in sides.held_out]
+        sound = originals(folder, parts, front.spec.sample_rate, NUM_SAMPLES)
     return _train(out, config, front, cache, sides, sound, where, diagnostics)
 
 
@@ -130,6 +136,11 @@ def _same_source(source: Index | EncodedCache, front: Frontend, out: Path) -> En
                            "the run was begun with, or train anew into another folder")
         return source
     return EncodedCache.open_or_build(long_enough(source, front.spec), front, out / "cache")
+
+
+def _contents(sides: Split) -> list[list[tuple[str, float, float]]]:
+    """Which pieces of which files, by content: names decide nothing."""
+    return [[(part.file.sha256, part.start, part.stop) for part in side] for side in (sides.train, sides.held_out)]
 
 
 def _other_files(folder: Path, out: Path) -> RunError:
@@ -194,19 +205,38 @@ def _split(index: Index, config: RunConfig, front: Frontend) -> Split:
     return split(index, config.data.held_out, blank_model(config, front.spec).receptive_frames / frames_per_second)
 
 
-def _resumed(saved: RunConfig, out: Path, frontend: str | None, backbone: str | None, asked: dict[str, Any],
-             overrides: Sequence[str]) -> RunConfig:
+def _check_same_frontend(out: Path, front: Frontend, name: str | None, settings: dict[str, Any]) -> None:
+    """Refuses to resume with another front-end, or with other settings of it, than the run was begun with."""
+    saved = frontend_to_dict(front)
+    if name is not None and name not in FRONTENDS:
+        if load_frontend(name, **settings).fingerprint() != front.fingerprint():
+            raise RunError(f"{name}: is another front-end than {out} was begun with; leave out --frontend, or train "
+                           "into another folder")
+        return
+    if name is not None and name != saved["kind"]:
+        raise _begun_with(out, "frontend.kind", saved["kind"])
+    asked = type(front).at_rate(settings, front.spec.sample_rate)
+    values = to_dict(from_dict(type(front).Config, asked, "frontend"))
+    for key in settings:
+        if values[key] != saved[key]:
+            raise _begun_with(out, f"frontend.{key}", saved[key])
+
+
+def _begun_with(out: Path, key: str, value: Any) -> ConfigError:
+    return ConfigError(f"{key}: {out} was begun with {value!r}, and resuming can't change it; train into another "
+                       "folder, or leave it out")
+
+
+def _resumed(saved: RunConfig, out: Path, backbone: str | None, asked: dict[str, Any], overrides: Sequence[str]
+             ) -> RunConfig:
     """The run's own settings, which only a new budget may change."""
     before = saved.to_dict()
-    named = [f"{group}.kind={kind}" for group, kind in (("frontend", frontend), ("backbone", backbone))
-             if kind is not None and not Path(kind).is_dir()]
-    after = override(before, [*overrides, *named])
+    after = override(before, [*overrides, *([] if backbone is None else [f"backbone.kind={backbone}"])])
     after["training"].update(asked)
     for group, values in before.items():
         for key, value in values.items() if isinstance(values, dict) else ():
             if after[group].get(key) != value and (group, key) not in (("training", "steps"), ("training", "minutes")):
-                raise ConfigError(f"{group}.{key}: {out} was begun with {value!r}, and resuming can't change it; train "
-                                  "into another folder, or leave it out")
+                raise _begun_with(out, f"{group}.{key}", value)
     return RunConfig.from_dict(after)
 
 

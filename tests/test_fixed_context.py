@@ -1,0 +1,36 @@
+"""Examples with a fixed context, draws from them, and sounds one after the other."""
+
+import torch
+from corpus import RATE, tiny_frontend
+
+from audiogen.scratch.fixed_context import draw, examples, joined
+
+
+def test_examples_are_each_code_with_the_ones_before_it():
+    """Buries contexts that reach into the file before, and a first code that nobody is asked to predict."""
+    contexts, following = examples([torch.tensor([[7, 4, 9]]), torch.tensor([[1]])], 3, 10)
+    assert contexts.tolist() == [[11, 11, 10], [11, 10, 7], [10, 7, 4], [11, 11, 10]]
+    assert following.tolist() == [7, 4, 9, 1]
+    assert examples([torch.tensor([[7, 4]])], 1, 10)[0].tolist() == [[10], [7]]
+
+
+def test_a_draw_sees_what_training_saw():
+    """A model that is sure of code = sum of the context modulo V. Buries a draw from other contexts than examples'."""
+    def logits(contexts):
+        return 100.0 * torch.nn.functional.one_hot(contexts.sum(dim=1) % 5, 5)
+
+    codes = draw(logits, 3, 5, 12, torch.Generator().manual_seed(0))
+    contexts, following = examples([codes[None]], 3, 5)
+    assert len(codes) == 12 and torch.equal(contexts.sum(dim=1) % 5, following)
+    flat = [draw(lambda x: torch.zeros(1, 5), 1, 5, 30, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    assert torch.equal(flat[0], flat[1]) and not torch.equal(flat[0], flat[2])
+    assert set(flat[0].tolist()) == {0, 1, 2, 3, 4}
+
+
+def test_sounds_are_joined_with_pauses():
+    """Buries a pause at either end, and sounds that run into each other."""
+    frontend = tiny_frontend("mulaw")
+    pieces = [torch.full((50,), 15), torch.full((30,), 15)]
+    wav = joined(frontend, pieces, pause=0.01)[0]
+    assert len(wav) == 50 + RATE // 100 + 30
+    assert (wav[:50] > 0.5).all() and (wav[50:130] == 0).all() and (wav[130:] > 0.5).all()
