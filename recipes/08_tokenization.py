@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="a few steps of everything, to see that it runs")
     parser.add_argument("--codes", type=int, default=256, help="V, codes before merging")
     parser.add_argument("--merges", type=int, default=1024, help="codes that merging adds")
-    parser.add_argument("--steps", type=int, default=1500, help="of training each model")
+    parser.add_argument("--steps", type=int, default=1000, help="of training each model")
     args = parser.parse_args()
     if args.short:
         args.codes, args.merges, args.steps = 16, 24, 8

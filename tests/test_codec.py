@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from corpus import tiny_frontend, tiny_settings
+from corpus import RATE, note, tiny_frontend, tiny_settings
 
 from audiogen.codec.losses import SpectralLoss
 from audiogen.codec.networks import CausalUpsample1d, Decoder, Encoder, blockwise, context_frames
@@ -195,3 +195,10 @@ def test_half_of_the_items_use_all_codebooks():
     depths = draw_depths(10_000, 4, generator())
     shares = torch.bincount(depths, minlength=5) / 10_000
     torch.testing.assert_close(shares, torch.tensor([0, 0.125, 0.125, 0.125, 0.625]), rtol=0, atol=0.02)
+
+
+def test_a_codec_of_short_hops_can_be_fitted():
+    """Buries crops shorter than the longest window of the loss, which torch can't pad."""
+    frontend = load_frontend("codec", **{**tiny_settings("codec"), "strides": (2, 4)})
+    frontend.fit([torch.from_numpy(note(seed, RATE)).float()[None] for seed in range(2)])
+    assert frontend.encode(torch.zeros(1, 1, 80)).shape == (1, 2, 10)

@@ -1,12 +1,14 @@
 """A folder's two sides in one call, and what file names say."""
 
+import numpy as np
 import pytest
 import torch
 from corpus import RATE, folder_of_notes, tiny_settings
 
 from audiogen import encode_folder
-from audiogen.data import label_names, label_of
-from audiogen.errors import DataError
+from audiogen.data import label_names, label_of, read_codes
+from audiogen.errors import CacheError, DataError
+from audiogen.frontends import load_frontend
 
 
 def test_a_folder_is_split_fitted_and_encoded(tmp_path):
@@ -53,3 +55,15 @@ def test_labels_are_for_all_files_or_none():
     assert label_names(["1_a.wav", "0_b.wav", "1_c.wav"]) == ["0", "1"]
     assert label_names(["1_a.wav", "note.wav"]) == []
     assert label_names(["1_a.wav", "1_b.wav"]) == []
+
+
+def test_a_header_that_promises_more_than_the_file_holds_is_refused(tmp_path):
+    """Buries memory, or a traceback, for the word of a stranger's file of codes."""
+    frontend = load_frontend("mulaw", sample_rate=RATE)
+    np.save(tmp_path / "codes.npy", np.zeros(9, np.int64))
+    content = (tmp_path / "codes.npy").read_bytes()
+    claim, padding = b"(1000000000000000,)", b" " * (len("1000000000000000") - 1)
+    (tmp_path / "codes.npy").write_bytes(content.replace(b"(9,)" + b", }" + padding, claim + b", }"))
+    assert (tmp_path / "codes.npy").stat().st_size == len(content)
+    with pytest.raises(CacheError, match="codes.npy: can't be read as codes"):
+        read_codes(tmp_path / "codes.npy", frontend)
