@@ -38,7 +38,7 @@ from audiogen.evaluation.yardstick import baselines, held_out_score
 from audiogen.listen import Clip, clip_cards, grid, note, picture, section, table, text, write_document
 from audiogen.model import SequenceModel
 from audiogen.patterns import Parallel
-from audiogen.scratch.fixed_context import draw, examples, joined
+from audiogen.scratch.fixed_context import bits, draw, examples, joined
 from audiogen.scripts import run_script
 
 Model = list[Tensor]                            # C (V + 2, D), W1 (n D, H), b1 (H,), W2 (H, V), b2 (V,)
@@ -59,10 +59,11 @@ def three_sides(encoded: Encoded) -> dict[str, list[Part]]:
 
 def new_model(n: int, D: int, H: int, V: int) -> Model:
     generator = torch.Generator().manual_seed(0)
-    C = torch.randn(V + 2, D, generator=generator)                      # V is a file's start
+    # Small points under large weights: the gradient moves them far from where chance has put them. How large things
+    # should be at the start is the next lesson's subject.
+    C = 0.1 * torch.randn(V + 2, D, generator=generator)                # V is a file's start
     C[V + 1] = 0                                # V + 1, before the start, is nothing, now and for ever
-    # How large weights should be at the start is the next lesson's subject.
-    W1 = torch.randn(n * D, H, generator=generator) * (5 / 3) / math.sqrt(n * D)
+    W1 = torch.randn(n * D, H, generator=generator) * (5 / 3) / (0.1 * math.sqrt(n * D))
     W2 = torch.randn(H, V, generator=generator) * 0.01
     return [x.requires_grad_() for x in (C, W1, torch.zeros(H), W2, torch.zeros(V))]
 
@@ -73,14 +74,6 @@ def logits(model: Model, contexts: Tensor) -> Tensor:
     points = F.embedding(contexts, C, padding_idx=len(C) - 1)           # (N, n, D); the last row gets no gradient
     h = torch.tanh(points.flatten(1) @ W1 + b1)                         # (N, H)
     return h @ W2 + b2
-
-
-@torch.no_grad()
-def bits(model: Model, side: Examples) -> float:
-    """Bits per token."""
-    nats = [F.cross_entropy(logits(model, contexts), following, reduction="sum")
-            for contexts, following in zip(side[0].split(8192), side[1].split(8192), strict=True)]
-    return float(sum(nats)) / len(side[1]) / math.log(2)
 
 
 def main() -> None:
@@ -120,6 +113,9 @@ def main() -> None:
             losses[step] = loss.detach() / math.log(2)
         return losses
 
+    def score(model: Model, n: int, side: str) -> float:
+        return bits(partial(logits, model), *examples(sides[side], n, V))
+
     # 3. The learning rate: one short run in which it rises from far too small to far too large.
     tried = 10 ** torch.linspace(-3, 1, max(40, steps // 4))
     rising = train(new_model(usual, D, H, V), usual, tried)
@@ -136,7 +132,7 @@ def main() -> None:
     for n in lengths:
         models[n] = new_model(n, D, H, V)
         losses[n] = train(models[n], n, rates)
-        scores[n] = [bits(models[n], examples(sides[name], n, V)) for name in ("train", "dev")]
+        scores[n] = [score(models[n], n, side) for side in ("train", "dev")]
         print(f"context {n:2} ({n * milliseconds:3.0f} ms): train {scores[n][0]:.3f}, dev {scores[n][1]:.3f}")
     best = min(lengths, key=lambda n: scores[n][1])
 
@@ -145,17 +141,17 @@ def main() -> None:
     for size in sizes:
         model = new_model(best, D, size, V)
         train(model, best, rates)
-        by_size[size] = [bits(model, examples(sides[name], best, V)) for name in ("train", "dev")]
+        by_size[size] = [score(model, best, side) for side in ("train", "dev")]
         print(f"{size:4} hidden units: train {by_size[size][0]:.3f}, dev {by_size[size][1]:.3f}")
 
-    # 6. Embeddings to look at: of two dimensions, as in the course, so that nothing has to be projected.
-    flat = new_model(usual, 2, H, V)
-    train(flat, usual, rates)
-    flat_bits, points = bits(flat, examples(sides["dev"], usual, V)), flat[0][:V].detach().numpy()      # (V, 2)
+    # 6. Embeddings to look at: the two directions in which those of the best model differ most.
+    C = models[best][0][:V].detach().numpy()                            # (V, D)
+    centred = C - C.mean(axis=0)
+    points = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T             # (V, 2)
     loudness, pitch, met = look_at(encoded, sides["train"])
-    loud, high = explained(points, loudness), explained(points, np.log2(pitch))
-    print(f"embeddings of 2 dimensions: dev {flat_bits:.3f}; a plane over them explains {loud:.0%} of the loudness, "
-          f"{high:.0%} of the pitch")
+    told = [explained(x, values) for values in (loudness, np.log2(pitch)) for x in (points, C)]
+    print("a plane over two directions (over all) explains {:.0%} ({:.0%}) of the tokens' loudness, {:.0%} ({:.0%}) of "
+          "their pitch".format(*told))
 
     # 7. The library's MLP is this one; see `as_plain` for the one thing that it writes in another way.
     torch.manual_seed(0)
@@ -170,12 +166,12 @@ def main() -> None:
             group["lr"] = 2e-3 * (1 - step / (steps // 4))
         optimizer.step()
     theirs = held_out_score(library, sides["dev"]).loss
-    plain = bits(as_plain(library, V), examples(sides["dev"], best, V))
+    plain = score(as_plain(library, V), best, "dev")
     assert abs(theirs - plain) < 1e-4, (theirs, plain)
     print(f"the library's MLP: dev {theirs:.5f}; its weights in the model above: {plain:.5f}")
 
     # 8. The test side, once, with what the dev side has chosen.
-    tested = bits(models[best], examples(sides["test"], best, V))
+    tested = score(models[best], best, "test")
     print(f"test, context {best}: {tested:.3f} bits per token; counted bigram {counted['test']['bigram']:.3f}")
 
     # 9. Sounds: several draws one after the other, each as long as the middle one of the test files.
@@ -214,8 +210,8 @@ def main() -> None:
                 table(["context", "milliseconds", "parameters", "train", "dev", "dev, bits per second"],
                       [[str(n), n * milliseconds, sum(x.numel() for x in models[n]), *scores[n],
                         scores[n][1] * spec.frame_rate] for n in lengths], "bits per token", lengths.index(best)),
-                text(f"One token of context needs {scores[1][1]:.3f} bits per dev token; the counted bigram, seeing the "
-                     f"same, {counted['dev']['bigram']:.3f}. The best is {best}: {scores[best][1]:.3f}. "
+                text(f"One token of context needs {scores[1][1]:.3f} bits per dev token; the counted bigram, seeing "
+                     f"the same, {counted['dev']['bigram']:.3f}. The best is {best}: {scores[best][1]:.3f}. "
                      + ("Would more be better still?" if best == most else
                         f"More is not better: {most} need {scores[most][0]:.3f} on the training side and "
                         f"{scores[most][1]:.3f} on the dev side. What lies between the two was {gaps[1]:.2f} at one "
@@ -226,13 +222,14 @@ def main() -> None:
                      f"be believed. The test side was looked at once, after that: {tested:.3f} bits per token, beside "
                      f"{counted['test']['bigram']:.3f} of the counted bigram on the same files.")),
         section("Where tokens lie",
-                picture(draw_points(points, loudness, pitch, met), "The 2-D embedding of each token, coloured twice",
-                        "Each dot is a token, the larger the more often it was met. It lies where training has put it; "
-                        "the colours were not known to the model."),
-                text(f"A plane over the picture explains {loud:.0%} of what tokens differ in loudness, and {high:.0%} "
-                     "of their pitch (where a token's typical frame stands out from the others); over points drawn by "
-                     f"lot it would be about {2 / V:.1%}. Two dimensions are few: this model needs {flat_bits:.3f} "
-                     f"bits per dev token, that of {D} dimensions {scores[usual][1]:.3f}.")),
+                picture(draw_points(points, loudness, pitch, met), "The embedding of each token, coloured twice",
+                        f"The two directions in which the {D}-dimensional embeddings of the best model differ most "
+                        "(principal components). Each dot is a token, the larger the more often it was met. It lies "
+                        "where training has put it; the colours were not known to the model."),
+                text(f"A plane over the picture explains {told[0]:.0%} of what tokens differ in loudness and "
+                     f"{told[2]:.0%} of their pitch (where a token's typical frame stands out from the others); over "
+                     f"all {D} dimensions {told[1]:.0%} and {told[3]:.0%}. Over points drawn by lot it would be about "
+                     f"{2 / V:.1%} and {D / V:.1%}.")),
         section("The same in the library",
                 text("audiogen.backbones.MLP in a SequenceModel looks at all steps of a crop at once, since sliding n "
                      "tokens through a matrix is a convolution. Trained on crops by AdamW, with embeddings of 64 "

@@ -6,13 +6,14 @@ What it teaches. A deep network can be lost before its first step. If the last l
 sure of what it can't know, and training spends its time on taking that back (the loss falls like a hockey stick). If
 the layers before it do, their tanh units lie at -1 or 1, where the slope is nearly nothing, and no gradient gets
 through. The right size keeps the signal's spread the same from layer to layer: 1 / sqrt(inputs), times 5/3 for what
-tanh squeezes. Batch normalisation enforces what initialisation can only hope for: each unit's sums are shifted and
-scaled to mean 0 and variance 1 over the batch (BatchNorm in audiogen/scratch/stack.py). Four pictures show whether a network is well: activations, gradients,
-the weights' gradients beside the weights, and how much a step changes the weights, which should be about a thousandth.
+tanh squeezes. Batch normalisation (audiogen/scratch/stack.py) enforces what initialisation can only hope for: each
+unit's sums are brought to mean 0 and variance 1 over the batch. Four pictures show whether a network is well: its
+activations, their gradients, the weights' gradients beside the weights, and how much a step changes the weights, which
+should be about a thousandth.
 
 How it carries over to audio. The network is lesson 3's, which names the next 16 ms of sound, but five layers deep.
-Nothing here depends on what the tokens stand for: `audiogen train FOLDER --out RUN --diagnostics` draws the like for any
-training run of the library, be it of a WaveNet's gates or a GPT's attention.
+Nothing here depends on what the tokens stand for: `audiogen train FOLDER --out RUN --diagnostics` draws the like for
+any training run of the library, be it of a WaveNet's gates or a GPT's attention.
 
 What to try. --rate 0.05: which starts suffer most? --depth 12: which ones still learn? Take tanh away (make Tanh return
 its input): why is a deep network then no better than one layer, and which gain keeps the spread now?
@@ -22,6 +23,7 @@ import argparse
 import inspect
 import itertools
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -42,7 +44,7 @@ from audiogen.listen import Clip, clip_cards, grid, note, picture, section, tabl
 from audiogen.listen.pieces import code
 from audiogen.model import SequenceModel
 from audiogen.patterns import Parallel
-from audiogen.scratch.fixed_context import draw, examples, joined
+from audiogen.scratch.fixed_context import bits, draw, examples, joined
 from audiogen.scratch.stack import BatchNorm, Embedding, Layer, Linear, Tanh, run
 from audiogen.scripts import run_script
 from audiogen.training.diagnostics import SATURATED, observe
@@ -92,14 +94,6 @@ def look(layers: list[Layer], contexts: Tensor, following: Tensor) -> Look:
     return Look(loss.item() / math.log(2), [y.detach() for y in outputs], list(gradients[:len(outputs)]), ratios)
 
 
-@torch.no_grad()
-def bits(layers: list[Layer], contexts: Tensor, following: Tensor) -> float:
-    """Bits per token, in evaluation."""
-    nats = [F.cross_entropy(run(layers, False, x), y, reduction="sum")
-            for x, y in zip(contexts.split(8192), following.split(8192), strict=True)]
-    return float(sum(nats)) / len(following) / math.log(2)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder of sound files")
@@ -142,7 +136,8 @@ def main() -> None:
                                         for g, w in zip(gradients, weights, strict=True) if w.ndim == 2])
             losses[name].append(loss.item() / math.log(2))
         after[name] = look(layers, contexts[shown], following[shown])
-        scores[name] = bits(layers, contexts[::8], following[::8]), bits(layers, *examples(held_out, CONTEXT, V))
+        scores[name] = [bits(partial(run, layers, False), *side)
+                        for side in ((contexts[::8], following[::8]), examples(held_out, CONTEXT, V))]
         print(f"{name:>20}: first loss {before[name].loss:6.3f}, {before[name].saturated.mean():4.0%} saturated, "
               f"{before[name].dead} of {depth * WIDTH} dead; then train {scores[name][0]:.3f}, held out "
               f"{scores[name][1]:.3f}")
@@ -200,7 +195,7 @@ def main() -> None:
     first, gaps = {name: seen.loss for name, seen in before.items()}, {n: b - a for n, (a, b) in scores.items()}
     page = write_document(
         args.out / "index.html", "Lesson 4: batch normalisation",
-        note(__doc__), text(f"{encoded.sides.summary}. A token is {1000 / spec.frame_rate:.0f} ms of sound, one of {V}. "
+        note(__doc__), text(f"{encoded.sides.summary}. A token is {1000 / spec.frame_rate:.0f} ms, one of {V}. "
                             f"The network: {CONTEXT} tokens of context, {depth} hidden layers of {WIDTH} tanh units."),
         section("The hockey stick",
                 picture(draw_losses(losses), "Loss by step of each start: the first steps, and all of them",
@@ -218,10 +213,12 @@ def main() -> None:
         section("Inside, before and after",
                 picture(draw_insides(before, after, moves, steps), "Activations, gradients and steps of each start",
                         "A row is a start, a colour a layer (dark: the first). From the left: outputs of tanh before "
-                        "training; the gradient at these; each matrix's gradient as a part of its weights; outputs "
-                        "after training; and the part by which steps moved each matrix, a thousandth dashed."),
-                text("In a healthy row the layers lie on top of each other, in every picture. In the careless rows all "
-                     "outputs are at -1 and 1, and the layers' gradients differ by powers of ten."),
+                        "training; how large the gradient is at these; each matrix's gradient as a part of its weights; "
+                        "outputs after training; and the part by which steps moved each matrix, a thousandth dashed."),
+                text("In a healthy row the layers lie on top of each other, in every picture. With a quiet end alone "
+                     "all outputs are at -1 and 1, where most of the gradient is lost, and what is left differs by a "
+                     f"factor of {apart_in(before['quiet end']):.0f} between the first layer and the last; after "
+                     f"Kaiming's rule by one of {apart_in(before['Kaiming']):.1f}."),
                 picture(draw_dead(before), "Which unit of the first layer is saturated for which example",
                         "A row is an example, a column a unit of the first layer; white is saturated. A column that is "
                         "white from top to bottom is a unit that none of these examples teaches anything.")),
@@ -234,7 +231,7 @@ def main() -> None:
                      f"{spreads[5 / 3, False][0][-1]:.2f}; at 3 it stays large by saturating. With batch norm the gain "
                      "makes no difference on the way forward, since the scale is divided out.")),
         section("Batch norm",
-                code(inspect.getsource(BatchNorm.forward)),
+                code(textwrap.dedent(inspect.getsource(BatchNorm.forward))),
                 table(["examples in the batch", "how much one example's answer varies"],
                       [[str(size), f"{value:.1%}"] for size, value in jitter.items()],
                       "deviation over 50 batches, as a part of the logits' own"),
@@ -289,14 +286,14 @@ def draw_insides(before: dict[str, Look], after: dict[str, Look], moves: dict[st
                  ) -> Figure:
     figure = Figure(figsize=(17, 2.9 * len(before)), layout="constrained")
     for row, (name, seen) in zip(figure.subplots(len(before), 5), before.items(), strict=True):
-        spread = [float(gradient.std()) for gradient in seen.gradients]
         columns = {f"tanh at first: {seen.saturated.mean():.0%} saturated": seen.outputs,
-                   f"its gradient: {spread[0]:.0e} to {spread[-1]:.0e}": seen.gradients,
-                   "gradient / data of the matrices": seen.matrices[1:],        # the embedding is none of these
+                   "its gradient, log10": [g.abs().log10() for g in seen.gradients],
+                   "matrices: gradient / data, log10": [g.abs().log10() for g in seen.matrices[1:]],
                    f"tanh at the end: {after[name].saturated.mean():.0%} saturated": after[name].outputs}
         for ax, (title, layers) in zip(row, columns.items(), strict=False):
             for values, colour in zip(layers, shades(layers), strict=True):
-                height, edges = np.histogram(values.flatten().numpy(), bins=60, density=True)
+                values = values[values.isfinite()].numpy()
+                height, edges = np.histogram(values, bins=60, range=np.quantile(values, (0.001, 0.999)), density=True)
                 ax.plot((edges[1:] + edges[:-1]) / 2, height, color=colour)
             ax.set(title=title, yticks=[])
         lines = np.array(moves[name]).T[1:]
@@ -306,6 +303,11 @@ def draw_insides(before: dict[str, Look], after: dict[str, Look], moves: dict[st
         row[4].set(title="steps: log10 of the part moved", ylim=(-7, 0))
         row[0].set(ylabel=name)
     return figure
+
+
+def apart_in(seen: Look) -> float:
+    first, last = float(seen.gradients[0].std()), float(seen.gradients[-1].std())
+    return max(first / last, last / first)
 
 
 def shades(layers: Sequence) -> np.ndarray:

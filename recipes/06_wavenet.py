@@ -28,11 +28,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from audiogen.audio import read_audio, write_audio
+from audiogen.audio import write_audio
 from audiogen.backbones.wavenet import WaveNet
 from audiogen.data import encode_folder
 from audiogen.evaluation.yardstick import held_out_score
@@ -101,9 +103,9 @@ def periodicity(wavs: Sequence[Tensor], rate: int) -> float:
     The highest autocorrelation in windows of 40 ms, each counting by its energy.
     """
     size, lags = round(0.04 * rate), torch.arange(rate // 400, rate // 60)
-    x = torch.cat([wav.unfold(0, size, size // 2) for wav in wavs])     # (windows, size)
+    x = torch.cat([F.pad(wav, (0, max(0, size - len(wav)))).unfold(0, size, size // 2) for wav in wavs])
     x = x - x.mean(dim=1, keepdim=True)
-    r = torch.fft.irfft(torch.fft.rfft(x, 2 * size).abs().square())     # (windows, lags)
+    r = torch.fft.irfft(torch.fft.rfft(x, 2 * size).abs().square())     # (windows, size) -> (windows, lags)
     return float((r[:, lags] / (1 - lags / size)).amax(dim=1).sum() / r[:, 0].sum().clamp(min=1e-9))
 
 
@@ -125,11 +127,9 @@ def main() -> None:
     with torch.no_grad():
         levels = [CausalConv(16, 16, kernel_size=2, dilation=2 ** level).double() for level in range(3)]
         x = torch.randn(1, 100, 16, dtype=torch.float64)
-        last = (tree(x[:, -8:], levels) - stack(x, levels)[:, -1]).abs().max().item()
-        every = (trees(x, levels) - stack(x, levels)[:, 7:]).abs().max().item()
-        assert max(last, every) < 1e-12
-        print(f"a tree over 8 samples and convolutions with gaps 1, 2, 4, same weights: {last:.1e} apart at the last "
-              f"step, {every:.1e} at any of {x.shape[1] - 7} steps")
+        apart = (trees(x, levels) - stack(x, levels)[:, 7:]).abs().max().item()
+        assert apart < 1e-12
+        print(f"a tree over 8 samples and convolutions with gaps 1, 2, 4, of the same weights: {apart:.1e} apart at most")
         levels = [CausalConv(16, 16, kernel_size=2, dilation=2 ** level) for level in range(10)]
         x = torch.randn(1, 1023 + 512, 16)
         began = time.perf_counter()
@@ -154,14 +154,25 @@ def main() -> None:
     rate, events = run.sample_rate, read_metrics(place)
     final = [event for event in events if event["event"] == "final"][-1]
     bits = {name: counted["loss"] for name, counted in final["baselines"].items()}
-    large = Trained(run.model, final["loss"], [event["seconds"] for event in events if event["event"] == "train"][-1],
-                    torch.cat([read_audio(path) for path in sorted((place / "samples").glob("generated-*.wav"))]))
     print("bits per held-out sample by counting: " + ", ".join(f"{name} {loss:.3f}" for name, loss in bits.items()))
-    print(f"{large}: {large.loss:.3f} bits after {large.seconds:.0f} s, {large.parameters:,} parameters")
 
-    # 3. Small ones under one budget, which see ever more of the past.
+    # All models are heard as they go on from the same held-out beginnings, a quarter of a second or half a short file.
     encoded = encode_folder(args.folder, place, place)                  # what the run has encoded, with its front-end
     frontend, held_out = encoded.frontend, encoded.held_out
+    given = min(rate // 4, int(np.median(held_out.num_frames)) // 2)
+    prompted = [i for i in range(len(held_out)) if held_out.num_frames[i] >= 2 * given][:4]
+    prompt = torch.stack([held_out[i][:, :given] for i in prompted])    # (4, 1, P)
+
+    def judged(model: SequenceModel, loss: float, spent: float) -> Trained:
+        codes = generate(model, round(seconds * rate), prompt, seeds=range(len(prompt))).cpu()
+        one = Trained(model, loss, spent, frontend.decode(codes)[:, 0])
+        print(f"{one}: {loss:.3f} bits per held-out sample after {spent:.0f} s, {one.parameters:,} parameters")
+        return one
+
+    last_score = [event for event in events if event["event"] == "held_out"][-1]
+    large = judged(run.model, final["loss"], last_score["seconds"])
+
+    # 3. Small ones under one budget, which see ever more of the past.
     crops = encoded.crops(num_frames=crop, batch_size=1)
     small = []
     for config in SMALL:
@@ -179,40 +190,38 @@ def main() -> None:
                 group["lr"] = 1e-2 * min((step + 1) / 20, 1 - step / steps)
             optimizer.step()
         spent = time.perf_counter() - began
-        codes = generate(model, round(seconds * rate), batch_size=2, seeds=[0, 1])
-        one = Trained(model, held_out_score(model, held_out).loss, spent, frontend.decode(codes)[:, 0])
-        print(f"{one}: {one.loss:.3f} bits after {spent:.0f} s ({steps} steps), {one.parameters:,} parameters")
-        small.append(one)
+        small.append(judged(model, held_out_score(model, held_out).loss, spent))
 
-    # 4. How much of the sound has a pitch?
-    originals = [frontend.decode(held_out[i][None])[0, 0] for i in range(min(40, len(held_out)))]
+    # 4. How much of what they made up has a pitch?
     models = [*small, large]
-    periodic = [periodicity(wavs, rate) for wavs in [originals, *(one.wavs for one in models)]]
+    originals = [frontend.decode(held_out[i][None])[0, 0] for i in range(min(40, len(held_out)))]
+    periodic = [periodicity(wavs, rate) for wavs in [originals, *(one.wavs[:, given:] for one in models)]]
     print("periodicity: " + ", ".join(f"{value:.2f} ({name})" for name, value in
                                       zip(["held out", *models], periodic, strict=True)))
 
     # 5. The page.
-    write_audio(args.out / "held-out.wav", originals[0][None], rate)
-    clips = [Clip(args.out / "held-out.wav", held_out.names[0], "held out", ["A file that no model was trained on."])]
-    for number, one in enumerate(models):
-        for seed, wav in enumerate(one.wavs[:2]):
-            path = args.out / f"generated-{number}-{seed}.wav"
+    heard = [("held out", [frontend.decode(held_out[i][None])[0, 0] for i in prompted]),
+             *((f"{one}", one.wavs) for one in models)]
+    clips = []
+    for number, (name, wavs) in enumerate(heard):
+        for i, wav in list(zip(prompted, wavs, strict=True))[:2]:
+            path = args.out / f"{number}-{i}.wav"
             write_audio(path, wav[None], rate)
-            clips.append(Clip(path, f"{one}", "the large model" if one is large else "a small model", [f"Seed {seed}"]))
+            clips.append(Clip(path, name, f"{held_out.names[i]}", prompt_seconds=given / rate))
     page = write_document(
         args.out / "index.html", "Lesson 6: WaveNet, sound one sample at a time",
         note(__doc__), text(f"{encoded.sides.summary}; {rate:,} samples a second."),
         section("A tree, and the same tree at every step",
                 picture(draw_trees(), "A tree over eight samples, and a stack of dilated convolutions that holds it",
                         "Left: a tree fuses eight samples pair by pair. Right: convolutions with gaps 1, 2 and 4 do "
-                        "every step's tree at once. The trees of the last step (blue) and of "
-                        "four steps before (orange) share the nodes in black, which are computed once."),
-                text(f"With the same weights in float64 the two differ by at most {max(last, every):.1e}, over all "
-                     "steps that have eight samples behind them: they are one function, computed in two orders. The "
-                     "weights of a level are the same for all of its nodes. What the convolutions save is work: a tree "
-                     "over n samples fuses n - 1 pairs for each prediction, the stack log2 n for each step. 512 "
-                     f"predictions from 1,024 samples each took {work}. Generating saves in the same way: a layer "
-                     "keeps its past results, and a new sample costs one node a layer.")),
+                        "every step's tree at once. The trees of the last step (blue) and of four steps before "
+                        "(orange) share the nodes in black, which are computed once."),
+                text("With the same weights, the same at all nodes of a level, the two are one function, computed in "
+                     f"two orders: in float64 they differ by at most {apart:.1e}, at the last step and at every other "
+                     "that has eight samples behind it. What the convolutions save is work: a tree over n samples "
+                     "fuses n - 1 pairs for each prediction, the stack log2 n for each step. 512 predictions from "
+                     f"1,024 samples each took {work}. Generating saves in the same way: a layer keeps its past "
+                     "results, and a new sample costs one node a layer.")),
         section("What the past is worth",
                 text(f"The small models were trained for {steps:,} steps on the same crops. Three have ten layers and "
                      "differ only in their gaps, which double from 1 on and begin again after 2, 7 or 10 layers. "
@@ -230,8 +239,7 @@ def main() -> None:
                      "next sample, yet pitch, vowels and syllables are all that we listen to; and it takes the longest "
                      "training to be found, so that under a short budget a long memory need not pay.")),
         section("What it sounds like",
-                picture(draw_waves([("held out", originals[0]), *((f"{one}", one.wavs[0]) for one in models)], rate),
-                        "Waveforms", "The loudest 40 ms of each sound. A voice repeats itself every 3 to 12 ms."),
+                text("All models go on from the same beginnings of two held-out files (the part marked as prompt)."),
                 grid(clip_cards(clips))),
         section("The large model",
                 text(f"Gaps {', '.join(str(gate.dilation) for gate in run.model.backbone.gates)}: 1 + their sum is "
@@ -280,18 +288,6 @@ def draw_worth(models: list[Trained], periodic: list[float], bits: dict[str, flo
     axes[1].axhline(periodic[0], color="grey", linestyle="--", label=f"held-out files: {periodic[0]:.2f}")
     axes[1].set(ylim=(0, 1))
     axes[1].legend()
-    return figure
-
-
-def draw_waves(wavs: list[tuple[str, Tensor]], rate: int) -> Figure:
-    figure = Figure(figsize=(12, 1.2 * len(wavs)), layout="constrained")
-    size = round(0.04 * rate)
-    for ax, (name, wav) in zip(figure.subplots(len(wavs), 1, sharex=True), wavs, strict=True):
-        loudest = wav.unfold(0, size, 1).square().sum(dim=1).argmax()
-        ax.plot(1000 * torch.arange(size) / rate, wav[loudest:loudest + size], linewidth=1)
-        ax.set_title(name, loc="left", fontsize=9)
-        ax.set(yticks=[], xlim=(0, 40))
-    ax.set(xlabel="ms")
     return figure
 
 

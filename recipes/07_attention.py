@@ -191,7 +191,7 @@ def language_models(encoded: Encoded, args: argparse.Namespace) -> list[str]:
                 "A curve that can't be seen there lies far above."),
         text("Without residuals each layer hands on averages of averages: little of the present frame is left at the "
              "top, little gradient at the bottom, and more layers can make it worse. At a low rate a net of this size "
-             "learns without norm; a norm buys a higher one. Dropout pays once training files are learned by heart.")),
+             "learns without norm; a norm buys a higher one. Dropout is there against learning files by heart.")),
         batch_norm(models, crops, pieces), positions(models)]
 
 

@@ -159,7 +159,8 @@ def look_inside(run: Run, x: Tensor, wav: Tensor, ends: list[int]) -> Path:
     for (above, below), (at, whys) in zip(axes.T, chosen.items(), strict=True):
         above.imshow(decibels, aspect="auto", origin="lower", cmap="magma", extent=(0, seconds, 0, 1),
                      vmin=decibels.max() - 80)
-        above.set(title=f"{name[at]}:\n{', '.join(whys)}", yticks=[])
+        above.set_title(f"{name[at]}:\n{', '.join(whys)}", fontsize=10)
+        above.set(yticks=[])
         # Column j is what comes in at step j: code j - 1, and `bos` left of all.
         below.imshow(maps[0][at].sqrt().numpy(), aspect="auto", cmap="Blues", vmin=0, vmax=0.7,
                      interpolation="nearest", extent=(-step, (S - 1) * step, S * step, 0))

@@ -255,7 +255,8 @@ def resume_difference(config, spec, crops: Crops, folder: Path, device: torch.de
     second.load_state_dict(checkpoint.tensors["model"])
     load_optimizer_tensors(optimizer, checkpoint.tensors["optimizer"])
     steps(second, optimizer, checkpoint.step, 8)
-    return max(float((a - b).abs().max()) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    return max(float((a - b).abs().max()) for a, b in pairs)
 
 
 def speed_picture(speeds: list[list]) -> Figure:

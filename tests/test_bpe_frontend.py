@@ -17,7 +17,7 @@ from tiny import lively, tiny_model
 from audiogen import encode_folder
 from audiogen.data import EncodedCache, Part, Sequences, decode_file, scan, split
 from audiogen.doctor.folder import check_folder
-from audiogen.errors import ConfigError, DataError, RunError
+from audiogen.errors import ConfigError, DataError, NotFittedError, RunError
 from audiogen.evaluation.report import report, report_rows
 from audiogen.evaluation.yardstick import baselines, held_out_score, score
 from audiogen.files import sha256_file
@@ -145,6 +145,9 @@ def test_too_little_to_learn_from_says_so():
     with pytest.raises(DataError, match="frontend.num_merges: 5 are too many .* twice after 1: choose fewer"):
         front.learn([torch.tensor([[0, 1, 0, 1, 2, 3]])])
     assert not front.fitted
+    for call in (front.merge, front.expand):
+        with pytest.raises(NotFittedError):
+            call(torch.tensor([[0, 1]]))
 
 
 def test_a_front_end_that_is_there_already_can_be_wrapped():
@@ -211,6 +214,7 @@ def test_settings_of_the_base_can_be_overridden(assignments, base):
     ({"base": 3}, "frontend.base: expected"),
     ({"num_merges": 0}, "frontend.num_merges: must be"),
     ({"longest": 1}, "frontend.longest: must be"),
+    ({"num_merges": 65536, "longest": 65536}, "frontend.longest: must be from 2 to 256 frames"),
     ({"fit_frames": 0}, "frontend.fit_frames: must be"),
 ])
 def test_bad_settings_name_their_key(settings, message):
@@ -225,6 +229,8 @@ def test_the_rate_of_the_folder_reaches_the_base(tmp_path):
     base = {name: value for name, value in tiny_settings("bpe")["base"].items() if name != "sample_rate"}
     encoded = encode_folder(folder, tmp_path / "out", "bpe", base=base, num_merges=4)
     assert encoded.spec.sample_rate == encoded.frontend.base.spec.sample_rate == 8000
+    with pytest.raises(ConfigError, match="frontend.base: there is no 3"):
+        BPE.at_rate({"base": 3}, 8000)
     set_by_hand = BPE.at_rate({"base": {"kind": "mulaw", "sample_rate": 4000}}, 8000)
     assert set_by_hand == {"base": {"kind": "mulaw", "sample_rate": 4000}}
 

@@ -19,6 +19,8 @@ from .mulaw import MuLaw
 
 #: What can be wrapped: front-ends of codes that can do with one codebook.
 BASES: dict[str, type[Frontend]] = {"mulaw": MuLaw, "melvq": MelVQ, "codec": Codec}
+#: Frames that all codes together may stand for.
+MOST_CONTENT = 1 << 24
 
 
 class BPE(Frontend):
@@ -44,7 +46,8 @@ class BPE(Frontend):
         Attributes:
             base: name of the front-end that is wrapped, or its settings, {"kind": "melvq", "codebook_size": 128}.
             num_merges: codes that are made by merging, beside the base's own.
-            longest: frames of the base that one code stands for at most.
+            longest: frames of the base that one code stands for at most. It bounds what the model hears back, and the
+                memory that a file from a stranger can ask for.
             fit_frames: frames of the base that the merges are learned from at most, the first ones.
         """
 
@@ -60,7 +63,9 @@ class BPE(Frontend):
                 raise _of_base(error) from error
             object.__setattr__(self, "base", whole)
             check_setting(1 <= self.num_merges <= 65536, "num_merges", "from 1 to 65536", self.num_merges)
-            check_setting(2 <= self.longest <= 65536, "longest", "from 2 to 65536 frames", self.longest)
+            most = MOST_CONTENT // self.num_merges
+            check_setting(2 <= self.longest <= most, "longest", f"from 2 to {most} frames with so many merges",
+                          self.longest)
             check_setting(1 <= self.fit_frames <= 100_000_000, "fit_frames", "from 1 to 100000000", self.fit_frames)
 
     def __init__(self, config: Config):
@@ -77,6 +82,7 @@ class BPE(Frontend):
         self.register_buffer("merges", torch.zeros(config.num_merges, 2, dtype=torch.int64))
         for name in ("code_lengths", "content", "begins"):      # follow from the merges: see _prepare
             self.register_buffer(name, torch.zeros(0, dtype=torch.int64), persistent=False)
+        self._table = None  # for `merge`
         self.register_load_state_dict_post_hook(lambda module, keys: module._prepare())
 
     @classmethod
@@ -163,6 +169,7 @@ class BPE(Frontend):
 
     def merge(self, codes: Tensor) -> Tensor:
         """Codes of the base (1, T) -> the same in fewer codes (1, at most T)."""
+        self.check_fitted()
         from .merges import apply_merges, rank_table
 
         if self._table is None:
@@ -172,6 +179,7 @@ class BPE(Frontend):
 
     def expand(self, codes: Tensor) -> Tensor:
         """Codes (1, T) -> those of the base that they stand for (1, at least T); holes are dropped."""
+        self.check_fitted()
         lengths, begins = self.code_lengths[codes[0]], self.begins[codes[0]]
         # Counts up from 0 within each code:  lengths 3 1 2 -> 0 1 2  0  0 1
         before = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
@@ -217,7 +225,7 @@ class BPE(Frontend):
 
 def _named(base: str | Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a base with their kind; MelVQ's where there is none."""
-    return {"kind": base} if isinstance(base, str) else {"kind": "melvq", **base}
+    return {"kind": "melvq", **base} if isinstance(base, Mapping) else {"kind": base}
 
 
 def _of_base(error: ConfigError) -> ConfigError:

@@ -208,10 +208,10 @@ def _fill_slots(merges, slots):
 def _apply(codes, merges, slots, codebook_size):
     """One merge after the other at the places that are known for it; a place that has changed since is passed over."""
     N = len(codes)
-    token, left, right = codes.copy(), np.arange(-1, N - 1), np.arange(1, N + 1)
+    token, left, right = codes.copy(), np.arange(-1, N - 1, dtype=np.int32), np.arange(1, N + 1, dtype=np.int32)
     head, tail = np.full(len(merges), END), np.full(len(merges), END)       # by merge: of its list of places
     # Each merge takes a token away and adds at most two pairs.
-    listed, following, num_listed = np.empty(3 * N, np.int64), np.full(3 * N, END), 0
+    listed, following, num_listed = np.empty(3 * N, np.int32), np.full(3 * N, END, np.int32), 0
     for place in range(N - 1):
         num_listed = _list(place, token[place], token[place + 1], merges, slots, head, tail, listed, following,
                            num_listed)

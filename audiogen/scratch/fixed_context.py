@@ -1,8 +1,9 @@
-"""What the lessons on models with a fixed context share: their examples, how they draw, and how that sounds.
+"""What the lessons on models with a fixed context share: examples, score, draws, and how these sound.
 
 V stands for the start of a sequence, V + 1 for what lies before it, so that there are V + 2 symbols to embed.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -31,6 +32,19 @@ def examples(sequences: Iterable[Tensor], context: int, codebook_size: int) -> t
         contexts.append(torch.cat([start, codes[0]]).unfold(0, context, 1)[:-1])
         following.append(codes[0])
     return torch.cat(contexts), torch.cat(following)
+
+
+@torch.no_grad()
+def bits(logits: Callable[[Tensor], Tensor], contexts: Tensor, following: Tensor) -> float:
+    """Bits per code.
+
+    Args:
+        logits: contexts (N, n) -> (N, V).
+        contexts, following: as `examples` gives them.
+    """
+    nats = [F.cross_entropy(logits(x), y, reduction="sum")
+            for x, y in zip(contexts.split(8192), following.split(8192), strict=True)]
+    return float(sum(nats)) / len(following) / math.log(2)
 
 
 @torch.no_grad()

@@ -50,7 +50,7 @@ class Tanh(Layer):
 
 
 class BatchNorm(Layer):
-    """Each unit shifted and scaled to mean 0 and variance 1 over the batch, then by a gain and a shift that are learned.
+    """Each unit brought to mean 0 and variance 1 over the batch, then scaled and shifted by what is learned.
 
     In training by the batch's own mean and variance, of which running averages are kept; these serve in evaluation,
     where an example must not depend on what it is judged together with.
