@@ -45,7 +45,7 @@ from audiogen.listen.pieces import code
 from audiogen.model import SequenceModel
 from audiogen.patterns import Parallel
 from audiogen.scratch.fixed_context import bits, draw, examples, joined
-from audiogen.scratch.stack import BatchNorm, Embedding, Layer, Linear, Tanh, run
+from audiogen.scratch.stack import BatchNorm, Embedding, Layer, Linear, Tanh, run, stack_of
 from audiogen.scripts import run_script
 from audiogen.training.diagnostics import SATURATED, observe
 
@@ -83,6 +83,8 @@ class Look:
     def __post_init__(self):
         asleep = torch.stack(self.outputs).abs() > SATURATED            # (depth, N, H)
         self.saturated, self.dead = asleep.float().mean(dim=(1, 2)), int(asleep.all(dim=1).sum())
+        first, last = self.gradients[0].std(), self.gradients[-1].std()
+        self.apart = float(max(first / last, last / first))
 
 
 def look(layers: list[Layer], contexts: Tensor, following: Tensor) -> Look:
@@ -166,7 +168,7 @@ def main() -> None:
     with observe(library) as seen:
         nats, tokens = library.nll(x)
         (nats / tokens).backward()
-    mine = look(as_plain(library, V), *examples(x, CONTEXT, V))
+    mine = look(stack_of(library), *examples(x, CONTEXT, V))
     theirs = [layer for name, layer in seen.layers.items() if name.endswith(" tanh")]
     figures = [(nats.item() / tokens / math.log(2), mine.loss)]
     figures += [pair for layer, *own in zip(theirs, mine.saturated, mine.outputs, mine.gradients, strict=True)
@@ -213,12 +215,14 @@ def main() -> None:
         section("Inside, before and after",
                 picture(draw_insides(before, after, moves, steps), "Activations, gradients and steps of each start",
                         "A row is a start, a colour a layer (dark: the first). From the left: outputs of tanh before "
-                        "training; how large the gradient is at these; each matrix's gradient as a part of its weights; "
-                        "outputs after training; and the part by which steps moved each matrix, a thousandth dashed."),
-                text("In a healthy row the layers lie on top of each other, in every picture. With a quiet end alone "
-                     "all outputs are at -1 and 1, where most of the gradient is lost, and what is left differs by a "
-                     f"factor of {apart_in(before['quiet end']):.0f} between the first layer and the last; after "
-                     f"Kaiming's rule by one of {apart_in(before['Kaiming']):.1f}."),
+                        "training; how large the gradient is at these; each matrix's gradient as a part of its "
+                        "weights; outputs after training; and the part by which steps moved each matrix (dashed: a "
+                        "thousandth)."),
+                text("In a healthy row the layers lie on top of each other, in every picture. (The last layer begins "
+                     "small, so that its steps begin large.) With a quiet end alone all outputs are at -1 and 1: most "
+                     "of the gradient is lost there, and large weights blow up what is left, so that it differs by a "
+                     f"factor of {before['quiet end'].apart:.0f} between the first layer and the last. After Kaiming's "
+                     f"rule it is one of {before['Kaiming'].apart:.1f}."),
                 picture(draw_dead(before), "Which unit of the first layer is saturated for which example",
                         "A row is an example, a column a unit of the first layer; white is saturated. A column that is "
                         "white from top to bottom is a unit that none of these examples teaches anything.")),
@@ -247,26 +251,13 @@ def main() -> None:
         section("The same on any run",
                 text("The library's MLP.Config(batch_norm=True) is this stack: with its weights, this lesson's layers "
                      "give the same loss. observe() is what --diagnostics calls. Of the loss and, for each tanh, "
-                     f"saturation, deviation and gradient, {len(figures)} figures measured in both ways on one batch, "
-                     f"none is off by more than {apart:.0e} of itself."),
+                     f"saturation, deviation and gradient, {len(figures)} figures measured in both ways before "
+                     f"training, none is off by more than {apart:.0e} of itself."),
                 table(["what observe() sees", "deviation", "of its gradient", "saturated", "dead"],
                       [[name, layer.std, f"{layer.grad_std:.2e}", f"{layer.saturated:.1%}",
                         f"{layer.dead} of {layer.units}"] for name, layer in seen.layers.items() if layer.units])),
         section("How it sounds", text("Several draws each, one after the other."), grid(clip_cards(sounds))))
     print(f"open {page}")
-
-
-def as_plain(library: SequenceModel, V: int) -> list[Layer]:
-    """The library's weights in this lesson's layers; its last two linear ones, with nothing between them, are one."""
-    backbone, head = library.backbone, library.head.linear
-    with torch.no_grad():
-        C = torch.cat([library.embed.table.weight[:V], library.bos[None], torch.zeros(1, DIM)])
-        layers: list[Layer] = [Embedding(C)]
-        for linear, norm in zip([backbone.first.linear, *backbone.hidden], backbone.norms, strict=True):
-            layers += [Linear(linear.weight.T.clone(), linear.bias.clone()),
-                       BatchNorm(norm.weight.clone(), norm.bias.clone()), Tanh()]
-        last = head.weight @ backbone.last.weight, head.weight @ backbone.last.bias + head.bias
-    return [*layers, Linear(last[0].T, last[1])]
 
 
 def draw_losses(losses: dict[str, list[float]]) -> Figure:
@@ -305,11 +296,6 @@ def draw_insides(before: dict[str, Look], after: dict[str, Look], moves: dict[st
     return figure
 
 
-def apart_in(seen: Look) -> float:
-    first, last = float(seen.gradients[0].std()), float(seen.gradients[-1].std())
-    return max(first / last, last / first)
-
-
 def shades(layers: Sequence) -> np.ndarray:
     return matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(layers)))
 
@@ -317,7 +303,7 @@ def shades(layers: Sequence) -> np.ndarray:
 def draw_dead(before: dict[str, Look]) -> Figure:
     figure = Figure(figsize=(14, 3.2), layout="constrained")
     for ax, (name, seen) in zip(figure.subplots(1, len(before), sharey=True), before.items(), strict=True):
-        ax.imshow(seen.outputs[0][:100].abs() > SATURATED, cmap="gray", interpolation="nearest")
+        ax.imshow(np.abs(seen.outputs[0][:100].numpy()) > SATURATED, cmap="gray", interpolation="nearest")
         ax.set(title=name, xlabel="unit of the first layer")
     return figure
 

@@ -1,9 +1,12 @@
 """Examples with a fixed context, draws from them, and sounds one after the other."""
 
+import math
+
+import pytest
 import torch
 from corpus import RATE, tiny_frontend
 
-from audiogen.scratch.fixed_context import draw, examples, joined
+from audiogen.scratch.fixed_context import bits, draw, examples, joined
 
 
 def test_examples_are_each_code_with_the_ones_before_it():
@@ -25,6 +28,17 @@ def test_a_draw_sees_what_training_saw():
     flat = [draw(lambda x: torch.zeros(1, 5), 1, 5, 30, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
     assert torch.equal(flat[0], flat[1]) and not torch.equal(flat[0], flat[2])
     assert set(flat[0].tolist()) == {0, 1, 2, 3, 4}
+
+
+def test_bits_are_those_of_each_code():
+    """Buries nats, and a mean of means where the last batch is a smaller one."""
+    contexts, following = torch.zeros(8193, 1, dtype=torch.int64), torch.zeros(8193, dtype=torch.int64)
+    following[-1] = 1
+
+    def logits(contexts):
+        return torch.tensor([0.75, 0.25]).log().expand(len(contexts), 2)
+
+    assert bits(logits, contexts, following) == pytest.approx((8192 * math.log2(4 / 3) + 2) / 8193, rel=1e-5)
 
 
 def test_sounds_are_joined_with_pauses():

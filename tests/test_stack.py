@@ -5,7 +5,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from audiogen.scratch.stack import BatchNorm, Embedding, Linear, Tanh, run
+from audiogen.backbones import MLP
+from audiogen.model import SequenceModel
+from audiogen.patterns import Parallel
+from audiogen.scratch.fixed_context import examples
+from audiogen.scratch.stack import BatchNorm, Embedding, Linear, Tanh, run, stack_of
+from audiogen.spec import TokenSpec
 
 
 def gradients(y, x):
@@ -53,3 +58,16 @@ def test_the_other_layers_are_torch_s():
     assert layers[1].out.shape == (2, 4) and layers[2].out is y
     y.sum().backward()
     assert table.grad[4].abs().sum() == 0 and table.grad[0].abs().sum() > 0
+
+
+def test_the_library_s_model_as_a_stack():
+    """Buries taps in another order, another start, and running averages that were left behind."""
+    torch.manual_seed(0)
+    config = MLP.Config(dim=4, context=3, hidden_dim=6, num_layers=2, batch_norm=True)
+    model = SequenceModel(TokenSpec(8000, 1, 1, 5), MLP(config), Parallel(1)).double()
+    x = torch.randint(5, (4, 1, 7))
+    model.nll(x)                                                        # moves the running averages
+    stack, (contexts, following) = stack_of(model), examples(x, 3, 5)
+    for training in (False, True):
+        nats = F.cross_entropy(run(stack, training, contexts), following, reduction="sum")
+        torch.testing.assert_close(nats, model.train(training).nll(x)[0], rtol=1e-12, atol=0)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..model import SequenceModel
+
 
 class Layer:
     """(N, D_in) -> (N, D_out). `weights` are its parameters; what it gave last is kept as `out`, to be looked at."""
@@ -79,3 +81,18 @@ def run(layers: Sequence[Layer], training: bool, x: Tensor) -> Tensor:
         layer.training = training
         x = layer(x)
     return x
+
+
+@torch.no_grad()
+def stack_of(model: SequenceModel) -> list[Layer]:
+    """A model of one codebook with the backbone MLP and batch norm, as a stack of the same weights over the contexts of
+    `fixed_context.examples`. The model's last two linear layers, with nothing between them, are one here."""
+    backbone, head = model.backbone, model.head.linear
+    V = model.spec.codebook_size
+    layers: list[Layer] = [Embedding(torch.cat([model.embed.table.weight[:V], model.bos[None],
+                                                torch.zeros_like(model.bos[None])]))]
+    for linear, norm in zip([backbone.first.linear, *backbone.hidden], backbone.norms, strict=True):
+        layers += [Linear(linear.weight.T.clone(), linear.bias.clone()),
+                   BatchNorm(norm.weight.clone(), norm.bias.clone()), Tanh()]
+        layers[-2].mean, layers[-2].variance = norm.running_mean.clone(), norm.running_var.clone()
+    return [*layers, Linear((head.weight @ backbone.last.weight).T, head.weight @ backbone.last.bias + head.bias)]
