@@ -14,7 +14,7 @@ How it carries over to audio. Codes are integers like bytes, so the same merges 
 as they need: one for a stretch of silence or a held vowel, one for each moment of a word. The front-end `bpe` wraps any
 front-end of one code a frame; its rate then varies. There are two ways to fewer tokens per second, and they are
 measured side by side. Merging loses nothing and only renames what is there. A neural codec throws away what the ear
-does not miss. Samples show where renaming ends: noise never repeats itself, so no merge is of much use.
+does not miss. Samples show where renaming ends: what is noise in part hardly ever repeats itself to the last bit.
 
 What to try. --codes 64: coarser frames repeat more often; do longer words make up for it in bits per second? A folder
 of music: which words last longest? --merges 4096: when does a vocabulary become a list of the training files?
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="a few steps of everything, to see that it runs")
     parser.add_argument("--codes", type=int, default=256, help="V, codes before merging")
     parser.add_argument("--merges", type=int, default=1024, help="codes that merging adds")
-    parser.add_argument("--steps", type=int, default=1000, help="of training each model")
+    parser.add_argument("--steps", type=int, default=800, help="of training each model")
     args = parser.parse_args()
     if args.short:
         args.codes, args.merges, args.steps = 16, 24, 8
@@ -106,7 +106,7 @@ def letters(num_merges: int) -> str:
         new = spelt(tokenizer, list(range(256, 256 + len(tokenizer.merges))))
         across = [token for token in new if re.search(r"\w[·⏎]+\w", token)]
         rows.append([name, *(len(side.encode()) / len(tokenizer.encode(side)) for side in (training, held_out)),
-                     len(across), max(across, key=len, default=None), sum("token" in token for token in new)])
+                     len(across), max(across, key=len, default=None)])
         print(f"{name}: {rows[-1][2]:.2f} bytes a token on unseen text, {len(across)} tokens reach across words")
     basic, split = tokenizers.values()
     first = [[256 + i, " ".join(spelt(basic, list(pair))), *spelt(basic, [256 + i])]
@@ -117,14 +117,13 @@ def letters(num_merges: int) -> str:
         "Text", table(["new token", "made of", "stands for"], first),
         text(f"The first of {num_merges} merges of {len(training.encode()):,} bytes, the lessons' notes. A dot is a "
              "space: to one who counts pairs it is a letter like any other."),
-        table(["merged", "bytes per token", "on unseen text", "tokens across words", "the longest of them",
-               "with 'token' in them"], rows),
-        code("\n".join(f"{name:10}  " + "|".join(spelt(tokenizer, tokenizer.encode(SENTENCE)))
+        table(["merged", "bytes per token", "on unseen text", "tokens across words", "the longest of them"], rows),
+        code("\n".join(f"{name:10}  " + " ".join(spelt(tokenizer, tokenizer.encode(SENTENCE)))
                        for name, tokenizer in tokenizers.items())),
         text("Merged as one whole, the text gets tokens that begin in one word and end in another, so that a word is "
              "spelt now this way, now that, and a model has to learn each by itself. Cut into pieces first (GPT-4's "
              "pattern: words with the space before them, up to three digits, signs), no merge reaches across."),
-        code("\n".join(f"{how:22}  " + "|".join(spelt(split, tokens)) for how, tokens in (
+        code("\n".join(f"{how:22}  " + " ".join(spelt(split, tokens)) for how, tokens in (
             ("as anyone's text", split.encode(imitated)), ("special tokens allowed", split.encode(imitated, True))))),
         text(f"{END} tells documents apart: one token, which no text can imitate unless it is allowed to. Files of "
              "sound do without: merges never reach from one file into the next."))
@@ -246,25 +245,32 @@ def rates(encoded: dict[str, Encoded], models: dict[str, Trained], folder: Path)
                       color="b" if "frames" in name else "r")
         trip = round_trip(way.frontend, originals(folder, way.sides.held_out, way.spec.sample_rate))
         rows.append([name, way.spec.codebook_size, rate, *bits, trip["mel_distance"]])
-        print(f"{name}: {rate:.1f} tokens a second; bits per second, all alike, unigram, bigram, GPT: "
+        print(f"{name}: {rate:.1f} tokens a second; bits per second, uniform, unigram, bigram, GPT: "
               + ", ".join("-" if x is None else f"{x:.0f}" for x in bits) + f"; mel distance {rows[-1][-1]:.3f}")
     axis.set(xlabel="steps", ylabel="held-out bits per second")
     axis.legend()
-    saved = [f"{100 * (1 - after / before):+.0f} %" if before and after else "nothing known"
-             for before, after in zip(rows[2][3:7], rows[3][3:7], strict=True)]
+    saved = [[plain[0], plain[2] / merged[2], *(None if None in (before, after) else 100 * (1 - after / before)
+                                                for before, after in zip(plain[3:7], merged[3:7], strict=True))]
+             for plain, merged in zip(rows[::2], rows[1::2], strict=True)]
+    lost = min(row[-1] or 0.0 for row in saved[1:]) < 0
     return section(
         "Two answers to one question",
-        table(["", "vocabulary", "tokens per second", "all alike", "unigram", "bigram", "GPT", "mel distance"], rows,
+        table(["", "vocabulary", "tokens per second", "uniform", "unigram", "bigram", "GPT", "mel distance"], rows,
               "Bits per second of sound on held-out files, and how far the round trip lies from the original"),
-        text("Merging leaves the sound as it is: within a pair of rows the mel distance stays. Frames and a codec's "
-             "frames differ in it, so their bits are for different sounds, and do not rank them.",
-             f"Bits that merging saves of frames: {saved[0]} where all tokens are taken to be alike, {saved[1]} for "
-             f"the unigram, {saved[2]} for the bigram, {saved[3]} for GPT. Who knows nothing of order gains, since it "
-             "moves into the tokens; who knows it already can't gain much, and pays for a larger vocabulary, whose "
-             "entries are met less often each. Steps are what merging saves for certain: work, and reach of a window."),
+        text(f"Throwing away: frames are {rows[0][2] / rows[2][2]:.0f} times fewer than samples, and the distance is "
+             "the price. Merging costs no sound: within a pair of rows the distance stays. Frames and a codec's frames "
+             "differ in it, so their bits are for different sounds, and do not rank them."),
+        table(["", "times fewer tokens", "uniform", "unigram", "bigram", "GPT"], saved,
+              "% of the bits that merging saves; below 0 it costs some"),
+        text("Who knows nothing of order gains, since order moves into the tokens. Who knows it already pays for a "
+             "larger vocabulary, whose entries are met less often each, and gains only where longer tokens let it see "
+             "further. " + ("Models of text are always fed merged tokens; with so few minutes of sound the plain ones "
+                            "need fewer bits. " if lost else "")
+             + "What merging saves for certain is steps: work, and the reach of a window."),
         picture(figure, "Held-out bits per second by training step",
-                "The same model, and steps of as many tokens. The table has the lowest points. Lines of one colour "
-                "stand for the same sound, and can be compared."))
+                "The same model, and steps of as many tokens; the table has the lowest points. Lines of one colour "
+                "stand for the same sound. A step of merged tokens is more of the sound, so the files are known by "
+                "heart sooner."))
 
 
 # 7. How it sounds, and how many tokens had to be drawn for it.

@@ -65,7 +65,7 @@ def learn_merges(sequences: Iterable[np.ndarray], codebook_size: int, num_merges
 def rank_table(merges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What `apply_merges` takes: the merges (M, 2), and a hash table from a pair to the place where it stands in it."""
     merges = np.ascontiguousarray(merges, np.int64)
-    slots = np.full(1 << (4 * len(merges)).bit_length(), END)
+    slots = np.full(1 << (4 * len(merges)).bit_length(), END, np.int32)
     _fill_slots(merges, slots)
     return merges, slots
 
