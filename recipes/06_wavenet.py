@@ -23,6 +23,7 @@ late. Draw with less chance: audiogen generate runs/06_wavenet/run --out drawn -
 """
 
 import argparse
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -200,6 +201,7 @@ def main() -> None:
                                       zip(["held out", *models], periodic, strict=True)))
 
     # 5. The page.
+    saved = ", ".join(f"{short.loss - long.loss:.3f}" for short, long in itertools.pairwise(small))
     heard = [("held out", [frontend.decode(held_out[i][None])[0, 0] for i in prompted]),
              *((f"{one}", one.wavs) for one in models)]
     clips = []
@@ -207,7 +209,7 @@ def main() -> None:
         for i, wav in list(zip(prompted, wavs, strict=True))[:2]:
             path = args.out / f"{number}-{i}.wav"
             write_audio(path, wav[None], rate)
-            clips.append(Clip(path, name, f"{held_out.names[i]}", prompt_seconds=given / rate))
+            clips.append(Clip(path, name, notes=[held_out.names[i]], prompt_seconds=given / rate))
     page = write_document(
         args.out / "index.html", "Lesson 6: WaveNet, sound one sample at a time",
         note(__doc__), text(f"{encoded.sides.summary}; {rate:,} samples a second."),
@@ -233,13 +235,16 @@ def main() -> None:
                 table(["receptive field", "bits per sample", "bits per second", "parameters", "training seconds",
                        "periodicity"],
                       [[f"{one}", one.loss, one.loss * rate, one.parameters, one.seconds, value]
-                       for one, value in zip(models, periodic[1:], strict=True)]),
-                text("Bits and ears count differently. Most bits go into how a sample continues the few before it, so "
-                     "the first two milliseconds save the most of them. What lies further back says little about the "
-                     "next sample, yet pitch, vowels and syllables are all that we listen to; and it takes the longest "
-                     "training to be found, so that under a short budget a long memory need not pay.")),
+                       for one, value in zip(models, periodic[1:], strict=True)], main_row=len(models) - 1),
+                text(f"Each longer memory saved {saved} bits a sample over the one before. Most of what can be known "
+                     "of the next sample is in the few before it; what lies further back adds little, is found late in "
+                     "training, and need not pay under a short budget (a saving below zero). Ears count differently: "
+                     "pitch, vowels and syllables are all that they hear.")),
         section("What it sounds like",
-                text("All models go on from the same beginnings of two held-out files (the part marked as prompt)."),
+                text("All models go on from the same two held-out beginnings, marked as prompt. Look for three things, "
+                     "which ask for ever longer memory. Is what follows as loud as the prompt, or does noise break out "
+                     "at once? Does sound come and go as syllables or notes do? Are there the stripes of a pitch, as "
+                     "in the recordings?"),
                 grid(clip_cards(clips))),
         section("The large model",
                 text(f"Gaps {', '.join(str(gate.dilation) for gate in run.model.backbone.gates)}: 1 + their sum is "

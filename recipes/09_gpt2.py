@@ -188,6 +188,7 @@ def main() -> None:
 def accumulation_difference(model: SequenceModel, crops: Crops, device: torch.device) -> float:
     """How far the gradient of a batch is from the mean of its two halves', relative to its norm."""
     x = crops.batch(0)[0].to(device)
+    model.eval()                                        # dropout would draw other units for each piece
     gradients = []
     for pieces in (1, 2):
         model.zero_grad()
