@@ -171,6 +171,13 @@ def test_early_stopping_keeps_the_best_weights_and_stops(tmp_path):
     assert [event["best"] for event in events(tmp_path, "held_out")] == [True, True, False, True, False, False, False]
 
 
+def test_a_loss_that_rises_at_first_stops_nothing(tmp_path):
+    """Buries a run that a slow machine ends after seconds, with the weights that it began with."""
+    it = trainer(tmp_path, settings(steps=12, evaluations=12, patience=2),
+                 evaluate=losses(5, 6, 7, 6, 4, *[3] * 7))
+    assert it.run(Metrics(tmp_path)).stopped == "early" and it.progress.step > 5 and it.progress.best_loss == 3
+
+
 def test_patience_null_never_stops(tmp_path):
     """Buries a null that is taken for nought."""
     it = trainer(tmp_path, settings(steps=8, evaluations=8), evaluate=losses(*range(8)))

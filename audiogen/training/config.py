@@ -45,7 +45,8 @@ class TrainingConfig:
         average: decay per step of the averaged weights (Polyak averaging), null for none.
         evaluations: how often in the run the held-out loss is taken.
         evaluation_frames: held-out frames that these use at most; the final one uses all.
-        patience: stop after so many evaluations without a better held-out loss, null for never.
+        patience: stop after so many evaluations without a better held-out loss, though not in the first third of the
+            budget; null for never.
         sample_every: evaluations between sample WAVs, null for only at the end.
         sample_seconds: length of a sample.
     """

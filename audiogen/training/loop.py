@@ -186,7 +186,9 @@ class Trainer:
         return self.diagnostics and (step == 1 or step % every == 0)
 
     def _turned(self) -> bool:
-        return self.config.patience is not None and self.progress.worse >= self.config.patience
+        # A new model's held-out loss may rise before it falls, so the first third of the budget decides nothing.
+        patience = self.config.patience
+        return patience is not None and self.progress.worse >= patience and self.spent() > 1 / 3
 
     def _marks(self) -> int:
         """How many of the run's evaluations are due by now."""
