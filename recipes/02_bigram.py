@@ -222,7 +222,7 @@ def main() -> None:
                 table(["model", "bits per held-out token", "bits per second"],
                       [[name, loss, loss * spec.frame_rate] for name, loss in losses.items()]),
                 text("The last row is the library's bigram: the same table as an embedding times a linear layer. It "
-                     f"has also learned how files begin: {begins}, which the rows above leave it to.")),
+                     f"has also learned how files begin: {begins}. The rows above leave that token to the unigram.")),
         section("How open it is what follows",
                 picture(draw_rows(entropies, met, typical, ends), "Entropy of each row, and the spectra of the ends",
                         "Left: each dot is a token. Right: the typical frames at both ends, from low to high notes."),

@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="a few steps of everything, to see that it runs")
     parser.add_argument("--codes", type=int, default=256, help="V, codes before merging")
     parser.add_argument("--merges", type=int, default=1024, help="codes that merging adds")
-    parser.add_argument("--steps", type=int, default=800, help="of training each model")
+    parser.add_argument("--steps", type=int, default=500, help="of training each model")
     args = parser.parse_args()
     if args.short:
         args.codes, args.merges, args.steps = 16, 24, 8
@@ -249,7 +249,7 @@ def rates(encoded: dict[str, Encoded], models: dict[str, Trained], folder: Path)
               + ", ".join("-" if x is None else f"{x:.0f}" for x in bits) + f"; mel distance {rows[-1][-1]:.3f}")
     axis.set(xlabel="steps", ylabel="held-out bits per second")
     axis.legend()
-    saved = [[plain[0], plain[2] / merged[2], *(None if None in (before, after) else 100 * (1 - after / before)
+    saved = [[plain[0], plain[2] / merged[2], *(None if None in (before, after) else round(100 * (1 - after / before))
                                                 for before, after in zip(plain[3:7], merged[3:7], strict=True))]
              for plain, merged in zip(rows[::2], rows[1::2], strict=True)]
     lost = min(row[-1] or 0.0 for row in saved[1:]) < 0
