@@ -7,11 +7,12 @@ from ..errors import ConfigError
 from ..model import SequenceModel
 from .base import PRECISIONS, Engine
 from .eager import Eager
+from .wavenet import WaveNetEngine
 
 log = logging.getLogger("audiogen")
 
 #: By the name that the log tells.
-ENGINES: dict[str, type[Engine]] = {}
+ENGINES: dict[str, type[Engine]] = {"wavenet": WaveNetEngine}
 
 
 def choose(model: SequenceModel, batch_size: int) -> Engine:
