@@ -230,10 +230,10 @@ def test_an_unknown_precision_is_refused():
 # ---- the compiled parts
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.0), Sampling(0.01), Sampling(3.0), Sampling(top_k=1),
-                                      Sampling(top_k=4), Sampling(top_k=100), Sampling(top_p=0.5), Sampling(top_p=1e-9),
-                                      Sampling(top_p=1.0), Sampling(min_p=0.2), Sampling(min_p=1.0), Sampling(min_p=0.0),
-                                      Sampling(0.8, 6, 0.7, 0.1)], ids=str)
+@pytest.mark.parametrize("sampling", [
+    Sampling(), Sampling(0.0), Sampling(0.01), Sampling(3.0), Sampling(top_k=1), Sampling(top_k=4), Sampling(top_k=100),
+    Sampling(top_p=0.5), Sampling(top_p=1e-9), Sampling(top_p=1.0), Sampling(min_p=0.2), Sampling(min_p=1.0),
+    Sampling(min_p=0.0), Sampling(0.8, 6, 0.7, 0.1)], ids=str)
 def test_the_compiled_draw_is_the_draw(sampling):
     """Buries a filter that breaks ties another way, or sums in another order: equal for each of 2,000 draws, among them
     logits that are equal to each other."""

@@ -159,7 +159,7 @@ def _alone_int8(x, weight, scales, y, work):
         y[j] += work[j] * scales[j]
 
 
-# ---- out of a word; a byte u at the top of a fraction makes the float32 1 + u / 256, which is cheaper than to convert it
+# ---- out of a word; a byte u at the top of a fraction makes the float32 1 + u / 256, cheaper than to convert it
 
 MIDDLE = np.float32(1.5)
 _ONE, _FIELD, _UPPER = np.uint32(0x3F800000), np.uint32(0x007F8000), np.uint32(0xFFFF0000)
