@@ -110,6 +110,7 @@ class Frontend(nn.Module):
 
     def check_wav(self, wav: Tensor) -> None:
         self.check_fitted()
+        _check_is_tensor("wav", wav)
         if wav.ndim != 3 or wav.shape[1] != 1 or wav.shape[0] < 1 or wav.shape[2] < 1:
             raise ValueError(f"wav must have shape (B, 1, N) with B, N >= 1, got {tuple(wav.shape)}")
         self._check_tensor("wav", wav)
@@ -117,6 +118,7 @@ class Frontend(nn.Module):
     def check_codes(self, codes: Tensor, fewer_rows: bool = False) -> None:
         """With `fewer_rows` the first rows alone will do, as for residual codebooks."""
         self.check_fitted()
+        _check_is_tensor("codes", codes)
         rows, size = self.spec.num_codebooks, self.spec.codebook_size
         good_rows = codes.ndim == 3 and (1 <= codes.shape[1] <= rows if fewer_rows else codes.shape[1] == rows)
         if not good_rows or codes.shape[0] < 1 or codes.shape[2] < 1:
@@ -132,6 +134,7 @@ class Frontend(nn.Module):
 
     def check_frames(self, frames: Tensor) -> None:
         self.check_fitted()
+        _check_is_tensor("frames", frames)
         features = self.spec.num_features
         if frames.ndim != 3 or frames.shape[1] != features or frames.shape[0] < 1 or frames.shape[2] < 1:
             raise ValueError(f"frames must have shape (B, {features}, T) with B, T >= 1, got {tuple(frames.shape)}")
@@ -144,6 +147,12 @@ class Frontend(nn.Module):
             raise ValueError(f"{name} must be on {self.device}, as the front-end is, got {x.device}")
         if not bool(torch.isfinite(x).all()):
             raise ValueError(f"{name} must be finite, got NaN or infinity")
+
+
+def _check_is_tensor(name: str, x: object) -> None:
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name} must be a torch tensor, got {type(x).__name__}: of a numpy array x, give "
+                         "torch.from_numpy(x)")
 
 
 def training_wavs(wavs: Iterable[Tensor]) -> Iterator[Tensor]:
