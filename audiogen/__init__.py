@@ -19,7 +19,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Where each public name lives. Looked up when it is first used: `import audiogen` itself takes no time.
 _HOMES = {
     "AudiogenError": "errors", "AudioReadError": "errors",
-    "audio_info": "audio", "read_audio": "audio", "read_blocks": "audio", "resample": "audio", "write_audio": "audio",
+    "AudioFile": "audio", "audio_info": "audio", "read_audio": "audio", "read_blocks": "audio",
+    "resample": "audio", "write_audio": "audio",
     "FrameSpec": "spec", "TokenSpec": "spec",
     "FRONTENDS": "frontends", "load_frontend": "frontends", "save_frontend": "frontends",
     "BACKBONES": "backbones", "PATTERNS": "patterns",

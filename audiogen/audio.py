@@ -22,7 +22,7 @@ import torch
 import torchaudio
 
 from .containers import MAX_CHANNELS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, refusal
-from .decoder import DECODE_AT_ONCE, AudioInfo, open_decoder
+from .decoder import DECODE_AT_ONCE, AudioInfo, Decoder
 from .errors import AudiogenError, ConfigError
 from .files import atomic_write_bytes
 
@@ -52,8 +52,40 @@ def audio_info(path: str | Path) -> AudioInfo:
     Raises:
         AudioReadError: not a sound file that can be read; the message says why and what to do.
     """
-    with open_decoder(path) as decoder:
+    with Decoder(path) as decoder:
         return decoder.info
+
+
+class AudioFile:
+    """A sound file that is held open, to read many stretches of it: its headers are looked at once.
+
+        with audiogen.AudioFile(path) as file:
+            crops = [file.read(start, 16_000) for start in starts]
+
+    Raises:
+        AudioReadError: as `audio_info`.
+    """
+
+    def __init__(self, path: str | Path):
+        self._decoder = Decoder(path)
+
+    @property
+    def info(self) -> AudioInfo:
+        return self._decoder.info
+
+    def read(self, start: int = 0, num_samples: int | None = None, sample_rate: int | None = None) -> torch.Tensor:
+        """A stretch as mono, (1, N) float32 in [-1, 1]: what `read_audio` says of it, and raises."""
+        blocks = list(_read(self._decoder, sample_rate, start, num_samples, block_seconds=math.inf))
+        return blocks[0] if len(blocks) == 1 else torch.cat([torch.zeros(1, 0), *blocks], dim=1)
+
+    def close(self) -> None:
+        self._decoder.close()
+
+    def __enter__(self) -> "AudioFile":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
 
 def read_audio(path: str | Path, sample_rate: int | None = None, start: int = 0,
@@ -78,8 +110,8 @@ def read_audio(path: str | Path, sample_rate: int | None = None, start: int = 0,
         AudioReadError: not audio, empty, damaged, `start` beyond the end, fewer samples than the file states, NaN,
             infinite, or beyond 4.0 in magnitude (12 dB over full scale, which is a wrong format, not loud sound).
     """
-    blocks = list(_read(path, sample_rate, start, num_samples, block_seconds=math.inf))
-    return blocks[0] if len(blocks) == 1 else torch.cat([torch.zeros(1, 0), *blocks], dim=1)
+    with AudioFile(path) as file:
+        return file.read(start, num_samples, sample_rate)
 
 
 def read_blocks(path: str | Path, sample_rate: int | None = None,
@@ -92,7 +124,8 @@ def read_blocks(path: str | Path, sample_rate: int | None = None,
     Raises:
         AudioReadError: as `read_audio`; for what is wrong with samples, once the iteration gets there.
     """
-    return _read(path, sample_rate, start=0, num_samples=None, block_seconds=block_seconds)
+    with Decoder(path) as decoder:
+        yield from _read(decoder, sample_rate, start=0, num_samples=None, block_seconds=block_seconds)
 
 
 def write_audio(path: str | Path, wav: torch.Tensor, sample_rate: int, subtype: str | None = None) -> None:
@@ -170,27 +203,29 @@ def mono(wav: torch.Tensor) -> torch.Tensor:
 # ---- reading
 
 
-def _read(path: str | Path, sample_rate: int | None, start: int, num_samples: int | None,
+def _read(decoder: Decoder, sample_rate: int | None, start: int, num_samples: int | None,
           block_seconds: float) -> Iterator[torch.Tensor]:
     if sample_rate is not None:
         _check_rate(sample_rate)
-    with open_decoder(path) as decoder:
-        info = decoder.info
-        stop = info.num_samples if num_samples is None else min(start + num_samples, info.num_samples)
-        if not 0 <= start <= stop:
-            raise refusal(path, f"holds {info.num_samples} samples, and none can be read from {start} to {stop}",
-                          "ask for a stretch within it")
-        to_rate = sample_rate or info.sample_rate
-        stream = soxr.ResampleStream(info.sample_rate, to_rate, 1) if to_rate != info.sample_rate else None
-        block = min(block_seconds * info.sample_rate, DECODE_AT_ONCE, DECODE_AT_ONCE * info.sample_rate / to_rate)
-        decoder.seek(start)
-        while decoder.position < stop:
-            samples = decoder.next(min(max(int(block), 1), stop - decoder.position))  # (n, C)
-            wav = sum(samples.T) / info.num_channels  # (n,); numpy's mean over so short an axis takes six times as long
-            if stream is not None:
-                wav = stream.resample_chunk(wav, last=decoder.position == stop)
-            if len(wav) > 0:
-                yield torch.from_numpy(np.clip(wav, -1, 1))[None]
+    info = decoder.info
+    stop = info.num_samples if num_samples is None else min(start + num_samples, info.num_samples)
+    if not 0 <= start <= stop:
+        raise refusal(info.path, f"holds {info.num_samples} samples, and none can be read from {start} to {stop}",
+                      "ask for a stretch within it")
+    to_rate = sample_rate or info.sample_rate
+    stream = soxr.ResampleStream(info.sample_rate, to_rate, 1) if to_rate != info.sample_rate else None
+    block = min(block_seconds * info.sample_rate, DECODE_AT_ONCE, DECODE_AT_ONCE * info.sample_rate / to_rate)
+    decoder.seek(start)
+    while decoder.position < stop:
+        samples = decoder.next(min(max(int(block), 1), stop - decoder.position))  # (n, C)
+        # numpy's mean over so short an axis takes six times as long
+        wav = sum(samples.T) / info.num_channels if info.num_channels > 1 else samples[:, 0]  # (n,)
+        if stream is not None:
+            wav = stream.resample_chunk(wav, last=decoder.position == stop)
+        if decoder.peak > 1 or stream is not None:
+            wav = np.clip(wav, -1, 1)
+        if len(wav) > 0:
+            yield torch.from_numpy(wav[None])
 
 
 def _check_rate(sample_rate: int) -> None:

@@ -2,8 +2,6 @@
 
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +9,8 @@ import numpy as np
 import soundfile
 
 from .containers import CONVERT, Header, read_header, refusal
+from .errors import AudioReadError
+from .pcm import PCMFile, is_pcm
 
 ABSURD = 4.0
 """Samples beyond 12 dB over full scale are not sound that was turned up too far but a wrong format: refused."""
@@ -41,18 +41,44 @@ class AudioInfo:
 
 
 class Decoder:
-    """A sound file that is read straight on from `position`, as float32; made by `open_decoder`."""
+    """A sound file that is read straight on from `position`, as float32; to be used in a `with`.
 
-    def __init__(self, info: AudioInfo, file: "_File"):
-        self.info = info
+    Raises:
+        AudioReadError: on opening, for what the container reveals and for disagreement between it and libsndfile;
+            later, for whatever libsndfile raises.
+    """
+
+    def __init__(self, path: str | Path):
         self.position = 0
-        self._file = file
+        self.peak = 1.0  # of the last block; of integers, which hold no more than full scale, it is not looked for
+        header = read_header(path)
+        try:
+            self._file = PCMFile(path, header) if is_pcm(header) else _open(path)
+            try:
+                self.info = _agreed(path, header, self._file)
+            except BaseException:
+                self._file.close()
+                raise
+        except _FAILURES as error:
+            raise _refused(path, error) from error
+
+    def __enter__(self) -> "Decoder":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._file.close()
 
     def seek(self, start: int) -> None:
         """Goes to sample `start`, directly where the format and libsndfile can do that exactly."""
         lead = _LEAD.get(self.info.subtype, 0)
-        if start > lead:
-            self.position = self._file.seek(start - lead)
+        if start > lead or start < self.position:
+            try:
+                self.position = self._file.seek(int(max(start - lead, 0)))
+            except _FAILURES as error:
+                raise _refused(self.info.path, error) from error
         while self.position < start:
             self.next(min(start - self.position, DECODE_AT_ONCE))
 
@@ -62,40 +88,23 @@ class Decoder:
         Raises:
             AudioReadError: the file ends here, before the samples that it states; NaN, infinite, beyond `ABSURD`.
         """
-        samples = self._file.next(count)
+        try:
+            samples = self._file.next(count)
+        except _FAILURES as error:
+            raise _refused(self.info.path, error) from error
         if len(samples) == 0:
             raise refusal(self.info.path, f"is damaged or truncated: it states {self.info.num_samples} samples, but "
                           f"only {self.position} can be decoded")
         self.position += len(samples)
-        peak = max(float(samples.max()), -float(samples.min()))  # a NaN comes through both
+        if self.info.subtype.startswith("PCM_"):
+            return samples
+        self.peak = peak = max(float(samples.max()), -float(samples.min()))  # a NaN comes through both
         if not math.isfinite(peak):
             raise refusal(self.info.path, "holds NaN or infinite samples", "export it again, or remove it")
         if peak > ABSURD:
             raise refusal(self.info.path, f"holds absurd samples (up to {peak:.3g}, where full scale is 1)",
                           "scale them to [-1, 1], or remove it")
         return samples
-
-
-@contextmanager
-def open_decoder(path: str | Path) -> Iterator[Decoder]:
-    """Opens a sound file once its container was found sound.
-
-    Raises:
-        AudioReadError: for what the container reveals, for disagreement between it and libsndfile, and, as long as
-            the file is open, for whatever libsndfile raises.
-    """
-    header = read_header(path)
-    try:
-        with _open(path) as file:
-            if (file.samplerate, file.channels) != (header.sample_rate, header.num_channels):
-                raise refusal(path, f"states {header.num_channels} channels at {header.sample_rate} Hz but decodes to "
-                              f"{file.channels} at {file.samplerate} Hz")
-            num_samples = _agreed_length(path, header, file)
-            info = AudioInfo(Path(path), file.samplerate, file.channels, num_samples, header.container, file.subtype)
-            yield Decoder(info, file)
-    except (soundfile.SoundFileError, OSError) as error:
-        reason = getattr(error, "error_string", None) or str(error)
-        raise refusal(path, f"is damaged or truncated: it can't be decoded ({reason.strip(' .')})") from error
 
 
 class _File(soundfile.SoundFile):
@@ -120,7 +129,25 @@ def _open(path: str | Path) -> _File:
                       "give it the suffix of its format") from error
 
 
-def _agreed_length(path: str | Path, header: Header, file: _File) -> int:
+_FAILURES = (soundfile.SoundFileError, OSError)
+
+
+def _refused(path: str | Path, error: Exception) -> AudioReadError:
+    """What libsndfile or the system raised, as the error that names the file."""
+    reason = getattr(error, "error_string", None) or str(error)
+    return refusal(path, f"is damaged or truncated: it can't be decoded ({reason.strip(' .')})")
+
+
+def _agreed(path: str | Path, header: Header, file: _File | PCMFile) -> AudioInfo:
+    """What the container states, once libsndfile's understanding of it agrees."""
+    if (file.samplerate, file.channels) != (header.sample_rate, header.num_channels):
+        raise refusal(path, f"states {header.num_channels} channels at {header.sample_rate} Hz but decodes to "
+                      f"{file.channels} at {file.samplerate} Hz")
+    num_samples = _agreed_length(path, header, file)
+    return AudioInfo(Path(path), file.samplerate, file.channels, num_samples, header.container, file.subtype)
+
+
+def _agreed_length(path: str | Path, header: Header, file: _File | PCMFile) -> int:
     """Samples per channel, once the container's statement and libsndfile's understanding of it agree."""
     if header.num_samples is None:
         return _count_samples(path)

@@ -1,5 +1,6 @@
 """One loop from a model to codes or frames: draw a step, observe it, draw the next."""
 
+import bisect
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from .engines import choose
 from .errors import ConfigError
 from .model import SequenceModel
 from .sampling import Sampling, fresh_seeds, uniforms
@@ -71,14 +73,14 @@ def generate_until(model: SequenceModel, num_samples: int, frame_lengths: Callab
 
 def stream(model: SequenceModel, num_frames: int, prompt: Tensor | None = None, batch_size: int = 1,
            sampling: Sampling = Sampling(), seeds: Sequence[int] | None = None) -> Iterator[Tensor]:
-    """The same as it goes: (B, C, n) pieces, the prompt first, then each frame as soon as all its rows are drawn."""
+    """The same as it goes: (B, C, n) pieces, the prompt first, then frames as soon as all their rows are drawn."""
     prompt, seeds = _checked(model, num_frames, prompt, batch_size, seeds)
     return itertools.chain([prompt], _frames(model, prompt, num_frames, sampling, seeds))
 
 
 def _frames(model: SequenceModel, prompt: Tensor, num_frames: int, sampling: Sampling,
             seeds: Sequence[int]) -> Iterator[Tensor]:
-    """The frames after the prompt, (B, C, 1) each. A step draws all rows, and those known before are put back:
+    """The frames after the prompt, (B, C, n) each. A step draws all rows, and those known before are put back:
 
         delay, K = 3, a prompt of 2 frames and 3 new ones
 
@@ -94,26 +96,29 @@ def _frames(model: SequenceModel, prompt: Tensor, num_frames: int, sampling: Sam
     last_step = steps.amax(dim=0).tolist()
     known = index < P                                                   # of the prompt, or a hole
     unknown_steps = (~known).any(dim=0).nonzero()
-    first = int(unknown_steps[0]) if len(unknown_steps) else seq.shape[2]
-    emitted = P
+    if not len(unknown_steps):
+        return
+    S, first, emitted = seq.shape[2], int(unknown_steps[0]), P
     with _evaluating(model):
+        engine = choose(model, batch_size)
         with torch.inference_mode():
             hidden, state = model.start(batch_size)
-            if 0 < first < seq.shape[2]:
+            if first > 0:
                 hidden, state = model.advance(seq[:, :, :first], state)
-        for s in range(first, seq.shape[2]):
-            at = (s - first) % UNIFORMS_BLOCK
-            with torch.inference_mode():
-                if at == 0:
-                    stop = min(s + UNIFORMS_BLOCK, seq.shape[2])
-                    block = uniforms(seeds, s, stop, model.head.num_uniforms).to(prompt.device)
-                x = model.head.sample(hidden, sampling, block[:, at])   # (B, C)
-                seq[:, :, s] = torch.where(known[:, s], seq[:, :, s], x)
-                if s + 1 < seq.shape[2]:
-                    hidden, state = model.advance(seq[:, :, s:s + 1], state)
-            while emitted < total and last_step[emitted] == s:
-                yield seq.gather(2, steps[:, emitted:emitted + 1].expand(batch_size, num_rows, 1))
-                emitted += 1
+            engine.begin(hidden, state)
+        frames_at_once = int(engine.seconds_at_once * (model.spec.frame_rate or 0))
+        at_once = max(1, frames_at_once * (model.pattern.num_steps(2) - model.pattern.num_steps(1)))
+        for begin in range(first, S, UNIFORMS_BLOCK):
+            end = min(begin + UNIFORMS_BLOCK, S)
+            numbers = uniforms(seeds, begin, end, model.head.num_uniforms).to(prompt.device)
+            for start in range(begin, end, at_once):
+                stop = min(start + at_once, end)
+                engine.fill(seq[:, :, start:stop], known[:, start:stop], numbers[:, start - begin:stop - begin],
+                            sampling)
+                whole = bisect.bisect_left(last_step, stop)             # frames whose last row is drawn
+                if whole > emitted:
+                    yield seq.gather(2, steps[:, emitted:whole].expand(batch_size, num_rows, -1))
+                    emitted = whole
 
 
 @contextmanager

@@ -24,7 +24,13 @@ class SequenceModel(nn.Module):
         spec: what the front-end makes; shapes both ends.
         backbone: hidden to hidden.
         pattern: made for spec.num_rows rows. A FrameSpec is one row, so its only pattern is parallel.
+
+    Attributes:
+        precision: "fp32", "bf16" or "int8": to what the engines of `generate` may round the weights, for speed. The
+            weights themselves stay as they are, and so does all that is computed elsewhere.
     """
+
+    precision = "fp32"
 
     def __init__(self, spec: Spec, backbone: Backbone, pattern: Pattern):
         super().__init__()

@@ -66,7 +66,7 @@ def bare_mp3(path, change):
 
 
 def raw_suffix(path):
-    return content(wav_bytes(bytes(20)))(path.with_suffix(".raw"))
+    return content(flac(path.with_suffix(".flac")).read_bytes())(path.with_suffix(".raw"))
 
 
 PCM = struct.pack("<4h", 1, 2, 3, 4)

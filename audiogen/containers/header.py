@@ -22,6 +22,7 @@ class Header:
     max_samples_per_byte: int  # the most samples that a byte of this container can stand for
     tolerance: int = 0  # by how many samples decoders differ about num_samples
     counted: bool = False  # no field states num_samples: the container's frames were counted
+    plain: tuple[str, int, int] | None = None  # uncoded, little-endian samples: "PCM" or "float", bits, first byte
 
 
 @dataclass(frozen=True)

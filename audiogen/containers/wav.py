@@ -64,4 +64,8 @@ def parse(source: Source, start: int) -> Header | None:
     if length == 0 and held > 0:
         raise source.refusal(f"states 0 samples, though {held} bytes follow: its header was never finished",
                              "save it again, for example with ffmpeg, or remove it")
-    return Header("WAV", sample_rate, num_channels, length // bytes_per_sample, max_samples_per_byte=1)
+    # Where the fields contradict each other libsndfile knows which programs wrote such files, and what they meant.
+    bits = int.from_bytes(form[14:16], "little")
+    plain = order == "<" and 8 * bytes_per_sample == num_channels * bits
+    return Header("WAV", sample_rate, num_channels, length // bytes_per_sample, max_samples_per_byte=1,
+                  plain=(_CODINGS[coding], bits, offset) if plain else None)

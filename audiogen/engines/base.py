@@ -1,0 +1,80 @@
+"""The contract of an engine."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..model import SequenceModel
+from ..sampling import Sampling
+
+#: How an engine may hold the weights while it generates. Sums are always taken in fp32.
+PRECISIONS = ("fp32", "bf16", "int8")
+
+
+class Engine:
+    """A faster way to run the loop of generate.py for models of one kind; never another meaning (DESIGN, contract 7).
+
+    Made for one call of `generate` or `stream`, from the weights as they then are. It takes over from the model once
+    this has seen the prompt, and goes on block by block:
+
+        hidden, state = model.advance(prompt, ...)      engine.begin(hidden, state)
+        engine.fill(block 0)  engine.fill(block 1)  ...
+
+    An engine that needs a library or time to compile imports it in `__init__`, not where its module is imported.
+
+    Args:
+        model: one that `refusal` finds nothing against, in evaluation mode.
+        batch_size: items that are generated side by side.
+    """
+
+    #: Seconds of sound that `fill` should be asked for at a time: less is heard sooner, more takes fewer calls.
+    seconds_at_once: ClassVar[float] = 0.05
+
+    @classmethod
+    def refusal(cls, model: SequenceModel) -> str | None:
+        """Why this engine can't run the model at model.precision on its device; None if it can."""
+        raise NotImplementedError
+
+    def __init__(self, model: SequenceModel, batch_size: int):
+        self.model, self.batch_size = model, batch_size
+
+    def begin(self, hidden: Tensor, state: Any) -> None:
+        """Goes on from the hidden (B, D) that predicts the next step, and the state of `model.advance`, consuming both.
+        May be called again, to begin anew."""
+        raise NotImplementedError
+
+    def fill(self, seq: Tensor, known: Tensor, uniforms: Tensor, sampling: Sampling,
+             logits: Tensor | None = None) -> None:
+        """Goes through the next n steps: draws each, keeps what is known of it, and observes the result.
+
+        A draw is sampling.draw's: the inverse of the cumulative filtered probabilities, in float64.
+
+        Args:
+            seq: (B, C, n), written in place where it is not known. May be a strided view.
+            known: (C, n) bool: of the prompt, or a hole.
+            uniforms: (B, n, U) float64 in (0, 1), U being head.num_uniforms.
+            logits: (B, n, K, V) float32 that takes the logits of each step, for those who compare engines.
+        """
+        raise NotImplementedError
+
+    def logits(self, seq: Tensor) -> Tensor:
+        """Teacher-forced, from the beginning: steps (B, K, S) -> the logits that predict each, (B, S, K, V)."""
+        B, K, S = seq.shape
+        logits = torch.empty(B, S, K, self.model.spec.codebook_size, device=seq.device)
+        uniforms = torch.full((B, S, self.model.head.num_uniforms), 0.5, dtype=torch.float64, device=seq.device)
+        with torch.inference_mode():
+            self.begin(*self.model.start(B))
+            self.fill(seq.clone(), torch.ones_like(seq[0], dtype=torch.bool), uniforms, Sampling(), logits)
+        return logits
+
+
+def common_refusal(model: SequenceModel, device: str = "cpu") -> str | None:
+    """What speaks against most engines: another device, weights that are not float32, modules that someone watches."""
+    if any(parameter.device.type != device for parameter in model.parameters()):
+        return f"it is not on {device}"
+    if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
+        return "its weights are not float32"
+    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+        return "hooks wait for its modules to be called"
+    return None

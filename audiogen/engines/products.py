@@ -1,0 +1,196 @@
+"""Products of vectors with packed weights, compiled: what an engine of small batches spends its time on.
+
+A product runs over the rows of the weights, and each row adds a multiple of itself to the outputs, which lie side by
+side:
+
+    y[j] += x[i] * weight[i, j]         j fastest: whole registers of outputs at once, and nothing to sum across
+
+With one item, reading the weights takes longer than the arithmetic. Held as bf16 (the upper half of a float32, two rows
+to a word) they are half as long, as int8 (four rows to a word, one scale a column) a quarter. Sums are in fp32.
+
+numba compiles this where it is first called and is imported here: import this module where it is used.
+"""
+
+import numpy as np
+from numba import njit, types
+from numba.extending import overload, register_jitable
+
+ROWS = 8        # taken at a time: packed weights end in rows of zeros to a multiple of it, and so must x
+
+
+@register_jitable
+def padded(rows: int) -> int:
+    """How long x must be, its end being zeros."""
+    return -(-rows // ROWS) * ROWS
+
+
+def pack(weight: np.ndarray, precision: str) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (..., rows, columns) -> words (..., rows / n, columns) of n rows each, and scales (..., columns).
+
+    The type of the words says what they are, float32: a row each; uint32: two rows as bf16; int32: four rows as int8
+    plus 128, at the bits 15, 23, 7 and 31 (turning round) upwards. Scales count for int8 alone.
+    """
+    rows = weight.shape[-2]
+    weight = np.pad(weight, [(0, 0)] * (weight.ndim - 2) + [(0, padded(rows) - rows), (0, 0)]).astype(np.float32)
+    scales = np.ones_like(weight[..., 0, :])
+    if precision == "bf16":
+        bits = weight.view(np.uint32)
+        bits = (bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) >> 16      # to the nearest, of two the even one
+        return np.ascontiguousarray(bits[..., 0::2, :] | bits[..., 1::2, :] << 16), scales
+    if precision == "int8":
+        scales = np.maximum(np.abs(weight).max(axis=-2), np.float32(1e-30)) / np.float32(127)
+        bits = (np.rint(weight / scales[..., None, :]) + 128).astype(np.uint32)
+        a, b, c, d = (bits[..., i::4, :] for i in range(4))
+        words = a << 15 | b << 23 | c << 7 | d >> 1 | (d & 1) << 31
+        return np.ascontiguousarray(words).view(np.int32), scales * np.float32(256)
+    return np.ascontiguousarray(weight), scales
+
+
+def product(x, weight, scales, y, work):
+    """For each item y[b, j] += sum over i of x[b, i] weight[i, j]; in compiled code only.
+
+    Args:
+        x: (B, padded(rows)) float32.
+        weight, scales: as `pack` made them, of one matrix.
+        y: (B, columns) float32.
+        work: (4, columns or more) float32, to be overwritten.
+    """
+    raise NotImplementedError
+
+
+@overload(product, jit_options={"fastmath": True, "nogil": True})
+def _product(x, weight, scales, y, work):
+    kinds = {types.float32: (_unpack_fp32, _alone_fp32), types.uint32: (_unpack_bf16, _alone_bf16),
+             types.int32: (_unpack_int8, _alone_int8)}
+    unpack, alone = kinds[weight.dtype]
+
+    def implementation(x, weight, scales, y, work):
+        fours = len(x) // 4 * 4
+        if fours > 0:
+            for i in range(0, x.shape[1], 4):
+                rows = unpack(weight, scales, i, work)
+                for b in range(0, fours, 4):
+                    _four_items(x, rows, i, b, y)
+        for b in range(fours, len(x)):
+            alone(x[b], weight, scales, y[b], work[0])
+
+    return implementation
+
+
+# ---- four items: weights are unpacked once for all, then four rows are read for sixteen products
+
+
+@njit(fastmath=True, nogil=True)
+def _four_items(x, rows, i, b, y):
+    p0, p1, p2, p3 = x[b, i], x[b, i + 1], x[b, i + 2], x[b, i + 3]
+    q0, q1, q2, q3 = x[b + 1, i], x[b + 1, i + 1], x[b + 1, i + 2], x[b + 1, i + 3]
+    r0, r1, r2, r3 = x[b + 2, i], x[b + 2, i + 1], x[b + 2, i + 2], x[b + 2, i + 3]
+    s0, s1, s2, s3 = x[b + 3, i], x[b + 3, i + 1], x[b + 3, i + 2], x[b + 3, i + 3]
+    for j in range(y.shape[1]):
+        w0, w1, w2, w3 = rows[0, j], rows[1, j], rows[2, j], rows[3, j]
+        y[b, j] += p0 * w0 + p1 * w1 + p2 * w2 + p3 * w3
+        y[b + 1, j] += q0 * w0 + q1 * w1 + q2 * w2 + q3 * w3
+        y[b + 2, j] += r0 * w0 + r1 * w1 + r2 * w2 + r3 * w3
+        y[b + 3, j] += s0 * w0 + s1 * w1 + s2 * w2 + s3 * w3
+
+
+@register_jitable
+def _unpack_fp32(weight, scales, i, work):
+    return weight[i:i + 4]
+
+
+@njit(fastmath=True, nogil=True)
+def _unpack_bf16(weight, scales, i, work):
+    for j in range(weight.shape[1]):
+        a, b = weight[i // 2, j], weight[i // 2 + 1, j]
+        work[0, j], work[1, j] = _lower(a), _upper(a)
+        work[2, j], work[3, j] = _lower(b), _upper(b)
+    return work
+
+
+@njit(fastmath=True, nogil=True)
+def _unpack_int8(weight, scales, i, work):
+    for j in range(weight.shape[1]):
+        a, scale = np.uint32(weight[i // 4, j]), scales[j]
+        work[0, j], work[1, j] = (_byte0(a) - MIDDLE) * scale, (_byte1(a) - MIDDLE) * scale
+        work[2, j], work[3, j] = (_byte2(a) - MIDDLE) * scale, (_byte3(a) - MIDDLE) * scale
+    return work
+
+
+# ---- one item: eight rows at a time, unpacked in registers
+
+
+@njit(fastmath=True, nogil=True)
+def _alone_fp32(x, weight, scales, y, work):
+    for i in range(0, len(x), 8):
+        x0, x1, x2, x3, x4, x5, x6, x7 = x[i], x[i + 1], x[i + 2], x[i + 3], x[i + 4], x[i + 5], x[i + 6], x[i + 7]
+        for j in range(len(y)):
+            y[j] += (x0 * weight[i, j] + x1 * weight[i + 1, j] + x2 * weight[i + 2, j] + x3 * weight[i + 3, j]
+                     + x4 * weight[i + 4, j] + x5 * weight[i + 5, j] + x6 * weight[i + 6, j] + x7 * weight[i + 7, j])
+
+
+@njit(fastmath=True, nogil=True)
+def _alone_bf16(x, weight, scales, y, work):
+    for i in range(0, len(x), 8):
+        x0, x1, x2, x3, x4, x5, x6, x7 = x[i], x[i + 1], x[i + 2], x[i + 3], x[i + 4], x[i + 5], x[i + 6], x[i + 7]
+        k = i // 2
+        for j in range(len(y)):
+            a, b, c, d = weight[k, j], weight[k + 1, j], weight[k + 2, j], weight[k + 3, j]
+            y[j] += (x0 * _lower(a) + x1 * _upper(a) + x2 * _lower(b) + x3 * _upper(b)
+                     + x4 * _lower(c) + x5 * _upper(c) + x6 * _lower(d) + x7 * _upper(d))
+
+
+@njit(fastmath=True, nogil=True)
+def _alone_int8(x, weight, scales, y, work):
+    """The middle is taken off all products at once, and the scale is put on at the end."""
+    total = np.float32(0)
+    for i in range(len(x)):
+        total += x[i]
+    for j in range(len(y)):
+        work[j] = -MIDDLE * total
+    for i in range(0, len(x), 8):
+        x0, x1, x2, x3, x4, x5, x6, x7 = x[i], x[i + 1], x[i + 2], x[i + 3], x[i + 4], x[i + 5], x[i + 6], x[i + 7]
+        k = i // 4
+        for j in range(len(y)):
+            a, b = np.uint32(weight[k, j]), np.uint32(weight[k + 1, j])
+            work[j] += (x0 * _byte0(a) + x1 * _byte1(a) + x2 * _byte2(a) + x3 * _byte3(a)
+                        + x4 * _byte0(b) + x5 * _byte1(b) + x6 * _byte2(b) + x7 * _byte3(b))
+    for j in range(len(y)):
+        y[j] += work[j] * scales[j]
+
+
+# ---- out of a word; a byte u at the top of a fraction makes the float32 1 + u / 256, which is cheaper than to convert it
+
+MIDDLE = np.float32(1.5)
+_ONE, _FIELD, _UPPER = np.uint32(0x3F800000), np.uint32(0x007F8000), np.uint32(0xFFFF0000)
+_8, _16 = np.uint32(8), np.uint32(16)
+
+
+@register_jitable
+def _lower(word):
+    return np.uint32(word << _16).view(np.float32)
+
+
+@register_jitable
+def _upper(word):
+    return np.uint32(word & _UPPER).view(np.float32)
+
+
+@register_jitable
+def _byte0(word):
+    return np.uint32(word & _FIELD | _ONE).view(np.float32)
+
+
+@register_jitable
+def _byte1(word):
+    return np.uint32(word >> _8 & _FIELD | _ONE).view(np.float32)
+
+
+@register_jitable
+def _byte2(word):
+    return np.uint32(word << _8 & _FIELD | _ONE).view(np.float32)
+
+
+@register_jitable
+def _byte3(word):
+    return np.uint32((word << _16 | word >> _16) & _FIELD | _ONE).view(np.float32)

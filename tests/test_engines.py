@@ -1,0 +1,308 @@
+"""Engines mean the same as the plain loop (contract 7), each registered one on each backbone that it runs."""
+
+import copy
+import logging
+
+import numpy as np
+import pytest
+import torch
+from tiny import BACKBONE_CASES, TOKENS, lively, random_input, tiny_backbone, tiny_model
+
+from audiogen import engines
+from audiogen import generate as generate_module
+from audiogen.backbones.wavenet import WaveNet
+from audiogen.engines import ENGINES, PRECISIONS, choose
+from audiogen.engines.eager import Eager
+from audiogen.errors import ConfigError
+from audiogen.generate import generate, stream
+from audiogen.model import SequenceModel
+from audiogen.patterns import PATTERNS
+from audiogen.sampling import Sampling, draw, probabilities, uniforms
+
+CASES = [pytest.param(name, *case.values, id=f"{name}-{case.id}") for name, kind in ENGINES.items()
+         for case in BACKBONE_CASES
+         if kind.refusal(tiny_model(TOKENS, case.values[0], "delay", **case.values[1]).float()) is None]
+PLAIN_CASES = [case for case in CASES if not case.values[2]]           # the small settings alone
+every_case = pytest.mark.parametrize("name, kind, changes", CASES)
+every_engine = pytest.mark.parametrize("name, kind, changes", PLAIN_CASES)
+
+
+def small_model(kind, changes, pattern="delay"):
+    """In float32, as engines want it, with its head turned up so that no margin is a matter of rounding."""
+    return tiny_model(TOKENS, kind, pattern, **changes).float()
+
+
+def true_logits(model, seq):
+    """Teacher-forced by the whole forward in float64: (B, K, S) -> (B, S, K, V)."""
+    model = copy.deepcopy(model).double()
+    first = model.bos.expand(seq.shape[0], 1, -1)
+    with torch.inference_mode():
+        h, _ = model.backbone(torch.cat([first, model.embed(seq[:, :, :-1])], dim=1))
+        return model.head.logits(h)
+
+
+def plain(monkeypatch):
+    monkeypatch.setattr(generate_module, "choose", Eager)
+
+
+def assert_same_luck(model, got, expected, seeds, sampling=Sampling()):
+    """Codes (B, K, T) equal, or where they first differ the uniform number lies on the edge between two codes, within
+    what fp32 can tell: from there on they are two different runs."""
+    hole = model.hole
+    a, b = (model.pattern.apply(x, hole)[0] for x in (got, expected))
+    for item, seed in enumerate(seeds):
+        differ = (a[item] != b[item]).nonzero()                         # (n, 2): row, step
+        if not len(differ):
+            continue
+        step = int(differ[:, 1].min())
+        logits = true_logits(model, a[item:item + 1, :, :step + 1])[0, -1]              # (K, V)
+        edges = probabilities(logits, sampling).cumsum(dim=-1)
+        numbers = uniforms([seed], step, step + 1, len(logits))[0, 0]
+        for row in differ[differ[:, 1] == step, 0].tolist():
+            gap = float((edges[row] - numbers[row]).abs().min())
+            assert gap < 1e-4, f"item {item}: the first divergence is at step {step}, row {row}, {gap:.2e} off an edge"
+
+
+def test_every_engine_runs_something():
+    """Buries an engine that refuses every model, and so passes every test."""
+    assert {case.values[0] for case in CASES} == set(ENGINES)
+
+
+@every_case
+@pytest.mark.parametrize("batch_size", [1, 6])
+def test_teacher_forced_logits_are_the_models(name, kind, changes, batch_size):
+    """Contract 7. Buries a weight in the wrong place, a ring one step off, a scale forgotten: over 10,000 codes, in
+    batches that fill fours and leave a rest. Greedy codes are equal wherever the margin exceeds 1e-3."""
+    model = small_model(kind, changes)
+    seq, _ = model.pattern.apply(random_input(TOKENS, batch_size, 10_000 // (3 * batch_size) + 1), model.hole)
+    expected = true_logits(model, seq)                                  # the holes of the delay are observed as well
+    got = ENGINES[name](model, batch_size).logits(seq)
+    assert got.shape == expected.shape
+    assert float((got - expected).abs().max()) <= 1e-4
+    best = expected.topk(2, dim=-1).values
+    clear = best[..., 0] - best[..., 1] > 1e-3
+    assert clear.float().mean() > 0.99
+    assert torch.equal(got.argmax(-1)[clear], expected.argmax(-1)[clear])
+
+
+@every_case
+@pytest.mark.parametrize("prompt_frames", [0, 1, 5, 40])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_draws_are_those_of_the_plain_loop(monkeypatch, name, kind, changes, pattern, prompt_frames):
+    """Buries a prompt that is taken over one step off or with its rings turned wrongly, holes that are drawn, rows of
+    the prompt that are drawn again, and uniform numbers of another step."""
+    model = small_model(kind, changes, pattern)
+    seeds = [3, 1, 4, 1, 5]
+    prompt = random_input(TOKENS, 5, prompt_frames)
+    got = generate(model, 60, prompt=prompt, seeds=seeds)
+    assert torch.equal(got[:, :, :prompt_frames], prompt)
+    plain(monkeypatch)
+    assert_same_luck(model, got, generate(model, 60, prompt=prompt, seeds=seeds), seeds)
+
+
+@every_engine
+@pytest.mark.parametrize("sampling", [Sampling(0.0), Sampling(0.5), Sampling(top_k=2), Sampling(top_p=0.6),
+                                      Sampling(min_p=0.3), Sampling(1.3, 5, 0.9, 0.1)], ids=str)
+def test_filters_are_those_of_the_plain_loop(monkeypatch, name, kind, changes, sampling):
+    """Buries a filter that an engine leaves out, or applies in another order."""
+    model = small_model(kind, changes)
+    got = generate(model, 100, batch_size=2, seeds=[8, 9], sampling=sampling)
+    plain(monkeypatch)
+    expected = generate(model, 100, batch_size=2, seeds=[8, 9], sampling=sampling)
+    if sampling.temperature == 0:
+        assert torch.equal(got, expected)
+    else:
+        assert_same_luck(model, got, expected, [8, 9], sampling)
+
+
+@every_engine
+def test_an_item_is_what_it_would_be_alone(name, kind, changes):
+    """Buries state shared between items (contract 6)."""
+    model = small_model(kind, changes)
+    prompt = random_input(TOKENS, 6, 4)
+    together = generate(model, 80, prompt=prompt, seeds=range(6))
+    for item in range(6):
+        alone = generate(model, 80, prompt=prompt[item:item + 1], seeds=[item])
+        assert_same_luck(model, alone, together[item:item + 1], [item])
+
+
+@every_engine
+def test_blocks_do_not_matter(monkeypatch, name, kind, changes):
+    """Buries a step lost or seen twice where one block ends and the next begins; pieces come as promised."""
+    model = small_model(kind, changes)
+    whole = generate(model, 50, batch_size=2, seeds=[1, 2])
+    pieces = list(stream(model, 50, batch_size=2, seeds=[1, 2]))
+    assert len(pieces) > 5
+    assert torch.equal(torch.cat(pieces, dim=2), whole)
+    monkeypatch.setattr(generate_module, "UNIFORMS_BLOCK", 7)
+    assert torch.equal(generate(model, 50, batch_size=2, seeds=[1, 2]), whole)
+
+
+@every_engine
+def test_weights_are_never_stale(name, kind, changes):
+    """Buries an engine that goes on with the weights of yesterday, after load_state_dict or a change in place."""
+    model, other = small_model(kind, changes), small_model(kind, changes)
+    first = generate(model, 40, seeds=[1])
+    wanted = generate(other, 40, seeds=[1])
+    assert not torch.equal(first, wanted)
+    before = copy.deepcopy(model.state_dict())
+    model.load_state_dict(other.state_dict())
+    assert torch.equal(generate(model, 40, seeds=[1]), wanted)
+    with torch.no_grad():
+        for parameter, value in zip(model.state_dict().values(), before.values(), strict=True):
+            parameter.copy_(value)
+    assert torch.equal(generate(model, 40, seeds=[1]), first)
+
+
+@every_engine
+@pytest.mark.parametrize("precision", [precision for precision in PRECISIONS if precision != "fp32"])
+def test_reduced_precision_costs_less_than_a_hundredth(name, kind, changes, precision):
+    """Buries bits packed in the wrong order, or a scale for the wrong column: judged by bits of codes that the model
+    itself drew, which a wrong weight would not find likely. The weights of the model stay as they are."""
+    torch.manual_seed(1)
+    model = small_model(kind, {**changes, "dim": 64})
+    codes = generate(model, 700, batch_size=5, seeds=range(5))
+    seq, _ = model.pattern.apply(codes, model.hole)
+    before = copy.deepcopy(model.state_dict())
+
+    model.precision = precision
+    if (reason := ENGINES[name].refusal(model)) is not None:
+        pytest.skip(reason)
+    logits = ENGINES[name](model, 5).logits(seq)
+    exact, total = true_logits(model, seq), {}
+    for which, x in (("exact", exact), ("rounded", logits)):
+        total[which] = float(torch.nn.functional.cross_entropy(
+            x.flatten(0, 2).double(), seq.transpose(1, 2).flatten(), ignore_index=TOKENS.codebook_size))
+    assert abs(total["rounded"] / total["exact"] - 1) < 0.01
+    assert float((logits - exact).abs().max()) > 1e-4                   # it was rounded at all
+    assert all(map(torch.equal, model.state_dict().values(), before.values()))
+
+
+# ---- which engine
+
+
+@every_engine
+def test_choose_takes_the_engine(name, kind, changes):
+    """Buries an engine that is registered and never chosen."""
+    assert type(choose(small_model(kind, changes), 1)) is ENGINES[name]
+
+
+@every_engine
+def test_what_no_engine_runs_goes_the_plain_way_and_says_so_once(caplog, name, kind, changes):
+    """Buries a fallback in silence, a line for every batch, and an engine that takes models it does not mean: of other
+    types, watched by hooks, or edited."""
+    def reset():
+        engines._tell.cache_clear()
+        caplog.clear()
+
+    model = small_model(kind, changes)
+    watched = []
+    handle = model.backbone.register_forward_hook(lambda *_: watched.append(1))
+    with caplog.at_level(logging.INFO, logger="audiogen"):
+        reset()
+        for _ in range(2):
+            generate(model, 4, seeds=[0])
+        assert watched
+        assert len(caplog.records) == 1 and "plain loop" in caplog.text and "hooks" in caplog.text
+        handle.remove()
+
+        reset()
+        assert type(choose(small_model(kind, changes).double(), 1)) is Eager
+        assert "float32" in caplog.text
+
+        reset()
+        class Edited(type(model.backbone)):
+            def forward(self, x, state=None):
+                y, state = super().forward(x, state)
+                return -y, state
+        model.backbone.__class__ = Edited
+        assert type(choose(model, 1)) is Eager
+
+
+def test_an_unknown_precision_is_refused():
+    """Buries a precision that is spelt wrongly and silently passed over."""
+    model = tiny_model(TOKENS, "bigram", "delay")
+    model.precision = "int4"
+    with pytest.raises(ConfigError, match="precision.*int4.*fp32, bf16, int8"):
+        generate(model, 1)
+
+
+# ---- the compiled parts
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.0), Sampling(0.01), Sampling(3.0), Sampling(top_k=1),
+                                      Sampling(top_k=4), Sampling(top_k=100), Sampling(top_p=0.5), Sampling(top_p=1e-9),
+                                      Sampling(top_p=1.0), Sampling(min_p=0.2), Sampling(min_p=1.0), Sampling(min_p=0.0),
+                                      Sampling(0.8, 6, 0.7, 0.1)], ids=str)
+def test_the_compiled_draw_is_the_draw(sampling):
+    """Buries a filter that breaks ties another way, or sums in another order: equal for each of 2,000 draws, among them
+    logits that are equal to each other."""
+    from audiogen.engines import draws
+
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((2000, 9)).astype(np.float32) * 2
+    logits[::3] = logits[::3].round()                                   # ties
+    numbers = rng.random(2000)
+    p = np.empty(9)
+    got = [draws.draw(row, draws.filters(sampling, 9), u, p) for row, u in zip(logits, numbers, strict=True)]
+    assert got == draw(torch.from_numpy(logits), sampling, torch.from_numpy(numbers)).tolist()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("batch_size, rows, columns", [(1, 1, 1), (1, 8, 16), (3, 13, 5), (4, 24, 33), (7, 70, 200)])
+def test_products_are_those_of_the_rounded_weights(precision, batch_size, rows, columns):
+    """Buries rows that change places in their word, in either of the two ways through. bf16 is rounded as torch does;
+    int8 to the nearest of 255 steps of each column."""
+    from numba import njit
+
+    from audiogen.engines.products import pack, padded, product
+
+    @njit
+    def call(x, weight, scales, y, work):
+        product(x, weight, scales, y, work)
+
+    rng = np.random.default_rng(rows)
+    weight = rng.standard_normal((rows, columns)).astype(np.float32)
+    x = np.zeros((batch_size, padded(rows)), np.float32)
+    x[:, :rows] = rng.standard_normal((batch_size, rows))
+    rounded = torch.from_numpy(weight).bfloat16().double().numpy() if precision == "bf16" else weight.astype(np.float64)
+    if precision == "int8":
+        scale = np.abs(rounded).max(axis=0) / 127
+        rounded = np.rint(rounded / scale) * scale
+    y = rng.standard_normal((batch_size, columns)).astype(np.float32)
+    expected = y + x[:, :rows].astype(np.float64) @ rounded
+    call(x, *pack(weight, precision), y, np.empty((4, columns), np.float32))
+    assert np.abs(y - expected).max() < 2e-5 * np.sqrt(rows)
+
+
+def test_the_gate_is_tanh_times_sigmoid():
+    """Buries a series cut too short, and what overflows far from zero."""
+    from audiogen.engines.wavenet_kernel import gate
+
+    filtered = np.concatenate([np.linspace(-12, 12, 4001), [-1e4, 1e4, 0]]).astype(np.float32)
+    for opened in (-1e4, -50, -3, 0, 0.7, 9, 1e4):
+        y = np.empty_like(filtered)
+        gate(filtered, np.full_like(filtered, opened), y)
+        expected = np.tanh(filtered.astype(np.float64)) * torch.tensor(opened, dtype=torch.float64).sigmoid().item()
+        assert np.abs(y - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_wavenet_at_its_own_sizes(precision):
+    """Buries an engine that is right for the small sizes of tests alone: two cycles of ten dilations, 256 codes."""
+    from audiogen.spec import TokenSpec
+
+    spec = TokenSpec(16000, 1, 1, 256)
+    model = lively(SequenceModel(spec, WaveNet(WaveNet.Config()), PATTERNS["parallel"](1))).eval()
+    seq = torch.randint(256, (1, 1, 2300))
+    model.precision = precision
+    got, expected = ENGINES["wavenet"](model, 1).logits(seq), true_logits(model, seq)
+    error = float((got - expected).abs().max() / expected.abs().max())
+    assert error <= {"fp32": 1e-5, "bf16": 0.02, "int8": 0.1}[precision]
+
+
+def test_the_smallest_wavenet():
+    """Buries shapes that only work from two layers or units up."""
+    model = SequenceModel(TOKENS, tiny_backbone("wavenet", dim=1, residual_dim=1, num_layers=1), PATTERNS["delay"](3))
+    seq = torch.randint(7, (2, 3, 50))
+    torch.testing.assert_close(ENGINES["wavenet"](model.eval(), 2).logits(seq), true_logits(model, seq).float())
