@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..codec.losses import SpectralLoss
-from ..codec.networks import Decoder, Encoder, blockwise
+from ..codec.networks import Decoder, Encoder
 from ..codec.quantizer import ResidualVQ
 from ..codec.training import draw_batches, draw_crops, train_autoencoder
 from ..spec import TokenSpec
 from .base import Frontend, check_setting, check_weights, training_wavs
 from .precision import full_precision
 
-BLOCK_FRAMES = 1024  # encoded or decoded at once
+BLOCK_FRAMES = 50  # encoded or decoded at once: small enough to stay in a processor's cache
 CROP_FRAMES = 32  # in training
 POOL_SECONDS = 600  # of training audio in memory at once
 QUIETEST = 1e-4  # level below which training audio is not made louder
@@ -25,9 +25,9 @@ QUIETEST = 1e-4  # level below which training audio is not made louder
 class Codec(Frontend):
     """Codes (B, K, T) of a convolutional autoencoder; the first rows alone decode to a coarser sound.
 
-    Causal both ways: frame t is made of samples up to (t + 1) * hop_length and heard from t * hop_length on. Blocks
-    of frames are encoded and decoded with the past that the networks see, so that the codes are those of the whole
-    file and memory beyond the result does not grow with it.
+    Causal both ways: frame t is made of samples before (t + 1) * hop_length and heard from t * hop_length on, so the
+    latency is one frame, 20 ms as it stands. Blocks of BLOCK_FRAMES from the file's start are encoded and decoded one
+    after the other, with the networks' state between them, so that memory beyond the result does not grow.
 
     Source: SoundStream (Zeghidour et al. 2021), EnCodec (Défossez et al. 2022); here without discriminators.
     """
@@ -40,7 +40,7 @@ class Codec(Frontend):
         sample_rate: int = 16000  # Hz
         num_codebooks: int = 4
         codebook_size: int = 512
-        strides: tuple[int, ...] | None = None  # their product is hop_length; None: (r, 8) for about 62.5 frames/s
+        strides: tuple[int, ...] | None = None  # their product is hop_length; None: (r, 4, 4) for about 50 frames/s
         channels: int = 96  # after the first stride; twice as many after each further one
         dim: int = 64  # of what is quantized
         fit_steps: int = 1200
@@ -67,7 +67,7 @@ class Codec(Frontend):
 
     def __init__(self, config: Config):
         super().__init__(config)
-        strides = config.strides or (max(1, round(config.sample_rate / 62.5 / 8)), 8)
+        strides = config.strides or (max(1, round(config.sample_rate / 50 / 16)), 4, 4)
         self.spec = TokenSpec(config.sample_rate, math.prod(strides), config.num_codebooks, config.codebook_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -81,16 +81,23 @@ class Codec(Frontend):
         """(B, 1, N) -> codes (B, K, ceil(N / hop_length)); zeros follow the last sample."""
         self.check_wav(wav)
         wav = F.pad(wav, (0, -wav.shape[-1] % self.spec.hop_length)) / self.level
+        state, codes = None, []
         with full_precision(wav.device):
-            return self.quantizer.encode(blockwise(self.encoder, wav, self.spec.hop_length, BLOCK_FRAMES))
+            for block in wav.split(BLOCK_FRAMES * self.spec.hop_length, dim=2):
+                latent, state = self.encoder(block, state)
+                codes.append(self.quantizer.encode(latent))
+        return torch.cat(codes, dim=2)
 
     @torch.no_grad()
     def decode(self, x: Tensor) -> Tensor:
         """Codes (B, k, T) of the first k <= K codebooks -> wav (B, 1, T * hop_length) in [-1, 1]."""
         self.check_codes(x, fewer_rows=True)
+        state, blocks = None, []
         with full_precision(x.device):
-            wav = blockwise(self.decoder, self.quantizer.decode(x), self.spec.hop_length, BLOCK_FRAMES)
-        return (wav * self.level).clamp(-1, 1)
+            for block in x.split(BLOCK_FRAMES, dim=2):
+                wav, state = self.decoder(self.quantizer.decode(block), state)
+                blocks.append((wav * self.level).clamp(-1, 1))
+        return torch.cat(blocks, dim=2)
 
     def fit(self, wavs: Iterable[Tensor]) -> None:
         """Trains from scratch for config.fit_steps, on crops that fit in memory however long the files are.
