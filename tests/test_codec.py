@@ -101,16 +101,6 @@ def test_weight_norm_changes_nothing_when_folded():
     torch.testing.assert_close(network(x)[0], moved)
 
 
-def test_long_files_are_coded_as_in_one_piece(monkeypatch):
-    frontend = tiny_frontend("codec")
-    wav = tones(5000, batch=2)
-    codes = frontend.encode(wav)
-    decoded = frontend.decode(codes)
-    monkeypatch.setattr(codec_module, "BLOCK_FRAMES", 9)
-    assert float((frontend.encode(wav) != codes).float().mean()) < 0.01
-    torch.testing.assert_close(frontend.decode(codes), decoded, rtol=0, atol=1e-5)
-
-
 def test_the_signal_keeps_its_size_through_the_networks():
     """Buries torch's default start, which shrinks it a thousandfold and takes hundreds of steps to undo."""
     torch.manual_seed(0)

@@ -13,6 +13,9 @@ def reblocked(chunks: Iterable[Tensor], first: int, size: int) -> Iterator[tuple
         chunks      | 5 | 0 | 1 | 9                 |
         first 4     |  4  |    4     |   4    |  3  |       blocks, the last of them with True
         size 4
+
+    Each is a tensor of its own: a product of the same numbers may be rounded otherwise where they lie otherwise in
+    memory.
     """
     waiting: list[Tensor] = []
     count, wanted = 0, first
@@ -21,13 +24,17 @@ def reblocked(chunks: Iterable[Tensor], first: int, size: int) -> Iterator[tuple
         count += chunk.shape[-1]
         if count < wanted:
             continue
-        joined, begin = torch.cat(waiting, dim=-1), 0
+        joined, begin = waiting[0] if len(waiting) == 1 else torch.cat(waiting, dim=-1), 0
         while count >= wanted:
-            yield joined[..., begin:begin + wanted], False
+            yield _own(joined[..., begin:begin + wanted]), False
             begin, count, wanted = begin + wanted, count - wanted, size
-        waiting = [joined[..., begin:].clone()]     # a view would keep all of it in memory
+        waiting = [_own(joined[..., begin:])]  # a view would keep all of it in memory
     if waiting:
-        yield torch.cat(waiting, dim=-1), True
+        yield _own(torch.cat(waiting, dim=-1)), True
+
+
+def _own(x: Tensor) -> Tensor:
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 def blockwise(block: Callable[[Tensor, Any, bool], tuple[Tensor, Any]], chunks: Iterable[Tensor], first: int, size: int,

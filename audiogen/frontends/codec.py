@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,6 @@ from ..spec import TokenSpec
 from .base import Frontend, check_setting, check_weights, training_wavs
 from .precision import full_precision
 
-BLOCK_FRAMES = 50  # encoded or decoded at once: small enough to stay in a processor's cache
 CROP_FRAMES = 32  # in training
 POOL_SECONDS = 600  # of training audio in memory at once
 QUIETEST = 1e-4  # level below which training audio is not made louder
@@ -26,13 +26,13 @@ class Codec(Frontend):
     """Codes (B, K, T) of a convolutional autoencoder; the first rows alone decode to a coarser sound.
 
     Causal both ways: frame t is made of samples before (t + 1) * hop_length and heard from t * hop_length on, so the
-    latency is one frame, 20 ms as it stands. Blocks of BLOCK_FRAMES from the file's start are encoded and decoded one
-    after the other, with the networks' state between them, so that memory beyond the result does not grow.
+    latency is one frame, 20 ms as it stands.
 
     Source: SoundStream (Zeghidour et al. 2021), EnCodec (Défossez et al. 2022); here without discriminators.
     """
 
     learned = True
+    block_frames = 50  # small enough to stay in a processor's cache
     adjustable = frozenset({"num_codebooks"})
 
     @dataclass(frozen=True)
@@ -76,28 +76,18 @@ class Codec(Frontend):
         self.quantizer = ResidualVQ(config.num_codebooks, config.codebook_size, config.dim)
         self.register_buffer("level", torch.ones(()))  # root mean square of the training audio, 1 to the networks
 
-    @torch.no_grad()
-    def encode(self, wav: Tensor) -> Tensor:
+    def encode_block(self, wav: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
         """(B, 1, N) -> codes (B, K, ceil(N / hop_length)); zeros follow the last sample."""
-        self.check_wav(wav)
         wav = F.pad(wav, (0, -wav.shape[-1] % self.spec.hop_length)) / self.level
-        state, codes = None, []
         with full_precision(wav.device):
-            for block in wav.split(BLOCK_FRAMES * self.spec.hop_length, dim=2):
-                latent, state = self.encoder(block, state)
-                codes.append(self.quantizer.encode(latent))
-        return torch.cat(codes, dim=2)
+            latent, state = self.encoder(wav, state)
+            return self.quantizer.encode(latent), state
 
-    @torch.no_grad()
-    def decode(self, x: Tensor) -> Tensor:
+    def decode_block(self, x: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
         """Codes (B, k, T) of the first k <= K codebooks -> wav (B, 1, T * hop_length) in [-1, 1]."""
-        self.check_codes(x, fewer_rows=True)
-        state, blocks = None, []
         with full_precision(x.device):
-            for block in x.split(BLOCK_FRAMES, dim=2):
-                wav, state = self.decoder(self.quantizer.decode(block), state)
-                blocks.append((wav * self.level).clamp(-1, 1))
-        return torch.cat(blocks, dim=2)
+            wav, state = self.decoder(self.quantizer.decode(x), state)
+        return (wav * self.level).clamp(-1, 1), state
 
     def fit(self, wavs: Iterable[Tensor]) -> None:
         """Trains from scratch for config.fit_steps, on crops that fit in memory however long the files are.

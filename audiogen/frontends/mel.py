@@ -33,7 +33,7 @@ class Mel(Frontend):
     """
 
     learned = True
-    look_ahead = 1
+    look_ahead, start_frames = 1, 2
     block_frames = 1024
     adjustable = frozenset({"griffin_lim_iterations"})
 
@@ -129,10 +129,8 @@ class Mel(Frontend):
             count = -(-(wav.shape[1] - half) // hop_length)
             wav = F.pad(wav, (0, max(0, (count - 1) * hop_length + self.n_fft - wav.shape[1])))
         else:
-            count = max(0, (wav.shape[1] - self.n_fft) // hop_length + 1)
+            count = (wav.shape[1] - self.n_fft) // hop_length + 1
         state = wav[:, count * hop_length:].clone()
-        if count == 0:
-            return wav.new_zeros(len(wav), len(self.basis), 0), state
         window = torch.hann_window(self.n_fft, dtype=wav.dtype, device=wav.device)
         seen = wav[:, :(count - 1) * hop_length + self.n_fft]
         spectrum = torch.stft(seen, self.n_fft, hop_length, window=window, center=False, return_complex=True)

@@ -23,8 +23,7 @@ class MelVQ(Frontend):
     """
 
     learned = True
-    look_ahead = Mel.look_ahead
-    block_frames = Mel.block_frames
+    look_ahead, start_frames, block_frames = Mel.look_ahead, Mel.start_frames, Mel.block_frames
     adjustable = frozenset({"num_codebooks", "griffin_lim_iterations"})
 
     @dataclass(frozen=True)
