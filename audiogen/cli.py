@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .errors import AudiogenError
+from .errors import AudiogenError, ConfigError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="From a folder of WAVs to a generative model that you can listen to.")
@@ -55,6 +55,8 @@ def doctor(folder: Annotated[Path | None, typer.Argument(help="A folder of sound
             check_overfit(console, found, frontend, backbone, device, settings or [])
     elif overfit:
         raise typer.BadParameter("--overfit needs a FOLDER to take a batch from")
+    if not overfit and (frontend or backbone or settings):
+        raise typer.BadParameter("--frontend, --backbone and --set say what --overfit tries: add it")
 
 
 @app.command()
@@ -64,7 +66,7 @@ def tokenize(folder: Path, out: Path, frontend: Frontend = None, device: Device 
     from .training.session import tokenize as run_tokenize
 
     cache = run_tokenize(folder, out, frontend, device, settings or [])
-    console.print(f"{out}: {len(cache)} files encoded; train on it with: audiogen train {out} --out runs/NAME")
+    console.print(f"{out}: files encoded: {len(cache)}; train on it with: audiogen train {out} --out runs/NAME")
 
 
 @app.command()
@@ -82,6 +84,9 @@ def decode(codes: Path, out: Path,
         if frontend is None:
             raise typer.BadParameter("a file of codes does not say what made it: add --frontend NAME_OR_RUN")
         front = load_frontend(frontend, **frontend_settings(settings or [])[0]).to(choose_device(device))
+        if not front.fitted:
+            raise ConfigError(f"{frontend}: learns from recordings, so its name alone does not say how these codes are "
+                              "to be read; give the folder of the run or cache that it was fitted in")
         written = decode_file(codes, front, out)
     else:
         if frontend is not None or settings:
@@ -89,7 +94,7 @@ def decode(codes: Path, out: Path,
         cache = EncodedCache.open(codes)
         cache.frontend().to(choose_device(device))
         written = cache.write_wavs(out)
-    console.print(f"{out}: {len(written)} files written")
+    console.print(f"{out}: files written: {len(written)}")
 
 
 @app.command()
@@ -138,7 +143,7 @@ def evaluate(run: Path, folder: Path,
              device: Device = "auto") -> None:
     """Scores a run on the files of a folder that it has not seen, beside counting."""
     from .devices import choose_device
-    from .evaluation.report import evaluate_folder, report_rows
+    from .evaluation.report import evaluate_folder, in_words, report_rows
     from .run import load_run
 
     report = evaluate_folder(load_run(run, choose_device(device)), folder)
@@ -149,11 +154,12 @@ def evaluate(run: Path, folder: Path,
     for row in report_rows(report):
         table.add_row(*row)
     console.print(table)
+    console.print(in_words(report))
 
 
 @app.command()
 def listen(runs: list[Path], out: Annotated[Path | None, typer.Option(help="Where the page goes.")] = None) -> None:
-    """(Re)writes the listening page of a run, or of several side by side."""
+    """(Re)writes the listening page of a run, or one of several side by side, in the folder above the first."""
     from .listen import write_page
 
     console.print(f"open {write_page(runs, out)}")

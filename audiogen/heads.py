@@ -122,6 +122,9 @@ class MixtureDensityHead(Head):
 
     NUM_COMPONENTS = 8
     MIN_SCALE = 0.02
+    #: Deviations from the mean at which a drawn value ends: real frames hardly get there. A model that is linear in the
+    #: frame before (bigram) would go on from a rare draw to a rarer one, until it is no number.
+    LIMIT = 6.0
 
     def __init__(self, spec: FrameSpec, dim: int):
         super().__init__()
@@ -155,9 +158,10 @@ class MixtureDensityHead(Head):
         component = draw(log_weights, sampling, uniforms[:, 0])[:, None, None].expand(-1, 1, self.num_features)
         mean = means.gather(1, component)[:, 0].double()                # (B, F)
         if sampling.temperature == 0:
-            return mean.to(means.dtype)
+            return mean.clamp(-self.LIMIT, self.LIMIT).to(means.dtype)
         scale = log_scales.gather(1, component)[:, 0].double().exp()
-        return (mean + sampling.temperature * scale * torch.special.ndtri(uniforms[:, 1:])).to(means.dtype)
+        x = mean + sampling.temperature * scale * torch.special.ndtri(uniforms[:, 1:])
+        return x.clamp(-self.LIMIT, self.LIMIT).to(means.dtype)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

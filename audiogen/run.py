@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -23,7 +23,7 @@ from .backbones import BACKBONES
 from .config import find, from_dict, part_from_dict, part_to_dict, to_dict, unknown_key
 from .data import EncodedCache, FileEntry, Part, Sequences, Split, is_cache
 from .errors import CacheError, ConfigError, DataError, RunError
-from .files import atomic_path, atomic_write_json
+from .files import atomic_write_bytes, atomic_write_json
 from .frontends import FRONTENDS, Frontend, load_frontend, save_frontend
 from .frontends.base import hash_tensors
 from .generate import generate, generate_until
@@ -153,6 +153,8 @@ class Run:
         if not 0 < seconds < math.inf:
             raise ConfigError(f"seconds: must be above 0, got {seconds}")
         if seeds is None:
+            if num < 1:
+                raise ConfigError(f"num: must be 1 or more, got {num}")
             seeds = fresh_seeds(num) if seed is None else [seed + i for i in range(num)]
         front, num = self.frontend, len(seeds)
         length = max(1, round(seconds * front.spec.sample_rate))
@@ -272,9 +274,8 @@ def save_weights(folder: Path, model: SequenceModel, step: int, loss: float) -> 
     """Writes model.safetensors, with the step and the held-out loss it was kept for, and a sum to check it by."""
     tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
     about = {"format": FORMAT, "step": step, "loss": loss, "sha256": hash_tensors(tensors)}
-    with atomic_path(folder / "model.safetensors") as path:
-        # Under one name: safetensors writes several in any order, and the same weights would make another file.
-        save_file(tensors, path, metadata={"audiogen": json.dumps(about)})
+    # Under one name: safetensors writes several in any order, and the same weights would make another file.
+    atomic_write_bytes(folder / "model.safetensors", save(tensors, metadata={"audiogen": json.dumps(about)}))
 
 
 def read_weights(folder: Path, config: RunConfig, spec: Spec) -> tuple[SequenceModel, int]:
@@ -303,6 +304,8 @@ def read_weights(folder: Path, config: RunConfig, spec: Spec) -> tuple[SequenceM
             tensors = {name: file.get_tensor(name) for name in there}
         if about["sha256"] != hash_tensors(tensors):
             raise ValueError("its content does not match its checksum")
+        if not all(bool(x.isfinite().all()) for x in tensors.values()):
+            raise ValueError("it holds NaN or infinity")
         model.load_state_dict(tensors)
         return model, int(about["step"])
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from audiogen.run import holds_run
 from audiogen.scripts import run_script
 from audiogen.training.session import train
 
@@ -32,8 +33,8 @@ def main() -> None:
     corpus = args.out.with_name(args.out.name + "-corpus")
     subprocess.run([sys.executable, HERE.parent / "datasets" / "synthetic.py", corpus, "--minutes", "20"], check=True)
 
-    # 2. Tokens, model, training, samples, page: what `audiogen train FOLDER --out RUN` does.
-    train(corpus, args.out, minutes=args.minutes, overrides=["training.sample_seconds=8"])
+    # 2. Tokens, model, training, samples, page: what `audiogen train FOLDER --out RUN` does; or the rest of it.
+    train(corpus, args.out, minutes=args.minutes, resume=holds_run(args.out), overrides=["training.sample_seconds=8"])
 
     print(f"\nDone. Open {(args.out / 'index.html').resolve()} in a browser and listen.")
 

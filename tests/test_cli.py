@@ -108,7 +108,7 @@ def test_train_resume_generate_evaluate_listen(trained, corpus, tmp_path):
     report = json.loads(found.out)
     assert (report["unit"], report["files"], report["seen"]) == ("bits", 1, 3)
     table = audiogen(tmp_path, "evaluate", run, corpus)
-    assert f"{report['loss']:.3f}" in table.out and "bigram" in table.out
+    assert f"{report['loss']:.3f}" in table.out and "bigram" in table.out and "as unsure as" in table.out
 
     (run / "index.html").unlink()
     page = audiogen(tmp_path, "listen", run, trained[0], "--out", tmp_path / "both.html")
@@ -116,6 +116,10 @@ def test_train_resume_generate_evaluate_listen(trained, corpus, tmp_path):
     text = (tmp_path / "both.html").read_text()
     assert "moved" in text and "<audio" in text
     assert audiogen(tmp_path, "listen", run).out == f"open {run / 'index.html'}\n"
+    before = (run / "index.html").read_bytes()
+    both = audiogen(tmp_path, "listen", run, trained[0])
+    assert both.out == f"open {tmp_path / 'side-by-side.html'}\n"
+    assert (run / "index.html").read_bytes() == before, "a page of two runs takes the place of neither's own"
 
 
 def test_tokenize_train_from_the_cache_decode(trained, corpus, tmp_path):
@@ -123,7 +127,7 @@ def test_tokenize_train_from_the_cache_decode(trained, corpus, tmp_path):
     cache = tmp_path / "cache"
     result = audiogen(tmp_path, "tokenize", corpus, cache, *TINY[:2], "--set", "frontend.bits=4")
     assert result.code == 0, result.err
-    assert result.out == f"{cache}: 4 files encoded; train on it with: audiogen train {cache} --out runs/NAME\n"
+    assert result.out == f"{cache}: files encoded: 4; train on it with: audiogen train {cache} --out runs/NAME\n"
     run = tmp_path / "run"
     result = audiogen(tmp_path, "train", cache, "--out", run, *TINY[2:], "--steps", "4", *FROM_CACHE)
     assert result.code == 0, result.err
@@ -134,7 +138,7 @@ def test_tokenize_train_from_the_cache_decode(trained, corpus, tmp_path):
     assert counted[0] == counted[1] is not None, "a run finds the codes that it was trained from, wherever they lie"
 
     result = audiogen(tmp_path, "decode", cache, tmp_path / "wavs")
-    assert result.code == 0 and result.out == f"{tmp_path / 'wavs'}: 4 files written\n"
+    assert result.code == 0 and result.out == f"{tmp_path / 'wavs'}: files written: 4\n"
     frontend = load_run(run).frontend
     for path in corpus.iterdir():
         original, back = read_audio(path), read_audio(tmp_path / "wavs" / path.name)
@@ -151,12 +155,14 @@ def test_a_file_of_codes_is_decoded_by_the_front_end_that_is_named(trained, corp
     np.save(tmp_path / "one.npy", codes[0, 0].numpy())
     np.save(tmp_path / "two.npy", torch.cat([codes, codes.flip(2)]).numpy())
     result = audiogen(tmp_path, "decode", tmp_path / "one.npy", tmp_path / "wavs", "--frontend", trained[0])
-    assert result.code == 0 and result.out == f"{tmp_path / 'wavs'}: 1 files written\n"
+    assert result.code == 0 and result.out == f"{tmp_path / 'wavs'}: files written: 1\n"
     back = read_audio(tmp_path / "wavs" / "one.wav")
     assert float((back - frontend.decode(codes)[0]).abs().max()) < 1e-4
     assert audiogen(tmp_path, "decode", tmp_path / "two.npy", tmp_path / "wavs", "--frontend", trained[0]).code == 0
     assert read_audio(tmp_path / "wavs" / "two-1.wav").shape == back.shape
 
+    assert_refused(audiogen(tmp_path, "decode", tmp_path / "one.npy", tmp_path / "wavs", "--frontend", "melvq"),
+                   "melvq: learns from recordings, .*give the folder")
     assert audiogen(tmp_path, "decode", tmp_path / "one.npy", tmp_path / "wavs").code == 2
     np.save(tmp_path / "large.npy", np.full(9, 99))
     result = audiogen(tmp_path, "decode", tmp_path / "large.npy", tmp_path / "wavs", "--frontend", trained[0])
@@ -311,6 +317,25 @@ def test_generate_refuses_what_can_not_be(trained, tmp_path, arguments, message)
     assert not (tmp_path / "out").exists()
 
 
+def test_settings_are_checked_before_the_folder_is_read(tmp_path):
+    """Buries a mistyped setting that is told of only once an hour of recordings has been read through."""
+    sound, out = tmp_path / "sound", tmp_path / "out"
+    sound.mkdir()
+    (sound / "broken.wav").write_bytes(b"RIFF")
+    assert_refused(audiogen(tmp_path, "train", sound, "--out", out, "--set", "backbone.dimm=1"),
+                   "backbone.dimm: unknown setting")
+    assert_refused(audiogen(tmp_path, "tokenize", sound, out, "--set", "frontend.bitz=1"),
+                   "frontend.bitz: unknown setting")
+
+
+def test_a_run_that_was_not_there_is_begun_aloud(corpus, tmp_path):
+    """Buries a --resume with a mistyped --out, which begins anew without a word."""
+    result = audiogen(tmp_path, "train", corpus, "--out", tmp_path / "rnu", *TINY, "--steps", "2", *SET, "--resume")
+    assert result.code == 0 and "rnu: holds no run yet" in result.err
+    again = audiogen(tmp_path, "train", corpus, "--out", tmp_path / "rnu", *TINY, *SET, "--resume")
+    assert again.code == 0 and "budget was spent at step 2, so that there was nothing left to train" in again.err
+
+
 def test_places_that_are_none_are_refused(trained, corpus, tmp_path):
     """Buries tracebacks for folders that are files, runs that are caches, and names that were mistyped."""
     run, empty, file = trained[0], tmp_path / "empty", tmp_path / "file"
@@ -328,6 +353,7 @@ def test_places_that_are_none_are_refused(trained, corpus, tmp_path):
         (["train", run / "cache", *out, "--frontend", "mulaw"], "front-end of its own; leave out --frontend"),
         (["train", run / "cache", *out, "--set", "frontend.bits=3"], "front-end of its own"),
         (["tokenize", run / "cache", tmp_path / "out"], "is encoded already"),
+        (["tokenize", corpus, run / "cache"], "cache: holds a cache already; choose another"),
         (["tokenize", corpus, corpus, "--frontend", "mulaw"], "already holds other files"),
         (["decode", corpus, tmp_path / "out"], "holds no encoded cache"),
         (["decode", empty, tmp_path], "holds no encoded cache"),

@@ -1,134 +1,158 @@
-"""The own codec's encoder and decoder: causal convolutions from samples to frames and back."""
+"""The own codec's encoder and decoder: causal convolutions from samples to frames and back, streaming like a backbone.
+
+Everything is made of the backbones' `CausalConv` over (B, S, D). Strides are reshapes:
+
+    down by s   (B, S, D) -> (B, S / s, s D), then a convolution over 2 steps:  kernel 2 s, stride s
+    up by s     a convolution over 2 steps to s D', then (B, S, s D') -> (B, S s, D'):  its transpose
+
+so that a frame is made of its own samples and of earlier ones, is heard from its first sample on, and nothing waits for
+a later frame. State goes in and comes out as in layers.py, which it is made of.
+"""
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
+from ..layers import CausalConv
 
-class CausalConv1d(nn.Conv1d):
-    """(B, C, N) -> (B, C', N / stride); output t sees inputs up to (t + 1) * stride - 1, zeros before the start."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, dilation: int = 1):
-        super().__init__(in_channels, out_channels, kernel_size, stride, dilation=dilation)
-        _keep_variance(self, in_channels * kernel_size)
-
-    @property
-    def past(self) -> int:
-        """How many inputs before its own stride an output sees."""
-        return (self.kernel_size[0] - 1) * self.dilation[0] + 1 - self.stride[0]
-
-    def forward(self, x: Tensor) -> Tensor:
-        # kernel_size 4, stride 2:   0  0  x0 x1 x2 x3
-        #                            `---y0----'
-        #                                  `---y1----'
-        return super().forward(F.pad(x, (self.past, 0)))
-
-
-class CausalUpsample1d(nn.ConvTranspose1d):
-    """(B, C, T) -> (B, C', T * stride), kernel of 2 strides; output n sees input n // stride and the one before it."""
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int):
-        super().__init__(in_channels, out_channels, 2 * stride, stride)
-        _keep_variance(self, in_channels * 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x)[..., : -self.stride[0]]  # what reaches beyond the last frame belongs to the next
+State = list[Any]
+DILATIONS = (1, 3, 9)  # of the residual units between two strides
 
 
 class ResidualUnit(nn.Module):
-    """x + convolution of x over 3 steps, `dilation` apart: (B, C, N) -> (B, C, N)."""
+    """x + convolution of x over 3 steps, `dilation` apart: (B, S, D) -> (B, S, D)."""
 
-    def __init__(self, channels: int, dilation: int):
+    def __init__(self, dim: int, dilation: int):
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.ELU(),
-            CausalConv1d(channels, channels // 2, 3, dilation=dilation),
-            nn.ELU(),
-            CausalConv1d(channels // 2, channels, 1),
-        )
-        with torch.no_grad():
-            self.layers[-1].weight *= 0.3  # near to the identity at first
+        self.conv = CausalConv(dim, dim // 2, kernel_size=3, dilation=dilation)
+        self.out = nn.Linear(dim // 2, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.layers(x)
+    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        y, state = self.conv(F.elu(x), state)
+        return x + self.out(F.elu(y)), state
 
 
-class Encoder(nn.Sequential):
-    """Wav (B, 1, T * hop_length) -> (B, dim, T); hop_length is the product of the strides.
+class Down(nn.Module):
+    """(B, S, D) -> (B, S / stride, D'): step t sees inputs (t - 1) stride up to (t + 1) stride - 1."""
+
+    def __init__(self, dim_in: int, dim_out: int, stride: int):
+        super().__init__()
+        self.stride = stride
+        self.conv = CausalConv(stride * dim_in, dim_out, kernel_size=2)
+
+    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        B, S, D = x.shape
+        return self.conv(x.reshape(B, S // self.stride, self.stride * D), state)
+
+
+class Up(nn.Module):
+    """(B, S, D) -> (B, S stride, D'): step n sees inputs n // stride and the one before it."""
+
+    def __init__(self, dim_in: int, dim_out: int, stride: int):
+        super().__init__()
+        self.stride = stride
+        self.conv = CausalConv(dim_in, stride * dim_out, kernel_size=2)
+
+    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        y, state = self.conv(x, state)
+        return y.reshape(y.shape[0], y.shape[1] * self.stride, -1), state
+
+
+class Network(nn.Module):
+    """Layers one after the other, each of forward(x, state=None) -> (y, state)."""
+
+    def __init__(self, layers: Sequence[nn.Module]):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                # What follows an ELU keeps its variance; torch's default loses two thirds a layer.
+                nn.init.normal_(module.weight, std=1.2 / math.sqrt(module.in_features))
+                nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, ResidualUnit):
+                with torch.no_grad():
+                    module.out.weight *= 0.3  # near to the identity at first
+
+    def run(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """(B, S, D) -> (B, S', D')."""
+        states = []
+        for layer, before in zip(self.layers, state or [None] * len(self.layers), strict=True):
+            x, after = layer(x, before)
+            states.append(after)
+        return x, states
+
+
+class Encoder(Network):
+    """Wav (B, 1, T hop_length) -> (B, dim, T); hop_length is the product of the strides.
 
     The first layer alone works on samples: a learned lapped transform, whose stride may be long. (Channels at full
-    rate, as in SEANet, cost most of the time and, in the minutes that a fit takes, gain nothing.)
+    rate, as in SEANet, cost most of the time and, in the hours that a CPU has, gain nothing.)
 
     Source: SEANet as in EnCodec (Défossez et al. 2022), without its LSTM.
     """
 
-    upsamples: ClassVar[bool] = False
-
     def __init__(self, channels: int, strides: Sequence[int], dim: int):
-        layers: list[nn.Module] = [CausalConv1d(1, channels, 2 * strides[0], strides[0])]
-        layers += [ResidualUnit(channels, dilation=1), ResidualUnit(channels, dilation=3)]
+        layers: list[nn.Module] = [Down(1, channels, strides[0]), *_units(channels)]
         for stride in strides[1:]:
-            layers += [nn.ELU(), CausalConv1d(channels, 2 * channels, 2 * stride, stride)]
+            layers += [_Elu(Down(channels, 2 * channels, stride)), *_units(2 * channels)]
             channels *= 2
-            layers += [ResidualUnit(channels, dilation=1), ResidualUnit(channels, dilation=3)]
-        layers += [nn.ELU(), CausalConv1d(channels, dim, 3)]
-        super().__init__(*layers)
+        super().__init__([*layers, _Elu(CausalConv(channels, dim, kernel_size=3))])
+
+    def forward(self, wav: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        y, state = self.run(wav.transpose(1, 2), state)
+        return y.transpose(1, 2), state
 
 
-class Decoder(nn.Sequential):
-    """(B, dim, T) -> wav (B, 1, T * hop_length): the encoder in a mirror."""
-
-    upsamples: ClassVar[bool] = True
+class Decoder(Network):
+    """(B, dim, T) -> wav (B, 1, T hop_length): the encoder in a mirror."""
 
     def __init__(self, channels: int, strides: Sequence[int], dim: int):
         channels *= 2 ** (len(strides) - 1)
-        layers: list[nn.Module] = [CausalConv1d(dim, channels, 3)]
-        layers += [ResidualUnit(channels, dilation=1), ResidualUnit(channels, dilation=3)]
+        layers: list[nn.Module] = [CausalConv(dim, channels, kernel_size=3), *_units(channels)]
         for stride in reversed(strides[1:]):
-            layers += [nn.ELU(), CausalUpsample1d(channels, channels // 2, stride)]
+            layers += [_Elu(Up(channels, channels // 2, stride)), *_units(channels // 2)]
             channels //= 2
-            layers += [ResidualUnit(channels, dilation=1), ResidualUnit(channels, dilation=3)]
-        layers += [nn.ELU(), CausalUpsample1d(channels, 1, strides[0])]
+        last = Up(channels, 1, strides[0])
+        super().__init__([*layers, _Elu(last)])
         with torch.no_grad():
-            layers[-1].weight *= 0.1  # quiet at first, so that the phases need not be unlearned
-        super().__init__(*layers)
+            last.conv.linear.weight *= 0.1  # quiet at first, so that the phases need not be unlearned
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        y, state = self.run(x.transpose(1, 2), state)
+        return y.transpose(1, 2), state
 
 
-def context_frames(network: Encoder | Decoder, hop_length: int) -> int:
-    """How many frames before its own an output sees at most."""
-    past, rate = 0.0, 1.0 if network.upsamples else float(hop_length)  # in frames; steps per frame at this depth
-    for layer in network.modules():
-        if isinstance(layer, CausalConv1d):
-            past += layer.past / rate
-            rate /= layer.stride[0]
-        elif isinstance(layer, CausalUpsample1d):
-            past += 1 / rate
-            rate *= layer.stride[0]
-    return math.ceil(past)
+class _Elu(nn.Module):
+    """A layer behind an ELU."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        return self.layer(F.elu(x), state)
 
 
-def blockwise(network: Encoder | Decoder, x: Tensor, hop_length: int, block_frames: int) -> Tensor:
-    """network(x) in blocks of frames from the start, each with the past that it sees: beyond its result, memory
-    does not grow with x.
-
-    Args:
-        network: an Encoder for wav (B, 1, T * hop_length), or a Decoder for (B, dim, T).
-    """
-    into, out = (1, hop_length) if network.upsamples else (hop_length, 1)  # steps per frame
-    context = context_frames(network, hop_length)
-    blocks = []
-    for start in range(0, x.shape[-1] // into, block_frames):
-        first = max(0, start - context)
-        y = network(x[..., first * into : (start + block_frames) * into])
-        blocks.append(y[..., (start - first) * out :])
-    return torch.cat(blocks, dim=-1)
+def _units(dim: int) -> list[nn.Module]:
+    return [ResidualUnit(dim, dilation) for dilation in DILATIONS]
 
 
-def _keep_variance(layer: nn.Conv1d | nn.ConvTranspose1d, fan_in: int) -> None:
-    """Starts a layer so that what follows an ELU keeps its variance; torch's default loses two thirds a layer."""
-    nn.init.normal_(layer.weight, std=1.2 / math.sqrt(fan_in))
-    nn.init.zeros_(layer.bias)
+def add_weight_norm(network: nn.Module) -> None:
+    """For training: each row of each weight as a length and a direction (Salimans and Kingma 2016)."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            weight_norm(module)
+
+
+def fold_weight_norm(network: nn.Module) -> None:
+    """For inference: plain weights again."""
+    for module in list(network.modules()):
+        if is_parametrized(module):
+            remove_parametrizations(module, "weight")

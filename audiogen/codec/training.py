@@ -42,12 +42,12 @@ def train_autoencoder(encoder: Encoder, quantizer: ResidualVQ, decoder: Decoder,
     for step in tqdm(range(num_steps), desc="fitting the codec", unit="step", disable=None):
         optimizer.param_groups[0]["lr"] = learning_rate * _schedule(step, num_steps)
         wav = next(batches)
-        latent = encoder(wav)  # (B, dim, T)
+        latent, _ = encoder(wav)  # (B, dim, T)
         commitment_loss = latent.new_zeros(())
         if learner is not None:
             depths = draw_depths(len(wav), quantizer.codebooks.shape[0], generator)
             latent, commitment_loss = learner.quantize(latent, depths)
-        decoded = decoder(latent)
+        decoded, _ = decoder(latent)
         loss = loss_of(decoded, wav) + F.l1_loss(decoded, wav) + COMMITMENT_WEIGHT * commitment_loss
         if not bool(torch.isfinite(loss)):
             raise TrainingError(f"the codec's loss is not a number at step {step}: lower frontend.learning_rate")

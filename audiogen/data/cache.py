@@ -7,6 +7,7 @@
 They are written in this order, an older index.json being removed first: a folder that has one was finished.
 """
 
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..audio import read_audio, read_blocks, write_audio
+from ..audio import read_blocks, write_audio
 from ..errors import AudiogenError, AudioReadError, CacheError
 from ..files import atomic_path, sha256_file
 from ..frontends import Frontend, load_frontend, save_frontend
@@ -78,7 +79,7 @@ class EncodedCache:
 
         Files that can't be read are left out and reported (`cache.index.rejected`), as are those under two frames. A
         cache that stood at `out` before stays good until this one is finished; an interrupted build leaves nothing
-        that counts. Memory grows with the longest file, or not at all if the front-end is `samplewise`.
+        that counts. Memory does not grow with the length of a file.
 
         Args:
             source: the folder, or what `scan` said of it.
@@ -214,12 +215,15 @@ def _encode(frontend: Frontend, path: Path, entry: FileEntry, data: BinaryIO) ->
     if changed:
         return Rejected(entry.path, "has changed since the folder was scanned")
     try:
-        # Codes that stand each for one sample need not know of the others, so that hours go through in blocks.
-        read = read_blocks if frontend.samplewise else lambda *arguments: [read_audio(*arguments)]
-        for wav in read(path, frontend.spec.sample_rate):
-            x = frontend.encode(wav[None].to(frontend.device, frontend.dtype))[0]      # (C, T)
-            data.write(np.ascontiguousarray(x.T.cpu().numpy(), dtype))
-            num_samples, num_frames = num_samples + wav.shape[1], num_frames + x.shape[1]
+        def chunks() -> Iterator[Tensor]:
+            nonlocal num_samples
+            for wav in read_blocks(path, frontend.spec.sample_rate):
+                num_samples += wav.shape[1]
+                yield wav[None].to(frontend.device, frontend.dtype)
+
+        for x in frontend.encode_stream(chunks()):                                      # (1, C, t)
+            data.write(np.ascontiguousarray(x[0].T.cpu().numpy(), dtype))
+            num_frames += x.shape[2]
     except AudioReadError as error:
         return Rejected(entry.path, str(error).removeprefix(f"{path}: "))
     # Where the rate varies, how many there are says nothing of the length, and `long_enough` could not know it.

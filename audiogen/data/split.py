@@ -14,6 +14,8 @@ from .index import FileEntry, Index
 
 #: What either side of a file that is cut must at least hold (seconds).
 SHORTEST_PIECE = 0.1
+#: Minutes to train on below which a person is told that they are few.
+LITTLE = 3.0
 #: Long files are handed to `Frontend.fit` in pieces of so many seconds, so that an hour takes no more memory.
 PIECE_SECONDS = 60.0
 
@@ -50,8 +52,10 @@ class Split:
     def summary(self) -> str:
         """One line: "2430 files (17.7 min) to train on, 270 (2.0 min) held out"."""
         train, held_out = (sum(part.seconds for part in side) / 60 for side in (self.train, self.held_out))
+        little = "a model may soon know so little by heart, ten minutes or more are better" if train < LITTLE else ""
+        notes = "".join(f"; {note}" for note in (self.note, little) if note)
         return (f"{len(self.train)} files ({train:.1f} min) to train on, {len(self.held_out)} ({held_out:.1f} min) "
-                f"held out{'; ' + self.note if self.note else ''}")
+                f"held out{notes}")
 
 
 def split(index: Index, held_out: float = 0.1, gap_seconds: float = 0.0) -> Split:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -53,41 +52,31 @@ def check_folder(console: Console, folder: str | Path, verbose: bool = False) ->
     # Where the rate varies, in the mean: such a front-end comes with a cache.
     crop_seconds = config.training.crop_frames / (front.spec.frame_rate or len(source.data) / index.seconds)
 
-    table = Table(title=Text(str(folder)), title_justify="left", show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in _totals(index):
-        table.add_row(name, Text(value))
+    rows = _totals(index)
     if len(usable.files) < len(index.files):
-        table.add_row("too short", f"{len(index.files) - len(usable.files)} kept files are under two frames of the "
-                                   "default front-end, and not trained on")
-    table.add_row("to train on", Text(sides.summary))
-    table.add_row("default crop", _crops(usable.files, crop_seconds))
-    console.print(table, soft_wrap=False)
+        short = plural(len(index.files) - len(usable.files), "kept file")
+        rows.append(("too short", f"{short} under two frames of the default front-end, and not trained on"))
+    rows += [("to train on", sides.summary), ("default crop", _crops(usable.files, crop_seconds)),
+             ("default rate", _rates(usable.files, front.spec.sample_rate))]
+    console.print(str(folder), style="italic")
+    # Lines, not a table: a terminal folds them without loss, and a pipe not at all.
+    for name, value in rows:
+        console.print(Text.assemble((f"{name:<14}", "bold"), value))
     return source
 
 
 def _list_files(console: Console, index: "Index", each: bool) -> None:
-    """A table of the files, as wide as its longest line where the output is no terminal, so that grep finds each."""
-    table = Table(box=None, pad_edge=False)
-    paths = [file.path for file in (*index.files, *index.rejected)]
-    table.add_column("", no_wrap=True)
-    for name in ("length", "Hz", "ch"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("file", overflow="fold", min_width=min(36, max(map(len, paths), default=0)))
-    table.add_column("why", overflow="fold")
+    """A line for each file, so that grep finds it."""
     rows = []
     for file in index.files:
         remark = _remark(file)
         if each or remark:
-            rows.append((file.path, "kept", f"{file.duration:.2f} s", str(file.sample_rate), str(file.num_channels),
-                         Text(remark, "yellow")))
-    rows += [(file.path, Text("left out", "red"), "", "", "", Text(file.reason)) for file in index.rejected]
-    for path, kept, length, rate, channels, why in sorted(rows, key=lambda row: row[0]):
-        table.add_row(kept, length, rate, channels, Text(path), why)
-    if rows:
-        console.print(table, soft_wrap=False, width=None if console.is_terminal else 10_000)
-    if unlisted := len(paths) - len(rows):
+            about = f"{file.duration:.2f} s, {file.sample_rate} Hz, {plural(file.num_channels, 'channel')}"
+            rows.append((file.path, "kept", Text.assemble(about, (remark and f", {remark}", "yellow"))))
+    rows += [(file.path, Text("left out", "red"), Text(file.reason)) for file in index.rejected]
+    for path, kept, about in sorted(rows, key=lambda row: row[0]):
+        console.print(Text.assemble(kept, "  ", path, ": ", about))
+    if unlisted := len(index.files) + len(index.rejected) - len(rows):
         console.print(f"{plural(unlisted, 'other file')} kept without remark; --verbose lists each")
 
 
@@ -130,6 +119,12 @@ def _crops(files: list["FileEntry"], crop_seconds: float) -> str:
         return f"{length}; every file is as long or longer"
     which = "every file is" if shorter == len(files) else f"{shorter} of {len(files)} files are"
     return f"{length}; {which} shorter, and joined end to end"
+
+
+def _rates(files: list["FileEntry"], sample_rate: int) -> str:
+    higher = sum(file.sample_rate > sample_rate for file in files)
+    lost = f"; what {plural(higher, 'file')} held above {sample_rate // 2} Hz is not kept" if higher else ""
+    return f"{sample_rate} Hz, to which every file is resampled{lost}"
 
 
 def _counts(values: Iterable[str]) -> str:

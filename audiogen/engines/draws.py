@@ -7,22 +7,10 @@ after a change here, also touch the kernels that call this, or they go on with w
 numba compiles this where it is first called (seconds) and is imported here: import this module where it is used.
 """
 
-from collections.abc import Callable
-
-import numba
 import numpy as np
 
+from ..compiled import compiled
 from ..sampling import Sampling
-
-
-def compiled(**options) -> Callable:
-    """numba.njit that keeps the result on disk if there is a place for it: numba raises a RuntimeError if not."""
-    def decorate(function: Callable) -> Callable:
-        try:
-            return numba.njit(cache=True, nogil=True, **options)(function)
-        except RuntimeError:
-            return numba.njit(nogil=True, **options)(function)
-    return decorate
 
 
 def filters(sampling: Sampling, codebook_size: int) -> tuple[float, int, float, float]:
@@ -31,7 +19,7 @@ def filters(sampling: Sampling, codebook_size: int) -> tuple[float, int, float, 
             1.0 if sampling.top_p is None else float(sampling.top_p), float(sampling.min_p or 0.0))
 
 
-@compiled()
+@compiled(nogil=True)
 def draw(logits: np.ndarray, filters: tuple[float, int, float, float], uniform: float, p: np.ndarray) -> int:
     """One code from (V,) float32 logits.
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from .draws import compiled, draw
+from ..compiled import compiled
+from .draws import draw
 from .products import padded, product
 
 
@@ -28,7 +29,7 @@ class Weights(NamedTuple):
     dilations: np.ndarray           # (L,)
 
 
-@compiled(fastmath=True)
+@compiled(nogil=True, fastmath=True)
 def run(weights, rings, position, hidden, seq, known, uniforms, filters, logits):
     """Goes through n steps.
 

@@ -4,7 +4,7 @@ import logging
 import math
 import statistics
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -155,8 +155,43 @@ def report_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     if result["round_trip"]:
         ratio = result["round_trip"]["si_sdr"]
         rows.append(("round trip: mel distance (0 is perfect)", f"{result['round_trip']['mel_distance']:.3f}"))
-        rows.append(("round trip: SI-SDR", "-" if ratio is None else f"{ratio:.1f} dB"))
+        rows.append(("round trip: SI-SDR (low where phases are made up, as by mel)",
+                     "-" if ratio is None else f"{ratio:.1f} dB"))
     rows.append(("held out", f"{result['files']} files, {result['seconds'] / 60:.1f} min"))
     if result.get("seen"):
         rows.append(("left out, since trained on", f"{result['seen']} files"))
     return rows
+
+
+def in_words(result: Mapping[str, Any]) -> str:
+    """The `verdict` on a report, with "stopped" in it if it is that of a training run."""
+    counted = {name: values["loss"] for name, values in (result["baselines"] or {}).items()}
+    return verdict(result["loss"], result["unit"], counted, result["step"], result.get("stopped") == "early")
+
+
+def verdict(loss: float, unit: str, baselines: Mapping[str, float], step: int | None = None, turned: bool = False
+            ) -> str:
+    """What a held-out loss means, in two sentences.
+
+    Args:
+        loss, unit: "bits" per code or "nats" per frame.
+        baselines: bits per code of the counting models, as far as they are known.
+        step: of the weights.
+        turned: whether training ended because the held-out loss had stopped getting better.
+    """
+    when = "" if step is None else f" (step {step:,})"
+    if unit != "bits":
+        return f"{loss:.3f} nats per frame on held-out files{when}. Compare it with runs of the same front-end only."
+    said = f"On held-out files{when} the model is as unsure as someone guessing among {2 ** loss:,.1f} codes"
+    if "uniform" in baselines:
+        said += f", out of {2 ** baselines['uniform']:,.0f}"
+    if "bigram" in baselines:
+        gain = baselines["bigram"] - loss
+        if gain > 0.005:
+            said += (f". It saves {gain:.2f} bits per code against counting pairs: it has learned from further back "
+                     "than one code")
+        else:
+            said += ". It does not beat counting pairs (bigram) yet: " + (
+                "its held-out loss had stopped getting better, so that more recordings or a smaller model will help, "
+                "not more time" if turned else "train it longer, or give it a longer view")
+    return said + "."

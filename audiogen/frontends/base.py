@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from ..config import to_dict
 from ..errors import ConfigError, DataError, NotFittedError
 from ..spec import Spec
+from .blocks import blockwise
 
 
 class Frontend(nn.Module):
@@ -26,10 +28,15 @@ class Frontend(nn.Module):
     Both take and give tensors of the module's floating dtype and device, give each item what it would get alone (but
     for rounding), and raise ValueError for a wrong shape, dtype or code, NotFittedError while there are no weights.
     Only `fit` and `acquire` write weights; the state dict and the config are all that a copy needs.
+
+    Both work in blocks of `block_frames`, counted from the beginning, and carry a state from one to the next:
+    `encode_block` and `decode_block` are what a front-end is made of. The streams cut what they are given into these
+    same blocks, so what they give is that of the whole, to the bit, in memory that does not grow.
     """
 
     learned: ClassVar[bool] = False
-    samplewise: ClassVar[bool] = False  # each code stands for one sample alone, so files may be encoded in blocks
+    look_ahead: ClassVar[int] = 0  # frames after its own whose samples a frame is made of
+    start_frames: ClassVar[int] = 1  # the first block has at least so many, unless the sound ends before
     adjustable: ClassVar[frozenset[str]] = frozenset()  # settings that may change once it is fitted
     spec: Spec
 
@@ -48,10 +55,86 @@ class Frontend(nn.Module):
             self.register_buffer("is_fitted", torch.zeros((), dtype=torch.uint8))
 
     def encode(self, wav: Tensor) -> Tensor:
-        raise NotImplementedError
+        self.check_wav(wav)
+        return torch.cat(list(self.encode_stream([wav])), dim=-1)
 
     def decode(self, x: Tensor) -> Tensor:
+        self.check(x)
+        return torch.cat(list(self.decode_stream([x])), dim=-1)
+
+    def encode_stream(self, chunks: Iterable[Tensor], block_frames: int | None = None) -> Iterator[Tensor]:
+        """Chunks of a wav (B, 1, n) of any lengths, also of 0 or 1 sample -> (B, C, t), in all `encode` of the whole.
+
+        Args:
+            chunks: read one after the other, each when its turn comes.
+            block_frames: frames at once. None: those of `encode`, which is fastest; 1: as soon as the samples are there
+                (`latency_ms`), with codes that may differ from the file's where two codewords lie within rounding.
+
+        Raises:
+            ConfigError: this front-end needs all of the sound at once.
+            ValueError, NotFittedError: as `encode`, when the chunk's turn comes.
+        """
+        return self._stream(chunks, self.check_wav, self.encode_block, block_frames, self.spec.hop_length)
+
+    def decode_stream(self, chunks: Iterable[Tensor], block_frames: int | None = None) -> Iterator[Tensor]:
+        """Chunks (B, C, t) of any lengths -> wav (B, 1, n), in all `decode` of the whole. As `encode_stream`.
+
+        Raises:
+            ConfigError: this front-end decodes only all frames at once; `streams` says so beforehand.
+        """
+        if not self.streams:
+            raise ConfigError(f"front-end {type(self).__name__} needs all frames at once to make sound of them, so it "
+                              "can't decode a stream: decode the whole, or use another front-end")
+        return self._stream(chunks, self.check, self.decode_block, block_frames, 1)
+
+    def encode_block(self, wav: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
+        """The next samples (B, 1, n) -> frames (B, C, t), state. `state` is None at the beginning, and n a multiple of
+        the hop but where the sound ends (`last`); n is 0 only there, and only if the front-end looks ahead."""
         raise NotImplementedError
+
+    def decode_block(self, x: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
+        """The next frames (B, C, t), t > 0 -> wav (B, 1, t * hop), state; a front-end without it does not stream."""
+        raise NotImplementedError
+
+    @property
+    def block_frames(self) -> int:
+        """Frames that `encode` and `decode` work on at once."""
+        raise NotImplementedError
+
+    @property
+    def streams(self) -> bool:
+        """Whether it can decode a stream."""
+        return type(self).decode_block is not Frontend.decode_block
+
+    @property
+    def latency_ms(self) -> float:
+        """How long after a sample came in its sound can go out at the earliest, in ms, the time for computing apart.
+
+        Of `encode_stream` and `decode_stream` in blocks of one frame; infinite where either needs all at once.
+        """
+        return 1000 * (1 + self.look_ahead) * self.spec.hop_length / self.spec.sample_rate if self.streams else math.inf
+
+    def _stream(self, chunks: Iterable[Tensor], check: Callable, block: Callable, frames: int | None, steps: int
+                ) -> Iterator[Tensor]:
+        """`steps` of what comes in make a frame."""
+        if frames is not None and frames < 1:
+            raise ValueError(f"block_frames must be at least 1, got {frames}")
+        frames = frames or self.block_frames
+
+        def checked() -> Iterator[Tensor]:
+            shape = None
+            for chunk in chunks:
+                if chunk.ndim == 3 and chunk.shape[2] == 0:
+                    continue
+                check(chunk)
+                if shape not in (None, chunk.shape[:2]):
+                    raise ValueError(f"chunks must have one shape but for their length, got {tuple(chunk.shape)} after "
+                                     f"{(*shape, '...')}")
+                shape = chunk.shape[:2]
+                yield chunk
+
+        return blockwise(torch.no_grad()(block), checked(), max(frames, self.start_frames) * steps, frames * steps,
+                         self.look_ahead > 0)
 
     def fit(self, wavs: Iterable[Tensor]) -> None:
         raise TypeError(f"{type(self).__name__} learns nothing: there is nothing to fit")
@@ -101,7 +184,7 @@ class Frontend(nn.Module):
         digest.update(hash_tensors(self.state_dict()).encode())
         return digest.hexdigest()
 
-    # Checks: each subclass begins encode and decode with one of them.
+    # Checks of what goes in.
 
     def check_fitted(self) -> None:
         if not self.fitted:
@@ -110,18 +193,23 @@ class Frontend(nn.Module):
 
     def check_wav(self, wav: Tensor) -> None:
         self.check_fitted()
+        _check_is_tensor("wav", wav)
         if wav.ndim != 3 or wav.shape[1] != 1 or wav.shape[0] < 1 or wav.shape[2] < 1:
             raise ValueError(f"wav must have shape (B, 1, N) with B, N >= 1, got {tuple(wav.shape)}")
         self._check_tensor("wav", wav)
 
-    def check_codes(self, codes: Tensor, fewer_rows: bool = False) -> None:
-        """With `fewer_rows` the first rows alone will do, as for residual codebooks."""
+    def check(self, x: Tensor) -> None:
+        """Raises what `decode` raises of x."""
+        (self.check_codes if self.spec.unit == "bits" else self.check_frames)(x)
+
+    def check_codes(self, codes: Tensor) -> None:
+        """The first rows alone will do: each row refines those before it."""
         self.check_fitted()
+        _check_is_tensor("codes", codes)
         rows, size = self.spec.num_codebooks, self.spec.codebook_size
-        good_rows = codes.ndim == 3 and (1 <= codes.shape[1] <= rows if fewer_rows else codes.shape[1] == rows)
-        if not good_rows or codes.shape[0] < 1 or codes.shape[2] < 1:
-            wanted = f"K <= {rows}" if fewer_rows else f"K = {rows}"
-            raise ValueError(f"codes must have shape (B, K, T) with {wanted} and B, T >= 1, got {tuple(codes.shape)}")
+        if codes.ndim != 3 or not 1 <= codes.shape[1] <= rows or codes.shape[0] < 1 or codes.shape[2] < 1:
+            raise ValueError(f"codes must have shape (B, K, T) with 1 <= K <= {rows} and B, T >= 1, got "
+                             f"{tuple(codes.shape)}")
         if codes.dtype != torch.int64:
             raise ValueError(f"codes must be int64, got {codes.dtype}")
         if codes.device != self.device:
@@ -132,6 +220,7 @@ class Frontend(nn.Module):
 
     def check_frames(self, frames: Tensor) -> None:
         self.check_fitted()
+        _check_is_tensor("frames", frames)
         features = self.spec.num_features
         if frames.ndim != 3 or frames.shape[1] != features or frames.shape[0] < 1 or frames.shape[2] < 1:
             raise ValueError(f"frames must have shape (B, {features}, T) with B, T >= 1, got {tuple(frames.shape)}")
@@ -144,6 +233,12 @@ class Frontend(nn.Module):
             raise ValueError(f"{name} must be on {self.device}, as the front-end is, got {x.device}")
         if not bool(torch.isfinite(x).all()):
             raise ValueError(f"{name} must be finite, got NaN or infinity")
+
+
+def _check_is_tensor(name: str, x: object) -> None:
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name} must be a torch tensor, got {type(x).__name__}: of a numpy array x, give "
+                         "torch.from_numpy(x)")
 
 
 def training_wavs(wavs: Iterable[Tensor]) -> Iterator[Tensor]:

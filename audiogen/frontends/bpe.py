@@ -1,5 +1,6 @@
 """Byte-pair encoding over another front-end: what often stands together becomes one code, so that the rate varies."""
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -115,8 +116,34 @@ class BPE(Frontend):
     def encode(self, wav: Tensor) -> Tensor:
         """(B, 1, N) -> codes (B, 1, T) of the item that needs most; the others end in holes, the code V."""
         self.check_wav(wav)
-        items = [self.merge(codes)[0] for codes in self.base.encode(wav)]
-        return pad_sequence(items, batch_first=True, padding_value=self.spec.codebook_size)[:, None]
+        return self._merged(self.base.encode(wav))
+
+    @torch.no_grad()
+    def encode_stream(self, chunks: Iterable[Tensor], block_frames: int | None = None) -> Iterator[Tensor]:
+        """All codes at the end, since a late merge may reach back to the beginning; the base's codes wait in memory."""
+        pieces = list(self.base.encode_stream(chunks, block_frames))
+        if pieces:
+            yield self._merged(torch.cat(pieces, dim=-1))
+
+    def decode_stream(self, chunks: Iterable[Tensor], block_frames: int | None = None) -> Iterator[Tensor]:
+        """As that of the base, for one item (B = 1): those of a batch would get out of step."""
+        def expanded() -> Iterator[Tensor]:
+            for chunk in chunks:
+                if chunk.ndim == 3 and len(chunk) != 1:
+                    raise ValueError(f"a stream of codes at a variable rate holds one item, got {len(chunk)}")
+                if chunk.ndim != 3 or chunk.shape[2]:
+                    self.check(chunk)
+                    yield self.expand(chunk[0])[None]
+
+        return self.base.decode_stream(expanded(), block_frames)
+
+    @property
+    def streams(self) -> bool:
+        return self.base.streams
+
+    @property
+    def latency_ms(self) -> float:
+        return math.inf
 
     @torch.no_grad()
     def decode(self, x: Tensor) -> Tensor:
@@ -124,7 +151,7 @@ class BPE(Frontend):
 
         Behind the end of a shorter one is silence: `frame_lengths` says where.
         """
-        self.check_codes(x)
+        self.check(x)
         items = [self.expand(codes) for codes in x]                         # (1, frames of the base) each
         lengths = torch.tensor([codes.shape[1] for codes in items])
         hop_length = self.base.spec.hop_length
@@ -186,11 +213,15 @@ class BPE(Frontend):
         within = torch.arange(len(before), device=codes.device) - before
         return self.content[begins.repeat_interleave(lengths) + within][None]
 
-    def check_codes(self, codes: Tensor, fewer_rows: bool = False) -> None:
+    def check_codes(self, codes: Tensor) -> None:
         holes = codes == self.spec.codebook_size
         super().check_codes(codes.masked_fill(holes, 0))
         if bool(holes[..., 0].any() | (holes[..., :-1] & ~holes[..., 1:]).any()):
             raise ValueError("codes must have holes behind the end of an item alone")
+
+    def _merged(self, base_codes: Tensor) -> Tensor:
+        items = [self.merge(codes)[0] for codes in base_codes]
+        return pad_sequence(items, batch_first=True, padding_value=self.spec.codebook_size)[:, None]
 
     def _base_codes(self, wavs: Iterable[Tensor]) -> Iterator[Tensor]:
         return (self.base.encode(wav.to(self.device, self.dtype)[None])[0] for wav in training_wavs(wavs))

@@ -3,20 +3,20 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..codec.losses import SpectralLoss
-from ..codec.networks import Decoder, Encoder, blockwise
+from ..codec.networks import Decoder, Encoder
 from ..codec.quantizer import ResidualVQ
 from ..codec.training import draw_batches, draw_crops, train_autoencoder
 from ..spec import TokenSpec
 from .base import Frontend, check_setting, check_weights, training_wavs
 from .precision import full_precision
 
-BLOCK_FRAMES = 1024  # encoded or decoded at once
 CROP_FRAMES = 32  # in training
 POOL_SECONDS = 600  # of training audio in memory at once
 QUIETEST = 1e-4  # level below which training audio is not made louder
@@ -25,14 +25,14 @@ QUIETEST = 1e-4  # level below which training audio is not made louder
 class Codec(Frontend):
     """Codes (B, K, T) of a convolutional autoencoder; the first rows alone decode to a coarser sound.
 
-    Causal both ways: frame t is made of samples up to (t + 1) * hop_length and heard from t * hop_length on. Blocks
-    of frames are encoded and decoded with the past that the networks see, so that the codes are those of the whole
-    file and memory beyond the result does not grow with it.
+    Causal both ways: frame t is made of samples before (t + 1) * hop_length and heard from t * hop_length on, so the
+    latency is one frame, 20 ms as it stands.
 
     Source: SoundStream (Zeghidour et al. 2021), EnCodec (Défossez et al. 2022); here without discriminators.
     """
 
     learned = True
+    block_frames = 50  # small enough to stay in a processor's cache
     adjustable = frozenset({"num_codebooks"})
 
     @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Codec(Frontend):
         sample_rate: int = 16000  # Hz
         num_codebooks: int = 4
         codebook_size: int = 512
-        strides: tuple[int, ...] | None = None  # their product is hop_length; None: (r, 8) for about 62.5 frames/s
+        strides: tuple[int, ...] | None = None  # their product is hop_length; None: (r, 4, 4) for about 50 frames/s
         channels: int = 96  # after the first stride; twice as many after each further one
         dim: int = 64  # of what is quantized
         fit_steps: int = 1200
@@ -67,7 +67,7 @@ class Codec(Frontend):
 
     def __init__(self, config: Config):
         super().__init__(config)
-        strides = config.strides or (max(1, round(config.sample_rate / 62.5 / 8)), 8)
+        strides = config.strides or (max(1, round(config.sample_rate / 50 / 16)), 4, 4)
         self.spec = TokenSpec(config.sample_rate, math.prod(strides), config.num_codebooks, config.codebook_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -76,21 +76,18 @@ class Codec(Frontend):
         self.quantizer = ResidualVQ(config.num_codebooks, config.codebook_size, config.dim)
         self.register_buffer("level", torch.ones(()))  # root mean square of the training audio, 1 to the networks
 
-    @torch.no_grad()
-    def encode(self, wav: Tensor) -> Tensor:
+    def encode_block(self, wav: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
         """(B, 1, N) -> codes (B, K, ceil(N / hop_length)); zeros follow the last sample."""
-        self.check_wav(wav)
         wav = F.pad(wav, (0, -wav.shape[-1] % self.spec.hop_length)) / self.level
         with full_precision(wav.device):
-            return self.quantizer.encode(blockwise(self.encoder, wav, self.spec.hop_length, BLOCK_FRAMES))
+            latent, state = self.encoder(wav, state)
+            return self.quantizer.encode(latent), state
 
-    @torch.no_grad()
-    def decode(self, x: Tensor) -> Tensor:
+    def decode_block(self, x: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
         """Codes (B, k, T) of the first k <= K codebooks -> wav (B, 1, T * hop_length) in [-1, 1]."""
-        self.check_codes(x, fewer_rows=True)
         with full_precision(x.device):
-            wav = blockwise(self.decoder, self.quantizer.decode(x), self.spec.hop_length, BLOCK_FRAMES)
-        return (wav * self.level).clamp(-1, 1)
+            wav, state = self.decoder(self.quantizer.decode(x), state)
+        return (wav * self.level).clamp(-1, 1), state
 
     def fit(self, wavs: Iterable[Tensor]) -> None:
         """Trains from scratch for config.fit_steps, on crops that fit in memory however long the files are.

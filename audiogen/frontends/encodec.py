@@ -1,27 +1,28 @@
 """EnCodec's 24 kHz model as a front-end (Défossez et al. 2022, https://arxiv.org/abs/2210.13438).
 
-The networks come from the `encodec` package, which is imported only once an EnCodec is made. Note its licence: the
-package's wheel (0.1.1) is CC-BY-NC 4.0, so no commercial use.
+The networks are this house's (seanet.py); the weights are the published ones, under CC-BY-NC 4.0: no commercial use.
 """
 
 import contextlib
 import math
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..codec.quantizer import nearest
 from ..errors import DownloadError, NotFittedError
 from ..spec import TokenSpec
 from .base import Frontend, check_setting, hash_tensors
 from .encodec_weights import load_weights
 from .precision import full_precision
+from .seanet import DIMENSION, START_FRAMES, Decoder, Encoder
 
-DIMENSION = 128  # of what the encoder gives to the quantizer
 CODEBOOK_SIZE = 1024
+PACKAGE_CODEBOOKS = 32  # as many as the package's state dict holds
 BANDWIDTHS = (1.5, 3.0, 6.0, 12.0, 24.0)  # kbit/s: those that the model was trained at
 
 
@@ -29,8 +30,9 @@ class EnCodec(Frontend):
     """24 kHz mono audio as residual-quantised codes: 75 frames/s of 2 to 32 codebooks with 1024 codes each.
 
     `encode` gives the codes of the package's own model for the whole file: the very same in float64; in float32 they
-    differ only where the two nearest codewords lie within rounding. A wav is encoded in one piece, with about 1 GB
-    of memory for each minute. Code row k refines rows 0 to k - 1, so `decode` takes the first rows alone, too.
+    differ only where the two nearest codewords lie within rounding. Code row k refines rows 0 to k - 1, so `decode`
+    takes the first rows alone, too. Both ways are causal: a frame needs no sound after its own, but that the file's
+    beginning is mirrored, for which the first 7 frames (93 ms) must be there.
 
     A new EnCodec has no weights until `acquire` (which `load_frontend("encodec")` calls) or `load_state_dict`.
 
@@ -41,6 +43,7 @@ class EnCodec(Frontend):
     """
 
     spec: TokenSpec
+    start_frames: ClassVar[int] = START_FRAMES
 
     @dataclass(frozen=True)
     class Config:
@@ -63,12 +66,9 @@ class EnCodec(Frontend):
 
     def __init__(self, config: Config):
         super().__init__(config)
-        from encodec.modules import SEANetDecoder, SEANetEncoder
-
         num_codebooks = round(config.bandwidth / 0.75)  # 10 bits * 75 frames/s each
         with torch.device("meta"):  # no initial values are drawn: they would be thrown away
-            self.encoder = SEANetEncoder(norm="none", causal=True)
-            self.decoder = SEANetDecoder(norm="none", causal=True)
+            self.encoder, self.decoder = Encoder(), Decoder()
         self.encoder.to_empty(device="cpu")
         self.decoder.to_empty(device="cpu")
         self.register_buffer("codebooks", torch.zeros(num_codebooks, CODEBOOK_SIZE, DIMENSION))
@@ -115,36 +115,35 @@ class EnCodec(Frontend):
         Raises:
             RuntimeError: a key is missing or unknown, or a shape differs.
         """
-        from encodec import EncodecModel
+        state = {name: tensor.to(self.dtype) for name, tensor in state.items()}
+        for name in [name for name in state if name.endswith(".weight_v")]:
+            stem = name.removesuffix("_v")
+            direction, length = state.pop(name), _taken(state, f"{stem}_g")
+            state[stem] = direction * (length / direction.flatten(1).norm(dim=1)[:, None, None])
+        books = []
+        for k in range(PACKAGE_CODEBOOKS):
+            books.append(_taken(state, f"quantizer.vq.layers.{k}._codebook.embed"))
+            for name in ("inited", "cluster_size", "embed_avg"):  # what training it needed
+                _taken(state, f"quantizer.vq.layers.{k}._codebook.{name}")
+        own = {"codebooks": torch.stack(books)[:self.spec.num_codebooks], "has_weights": torch.ones_like(self.has_weights)}
+        self.load_state_dict({**state, **own}, strict=True)
 
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # its initial values are thrown away
-            warnings.simplefilter("ignore")  # it uses the older of torch's two weight norms, and torch says so
-            package = EncodecModel.encodec_model_24khz(pretrained=False).to(self.dtype)
-        package.load_state_dict(state, strict=True)
-        for module in package.modules():
-            if hasattr(module, "weight_g"):
-                nn.utils.remove_weight_norm(module)
-        self.encoder.load_state_dict(package.encoder.state_dict())
-        self.decoder.load_state_dict(package.decoder.state_dict())
-        layers = package.quantizer.vq.layers[: self.spec.num_codebooks]
-        self.codebooks.copy_(torch.stack([layer.codebook for layer in layers]))  # (K, V, D)
-        self.has_weights.fill_(1)
+    @property
+    def block_frames(self) -> int:
+        return 150 if self.device.type == "cpu" else 3000
 
-    @torch.no_grad()
-    def encode(self, wav: Tensor) -> Tensor:
+    def encode_block(self, wav: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
         """wav (B, 1, N) -> codes (B, K, T) int64, T = ceil(N / 320)."""
-        self.check_wav(wav)
         with full_precision(wav.device):
-            residual = self.encoder(wav).transpose(1, 2)                     # (B, T, D)
-            return quantize(residual, self.codebooks).permute(1, 0, 2)       # (B, K, T)
+            z, state = self.encoder(wav, state, last)                       # (B, D, T)
+            return quantize(z.transpose(1, 2), self.codebooks).permute(1, 0, 2), state
 
-    @torch.no_grad()
-    def decode(self, x: Tensor) -> Tensor:
+    def decode_block(self, x: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
         """Codes (B, K, T), or their first rows alone -> wav (B, 1, T * 320) in [-1, 1]."""
-        self.check_codes(x, fewer_rows=True)
         z = sum(F.embedding(row, book) for row, book in zip(x.unbind(1), self.codebooks, strict=False))  # (B, T, D)
         with full_precision(x.device):
-            return self.decoder(z.transpose(1, 2)).clamp(-1, 1)              # (B, 1, T * 320)
+            wav, state = self.decoder(z.transpose(1, 2), state, last)
+        return wav.clamp(-1, 1), state
 
     @torch.no_grad()
     def _randomise(self) -> None:
@@ -166,7 +165,7 @@ class EnCodec(Frontend):
                     parameter.uniform_(-1, 1, generator=generator).div_(math.sqrt(module.hidden_size))
         self.decoder.model[-1].conv.conv.weight.mul_(0.2)  # about as loud as what comes in
         with one_thread():  # their number moves the last bits
-            residual = self.encoder(made_up_sounds(generator)).transpose(1, 2).reshape(-1, DIMENSION)
+            residual = self.encoder(made_up_sounds(generator))[0].transpose(1, 2).reshape(-1, DIMENSION)
             for book in self.codebooks:
                 residual = fill_codebook(book, residual, generator)
         self.has_weights.fill_(1)
@@ -175,14 +174,11 @@ class EnCodec(Frontend):
 
 def quantize(residual: Tensor, codebooks: Tensor) -> Tensor:
     """Nearest codeword, then that of what is left, and so on: residual (B, T, D), codebooks (K, V, D) -> (K, B, T).
-
-    Distances are computed in the package's form, |x|^2 - 2xe + |e|^2, to round as it does.
     """
     shape, residual = residual.shape[:-1], residual.reshape(-1, residual.shape[-1])
     rows = []
     for book in codebooks:
-        square, cross = residual.pow(2).sum(1, keepdim=True), 2 * residual @ book.t()
-        rows.append((square - cross + book.t().pow(2).sum(0, keepdim=True)).neg().max(dim=-1).indices)
+        rows.append(nearest(residual, book))
         residual = residual - F.embedding(rows[-1], book)
     return torch.stack(rows).view(len(codebooks), *shape)
 
@@ -215,6 +211,12 @@ def made_up_sounds(generator: torch.Generator, count: int = 4, num_samples: int 
     tones = draw(6, 1) * torch.sin(2 * math.pi * pitch * t) * decay  # (count, 6, num_samples)
     noise = 0.06 * draw(1) * torch.randn(count, num_samples, generator=generator)
     return (tones.sum(1) / 6 + noise).clamp(-1, 1)[:, None]
+
+
+def _taken(state: dict[str, Tensor], name: str) -> Tensor:
+    if name not in state:
+        raise RuntimeError(f"{name} is missing")
+    return state.pop(name)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Mel: continuous log-mel frames, standardised on the training files; Griffin-Lim makes them sound again."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,10 +11,10 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..spec import FrameSpec
 from .base import Frontend, check_setting, training_wavs
+from .blocks import blockwise
 from .griffin_lim import mel_to_wav
 from .precision import full_precision
 
-BLOCK_FRAMES = 4096  # encoded at once, so that an hour takes no more memory than a minute
 SMALLEST_STD = 0.1  # nats; a band that hardly moves is not blown up to variance 1
 
 
@@ -26,12 +26,15 @@ class Mel(Frontend):
     peak of a full-scale sine, so that silence is a number. It equals librosa's but that T = ceil(N / hop_length):
     where hop_length divides N, librosa adds one frame, centred behind the end.
 
-    Decoding needs all frames at once; the same frames always give the same sound.
+    A frame sees a hop beyond its own, so a stream of frames is two hops behind the sound. Decoding needs all frames at
+    once, so it does not stream; the same frames always give the same sound.
 
     Source: librosa.feature.melspectrogram
     """
 
     learned = True
+    look_ahead, start_frames = 1, 2
+    block_frames = 1024
     adjustable = frozenset({"griffin_lim_iterations"})
 
     @dataclass(frozen=True)
@@ -64,12 +67,11 @@ class Mel(Frontend):
         self.register_buffer("mean", torch.zeros(config.num_features))  # (F,) nats
         self.register_buffer("std", torch.ones(config.num_features))  # (F,) nats
 
-    @torch.no_grad()
-    def encode(self, wav: Tensor) -> Tensor:
+    def encode_block(self, wav: Tensor, state: Tensor | None, last: bool) -> tuple[Tensor, Tensor]:
         """(B, 1, N) -> frames (B, F, ceil(N / hop_length)), standardised."""
-        self.check_wav(wav)
         with full_precision(wav.device):
-            return (self._log_power(wav) - self.mean[:, None]) / self.std[:, None]
+            power, state = self.power_block(wav, state, last)
+            return (self._log(power) - self.mean[:, None]) / self.std[:, None], state
 
     @torch.no_grad()
     def decode(self, x: Tensor) -> Tensor:
@@ -101,10 +103,11 @@ class Mel(Frontend):
         total = torch.zeros(self.spec.num_features, dtype=torch.float64, device=self.device)
         squares = torch.zeros_like(total)
         for wav in training_wavs(wavs):
-            log_power = self._log_power(wav.to(self.mean).unsqueeze(0))[0].double()  # (F, T)
-            count += log_power.shape[1]
-            total += log_power.sum(1)
-            squares += log_power.square().sum(1)
+            for power in self._powers(wav.to(self.mean).unsqueeze(0)):
+                log_power = self._log(power)[0].double()  # (F, T)
+                count += log_power.shape[1]
+                total += log_power.sum(1)
+                squares += log_power.square().sum(1)
         mean = total / count
         variance = (squares / count - mean.square()).clamp_min(0)
         self.mean.copy_(mean)
@@ -113,23 +116,32 @@ class Mel(Frontend):
 
     def power(self, wav: Tensor) -> Tensor:
         """Mel power as librosa has it: (B, 1, N) -> (B, F, ceil(N / hop_length)), at least 0."""
-        hop_length, num_frames = self.spec.hop_length, self.num_frames(wav.shape[-1])
-        window = torch.hann_window(self.n_fft, dtype=wav.dtype, device=wav.device)
-        # Frame t sees [t hop - n_fft / 2, t hop + n_fft / 2), all shifted right by n_fft / 2 through the padding:
-        #    | n_fft / 2 zeros | N samples ............. | zeros up to the end of frame T - 1 |
-        #    | frame 0 sees this ....... |
-        padded_length = (num_frames - 1) * hop_length + self.n_fft
-        wav = F.pad(wav.squeeze(1), (self.n_fft // 2, padded_length - self.n_fft // 2 - wav.shape[-1]))
-        blocks = []
-        for start in range(0, num_frames, BLOCK_FRAMES):
-            stop = min(start + BLOCK_FRAMES, num_frames)
-            piece = wav[:, start * hop_length : (stop - 1) * hop_length + self.n_fft]
-            spectrum = torch.stft(piece, self.n_fft, hop_length, window=window, center=False, return_complex=True)
-            blocks.append(self.basis @ spectrum.abs().square())  # (B, bins, n) -> (B, F, n)
-        return torch.cat(blocks, dim=-1)
+        return torch.cat(list(self._powers(wav)), dim=-1)
 
-    def _log_power(self, wav: Tensor) -> Tensor:
-        return torch.log(self.power(wav) + self.floor)
+    def power_block(self, wav: Tensor, state: Tensor | None, last: bool) -> tuple[Tensor, Tensor]:
+        """The power of frames as `encode_block` goes through them; `state` is what frames to come see of the past."""
+        # Frame t sees [t hop - n_fft / 2, t hop + n_fft / 2), which the first one's half of silence shifts to the right:
+        #    | n_fft / 2 zeros | N samples ............. | zeros up to the end of the last frame |
+        #    | frame 0 sees this ....... |
+        hop_length, half = self.spec.hop_length, self.n_fft // 2
+        wav = torch.cat([wav.new_zeros(len(wav), half) if state is None else state, wav.squeeze(1)], dim=1)
+        if last:  # frames begin at each hop up to the last sample, half a window before which the rest begins
+            count = -(-(wav.shape[1] - half) // hop_length)
+            wav = F.pad(wav, (0, max(0, (count - 1) * hop_length + self.n_fft - wav.shape[1])))
+        else:
+            count = (wav.shape[1] - self.n_fft) // hop_length + 1
+        state = wav[:, count * hop_length:].clone()
+        window = torch.hann_window(self.n_fft, dtype=wav.dtype, device=wav.device)
+        seen = wav[:, :(count - 1) * hop_length + self.n_fft]
+        spectrum = torch.stft(seen, self.n_fft, hop_length, window=window, center=False, return_complex=True)
+        return self.basis @ spectrum.abs().square(), state  # (B, bins, n) -> (B, F, n)
+
+    def _powers(self, wav: Tensor) -> Iterator[Tensor]:
+        size = self.block_frames * self.spec.hop_length
+        return blockwise(self.power_block, [wav], size, size, flushes=True)
+
+    def _log(self, power: Tensor) -> Tensor:
+        return torch.log(power + self.floor)
 
 
 def mel_filters(sample_rate: int, n_fft: int, num_features: int) -> Tensor:

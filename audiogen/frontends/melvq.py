@@ -19,10 +19,11 @@ class MelVQ(Frontend):
     """Codes (B, K, T) of the nearest centroids of standardised mel frames; decoded by Griffin-Lim.
 
     With more than one codebook each codes what the ones before it left over, so that the first rows alone decode to
-    a coarser sound. Decoding needs all frames at once.
+    a coarser sound. It streams as `Mel` does: one way.
     """
 
     learned = True
+    look_ahead, start_frames, block_frames = Mel.look_ahead, Mel.start_frames, Mel.block_frames
     adjustable = frozenset({"num_codebooks", "griffin_lim_iterations"})
 
     @dataclass(frozen=True)
@@ -47,17 +48,16 @@ class MelVQ(Frontend):
         self.spec = TokenSpec(config.sample_rate, hop_length, config.num_codebooks, config.codebook_size)
         self.quantizer = ResidualVQ(config.num_codebooks, config.codebook_size, config.num_features)
 
-    @torch.no_grad()
-    def encode(self, wav: Tensor) -> Tensor:
+    def encode_block(self, wav: Tensor, state: Tensor | None, last: bool) -> tuple[Tensor, Tensor]:
         """(B, 1, N) -> codes (B, K, ceil(N / hop_length))."""
-        self.check_wav(wav)
+        frames, state = self.mel.encode_block(wav, state, last)
         with full_precision(wav.device):
-            return self.quantizer.encode(self.mel.encode(wav))
+            return self.quantizer.encode(frames), state
 
     @torch.no_grad()
     def decode(self, x: Tensor) -> Tensor:
         """Codes (B, k, T) of the first k <= K codebooks -> wav (B, 1, T * hop_length) in [-1, 1]."""
-        self.check_codes(x, fewer_rows=True)
+        self.check(x)
         return self.mel.decode(self.quantizer.decode(x))
 
     @torch.no_grad()

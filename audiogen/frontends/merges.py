@@ -16,20 +16,13 @@ so import this module only where it is used.
 """
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-import numba
 import numpy as np
 
+from ..compiled import compiled
+
 END = -1  # of the chain of tokens, of a pair's places
-
-
-def compiled(function: Callable) -> Callable:
-    """Kept on disk if there is a place for it: numba raises a RuntimeError where it finds none."""
-    try:
-        return numba.njit(cache=True)(function)
-    except RuntimeError:
-        return numba.njit(function)
 
 
 def learn_merges(sequences: Iterable[np.ndarray], codebook_size: int, num_merges: int, longest: int) -> np.ndarray:
@@ -81,7 +74,7 @@ TOKEN, LEFT, RIGHT, PAIR, BEFORE, AFTER = range(6)      # of a place: its links,
 FIRST, SECOND, COUNT, HEAD, TAIL = range(5)             # of a pair: its tokens, its number of places, the outer ones
 
 
-@compiled
+@compiled()
 def _join(place, pair, places, pairs):
     """Appends a place to those of a pair."""
     last = pairs[pair, TAIL]
@@ -94,7 +87,7 @@ def _join(place, pair, places, pairs):
     pairs[pair, COUNT] += 1
 
 
-@compiled
+@compiled()
 def _leave(place, places, pairs):
     """Takes a place out of those of its pair."""
     pair, last, following = places[place, PAIR], places[place, BEFORE], places[place, AFTER]
@@ -109,13 +102,13 @@ def _leave(place, places, pairs):
     pairs[pair, COUNT] -= 1
 
 
-@compiled
+@compiled()
 def _new_pair(first, second, pairs, num_pairs):
     pairs[num_pairs, FIRST], pairs[num_pairs, SECOND], pairs[num_pairs, COUNT] = first, second, 0
     pairs[num_pairs, HEAD], pairs[num_pairs, TAIL] = END, END
 
 
-@compiled
+@compiled()
 def _learn(tokens, order, codebook_size, num_merges, longest):
     """tokens: (N,) sequences with END after each; order: the places where a pair begins, by pair, then by place."""
     N = len(tokens)
@@ -188,7 +181,7 @@ def _learn(tokens, order, codebook_size, num_merges, longest):
 # ---- encoding
 
 
-@compiled
+@compiled()
 def _slot(first, second, merges, slots):
     """Where a pair stands in the table, or the empty slot where it would (Knuth's multiplicative hash)."""
     key = (np.uint64(first) << np.uint64(32)) | np.uint64(second)
@@ -198,13 +191,13 @@ def _slot(first, second, merges, slots):
     return slot
 
 
-@compiled
+@compiled()
 def _fill_slots(merges, slots):
     for rank in range(len(merges)):
         slots[_slot(merges[rank, 0], merges[rank, 1], merges, slots)] = rank
 
 
-@compiled
+@compiled()
 def _apply(codes, merges, slots, codebook_size):
     """One merge after the other at the places that are known for it; a place that has changed since is passed over."""
     N = len(codes)
@@ -233,7 +226,7 @@ def _apply(codes, merges, slots, codebook_size):
     return token[token != END]
 
 
-@compiled
+@compiled()
 def _list(place, first, second, merges, slots, head, tail, listed, following, num_listed):
     """Appends a place to the list of the merge that its pair is waiting for, if there is one."""
     rank = slots[_slot(first, second, merges, slots)]

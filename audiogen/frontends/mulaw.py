@@ -23,7 +23,7 @@ class MuLaw(Frontend):
     Source: torchaudio.functional.mu_law_encoding, mu_law_decoding
     """
 
-    samplewise = True
+    block_frames = 4096
 
     @dataclass(frozen=True)
     class Config:
@@ -38,22 +38,18 @@ class MuLaw(Frontend):
         super().__init__(config)
         self.spec = TokenSpec(config.sample_rate, hop_length=1, num_codebooks=1, codebook_size=2**config.bits)
 
-    @torch.no_grad()
-    def encode(self, wav: Tensor) -> Tensor:
+    def encode_block(self, wav: Tensor, state: None, last: bool) -> tuple[Tensor, None]:
         """(B, 1, N) in [-1, 1] -> codes (B, 1, N) in [0, 2**bits), 0 for -1."""
-        self.check_wav(wav)
         mu = self.spec.codebook_size - 1
         wav = wav.clamp(-1, 1)
         compressed = wav.sign() * torch.log1p(mu * wav.abs()) / self._log1p(mu)  # in [-1, 1]
-        return ((compressed + 1) / 2 * mu + 0.5).to(torch.int64)
+        return ((compressed + 1) / 2 * mu + 0.5).to(torch.int64), None
 
-    @torch.no_grad()
-    def decode(self, x: Tensor) -> Tensor:
+    def decode_block(self, x: Tensor, state: None, last: bool) -> tuple[Tensor, None]:
         """Codes (B, 1, T) -> wav (B, 1, T) in [-1, 1]."""
-        self.check_codes(x)
         mu = self.spec.codebook_size - 1
         compressed = x.to(self.dtype) / mu * 2 - 1
-        return compressed.sign() * (torch.exp(compressed.abs() * self._log1p(mu)) - 1) / mu
+        return compressed.sign() * (torch.exp(compressed.abs() * self._log1p(mu)) - 1) / mu, None
 
     def _log1p(self, mu: int) -> Tensor:
         return torch.log1p(torch.tensor(mu, dtype=self.dtype, device=self.device))  # rounded as torchaudio rounds it

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..evaluation.report import verdict
 from .charts import Line, line_chart, value_range
 from .folder import RunFolder, number
 from .pieces import Html, card, glossary, table, text
@@ -42,6 +43,7 @@ class Figures:
         step: of the weights, None where it is not known.
         baselines: bits per code of the counting models.
         more: what else the evaluation reports, in words -> value.
+        turned: whether training ended because the held-out loss had stopped getting better.
     """
 
     unit: str
@@ -51,6 +53,7 @@ class Figures:
     step: int | None
     baselines: dict[str, float]
     more: dict[str, float]
+    turned: bool
 
 
 def read_figures(run: RunFolder) -> Figures:
@@ -64,7 +67,7 @@ def read_figures(run: RunFolder) -> Figures:
             if name not in ("loss", "step", "bits_per_second", "bits_per_sample") and not name.startswith("baselines ")}
     return Figures("bits per code" if bits else "nats per frame", number(report.get("loss")),
                    number(report.get("bits_per_second")), number(report.get("bits_per_sample")),
-                   number(report.get("step")), baselines, more)
+                   number(report.get("step")), baselines, more, run.last("final").get("stopped") == "early")
 
 
 def best_held_out(run: RunFolder) -> dict[str, Any]:
@@ -124,26 +127,11 @@ def figures_table(run: RunFolder) -> Html:
         columns["bits per sample"] = f.per_sample / f.loss
     rows = [[name, *(value * factor for factor in columns.values())]
             for name, value in [("this model", f.loss), *((n, f.baselines[n]) for n in reversed(f.baselines))]]
-    blocks = [table(["", *columns], rows, main_row=0), text(verdict(f), style="note")]
+    said = verdict(f.loss, f.unit.split()[0], f.baselines, f.step, f.turned)
+    blocks = [table(["", *columns], rows, main_row=0), text(said, style="note")]
     if f.more:
         blocks.append(table(["evaluation", ""], [[name, value] for name, value in f.more.items()]))
     return card(*blocks)
-
-
-def verdict(f: Figures) -> str:
-    """What the figures mean, in two sentences."""
-    when = "" if f.step is None else f" (step {f.step:,})"
-    if f.unit != "bits per code":
-        return f"{f.loss:.3f} nats per frame on held-out files{when}. Compare it with runs of the same front-end only."
-    said = f"On held-out files{when} the model is as unsure as someone guessing among {2**f.loss:,.1f} codes"
-    if "uniform" in f.baselines:
-        said += f", out of {2 ** f.baselines['uniform']:,.0f}"
-    if "bigram" in f.baselines:
-        gain = f.baselines["bigram"] - f.loss
-        said += (f". It saves {gain:.2f} bits per code against counting pairs: it has learned from further back than "
-                 "one code" if gain > 0.005 else ". It does not beat counting pairs (bigram) yet: train it longer, or "
-                 "give it a longer view")
-    return said + "."
 
 
 def meanings(runs: Sequence[RunFolder]) -> Html:

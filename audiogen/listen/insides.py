@@ -12,6 +12,9 @@ from ..training.findings import findings, largest_step, share, worst
 from .folder import RunFolder, number
 from .pieces import Html, bullets, card, details, picture, table
 
+#: Steps after which a healthy run is told from one that has hardly begun.
+FEW_STEPS = 100
+
 INTRODUCTION = (
     "Every line is a part of the network, dark at the input and bright at the output. Left: how far a step moved each "
     "matrix, as a part of its size. A thousandth (dashed) is a good pace for most of a run; ten times as much is usual "
@@ -46,7 +49,9 @@ def verdict(events: Sequence[dict[str, Any]]) -> list[str]:
     said = [finding.text[0].upper() + finding.text[1:] + "." for finding in findings(events)]
     if said:
         return said
-    said = ["Nothing is amiss inside."]
+    steps = events[-1]["step"]
+    said = ["Nothing is amiss inside."] if steps >= FEW_STEPS else [
+        f"Nothing is amiss inside, as far as {steps} steps can tell: too few to have learned much."]
     if (step := largest_step(events)) is not None:
         said.append(f"The largest step changed the middle one of the matrices by {share(step)} of its size.")
     for figure, what in (("saturated", "of the outputs are saturated"), ("dead", "of the units are dead")):

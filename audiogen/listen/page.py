@@ -41,7 +41,8 @@ def write_page(runs: Sequence[str | Path], out: str | Path | None = None) -> Pat
 
     Args:
         runs: run folders.
-        out: the HTML file; by default index.html in the first run folder.
+        out: the HTML file, or a folder for index.html; by default the run's own folder. The page of several runs is by
+            default side-by-side.html in the folder above the first one.
 
     Returns:
         the path of the page.
@@ -68,7 +69,14 @@ def write_page(runs: Sequence[str | Path], out: str | Path | None = None) -> Pat
                    "bright where it is loud. Tap a picture to play from there.", style="note"),
               colour_key(),
               *(section(name, *content) for name, content in parts.items())]
-    return write_document(out or folders[0].path / "index.html", title, *blocks, wide=len(names) > 1)
+    return write_document(_place(folders, out), title, *blocks, wide=len(names) > 1)
+
+
+def _place(folders: Sequence[RunFolder], out: str | Path | None) -> Path:
+    if out is None:
+        first = folders[0].path.resolve() if folders[0].path.name in ("", "..") else folders[0].path
+        return first / "index.html" if len(folders) == 1 else first.parent / "side-by-side.html"
+    return Path(out) if Path(out).suffix.lower() in (".html", ".htm") else Path(out) / "index.html"
 
 
 def sections(names: Sequence[str], folders: Sequence[RunFolder]) -> dict[str, list[Html]]:
@@ -132,10 +140,12 @@ def summary(folder: RunFolder) -> str:
         f"A {folder.kind('backbone')} model of {folder.kind('frontend')} frames")
     trained = max((e for e in folder.events if e.get("event") in ("train", "held_out")),
                   key=lambda e: number(e.get("step")) or 0, default={})
+    figures = read_figures(folder)
     if steps := number(trained.get("step")):
         seconds = number(trained.get("seconds"))
         said += f", trained for {steps:,} steps" + (f" in {duration(seconds)}" if seconds else "")
-    figures = read_figures(folder)
+        if figures.step and figures.step < steps:
+            said += f", the best of which was step {figures.step:,}"
     if figures.loss is not None:
         said += f"; {figures.loss:.3f} {figures.unit} on held-out files"
     return said + "."

@@ -24,9 +24,10 @@ from ..data import (
     scan,
     split,
 )
+from ..data.encoded import HIGHEST_DEFAULT_RATE
 from ..devices import choose_device
-from ..errors import ConfigError, RunError, TrainingError
-from ..evaluation.report import originals, report, report_rows
+from ..errors import CacheError, ConfigError, RunError, TrainingError
+from ..evaluation.report import in_words, originals, report, report_rows
 from ..evaluation.yardstick import baselines, held_out_score
 from ..files import atomic_write_json
 from ..frontends import FRONTENDS, Frontend, frontend_to_dict, load_frontend
@@ -97,6 +98,10 @@ def train(folder: str | Path, out: str | Path, frontend: str | None = None, back
         if list_checkpoints(out / "checkpoints"):
             raise RunError(f"{out}: holds checkpoints, but not the config.json that they belong to; restore it, or "
                            "choose another --out")
+        if resume:
+            log.info("%s: holds no run yet, so that this one begins anew", out)
+        if not is_cache(folder):
+            _check_settings(frontend, settings, backbone or BACKBONE, rest, asked)
         source = _source(folder, strict)
         front = _frontend(source, frontend, settings).to(where)
         config = default_config(frontend_to_dict(front), front.spec, backbone or BACKBONE, rest, asked)
@@ -152,10 +157,13 @@ def tokenize(folder: str | Path, out: str | Path, frontend: str | None = None, d
              overrides: Sequence[str] = ()) -> EncodedCache:
     """Encodes a folder into the cache `out`, which `train` takes in its place. A learned front-end is fitted on the
     files that `train` would not hold out."""
-    source = _source(Path(folder), strict=False)
-    if isinstance(source, EncodedCache):
+    if is_cache(folder):
         raise ConfigError(f"{folder}: is encoded already; give a folder of sound files")
+    if is_cache(out):
+        raise CacheError(f"{out}: holds a cache already; choose another folder, or remove it")
     settings, rest = frontend_settings(overrides)
+    _check_settings(frontend, settings, BACKBONE, rest, {})
+    source = _source(Path(folder), strict=False)
     front = _frontend(source, frontend, settings).to(choose_device(device))
     config = default_config(frontend_to_dict(front), front.spec, BACKBONE, rest)
     _fit(front, source, config)
@@ -182,6 +190,19 @@ def _frontend(source: Index | EncodedCache, name: str | None, settings: dict[str
     if name is None:
         name, settings = FRONTEND, {**FRONTEND_SETTINGS, **settings}
     return frontend_for(source, name, settings)
+
+
+def _check_settings(frontend: str | None, settings: dict[str, Any], backbone: str, rest: Sequence[str],
+                    asked: dict[str, Any]) -> None:
+    """Raises what is wrong with the settings, before a folder is read through for minutes."""
+    if frontend is None:
+        frontend, settings = FRONTEND, {**FRONTEND_SETTINGS, **settings}
+    if frontend in FRONTENDS:
+        part = FRONTENDS[frontend]
+        front = part(from_dict(part.Config, part.at_rate(settings, HIGHEST_DEFAULT_RATE), "frontend"))
+    else:
+        front = load_frontend(frontend, **settings)
+    blank_model(default_config(frontend_to_dict(front), front.spec, backbone, rest, asked), front.spec)
 
 
 def _encoded(source: Index | EncodedCache, front: Frontend, config: RunConfig, out: Path) -> EncodedCache:
@@ -229,15 +250,19 @@ def _begun_with(out: Path, key: str, value: Any) -> ConfigError:
 
 def _resumed(saved: RunConfig, out: Path, backbone: str | None, asked: dict[str, Any], overrides: Sequence[str]
              ) -> RunConfig:
-    """The run's own settings, which only a new budget may change."""
+    """The run's own settings, of which only those that say how long it goes on may change."""
     before = saved.to_dict()
     after = override(before, [*overrides, *([] if backbone is None else [f"backbone.kind={backbone}"])])
     after["training"].update(asked)
     for group, values in before.items():
         for key, value in values.items() if isinstance(values, dict) else ():
-            if after[group].get(key) != value and (group, key) not in (("training", "steps"), ("training", "minutes")):
+            if after[group].get(key) != value and f"{group}.{key}" not in MAY_CHANGE:
                 raise _begun_with(out, f"{group}.{key}", value)
     return RunConfig.from_dict(after)
+
+
+#: Settings that say how long a run goes on, and nothing else.
+MAY_CHANGE = ("training.steps", "training.minutes", "training.patience")
 
 
 def _train(out: Path, config: RunConfig, front: Frontend, cache: EncodedCache, sides: Split,
@@ -257,7 +282,7 @@ def _train(out: Path, config: RunConfig, front: Frontend, cache: EncodedCache, s
     begun = bool(list_checkpoints(out / "checkpoints"))
     if begun:
         trainer.resume()
-    metrics = Metrics(out, trainer.progress.step if begun else None)
+    metrics, first = Metrics(out, trainer.progress.step if begun else None), trainer.progress.step
     if not begun:
         write_round_trips(out / "samples", front, sound)
         # On the very sequences of the loss curve, so that the two can be compared; the final report takes all.
@@ -279,13 +304,22 @@ def _train(out: Path, config: RunConfig, front: Frontend, cache: EncodedCache, s
         if outcome.progress.best_step == 0:
             raise TrainingError(f"{out}: the held-out loss was never a number, so that no weights were kept; look at "
                                 "the held-out files, or train anew with a lower training.learning_rate")
+        again = "" if outcome.progress.step > first else ", so that there was nothing left to train"
         if outcome.stopped == "early":
-            log.info("stopped early: the held-out loss was best at step %d", outcome.progress.best_step)
+            log.info("stopped early at step %d: the held-out loss has not got better since step %d%s; more recordings "
+                     "would help, and to go on all the same: --resume --set training.patience=null",
+                     outcome.progress.step, outcome.progress.best_step, again)
+        elif again:
+            log.info("its budget was spent at step %d%s; for more, give --resume a larger --steps or --minutes", first,
+                     again)
         run = load_run(out, device)
-        result = report(run, held_out, crops.sequences, sound)
+        result = {**report(run, held_out, crops.sequences, sound), "stopped": outcome.stopped}
         metrics.write("final", **result)
         for name, value in report_rows(result):
             log.info("%s: %s", name, value)
+        log.info("%s", in_words(result))
+        log.info("generating samples of %g seconds; meanwhile, all else is on %s", settings.sample_seconds,
+                 write_page([out]))
         _write_samples(run, metrics, "generated", settings.sample_seconds)
         if sound:
             # Half a clip to go on from, at most a second: the page shows where the model takes over.
