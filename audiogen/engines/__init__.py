@@ -3,16 +3,18 @@
 import functools
 import logging
 
+from ..backbones import BACKBONES
 from ..errors import ConfigError
 from ..model import SequenceModel
 from .base import PRECISIONS, Engine
 from .eager import Eager
+from .gpt import GPTEngine
 from .wavenet import WaveNetEngine
 
 log = logging.getLogger("audiogen")
 
-#: By the name that the log tells.
-ENGINES: dict[str, type[Engine]] = {"wavenet": WaveNetEngine}
+#: By the backbone that it runs.
+ENGINES: dict[str, type[Engine]] = {"wavenet": WaveNetEngine, "gpt": GPTEngine}
 
 
 def choose(model: SequenceModel, batch_size: int) -> Engine:
@@ -23,20 +25,20 @@ def choose(model: SequenceModel, batch_size: int) -> Engine:
     """
     if model.precision not in PRECISIONS:
         raise ConfigError(f"precision: {model.precision!r} is unknown; choose {', '.join(PRECISIONS)}")
-    reasons = []
     for name, kind in ENGINES.items():
+        if not isinstance(model.backbone, BACKBONES[name]):
+            continue
         reason = kind.refusal(model)
         if reason is None:
             try:
                 return kind(model, batch_size)
             except ImportError as error:
-                reason = f"it needs {error.name}, which can't be imported"
-        reasons.append(f"{name}: {reason}")
-    _tell("; ".join(reasons) or "there is none")
+                reason = f"{error.name} can't be imported"
+        _tell(name, reason)
     return Eager(model, batch_size)
 
 
 @functools.cache
-def _tell(reason: str) -> None:
+def _tell(name: str, reason: str) -> None:
     """Once for each reason, not once for each batch."""
-    log.info("no engine runs this model, so the plain loop does (%s)", reason)
+    log.info("the engine for %s can't run this model (%s), so the plain loop does", name, reason)

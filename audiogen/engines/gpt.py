@@ -1,0 +1,74 @@
+"""GPT on one CPU core: weights in rows, a whole block of steps in one compiled call."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..backbones.gpt import GPT
+from ..heads import CategoricalHead, CodeEmbedding
+from ..model import SequenceModel
+from ..sampling import Sampling
+from .base import Engine, common_refusal
+
+
+class GPTEngine(Engine):
+    """Runs models of GPT over codes, in fp32, bf16 or int8; one thread, whatever torch is set to."""
+
+    @classmethod
+    def refusal(cls, model: SequenceModel) -> str | None:
+        if (type(model.backbone), type(model.embed), type(model.head)) != (GPT, CodeEmbedding, CategoricalHead):
+            return "it is no GPT over codes"
+        return common_refusal(model)
+
+    def __init__(self, model: SequenceModel, batch_size: int):
+        super().__init__(model, batch_size)
+        from .gpt_kernel import run
+
+        self._run = run
+        self._weights = pack_weights(model)
+        config = model.backbone.config
+        L, H, W, d = config.num_layers, config.num_heads, config.window, config.dim // config.num_heads
+        self._keys = np.empty((L, batch_size, H, d, W), np.float32)
+        self._values = np.empty((L, batch_size, H, W, d), np.float32)
+
+    def begin(self, hidden: Tensor, state: Any) -> None:
+        self._hidden = hidden.numpy().copy()
+        self._position = int(state[0]["position"])
+        for layer, rings in enumerate(state):
+            self._keys[layer] = rings["keys"].transpose(2, 3).numpy()
+            self._values[layer] = rings["values"].numpy()
+
+    def fill(self, seq: Tensor, known: Tensor, uniforms: Tensor, sampling: Sampling,
+             logits: Tensor | None = None) -> None:
+        from .draws import filters
+
+        codes = np.ascontiguousarray(seq.numpy())
+        self._run(self._weights, self._keys, self._values, self._position, self._hidden, codes,
+                  np.ascontiguousarray(known.numpy()), np.ascontiguousarray(uniforms.numpy()),
+                  filters(sampling, self.model.spec.codebook_size),
+                  np.empty((0, 0, 0, 0), np.float32) if logits is None else logits.numpy())
+        seq.copy_(torch.from_numpy(codes))
+        self._position += codes.shape[2]
+
+
+@torch.no_grad()
+def pack_weights(model: SequenceModel):
+    """The gpt_kernel.Weights of a model, at its precision."""
+    from .gpt_kernel import Weights
+    from .rows import pack
+
+    backbone, precision = model.backbone, model.precision
+    blocks, config = backbone.blocks, backbone.config
+    norms = [norm for block in blocks for norm in (block.norm_attention, block.norm_feed_forward)] + [backbone.norm]
+    d = config.dim // config.num_heads
+    return Weights(
+        table=model.embed.table.weight.view(model.spec.num_codebooks, -1, config.dim).numpy().copy(),
+        norms=torch.stack([torch.stack([norm.weight, norm.bias]) for norm in norms]).numpy(),
+        qkv=pack([block.attention.qkv for block in blocks], precision),
+        out=pack([block.attention.out for block in blocks], precision),
+        up=pack([block.up for block in blocks], precision),
+        down=pack([block.down for block in blocks], precision),
+        head=pack([model.head.linear], precision),
+        frequencies=10000.0 ** (-np.arange(0, d, 2) / d))

@@ -1,0 +1,161 @@
+"""GPT's loop in one compiled function: all layers of a step, the draw and the next embedding, without a pause.
+
+The arithmetic is backbones.gpt's and layers.CausalAttention's for a chunk of one step. Keys lie with their steps side
+by side, so that the scores of many steps are made at once:
+
+    keys    (B, H, D / H, W)    scores[j] += query[d] keys[d, j]        j fastest
+    values  (B, H, W, D / H)    y[d] += weight[j] values[j, d]          d fastest
+
+numba compiles this where it is first called (seconds) and is imported here: import this module where it is used.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from .draws import compiled, draw
+from .rows import Rows, product
+from .wavenet_kernel import exp
+
+
+class Weights(NamedTuple):
+    """A model's weights as the kernel reads them; L layers."""
+
+    table: np.ndarray           # (K, V + 1, D)
+    norms: np.ndarray           # (2 L + 1, 2, D): before each attention and feed-forward layer, the last; weight, bias
+    qkv: Rows
+    out: Rows
+    up: Rows
+    down: Rows
+    head: Rows                  # one layer
+    frequencies: np.ndarray     # (D / H / 2,) float64, of the rotary positions
+
+
+@compiled(fastmath=True)
+def run(weights, keys, values, position, hidden, seq, known, uniforms, filters, logits):
+    """Goes through n steps.
+
+    Args:
+        keys: (L, B, H, D / H, W), values: (L, B, H, W, D / H): step t in slot t mod W.
+        position: steps observed so far.
+        hidden: (B, D) that predicts the next step; written in place.
+        seq: (B, K, n) codes, written in place where known (K, n) is False.
+        uniforms: (B, n, K) float64.
+        filters: as draws.filters makes them.
+        logits: (B, n, K, V) to be written, or (0, 0, 0, 0).
+    """
+    B, K, n = seq.shape
+    L, V, D = len(keys), weights.table.shape[1] - 1, weights.table.shape[2]
+    x, normed, mixed = np.empty((B, D), np.float32), np.empty((B, D), np.float32), np.empty((B, D), np.float32)
+    qkv, wide = np.empty((B, 3 * D), np.float32), np.empty((B, 4 * D), np.float32)
+    scores = np.empty((B, K * V), np.float32)
+    work = np.empty(keys.shape[4], np.float32)
+    rounded = np.empty((B, 4 * D), np.int16)
+    p = np.empty(V, np.float64)
+    cos, sin = np.empty(len(weights.frequencies), np.float32), np.empty(len(weights.frequencies), np.float32)
+    for s in range(n):
+        product(hidden, weights.head, 0, scores, rounded)
+        for b in range(B):
+            x[b] = np.float32(0)
+            for k in range(K):
+                if not known[k, s]:
+                    seq[b, k, s] = draw(scores[b, k * V:(k + 1) * V], filters, uniforms[b, s, k], p)
+                if logits.size > 0:
+                    logits[b, s, k] = scores[b, k * V:(k + 1) * V]
+                x[b] += weights.table[k, seq[b, k, s]]
+        for i in range(len(cos)):
+            angle = (position + s) * weights.frequencies[i]
+            cos[i], sin[i] = np.cos(angle), np.sin(angle)
+        for layer in range(L):
+            norm(x, weights.norms[2 * layer], normed)
+            product(normed, weights.qkv, layer, qkv, rounded)
+            for b in range(B):
+                attend(qkv[b].reshape(3, keys.shape[2], -1), cos, sin, position + s, keys[layer, b], values[layer, b],
+                       work, mixed[b].reshape(keys.shape[2], -1))
+            product(mixed, weights.out, layer, normed, rounded)
+            add(x, normed)
+            norm(x, weights.norms[2 * layer + 1], normed)
+            product(normed, weights.up, layer, wide, rounded)
+            gelu(wide)
+            product(wide, weights.down, layer, normed, rounded)
+            add(x, normed)
+        norm(x, weights.norms[2 * L], hidden)
+
+
+@njit(fastmath=True)
+def attend(qkv, cos, sin, position, keys, values, weight, y):
+    """One item and step: lays key and value into the rings, and mixes what the window sees into y (H, D / H)."""
+    H, d, W = keys.shape
+    slot, seen, half = position % W, min(position + 1, W), d // 2
+    scale = np.float32(1 / np.sqrt(d))
+    for h in range(H):
+        query, key = qkv[0, h], qkv[1, h]
+        for i in range(half):
+            a, b = query[i] * scale, query[i + half] * scale
+            query[i], query[i + half] = a * cos[i] - b * sin[i], a * sin[i] + b * cos[i]
+            a, b = key[i], key[i + half]
+            keys[h, i, slot], keys[h, i + half, slot] = a * cos[i] - b * sin[i], a * sin[i] + b * cos[i]
+        values[h, slot] = qkv[2, h]
+        for j in range(seen):
+            weight[j] = np.float32(0)
+        for i in range(0, d, 2):                                        # d is even, since rotary positions turn pairs
+            q0, q1, keys0, keys1 = query[i], query[i + 1], keys[h, i], keys[h, i + 1]
+            for j in range(seen):
+                weight[j] += q0 * keys0[j] + q1 * keys1[j]
+        largest, total = weight[0], np.float32(0)
+        for j in range(seen):
+            largest = max(largest, weight[j])
+        for j in range(seen):
+            weight[j] = exp(max(weight[j] - largest, np.float32(-80)))
+            total += weight[j]
+        y[h] = np.float32(0)
+        for j in range(0, seen - 3, 4):
+            w0, w1, w2, w3 = weight[j], weight[j + 1], weight[j + 2], weight[j + 3]
+            for i in range(d):
+                y[h, i] += (w0 * values[h, j, i] + w1 * values[h, j + 1, i] + w2 * values[h, j + 2, i]
+                            + w3 * values[h, j + 3, i])
+        for j in range(seen // 4 * 4, seen):
+            for i in range(d):
+                y[h, i] += weight[j] * values[h, j, i]
+        for i in range(d):
+            y[h, i] /= total
+
+
+@njit(fastmath=True)
+def norm(x, weight_bias, y):
+    """Layer norm over D of (B, D), with torch's 1e-5."""
+    D = x.shape[1]
+    weight, bias = weight_bias[0], weight_bias[1]
+    for b in range(len(x)):
+        mean = np.float32(0)
+        for i in range(D):
+            mean += x[b, i]
+        mean /= np.float32(D)
+        variance = np.float32(0)
+        for i in range(D):
+            variance += (x[b, i] - mean) ** 2
+        scale = np.float32(1) / np.sqrt(variance / np.float32(D) + np.float32(1e-5))
+        for i in range(D):
+            y[b, i] = (x[b, i] - mean) * scale * weight[i] + bias[i]
+
+
+@njit(fastmath=True)
+def add(x, y):
+    for b in range(len(x)):
+        for i in range(x.shape[1]):
+            x[b, i] += y[b, i]
+
+
+ONE, C1, C3 = np.float32(1), np.float32(np.sqrt(8 / np.pi)), np.float32(0.044715 * np.sqrt(8 / np.pi))
+FAR = np.float32(40)
+
+
+@njit(fastmath=True)
+def gelu(x):
+    """x (1 + tanh(u / 2)) / 2 is x / (1 + exp(-u)), u being twice that of the tanh approximation."""
+    for b in range(len(x)):
+        for i in range(x.shape[1]):
+            v = x[b, i]
+            u = v * (C1 + C3 * v * v)
+            x[b, i] = v / (ONE + exp(max(min(-u, FAR), -FAR)))
