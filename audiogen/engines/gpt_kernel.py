@@ -51,11 +51,11 @@ def run(weights, keys, values, position, hidden, seq, known, uniforms, filters, 
     qkv, wide = np.empty((B, 3 * D), np.float32), np.empty((B, 4 * D), np.float32)
     scores = np.empty((B, K * V), np.float32)
     work = np.empty(keys.shape[4], np.float32)
-    rounded = np.empty((B, 4 * D), np.int16)
+    rounded, unpacked = np.empty((B, 4 * D), np.int16), np.empty((4, 4 * D), np.float32)
     p = np.empty(V, np.float64)
     cos, sin = np.empty(len(weights.frequencies), np.float32), np.empty(len(weights.frequencies), np.float32)
     for s in range(n):
-        product(hidden, weights.head, 0, scores, rounded)
+        product(hidden, weights.head, 0, scores, rounded, unpacked)
         for b in range(B):
             x[b] = np.float32(0)
             for k in range(K):
@@ -69,16 +69,16 @@ def run(weights, keys, values, position, hidden, seq, known, uniforms, filters, 
             cos[i], sin[i] = np.cos(angle), np.sin(angle)
         for layer in range(L):
             norm(x, weights.norms[2 * layer], normed)
-            product(normed, weights.qkv, layer, qkv, rounded)
+            product(normed, weights.qkv, layer, qkv, rounded, unpacked)
             for b in range(B):
                 attend(qkv[b].reshape(3, keys.shape[2], -1), cos, sin, position + s, keys[layer, b], values[layer, b],
                        work, mixed[b].reshape(keys.shape[2], -1))
-            product(mixed, weights.out, layer, normed, rounded)
+            product(mixed, weights.out, layer, normed, rounded, unpacked)
             add(x, normed)
             norm(x, weights.norms[2 * layer + 1], normed)
-            product(normed, weights.up, layer, wide, rounded)
+            product(normed, weights.up, layer, wide, rounded, unpacked)
             gelu(wide)
-            product(wide, weights.down, layer, normed, rounded)
+            product(wide, weights.down, layer, normed, rounded, unpacked)
             add(x, normed)
         norm(x, weights.norms[2 * L], hidden)
 
