@@ -125,15 +125,23 @@ def generate(run: Path, out: Annotated[Path, typer.Option(help="Folder for the W
              top_p: Annotated[float | None, typer.Option(help="Draw among codes that hold this probability.")] = None,
              min_p: Annotated[float | None, typer.Option(help="Drop codes below this part of the best one.")] = None,
              seed: Annotated[int | None, typer.Option(help="Of the first; the others count up from it.")] = None,
+             precision: Annotated[str, typer.Option(help="Of the weights, where an engine runs: fp32, bf16 or int8."
+                                                    )] = "fp32",
+             stream: Annotated[bool, typer.Option("--stream", help="Write each WAV while it is made.")] = False,
              device: Device = "auto") -> None:
     """Generates WAVs from a run, and tells the seed of each."""
     from .devices import choose_device
     from .run import load_run
-    from .samples import generate_files
+    from .samples import generate_files, stream_files
     from .sampling import Sampling
 
-    sampling = Sampling(temperature, top_k, top_p, min_p)
-    for path, used in generate_files(load_run(run, choose_device(device)), out, seconds, num, prompt, sampling, seed):
+    loaded, sampling = load_run(run, choose_device(device), precision), Sampling(temperature, top_k, top_p, min_p)
+    if stream:
+        for made in stream_files(loaded, out, seconds, num, prompt, sampling, seed):
+            console.print(f"{made.path}  seed {made.seed}  first sound after {made.first_sound:.2f} s, "
+                          f"{made.real_times:.2f} times real time")
+        return
+    for path, used in generate_files(loaded, out, seconds, num, prompt, sampling, seed):
         console.print(f"{path}  seed {used}")
 
 

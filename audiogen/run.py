@@ -7,8 +7,7 @@ Loading builds from config.json alone, strictly; nothing is unpickled, fetched o
 
 import json
 import logging
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +25,10 @@ from .errors import CacheError, ConfigError, DataError, RunError
 from .files import atomic_write_bytes, atomic_write_json
 from .frontends import FRONTENDS, Frontend, load_frontend, save_frontend
 from .frontends.base import hash_tensors
-from .generate import generate, generate_until
 from .model import SequenceModel
 from .patterns import PATTERNS
-from .sampling import Sampling, fresh_seeds
+from .sampling import Sampling
+from .sound import choose_seeds, generate_sound, stream_sound
 from .spec import Spec
 from .training.config import DataConfig, TrainingConfig
 
@@ -150,28 +149,17 @@ class Run:
             (num, 1, N) float32 in [-1, 1] on the model's device, beginning with the prompt as the front-end renders it.
             Its attribute `seeds` is the list of seeds used.
         """
-        if not 0 < seconds < math.inf:
-            raise ConfigError(f"seconds: must be above 0, got {seconds}")
-        if seeds is None:
-            if num < 1:
-                raise ConfigError(f"num: must be 1 or more, got {num}")
-            seeds = fresh_seeds(num) if seed is None else [seed + i for i in range(num)]
-        front, num = self.frontend, len(seeds)
-        length = max(1, round(seconds * front.spec.sample_rate))
-        num_frames = front.num_frames(length)
-        if prompt is not None:
-            prompt = prompt.reshape(1, 1, -1).to(self.model.bos.device)
-            length += prompt.shape[-1]
-            prompt = front.encode(prompt)
-        if front.spec.hop_length is None:
-            codes = generate_until(self.model, length, front.frame_lengths, num_frames, prompt, num, sampling, seeds)
-        else:
-            codes = generate(self.model, num_frames, prompt, num, sampling, seeds)
-        with torch.inference_mode():
-            wav = front.decode(codes)[..., :length]
-        wav = wav.clone()                               # outside, so that the caller may change it
-        wav.seeds = codes.seeds
-        return wav
+        return generate_sound(self.frontend, self.model, seconds, choose_seeds(num, seed, seeds), prompt, sampling)
+
+    def stream(self, seconds: float = 4.0, num: int = 1, seed: int | None = None, prompt: Tensor | None = None,
+               sampling: Sampling = Sampling(), seeds: Sequence[int] | None = None) -> Iterator[Tensor]:
+        """The same as it goes: chunks (num, 1, n), the prompt's sound first; side by side they are what `generate` with
+        the same seeds gives, but for rounding.
+
+        Raises:
+            ConfigError: the front-end can't decode a stream, or at a variable rate not one of several items.
+        """
+        return stream_sound(self.frontend, self.model, seconds, choose_seeds(num, seed, seeds), prompt, sampling)
 
 
 def start_run(folder: Path, config: RunConfig, frontend: Frontend) -> None:
@@ -320,8 +308,11 @@ def clear_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def load_run(folder: str | Path, device: str | torch.device = "cpu") -> Run:
+def load_run(folder: str | Path, device: str | torch.device = "cpu", precision: str = "fp32") -> Run:
     """A run from its folder alone, ready to generate.
+
+    Args:
+        precision: "fp32", "bf16" or "int8": to what an engine may round the weights while it generates, for speed.
 
     Raises:
         RunError: half-written, damaged, or of a newer format; names the file.
@@ -330,4 +321,5 @@ def load_run(folder: str | Path, device: str | torch.device = "cpu") -> Run:
     config = read_config(folder)
     frontend = load_frontend(folder).to(device)
     model, step = read_weights(folder, config, frontend.spec)
+    model.precision = precision
     return Run(folder, config, frontend, model.to(device).eval(), step)

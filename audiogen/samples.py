@@ -1,6 +1,7 @@
 """Sound in a run's samples/ folder, each WAV with a .json beside it that says how to make it again."""
 
 import dataclasses
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from .audio import read_audio, write_audio
 from .errors import AudioReadError
 from .files import atomic_write_json, sha256_file
 from .frontends import Frontend
+from .growing_wav import write_chunks
 from .run import Run
-from .sampling import Sampling, fresh_seeds
+from .sampling import Sampling
+from .sound import choose_seeds
 
 #: Items of one generated batch: bounds memory whatever `num` is asked for. Draws do not depend on it.
 BATCH = 16
@@ -24,12 +27,16 @@ def write_sample(path: Path, wav: Tensor, sample_rate: int, kind: str, **about: 
 
     Args:
         kind: "original", "round-trip" or "generated".
-        about: what is known of source, seed, sampling, prompt, prompt_seconds, step and checkpoint.
+        about: what is known of source, seed, sampling, precision, prompt, prompt_seconds, step and checkpoint.
     """
     write_audio(path, wav.float().cpu(), sample_rate)
-    keys = ("source", "seed", "sampling", "prompt", "prompt_seconds", "step", "checkpoint")
+    return _write_about(path, wav.shape[-1] / sample_rate, kind, **about)
+
+
+def _write_about(path: Path, seconds: float, kind: str, **about: Any) -> Path:
+    keys = ("source", "seed", "sampling", "precision", "prompt", "prompt_seconds", "step", "checkpoint")
     atomic_write_json(path.with_suffix(".json"), {"kind": kind, **{key: about.get(key) for key in keys},
-                                                  "seconds": wav.shape[-1] / sample_rate})
+                                                  "seconds": seconds})
     return path
 
 
@@ -53,10 +60,7 @@ def write_generated(folder: Path, run: Run, seconds: float, seeds: Sequence[int]
         prompt: (name, wav (1, N) at the run's rate) to go on from.
         weights: the file that holds the run's weights, model.safetensors of its folder unless they are others.
     """
-    about = {"sampling": dataclasses.asdict(sampling), "step": run.step,
-             "checkpoint": sha256_file(weights or run.folder / "model.safetensors")}
-    if prompt is not None:
-        about |= {"prompt": prompt[0], "prompt_seconds": prompt[1].shape[-1] / run.sample_rate}
+    about = _about(run, sampling, prompt, weights)
     for first in range(0, len(seeds), BATCH):
         batch = list(seeds[first:first + BATCH])
         wavs = run.generate(seconds, seeds=batch, sampling=sampling, prompt=None if prompt is None else prompt[1])
@@ -68,8 +72,55 @@ def write_generated(folder: Path, run: Run, seconds: float, seeds: Sequence[int]
 def generate_files(run: Run, out: Path, seconds: float, num: int, prompt: Path | None = None,
                    sampling: Sampling = Sampling(), seed: int | None = None) -> Iterator[tuple[Path, int]]:
     """What `audiogen generate` does: `num` WAVs with seeds counting up from `seed`, or fresh ones."""
-    seeds = fresh_seeds(num) if seed is None else [seed + i for i in range(num)]
-    sound = None if prompt is None else (str(prompt), read_audio(prompt, run.sample_rate))
-    if sound is not None and not sound[1].shape[1]:
+    return write_generated(out, run, seconds, choose_seeds(num, seed, None), sampling, _read_prompt(run, prompt),
+                           prefix="sample")
+
+
+@dataclasses.dataclass(frozen=True)
+class Streamed:
+    """A WAV that was written while it was made: `first_sound` in seconds from the beginning to its first chunk, and how
+    many seconds of sound were made in a second on the whole, `real_times`."""
+
+    path: Path
+    seed: int
+    first_sound: float
+    real_times: float
+
+
+def stream_files(run: Run, out: Path, seconds: float, num: int, prompt: Path | None = None,
+                 sampling: Sampling = Sampling(), seed: int | None = None) -> Iterator[Streamed]:
+    """What `audiogen generate --stream` does: the same WAVs one after the other, each growing while it is made."""
+    about, sound = None, _read_prompt(run, prompt)
+    for used in choose_seeds(num, seed, None):
+        began, path, times = time.perf_counter(), out / f"sample-{used}.wav", []
+        chunks = run.stream(seconds, seeds=[used], sampling=sampling, prompt=None if sound is None else sound[1])
+
+        def timed(chunks=chunks, times=times) -> Iterator[Tensor]:
+            for chunk in chunks:
+                times.append(time.perf_counter())
+                yield chunk
+
+        made = write_chunks(path, timed(), run.sample_rate) / run.sample_rate
+        took = time.perf_counter() - began
+        about = about or _about(run, sampling, sound)
+        _write_about(path, made, "generated", seed=used, **about)
+        yield Streamed(path, used, times[0] - began, made / took)
+
+
+def _read_prompt(run: Run, prompt: Path | None) -> tuple[str, Tensor] | None:
+    if prompt is None:
+        return None
+    sound = read_audio(prompt, run.sample_rate)
+    if not sound.shape[1]:
         raise AudioReadError(f"{prompt}: too short, nothing is left of it at {run.sample_rate} Hz; give a longer one")
-    return write_generated(out, run, seconds, seeds, sampling, sound, prefix="sample")
+    return str(prompt), sound
+
+
+def _about(run: Run, sampling: Sampling, prompt: tuple[str, Tensor] | None, weights: Path | None = None
+           ) -> dict[str, Any]:
+    """What is known of all sound that is made with one set of weights."""
+    about = {"sampling": dataclasses.asdict(sampling), "precision": run.model.precision, "step": run.step,
+             "checkpoint": sha256_file(weights or run.folder / "model.safetensors")}
+    if prompt is not None:
+        about |= {"prompt": prompt[0], "prompt_seconds": prompt[1].shape[-1] / run.sample_rate}
+    return about

@@ -203,7 +203,7 @@ def test_what_no_engine_runs_goes_the_plain_way_and_says_so_once(caplog, name, k
         for _ in range(2):
             generate(model, 4, seeds=[0])
         assert watched
-        assert len(caplog.records) == 1 and "plain loop" in caplog.text and "hooks" in caplog.text
+        assert len(caplog.records) == 1 and "so the plain loop does" in caplog.text and "hooks" in caplog.text
         handle.remove()
 
         reset()

@@ -1,0 +1,121 @@
+"""New sound as it comes: what `Run.stream` gives and `audiogen generate --stream` writes is what `generate` makes."""
+
+import copy
+import json
+import re
+
+import pytest
+import soundfile
+import torch
+from corpus import folder_of_notes, note, tiny_frontend, tiny_settings
+from processes import audiogen
+from tiny import tiny_backbone
+
+from audiogen.audio import audio_info, read_audio
+from audiogen.errors import AudiogenError, ConfigError
+from audiogen.frontends import FRONTENDS
+from audiogen.growing_wav import write_chunks
+from audiogen.model import SequenceModel
+from audiogen.patterns import PATTERNS
+from audiogen.run import load_run
+from audiogen.sampling import Sampling
+from audiogen.sound import generate_sound, stream_sound
+
+
+def model_for(frontend, pattern="delay"):
+    return SequenceModel(frontend.spec, tiny_backbone("gpt"), PATTERNS[pattern](frontend.spec.num_rows)).eval()
+
+
+@pytest.mark.parametrize("with_prompt", [False, True])
+@pytest.mark.parametrize("kind", FRONTENDS)
+def test_a_stream_is_what_generate_makes(kind, with_prompt):
+    """Buries chunks that are lost, repeated or cut wrongly, and a prompt that is not heard; and a front-end that can't
+    stream must say so at once, not after it has drawn everything."""
+    frontend = copy.deepcopy(tiny_frontend(kind))
+    model = model_for(frontend, "parallel" if frontend.spec.num_rows == 1 else "delay")
+    rate = frontend.spec.sample_rate
+    prompt = torch.from_numpy(note(3, rate // 20 + 7, rate)).float()[None] if with_prompt else None
+    seeds = [4] if frontend.spec.hop_length is None else [4, 5]
+    asked = (frontend, model, 0.3, seeds, prompt, Sampling())
+    if not frontend.streams:
+        with pytest.raises(ConfigError, match="stream"):
+            next(iter(stream_sound(*asked)))
+        return
+    chunks = list(stream_sound(*asked))
+    expected = generate_sound(*asked)
+    assert len(chunks) > 3
+    assert max(chunk.shape[2] for chunk in chunks) <= 0.1 * rate
+    torch.testing.assert_close(torch.cat(chunks, dim=2), expected, rtol=0, atol=1e-4)
+
+
+def test_the_first_sound_comes_before_the_rest_is_drawn():
+    """Buries a stream that first makes everything."""
+    frontend = copy.deepcopy(tiny_frontend("mulaw"))
+    model, steps = model_for(frontend), []
+    model.backbone.register_forward_hook(lambda *_: steps.append(1))
+    chunks = stream_sound(frontend, model, 10.0, [1], None, Sampling())
+    first = next(chunks)
+    assert 0 < first.shape[2] <= frontend.spec.sample_rate // 10
+    assert len(steps) <= first.shape[2] + 2
+
+
+def test_a_variable_rate_streams_one_item():
+    """Buries items that get out of step with each other."""
+    frontend = copy.deepcopy(tiny_frontend("bpe"))
+    with pytest.raises(ConfigError, match="num.*one item at a time, not 2"):
+        stream_sound(frontend, model_for(frontend), 0.1, [1, 2], None, Sampling())
+
+
+def test_the_file_is_whole_after_every_chunk(tmp_path):
+    """Buries a WAV that no player opens before its end, and a header that promises what is not there yet."""
+    path, chunks, seen = tmp_path / "new" / "a.wav", list(torch.randn(7, 1, 50).clamp(-1, 1)), []
+
+    def growing():
+        for count, chunk in enumerate(chunks):
+            if count:
+                seen.append(audio_info(path).num_samples)
+            yield chunk
+
+    assert write_chunks(path, growing(), 8000) == 350
+    assert seen == [50, 100, 150, 200, 250, 300]
+    assert soundfile.info(path).subtype == "PCM_16" and soundfile.info(path).samplerate == 8000
+    wav = torch.cat(chunks, dim=1)
+    assert float((read_audio(path) - wav).abs().max()) <= 0.5 / 32768 + 1 / 32768 * (float(wav.max()) == 1)
+
+
+def test_what_was_made_before_an_error_stays(tmp_path):
+    """Buries a minute of sound that is lost because the last chunk was not a number."""
+    path = tmp_path / "a.wav"
+    with pytest.raises(AudiogenError, match="a.wav: NaN"):
+        write_chunks(path, [torch.zeros(1, 40), torch.full((1, 40), torch.nan)], 8000)
+    assert audio_info(path).num_samples == 40
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AudiogenError, match="a.wav: can't be written"):
+        write_chunks(tmp_path / "file" / "a.wav", [torch.zeros(1, 4)], 8000)
+
+
+def test_the_command_streams(tmp_path):
+    """Buries a --stream whose sound differs from that of the same seed without it, and figures that are not told; also
+    a precision that reaches neither the model nor the file beside the sound."""
+    settings = [f"frontend.{name}={value}" for name, value in tiny_settings("mulaw").items()]
+    settings += ["backbone.dim=8", "backbone.residual_dim=8", "backbone.num_layers=2", "training.crop_frames=64"]
+    run, corpus = tmp_path / "run", folder_of_notes(tmp_path / "corpus", [3000] * 4)
+    made = audiogen(tmp_path, "train", corpus, "--out", run, "--frontend", "mulaw", "--backbone", "wavenet", "--steps",
+                    "2", *(word for setting in settings for word in ("--set", setting)))
+    assert made.code == 0, made.err
+    words = ("generate", run, "--seconds", "0.4", "--num", "2", "--seed", "6", "--precision", "bf16", "--out")
+    whole = audiogen(tmp_path, *words, tmp_path / "whole")
+    streamed = audiogen(tmp_path, *words, tmp_path / "streamed", "--stream")
+    assert whole.code == streamed.code == 0, streamed.err
+    for seed, line in zip((6, 7), streamed.out.splitlines(), strict=True):
+        told = re.fullmatch(rf"\S+sample-{seed}.wav  seed {seed}  first sound after ([\d.]+) s, ([\d.]+) times "
+                            "real time", line)
+        assert told and float(told[2]) > 0
+        a, b = (read_audio(tmp_path / place / f"sample-{seed}.wav") for place in ("whole", "streamed"))
+        assert a.shape[1] == 3200
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
+        a, b = (json.loads((tmp_path / place / f"sample-{seed}.json").read_text()) for place in ("whole", "streamed"))
+        assert a == b and a["precision"] == "bf16" and a["seconds"] == 0.4
+    assert load_run(run, precision="int8").model.precision == "int8"
+    wrong = audiogen(tmp_path, *words[:-2], "int4", "--out", tmp_path / "wrong")
+    assert wrong.code == 1 and re.search("precision: 'int4' is unknown; choose fp32, bf16, int8", wrong.err)
