@@ -34,7 +34,7 @@ class ReconstructionLoss(nn.Module):
         that of linear magnitudes over their mean (the loud parts); both means over window lengths.
         """
         mel = stft = wav.new_zeros(())
-        for index, n_fft in enumerate(self.n_ffts):
+        for index in range(len(self.n_ffts)):
             filters, window = getattr(self, f"filters_{index}"), getattr(self, f"window_{index}")
             mine = magnitudes(decoded, window)
             with torch.no_grad():

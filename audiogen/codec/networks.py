@@ -92,7 +92,8 @@ class Encoder(Network):
     """Wav (B, 1, T hop_length) -> (B, dim, T); hop_length is the product of the strides.
 
     The first layer alone works on samples: a learned lapped transform, whose stride may be long. (Channels at full
-    rate, as in SEANet, cost most of the time and, in the hours that a CPU has, gain nothing.)
+    rate, as in SEANet, cost most of the time and, in the hours that a CPU has, gain nothing.) Every frame leaves with
+    the same power: else the codewords would gather where it is loud, and the many quiet frames share a few.
 
     Source: SEANet as in EnCodec (Défossez et al. 2022), without its LSTM.
     """
@@ -106,7 +107,7 @@ class Encoder(Network):
 
     def forward(self, wav: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         y, state = self.run(wav.transpose(1, 2), state)
-        return y.transpose(1, 2), state
+        return F.rms_norm(y, y.shape[-1:], eps=1e-6).transpose(1, 2), state
 
 
 class Decoder(Network):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .ranks import from_first_rank, sum_over_ranks
 
 BLOCK_POINTS = 16384  # points whose distances to every codeword are held at once
-REVIVE_BELOW = 0.1  # of the average codeword's use
+REVIVE_BELOW = 0.2  # of the average codeword's use
 
 
 class ResidualVQ(nn.Module):
@@ -136,7 +136,7 @@ class CodebookLearner(nn.Module):
         return torch.special.entr(share).sum(1).exp()
 
     def usage(self) -> Tensor:
-        """(K,) the fraction of each codebook's codewords that are chosen at least a tenth as often as the average."""
+        """(K,) the fraction of each codebook's codewords that need no revival."""
         return (self.counts >= REVIVE_BELOW * self.counts.mean(1, keepdim=True)).float().mean(1)
 
     @torch.no_grad()

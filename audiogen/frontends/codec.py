@@ -109,7 +109,7 @@ class Codec(Frontend):
                 value = getattr(self, field.name)
                 if field.name in SHIPPED_SETTINGS and value != field.default:
                     raise ConfigError(f"frontend.{field.name}: the shipped weights are for {field.default}, not "
-                                      f"{value}: leave it out, or set frontend.weights=fit to train a codec of your own")
+                                      f"{value}: leave it out, or set frontend.weights=fit to train one of your own")
             check_setting(self.num_codebooks <= SHIPPED_CODEBOOKS, "num_codebooks",
                           f"at most {SHIPPED_CODEBOOKS}, as many as were shipped, unless frontend.weights=fit",
                           self.num_codebooks)

@@ -8,13 +8,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from ..codec.training import Trainer
 from ..config import from_dict, to_dict
-from ..data import Index, Part, Split, main_sample_rate, scan, split, training_wavs
+from ..data import Index, Part, main_sample_rate, scan, split, training_wavs
 from ..data.encoded import HIGHEST_DEFAULT_RATE
 from ..devices import choose_device
 from ..errors import ConfigError, RunError
