@@ -13,7 +13,6 @@ from audiogen.codec.losses import ReconstructionLoss
 from audiogen.codec.networks import Decoder, Down, Encoder, Up, add_weight_norm, fold_weight_norm
 from audiogen.codec.training import draw_depths
 from audiogen.errors import ConfigError
-from audiogen.frontends import codec as codec_module
 from audiogen.frontends import load_frontend
 
 SHAPES = [(4, 8), (8,), (2, 3, 4), (1, 4)]

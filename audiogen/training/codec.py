@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -18,6 +19,7 @@ from ..data.encoded import HIGHEST_DEFAULT_RATE
 from ..devices import choose_device
 from ..errors import ConfigError, RunError
 from ..evaluation.reconstruction import mel_distance
+from ..files import atomic_write_bytes
 from ..frontends import Codec, save_frontend
 from .checkpoint import (
     Checkpoint,
@@ -98,6 +100,16 @@ def train_codec(folders: Sequence[str | Path], out: str | Path, settings: dict[s
     finished = _run(trainer, codec, held_out, metrics, out, steps, minutes, seconds)
     metrics.close()
     return TrainedCodec(codec, training, held_out, finished)
+
+
+def export_weights(codec: Codec, path: str | Path) -> None:
+    """Writes a codec's weights to one file, floating ones in 16 bits: as shipped, `acquire` reads them.
+
+    What is read from there is a codec of its own, whose codes are well defined: its weights are the rounded ones.
+    """
+    tensors = {name: (tensor.half() if tensor.is_floating_point() else tensor).cpu().contiguous()
+               for name, tensor in codec.state_dict().items()}
+    atomic_write_bytes(path, safetensors.torch.save(tensors))
 
 
 def _run(trainer: Trainer, codec: Codec, held_out: Side, metrics: Metrics, out: Path, steps: int | None,
