@@ -21,6 +21,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from ..layers import CausalConv
 
 State = list[Any]
+BOUND = 4.0  # of the encoder's output before it is squeezed to (-1, 1): about its standard deviation at the start
 DILATIONS = (1, 3, 9)  # of the residual units between two strides
 
 
@@ -92,8 +93,8 @@ class Encoder(Network):
     """Wav (B, 1, T hop_length) -> (B, dim, T); hop_length is the product of the strides.
 
     The first layer alone works on samples: a learned lapped transform, whose stride may be long. (Channels at full
-    rate, as in SEANet, cost most of the time and, in the hours that a CPU has, gain nothing.) Every frame leaves with
-    the same power: else the codewords would gather where it is loud, and the many quiet frames share a few.
+    rate, as in SEANet, cost most of the time and, in the hours that a CPU has, gain nothing.) What leaves is bounded: a
+    few loud frames far out would each take a codeword, and the many others would share the rest.
 
     Source: SEANet as in EnCodec (Défossez et al. 2022), without its LSTM.
     """
@@ -107,7 +108,7 @@ class Encoder(Network):
 
     def forward(self, wav: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         y, state = self.run(wav.transpose(1, 2), state)
-        return F.rms_norm(y, y.shape[-1:], eps=1e-6).transpose(1, 2), state
+        return torch.tanh(y / BOUND).transpose(1, 2), state
 
 
 class Decoder(Network):

@@ -18,7 +18,7 @@ from .networks import Decoder, Encoder, add_weight_norm, fold_weight_norm
 from .quantizer import CodebookLearner, ResidualVQ
 
 WEIGHTS = {"wave": 0.3, "mel": 1.0, "stft": 0.7, "adversarial": 1.0, "features": 1.0}  # shares of the gradient
-COMMITMENT_WEIGHT = 10.0  # the balanced gradient is some hundred times as long as that of a mean over samples
+COMMITMENT_WEIGHT = 1.0
 USE_ALL = 0.25  # of the items; the others use the first few codebooks
 UNQUANTIZED = 0.05  # of the run; k-means on what the encoder gives by then starts the codebooks
 START_POINTS = 8  # a codeword, for k-means
