@@ -116,13 +116,16 @@ def test_fit_of_too_few_points():
     assert quantizer.codebooks[0].unique(dim=0).shape == (8, 3)
 
 
+def quantize(learner, x, depths):
+    return learner.quantize(x, torch.tensor(depths), generator())
+
+
 def test_straight_through_gives_the_encoder_the_decoders_gradient():
     """Buries a gradient that is stopped, doubled, or goes to the codewords."""
     quantizer = filled()
     x = torch.randn(2, 4, 6, dtype=torch.float64, requires_grad=True)
     expected = quantizer.decode(quantizer.encode(x))
-    learner = CodebookLearner(quantizer, generator())
-    quantized, commitment_loss = learner.quantize(x, [3, 3])
+    quantized, commitment_loss = quantize(CodebookLearner(quantizer), x, [3, 3])
     torch.testing.assert_close(quantized, expected)
     weight = torch.randn(2, 4, 6).double()
     (quantized * weight).sum().backward()
@@ -136,51 +139,113 @@ def test_commitment_loss_equals_its_definition():
     codes, expected = quantizer.encode(x), 0
     for row in range(3):
         expected += (x - quantizer.decode(codes[:, : row + 1])).square().mean()
-    commitment_loss = CodebookLearner(quantizer, generator()).quantize(x, [3, 3])[1]
-    torch.testing.assert_close(commitment_loss, expected)
+    torch.testing.assert_close(quantize(CodebookLearner(quantizer), x, [3, 3])[1], expected)
 
 
-def test_an_item_uses_its_first_codebooks_only():
+def test_an_item_is_made_of_its_first_codebooks_only():
     """Buries quantizer dropout that drops the first codebooks, or the same number for each item."""
     quantizer, x = filled(), torch.randn(3, 4, 6).double()
     codes = quantizer.encode(x)
-    untouched = quantizer.codebooks[2].clone()
-    quantized, _ = CodebookLearner(quantizer, generator()).quantize(x, torch.tensor([1, 2, 1]))
+    quantized, _ = quantize(CodebookLearner(quantizer), x, [1, 2, 1])
     expected = filled()
     for item, rows in enumerate((1, 2, 1)):
         torch.testing.assert_close(quantized[item], expected.decode(codes[:, :rows])[item])
-    assert torch.equal(quantizer.codebooks[2], untouched)
 
 
 def test_codewords_follow_the_moving_average_of_what_chose_them():
     """The oracle is the definition, one codeword at a time."""
     quantizer = filled(num_codebooks=1)
-    learner = CodebookLearner(quantizer, generator(), decay=0.9)
+    learner = CodebookLearner(quantizer, decay=0.9)
     counts, sums = torch.ones(5).double(), quantizer.codebooks[0].clone()
     for step in range(3):
         x = torch.randn(1, 4, 60, generator=generator(step), dtype=torch.float64)
         codes = quantizer.encode(x)[0, 0]
-        learner.quantize(x, [1])
+        quantize(learner, x, [1])
         for code in range(5):
             chosen = x[0].T[codes == code]
             counts[code] = 0.9 * counts[code] + 0.1 * len(chosen)
             sums[code] = 0.9 * sums[code] + 0.1 * chosen.sum(0)
         torch.testing.assert_close(quantizer.codebooks[0], sums / counts[:, None])
+    share = counts / counts.sum()
+    torch.testing.assert_close(learner.perplexity(), torch.exp(-(share * share.log()).sum())[None])
+    torch.testing.assert_close(learner.usage(), (counts >= 0.1 * counts.mean()).float().mean()[None])
 
 
-def test_codewords_that_nothing_chooses_are_put_to_use():
+@pytest.mark.parametrize("lookup_dim", [None, 3])
+def test_codewords_that_nothing_chooses_are_put_to_use(lookup_dim):
     """Buries a codebook of which a few codes are all that is ever used."""
     points, _ = clusters(num_clusters=8)
     x = points.T[None]  # (1, D, M)
-    quantizer = ResidualVQ(1, 8, 3).double()
+    quantizer = ResidualVQ(1, 8, 3, lookup_dim).double()
     quantizer.codebooks.fill_(1e3)
     quantizer.codebooks[0, 0] = 0
-    learner = CodebookLearner(quantizer, generator(), decay=0.9)
+    learner = CodebookLearner(quantizer, decay=0.9)
+    draws = generator()
     for _ in range(200):
-        learner.quantize(x, [1])
-    assert quantizer.encode(x).unique().numel() >= 7
-    error = (quantizer.decode(quantizer.encode(x)) - x).square().mean()
-    assert float(error) < 0.1 * float(x.var())
+        learner.quantize(x, torch.tensor([1]), draws)
+    codes = quantizer.encode(x)
+    assert codes.unique().numel() >= 7
+    if lookup_dim is None:
+        assert float((quantizer.decode(codes) - x).square().mean()) < 0.1 * float(x.var())
+
+
+@torch.no_grad()
+def test_a_factorised_lookup_equals_a_slow_loop():
+    """Buries a distance in the place of an angle, projections of another codebook, and residuals in the small space."""
+    torch.manual_seed(0)
+    quantizer, x = ResidualVQ(3, 7, 6, lookup_dim=2).double(), torch.randn(2, 6, 5).double()
+    points = torch.randn(200, 6, generator=generator(), dtype=torch.float64)
+    quantizer.fit(points, generator())
+    torch.testing.assert_close(quantizer.codebooks.norm(dim=2), torch.ones(3, 7).double())
+    codes = quantizer.encode(x)
+    for item, frame in itertools.product(range(2), range(5)):
+        left = x[item, :, frame]
+        for row in range(3):
+            seen = quantizer.inward[row] @ left
+            cosines = [float(seen @ word / seen.norm() / word.norm()) for word in quantizer.codebooks[row]]
+            assert int(codes[item, row, frame]) == max(range(7), key=cosines.__getitem__)
+            left = left - quantizer.outward[row] @ quantizer.codebooks[row, codes[item, row, frame]]
+        torch.testing.assert_close(quantizer.decode(codes)[item, :, frame], x[item, :, frame] - left)
+
+
+def test_factorised_codebooks_teach_their_projections_and_the_encoder():
+    """Buries a lookup that cuts the encoder off, and projections that stay as they were drawn."""
+    torch.manual_seed(0)
+    quantizer = ResidualVQ(2, 5, 6, lookup_dim=3).double()
+    quantizer.fit(torch.randn(100, 6).double(), generator())
+    x = torch.randn(2, 6, 4, dtype=torch.float64, requires_grad=True)
+    expected = quantizer.decode(quantizer.encode(x))
+    quantized, commitment_loss = quantize(CodebookLearner(quantizer), x, [2, 2])
+    torch.testing.assert_close(quantized, expected)
+    (quantized.sum() + commitment_loss).backward()
+    for tensor in (x, quantizer.inward, quantizer.outward):
+        assert bool((tensor.grad.flatten(1).abs().sum(1) > 0).all())
+
+
+def learn_together(rank, folder):
+    """One of two processes, each with frames of its own; writes what its codebooks have become."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    quantizer = ResidualVQ(2, 4, 3)
+    learner = CodebookLearner(quantizer, decay=0.5)
+    learner.start(torch.randn(50, 3, generator=generator(rank)), generator(rank))
+    for step in range(5):
+        x = torch.randn(2, 3, 20, generator=generator(10 * step + rank)) * 9 ** step    # most codewords die
+        learner.quantize(x, torch.tensor([2, 1]), generator(step + 100 * rank))
+    torch.save(learner.state_dict(), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+def test_all_processes_have_the_same_codebooks(tmp_path):
+    """Buries codebooks that drift apart at their start, their averages or their revival, so that ranks speak different
+    languages."""
+    torch.multiprocessing.spawn(learn_together, args=(str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+    assert float(first["counts"].sum()) > 2 * 40, "both processes' frames count"
 
 
 def test_the_reservoir_is_fair_and_in_order():

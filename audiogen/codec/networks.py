@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
-from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from ..layers import CausalConv
 
 State = list[Any]
+BOUND = 4.0  # of the encoder's output before it is squeezed to (-1, 1): about its standard deviation at the start
 DILATIONS = (1, 3, 9)  # of the residual units between two strides
 
 
@@ -93,7 +93,8 @@ class Encoder(Network):
     """Wav (B, 1, T hop_length) -> (B, dim, T); hop_length is the product of the strides.
 
     The first layer alone works on samples: a learned lapped transform, whose stride may be long. (Channels at full
-    rate, as in SEANet, cost most of the time and, in the hours that a CPU has, gain nothing.)
+    rate, as in SEANet, cost most of the time and, in the hours that a CPU has, gain nothing.) What leaves is bounded: a
+    few loud frames far out would each take a codeword, and the many others would share the rest.
 
     Source: SEANet as in EnCodec (Défossez et al. 2022), without its LSTM.
     """
@@ -107,7 +108,7 @@ class Encoder(Network):
 
     def forward(self, wav: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         y, state = self.run(wav.transpose(1, 2), state)
-        return y.transpose(1, 2), state
+        return torch.tanh(y / BOUND).transpose(1, 2), state
 
 
 class Decoder(Network):
@@ -151,8 +152,10 @@ def add_weight_norm(network: nn.Module) -> None:
             weight_norm(module)
 
 
-def fold_weight_norm(network: nn.Module) -> None:
-    """For inference: plain weights again."""
-    for module in list(network.modules()):
-        if is_parametrized(module):
-            remove_parametrizations(module, "weight")
+@torch.no_grad()
+def fold_weight_norm(network: nn.Module, plain: nn.Module) -> None:
+    """Writes a trained network's weights as they multiply into one of the same shape without weight norm."""
+    mine, theirs = ([m for m in side.modules() if isinstance(m, nn.Linear)] for side in (network, plain))
+    for source, target in zip(mine, theirs, strict=True):
+        target.weight.copy_(source.weight)
+        target.bias.copy_(source.bias)

@@ -1,108 +1,226 @@
-"""Fitting the own codec to a folder, without adversaries."""
+"""Training the own codec: as a plain autoencoder, then through the quantizer, then against discriminators."""
 
+import copy
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..errors import TrainingError
-from .losses import SpectralLoss
-from .networks import Decoder, Encoder
+from .balancer import Balancer
+from .crops import generator_for
+from .discriminators import Discriminators, deception_losses, hinge_loss
+from .losses import ReconstructionLoss
+from .networks import Decoder, Encoder, add_weight_norm, fold_weight_norm
 from .quantizer import CodebookLearner, ResidualVQ
-from .reservoir import Reservoir
 
-POOL_PASSES = 4  # over the crops in memory, before others are drawn
+WEIGHTS = {"wave": 0.3, "mel": 1.0, "stft": 0.7, "adversarial": 1.0, "features": 1.0}  # shares of the gradient
+COMMITMENT_WEIGHT = 1.0
+USE_ALL = 0.25  # of the items; the others use the first few codebooks
+UNQUANTIZED = 0.05  # of the run; k-means on what the encoder gives by then starts the codebooks
+START_POINTS = 8  # a codeword, for k-means
 WARMUP_STEPS = 20  # of the learning rate
-UNQUANTIZED = 0.2  # of the steps; k-means on what the encoder gives by then starts the codebooks
-COMMITMENT_WEIGHT = 0.25
+SURE = 0.5  # hinge loss of 2 at most; discriminators that lose less than this wait for the codec
+SNAPSHOT_EVERY = 200  # steps; where a run that explodes goes back to
+EXPLODED = 5.0  # times the usual reconstruction loss
+MOST_ROLLBACKS = 3
+
+Batch = Callable[[int], Tensor]
 
 
-def train_autoencoder(encoder: Encoder, quantizer: ResidualVQ, decoder: Decoder, batches: Iterator[Tensor],
-                      loss_of: SpectralLoss, num_steps: int, learning_rate: float, generator: torch.Generator) -> None:
-    """Trains all three in place: as a plain autoencoder first, then through the quantizer.
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How the codec is trained.
 
-    Half of the items use all codebooks, the others the first few of them (quantizer dropout, Zeghidour et al. 2021),
-    so that the first rows alone decode well too.
+    Attributes:
+        batch_size: crops of a step, a second each or 32 frames, whichever is longer.
+        learning_rate: at the top of its cosine.
+        adversarial_from: fraction of the run after which discriminators take part; 1 for never.
+        discriminator_channels: of each layer; EnCodec's have 32, which asks for a GPU.
+        discriminator_windows: seconds of each discriminator's spectrum.
+        seed: decides initial weights, crops and all that is drawn.
+    """
+
+    batch_size: int = 8
+    learning_rate: float = 2e-3
+    adversarial_from: float = 1.0
+    discriminator_channels: int = 8
+    discriminator_windows: tuple[float, ...] = (0.064, 0.032, 0.016)
+    seed: int = 0
+
+
+class Trainer:
+    """Trains copies of the networks, step by step; `export` writes what came of it.
+
+    Most items use the first few codebooks alone, another number each (quantizer dropout, Zeghidour et al. 2021,
+    section 3.4), so that the first rows alone decode well too. Everything is a function of the settings, the batches
+    and the steps' progress: a trainer that loads another's `state` goes on as that one would, bit for bit on a CPU.
+
+    A step that explodes (a loss that is not a number, or many times the usual) is not taken: the trainer goes back to
+    the last of its snapshots, with half the learning rate, and its record says so.
 
     Args:
-        batches: wavs (B, 1, N), of about unit power, at least num_steps of them.
-        generator: on the CPU.
-
-    Raises:
-        TrainingError: the loss is not a number.
+        encoder, quantizer, decoder: where to start from.
+        sample_rate: Hz.
+        settings: see TrainingSettings.
+        batch: step -> wavs (B, 1, N) of about unit power.
     """
-    parameters = [*encoder.parameters(), *decoder.parameters()]
-    optimizer = torch.optim.AdamW(parameters, learning_rate, betas=(0.8, 0.99), weight_decay=0.0)
-    num_unquantized = max(1, round(UNQUANTIZED * num_steps))
-    points = Reservoir(32 * quantizer.codebooks.shape[1], generator)
-    learner = None
-    for step in tqdm(range(num_steps), desc="fitting the codec", unit="step", disable=None):
-        optimizer.param_groups[0]["lr"] = learning_rate * _schedule(step, num_steps)
-        wav = next(batches)
-        latent, _ = encoder(wav)  # (B, dim, T)
+
+    def __init__(self, encoder: Encoder, quantizer: ResidualVQ, decoder: Decoder, sample_rate: int,
+                 settings: TrainingSettings, batch: Batch):
+        self.settings, self.batch = settings, batch
+        self.device = device = quantizer.codebooks.device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            discriminators = Discriminators(sample_rate, settings.discriminator_channels,
+                                            settings.discriminator_windows).to(device)
+        self.modules = nn.ModuleDict({"encoder": copy.deepcopy(encoder), "decoder": copy.deepcopy(decoder),
+                                      "learner": CodebookLearner(copy.deepcopy(quantizer)),
+                                      "discriminators": discriminators}).train()
+        codec = [self.modules[name] for name in ("encoder", "decoder", "learner")]
+        for network in codec[:2]:
+            add_weight_norm(network)
+        self.loss_of = ReconstructionLoss(sample_rate).to(device)
+        self.balancer = Balancer(WEIGHTS)
+        self.optimizers = {
+            name: torch.optim.AdamW([p for part in parts for p in part.parameters()], settings.learning_rate,
+                                    betas=(0.8, 0.99), weight_decay=0.0)
+            for name, parts in (("codec", codec), ("discriminators", [discriminators]))}
+        for parameter in self.modules.parameters():
+            parameter.grad = torch.zeros_like(parameter)  # so that the optimizers hold a state of each from the start
+        self.step = 0
+        self.quantized = False  # the codebooks have been started
+        self.calm = 1.0  # factor of the learning rate; halved by each rollback
+        self.usual: float | None = None  # moving average of the reconstruction loss
+        self.lead: float | None = None  # moving average of the discriminators' hinge loss
+        self._snapshot: dict[str, Any] = {}
+
+    def advance(self, progress: float) -> dict[str, float]:
+        """One step.
+
+        Args:
+            progress: fraction of the run that is over, from 0 to 1.
+
+        Returns:
+            The step's losses by name; or {"rolled_back_to": step} of a run that exploded.
+
+        Raises:
+            TrainingError: it exploded again and again.
+        """
+        if self.step % SNAPSHOT_EVERY == 0 or not self._snapshot:
+            self._snapshot = copy.deepcopy(self.state())
+        losses = self._step(progress)
+        if losses is not None:
+            self.step += 1
+            return losses
+        step, calm = self.step, self.calm / 2
+        if calm < 0.5 ** MOST_ROLLBACKS:
+            raise TrainingError(f"the codec's loss explodes or is not a number at step {step + 1}, after "
+                                f"{MOST_ROLLBACKS} rollbacks: lower frontend.learning_rate from "
+                                f"{self.settings.learning_rate:g}, or look for odd files with audiogen doctor")
+        self.load(copy.deepcopy(self._snapshot))
+        self._snapshot["calm"] = self.calm = calm
+        return {"rolled_back_to": float(self.step), "exploded_at": float(step + 1), "calm": calm}
+
+    def figures(self) -> dict[str, list[float]]:
+        """Of each codebook: its perplexity and the fraction of it that is in use."""
+        learner = self.modules["learner"]
+        return {"perplexity": learner.perplexity().tolist(), "usage": learner.usage().tolist()}
+
+    def export(self, encoder: Encoder, quantizer: ResidualVQ, decoder: Decoder) -> None:
+        """Writes the weights as they stand into plain networks."""
+        for name, target in (("encoder", encoder), ("decoder", decoder)):
+            fold_weight_norm(self.modules[name], target)
+        quantizer.load_state_dict(self.modules["learner"].quantizer.state_dict())
+
+    def state(self) -> dict[str, Any]:
+        """All that going on needs: `modules` and `optimizers` by name, and scalars."""
+        return {"modules": {name: module.state_dict() for name, module in self.modules.items()},
+                "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+                "step": self.step, "quantized": self.quantized, "calm": self.calm, "usual": self.usual,
+                "lead": self.lead, "norms": dict(self.balancer.norms)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Goes on from what `state` gave."""
+        for name, module in self.modules.items():
+            module.load_state_dict(state["modules"][name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.step, self.quantized, self.calm = state["step"], state["quantized"], state["calm"]
+        self.usual, self.lead, self.balancer.norms = state["usual"], state["lead"], dict(state["norms"])
+
+    def _step(self, progress: float) -> dict[str, float] | None:
+        """The step's losses, or None if it exploded; then no weight has moved, but codebooks may have."""
+        generator = generator_for(self.settings.seed, self.step, 1)
+        wav = self.batch(self.step)
+        for optimizer in self.optimizers.values():
+            optimizer.param_groups[0]["lr"] = self.settings.learning_rate * self.calm * self._schedule(progress)
+        if not self.quantized and progress >= UNQUANTIZED:
+            self._start_codebooks(generator)
+        latent, _ = self.modules["encoder"](wav)  # (B, dim, T)
         commitment_loss = latent.new_zeros(())
-        if learner is not None:
-            depths = draw_depths(len(wav), quantizer.codebooks.shape[0], generator)
-            latent, commitment_loss = learner.quantize(latent, depths)
-        decoded, _ = decoder(latent)
-        loss = loss_of(decoded, wav) + F.l1_loss(decoded, wav) + COMMITMENT_WEIGHT * commitment_loss
-        if not bool(torch.isfinite(loss)):
-            raise TrainingError(f"the codec's loss is not a number at step {step}: lower frontend.learning_rate")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
+        learner = self.modules["learner"]
+        if self.quantized:
+            depths = draw_depths(len(wav), len(learner.quantizer.codebooks), generator)
+            latent, commitment_loss = learner.quantize(latent, depths, generator)
+        decoded, _ = self.modules["decoder"](latent)
+        losses = self.loss_of(decoded, wav)
+        found = float(sum(losses.values()).detach())
+        if not found <= EXPLODED * (self.usual or math.inf) or not bool(torch.isfinite(commitment_loss)):
+            return None
+        adversarial = self.quantized and progress >= self.settings.adversarial_from
+        if adversarial:
+            real = self.modules["discriminators"](wav)
+            losses |= deception_losses(real, self.modules["discriminators"](decoded))
+        gradient = self.balancer.gradient(losses, decoded)
+        if not bool(torch.isfinite(gradient).all()):
+            return None
+        optimizer = self.optimizers["codec"]
+        optimizer.zero_grad(set_to_none=False)
+        roots, seeds = [decoded], [gradient]
+        if self.quantized:
+            roots, seeds = [*roots, commitment_loss], [*seeds, torch.full_like(commitment_loss, COMMITMENT_WEIGHT)]
+        torch.autograd.backward(roots, seeds)
         optimizer.step()
-        if learner is None:
-            if 2 * step >= num_unquantized - 1:
-                points.add(latent.detach().transpose(1, 2).flatten(0, 1))  # (B * T, dim)
-            if step + 1 >= num_unquantized:
-                start_codebooks(quantizer, points.rows(), generator)
-                learner = CodebookLearner(quantizer, generator)
+        self.usual = found if self.usual is None else 0.98 * self.usual + 0.02 * found
+        record = {name: float(loss.detach()) for name, loss in losses.items()}
+        if self.quantized:
+            record["commitment"] = float(commitment_loss.detach())
+        if adversarial:
+            record["discriminators"] = self._train_discriminators(real, decoded.detach())
+        return {"loss": found, **record, "learning_rate": optimizer.param_groups[0]["lr"]}
 
+    def _train_discriminators(self, real: Any, decoded: Tensor) -> float:
+        """Their hinge loss; they learn only while they are not far ahead, lest the codec get no hold on them."""
+        loss = hinge_loss(real, self.modules["discriminators"](decoded))
+        value = float(loss.detach())
+        self.lead = value if self.lead is None else 0.98 * self.lead + 0.02 * value
+        if self.lead >= SURE:
+            self.optimizers["discriminators"].zero_grad(set_to_none=False)
+            loss.backward()
+            self.optimizers["discriminators"].step()
+        return value
 
-def start_codebooks(quantizer: ResidualVQ, points: Tensor, generator: torch.Generator) -> None:
-    """k-means on the encoder's outputs (M, D), however few or alike: spare codewords are revived later on."""
-    copies = math.ceil(quantizer.codebooks.shape[1] / len(points))
-    quantizer.fit(points.repeat(copies, 1), generator, jitter=1e-3 * float(points.std()) + 1e-6)
+    @torch.no_grad()
+    def _start_codebooks(self, generator: torch.Generator) -> None:
+        learner, points = self.modules["learner"], []
+        wanted, found = START_POINTS * learner.quantizer.codebooks.shape[1], 0
+        while found < wanted:
+            latent, _ = self.modules["encoder"](self.batch(self.step + len(points)))
+            points.append(latent.transpose(1, 2).flatten(0, 1))  # (B * T, dim)
+            found += len(points[-1])
+        learner.start(torch.cat(points), generator)
+        self.quantized = True
+
+    def _schedule(self, progress: float) -> float:
+        """Factor of the learning rate: a short linear rise, then half a cosine down to a twentieth."""
+        return min(1.0, (self.step + 1) / WARMUP_STEPS) * (0.525 + 0.475 * math.cos(math.pi * progress))
 
 
 def draw_depths(batch_size: int, num_codebooks: int, generator: torch.Generator) -> Tensor:
-    """How many codebooks each item uses: all with a chance of one half, else evenly from 1 to K. (B,) int64."""
+    """How many codebooks each item uses: all with a chance of USE_ALL, else evenly from 1 to K. (B,) int64."""
     few = torch.randint(1, num_codebooks + 1, (batch_size,), generator=generator)
-    return torch.where(torch.rand(batch_size, generator=generator) < 0.5, num_codebooks, few)
-
-
-def draw_crops(wavs: Iterable[Tensor], num_samples: int, capacity: int, generator: torch.Generator) -> Tensor:
-    """At most `capacity` crops, each with the same chance, of the wavs (1, N) joined end to end: (M, 1, num_samples).
-
-    The first cut lies at random, so that each call cuts elsewhere; the ends are filled with silence.
-    """
-    reservoir = Reservoir(capacity, generator)
-    rest = torch.zeros(1, int(torch.randint(num_samples, (1,), generator=generator)))
-    for wav in wavs:
-        joined = torch.cat([rest, wav.float().cpu()], dim=1)
-        num_crops = joined.shape[1] // num_samples
-        reservoir.add(joined[:, : num_crops * num_samples].view(num_crops, 1, num_samples).clone())
-        rest = joined[:, num_crops * num_samples :].clone()
-    if rest.shape[1]:
-        reservoir.add(F.pad(rest, (0, num_samples - rest.shape[1])).unsqueeze(0))
-    return reservoir.rows()
-
-
-def draw_batches(wavs: Callable[[], Iterable[Tensor]], num_samples: int, batch_size: int, capacity: int,
-                 generator: torch.Generator) -> Iterator[Tensor]:
-    """Batches (B, 1, num_samples) without end: crops are drawn, shuffled a few times over, and drawn anew."""
-    while True:
-        crops = draw_crops(wavs(), num_samples, capacity, generator)
-        passes = max(POOL_PASSES, math.ceil(batch_size / len(crops)))
-        order = torch.cat([torch.randperm(len(crops), generator=generator) for _ in range(passes)])
-        for start in range(0, len(order) - batch_size + 1, batch_size):
-            yield crops[order[start : start + batch_size]]
-
-
-def _schedule(step: int, num_steps: int) -> float:
-    """Factor of the learning rate: a short linear rise, then half a cosine down to a tenth."""
-    return min(1.0, (step + 1) / WARMUP_STEPS) * (0.55 + 0.45 * math.cos(math.pi * step / num_steps))
+    return torch.where(torch.rand(batch_size, generator=generator) < USE_ALL, num_codebooks, few)

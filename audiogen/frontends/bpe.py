@@ -102,6 +102,9 @@ class BPE(Frontend):
         base = _named(settings.get("base", {}))
         return {**settings, "base": find(base["kind"], BASES, "frontend.base").at_rate(base, sample_rate)}
 
+    def acquire(self) -> None:
+        self.base.acquire()
+
     def num_frames(self, num_samples: int) -> int:
         return self.base.num_frames(num_samples)
 

@@ -1,34 +1,52 @@
-"""The own codec: a small causal autoencoder with a residual vector quantizer, fitted to a folder."""
+"""The own codec: a small causal autoencoder with a residual vector quantizer, shipped with weights or fitted to a
+folder."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor
+from tqdm import tqdm
 
-from ..codec.losses import SpectralLoss
+from ..codec.crops import CropBatches
+from ..codec.losses import ReconstructionLoss
 from ..codec.networks import Decoder, Encoder
 from ..codec.quantizer import ResidualVQ
-from ..codec.training import draw_batches, draw_crops, train_autoencoder
+from ..codec.training import Trainer, TrainingSettings
+from ..errors import ConfigError
 from ..spec import TokenSpec
 from .base import Frontend, check_setting, check_weights, training_wavs
 from .precision import full_precision
 
-CROP_FRAMES = 32  # in training
-POOL_SECONDS = 600  # of training audio in memory at once
+CROP_SECONDS = 1.0  # in training
+POOL_SECONDS = 3600  # of training audio in memory at once: 230 MB at 16 kHz
 QUIETEST = 1e-4  # level below which training audio is not made louder
+SHIPPED = Path(__file__).parents[1] / "weights" / "codec-16khz.safetensors"
+SHIPPED_CODEBOOKS = 12
+#: What the shipped weights were trained for: the defaults of these settings.
+SHIPPED_SETTINGS = ("sample_rate", "codebook_size", "strides", "channels", "dim", "lookup_dim")
 
 
 class Codec(Frontend):
     """Codes (B, K, T) of a convolutional autoencoder; the first rows alone decode to a coarser sound.
 
+    As shipped, 16 kHz and 50 frames/s of up to 12 codebooks with 1024 codes each: 0.5 kbit/s a codebook. With
+    `weights="fit"` it is trained on the files it is fitted to, at any rate.
+
     Causal both ways: frame t is made of samples before (t + 1) * hop_length and heard from t * hop_length on, so the
     latency is one frame, 20 ms as it stands.
 
-    Source: SoundStream (Zeghidour et al. 2021), EnCodec (Défossez et al. 2022); here without discriminators.
+    Source: SoundStream (Zeghidour et al. 2021), EnCodec (Défossez et al. 2022).
+
+    Example:
+        >>> frontend = load_frontend("codec", num_codebooks=4)
+        >>> frontend.encode(torch.zeros(1, 1, 16000)).shape                         # (B, K, T)
+        torch.Size([1, 4, 50])
     """
 
     learned = True
@@ -36,17 +54,27 @@ class Codec(Frontend):
     adjustable = frozenset({"num_codebooks"})
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(TrainingSettings):
+        """Settings.
+
+        Attributes:
+            weights: "shipped", or "fit" to train on the files.
+            strides: their product is hop_length; None: (r, 4, 4) for about 50 frames/s.
+            channels: after the first stride; twice as many after each further one.
+            dim: of what is quantized.
+            lookup_dim: of what codebooks look at, by its direction alone; None: at all of it, by distance.
+            fit_steps: of training, for `fit`.
+        """
+
+        weights: Literal["shipped", "fit"] = "shipped"
         sample_rate: int = 16000  # Hz
-        num_codebooks: int = 4
-        codebook_size: int = 512
-        strides: tuple[int, ...] | None = None  # their product is hop_length; None: (r, 4, 4) for about 50 frames/s
-        channels: int = 96  # after the first stride; twice as many after each further one
-        dim: int = 64  # of what is quantized
+        num_codebooks: int = 6
+        codebook_size: int = 1024
+        strides: tuple[int, ...] | None = None
+        channels: int = 80
+        dim: int = 64
+        lookup_dim: int | None = None
         fit_steps: int = 1200
-        batch_size: int = 8  # crops of 32 frames
-        learning_rate: float = 2e-3
-        seed: int = 0
 
         def __post_init__(self) -> None:
             check_setting(1000 <= self.sample_rate <= 768000, "sample_rate", "from 1000 to 768000 Hz", self.sample_rate)
@@ -58,23 +86,61 @@ class Codec(Frontend):
                           "null, or 1 to 6 numbers from 1 on with a product of at most 16384", self.strides)
             check_setting(2 <= self.channels <= 512, "channels", "from 2 to 512", self.channels)
             check_setting(1 <= self.dim <= 1024, "dim", "from 1 to 1024", self.dim)
+            check_setting(self.lookup_dim is None or 1 <= self.lookup_dim <= self.dim, "lookup_dim",
+                          "null, or from 1 to frontend.dim", self.lookup_dim)
             check_weights(self.num_codebooks * self.codebook_size * self.dim, "num_codebooks, codebook_size, dim")
             widest = self.channels * 2 ** (len(strides) - 1)
             check_weights(2 * max(strides) * widest * max(widest, self.dim), "strides, channels, dim")
             check_setting(self.fit_steps >= 1, "fit_steps", "1 or more", self.fit_steps)
             check_setting(1 <= self.batch_size <= 4096, "batch_size", "from 1 to 4096", self.batch_size)
             check_setting(0 < self.learning_rate <= 1, "learning_rate", "above 0, at most 1", self.learning_rate)
+            check_setting(0 <= self.adversarial_from <= 1, "adversarial_from", "from 0 to 1", self.adversarial_from)
+            check_setting(1 <= self.discriminator_channels <= 128, "discriminator_channels", "from 1 to 128",
+                          self.discriminator_channels)
+            check_setting(len(self.discriminator_windows) > 0 and 0.002 <= min(self.discriminator_windows)
+                          and max(self.discriminator_windows) <= 0.5, "discriminator_windows",
+                          "one or more numbers from 0.002 to 0.5 seconds", self.discriminator_windows)
+            check_setting(0 <= self.seed < 2 ** 31, "seed", f"from 0 to {2 ** 31 - 1}", self.seed)
+            if self.weights == "shipped":
+                self._check_shipped()
+
+        def _check_shipped(self) -> None:
+            for field in fields(self):
+                value = getattr(self, field.name)
+                if field.name in SHIPPED_SETTINGS and value != field.default:
+                    raise ConfigError(f"frontend.{field.name}: the shipped weights are for {field.default}, not "
+                                      f"{value}: leave it out, or set frontend.weights=fit to train one of your own")
+            check_setting(self.num_codebooks <= SHIPPED_CODEBOOKS, "num_codebooks",
+                          f"at most {SHIPPED_CODEBOOKS}, as many as were shipped, unless frontend.weights=fit",
+                          self.num_codebooks)
 
     def __init__(self, config: Config):
         super().__init__(config)
+        self.learned = config.weights == "fit"
         strides = config.strides or (max(1, round(config.sample_rate / 50 / 16)), 4, 4)
         self.spec = TokenSpec(config.sample_rate, math.prod(strides), config.num_codebooks, config.codebook_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.encoder = Encoder(config.channels, strides, config.dim)
             self.decoder = Decoder(config.channels, strides, config.dim)
-        self.quantizer = ResidualVQ(config.num_codebooks, config.codebook_size, config.dim)
+            self.quantizer = ResidualVQ(config.num_codebooks, config.codebook_size, config.dim, config.lookup_dim)
         self.register_buffer("level", torch.ones(()))  # root mean square of the training audio, 1 to the networks
+
+    @classmethod
+    def at_rate(cls, settings: Mapping[str, Any], sample_rate: int) -> dict[str, Any]:
+        """The shipped weights have a rate of their own, to which audio.py resamples."""
+        return super().at_rate(settings, sample_rate) if settings.get("weights") == "fit" else dict(settings)
+
+    @property
+    def fitted(self) -> bool:
+        return bool(self.is_fitted)
+
+    def acquire(self) -> None:
+        """Loads the shipped weights, unless it is to be fitted."""
+        if self.config.weights == "shipped":
+            shipped = load_file(SHIPPED)
+            self.load_state_dict({name: shipped[name][: here.shape[0]] if here.ndim else shipped[name]
+                                  for name, here in self.state_dict().items()})
 
     def encode_block(self, wav: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
         """(B, 1, N) -> codes (B, K, ceil(N / hop_length)); zeros follow the last sample."""
@@ -96,20 +162,32 @@ class Codec(Frontend):
             wavs: re-iterable of (1, N) at spec.sample_rate.
 
         Raises:
+            ConfigError: the weights are the shipped ones.
             DataError: there are no wavs.
             TrainingError: the loss is not a number.
         """
+        trainer, steps = self.trainer(wavs), self.config.fit_steps
+        for step in tqdm(range(steps), desc="fitting the codec", unit="step", disable=None):
+            trainer.advance(step / steps)
+        self.take(trainer)
+
+    def trainer(self, wavs: Iterable[Tensor]) -> Trainer:
+        """What trains this codec from scratch, step by step; its `level` is set here, its weights by `take`."""
         config, hop_length = self.config, self.spec.hop_length
-        loss_of = SpectralLoss(config.sample_rate).to(self.level)
-        crop_samples = hop_length * max(CROP_FRAMES, math.ceil(loss_of.shortest / hop_length))
-        pool_crops = math.ceil(POOL_SECONDS * config.sample_rate / crop_samples)
-        generator = torch.Generator().manual_seed(config.seed)
-        crops = draw_crops(training_wavs(wavs), crop_samples, pool_crops, generator)
-        self.load_state_dict(type(self)(config).state_dict())  # so that a second fit gives the same as the first
-        self.level.copy_(crops.square().mean().sqrt().clamp_min(QUIETEST))
-        del crops
-        batches = draw_batches(lambda: training_wavs(wavs), crop_samples, config.batch_size, pool_crops, generator)
-        batches = (batch.to(self.level) / self.level for batch in batches)
-        train_autoencoder(self.encoder, self.quantizer, self.decoder, batches, loss_of, config.fit_steps,
-                          config.learning_rate, generator)
+        if config.weights == "shipped":
+            raise ConfigError("frontend.weights: the shipped weights are not fitted; set frontend.weights=fit to train "
+                              "a codec of your own")
+        shortest = ReconstructionLoss(config.sample_rate).shortest
+        crop_samples = hop_length * math.ceil(max(CROP_SECONDS * config.sample_rate, shortest) / hop_length)
+        capacity = math.ceil(POOL_SECONDS * config.sample_rate / crop_samples)
+        crops = CropBatches(lambda: training_wavs(wavs), crop_samples, config.batch_size, capacity, config.seed)
+        self.is_fitted.zero_()
+        self.level.copy_(crops.crops.square().mean().sqrt().clamp_min(QUIETEST))
+        blank = type(self)(config).to(self.device, self.dtype)  # so that a second fit gives the same as the first
+        return Trainer(blank.encoder, blank.quantizer, blank.decoder, config.sample_rate, config,
+                       lambda step: crops.batch(step).to(self.level) / self.level)
+
+    def take(self, trainer: Trainer) -> None:
+        """The weights of a trainer as they stand."""
+        trainer.export(self.encoder, self.quantizer, self.decoder)
         self.is_fitted.fill_(1)

@@ -137,7 +137,7 @@ class Trainer:
             self._compile()
         loader = self.batches.loader(p.step * self.config.accumulation, None, self.num_workers)
         last_save, marks = time.perf_counter(), self._marks()
-        with _signals() as interrupted, self._bar() as bar:
+        with interruptible() as interrupted, self._bar() as bar:
             while self.spent() < 1:
                 began = time.perf_counter()
                 with observe(self.model) if self._observed(p.step + 1) else nullcontext() as seen:
@@ -258,7 +258,7 @@ class Trainer:
 
 
 @contextmanager
-def _signals() -> Iterator[threading.Event]:
+def interruptible() -> Iterator[threading.Event]:
     """Ctrl-C and SIGTERM set the event, so that the step can be finished; a second one acts as ever.
 
     A signal that is ignored stays so: nohup, and shells that start us in the background, mean it.

@@ -1,0 +1,197 @@
+"""Training the own codec on folders of sound, into a run folder that later runs take as their front-end."""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..codec.training import Trainer
+from ..config import from_dict, to_dict
+from ..data import Index, Part, main_sample_rate, scan, split, training_wavs
+from ..data.encoded import HIGHEST_DEFAULT_RATE
+from ..devices import choose_device
+from ..errors import ConfigError, RunError
+from ..evaluation.reconstruction import mel_distance
+from ..files import atomic_write_bytes
+from ..frontends import Codec, save_frontend
+from .checkpoint import (
+    Checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    save_checkpoint,
+)
+from .loop import CHECKPOINT_SECONDS, LOG_EVERY, interruptible
+from .metrics import Metrics
+
+log = logging.getLogger("audiogen")
+
+EVALUATIONS = 10  # in a run
+HELD_OUT_SECONDS = 60.0  # that these use at most, of each folder
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of several folders' splits: a re-iterable of (1, N), folder by folder."""
+
+    parts: Sequence[tuple[Index, Sequence[Part]]]
+    sample_rate: int
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return chain.from_iterable(training_wavs(index, parts, self.sample_rate) for index, parts in self.parts)
+
+
+@dataclass(frozen=True)
+class TrainedCodec:
+    """What `train_codec` gives: the codec, what it was and was not trained on, and whether it came to its end."""
+
+    codec: Codec
+    training: Side
+    held_out: Side
+    finished: bool
+
+
+def train_codec(folders: Sequence[str | Path], out: str | Path, settings: dict[str, Any], steps: int | None = None,
+                minutes: float | None = None, resume: bool = False, device: str = "auto") -> TrainedCodec:
+    """Trains a codec on the files of folders that are not held out, and writes it to `out`, where
+    `load_frontend(out)` finds it.
+
+    Ctrl-C and SIGTERM finish the step and save. With `resume` it goes on where `out` stopped, with the settings that
+    it was begun with; given `steps`, it ends with the very weights of a run that was never interrupted.
+
+    Args:
+        folders: of sound files; each is split by itself.
+        out: the run folder.
+        settings: of Codec.Config, but for `weights`; the rate is the first folder's own, up to 16 kHz, if not named.
+        steps, minutes: how long; one of the two. Minutes are of training alone.
+
+    Raises:
+        DataError, ConfigError, RunError, TrainingError: as their messages say.
+    """
+    if (steps is None) == (minutes is None):
+        raise ConfigError("--steps and --minutes: give one of them")
+    out = Path(out)
+    checkpoints = out / "checkpoints"
+    indices = [scan(folder) for folder in folders]
+    for index in indices:
+        index.require_files()
+    settings = {"sample_rate": min(main_sample_rate(indices[0]), HIGHEST_DEFAULT_RATE), **settings, "weights": "fit"}
+    config = from_dict(Codec.Config, settings, "frontend")
+    if list_checkpoints(checkpoints) and not resume:
+        raise RunError(f"{out}: holds a codec in training already; go on with it by --resume, or choose another --out")
+    sides = [split(index) for index in indices]
+    for index, one in zip(indices, sides, strict=True):
+        log.info("%s: %s", index.folder, one.summary)
+    training, held_out = (Side([(index, getattr(one, name)) for index, one in zip(indices, sides, strict=True)],
+                               config.sample_rate) for name in ("train", "held_out"))
+    codec = Codec(config).to(choose_device(device)).eval()
+    trainer, seconds = codec.trainer(training), 0.0
+    if resume and list_checkpoints(checkpoints):
+        seconds = _resume(trainer, config, checkpoints)
+    metrics = Metrics(out, after=trainer.step if resume else None)
+    finished = _run(trainer, codec, held_out, metrics, out, steps, minutes, seconds)
+    metrics.close()
+    return TrainedCodec(codec, training, held_out, finished)
+
+
+def export_weights(codec: Codec, path: str | Path) -> None:
+    """Writes a codec's weights to one file, floating ones in 16 bits: as shipped, `acquire` reads them.
+
+    What is read from there is a codec of its own, whose codes are well defined: its weights are the rounded ones.
+    """
+    tensors = {name: (tensor.half() if tensor.is_floating_point() else tensor).cpu().contiguous()
+               for name, tensor in codec.state_dict().items()}
+    atomic_write_bytes(path, safetensors.torch.save(tensors))
+
+
+def _run(trainer: Trainer, codec: Codec, held_out: Side, metrics: Metrics, out: Path, steps: int | None,
+         minutes: float | None, seconds: float) -> bool:
+    """Trains until the budget is spent (True) or a signal comes (False)."""
+
+    def spent() -> float:
+        return min(1.0, trainer.step / steps if steps is not None else seconds / (60 * minutes))
+
+    def save() -> None:
+        save_checkpoint(out / "checkpoints", _checkpoint(trainer, codec.config, seconds))
+
+    last_save, marks = time.perf_counter(), int(spent() * EVALUATIONS)
+    with interruptible() as interrupted, tqdm(desc="training the codec", unit="step", initial=trainer.step, total=steps,
+                                              disable=None) as bar:
+        while spent() < 1:
+            began = time.perf_counter()
+            losses = trainer.advance(spent())
+            seconds += time.perf_counter() - began
+            bar.update(trainer.step - bar.n)
+            if "rolled_back_to" in losses:
+                metrics.write("rolled_back", step=trainer.step, seconds=round(seconds, 3), **losses)
+                log.warning("step %d: the loss exploded; back to step %d, with the learning rate times %g",
+                            losses["exploded_at"], losses["rolled_back_to"], losses["calm"])
+            elif trainer.step % LOG_EVERY == 0 or trainer.step == 1:
+                metrics.write("train", step=trainer.step, seconds=round(seconds, 3), **losses)
+            if trainer.step % (10 * LOG_EVERY) == 0:
+                metrics.write("codebooks", step=trainer.step, seconds=round(seconds, 3), **trainer.figures())
+            if int(spent() * EVALUATIONS) > marks:
+                marks = int(spent() * EVALUATIONS)
+                codec.take(trainer)
+                metrics.write("held_out", step=trainer.step, seconds=round(seconds, 3), **_held_out(codec, held_out))
+                save_frontend(codec, out)
+            if interrupted.is_set() and spent() < 1:
+                save()
+                return False
+            if time.perf_counter() - last_save > CHECKPOINT_SECONDS:
+                save()
+                last_save = time.perf_counter()
+    save()
+    codec.take(trainer)
+    save_frontend(codec, out)
+    return True
+
+
+def _held_out(codec: Codec, held_out: Side) -> dict[str, float]:
+    """Mean mel distance of round trips with all codebooks, by held-out file."""
+    distances, left = [], HELD_OUT_SECONDS * codec.spec.sample_rate * len(held_out.parts)
+    for wav in held_out:
+        wav = wav[None, :, :codec.spec.sample_rate * 10].to(codec.device)
+        decoded = codec.decode(codec.encode(wav))[..., :wav.shape[-1]]
+        distances.append(mel_distance(wav, decoded, codec.spec.sample_rate))
+        left -= wav.shape[-1]
+        if left <= 0:
+            break
+    return {"mel_distance": sum(distances) / len(distances)}
+
+
+def _checkpoint(trainer: Trainer, config: Codec.Config, seconds: float) -> Checkpoint:
+    state = trainer.state()
+    tensors = {**state.pop("modules"), **{f"{name}_optimizer": optimizer_tensors(optimizer)
+                                          for name, optimizer in trainer.optimizers.items()}}
+    del state["optimizers"]
+    return Checkpoint(state.pop("step"), tensors, {**state, "seconds": seconds, "config": to_dict(config)})
+
+
+def _resume(trainer: Trainer, config: Codec.Config, folder: Path) -> float:
+    """Puts a trainer where the newest sound checkpoint stood -> the seconds of training until then."""
+    checkpoint = load_checkpoint(folder, trainer.device)
+    scalars = dict(checkpoint.state)
+    if scalars.pop("config", None) != to_dict(config):
+        raise RunError(f"{folder}: was begun with other settings; go on with these, or train into another folder")
+    seconds = scalars.pop("seconds")
+    try:
+        for name, optimizer in trainer.optimizers.items():
+            tensors = checkpoint.tensors.pop(f"{name}_optimizer")
+            if tensors:  # discriminators that have not begun have no state yet
+                load_optimizer_tensors(optimizer, tensors)
+        optimizers = {name: optimizer.state_dict() for name, optimizer in trainer.optimizers.items()}
+        trainer.load({"modules": checkpoint.tensors, "optimizers": optimizers, "step": checkpoint.step, **scalars})
+    except (KeyError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(f"{folder}: its checkpoint at step {checkpoint.step} is of another codec or is damaged "
+                       f"({reason}); restore it, or train anew into another folder") from error
+    return seconds

@@ -1,0 +1,163 @@
+"""Lesson 10: a neural codec, which learns what of a sound can be left out.
+
+    python recipes/10_codec.py FOLDER [FOLDER ...] [--out runs/10_codec] [--minutes 20] [--resume]
+
+What it teaches. An encoder squeezes 320 samples into a vector, a decoder makes sound of it again. Between them stands a
+residual vector quantizer: a codebook names the nearest of its 1,024 vectors, the next one codes what that left over,
+and so on, so that each further codebook costs the same and adds less. No gradient passes such a choice, so the
+decoder's is handed straight through to the encoder, and the codewords follow the vectors that chose them. What counts
+as close is a matter of ears: spectra at several resolutions are compared, on the mel scale, and no loss may shout down
+the others, since each is given its share of the gradient.
+
+How it carries over to audio. Everything that generates sound from tokens stands on such a codec, and what it loses is
+lost to every model after it. It is causal: a frame waits for its own 20 ms and for nothing else, so it can be used
+while one speaks. The run folder is a front-end like any other:
+
+    audiogen train FOLDER --out runs/mine --frontend runs/10_codec
+
+What to try. --set frontend.codebook_size=64: fewer bits, and how does it sound? --set frontend.lookup_dim=8 lets the
+codebooks look at directions in eight dimensions alone: are more of their codes in use? On a GPU, --set
+frontend.adversarial_from=0.3 --set frontend.discriminator_channels=32 lets networks that tell decoded from recorded
+spectra take part: what do they add that no distance of spectra does? On a CPU they cost most of the time. The codec
+that comes with audiogen was trained by this script, with --export (its card is beside it, in audiogen/weights).
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from audiogen.audio import write_audio
+from audiogen.errors import ConfigError
+from audiogen.evaluation.reconstruction import mel_distance, si_sdr
+from audiogen.frontends import Codec
+from audiogen.listen import Clip, Line, clip_cards, grid, line_chart, note, section, table, text, write_document
+from audiogen.scripts import run_script
+from audiogen.training.codec import TrainedCodec, export_weights, train_codec
+from audiogen.training.defaults import frontend_settings
+from audiogen.training.metrics import read_metrics
+
+CLIP_SECONDS = 10.0  # what is judged: held-out files end to end, since a spoken digit alone is too short
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", type=Path, nargs="+", metavar="folder", help="folders of sound files")
+    parser.add_argument("--out", type=Path, default=Path("runs/10_codec"))
+    parser.add_argument("--minutes", type=float, default=20.0, help="training time; a codec goes on gaining for hours")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--resume", action="store_true", help="go on where it was stopped")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="frontend.A=1",
+                        help="any setting of the codec")
+    parser.add_argument("--export", type=Path, help="also write the weights to this file, in half the bytes")
+    parser.add_argument("--short", action="store_true", help="a few steps of everything, to see that it runs")
+    args = parser.parse_args()
+    settings, unknown = frontend_settings(args.overrides)
+    if unknown:
+        raise ConfigError(f"--set {unknown[0]}: only settings of the codec can be set here, such as frontend.channels")
+    if args.short:
+        settings = {"num_codebooks": 4, "codebook_size": 16, "channels": 4, "dim": 8, "batch_size": 2,
+                    "adversarial_from": 0.5, "discriminator_channels": 2, **settings}
+    else:
+        settings = {"num_codebooks": 12, "batch_size": 4, **settings}
+
+    # 1. Training, on the files that are not held out. Ctrl-C saves; --resume goes on.
+    trained = train_codec(args.folders, args.out, settings, steps=6 if args.short else None,
+                          minutes=None if args.short else args.minutes, resume=args.resume, device=args.device)
+    if not trained.finished:
+        print("stopped and saved: go on with --resume")
+        return
+    codec = trained.codec
+    spec = codec.spec
+    bits = spec.bitrate / spec.num_codebooks                            # a second, of one codebook
+    print(f"{spec.frame_rate:g} frames a second of {spec.num_codebooks} codebooks, {bits:g} bits a second each; "
+          f"a frame waits for {1000 / spec.frame_rate:g} ms")
+    if args.export:
+        export_weights(codec, args.export)
+        print(f"{args.export}: {args.export.stat().st_size / 1e6:.2f} MB")
+
+    # 2. What each further codebook is worth, on held-out files.
+    clips = held_out_clips(trained, 1 if args.short else 4)
+    counts = sorted({max(1, spec.num_codebooks * part // 8) for part in (1, 2, 4, 8)})
+    rows, heard = [], {0: clips}
+    for count in counts:
+        decoded = [round_trip(codec, clip, count) for clip in clips]
+        heard[count] = decoded
+        pairs = list(zip(clips, decoded, strict=True))
+        rows.append([f"{count * bits / 1000:g} kbit/s", count,
+                     sum(mel_distance(a, b, spec.sample_rate) for a, b in pairs) / len(pairs),
+                     sum(si_sdr(a, b) for a, b in pairs) / len(pairs)])
+        print(f"{rows[-1][0]:>12}: mel distance {rows[-1][2]:.3f}, SI-SDR {rows[-1][3]:.2f} dB")
+
+    # 3. The page.
+    events = read_metrics(args.out)
+    steps = [event for event in events if event["event"] == "train"]
+    books = [event for event in events if event["event"] == "codebooks"]
+    cards = []
+    for number in range(len(clips)):
+        for count, wavs in heard.items():
+            name = "original" if count == 0 else f"{count * bits / 1000:g} kbit/s"
+            path = args.out / "samples" / f"{number}-{count}.wav"
+            path.parent.mkdir(exist_ok=True)
+            write_audio(path, wavs[number].cpu(), spec.sample_rate)
+            cards.append(Clip(path, name, f"held-out clip {number + 1}"))
+    page = write_document(
+        args.out / "index.html", "Lesson 10: a neural codec",
+        note(__doc__),
+        section("What each codebook is worth",
+                text("Held-out files, joined to clips of about ten seconds. The mel distance is what ears would notice "
+                     "first, 0 is perfect. The ratio of signal to distortion compares waveforms, higher is closer; a "
+                     "codec that makes up what can't be told apart is low there and may sound well."),
+                table(["bitrate", "codebooks", "mel distance", "SI-SDR (dB)"], rows)),
+        section("What it sounds like",
+                text("Each original is followed by what is left of it, with few codebooks first. Listen for what goes "
+                     "first: breath and hiss, the edges of consonants, the shimmer of a high string. In the "
+                     "spectrograms look at the top, and at the gaps between the harmonics."),
+                grid(clip_cards(cards))),
+        section("How it learned",
+                line_chart([Line("log mel distance", [e["step"] for e in steps], [e["mel"] for e in steps]),
+                            Line("linear magnitudes", [e["step"] for e in steps], [e["stft"] for e in steps])], {},
+                           "steps", "loss", "Losses by step."),
+                text("The step upwards, early on, is where the codebooks come in: from then on the decoder hears what "
+                     "they say in the place of what the encoder meant.")),
+        codebooks(books[-1] if books else None, spec.codebook_size),
+        section("What happened on the way", *rollbacks(events)))
+    print(f"open {page}")
+
+
+def held_out_clips(trained: TrainedCodec, count: int) -> list[Tensor]:
+    """At most `count` clips (1, N) of CLIP_SECONDS, taken evenly from the held-out files joined end to end."""
+    joined = torch.cat(list(trained.held_out), dim=1)
+    pieces = joined.split(round(CLIP_SECONDS * trained.codec.spec.sample_rate), dim=1)
+    pieces = pieces[:-1] if len(pieces) > 1 else pieces
+    return [pieces[i * len(pieces) // count] for i in range(min(count, len(pieces)))]
+
+
+def round_trip(codec: Codec, wav: Tensor, count: int) -> Tensor:
+    """(1, N) through its first `count` codebooks and back."""
+    codes = codec.encode(wav[None].to(codec.device))[:, :count]
+    return codec.decode(codes)[0, :, :wav.shape[1]].cpu()
+
+
+def codebooks(event: dict | None, size: int) -> str:
+    """How much of each codebook is in use, by the moving averages of training."""
+    if event is None:
+        return section("The codebooks", text("The run was too short for its codebooks to be counted."))
+    rows = [[number + 1, perplexity, 100 * perplexity / size, 100 * used] for number, (perplexity, used) in
+            enumerate(zip(event["perplexity"], event["usage"], strict=True))]
+    return section("The codebooks",
+                   text(f"Each has {size:,} codewords. The perplexity is how many of them, used equally often, would "
+                        "say as much. A codeword that hardly any frame chooses is put where a frame is."),
+                   table(["codebook", "perplexity", "% of its size", "% in use"], rows))
+
+
+def rollbacks(events: list[dict]) -> list[str]:
+    found = [event for event in events if event["event"] == "rolled_back"]
+    return [text(f"At step {event['exploded_at']:.0f} the loss exploded: training went back to step "
+                 f"{event['rolled_back_to']:.0f}, with the learning rate times {event['calm']:g}.")
+            for event in found] or [text("No step exploded, so nothing had to be rolled back.")]
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_script(main))

@@ -1,0 +1,222 @@
+"""Training the own codec: adversaries, balance, what happens when it explodes, and resuming bit for bit."""
+
+import copy
+import dataclasses
+import json
+import os
+import signal
+
+import pytest
+import torch
+from corpus import RATE, folder_of_notes, note
+
+from audiogen.codec import training
+from audiogen.codec.balancer import Balancer
+from audiogen.codec.discriminators import Discriminators, deception_losses, hinge_loss
+from audiogen.errors import ConfigError, RunError, TrainingError
+from audiogen.frontends import Codec, load_frontend
+from audiogen.training.codec import train_codec
+from audiogen.training.metrics import read_metrics
+
+TINY = {"num_codebooks": 2, "codebook_size": 8, "strides": (8, 8), "channels": 4, "dim": 4, "batch_size": 2,
+        "adversarial_from": 0.5, "discriminator_channels": 2, "discriminator_windows": (0.016, 0.008)}
+
+
+@pytest.fixture(autouse=True)
+def one_second_is_long(monkeypatch):
+    monkeypatch.setattr("audiogen.frontends.codec.CROP_SECONDS", 0.2)
+
+
+def tiny_trainer(**settings):
+    codec = Codec(Codec.Config(weights="fit", sample_rate=RATE, **{**TINY, **settings}))
+    return codec.trainer([torch.from_numpy(note(seed, RATE)).float()[None] for seed in range(4)])
+
+
+def weights(trainer):
+    return {name: value.clone() for name, value in trainer.modules.state_dict().items()}
+
+
+def judgements(*values):
+    return [(torch.full((1, 1, 2, 2), float(value)), [torch.full((1, 3), float(value))]) for value in values]
+
+
+def test_hinge_losses_equal_their_definitions():
+    """Buries a sign: discriminators that learn to be fooled, or a codec that learns to be found out."""
+    assert float(hinge_loss(judgements(0, 0), judgements(0, 0))) == 2
+    assert float(hinge_loss(judgements(1, 3), judgements(-1, -2))) == 0
+    assert float(hinge_loss(judgements(0.5, 1), judgements(-1, 1))) == (0.5 + 0 + 0 + 2) / 2
+    found = deception_losses(judgements(2, 4), judgements(-1, 3))
+    assert float(found["adversarial"]) == (2 + 0) / 2
+    assert float(found["features"]) == pytest.approx((3 / 2 + 1 / 4) / 2)
+
+
+def test_discriminators_learn_to_tell_noise_from_tones():
+    """Buries discriminators that are blind, or whose scales do not all learn."""
+    torch.manual_seed(0)
+    adversaries = Discriminators(RATE, 4, (0.016, 0.008))
+    optimizer = torch.optim.AdamW(adversaries.parameters(), 1e-2)
+    tones = torch.stack([torch.from_numpy(note(seed, 800)).float()[None] for seed in range(4)])
+    for step in range(25):
+        noise = tones.std() * torch.randn(tones.shape, generator=torch.Generator().manual_seed(step))
+        loss = hinge_loss(adversaries(tones), adversaries(noise))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 1
+    for (real, _), (fake, _) in zip(adversaries(tones), adversaries(noise), strict=True):
+        assert float((real.mean() - fake.mean()).detach()) > 0
+
+
+def test_the_balancer_gives_each_loss_its_share_of_the_gradient():
+    """Closed form: gradients of any scale become parts of norm weight / (sum of weights). Buries a loss that rules by
+    its unit."""
+    output = torch.randn(2, 1, 50, requires_grad=True)
+    a, b = torch.randn(2, 1, 50), torch.randn(2, 1, 50)
+    losses = {"a": 1e4 * (output * a).sum(), "b": 1e-5 * (output * b).sum()}
+    balancer = Balancer({"a": 3.0, "b": 1.0, "unused": 9.0})
+    expected = 0.75 * a / a.norm() + 0.25 * b / b.norm()
+    for _ in range(3):
+        torch.testing.assert_close(balancer.gradient(losses, output), expected)
+    louder = balancer.gradient({**losses, "a": 2 * losses["a"]}, output) - 0.25 * b / b.norm()
+    torch.testing.assert_close(louder, 0.75 * 2 / 1.01 * a / a.norm(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_phases_come_in_turn():
+    """Buries adversaries before there is anything to judge, and codebooks that never start."""
+    trainer = tiny_trainer()
+    records = [trainer.advance(step / 20) for step in range(20)]
+    assert [("commitment" in record, "adversarial" in record) for record in records] == [
+        (step >= 1, step >= 10) for step in range(20)]
+    figures = trainer.figures()
+    assert all(1 <= value <= 8 for value in figures["perplexity"]) and all(0 < value <= 1 for value in figures["usage"])
+
+
+def test_discriminators_that_are_sure_wait(monkeypatch):
+    """Buries a guard on the discriminators' lead that lets them learn on."""
+    trainer = tiny_trainer()
+    for step in range(3):
+        trainer.advance(0.4 + 0.1 * step)
+    before = weights(trainer)
+    monkeypatch.setattr(training, "SURE", 3.0)
+    trainer.advance(0.7)
+    waited = weights(trainer)
+    monkeypatch.setattr(training, "SURE", 0.0)
+    trainer.advance(0.7)
+    learned = weights(trainer)
+    names = [name for name in before if name.startswith("discriminators")]
+    assert all(torch.equal(before[name], waited[name]) for name in names)
+    assert not all(torch.equal(waited[name], learned[name]) for name in names)
+
+
+def test_a_run_that_explodes_goes_back_and_calms_down(monkeypatch):
+    """Buries a NaN that reaches the weights, and a rollback that leaves half of the state where it was."""
+    monkeypatch.setattr(training, "SNAPSHOT_EVERY", 4)
+    trainer = tiny_trainer()
+    for step in range(4):
+        trainer.advance(step / 20)
+    before, state = weights(trainer), copy.deepcopy(trainer.state())
+    healthy = trainer.batch
+    for step in range(2):
+        trainer.advance((4 + step) / 20)
+    trainer.batch = lambda step: healthy(step) * float("nan")
+    record = trainer.advance(6 / 20)
+    assert record == {"rolled_back_to": 4.0, "exploded_at": 7.0, "calm": 0.5}
+    assert trainer.step == 4 and all(torch.equal(before[name], value) for name, value in weights(trainer).items())
+    assert trainer.balancer.norms == state["norms"] and trainer.usual == state["usual"]
+    trainer.batch = healthy
+    rate = trainer.advance(4 / 20)["learning_rate"]
+    trainer.load(state)
+    assert rate == pytest.approx(trainer.advance(4 / 20)["learning_rate"] / 2)
+
+
+def test_a_loss_far_above_the_usual_is_an_explosion_too():
+    trainer = tiny_trainer()
+    trainer.advance(0.0)
+    healthy = trainer.batch
+    trainer.batch = lambda step: 1e4 * healthy(step)
+    assert "rolled_back_to" in trainer.advance(0.0)
+
+
+def test_a_run_that_explodes_for_ever_stops(monkeypatch):
+    """Buries a fit that saves what it should not, or never ends."""
+    monkeypatch.setattr(training.Trainer, "_step", lambda self, progress: None)
+    codec = Codec(Codec.Config(weights="fit", sample_rate=RATE, **TINY))
+    with pytest.raises(TrainingError, match="step 1, after 3 rollbacks: lower frontend.learning_rate"):
+        codec.fit([torch.from_numpy(note(0, RATE)).float()[None]])
+    assert not codec.fitted
+
+
+@pytest.mark.parametrize("stops", [(2,), (7, 13)])
+def test_a_resumed_run_ends_with_the_very_weights(tmp_path, monkeypatch, stops):
+    """Buries anything that a checkpoint leaves out: an optimizer's moments, the discriminators, averages, the pool."""
+    folders = [folder_of_notes(tmp_path / "a", [4000] * 5), folder_of_notes(tmp_path / "b", [3000] * 4, seed=7)]
+    whole = train_codec(folders, tmp_path / "whole", TINY, steps=16)
+    assert whole.finished
+    advance, due = training.Trainer.advance, set(stops)
+
+    def stopped_at(self, progress):
+        record = advance(self, progress)
+        if self.step in due:
+            due.discard(self.step)
+            os.kill(os.getpid(), signal.SIGINT)
+        return record
+
+    monkeypatch.setattr(training.Trainer, "advance", stopped_at)
+    for _ in stops:
+        assert not train_codec(folders, tmp_path / "parts", TINY, steps=16, resume=True).finished
+    parts = train_codec(folders, tmp_path / "parts", TINY, steps=16, resume=True)
+    assert parts.finished
+    for name, value in whole.codec.state_dict().items():
+        assert torch.equal(value, parts.codec.state_dict()[name]), name
+    for name in ("train", "codebooks", "held_out"):
+        first, second = (untimed(tmp_path / run, name) for run in ("whole", "parts"))
+        assert first == second
+    loaded = load_frontend(tmp_path / "parts")
+    assert loaded.fingerprint() == whole.codec.fingerprint()
+
+
+def untimed(folder, name):
+    return [{key: value for key, value in event.items() if key != "seconds"} for event in read_metrics(folder)
+            if event["event"] == name]
+
+
+def test_a_run_folder_is_not_overwritten_and_not_resumed_with_other_settings(tmp_path):
+    """Buries hours of training lost to a repeated command."""
+    folder = folder_of_notes(tmp_path / "a", [4000] * 3)
+    train_codec([folder], tmp_path / "run", TINY, steps=2)
+    with pytest.raises(RunError, match="--resume"):
+        train_codec([folder], tmp_path / "run", TINY, steps=4)
+    with pytest.raises(RunError, match="other settings"):
+        train_codec([folder], tmp_path / "run", {**TINY, "channels": 6}, steps=4, resume=True)
+    with pytest.raises(ConfigError, match="one of them"):
+        train_codec([folder], tmp_path / "other", TINY)
+
+
+def test_held_out_files_are_not_trained_on(tmp_path):
+    """Buries a codec that is judged on what it was trained on."""
+    folder = folder_of_notes(tmp_path / "a", [4000, 4001, 4002])
+    trained = train_codec([folder], tmp_path / "run", TINY, steps=1)
+    lengths = [sorted(wav.shape[1] for wav in side) for side in (trained.training, trained.held_out)]
+    assert len(lengths[0]) == 2 and len(lengths[1]) == 1 and not set(lengths[0]) & set(lengths[1])
+
+
+def test_rollbacks_are_written_down(tmp_path, monkeypatch):
+    """Buries a run that was saved from itself and does not say so."""
+    folder = folder_of_notes(tmp_path / "a", [4000] * 3)
+    step, hurt = training.Trainer._step, {2}
+
+    def stumble(self, progress):
+        return None if self.step in hurt and not hurt.discard(self.step) else step(self, progress)
+
+    monkeypatch.setattr(training.Trainer, "_step", stumble)
+    train_codec([folder], tmp_path / "run", TINY, steps=4)
+    event, = (e for e in read_metrics(tmp_path / "run") if e["event"] == "rolled_back")
+    assert event["exploded_at"] == 3 and event["rolled_back_to"] == 0 and event["calm"] == 0.5
+
+
+def test_the_checkpoint_holds_the_settings(tmp_path):
+    folder = folder_of_notes(tmp_path / "a", [4000] * 3)
+    trained = train_codec([folder], tmp_path / "run", TINY, steps=1)
+    state = json.loads((tmp_path / "run" / "checkpoints" / "step-1" / "state.json").read_text())
+    assert state["config"]["channels"] == 4 and state["step"] == 1
+    assert dataclasses.asdict(trained.codec.config)["weights"] == "fit"
