@@ -340,7 +340,7 @@ def test_setup_names_versions_and_devices():
     ({"torchaudio": "2.10.0"}, "not a pair"),
     ({"torch": "2.11.0+cpu", "torchaudio": "2.11.0+cu130"}, "different devices"),
     ({"torch": "2.11.0+cpu", "torchaudio": "2.11.0"}, None),
-    ({"encodec": None}, "encodec is not installed"),
+    ({"safetensors": None}, "safetensors is not installed"),
 ])
 def test_warnings_of_the_setup(changes, words, monkeypatch):
     monkeypatch.setattr("audiogen.doctor.setup.shutil.which", lambda name: None)

@@ -11,7 +11,7 @@ import audiogen
 
 PACKAGE = Path(audiogen.__file__).parent
 #: The one place that touches sound files, and its side rooms.
-AUDIO = {"audio", "containers", "decoder", "growing_wav", "pcm"}
+AUDIO = {"audio", "containers", "decoder", "growing_wav", "lossy", "pcm"}
 #: What stands on all the rest: runs, and what is done with them.
 TOP = {"__main__", "cli", "doctor", "evaluation", "listen", "run", "samples", "training"}
 

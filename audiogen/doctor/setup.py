@@ -14,9 +14,9 @@ from rich.text import Text
 from .. import __version__
 from ..errors import AudiogenError
 
-PACKAGES = ("torch", "torchaudio", "numpy", "soundfile", "soxr", "librosa", "numba", "encodec", "safetensors", "typer",
+PACKAGES = ("torch", "torchaudio", "numpy", "soundfile", "soxr", "librosa", "numba", "safetensors", "typer",
             "rich", "tqdm", "matplotlib")
-OPTIONAL = ("tensorboard",)
+OPTIONAL = ("tensorboard", "pesq", "pystoi")
 MEND = "install the pair anew: pip install --force-reinstall 'torch==2.11.*' 'torchaudio==2.11.*'"
 
 
