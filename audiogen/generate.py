@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from .engines import choose
 from .errors import ConfigError
@@ -99,7 +100,7 @@ def _frames(model: SequenceModel, prompt: Tensor, num_frames: int, sampling: Sam
     if not len(unknown_steps):
         return
     S, first, emitted = seq.shape[2], int(unknown_steps[0]), P
-    with _evaluating(model):
+    with _evaluating(model), _bar(S - first) as bar:
         engine = choose(model, batch_size)
         with torch.inference_mode():
             hidden, state = model.start(batch_size)
@@ -115,10 +116,16 @@ def _frames(model: SequenceModel, prompt: Tensor, num_frames: int, sampling: Sam
                 stop = min(start + at_once, end)
                 engine.fill(seq[:, :, start:stop], known[:, start:stop], numbers[:, start - begin:stop - begin],
                             sampling)
+                bar.update(stop - start)
                 whole = bisect.bisect_left(last_step, stop)             # frames whose last row is drawn
                 if whole > emitted:
                     yield seq.gather(2, steps[:, emitted:whole].expand(batch_size, num_rows, -1))
                     emitted = whole
+
+
+def _bar(steps: int) -> tqdm:
+    """Of what takes longer than a moment, where the output is a terminal."""
+    return tqdm(total=steps, unit="step", desc="generating", delay=2.0, disable=None, leave=False, dynamic_ncols=True)
 
 
 @contextmanager
