@@ -38,6 +38,15 @@ FRAMES: dict[str, dict[str, Any]] = {
     "gpt": {"backbone": {"dim": 192, "num_layers": 4, "num_heads": 4, "dropout": 0.1},
             "training": {"crop_frames": 256, "batch_size": 4, "learning_rate": 1e-3, "weight_decay": 0.1}},
 }
+# Densities are sharp at the end, and the way there is long: at the rates of codes it takes ten times as many steps.
+DENSITIES: dict[str, dict[str, Any]] = {
+    "bigram": {**FRAMES["bigram"], "training": {**FRAMES["bigram"]["training"], "learning_rate": 1e-2}},
+    "mlp": {"backbone": {"dim": 128, "context": 8, "hidden_dim": 512},
+            "training": {**FRAMES["mlp"]["training"], "learning_rate": 5e-3}},
+    "wavenet": {"backbone": {**FRAMES["wavenet"]["backbone"], "residual_dim": 128},
+                "training": {**FRAMES["wavenet"]["training"], "learning_rate": 5e-3}},
+    "gpt": {**FRAMES["gpt"], "training": {**FRAMES["gpt"]["training"], "learning_rate": 3e-3}},
+}
 # Codes that stand for one frame or more, each.
 VARYING: dict[str, dict[str, Any]] = {**FRAMES, "bigram": {**FRAMES["bigram"], "backbone": {"dim": 1024}}}
 
@@ -57,7 +66,8 @@ def default_config(frontend: dict[str, Any], spec: Spec, backbone: str, override
         ConfigError: an override names an unknown key or has the wrong type.
     """
     part = find(backbone, BACKBONES, "backbone.kind")
-    chosen = {1: SAMPLES, None: VARYING}.get(spec.hop_length, FRAMES)[backbone]
+    tables = {1: SAMPLES, None: VARYING}
+    chosen = (DENSITIES if spec.unit == "nats" else tables.get(spec.hop_length, FRAMES))[backbone]
     values = override({
         "frontend": frontend,
         "backbone": {"kind": backbone, **chosen["backbone"]},
