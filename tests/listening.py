@@ -26,7 +26,8 @@ def put(run: Path, name: str, wav: np.ndarray | None = None, rate: int = RATE, *
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, tone(0.5) if wav is None else wav, rate, "PCM_16")
     if notes:
-        empty = dict.fromkeys(["source", "seed", "sampling", "prompt", "prompt_seconds", "step", "checkpoint"])
+        empty = dict.fromkeys(["source", "seed", "sampling", "precision", "prompt", "prompt_seconds", "step",
+                               "checkpoint"])
         path.with_suffix(".json").write_text(json.dumps(empty | notes))
     return path
 

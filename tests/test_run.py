@@ -90,7 +90,8 @@ def test_samples_say_how_to_make_them_again(made, run, tmp_path):
     assert {name for name in notes if name[-1] in "0"} == {
         "original-0", "round-trip-0", "generated-0", "continued-0", "step-2-0", "step-4-0"}
     assert {path.stem for path in (made / "samples").glob("*.wav")} == set(notes)
-    keys = {"kind", "source", "seed", "sampling", "prompt", "prompt_seconds", "step", "checkpoint", "seconds"}
+    keys = {"kind", "source", "seed", "sampling", "precision", "prompt", "prompt_seconds", "step", "checkpoint",
+            "seconds"}
     for name, note_ in notes.items():
         assert set(note_) == keys, name
         assert note_["seconds"] == audio_info(made / "samples" / f"{name}.wav").duration

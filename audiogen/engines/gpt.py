@@ -36,9 +36,10 @@ class GPTEngine(Engine):
     def begin(self, hidden: Tensor, state: Any) -> None:
         self._hidden = hidden.numpy().copy()
         self._position = int(state[0]["position"])
+        seen = min(self._position, self._keys.shape[4])                 # slots that are filled
         for layer, rings in enumerate(state):
-            self._keys[layer] = rings["keys"].transpose(2, 3).numpy()
-            self._values[layer] = rings["values"].numpy()
+            torch.from_numpy(self._keys[layer, ..., :seen]).copy_(rings["keys"][:, :, :seen].transpose(2, 3))
+            torch.from_numpy(self._values[layer, :, :, :seen]).copy_(rings["values"][:, :, :seen])
 
     def fill(self, seq: Tensor, known: Tensor, uniforms: Tensor, sampling: Sampling,
              logits: Tensor | None = None) -> None:

@@ -10,10 +10,11 @@ numba compiles this where it is first called and is imported here: import this m
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numba import njit, types
 from numba.extending import overload, register_jitable
 from torch import nn
+
+from .draws import compiled
 
 TYPES = {"fp32": np.float32, "bf16": np.uint16, "int8": np.int8}
 LARGEST = 127                   # of an int8 weight
@@ -33,14 +34,36 @@ def pack(layers: list[nn.Linear], precision: str) -> Rows:
     weight = np.empty((len(layers), *layers[0].weight.shape), TYPES[precision])
     scale = np.ones(weight.shape[:2], np.float32)
     for i, layer in enumerate(layers):
-        values = layer.weight.detach()
-        if precision == "bf16":
-            values = values.bfloat16().view(torch.uint16)
-        elif precision == "int8":
-            steps = values.abs().amax(dim=1).clamp(min=1e-30) / LARGEST
-            scale[i], values = steps.numpy(), (values / steps[:, None]).round()
-        torch.from_numpy(weight[i]).copy_(values)
+        values = layer.weight.detach().numpy()
+        if precision == "fp32":
+            weight[i] = values
+        elif precision == "bf16":
+            _to_bf16(values.view(np.uint32), weight[i])
+        else:
+            _to_int8(values, weight[i], scale[i])
     return Rows(weight, scale, np.stack([layer.bias.detach().numpy() for layer in layers]))
+
+
+@compiled()
+def _to_bf16(bits, halves):
+    """The upper half of each, to the nearest, of two the even one."""
+    for o in range(len(bits)):
+        for i in range(bits.shape[1]):
+            word = np.uint32(bits[o, i])
+            halves[o, i] = np.uint16((word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1)))
+                                     >> np.uint32(16))
+
+
+@compiled(fastmath=True)
+def _to_int8(values, steps, scale):
+    for o in range(len(values)):
+        largest = np.float32(1e-30)
+        for i in range(values.shape[1]):
+            largest = max(largest, abs(values[o, i]))
+        scale[o] = largest / np.float32(LARGEST)
+        factor = np.float32(LARGEST) / largest
+        for i in range(values.shape[1]):
+            steps[o, i] = np.int8(np.rint(values[o, i] * factor))
 
 
 def product(x, rows, layer, y, rounded, unpacked):

@@ -1,6 +1,7 @@
 """WaveNet's loop in one compiled function: all layers of a step, the draw and the next embedding, without a pause.
 
-numba compiles this where it is first called (seconds) and is imported here: import this module where it is used.
+numba compiles this where it is first called (seconds) and is imported here: import this module where it is used. What
+it keeps on disk goes by this file alone: touch it after a change in draws.py or products.py.
 """
 
 from typing import NamedTuple

@@ -169,16 +169,15 @@ class RingBufferLoop:
 
 def held_out_bits(run: Path, folder: Path, most: int = 40) -> dict[str, float]:
     """Bits per sample over files of the folder that the run held out, at most so many, by precision."""
-    from audiogen import load_run, read_audio, scan
+    from audiogen import load_run, read_audio
 
     run = load_run(run)
-    held_out = {part.file.path for part in run.split().held_out}
-    files = [entry.path for entry in scan(folder).kept if entry.path in held_out][:most]
+    files = [folder / part.file.path for part in run.split().held_out[:most]]
     bits = {}
     for precision in PRECISIONS:
         run.model.precision, nats, count = precision, 0.0, 0
         for path in files:
-            codes = run.frontend.encode(read_audio(folder / path, run.sample_rate)[None])
+            codes = run.frontend.encode(read_audio(path, run.sample_rate)[None])
             seq, _ = run.model.pattern.apply(codes, run.model.hole)
             logits = WaveNetEngine(run.model, 1).logits(seq)
             targets = seq.transpose(1, 2).flatten()
