@@ -22,7 +22,8 @@ def voice(seconds=4.0, rate=16_000, seed=0):
     first = 500 + 300 * np.sin(2 * np.pi * 1.3 * t)
     buzz = sum(np.sin(n * phase) * np.exp(-(((n * pitch - first) / 300) ** 2) / 2) for n in range(1, 25))
     envelope = np.clip(np.sin(2 * np.pi * 2 * t), 0, 1) ** 0.5
-    return torch.from_numpy(0.3 * envelope * buzz / np.abs(buzz).max() + 1e-4 * rng.standard_normal(len(t))).float()[None]
+    wav = 0.3 * envelope * buzz / np.abs(buzz).max() + 1e-4 * rng.standard_normal(len(t))
+    return torch.from_numpy(wav).float()[None]
 
 
 def noisy(wav, level, seed=1):
