@@ -11,6 +11,7 @@ from torch import Tensor
 from .errors import AudiogenError
 
 OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)  # Hz
+_MP3_BITRATES = ((32_000, (32_000, 320_000)), (16_000, (8000, 160_000)), (0, (8000, 64_000)))  # from a rate in Hz on
 _LONGEST_DELAY = 2400  # samples that a coder may put before the sound; those of MP3 are 1105
 
 
@@ -44,7 +45,7 @@ def code_mp3(wav: Tensor, sample_rate: int, bitrate: float) -> Coded:
 
     An MP3 is its frames: there is no container, but for one frame of facts at its beginning.
     """
-    lowest, highest = (32_000, 320_000) if sample_rate >= 32_000 else (8000, 160_000 if sample_rate >= 16_000 else 64_000)
+    lowest, highest = next(bounds for rate, bounds in _MP3_BITRATES if sample_rate >= rate)
     if not lowest <= bitrate <= highest:
         raise AudiogenError(f"an MP3 of {sample_rate} Hz has {lowest} to {highest} bit/s, not {bitrate:g}; choose "
                             "another bitrate")

@@ -6,8 +6,9 @@ from encodec_oracle import package_layout, package_model, sounds
 from torch.nn import functional as F
 
 from audiogen.errors import ConfigError, NotFittedError
-from audiogen.frontends import encodec, load_frontend
+from audiogen.frontends import encodec, load_frontend, seanet
 from audiogen.frontends.encodec import EnCodec
+from audiogen.frontends.recurrence import lstm_layer
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,45 @@ def test_codes_in_float32_differ_only_at_ties(package, package_state):
     exact.load_state_dict(ours.state_dict())
     planted = count_ties(ours.encode(wav), exact.encode(wav.double()), exact, wav, z32)
     assert planted > 10
+
+
+@pytest.mark.parametrize("num_samples", [320 * 40, 320 * 41 - 7, 320 * 40 + 1, 320 * 47 + 113])
+def test_blocks_give_the_packages_codes_in_float64(package, package_state, num_samples, monkeypatch):
+    """Buries: an end that is reflected within its own block alone, one step too few carried over a seam, pieces of the
+    fast layers that end elsewhere than the blocks do."""
+    monkeypatch.setattr(EnCodec, "block_frames", 20)
+    monkeypatch.setattr(seanet, "PIECE_FRAMES", 8)
+    frontend = EnCodec(EnCodec.Config(bandwidth=6.0)).double()
+    frontend.load_package_state(package_state)
+    package = package.double()
+    try:
+        wav = sounds(num_samples, batch=2).double()
+        codes = frontend.encode(wav)
+        assert torch.equal(codes, package_codes(package, wav, 6.0))
+        with torch.no_grad():
+            expected = package.decode([(codes, None)]).clamp(-1, 1)
+        torch.testing.assert_close(frontend.decode(codes), expected, rtol=0, atol=1e-10)
+    finally:
+        package.float()
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 2e-6), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_compiled_lstm_is_torchs(dtype, tolerance, batch):
+    """Buries: gates in another order, a state that is not carried on, items that read each other's, and gates so far
+    out that e^x overflows."""
+    torch.manual_seed(0)
+    layer = torch.nn.LSTM(12, 12).to(dtype)
+    x = torch.randn(9, batch, 12, dtype=dtype)
+    x[4] *= 1e4
+    state = torch.randn(2, 1, batch, 12, dtype=dtype)
+    with torch.no_grad():
+        expected, after = layer(x, tuple(state))
+        h, c = (part[0].clone() for part in state)
+        given = torch.nn.functional.linear(x, layer.weight_ih_l0, layer.bias_ih_l0 + layer.bias_hh_l0)
+        found = torch.cat([lstm_layer(part.contiguous(), layer.weight_hh_l0, h, c) for part in given.split(4)])
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+    torch.testing.assert_close(torch.stack([h, c]), torch.stack([part[0] for part in after]), rtol=0, atol=tolerance)
 
 
 def test_decode_equals_the_packages(frontend, package):

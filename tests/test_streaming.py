@@ -146,7 +146,7 @@ def test_an_endless_stream_takes_no_more_memory(frontend):
             return y, clone_state(state)
         return run
 
-    for way, inputs, ratio in (("encode", chunk, 3), ("decode", frontend.encode(chunk), frontend.encode(chunk).shape[2])):
+    for way, inputs, ratio in (("encode", chunk, 3), ("decode", frontend.encode(chunk), 3)):
         if way == "decode" and not frontend.streams:
             continue
         setattr(frontend, f"{way}_block", spied(getattr(frontend, f"{way}_block")))

@@ -125,8 +125,9 @@ class EnCodec(Frontend):
             books.append(_taken(state, f"quantizer.vq.layers.{k}._codebook.embed"))
             for name in ("inited", "cluster_size", "embed_avg"):  # what training it needed
                 _taken(state, f"quantizer.vq.layers.{k}._codebook.{name}")
-        own = {"codebooks": torch.stack(books)[:self.spec.num_codebooks], "has_weights": torch.ones_like(self.has_weights)}
-        self.load_state_dict({**state, **own}, strict=True)
+        state["codebooks"] = torch.stack(books)[:self.spec.num_codebooks]   # (K, V, D)
+        state["has_weights"] = torch.ones_like(self.has_weights)
+        self.load_state_dict(state, strict=True)
 
     @property
     def block_frames(self) -> int:

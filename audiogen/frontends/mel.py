@@ -120,7 +120,7 @@ class Mel(Frontend):
 
     def power_block(self, wav: Tensor, state: Tensor | None, last: bool) -> tuple[Tensor, Tensor]:
         """The power of frames as `encode_block` goes through them; `state` is what frames to come see of the past."""
-        # Frame t sees [t hop - n_fft / 2, t hop + n_fft / 2), which the first one's half of silence shifts to the right:
+        # Frame t sees [t hop - n_fft / 2, t hop + n_fft / 2), shifted to the right by the silence before the start:
         #    | n_fft / 2 zeros | N samples ............. | zeros up to the end of the last frame |
         #    | frame 0 sees this ....... |
         hop_length, half = self.spec.hop_length, self.n_fft // 2

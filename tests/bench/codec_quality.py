@@ -4,10 +4,11 @@
     python tests/bench/codec_quality.py FOLDER [--codec codec] [--kbps 1.5 3 6] [--opus 6 12 24] [--mp3 16 32]
                                         [--clips 12] [--json FILE]
 
-The codec is a front-end by name, or a folder that holds one. Held out are the files that `audiogen train` holds out too
-(by their content). They are resampled to the codec's rate, and joined or cut to clips of 8 to 12 seconds, so that what
-a container adds to a short file does not count; the bitrate in the table is that of the coded sound, with that of the
-file behind it, and for the codec that which ideal entropy coding would need. Means over the clips, of SI-SDR the median.
+The codec is a front-end by name, or a folder that holds one. Held out are the files that `audiogen train` holds out
+too (by their content). They are resampled to the codec's rate, and joined or cut to clips of 8 to 12 seconds, so that
+what a container adds to a short file does not count. The bitrate in the table is that of the coded sound alone; behind
+it stands that of the file, and for the codec what ideal entropy coding of its codes would need. Means over the clips,
+of SI-SDR the median.
 """
 
 import argparse
@@ -17,7 +18,6 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from audiogen.audio import read_audio
@@ -54,7 +54,7 @@ def main() -> None:
     rate = codec.spec.sample_rate
     clips = held_out_clips(args.folder, rate, args.clips)
     print(f"{len(clips)} clips, {sum(clip.shape[1] for clip in clips) / rate:.0f} s at {rate} Hz\n")
-    print("| coder | kbit/s | of the file | " + " | ".join(METRICS) + " |")
+    print("| coder | kbit/s | file, or entropy | " + " | ".join(METRICS) + " |")
     print("| --- " * (3 + len(METRICS)) + "|")
     rows, codes = [], [codec.encode(clip[None].to(codec.device)) for clip in clips]
     for kbps in args.kbps:

@@ -3,11 +3,11 @@
     pip install encodec
     python tests/bench/codec_speed.py [--codec codec] [--seconds 10] [--rounds 5] [--json FILE]
 
-Both encode and decode as many seconds of sound, each at its own rate (the package at 24 kHz), in turn in one process on
-one thread, whole. Speeds do not depend on what the weights are: a codec that was not trained does as well, and the
-package has its untrained ones. Printed are the medians of the processor time, and the median of the rounds' ratios. Then
-a stream of chunks of one frame goes through encoder and decoder; its figure is the time that a frame took beside the time
-that it lasts, of the slowest in a hundred frames, too.
+Both encode and decode as many seconds of sound, each at its own rate (the package at 24 kHz), whole, in turn in one
+process on one thread. Speeds do not depend on what the weights are: a codec that was not trained does as well, and the
+package has its untrained ones. Printed are the medians of the processor time, and the median of the rounds' ratios.
+Then a stream of chunks of one frame goes through encoder and decoder; its figure is the time that a frame took beside
+the time that it lasts, of the slowest in a hundred frames, too.
 """
 
 import argparse
@@ -68,8 +68,9 @@ def race(codec: Frontend, seconds: float, rounds: int) -> dict[str, float]:
     for way in ("encode", "decode"):
         figures[f"{way}_ratio"] = statistics.median(
             b / a for a, b in zip(times[way], times[f"package_{way}"], strict=True))
-        print(f"{way} {seconds:g} s: {1000 * figures[way]:.0f} ms, the package {1000 * figures[f'package_{way}']:.0f} ms: "
-              f"{figures[f'{way}_ratio']:.1f} times as fast; {seconds / figures[way]:.0f} times real time", flush=True)
+        print(f"{way} {seconds:g} s: {1000 * figures[way]:.0f} ms, the package "
+              f"{1000 * figures[f'package_{way}']:.0f} ms: {figures[f'{way}_ratio']:.1f} times as fast; "
+              f"{seconds / figures[way]:.0f} times real time", flush=True)
     print(f"(the codec at {codec.spec.bitrate / 1000:.2f} kbit/s and {codec.spec.sample_rate} Hz)")
     return figures
 

@@ -3,11 +3,11 @@
     pip install encodec
     python tests/bench/encodec_speed.py [--seconds 10 60] [--rounds 5] [--json FILE]
 
-Both have the same random weights (an untrained codec's, with codebooks filled from sounds) and encode and decode the same
-made-up sounds at 6 kbit/s, whole, in turn. The package is used as its README has it, weight norm and all. Printed are the
-medians, and the median of the rounds' ratios, of the processor time of one thread, which other work on the machine
-disturbs less than it does the clock. Codes are compared in float32; where they differ, the distance in float64
-between the two codewords that were chosen says how near to a tie they were.
+Both have the same random weights (an untrained codec's, with codebooks filled from sounds) and encode and decode the
+same made-up sounds at 6 kbit/s, whole, in turn. The package is used as its README has it, weight norm and all. Printed
+are the medians, and the median of the rounds' ratios, of the processor time of one thread, which other work on the
+machine disturbs less than it does the clock. Codes are compared in float32; where they differ, the distances in float64
+to the two codewords that were chosen say how near to a tie they were.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def race(ours: EnCodec, package: torch.nn.Module, seconds: float, rounds: int) -
         row[f"{way}_ratio"] = statistics.median(b / a for a, b in zip(mine, theirs, strict=True))
         print(f"{seconds:4.0f} s  {way}: {row[way]:6.2f} s, the package {row[f'package_{way}']:6.2f} s: "
               f"{row[f'{way}_ratio']:.2f} times as fast; {seconds / row[way]:.1f} times real time", flush=True)
-    print(f"{seconds:4.0f} s  {differing} of {codes.shape[2]} frames differ, their codewords being equally near but for "
+    print(f"{seconds:4.0f} s  {differing} of {codes.shape[2]} frames differ, their two codewords equally near but for "
           f"{margin:.1e} of the squared distance", flush=True)
     return row
 
