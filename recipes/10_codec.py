@@ -109,8 +109,8 @@ def main() -> None:
         section("What each codebook is worth",
                 text("Held-out files, joined to clips of about ten seconds. The mel distance is what ears would notice "
                      "first, 0 is perfect; the STFT distance counts high and low frequencies alike. The ratio of "
-                     "signal to distortion compares waveforms, higher is closer; a codec that makes up what can't be told "
-                     "apart is low there and may sound well."),
+                     "signal to distortion compares waveforms, higher is closer; a codec that makes up what can't be "
+                     "told apart is low there and may sound well."),
                 table(["bitrate", "codebooks", "mel distance", "STFT distance", "SI-SDR (dB)"], rows),
                 text(f"With ideal entropy coding of each code by its frequency, all {spec.num_codebooks} codebooks "
                      f"would need {statistics['bits_per_second']:,.0f} bits a second of these clips in the place of "
