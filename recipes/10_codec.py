@@ -58,7 +58,7 @@ def main() -> None:
         settings = {"num_codebooks": 4, "codebook_size": 16, "channels": 4, "dim": 8, "batch_size": 2,
                     "adversarial_from": 0.5, "discriminator_channels": 2, **settings}
     else:
-        settings = {"num_codebooks": 12, "batch_size": 4, **settings}
+        settings = {"num_codebooks": 12, **settings}
 
     # 1. Training, on the files that are not held out. Ctrl-C saves; --resume goes on.
     trained = train_codec(args.folders, args.out, settings, steps=6 if args.short else None,
