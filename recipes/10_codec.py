@@ -25,20 +25,18 @@ that comes with audiogen was trained by this script, with --export (its card is 
 import argparse
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from audiogen.audio import write_audio
 from audiogen.errors import ConfigError
-from audiogen.evaluation.reconstruction import mel_distance, si_sdr
+from audiogen.evaluation.reconstruction import codebook_statistics, joined, mel_distance, si_sdr, stft_distance
 from audiogen.frontends import Codec
 from audiogen.listen import Clip, Line, clip_cards, grid, line_chart, note, section, table, text, write_document
+from audiogen.lossy import OPUS_RATES, code_opus
 from audiogen.scripts import run_script
-from audiogen.training.codec import TrainedCodec, export_weights, train_codec
+from audiogen.training.codec import export_weights, train_codec
 from audiogen.training.defaults import frontend_settings
 from audiogen.training.metrics import read_metrics
-
-CLIP_SECONDS = 10.0  # what is judged: held-out files end to end, since a spoken digit alone is too short
 
 
 def main() -> None:
@@ -60,7 +58,7 @@ def main() -> None:
         settings = {"num_codebooks": 4, "codebook_size": 16, "channels": 4, "dim": 8, "batch_size": 2,
                     "adversarial_from": 0.5, "discriminator_channels": 2, **settings}
     else:
-        settings = {"num_codebooks": 12, "batch_size": 4, **settings}
+        settings = {"num_codebooks": 12, **settings}
 
     # 1. Training, on the files that are not held out. Ctrl-C saves; --resume goes on.
     trained = train_codec(args.folders, args.out, settings, steps=6 if args.short else None,
@@ -77,18 +75,22 @@ def main() -> None:
         export_weights(codec, args.export)
         print(f"{args.export}: {args.export.stat().st_size / 1e6:.2f} MB")
 
-    # 2. What each further codebook is worth, on held-out files.
-    clips = held_out_clips(trained, 1 if args.short else 4)
+    # 2. What each further codebook is worth, on held-out files: joined to clips of ten seconds, since a spoken digit
+    #    alone is too short to be judged. Opus is what one hears in every call, at four times the bits.
+    clips = joined(trained.held_out, spec.sample_rate, 1.0 if args.short else 10.0)[:4]
     counts = sorted({max(1, spec.num_codebooks * part // 8) for part in (1, 2, 4, 8)})
-    rows, heard = [], {0: clips}
+    heard = {"original": clips}
+    rows = []
     for count in counts:
-        decoded = [round_trip(codec, clip, count) for clip in clips]
-        heard[count] = decoded
-        pairs = list(zip(clips, decoded, strict=True))
-        rows.append([f"{count * bits / 1000:g} kbit/s", count,
-                     sum(mel_distance(a, b, spec.sample_rate) for a, b in pairs) / len(pairs),
-                     sum(si_sdr(a, b) for a, b in pairs) / len(pairs)])
-        print(f"{rows[-1][0]:>12}: mel distance {rows[-1][2]:.3f}, SI-SDR {rows[-1][3]:.2f} dB")
+        name = f"{count * bits / 1000:g} kbit/s"
+        heard[name] = [round_trip(codec, clip, count) for clip in clips]
+        rows.append([name, count, *figures(clips, heard[name], spec.sample_rate)])
+    for bitrate in (6000, 12000, 24000) if spec.sample_rate in OPUS_RATES else ():
+        coded = [code_opus(clip, spec.sample_rate, bitrate).wav for clip in clips]
+        rows.append([f"Opus, {bitrate / 1000:g} kbit/s", None, *figures(clips, coded, spec.sample_rate)])
+    for name, _, mel, stft, ratio in rows:
+        print(f"{name:>16}: mel distance {mel:.3f}, STFT distance {stft:.3f}, SI-SDR {ratio:.2f} dB")
+    statistics = codebook_statistics([codec.encode(clip[None].to(codec.device))[0] for clip in clips], spec)
 
     # 3. The page.
     events = read_metrics(args.out)
@@ -96,9 +98,8 @@ def main() -> None:
     books = [event for event in events if event["event"] == "codebooks"]
     cards = []
     for number in range(len(clips)):
-        for count, wavs in heard.items():
-            name = "original" if count == 0 else f"{count * bits / 1000:g} kbit/s"
-            path = args.out / "samples" / f"{number}-{count}.wav"
+        for kind, (name, wavs) in enumerate(heard.items()):
+            path = args.out / "samples" / f"{number}-{kind}.wav"
             path.parent.mkdir(exist_ok=True)
             write_audio(path, wavs[number].cpu(), spec.sample_rate)
             cards.append(Clip(path, name, f"held-out clip {number + 1}"))
@@ -107,9 +108,13 @@ def main() -> None:
         note(__doc__),
         section("What each codebook is worth",
                 text("Held-out files, joined to clips of about ten seconds. The mel distance is what ears would notice "
-                     "first, 0 is perfect. The ratio of signal to distortion compares waveforms, higher is closer; a "
-                     "codec that makes up what can't be told apart is low there and may sound well."),
-                table(["bitrate", "codebooks", "mel distance", "SI-SDR (dB)"], rows)),
+                     "first, 0 is perfect; the STFT distance counts high and low frequencies alike. The ratio of "
+                     "signal to distortion compares waveforms, higher is closer; a codec that makes up what can't be "
+                     "told apart is low there and may sound well."),
+                table(["bitrate", "codebooks", "mel distance", "STFT distance", "SI-SDR (dB)"], rows),
+                text(f"With ideal entropy coding of each code by its frequency, all {spec.num_codebooks} codebooks "
+                     f"would need {statistics['bits_per_second']:,.0f} bits a second of these clips in the place of "
+                     f"{spec.bitrate:,.0f}.")),
         section("What it sounds like",
                 text("Each original is followed by what is left of it, with few codebooks first. Listen for what goes "
                      "first: breath and hiss, the edges of consonants, the shimmer of a high string. In the "
@@ -126,12 +131,11 @@ def main() -> None:
     print(f"open {page}")
 
 
-def held_out_clips(trained: TrainedCodec, count: int) -> list[Tensor]:
-    """At most `count` clips (1, N) of CLIP_SECONDS, taken evenly from the held-out files joined end to end."""
-    joined = torch.cat(list(trained.held_out), dim=1)
-    pieces = joined.split(round(CLIP_SECONDS * trained.codec.spec.sample_rate), dim=1)
-    pieces = pieces[:-1] if len(pieces) > 1 else pieces
-    return [pieces[i * len(pieces) // count] for i in range(min(count, len(pieces)))]
+def figures(originals: list[Tensor], decoded: list[Tensor], rate: int) -> list[float]:
+    """Means over clips (1, N): mel distance, STFT distance, SI-SDR."""
+    measures = (mel_distance, stft_distance, lambda a, b, rate: si_sdr(a, b))
+    pairs = list(zip(originals, decoded, strict=True))
+    return [sum(measure(a, b, rate) for a, b in pairs) / len(pairs) for measure in measures]
 
 
 def round_trip(codec: Codec, wav: Tensor, count: int) -> Tensor:

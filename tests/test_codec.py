@@ -110,7 +110,7 @@ def test_the_signal_keeps_its_size_through_the_networks():
     torch.manual_seed(0)
     encoder = Encoder(32, (8, 4, 4), 16)
     latent = encoder(torch.randn(4, 1, 4096))[0].detach()
-    assert 0.3 < float(latent.std()) < 5
+    assert 0.2 < float(latent.std()) < 0.8, "of at most 1"
     assert float(latent.std(dim=2).min()) > 0.1
 
 
@@ -159,7 +159,7 @@ def test_fitting_brings_the_sound_closer():
         frontend.fit(files)
         codes = frontend.encode(wav)
         losses.append(float(loss_of(frontend.decode(codes)[..., :8000], wav)))
-    assert losses[1] < 0.7 * losses[0]
+    assert losses[1] < 0.8 * losses[0]
     assert all(len(row.unique()) > 8 for row in codes[0])
 
 

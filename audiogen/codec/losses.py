@@ -5,7 +5,7 @@ import torch.nn.functional as F
 import torchaudio
 from torch import Tensor, nn
 
-FLOOR = 1e-4  # of the magnitude of a sine with peak 1
+FLOOR = 1e-5  # of the magnitude of a sine with peak 1
 WINDOWS = (0.008, 0.016, 0.032, 0.064, 0.128)  # seconds
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .ranks import from_first_rank, sum_over_ranks
 
 BLOCK_POINTS = 16384  # points whose distances to every codeword are held at once
-REVIVE_BELOW = 0.2  # of the average codeword's use
+REVIVE_BELOW = 0.3  # of the average codeword's use
 
 
 class ResidualVQ(nn.Module):

@@ -36,7 +36,7 @@ class TrainingSettings:
     """How the codec is trained.
 
     Attributes:
-        batch_size: crops of a step, a second each or 32 frames, whichever is longer.
+        batch_size: crops of a step, a second each.
         learning_rate: at the top of its cosine.
         adversarial_from: fraction of the run after which discriminators take part; 1 for never.
         discriminator_channels: of each layer; EnCodec's have 32, which asks for a GPU.
@@ -44,8 +44,8 @@ class TrainingSettings:
         seed: decides initial weights, crops and all that is drawn.
     """
 
-    batch_size: int = 8
-    learning_rate: float = 2e-3
+    batch_size: int = 4
+    learning_rate: float = 1.5e-3
     adversarial_from: float = 1.0
     discriminator_channels: int = 8
     discriminator_windows: tuple[float, ...] = (0.064, 0.032, 0.016)

@@ -35,7 +35,7 @@ from .metrics import Metrics
 log = logging.getLogger("audiogen")
 
 EVALUATIONS = 10  # in a run
-HELD_OUT_SECONDS = 60.0  # that these use at most, of each folder
+HELD_OUT_SECONDS = 20.0  # that these use at most, of each folder
 
 
 @dataclass(frozen=True)
