@@ -131,7 +131,7 @@ class EnCodec(Frontend):
 
     @property
     def block_frames(self) -> int:
-        return 150 if self.device.type == "cpu" else 3000
+        return 75 if self.device.type == "cpu" else 3000
 
     def encode_block(self, wav: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
         """wav (B, 1, N) -> codes (B, K, T) int64, T = ceil(N / 320)."""

@@ -4,10 +4,10 @@
     python tests/bench/codec_speed.py [--codec codec] [--seconds 10] [--rounds 5] [--json FILE]
 
 Both encode and decode as many seconds of sound, each at its own rate (the package at 24 kHz), whole, in turn in one
-process on one thread. Speeds do not depend on what the weights are: a codec that was not trained does as well, and the
-package has its untrained ones. Printed are the medians of the processor time, and the median of the rounds' ratios.
-Then a stream of chunks of one frame goes through encoder and decoder; its figure is the time that a frame took beside
-the time that it lasts, of the slowest in a hundred frames, too.
+process on one thread. Speeds do not depend on what the weights are: the package has its untrained ones. Printed are the
+medians of the processor time, and the median of the rounds' ratios. Then a stream of chunks of one frame goes through
+encoder and decoder; its figure is the time that a frame took beside the time that it lasts, of the slowest in a hundred
+frames, too.
 """
 
 import argparse
@@ -33,11 +33,8 @@ def main() -> None:
     torch.set_num_threads(1)
     codec = load_frontend(args.codec)
     count = round(6000 * codec.spec.num_codebooks / codec.spec.bitrate)
-    if not codec.fitted or count < codec.spec.num_codebooks:
+    if count < codec.spec.num_codebooks:
         codec = load_frontend(args.codec, num_codebooks=count)
-    if not codec.fitted:
-        codec.is_fitted.fill_(1)                # as its weights were drawn, with codebooks of noise
-        codec.quantizer.codebooks.normal_(generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         figures = race(codec, args.seconds, args.rounds) | live(codec, args.seconds)
     if args.json:

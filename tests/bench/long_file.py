@@ -4,7 +4,7 @@
 
 For each front-end a process of its own encodes one WAV of noise, scanning included, and watches its anonymous memory as
 memory_of_a_folder.py does (Linux only): the imports, the front-end's weights and the work. MiB, at most `--limit`.
-Weights are as drawn or fitted in a moment: they do not change what memory is needed.
+EnCodec's weights are random ones: they do not change what memory is needed.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def measure(kind: str, hours: float, place: str | None) -> dict[str, float]:
     from audiogen.frontends import FRONTENDS, load_frontend
 
     torch.set_num_threads(1)
-    settings = {"encodec": {"weights": "random"}, "codec": {"fit_steps": 2}}.get(kind, {})
+    settings = {"weights": "random"} if kind == "encodec" else {}
     frontend = load_frontend(kind, **FRONTENDS[kind].at_rate(settings, 16_000))
     rate = frontend.spec.sample_rate
     if not frontend.fitted:
