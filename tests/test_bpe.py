@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audiogen import compiled
 from audiogen.errors import ConfigError, RunError
-from audiogen.frontends import compiled
 from audiogen.frontends import merges as fast
 from audiogen.scratch.bpe import (
     GPT4_SPLIT,

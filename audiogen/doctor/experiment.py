@@ -27,7 +27,7 @@ from ..training.diagnostics import observe
 from ..training.schedule import make_optimizer
 
 #: Steps of either experiment at most, and of its warm-up; as many are enough for models of the default sizes.
-STEPS, WARMUP = 200, 10
+STEPS, WARMUP = 200, 40
 #: Entries (codes, or frames) of one step: as many as a CPU learns 200 times in seconds.
 ENTRIES = 1024
 #: The order tells something if, in the mean of so many steps, the loss as given has fallen further than the shuffled

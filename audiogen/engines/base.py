@@ -77,4 +77,6 @@ def common_refusal(model: SequenceModel, device: str = "cpu") -> str | None:
         return "its weights are not float32"
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         return "hooks wait for its modules to be called"
+    if torch.is_autocast_enabled(device):
+        return "autocast is on, which chooses other types"
     return None

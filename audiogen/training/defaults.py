@@ -42,7 +42,7 @@ FRAMES: dict[str, dict[str, Any]] = {
 DENSITIES: dict[str, dict[str, Any]] = {
     "bigram": {**FRAMES["bigram"], "training": {**FRAMES["bigram"]["training"], "learning_rate": 1e-2}},
     "mlp": {"backbone": {"dim": 128, "context": 8, "hidden_dim": 512},
-            "training": {**FRAMES["mlp"]["training"], "learning_rate": 5e-3}},
+            "training": {**FRAMES["mlp"]["training"], "learning_rate": 3e-3}},
     "wavenet": {"backbone": {**FRAMES["wavenet"]["backbone"], "residual_dim": 128},
                 "training": {**FRAMES["wavenet"]["training"], "learning_rate": 5e-3}},
     "gpt": {**FRAMES["gpt"], "training": {**FRAMES["gpt"]["training"], "learning_rate": 3e-3}},
