@@ -118,11 +118,14 @@ def theirs(spec: TokenSpec, config: GPT.Config) -> Callable[[int, int, int], Any
             vocab_size=V, num_codebooks=K, hidden_size=config.dim, num_hidden_layers=config.num_layers,
             ffn_dim=4 * config.dim, num_attention_heads=config.num_heads, max_position_embeddings=2048,
             pad_token_id=V, bos_token_id=V, eos_token_id=None))
+        # What generate asks for, and what no setting of the call reaches.
+        model.generation_config.pad_token_id = model.generation_config.bos_token_id = V
+        model.generation_config.decoder_start_token_id = V
     model.eval()
 
     def call(batch_size: int, prompt: int, steps: int) -> Any:
         ids = torch.full((batch_size * K, 1), V) if K > 1 else torch.randint(V, (batch_size, prompt))
-        extra = {"pad_token_id": 0} if K == 1 else {"guidance_scale": 1.0, "pad_token_id": V, "bos_token_id": V}
+        extra = {"pad_token_id": 0} if K == 1 else {"guidance_scale": 1.0, "num_return_sequences": 1}
         # Its delay pattern takes K - 1 steps more, as ours does, and it counts them among the new ones.
         new = steps if K == 1 else steps + K - 1
         with torch.inference_mode():
