@@ -232,3 +232,10 @@ def test_a_run_folder_is_a_front_end_for_later_runs(tmp_path):
                            "training.evaluations=1", "training.sample_seconds=0.2"])
     assert run.frontend.fingerprint() == codec.fingerprint()
     assert run.generate(seconds=0.1, seed=0).shape == (1, 1, 800)
+
+
+def test_a_codec_in_float64_is_fitted_in_float64():
+    """Buries a loss that stays in float32, where the networks are not."""
+    codec = Codec(Codec.Config(weights="fit", sample_rate=RATE, fit_steps=2, **{**TINY, "adversarial_from": 0.0}))
+    codec.double().fit([torch.from_numpy(note(0, RATE)).float()[None]])
+    assert codec.encode(torch.zeros(1, 1, 640).double()).shape == (1, 2, 10)

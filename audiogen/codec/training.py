@@ -72,18 +72,19 @@ class Trainer:
     def __init__(self, encoder: Encoder, quantizer: ResidualVQ, decoder: Decoder, sample_rate: int,
                  settings: TrainingSettings, batch: Batch):
         self.settings, self.batch = settings, batch
-        self.device = device = quantizer.codebooks.device
+        like = quantizer.codebooks  # device and dtype
+        self.device = like.device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             discriminators = Discriminators(sample_rate, settings.discriminator_channels,
-                                            settings.discriminator_windows).to(device)
+                                            settings.discriminator_windows).to(like)
         self.modules = nn.ModuleDict({"encoder": copy.deepcopy(encoder), "decoder": copy.deepcopy(decoder),
                                       "learner": CodebookLearner(copy.deepcopy(quantizer)),
                                       "discriminators": discriminators}).train()
         codec = [self.modules[name] for name in ("encoder", "decoder", "learner")]
         for network in codec[:2]:
             add_weight_norm(network)
-        self.loss_of = ReconstructionLoss(sample_rate).to(device)
+        self.loss_of = ReconstructionLoss(sample_rate).to(like)
         self.balancer = Balancer(WEIGHTS)
         self.optimizers = {
             name: torch.optim.AdamW([p for part in parts for p in part.parameters()], settings.learning_rate,
