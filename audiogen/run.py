@@ -190,6 +190,16 @@ def holds_run(folder: Path) -> bool:
     return False
 
 
+def require_no_run(folder: Path) -> None:
+    """Where a run is to begin, none may be.
+
+    Raises:
+        RunError: there is one.
+    """
+    if holds_run(folder):
+        raise RunError(f"{folder}: holds a run already; go on with it by --resume, or choose another --out")
+
+
 def read_config(folder: Path) -> RunConfig:
     """The config of a run folder.
 

@@ -18,12 +18,10 @@ nothing at all, since a relu that is off for every frame has slope 0 and can't c
 place of Value.relu: does the boundary bend more softly? Music instead of speech: what is left to be told apart?
 """
 
-import argparse
 import random
 import time
 from collections.abc import Callable
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -33,13 +31,13 @@ from tqdm import trange
 from audiogen.audio import write_audio
 from audiogen.data import main_sample_rate, scan, split, training_wavs
 from audiogen.errors import DataError, TrainingError
-from audiogen.listen import Clip, clip_cards, grid, note, picture, section, table, text, write_document
+from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text, write_lesson
 from audiogen.listen.charts import Line, line_chart
 from audiogen.scratch import voicing
 from audiogen.scratch.engine import Value
 from audiogen.scratch.graph import draw
 from audiogen.scratch.nn import MLP
-from audiogen.scripts import run_script
+from audiogen.scripts import LessonParser, run_script
 
 MOST_FRAMES = 20_000                        # of each side, whose files come in an order that their content draws
 COLOURS = "#b2182b", "#2166ac"              # of the two kinds
@@ -47,10 +45,7 @@ CHECK = ["", "value", "slope by the chain rule", "slope by nudging"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="folder of sound files")
-    parser.add_argument("--out", type=Path, default=Path("runs/01_autograd"))
-    parser.add_argument("--short", action="store_true", help="a few steps of everything, to see that it runs")
+    parser = LessonParser(__file__, __doc__)
     parser.add_argument("--hidden", type=int, default=16, help="neurons in each of the two hidden layers")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=100, help="frames per step")
@@ -81,7 +76,7 @@ def main() -> None:
 
     # 2. Gradient descent: each weight a little against its slope, and the loss falls. There is no more to training.
     descent = []
-    for step in range(6):
+    for step in range(7):
         loss = forward()
         descent.append([step, w1.data, w2.data, b.data, loss.data])
         for weight in (w1, w2, b):
@@ -178,9 +173,8 @@ def main() -> None:
         clips.append(Clip(path, title, "held-out files"))
 
     # 8. The page.
-    page = write_document(
-        args.out / "index.html", "Lesson 1: autograd",
-        note(__doc__),
+    page = write_lesson(
+        __file__, args.out / "index.html",
         section("One neuron, backwards",
                 text("A neuron looks at one voiced frame and gives it a score; the higher, the smaller the loss. The "
                      "number at an arrow is its slope: how much the box at its head moves per unit that the box at its "
@@ -221,7 +215,7 @@ def main() -> None:
         section("How it sounds",
                 text("Held-out files in which the network finds both kinds most evenly, at one loudness, end to end: "
                      "whole, and with only the frames of one kind let through. The dots are what the label goes by."),
-                picture(timeline(parts, p, rate, threshold),
+                picture(timeline(parts, p, rate, threshold, kinds[0]),
                         "The waveform, the probability that the network gives, and how well the waveform repeats"),
                 grid(clip_cards(clips))))
     print(f"open {page}")
@@ -280,14 +274,14 @@ def boundary(models: dict[str, MLP], x: np.ndarray, y: np.ndarray, mean: np.ndar
     return figure
 
 
-def timeline(parts: dict[str, np.ndarray], p: np.ndarray, rate: int, threshold: float) -> Figure:
+def timeline(parts: dict[str, np.ndarray], p: np.ndarray, rate: int, threshold: float, kind: str) -> Figure:
     """Waveforms, and below them what is said of their frames (T,): by the network, and by the label."""
     figure = Figure(figsize=(11, 4), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     for (title, wav), colour in zip(parts.items(), ("silver", *COLOURS), strict=True):
         above.plot(np.arange(len(wav)) / rate, np.where(wav == 0, np.nan, wav), color=colour, lw=0.6, label=title)
     seconds, frames = voicing.middles(len(p), rate) / rate, voicing.cut(next(iter(parts.values())), rate)
-    below.plot(seconds, p, color=COLOURS[0], lw=1.2, label="probability that the network gives to the first kind")
+    below.plot(seconds, p, color=COLOURS[0], lw=1.2, label=f"probability that the network gives to {kind}")
     below.plot(seconds, voicing.periodicity(frames, rate), "k.", ms=3, label="correlation with itself, a period later")
     below.axhline(threshold, color="black", lw=0.6, ls=":")
     below.set(xlabel="seconds", ylim=(-0.05, 1.05))

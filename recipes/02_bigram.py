@@ -9,18 +9,21 @@ comes to what counting finds at once. Counting alone calls every pair that it ha
 added to every count (smoothing); in the layer the same is done by weight decay, since weights of zero mean "anything
 may follow".
 
-How it carries over to audio. Text comes in characters; sound must be cut into tokens first. Here a mel spectrogram is
-cut into frames of 16 ms and each frame is replaced by the nearest of V typical frames (k-means), so a recording becomes
-a sequence of numbers as a word is one of letters. The bigram then knows how one 16 ms slice leads to the next, and
-nothing more: samples have the right colour and no words.
+How it carries over to audio. Text comes in characters; sound must be cut into tokens first. Every 16 ms the spectrum
+is taken, in bands as ears hear them (a mel spectrogram), and the nearest of V typical spectra takes its place (k-means,
+audiogen/scratch/kmeans.py): a recording becomes a sequence of numbers as a word is one of letters. The first section
+of the page shows each step, and the way back. The bigram then knows how one 16 ms slice leads to the next, and nothing
+more: samples have the right colour and no words.
 
 What to try. More typical frames (--codes 1024): does the loss get better or worse, and why can't you compare it? How
 much more smoothing does the larger table need? Another folder: music repeats more than speech, so how far below the
 unigram does its bigram come?
 """
 
-import argparse
+import dataclasses
+import inspect
 import math
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -30,14 +33,17 @@ from torch.nn import functional as F
 
 from audiogen.audio import write_audio
 from audiogen.backbones import Bigram as BigramBackbone
-from audiogen.data import encode_folder
+from audiogen.data import Encoded, encode_folder, training_wavs
+from audiogen.evaluation.report import originals
 from audiogen.evaluation.yardstick import baselines, held_out_score
-from audiogen.listen import Clip, clip_cards, grid, note, picture, section, table, text, write_document
+from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text, write_lesson
+from audiogen.listen.pieces import code
 from audiogen.model import SequenceModel
 from audiogen.patterns import Parallel
 from audiogen.sampling import uniforms
 from audiogen.scratch.counting import Bigram, cross_entropy, row_entropies
-from audiogen.scripts import run_script
+from audiogen.scratch.kmeans import draw_steps, nearest_to, typical_frames
+from audiogen.scripts import LessonParser, run_script
 
 
 def train_table(counts: torch.Tensor, decay: float, steps: int) -> tuple[np.ndarray, list[float]]:
@@ -71,10 +77,7 @@ def follow(start: np.ndarray, transitions: np.ndarray, chances: np.ndarray) -> l
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="folder of sound files")
-    parser.add_argument("--out", type=Path, default=Path("runs/02_bigram"))
-    parser.add_argument("--short", action="store_true", help="a few steps of everything, to see that it runs")
+    parser = LessonParser(__file__, __doc__)
     parser.add_argument("--codes", type=int, default=256, help="V, how many typical frames")
     parser.add_argument("--steps", type=int, default=400, help="of training a table by gradient")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each sample")
@@ -161,10 +164,10 @@ def main() -> None:
               "decayed too far": (decayed[max(decayed)], f"A weight decay of {max(decayed):g}: nearly uniform.")}
     drawn = {name: follow(start, transitions, chances) for name, (transitions, _) in tables.items()}
     same = [a == b for a, b in zip(drawn["counted"], drawn["learned"], strict=True)]
-    together = f"{len(same) if all(same) else same.index(False)} of {len(same)} tokens"
-    print(f"the same draws from the counted and the learned table: {together} until the first one that differs")
-    sounds = [sound("held out", held_out[0], f"{held_out.names[0]}, through the tokens and back."),
-              *(sound(name, drawn[name], about) for name, (_, about) in tables.items())]
+    together = (f"the same {len(same)} tokens" if all(same) else
+                f"{same.index(False)} of {len(same)} tokens until the first one that differs")
+    print(f"the same draws from the counted and the learned table: {together}")
+    sounds = [sound(name, drawn[name], about) for name, (_, about) in tables.items()]
     slices = [sound(name, np.repeat(rows, math.ceil(0.3 * spec.frame_rate)), "Five typical slices, 0.3 s each.")
               for name, rows in ends.items()]
 
@@ -185,18 +188,18 @@ def main() -> None:
     library = held_out_score(model, held_out).loss
     with torch.inference_mode():
         begin = sum(model.nll_per_entry(codes[None, :, :1]).item() for codes in held_out) / math.log(2)
-    begins = (f"{begin / len(held_out):.2f} bits for a file's first token, where the unigram needs "
-              f"{firsts / len(held_out):.2f}")
-    print(f" library: {library:.3f} bits per held-out token after {steps} steps on crops; {begins}")
+    print(f" library: {library:.3f} bits per held-out token after {steps} steps on crops, {begin / len(held_out):.2f} "
+          f"for a file's first one (unigram {firsts / len(held_out):.2f})")
 
     # 9. The page.
     typical = frontend.quantizer.decode(torch.arange(V)[None, None])[0].numpy()         # (F, V)
     order = np.argsort(typical.mean(axis=0))
     losses = bits | {f"counted, {added:g} added": by_adding[added], f"linear layer, weight decay {decay:g}":
                      by_decay[decay], "embedding times linear layer, on crops": library}
-    page = write_document(
-        args.out / "index.html", "Lesson 2: the bigram",
-        note(__doc__), text(f"{encoded.sides.summary}. {spec.frame_rate:.1f} tokens per second, each one of {V}."),
+    page = write_lesson(
+        __file__, args.out / "index.html",
+        text(f"{encoded.sides.summary}. {spec.frame_rate:.1f} tokens per second, each one of {V}."),
+        tokens_section(encoded, args.folder, args.out),
         section("What follows what",
                 picture(draw_tables(alone[order][:, order], learned[order][:, order], np.array(curve) - least),
                         "Transition probabilities as counted and as learned, and the learned one's loss by step",
@@ -217,15 +220,20 @@ def main() -> None:
                      f"{by_adding[added]:.3f} bits at {added:g} added, {by_decay[decay]:.3f} at a decay of {decay:g}. "
                      "Adding s to every count is the same as a penalty of -s log p on every cell; weight decay is a "
                      "penalty of W squared. Both are least where a row is uniform, and a row that was met often "
-                     "resists either one. (Both strengths were chosen on the files that judge them; the bigram's, "
-                     "which falls back on the unigram, was chosen on the training files.)"),
+                     "resists either one. (Both strengths were chosen on the files that judge them.)",
+                     "The bigram of the table, which later lessons are measured by, falls back on the unigram instead. "
+                     f"Its strength s, here {counted.strength():g}, is chosen on the training files alone; p(b) is how "
+                     "often b occurs:"),
+                code("p(b | a) = (count(a, b) + s p(b)) / (count(a) + s)"),
                 table(["model", "bits per held-out token", "bits per second"],
                       [[name, loss, loss * spec.frame_rate] for name, loss in losses.items()]),
                 text("The last row is the library's bigram: the same table as an embedding times a linear layer. It "
-                     f"has also learned how files begin: {begins}. The rows above leave that token to the unigram.")),
+                     f"learns how files begin as well: after {steps} steps it needs {begin / len(held_out):.2f} bits "
+                     "for a file's first token. The rows above leave that one to the unigram, which needs "
+                     f"{firsts / len(held_out):.2f}.")),
         section("How open it is what follows",
                 picture(draw_rows(entropies, met, typical, ends), "Entropy of each row, and the spectra of the ends",
-                        "Left: each dot is a token. Right: the typical frames at both ends, from low to high notes."),
+                        "Left: each dot is a token. Right: typical frames of both ends, low bands at the bottom."),
                 table(["token", "", "as open as a choice among", "followed by itself", "met"],
                       [[f"{row}", name, float(2 ** entropies[row]), f"{alone[row, row]:.0%}", int(met[row])]
                        for name, rows in ends.items() for row in rows]),
@@ -234,8 +242,48 @@ def main() -> None:
                 grid(clip_cards(slices))),
         section("How it sounds",
                 text("All are drawn with the same random numbers. From the counted and the learned table they give "
-                     f"the same {together} until the first one that differs."), grid(clip_cards(sounds))))
+                     f"{together}."), grid(clip_cards(sounds))))
     print(f"open {page}")
+
+
+def tokens_section(encoded: Encoded, folder: Path, out: Path) -> str:
+    """How a held-out file becomes tokens, and sound again."""
+    frontend, spec, V = encoded.frontend, encoded.spec, encoded.spec.codebook_size
+    mel, rate, ms = frontend.mel, spec.sample_rate, 1000 / spec.frame_rate
+    index = dataclasses.replace(encoded.cache.index, folder=folder)
+    wavs = islice(training_wavs(index, encoded.sides.train, rate), 100)
+    some = torch.cat([mel.encode(wav[None])[0].T for wav in wavs])[:20_000]                             # (N, F)
+    typical = frontend.quantizer.decode(torch.arange(V)[None, None])[0].T                               # (V, F)
+    (name, wav), = originals(folder, encoded.sides.held_out, rate, most=1)
+    frames, codes = mel.encode(wav[None])[0].T, frontend.encode(wav[None])                  # (T, F), (1, 1, T)
+    left = {who: float((frames - rows[nearest_to(rows, frames)]).square().mean() / frames.square().mean())
+            for who, rows in (("lines", typical_frames(some, V)), ("library", typical))}
+    print("of a held-out file's mel frames, the nearest typical one misses: "
+          + ", ".join(f"{part:.1%} ({who})" for who, part in left.items()))
+    clips = []
+    for title, heard in (("Original", wav), ("Round trip", frontend.decode(codes)[0, :, :wav.shape[1]])):
+        path = out / f"{title.lower().replace(' ', '-')}.wav"
+        write_audio(path, heard, rate)
+        clips.append(Clip(path, name, title))
+    return section(
+        "From sound to tokens",
+        picture(draw_steps(wav[0], frames, codes[0, 0], typical, 1000 / rate, ms),
+                "A held-out file as a waveform, as mel frames, as tokens, and as the typical frames of these"),
+        text(f"From the top: {name}, the waveform. Its mel frames: every {ms:.0f} ms the spectrum of a window of four "
+             f"times that, in {frames.shape[1]} bands, narrow for low frequencies and wide for high ones as ears hear "
+             "them; of each band the logarithm, shifted and scaled to mean 0 and deviation 1 over the training files. "
+             f"Its tokens: the number of the nearest of {V} typical frames. And what these stand for.",
+             "The typical frames come from training files. The library does in essence this:"),
+        code(inspect.getsource(typical_frames)),
+        text(f"From {len(some):,} training frames these lines make typical ones that miss {left['lines']:.1%} of the "
+             "held-out frames above (the squares of what is left, beside those of what was there); the library's, from "
+             f"up to {frontend.config.fit_frames:,}, miss {left['library']:.1%}.",
+             "The way back: typical frames say how loud each band is at each moment, but not where in its swing each "
+             "wave stands (its phase), without which there is no waveform. Griffin-Lim guesses: it begins with phases "
+             f"by chance, and {frontend.config.griffin_lim_iterations} times makes sound of them, takes the spectrum "
+             "of that sound, keeps its phases, and puts the loudness back. What you hear below is lost to every model "
+             "of these tokens."),
+        grid(clip_cards(clips)))
 
 
 def draw_tables(alone: np.ndarray, learned: np.ndarray, excess: np.ndarray) -> Figure:

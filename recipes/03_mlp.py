@@ -7,8 +7,8 @@ What it teaches. A table of what follows n tokens has V ** n rows, and nearly al
 of the last n tokens are laid side by side, a layer of tanh units looks at all of them at once, and a last layer makes
 logits of it. What is learned of one token then holds for those that lie near. Around it stands what every training
 needs: a learning rate that was searched for and falls at the end, and three sides of the data. The training side
-teaches, the dev side chooses (the rate, the context, the size), and the test side is looked at once: a figure that was
-used for choosing is too good to be believed.
+teaches, the dev side chooses (here the context), and the test side is looked at once: a figure that was used for
+choosing is too good to be believed.
 
 How it carries over to audio. Context is time: a token is 16 ms of sound, eight of them about as long as a vowel. No one
 tells the model which tokens sound alike, yet embeddings put quiet ones here and loud ones there, high ones apart from
@@ -19,11 +19,9 @@ What to try. --codes 64: coarser tokens have more in common; which context is th
 far back does it pay to look? --steps 20000: who gains by it, the small models or the large ones?
 """
 
-import argparse
 import dataclasses
 import math
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -35,11 +33,11 @@ from audiogen.audio import write_audio
 from audiogen.backbones import MLP
 from audiogen.data import Crops, Encoded, Part, Sequences, encode_folder, split
 from audiogen.evaluation.yardstick import baselines, held_out_score
-from audiogen.listen import Clip, clip_cards, grid, note, picture, section, table, text, write_document
+from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text, write_lesson
 from audiogen.model import SequenceModel
 from audiogen.patterns import Parallel
 from audiogen.scratch.fixed_context import bits, draw, examples, joined
-from audiogen.scripts import run_script
+from audiogen.scripts import LessonParser, run_script
 
 Model = list[Tensor]                            # C (V + 2, D), W1 (n D, H), b1 (H,), W2 (H, V), b2 (V,)
 Examples = tuple[Tensor, Tensor]                # contexts (N, n) and what followed (N,)
@@ -77,10 +75,7 @@ def logits(model: Model, contexts: Tensor) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="folder of sound files")
-    parser.add_argument("--out", type=Path, default=Path("runs/03_mlp"))
-    parser.add_argument("--short", action="store_true", help="a few steps of everything, to see that it runs")
+    parser = LessonParser(__file__, __doc__)
     parser.add_argument("--codes", type=int, default=256, help="V, how many typical frames")
     parser.add_argument("--steps", type=int, default=6000, help="of each training")
     args = parser.parse_args()
@@ -148,10 +143,10 @@ def main() -> None:
     C = models[best][0][:V].detach().numpy()                            # (V, D)
     centred = C - C.mean(axis=0)
     points = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T             # (V, 2)
-    loudness, pitch, met = look_at(encoded, sides["train"])
-    told = [explained(x, values) for values in (loudness, np.log2(pitch)) for x in (points, C)]
+    loudness, brightness, met = look_at(encoded, sides["train"])
+    told = [explained(x, values) for values in (loudness, np.log2(brightness)) for x in (points, C)]
     print("a plane over two directions (over all) explains {:.0%} ({:.0%}) of the tokens' loudness, {:.0%} ({:.0%}) of "
-          "their pitch".format(*told))
+          "their brightness".format(*told))
 
     # 7. The library's MLP is this one; see `as_plain` for the one thing that it writes in another way.
     torch.manual_seed(0)
@@ -191,9 +186,9 @@ def main() -> None:
     # 10. The page.
     before, after = (losses[usual][int(a * steps):int(b * steps)].mean() for a, b in ((0.7, 0.75), (0.75, 0.8)))
     most, gaps = lengths[-1], {n: dev - train for n, (train, dev) in scores.items()}
-    page = write_document(
-        args.out / "index.html", "Lesson 3: the multi-layer perceptron",
-        note(__doc__), text(f"{said}. A token is {milliseconds:.0f} ms of sound, one of {V}."),
+    page = write_lesson(
+        __file__, args.out / "index.html",
+        text(f"{said}. A token is {milliseconds:.0f} ms of sound, one of {V}."),
         section("A learning rate",
                 picture(draw_rates(tried, rising, smooth, width, top, losses[usual]),
                         "Loss over a rising learning rate, and over a training whose rate falls once",
@@ -206,7 +201,7 @@ def main() -> None:
         section("How much past",
                 picture(draw_bits({n * milliseconds: scores[n] for n in lengths}, by_size, counted["dev"]["bigram"]),
                         "Bits per token on the training and dev sides, by context and by hidden units",
-                        f"After {steps:,} steps. Left: {H} hidden units. Right: {best} tokens of context."),
+                        f"After {steps:,} steps. Left: {H} hidden units. Right: a context of {best}."),
                 table(["context", "milliseconds", "parameters", "train", "dev", "dev, bits per second"],
                       [[str(n), n * milliseconds, sum(x.numel() for x in models[n]), *scores[n],
                         scores[n][1] * spec.frame_rate] for n in lengths], "bits per token", lengths.index(best)),
@@ -222,19 +217,19 @@ def main() -> None:
                      f"be believed. The test side was looked at once, after that: {tested:.3f} bits per token, beside "
                      f"{counted['test']['bigram']:.3f} of the counted bigram on the same files.")),
         section("Where tokens lie",
-                picture(draw_points(points, loudness, pitch, met), "The embedding of each token, coloured twice",
+                picture(draw_points(points, loudness, brightness, met), "The embedding of each token, coloured twice",
                         f"The two directions in which the {D}-dimensional embeddings of the best model differ most "
                         "(principal components). Each dot is a token, the larger the more often it was met. It lies "
                         "where training has put it; the colours were not known to the model."),
                 text(f"A plane over the picture explains {told[0]:.0%} of what tokens differ in loudness and "
-                     f"{told[2]:.0%} of their pitch (where a token's typical frame stands out from the others); over "
-                     f"all {D} dimensions {told[1]:.0%} and {told[3]:.0%}. Over points drawn by lot it would be about "
-                     f"{2 / V:.1%} and {D / V:.1%}.")),
+                     f"{told[2]:.0%} of their brightness (the frequency at which a token's typical frame stands out "
+                     f"from the others); over all {D} dimensions {told[1]:.0%} and {told[3]:.0%}. Over points drawn by "
+                     f"lot it would be about {2 / V:.1%} and {D / V:.1%}.")),
         section("The same in the library",
                 text("audiogen.backbones.MLP in a SequenceModel looks at all steps of a crop at once, since sliding n "
                      "tokens through a matrix is a convolution. Trained on crops by AdamW, with embeddings of 64 "
                      f"dimensions, it needs {theirs:.5f} bits per dev token; its weights in this lesson's five tensors "
-                     f"need {plain:.5f}. It is the same model.")),
+                     f"need {plain:.5f}. It is the same model, trained in another way.")),
         section("How it sounds", text("Several draws each, one after the other."), grid(clip_cards(sounds))))
     print(f"open {page}")
 
@@ -297,10 +292,10 @@ def draw_bits(by_context: dict[float, list[float]], by_size: dict[int, list[floa
     return figure
 
 
-def draw_points(points: np.ndarray, loudness: np.ndarray, pitch: np.ndarray, met: np.ndarray) -> Figure:
+def draw_points(points: np.ndarray, loudness: np.ndarray, brightness: np.ndarray, met: np.ndarray) -> Figure:
     figure = Figure(figsize=(13, 5.5), layout="constrained")
-    for ax, values, label, norm in zip(figure.subplots(1, 2), (loudness, pitch), (
-            "loudness: mean of the typical frame", "pitch: where the typical frame stands out, Hz"),
+    for ax, values, label, norm in zip(figure.subplots(1, 2), (loudness, brightness), (
+            "loudness: mean of the typical frame", "brightness: where the typical frame stands out, Hz"),
             ("linear", "log"), strict=True):
         dots = ax.scatter(*points.T, c=values, s=8 + 120 * met / met.max(), cmap="viridis", norm=norm, alpha=0.85)
         ax.set(xlabel="first dimension", ylabel="second dimension", aspect="equal")

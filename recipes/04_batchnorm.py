@@ -19,7 +19,6 @@ What to try. --rate 0.05: which starts suffer most? --depth 12: which ones still
 its input): why is a deep network then no better than one layer, and which gain keeps the spread now?
 """
 
-import argparse
 import inspect
 import itertools
 import math
@@ -27,7 +26,6 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -40,13 +38,13 @@ from audiogen.audio import write_audio
 from audiogen.backbones import MLP
 from audiogen.data import encode_folder
 from audiogen.evaluation.yardstick import baselines
-from audiogen.listen import Clip, clip_cards, grid, note, picture, section, table, text, write_document
+from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text, write_lesson
 from audiogen.listen.pieces import code
 from audiogen.model import SequenceModel
 from audiogen.patterns import Parallel
 from audiogen.scratch.fixed_context import bits, draw, examples, joined
 from audiogen.scratch.stack import BatchNorm, Embedding, Layer, Linear, Tanh, run, stack_of
-from audiogen.scripts import run_script
+from audiogen.scripts import LessonParser, run_script
 from audiogen.training.diagnostics import SATURATED, observe
 
 CONTEXT, DIM, WIDTH, BATCH = 4, 16, 100, 64
@@ -97,10 +95,7 @@ def look(layers: list[Layer], contexts: Tensor, following: Tensor) -> Look:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="folder of sound files")
-    parser.add_argument("--out", type=Path, default=Path("runs/04_batchnorm"))
-    parser.add_argument("--short", action="store_true", help="a few steps of everything, to see that it runs")
+    parser = LessonParser(__file__, __doc__)
     parser.add_argument("--codes", type=int, default=256, help="V, how many typical frames")
     parser.add_argument("--depth", type=int, default=5, help="hidden layers")
     parser.add_argument("--steps", type=int, default=4000, help="of each training")
@@ -195,10 +190,10 @@ def main() -> None:
 
     # 7. The page.
     first, gaps = {name: seen.loss for name, seen in before.items()}, {n: b - a for n, (a, b) in scores.items()}
-    page = write_document(
-        args.out / "index.html", "Lesson 4: batch normalisation",
-        note(__doc__), text(f"{encoded.sides.summary}. A token is {1000 / spec.frame_rate:.0f} ms, one of {V}. "
-                            f"The network: {CONTEXT} tokens of context, {depth} hidden layers of {WIDTH} tanh units."),
+    page = write_lesson(
+        __file__, args.out / "index.html",
+        text(f"{encoded.sides.summary}. A token is {1000 / spec.frame_rate:.0f} ms, one of {V}. The network: {CONTEXT} "
+             f"tokens of context, {depth} hidden layers of {WIDTH} tanh units."),
         section("The hockey stick",
                 picture(draw_losses(losses), "Loss by step of each start: the first steps, and all of them",
                         "Left: the first fiftieth of the training, as it was. Right: all of it, smoothed."),
@@ -219,9 +214,10 @@ def main() -> None:
                         "weights; outputs after training; and the part by which steps moved each matrix (dashed: a "
                         "thousandth)."),
                 text("In a healthy row the layers lie on top of each other, in every picture. (The last layer begins "
-                     "small, so that its steps begin large.) With a quiet end alone all outputs are at -1 and 1: most "
-                     "of the gradient is lost there, and large weights blow up what is left, so that it differs by a "
-                     f"factor of {before['quiet end'].apart:.0f} between the first layer and the last. After Kaiming's "
+                     "small, so that its steps begin large.) With a quiet end alone "
+                     f"{before['quiet end'].saturated.mean():.0%} of the outputs lie close to -1 or 1: most of the "
+                     "gradient is lost there, and large weights blow up what is left, so that it differs by a factor "
+                     f"of {before['quiet end'].apart:.0f} between the first layer and the last. After Kaiming's "
                      f"rule it is one of {before['Kaiming'].apart:.1f}."),
                 picture(draw_dead(before), "Which unit of the first layer is saturated for which example",
                         "A row is an example, a column a unit of the first layer; white is saturated. A column that is "
@@ -240,14 +236,15 @@ def main() -> None:
                       [[str(size), f"{value:.1%}"] for size, value in jitter.items()],
                       "deviation over 50 batches, as a part of the logits' own"),
                 text("In training, mean and variance are everybody's: an example's answer depends on what else is in "
-                     "its batch. That is noise which no unit can count on, and so works against learning by heart. "
+                     "its batch. That is noise which no unit can count on, so it may work against learning by heart. "
                      f"Here training and held-out loss are {gaps['Kaiming']:.3f} bits apart without it and "
                      f"{gaps['batch norm']:.3f} with it; held out, {scores['Kaiming'][1]:.3f} and "
                      f"{scores['batch norm'][1]:.3f}. It is also a coupling that nobody asked for: a bug in one item "
                      "reaches all, and a model of sequences would see through it what comes later. So evaluation uses "
                      "running averages, and GPT uses layer norm, which looks at one step at a time.",
-                     "It is best where the start was worst: with it the careless weights come to "
-                     f"{scores['careless, batch norm'][1]:.3f} bits in the place of {scores['quiet end'][1]:.3f}.")),
+                     "How far does it make up for a bad start? The careless weights with a quiet end need "
+                     f"{scores['quiet end'][1]:.3f} bits without it and {scores['careless, batch norm'][1]:.3f} with "
+                     f"it, Kaiming's {scores['Kaiming'][1]:.3f} and {scores['batch norm'][1]:.3f}.")),
         section("The same on any run",
                 text("The library's MLP.Config(batch_norm=True) is this stack: with its weights, this lesson's layers "
                      "give the same loss. observe() is what --diagnostics calls. Of the loss and, for each tanh, "
@@ -314,7 +311,7 @@ def draw_spreads(spreads: dict[tuple[float, bool], list[list[float]]]) -> Figure
         for (gain, batch_norm), values in spreads.items():
             ax.plot(range(1, len(values[place]) + 1), values[place], "--" if batch_norm else "o-",
                     color=f"C{GAINS.index(gain)}", label=None if batch_norm else f"gain {gain:.2g}")
-        ax.set(xlabel="layer", ylabel=f"deviation of {what}", yscale="log")
+        ax.set(xlabel="layer", ylabel=f"deviation of {what}", yscale="log", xticks=range(1, len(values[place]) + 1))
         ax.legend()
     return figure
 

@@ -11,17 +11,15 @@ How it carries over to audio. The model is the one of text courses, over 16 ms s
 a recording is a word that begins and ends with a boundary. Then come the pieces that text courses leave out: the
 dilated convolution, whose gradient runs back in time through the same gaps, so that a layer's dilation is a number of
 milliseconds that an error reaches into the past; layer norm; and attention, where an error says which moment should
-have been listened to.
+have been listened to. Lessons 6 and 7 explain these layers: come back to the page's "Back through" after them.
 
 What to try. Change a sign in one backward function and run again: which number of the first table betrays it, and does
 the model still learn? A shorter or longer --context: how far does the held-out loss follow the training loss down?
 Write the backward pass of another piece (GELU, RMS norm), and check it as the table does.
 """
 
-import argparse
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from matplotlib.colors import LogNorm
@@ -32,17 +30,17 @@ from torch.nn import functional as F
 from audiogen.audio import write_audio
 from audiogen.data import encode_folder
 from audiogen.evaluation.yardstick import baselines
-from audiogen.listen import Clip, clip_cards, grid, note, picture, section, table, text, write_document
+from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text, write_lesson
 from audiogen.sampling import Sampling, draw, uniforms
 from audiogen.scratch import backward as b
 from audiogen.scratch.by_hand import MLPByHand, windows
 from audiogen.scratch.gradient_check import by_autograd, by_differences, largest_difference
 from audiogen.scratch.twins import PIECES
-from audiogen.scripts import run_script
+from audiogen.scripts import LessonParser, run_script
 
 DIM, HIDDEN, BATCH = 16, 200, 64
 DILATIONS = (1, 2, 4, 8, 16)
-#: The pieces of audiogen/scratch/backward, and what comes back through each; n is the normalised x, g = gain dy.
+#: The pieces of audiogen/scratch/backward, and what comes back through each, in the signs of `SIGNS`.
 GRADIENTS = {
     "cross_entropy": "probabilities minus one-hot",
     "linear": "dx = dy W,  dW = dy\N{PRIME} x",
@@ -57,13 +55,13 @@ GRADIENTS = {
     "softmax": "y (dy - sum(y dy))",
     "self_attention": "the transposes: a step hears from later ones",
 }
+SIGNS = ("dy is how much the loss changes for a change of the piece's output y, dx and dW the same for its input x and "
+         "its weights W; ′ turns rows into columns. In the norms n is x less its mean, over its deviation, and g "
+         "is dy times the gain. Each formula is derived in audiogen/scratch/backward.")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="folder of sound files")
-    parser.add_argument("--out", type=Path, default=Path("runs/05_backprop"))
-    parser.add_argument("--short", action="store_true", help="a few steps of everything, to see that it runs")
+    parser = LessonParser(__file__, __doc__)
     parser.add_argument("--codes", type=int, default=256, help="V, how many typical frames")
     parser.add_argument("--context", type=int, default=8, help="tokens that the model sees")
     parser.add_argument("--steps", type=int, default=8000)
@@ -77,8 +75,9 @@ def main() -> None:
     for name, formula in GRADIENTS.items():
         twins = PIECES[name](lambda: int(torch.randint(3, 7, ())))          # every size from 3 to 6
         _, dy, ours = twins.run()
-        apart = [largest_difference(ours, oracle(twins.reference, twins.inputs, dy))
-                 for oracle in (by_autograd, by_differences)]
+        oracles = [oracle(twins.reference, twins.inputs, dy) for oracle in (by_autograd, by_differences)]
+        largest = max(float(gradient.abs().max()) for gradient in oracles[0])
+        apart = [largest_difference(ours, theirs) / largest for theirs in oracles]
         checks.append([name.replace("_", " "), formula, *(f"{most:.0e}" if most else "0" for most in apart)])
         print(f"{checks[-1][0]:>16}: {checks[-1][2]} from autograd, {checks[-1][3]} from measured slopes")
 
@@ -156,11 +155,12 @@ def main() -> None:
     order = torch.cat([loudness.argsort(), torch.tensor([boundary])])
     milliseconds = 1000 / spec.frame_rate
     reach = 1 + sum(DILATIONS)
-    page = write_document(
-        args.out / "index.html", "Lesson 5: backpropagation by hand", note(__doc__),
+    page = write_lesson(
+        __file__, args.out / "index.html",
         section("Every piece, checked", text(
-            "The largest difference of any gradient, in float64: from autograd through torch's own layers; "
-            "and from the slope (f(x + h) - f(x - h)) / 2h, which knows no calculus, but gives eight digits only."),
+            "The largest difference of any gradient, as a part of the piece's largest one, in float64: from autograd "
+            "through torch's own layers; and from the slope (f(x + h) - f(x - h)) / 2h, which knows no calculus, but "
+            "loses half of the digits to rounding.", SIGNS),
             table(["piece", "what comes back", "from autograd", "from slopes"], checks)),
         section("Learning without autograd", text(
             f"{encoded.sides.summary}. {spec.frame_rate:.1f} tokens per second, each one of {spec.codebook_size}; the "
@@ -188,7 +188,7 @@ def main() -> None:
             f"{reach} steps or {reach * milliseconds:.0f} ms. White is exactly zero. The present stays dark in every "
             "row, since the sum around a layer hands the error on as it is; what came through many gates is fainter.")),
         section("Back through attention", picture(
-            attention_picture(vectors, milliseconds), "Attention, the gradient of its odds, and that of its scores",
+            attention_picture(vectors, milliseconds), "Attention, the gradient of its weights, and that of its scores",
             "Queries, keys and values are the vectors learned above; the loss is how far a step's result lies from the "
             "vector that comes next. Left: who listened to whom. Middle: what more of each value would have cost (red) "
             "or saved (blue). Right: what reaches the scores, which is the difference to the row's mean times the "
@@ -278,16 +278,16 @@ def time_picture(x: Tensor, milliseconds: float) -> Figure:
 
 def attention_picture(x: Tensor, milliseconds: float) -> Figure:
     q, target = x[:, None, :-1], x[:, None, 1:]                         # (1, 1, S - 1, D)
-    y, (*_, odds) = b.causal_attention(q, q, q)
-    dodds = ((y - target) @ q.mT).tril()                                # L = |y - target|^2 / 2, so dy = y - target
-    dscores = b.softmax_backward(dodds, (odds,))
+    y, (*_, weights) = b.causal_attention(q, q, q)
+    dweights = ((y - target) @ q.mT).tril()                             # L = |y - target|^2 / 2, so dy = y - target
+    dscores = b.softmax_backward(dweights, (weights,))
     figure, span = Figure(figsize=(10, 3.2), layout="constrained"), q.shape[2] * milliseconds
-    for axes, matrix, title in zip(figure.subplots(1, 3, sharey=True), (odds, dodds, dscores),
-                                   ("odds", "dL/d odds", "dL/d scores"), strict=True):
+    for axes, matrix, title in zip(figure.subplots(1, 3, sharey=True), (weights, dweights, dscores),
+                                   ("weights", "dL/d weights", "dL/d scores"), strict=True):
         most = float(matrix.abs().quantile(0.99))
-        low, colours = (0, "Purples") if title == "odds" else (-most, "RdBu_r")
+        low, colours = (0, "Purples") if title == "weights" else (-most, "RdBu_r")
         image = axes.imshow(matrix[0, 0].numpy(), cmap=colours, vmin=low, vmax=most, extent=(0, span, span, 0))
-        axes.set(title=title, xlabel="listened to, ms", ylabel="listening, ms" if title == "odds" else "")
+        axes.set(title=title, xlabel="listened to, ms", ylabel="listening, ms" if title == "weights" else "")
         figure.colorbar(image, ax=axes, shrink=0.8)
     return figure
 

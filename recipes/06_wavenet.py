@@ -17,17 +17,16 @@ each is predicted as one of 256 classes, exactly like characters. Bits per sampl
 throws anything away but the rounding to 256 levels. The receptive field is a time: below one period of a voice (3 to
 12 ms) a model can know the colour of a sound, but not its pitch; beyond it there are syllables to be known.
 
-What to try. More layers or fewer (--set backbone.num_layers=10, or backbone.dilation_cycle=5): how many bits does a
-shorter receptive field cost, and what is lost from the sound first? Longer training (--minutes 60): the far past pays
-late. Draw with less chance: audiogen generate runs/06_wavenet/run --out drawn --temperature 0.9
+What to try. Give each trial a folder of its own (--out runs/06_try). More layers or fewer (--set
+backbone.num_layers=10, or backbone.dilation_cycle=5): how many bits does a shorter receptive field cost, and what is
+lost from the sound first? Longer training (--minutes 60, or --resume --minutes 60 to go on): the far past pays late.
+Draw with less chance: `audiogen generate runs/06_wavenet/wavenet --out drawn --temperature 0.9`
 """
 
-import argparse
 import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -41,10 +40,12 @@ from audiogen.data import encode_folder
 from audiogen.evaluation.yardstick import held_out_score
 from audiogen.generate import generate
 from audiogen.layers import CausalConv
-from audiogen.listen import Clip, clip_cards, grid, note, picture, section, table, text, write_document
+from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text, write_lesson
+from audiogen.listen.pieces import code, link
 from audiogen.model import SequenceModel
 from audiogen.patterns import Parallel
-from audiogen.scripts import run_script
+from audiogen.run import require_no_run
+from audiogen.scripts import LessonParser, run_script
 from audiogen.training.metrics import read_metrics
 from audiogen.training.session import train
 
@@ -111,16 +112,16 @@ def periodicity(wavs: Sequence[Tensor], rate: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="folder of sound files")
-    parser.add_argument("--out", type=Path, default=Path("runs/06_wavenet"))
-    parser.add_argument("--short", action="store_true", help="a few steps of everything, to see that it runs")
+    parser = LessonParser(__file__, __doc__)
     parser.add_argument("--minutes", type=float, default=4.0, help="training time of the large model")
     parser.add_argument("--steps", type=int, default=1000, help="of training each small one")
     parser.add_argument("--resume", action="store_true", help="go on with the large model where it was stopped")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="A.B=1",
                         help="any setting of the large model")
     args = parser.parse_args()
+    place = args.out / "wavenet"                                        # the large model's run, with a page of its own
+    if not args.resume:
+        require_no_run(place)
     seconds, steps, crop = (0.05, 3, 256) if args.short else (1.0, args.steps, 2048)
 
     # 1. The tree over eight samples, and the same weights as three convolutions: one function, computed in two orders.
@@ -143,9 +144,8 @@ def main() -> None:
             f"{done - halfway:.3f} by convolutions")
     print(f"512 predictions from 1,024 samples each: {work}")
 
-    # 2. WaveNet adds gates, residuals and skips to it. The library trains one; its page is in OUT/run. In so little
-    #    time, many steps on one crop each get further than fewer on more.
-    place = args.out / "run"
+    # 2. WaveNet adds gates, residuals and skips to it. The library trains one. In so little time, many steps on one
+    #    crop each get further than fewer on more.
     settings = ["training.batch_size=1", "training.evaluations=8", f"training.sample_seconds={seconds}"]
     if args.short:
         settings += ["backbone.dim=16", "backbone.residual_dim=8", "training.crop_frames=256"]
@@ -201,7 +201,7 @@ def main() -> None:
                                       zip(["held out", *models], periodic, strict=True)))
 
     # 5. The page.
-    saved = ", ".join(f"{short.loss - long.loss:.3f}" for short, long in itertools.pairwise(small))
+    saved = ", ".join(f"{round(short.loss - long.loss, 3) + 0.0:.3f}" for short, long in itertools.pairwise(small))
     heard = [("held out", [frontend.decode(held_out[i][None])[0, 0] for i in prompted]),
              *((f"{one}", one.wavs) for one in models)]
     clips = []
@@ -210,9 +210,9 @@ def main() -> None:
             path = args.out / f"{number}-{i}.wav"
             write_audio(path, wav[None], rate)
             clips.append(Clip(path, name, notes=[held_out.names[i]], prompt_seconds=given / rate))
-    page = write_document(
-        args.out / "index.html", "Lesson 6: WaveNet, sound one sample at a time",
-        note(__doc__), text(f"{encoded.sides.summary}; {rate:,} samples a second."),
+    page = write_lesson(
+        __file__, args.out / "index.html",
+        text(f"{encoded.sides.summary}; {rate:,} samples a second."),
         section("A tree, and the same tree at every step",
                 picture(draw_trees(), "A tree over eight samples, and a stack of dilated convolutions that holds it",
                         "Left: a tree fuses eight samples pair by pair. Right: convolutions with gaps 1, 2 and 4 do "
@@ -224,6 +224,15 @@ def main() -> None:
                      "fuses n - 1 pairs for each prediction, the stack log2 n for each step. 512 predictions from "
                      f"1,024 samples each took {work}. Generating saves in the same way: a layer keeps its past "
                      "results, and a new sample costs one node a layer.")),
+        section("What WaveNet adds",
+                text("Where the tree has a tanh, a layer of WaveNet has a gate: the tanh of one convolution says what, "
+                     "the sigmoid of another, from 0 to 1, how much of it. The layer's input goes around it and is "
+                     "added to what comes out (the residual), so that a layer only has to say what is to be changed, "
+                     "and a gradient reaches the lowest one undiminished. And each gate's output goes straight to the "
+                     "top as well (the skip), so that what is seen near and what is seen far are weighed together:"),
+                code("z = tanh(conv(x)) * sigmoid(conv'(x))     both look at t and t - gap\n"
+                     "x = x + residual(z)                       to the next layer\n"
+                     "top = relu(sum of skip(z), all layers)    to the prediction")),
         section("What the past is worth",
                 text(f"The small models were trained for {steps:,} steps on the same crops. Three have ten layers and "
                      "differ only in their gaps, which double from 1 on and begin again after 2, 7 or 10 layers. "
@@ -238,8 +247,9 @@ def main() -> None:
                        for one, value in zip(models, periodic[1:], strict=True)], main_row=len(models) - 1),
                 text(f"Each longer memory saved {saved} bits a sample over the one before. Most of what can be known "
                      "of the next sample is in the few before it; what lies further back adds little, is found late in "
-                     "training, and need not pay under a short budget (a saving below zero). Ears count differently: "
-                     "pitch, vowels and syllables are all that they hear.")),
+                     "training, and need not pay under a short budget (a saving below zero). Periodicity is the "
+                     "highest correlation of 40 ms of sound with itself, 1/400 to 1/60 s later. Ears count "
+                     "differently: pitch, vowels and syllables are all that they hear.")),
         section("What it sounds like",
                 text("All models go on from the same two held-out beginnings, marked as prompt. Look for three things, "
                      "which ask for ever longer memory. Is what follows as loud as the prompt, or does noise break out "
@@ -249,8 +259,7 @@ def main() -> None:
         section("The large model",
                 text(f"Gaps {', '.join(str(gate.dilation) for gate in run.model.backbone.gates)}: 1 + their sum is "
                      f"{large.samples:,} samples. Its own page has its curves, more of what it made up, and a "
-                     "recording that it goes on from:"),
-                '<p><a href="run/index.html">run/index.html</a></p>'))
+                     "recording that it goes on from:"), link("wavenet/index.html")))
     print(f"open {page}")
 
 

@@ -19,7 +19,6 @@ import argparse
 import copy
 import math
 from itertools import islice, product
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -30,21 +29,18 @@ from audiogen.audio import read_audio, write_audio
 from audiogen.data import Crops, Encoded, Sequences, encode_folder, label_names, label_of
 from audiogen.evaluation.yardstick import baselines, held_out_score
 from audiogen.layers import CausalAttention
-from audiogen.listen import Clip, clip_cards, grid, note, picture, section, table, text, write_document
+from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text, write_lesson
 from audiogen.model import SequenceModel
 from audiogen.patterns import Parallel
 from audiogen.scratch import attention as small
 from audiogen.scratch.transformer import Attention, BatchNorm, Namer, Transformer
-from audiogen.scripts import run_script
+from audiogen.scripts import LessonParser, run_script
 
 DIM, HEADS, CROP, MOST, LONGEST = 64, 4, 64, 1000, 256      # D, H, steps of a crop, crops scored, steps of a clip named
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="folder of sound files")
-    parser.add_argument("--out", type=Path, default=Path("runs/07_attention"))
-    parser.add_argument("--short", action="store_true", help="a few steps of everything, to see that it runs")
+    parser = LessonParser(__file__, __doc__)
     parser.add_argument("--codes", type=int, default=128, help="V, how many typical frames")
     parser.add_argument("--layers", type=int, default=4, help="of each language model")
     parser.add_argument("--rate", type=float, default=0.01, help="the learning rate of the language models")
@@ -56,8 +52,8 @@ def main() -> None:
     tokens = encode_folder(args.folder, args.out, "melvq", codebook_size=args.codes)
     frames = encode_folder(args.folder, args.out / "frames", "mel")
     print(tokens.sides.summary)
-    page = write_document(
-        args.out / "index.html", "Lesson 7: attention", note(__doc__), text(tokens.sides.summary + "."),
+    page = write_lesson(
+        __file__, args.out / "index.html", text(tokens.sides.summary + "."),
         build_up(frames.held_out[0].T[:CROP].double()), scale(), *language_models(tokens, args), *naming(frames, args))
     print(f"open {page}")
 
@@ -143,8 +139,9 @@ def scale() -> str:
 LADDER = {"attention only": {"feed_forward": False, "residual": False, "norm": nn.Identity},
           "+ feed-forward": {"residual": False, "norm": nn.Identity},
           "+ residual": {"norm": nn.Identity}, "+ layer norm": {},
-          "batch norm in its place": {"norm": BatchNorm}, "+ dropout": {"dropout": 0.1}}
-BESIDE = {"learned positions": {"positions": "learned", "num_steps": CROP}, "no positions": {"positions": "none"},
+          "batch norm in its place": {"norm": BatchNorm}, "layer norm + dropout": {"dropout": 0.1}}
+BESIDE = {"layer norm, learned positions": {"positions": "learned", "num_steps": CROP},
+          "layer norm, no positions": {"positions": "none"},
           "+ residual, faster": {"norm": nn.Identity}, "+ layer norm, faster": {}}
 
 
@@ -173,14 +170,16 @@ def language_models(encoded: Encoded, args: argparse.Namespace) -> list[str]:
         print("{2} bits held out, {3} in training: {0}, learning rate {1}".format(*rows[-1]))
 
     figure = Figure(figsize=(9, 4), layout="constrained")
-    low, views = 0.95 * curves["+ layer norm"][args.steps], (LADDER, ["+ residual", "+ layer norm", *BESIDE])
-    for axis, names, high in zip(figure.subplots(1, 2), views, (max(bits.values()), min(bits.values())), strict=True):
+    views, reached = (LADDER, ["+ residual", "+ layer norm", *BESIDE]), curves["+ layer norm"][args.steps]
+    for axis, names, level in zip(figure.subplots(1, 2), views, (max(bits.values()), min(bits.values())), strict=True):
+        low = min(level, *(min(curves[name].values()) for name in names))
         for name in names:
             axis.plot(list(curves[name]), list(curves[name].values()), "o-", ms=3, label=name)
         for name, loss in bits.items():
             axis.axhline(loss, color="0.5", lw=0.8, ls=":")
             axis.annotate(name, (0, loss), va="top" if name == "unigram" else "bottom", fontsize=8, color="0.4")
-        axis.set(xlabel="steps of training", ylabel="bits per code", xlim=(0, None), ylim=(low, 1.15 * high))
+        axis.set(xlabel="steps of training", ylabel="bits per code", xlim=(0, None),
+                 ylim=(0.95 * low, 1.15 * max(level, reached)))
         axis.legend(fontsize=8)
     rows += [[name, "", f"{loss:.3f}", ""] for name, loss in bits.items()]
     return [section(
@@ -215,7 +214,8 @@ def batch_norm(models: dict[str, SequenceModel], crops: Crops, pieces: list[Tens
 
 def positions(models: dict[str, SequenceModel]) -> str:
     figure = Figure(figsize=(9, 3.2), layout="constrained")
-    for axis, name in zip(figure.subplots(1, 2), ("+ layer norm", "learned positions"), strict=True):
+    for axis, name in zip(figure.subplots(1, 2), ("+ layer norm", "layer norm, learned positions"),
+                          strict=True):
         model, first = models[name], models[name].backbone.blocks[0]
         x = model.embed.table.weight.mean(0).expand(1, CROP, DIM)       # the same sound at every step
         x = first.norms[0](x if model.backbone.table is None else x + model.backbone.table)

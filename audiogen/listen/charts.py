@@ -75,8 +75,9 @@ def frame(areas: Sequence[tuple[Html, Sequence[tuple[float, str]], str]], x_tick
     for drawing, ticks, unit in areas:
         labels = "".join(f'<span style="bottom:{100 * at:.1f}%">{escape(label)}</span>' for at, label in ticks)
         rows += f'<div class="y">{f"<b class=unit>{escape(unit)}</b>" if unit else ""}{labels}</div>{drawing}'
-    labels = "".join(f'<span style="left:{100 * at:.1f}%">{escape(label)}</span>' for at, label in x_ticks
-                     if at < 0.97)  # one at the very end would hang over the edge
+    # Under its tick, but for one at the very end: that would hang over the edge.
+    labels = "".join(f'<span{" class=end" if at >= 0.97 else ""} style="left:{100 * at:.1f}%">{escape(label)}</span>'
+                     for at, label in x_ticks)
     return f'<div class="plot">{rows}<div class="x">{labels}<b>{escape(x_label)}</b></div></div>'
 
 

@@ -98,10 +98,13 @@ def time_span(seconds: Sequence[float]) -> float:
     return min(max(seconds), max(10.0, 3 * statistics.median(seconds)))
 
 
-def colour_key() -> Html:
-    """Which colour is which level."""
+def legend() -> Html:
+    """How the pictures of a page's sounds are to be read, and which colour is which level."""
+    said = text("All pictures share their axes, so a quiet sound looks quiet. Above, the waveform: amplitude over "
+                "time, 1 is full scale. Below, the mel spectrogram: low frequencies at the bottom, high ones at the "
+                "top, bright where it is loud. Tap a picture to play from there.", style="note")
     stops = ",".join(f"rgb({r} {g} {b})" for r, g, b in SHADES[:: len(SHADES) // 8])
-    return (f'<p class="ramp" role="img" aria-label="Colours: dark is {-DECIBELS:.0f} dB, bright is 0 dB">'
+    return (f'{said}<p class="ramp" role="img" aria-label="Colours: dark is {-DECIBELS:.0f} dB, bright is 0 dB">'
             f'<span>−{DECIBELS:.0f} dB</span><i style="background:linear-gradient(90deg,{stops})"></i>'
             "<span>0 dB: the loudest here</span></p>")
 

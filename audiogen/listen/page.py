@@ -7,7 +7,7 @@ from pathlib import Path
 from ..errors import RunError
 from ..files import sha256_file
 from .choice import choose
-from .clips import clip_cards, colour_key
+from .clips import clip_cards, legend
 from .figures import figures_table, learning_curves, meanings, read_figures
 from .folder import RunFolder, number, read_folder
 from .insides import INTRODUCTION, insides
@@ -64,10 +64,7 @@ def write_page(runs: Sequence[str | Path], out: str | Path | None = None) -> Pat
     blocks = [*(text(summary(folder) if len(folders) == 1 else f"{name}: {summary(folder)}", style="lead")
                 for name, folder in zip(names, folders, strict=True)),
               contents(list(parts)),
-              text("All pictures share their axes, so a quiet sound looks quiet. Above, the waveform: amplitude over "
-                   "time, 1 is full scale. Below, the mel spectrogram: low notes at the bottom, high ones at the top, "
-                   "bright where it is loud. Tap a picture to play from there.", style="note"),
-              colour_key(),
+              legend(),
               *(section(name, *content) for name, content in parts.items())]
     return write_document(_place(folders, out), title, *blocks, wide=len(names) > 1)
 

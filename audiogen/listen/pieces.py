@@ -23,6 +23,12 @@ from .style import CSS, SCRIPT
 
 Html = str
 
+# A lesson's parts by their first words; what stands between backticks, or an option with its value.
+PART = re.compile(r"^(What it teaches\.|How it carries over to audio\.|What to try\.)")
+OPTION = re.compile(r"`([^`]+)`|(?<![\w-])(--[a-z][\w-]*(?: (?:\d[\w.]*\w|\d|[\w./-]*[=:/][\w./=:-]*\w))?)")
+# A cell that is a figure, though given as text: "+0.25", "3e-07", "81.5 %".
+FIGURE = re.compile(r"[-+−]?[\d.,]+(e[-+]?\d+)?( ?%)?|")
+
 # Only what is inside the file itself: nothing is fetched, whatever a file name or a config might smuggle in.
 POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
@@ -39,10 +45,24 @@ def text(*paragraphs: str, style: str = "") -> Html:
 
 
 def note(docstring: str) -> Html:
-    """What a lesson's docstring says below its first line: paragraphs, and what is indented line by line."""
+    """What a lesson's docstring says below its first line: paragraphs, and what is indented line by line.
+
+    The name of a part stands out, and `names` and options such as --steps 100 are set in letters of one width.
+    """
     blocks = re.split(r"\n\s*\n", docstring.strip("\n"))[1:]
-    return "".join(code(textwrap.dedent(block)) if block.startswith("    ") else text(" ".join(block.split()))
-                   for block in blocks)
+    return "".join(code(textwrap.dedent(block)) if block.startswith("    ") else
+                   f"<p>{prose(' '.join(block.split()))}</p>" for block in blocks)
+
+
+def prose(paragraph: str) -> Html:
+    """A paragraph of a docstring."""
+    marked = OPTION.sub(lambda found: f"<code>{found[1] or found[2]}</code>", escape(paragraph, quote=False))
+    return PART.sub(r"<b>\1</b>", marked)
+
+
+def link(address: str) -> Html:
+    """A line that leads to another page, given from this one."""
+    return f'<p><a href="{escape(address)}">{escape(address)}</a></p>'
 
 
 def bullets(*items: str) -> Html:
@@ -59,12 +79,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str | float | None]], c
           main_row: int | None = None) -> Html:
     """A table; the first cell of each row names it.
 
-    Numbers are set right, with as many decimals as the largest of their column needs for four digits; None is a dash.
-    `main_row` is highlighted.
+    Numbers are set right, with as many decimals as the largest of their column needs for four digits, and with one
+    where the header says that they are percent; None is a dash. `main_row` is highlighted.
     """
-    right = [i > 0 and all(not isinstance(row[i], str) for row in rows) for i in range(len(header))]
+    right = [i > 0 and all(not isinstance(row[i], str) or FIGURE.fullmatch(row[i]) for row in rows)
+             for i in range(len(header))]
     marks = [' class="n"' if side else "" for side in right]
     scales = [max((abs(row[i]) for row in rows if isinstance(row[i], float)), default=0) for i in range(len(header))]
+    scales = [100 if re.search("%|percent", name) else scale for name, scale in zip(header, scales, strict=True)]
     head = "".join(f'<th scope="col"{mark}>{escape(name)}</th>' for name, mark in zip(header, marks, strict=True))
     body = ""
     for number, row in enumerate(rows):
@@ -101,7 +123,10 @@ def picture(image: bytes | Figure, alt: str, caption: str = "") -> Html:
         image.savefig(buffer, format="png", dpi=144, bbox_inches="tight", facecolor="white")
         image = buffer.getvalue()
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f'<figure class="picture"><img src="{png_uri(image)}" alt="{escape(alt)}">{below}</figure>'
+    # A screen too narrow for its letters (10 points, a pixel each at half of the 144 dots per inch) scrolls sideways.
+    least = int.from_bytes(image[16:20], "big") * 60 // 144
+    return (f'<figure class="picture"><div class="scroll" tabindex="0"><img src="{png_uri(image)}" alt="{escape(alt)}" '
+            f'style="min-width:{least}px"></div>{below}</figure>')
 
 
 def png_uri(image: bytes) -> str:

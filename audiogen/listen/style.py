@@ -6,6 +6,7 @@ CSS = """
   --paper: #faf8f5; --card: #ffffff; --ink: #211d1b; --soft: #6d655f; --line: #e5dfd7; --grid: #ece7e0;
   --accent: #8a2d6c; --wave: #8a2d6c; --prompt: #d97a1f; --shade: rgb(217 122 31 / .13);
   --c0: #8a2d6c; --c1: #c99bbb; --l0: #857a70; --l1: #b36a17; --l2: #2f7d76;
+  --under: var(--paper); --edge: rgb(60 40 20 / .22);
   --shadow: 0 1px 2px rgb(60 40 20 / .06), 0 6px 20px rgb(60 40 20 / .05);
   --sans: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
   --serif: ui-serif, "Iowan Old Style", "Palatino Linotype", Palatino, Charter, Georgia, serif;
@@ -16,7 +17,7 @@ CSS = """
     --paper: #151214; --card: #1e1a1d; --ink: #ece6e3; --soft: #a59b98; --line: #352e33; --grid: #2c262a;
     --accent: #f0a777; --wave: #f0a777; --prompt: #ffc37a; --shade: rgb(255 195 122 / .15);
     --c0: #f0a777; --c1: #7d5a4c; --l0: #968b88; --l1: #dcc05e; --l2: #6cc3b8;
-    --shadow: none;
+    --shadow: none; --edge: rgb(0 0 0 / .75);
   }
 }
 * { box-sizing: border-box; }
@@ -65,6 +66,7 @@ section > * + .card, section > * + details, .columns h3 + .card, .columns h3 + d
 .plot .x { grid-column: 2; height: 2.1rem; }
 .plot .x span { position: absolute; top: .4rem; transform: translateX(-50%); white-space: nowrap; }
 .plot .x span:first-child { transform: none; }
+.plot .x .end { transform: translateX(-100%); }
 .plot .x b { position: absolute; left: 50%; top: 1.3rem; transform: translateX(-50%); font-weight: 500; }
 .plot .unit { position: absolute; right: .5rem; top: .1rem; font-weight: 500; }
 .area { position: relative; border: 1px solid var(--line); border-radius: 5px; overflow: hidden; }
@@ -98,9 +100,16 @@ section > * + .card, section > * + details, .columns h3 + .card, .columns h3 + d
 .ramp { display: flex; align-items: center; gap: .5rem; font-size: .8rem; color: var(--soft); margin-top: .8rem;
   white-space: nowrap; }
 .ramp i { flex: 0 1 9rem; min-width: 3rem; height: .7rem; border-radius: 3px; }
-.scroll { overflow-x: auto; margin-top: 1rem; }
+.card, details { --under: var(--card); }
+/* A shadow at the edge beyond which there is more: the covers scroll along, the shadows stay. */
+.scroll { overflow-x: auto; margin-top: 1rem; background:
+  linear-gradient(90deg, var(--under) 40%, transparent) 0 / 2.5rem 100% no-repeat local,
+  linear-gradient(270deg, var(--under) 40%, transparent) 100% / 2.5rem 100% no-repeat local,
+  linear-gradient(90deg, var(--edge), transparent) 0 / .9rem 100% no-repeat scroll,
+  linear-gradient(270deg, var(--edge), transparent) 100% / .9rem 100% no-repeat scroll; }
 table { border-collapse: collapse; font-size: .925rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--soft); font-size: .875rem; padding-bottom: .5rem; }
+caption { text-align: left; color: var(--soft); font-size: .875rem; padding-bottom: .5rem;
+  max-width: min(42rem, 100vw - 2.5rem); }
 th, td { padding: .5rem 1.2rem .5rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 thead th { font-weight: 600; font-size: .8rem; color: var(--soft); vertical-align: bottom; }
 tbody th { font-weight: 500; }
@@ -113,12 +122,16 @@ tr.main th, tr.main td { font-weight: 700; color: var(--accent); }
 dl { margin: 1rem 0 0; max-width: 42rem; font-size: .9rem; }
 dt { font-weight: 600; } dd { margin: .1rem 0 .6rem; color: var(--soft); }
 figure.picture { margin: 1.3rem 0 0; }
+figure.picture .scroll { margin: 0; border-radius: 10px; }
 figure.picture img { max-width: 100%; height: auto; border-radius: 10px; background: #fff; display: block; }
 figcaption { color: var(--soft); font-size: .875rem; margin-top: .4rem; max-width: 42rem; }
 details { border: 1px solid var(--line); border-radius: 12px; background: var(--card); min-width: 0; margin-top: 1rem; }
 summary { cursor: pointer; padding: .75rem 1rem; font-weight: 600; }
 details > :not(summary) { margin: 0 1rem 1rem; }
-pre { font: .8rem/1.5 var(--mono); overflow-x: auto; margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }
+code, pre { font: .8rem/1.5 var(--mono); }
+/* Whole on the next line rather than broken after a dash; broken only where it is longer than a line. */
+code { display: inline-block; max-width: 100%; font-size: .88em; line-height: inherit; vertical-align: bottom; }
+pre { overflow-x: auto; margin: .6rem 0 0; white-space: pre; }
 footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line); }
 @media (max-width: 40rem) {
   main { padding: 1.6rem .9rem 3rem; }

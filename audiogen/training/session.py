@@ -42,6 +42,7 @@ from ..run import (
     load_run,
     read_config,
     read_split,
+    require_no_run,
     save_split,
     save_weights,
     start_run,
@@ -80,9 +81,9 @@ def train(folder: str | Path, out: str | Path, frontend: str | None = None, back
         asked["seed"] = seed
     settings, rest = frontend_settings(overrides)
     _check_place(out, folder)
+    if not resume:
+        require_no_run(out)
     if holds_run(out):
-        if not resume:
-            raise RunError(f"{out}: holds a run already; go on with it by --resume, or choose another --out")
         saved = read_config(out)
         front = load_frontend(out).to(where)
         _check_same_frontend(out, front, frontend, settings)

@@ -10,7 +10,7 @@ from .basic import Saved, linear, linear_backward
 
 def softmax(x: Tensor) -> tuple[Tensor, Saved]:
     """exp(x) / sum(exp(x)) along the last axis: (..., V) -> (..., V). An x of -inf gets 0."""
-    y = (x - x.amax(dim=-1, keepdim=True)).exp()                        # the same odds, and exp can't overflow
+    y = (x - x.amax(dim=-1, keepdim=True)).exp()                        # the same y, and exp can't overflow
     y = y / y.sum(dim=-1, keepdim=True)
     return y, (y,)
 
@@ -23,8 +23,8 @@ def softmax_backward(dy: Tensor, saved: Saved) -> Tensor:
 
         dx[k] = sum over i of dy[i] y[i] ((1 if i = k else 0) - y[k]) = y[k] dy[k] - y[k] sum over i of dy[i] y[i]
 
-    sum(y dy) is the mean of dy under the odds y: an entry is raised if it is worth more than the others are on average,
-    and lowered if less. A row's dx sums to zero, and where y is 0 (a step that is masked) or 1, so is dx.
+    sum(y dy) is the mean of dy under the weights y: an entry is raised if it is worth more than the others are on
+    average, and lowered if less. A row's dx sums to zero, and where y is 0 (a step that is masked) or 1, so is dx.
     """
     y, = saved
     return y * (dy - (y * dy).sum(dim=-1, keepdim=True))
@@ -35,31 +35,31 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Saved]:
     same.
 
         scores = q k' / sqrt(D), -inf above the diagonal        (B, H, S, S)
-        odds   = softmax(scores)                                (B, H, S, S)
-        y      = odds v                                         (B, H, S, D)
+        weights = softmax(scores)                               (B, H, S, S)
+        y = weights v                                           (B, H, S, D)
 
     Source: Vaswani et al. 2017, Attention Is All You Need, section 3.2.1 and its mask of 3.2.3.
     """
     S, D = q.shape[-2:]
     later = torch.ones(S, S, dtype=torch.bool, device=q.device).triu(1)
-    odds, _ = softmax((q @ k.mT / math.sqrt(D)).masked_fill(later, -math.inf))
-    return odds @ v, (q, k, v, odds)
+    weights, _ = softmax((q @ k.mT / math.sqrt(D)).masked_fill(later, -math.inf))
+    return weights @ v, (q, k, v, weights)
 
 
 def causal_attention_backward(dy: Tensor, saved: Saved) -> tuple[Tensor, Tensor, Tensor]:
     """(B, H, S, D) -> dq, dk, dv (B, H, S, D) each: two matrix products with a softmax between them, from the end.
 
-        y = odds v                  dodds = dy v'       how much step t gains from more of value j
-                                    dv    = odds' dy    from every step that looked at it, as it looked
-        odds = softmax(scores)      dscores = odds (dodds - sum(odds dodds)): `softmax_backward`, 0 above the diagonal
+        y = weights v               dweights = dy v'        how much step t gains from more of value j
+                                    dv = weights' dy        from every step that looked at it, as it looked
+        weights = softmax(scores)   dscores = `softmax_backward` of dweights, 0 above the diagonal
         scores = q k' / sqrt(D)     dq = dscores k / sqrt(D),  dk = dscores' q / sqrt(D)
 
     Forwards a row t gathers from the columns j <= t; the transposes send it back: dk and dv of step j gather from the
     steps t >= j. So gradients flow into the past, and each step's is made by its future alone.
     """
-    q, k, v, odds = saved
-    dscores = softmax_backward(dy @ v.mT, (odds,)) / math.sqrt(q.shape[-1])
-    return dscores @ k, dscores.mT @ q, odds.mT @ dy
+    q, k, v, weights = saved
+    dscores = softmax_backward(dy @ v.mT, (weights,)) / math.sqrt(q.shape[-1])
+    return dscores @ k, dscores.mT @ q, weights.mT @ dy
 
 
 def self_attention(x: Tensor, weight: Tensor, bias: Tensor, out_weight: Tensor, out_bias: Tensor, num_heads: int

@@ -1,0 +1,42 @@
+"""k-means: from many frames to a few typical ones, whose numbers are the tokens of lessons 2 to 5."""
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+
+def typical_frames(frames: Tensor, size: int, rounds: int = 10) -> Tensor:
+    """Frames (N, F) -> (size, F), each the mean of the frames that lie nearest to it (Lloyd 1982)."""
+    start = torch.randperm(len(frames), generator=torch.Generator().manual_seed(0))[:size]
+    typical = frames[start]                                             # some of the frames themselves
+    for _ in range(rounds):
+        nearest = nearest_to(typical, frames)
+        for code in range(size):
+            if (nearest == code).any():                                 # one that is nearest to none stays as it is
+                typical[code] = frames[nearest == code].mean(dim=0)
+    return typical
+
+
+def nearest_to(typical: Tensor, frames: Tensor) -> Tensor:
+    """The token of each frame: which typical one (V, F) lies nearest, (N, F) -> (N,)."""
+    return torch.cdist(frames, typical).argmin(dim=1)
+
+
+def draw_steps(wav: Tensor, frames: Tensor, codes: Tensor, typical: Tensor, sample: float, frame: float) -> Figure:
+    """A waveform (N,), its frames (T, F), their tokens (T,) and the typical frames of these, one above the other.
+
+    Args:
+        typical: (V, F).
+        sample, frame: how long one is, in milliseconds.
+    """
+    figure, end = Figure(figsize=(11, 7), layout="constrained"), len(codes) * frame
+    wave, above, tokens, below = figure.subplots(4, 1, sharex=True, height_ratios=(1, 1.6, 1, 1.6))
+    wave.plot(sample * torch.arange(len(wav)), wav, lw=0.5)
+    tokens.step(frame * torch.arange(len(codes)), codes, where="post", lw=1)
+    for axes, rows in (above, frames), (below, typical[codes]):
+        axes.imshow(rows.T, origin="lower", aspect="auto", cmap="magma", vmin=float(frames.min()),
+                    vmax=float(frames.max()), extent=(0, end, 0, frames.shape[1]))
+    for axes, label in (wave, "waveform"), (above, "mel band"), (tokens, "token"), (below, "mel band, typical"):
+        axes.set(ylabel=label)
+    below.set(xlabel="ms", xlim=(0, end))
+    return figure
