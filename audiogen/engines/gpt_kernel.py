@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from .draws import compiled, draw
+from ..compiled import compiled
+from .draws import draw
+from .exponential import exp
 from .rows import Rows, product
-from .wavenet_kernel import exp
 
 
 class Weights(NamedTuple):

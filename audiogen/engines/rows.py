@@ -14,7 +14,7 @@ from numba import njit, types
 from numba.extending import overload, register_jitable
 from torch import nn
 
-from .draws import compiled
+from ..compiled import compiled
 
 TYPES = {"fp32": np.float32, "bf16": np.uint16, "int8": np.int8}
 LARGEST = 127                   # of an int8 weight

@@ -1,7 +1,7 @@
 """WaveNet's loop in one compiled function: all layers of a step, the draw and the next embedding, without a pause.
 
 numba compiles this where it is first called (seconds) and is imported here: import this module where it is used. What
-it keeps on disk goes by this file alone: touch it after a change in draws.py or products.py.
+it keeps on disk goes by this file alone: touch it after a change in draws.py, exponential.py or products.py.
 """
 
 from typing import NamedTuple
@@ -11,6 +11,7 @@ from numba import njit
 
 from ..compiled import compiled
 from .draws import draw
+from .exponential import ONE, exp
 from .products import padded, product
 
 
@@ -96,7 +97,7 @@ def rectify(x, y):
         y[i] = max(x[i], np.float32(0))
 
 
-ONE, MOST, FAR = np.float32(1), np.float32(9.5), np.float32(40)
+MOST, FAR = np.float32(9.5), np.float32(40)
 
 
 @njit(fastmath=True)
@@ -105,17 +106,3 @@ def gate(filtered, opened, y):
     for i in range(len(filtered)):
         e = exp(2 * max(min(filtered[i], MOST), -MOST))
         y[i] = (e - ONE) / ((e + ONE) * (ONE + exp(max(min(-opened[i], FAR), -FAR))))
-
-
-LOG2E, LN2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
-HALF = np.float32(0.5)
-C2, C3, C4, C5, C6 = (np.float32(1 / n) for n in (2, 6, 24, 120, 720))
-
-
-@njit(fastmath=True)
-def exp(x):
-    """e^x for |x| < 80, to 2e-6 of its value: 2^n times the series of the rest, which compilers put into registers."""
-    n = np.floor(x * LOG2E + HALF)
-    r = x - n * LN2
-    series = ONE + r * (ONE + r * (C2 + r * (C3 + r * (C4 + r * (C5 + r * C6)))))
-    return series * np.uint32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
