@@ -236,7 +236,8 @@ def main() -> None:
         section("What the past is worth",
                 text(f"The small models were trained for {steps:,} steps on the same crops. Three have ten layers and "
                      "differ only in their gaps, which double from 1 on and begin again after 2, 7 or 10 layers. "
-                     "The one that sees two samples is a single layer, wider. The large one was trained longer."),
+                     "The one that sees two samples is a single layer, wider. The large one was trained for "
+                     f"{large.seconds:.0f} seconds."),
                 picture(draw_worth(models, periodic, bits), "Bits per sample and periodicity over receptive field",
                         "Left: bits per held-out sample, beside models that only count. Right: how much of the sound "
                         "comes again after one period of a voice, in what the models made up and in held-out files. "
@@ -245,11 +246,10 @@ def main() -> None:
                        "periodicity"],
                       [[f"{one}", one.loss, one.loss * rate, one.parameters, one.seconds, value]
                        for one, value in zip(models, periodic[1:], strict=True)], main_row=len(models) - 1),
-                text(f"Each longer memory saved {saved} bits a sample over the one before. Most of what can be known "
-                     "of the next sample is in the few before it; what lies further back adds little, is found late in "
-                     "training, and need not pay under a short budget (a saving below zero). Periodicity is the "
-                     "highest correlation of 40 ms of sound with itself, 1/400 to 1/60 s later. Ears count "
-                     "differently: pitch, vowels and syllables are all that they hear.")),
+                text(f"Each longer memory saved {saved} bits a sample over the one before (below zero: it cost some). "
+                     "What lies far back is found late in training, and need not pay under a short budget. Ears count "
+                     "differently: pitch, vowels and syllables are all that they hear. Periodicity is the highest "
+                     "correlation of 40 ms of sound with itself, 1/400 to 1/60 s later.")),
         section("What it sounds like",
                 text("All models go on from the same two held-out beginnings, marked as prompt. Look for three things, "
                      "which ask for ever longer memory. Is what follows as loud as the prompt, or does noise break out "

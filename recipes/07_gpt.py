@@ -4,7 +4,7 @@
 
 What it teaches. Attention lets each step choose which earlier steps matter to it, instead of a fixed set of taps. On
 samples that is wasteful, a second is thousands of steps; on the tokens of a codec a second is some fifty frames, and a
-few hundred steps of attention reach over whole words and bars. After training a second page shows where each head
+few hundred steps of attention reach over whole words and bars. After training, the page shows where each head
 looks, how far back, and what it is worth: how many bits more the model needs when that head is silenced.
 
 How it carries over to audio. A neural codec gives several codes a frame, each refining the one before it (residual
@@ -15,12 +15,11 @@ the coarser codes of its own frame at no cost in steps (MusicGen):
     parallel  0 1 2      delay  0 1 2 . .      flatten  0 . 1 . 2 .
               0 1 2             . 0 1 2 .               . 0 . 1 . 2
 
-What to try. --set pattern.kind=parallel: what happens to the bits, and to the sound? --frontend melvq for tokens that
-are counted from mel frames, or --frontend encodec (weights are downloaded, CC-BY-NC). --set backbone.num_heads=1: how
-much do the heads of a layer save each other?
+What to try. Give each trial a folder of its own (--out runs/07_try). --set pattern.kind=parallel: what happens to the
+bits, and to the sound? `--frontend melvq` for tokens that are counted from mel frames, or `--frontend encodec` (weights
+are downloaded, CC-BY-NC). --set backbone.num_heads=1: how much do the heads of a layer save each other?
 """
 
-import argparse
 import math
 from pathlib import Path
 
@@ -31,12 +30,13 @@ from torch import Tensor
 
 from audiogen.audio import write_audio
 from audiogen.data import EncodedCache, Sequences
-from audiogen.listen import Clip, clip_cards, grid, note, picture, section, table, text, write_document
+from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text, write_lesson
 from audiogen.listen.pictures import mel_power
+from audiogen.listen.pieces import link
 from audiogen.model import SequenceModel
 from audiogen.run import Run, read_source
 from audiogen.scratch.attention import entropy, look_back
-from audiogen.scripts import run_script
+from audiogen.scripts import LessonParser, run_script
 from audiogen.training.metrics import read_metrics
 from audiogen.training.session import train
 
@@ -47,23 +47,21 @@ STRETCHES = 16                                                          # of hel
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="folder of sound files")
-    parser.add_argument("--out", type=Path, default=Path("runs/07_gpt"))
-    parser.add_argument("--short", action="store_true", help="a few steps of a tiny GPT on melvq, to see that it runs")
+    parser = LessonParser(__file__, __doc__)
     parser.add_argument("--frontend", default="codec", help="codec, melvq, encodec, or a folder that holds one")
     parser.add_argument("--minutes", type=float, default=6.0, help="training time of the GPT")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="A.B=1")
     args = parser.parse_args()
 
-    # 1. Train: the library's own loop, as `audiogen train` runs it. It writes the listening page.
+    # 1. Train: the library's own loop, as `audiogen train` runs it. It writes a page of its own, to listen to.
+    place = args.out / "gpt"
     how_long = {"steps": 4} if args.short else {"minutes": args.minutes}
-    run = train(args.folder, args.out, frontend="melvq" if args.short else args.frontend, backbone="gpt",
+    run = train(args.folder, place, frontend="melvq" if args.short else args.frontend, backbone="gpt",
                 resume=args.resume, overrides=[*(SHORT if args.short else ()), *args.overrides], **how_long)
 
     # 2. Held-out sound to look at: its codes end to end, as in training, cut into stretches of a crop.
-    held_out = Sequences(EncodedCache.open(read_source(args.out), run.frontend), run.split().held_out)
+    held_out = Sequences(EncodedCache.open(read_source(place), run.frontend), run.split().held_out)
     x = stretches(held_out, run.config.training.crop_frames).to(run.model.bos.device)      # (B, K, T)
     with torch.inference_mode():
         wav = run.frontend.decode(x[:1])[0].cpu()                       # what the model is given, as sound
@@ -78,13 +76,13 @@ def main() -> None:
     print(f"each layer sees {model.backbone.config.window} steps, all of them together "
           f"{model.backbone.receptive_field}")
     print(f"parameters: {sum(p.numel() for p in model.parameters()):,}")
-    final = [event for event in read_metrics(args.out) if event["event"] == "final"][-1]
+    final = [event for event in read_metrics(place) if event["event"] == "final"][-1]
     print(f"held-out bits per second: {final['bits_per_second']:.0f}; by counting: "
           + ", ".join(f"{name} {counted['bits_per_second']:.0f}" for name, counted in final["baselines"].items()))
 
-    # 3. Look inside, and write the lesson's own page beside the listening page.
-    page = look_inside(run, x, wav, [int(n) for n in np.cumsum(held_out.num_frames)])
-    print(f"open {args.out / 'index.html'} to listen\nopen {page} to look at its attention")
+    # 3. Look inside, and write the lesson's own page.
+    page = look_inside(run, x, wav, [int(n) for n in np.cumsum(held_out.num_frames)], args.out)
+    print(f"open {page}")
 
 
 def stretches(held_out: Sequences, num_frames: int) -> Tensor:
@@ -127,7 +125,7 @@ def bits_per_code(model: SequenceModel, x: Tensor, silent: tuple[int, int] | Non
     return float(nats) / entries / math.log(2)
 
 
-def look_inside(run: Run, x: Tensor, wav: Tensor, ends: list[int]) -> Path:
+def look_inside(run: Run, x: Tensor, wav: Tensor, ends: list[int], out: Path) -> Path:
     """The page: `wav` (1, N) is how x[0] sounds, `ends` are the frames at which its clips end."""
     model, seconds = run.model, wav.shape[1] / run.sample_rate
     maps = attention_maps(model, x)
@@ -139,6 +137,7 @@ def look_inside(run: Run, x: Tensor, wav: Tensor, ends: list[int]) -> Path:
     newest = maps.diagonal(dim1=3, dim2=4)[..., late].mean(dim=(0, 3))  # (L, H)
     whole = bits_per_code(model, x)
     worth = torch.tensor([[bits_per_code(model, x, (layer, head)) - whole for head in range(H)] for layer in range(L)])
+    worth = worth.round(decimals=3) + 0.0                               # no "-0.000"
     name = {(layer, head): f"layer {layer + 1}, head {head + 1}" for layer in range(L) for head in range(H)}
     seen = torch.arange(1, S + 1).clamp(max=model.backbone.config.window)[late].double()        # steps in a window
     rows = [[name[at], float(back[at]), float(spread[at]), 100 * float(newest[at]), float(worth[at])] for at in name]
@@ -182,10 +181,12 @@ def look_inside(run: Run, x: Tensor, wav: Tensor, ends: list[int]) -> Path:
     axis.set(xlabel="looks back, ms on average", ylabel="2 ^ entropy: steps in effect", xlim=(0, None), ylim=(0, None))
     axis.legend(markerscale=0.5)
 
-    path = run.folder / "held-out.wav"
+    path = out / "held-out.wav"
     write_audio(path, wav, run.sample_rate)
-    return write_document(
-        run.folder / "attention.html", "Lesson 7: where the heads of a GPT look", note(__doc__),
+    return write_lesson(
+        __file__, out / "index.html",
+        section("How it sounds", text("The run's own page has its sounds, its curves and its figures:"),
+                link(f"{run.folder.name}/index.html")),
         section("Under the spectrogram", picture(
             figure, "Attention maps of some heads, each under the spectrogram of the same held-out sound",
             "A row is a step that is predicted, from top to bottom; dark cells are where it looks (the square root of "

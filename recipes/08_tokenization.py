@@ -13,8 +13,9 @@ the text into pieces first, and what a special token is.
 How it carries over to audio. Codes are integers like bytes, so the same merges make tokens of sound that last as long
 as they need: one for a stretch of silence or a held vowel, one for each moment of a word. The front-end `bpe` wraps any
 front-end of one code a frame; its rate then varies. There are two ways to fewer tokens per second, and they are
-measured side by side. Merging loses nothing and only renames what is there. A neural codec throws away what the ear
-does not miss. Samples show where renaming ends: what is noise in part hardly ever repeats itself to the last bit.
+measured side by side. Merging loses nothing and only renames what is there. A neural codec tries to throw away what the
+ear does not miss; here it has few steps to learn what that is, and you hear how far it comes. Samples show where
+renaming ends: what is noise in part hardly ever repeats itself to the last bit.
 
 What to try. --codes 64: coarser frames repeat more often; do longer words make up for it in bits per second? A folder
 of music: which words last longest? --merges 4096: when does a vocabulary become a list of the training files?
@@ -40,24 +41,22 @@ from audiogen.evaluation.yardstick import baselines, held_out_score
 from audiogen.frontends import BPE
 from audiogen.frontends.merges import apply_merges, learn_merges, rank_table
 from audiogen.generate import generate_until
-from audiogen.listen import Clip, clip_cards, grid, note, picture, section, table, text, write_document
+from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text, write_lesson
 from audiogen.listen.pieces import code
 from audiogen.model import SequenceModel
 from audiogen.patterns import Parallel
 from audiogen.scratch import bpe
-from audiogen.scripts import run_script
+from audiogen.scripts import LessonParser, run_script
 
 END, LONGEST = "<|end|>", 64                    # of a document; frames of one token at most
+WINDOW = 64                                     # tokens that the GPT looks back on
 SENTENCE = "The tokens of text, the tokens of sound: tokens! In 2024 a token's 16 ms."
 
 Trained = tuple[SequenceModel, list[tuple[int, float]]]         # a model, and (step, held-out bits per second)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="folder of sound files")
-    parser.add_argument("--out", type=Path, default=Path("runs/08_tokenization"))
-    parser.add_argument("--short", action="store_true", help="a few steps of everything, to see that it runs")
+    parser = LessonParser(__file__, __doc__)
     parser.add_argument("--codes", type=int, default=256, help="V, codes before merging")
     parser.add_argument("--merges", type=int, default=1024, help="codes that merging adds")
     parser.add_argument("--steps", type=int, default=500, help="of training each model")
@@ -83,9 +82,8 @@ def main() -> None:
     # 2. What merging saves, what its words are, what they are worth to a model, and what that one makes up.
     sections += [ratios(encoded, 2 * args.merges), words(encoded["frames, merged"], args)]
     models = {name: train(way, args.steps) for name, way in encoded.items() if not name.startswith("samples")}
-    sections += [rates(encoded, models, args.folder), samples(encoded, models, args)]
-    page = write_document(args.out / "index.html", "Lesson 8: tokenization", note(__doc__),
-                          text(f"{encoded['frames'].sides.summary}."), *sections)
+    sections += [rates(encoded, models, args), samples(encoded, models, args)]
+    page = write_lesson(__file__, args.out / "index.html", text(f"{encoded['frames'].sides.summary}."), *sections)
     print(f"open {page}")
 
 
@@ -114,15 +112,16 @@ def letters(num_merges: int) -> str:
     print("the first merges: " + ", ".join(made for _, _, made in first))
     imitated = f"tokens{END}sound"
     return section(
-        "Text", table(["new token", "made of", "stands for"], first),
-        text(f"The first of {num_merges} merges of {len(training.encode()):,} bytes, the lessons' notes. A dot is a "
-             "space: to one who counts pairs it is a letter like any other."),
+        "Text", text(f"The first of {num_merges} merges of {len(training.encode()):,} bytes, the lessons' notes. A dot "
+                     "is a space: to one who counts pairs it is a letter like any other."),
+        table(["new token", "made of", "stands for"], first),
+        text(f"Merged as one whole, the text gets {rows[0][3]} tokens that begin in one word and end in another, so "
+             "that a word is spelt now this way, now that, and a model has to learn each by itself. Cut into pieces "
+             "first (GPT-4's pattern: words with the space before them, up to three digits, signs), no merge reaches "
+             "across."),
         table(["merged", "bytes per token", "on unseen text", "tokens across words", "the longest of them"], rows),
         code("\n".join(f"{name:10}  " + " ".join(spelt(tokenizer, tokenizer.encode(SENTENCE)))
                        for name, tokenizer in tokenizers.items())),
-        text("Merged as one whole, the text gets tokens that begin in one word and end in another, so that a word is "
-             "spelt now this way, now that, and a model has to learn each by itself. Cut into pieces first (GPT-4's "
-             "pattern: words with the space before them, up to three digits, signs), no merge reaches across."),
         code("\n".join(f"{how:22}  " + " ".join(spelt(split, tokens)) for how, tokens in (
             ("as anyone's text", split.encode(imitated)), ("special tokens allowed", split.encode(imitated, True))))),
         text(f"{END} tells documents apart: one token, which no text can imitate unless it is allowed to. Files of "
@@ -156,7 +155,8 @@ def ratios(encoded: dict[str, Encoded], most: int) -> str:
     return section("How much shorter", picture(
         figure, "Compression by number of merges",
         "Tokens before merging over tokens after it; dashed: where the merges were not learned from. Where the two "
-        "part, tokens begin to stand for the training files rather than for the language."))
+        "part, tokens begin to stand for the training files rather than for the language. A dashed line above its "
+        "solid one: these held-out files happen to hold more of what repeats."))
 
 
 # 5. Where words of sound begin and end, and which they are.
@@ -185,7 +185,7 @@ def words(merged: Encoded, args: argparse.Namespace) -> str:
     labelled = label_names(merged.training.names)
     rows, sounds = [], []
     for token in [*often, *long]:
-        samples, why = length_of[token], "most of the time" if token in often else "longest"
+        samples, why = length_of[token], "covers the most time" if token in often else "longest"
         label, times = Counter(label_of(name) for name, _ in places[token]).most_common(1)[0]
         rows.append([str(token), why, 1000 * samples / rate, len(places[token]),
                      f"{label}: {100 * times / len(places[token]):.0f} %" if labelled else None])
@@ -203,8 +203,10 @@ def words(merged: Encoded, args: argparse.Namespace) -> str:
         "Words of sound", picture(figure, "Spectrograms with lines where tokens end",
                                   "Mel spectrograms of held-out files, a line where a token ends. Counting alone makes "
                                   "long tokens of what holds still and short ones of what moves."),
+        text("Some of the new tokens: those that cover the most time of the training files, times and length together, "
+             "and the longest. Each sound below is what a token decodes to, and then recordings of it, each from "
+             "another file."),
         table(["token", "chosen for", "ms", "times", "label it occurs in most often"], rows),
-        text("Each sound below is what a token decodes to, and then recordings of it, each from another file."),
         grid(clip_cards(sounds)))
 
 
@@ -212,7 +214,7 @@ def words(merged: Encoded, args: argparse.Namespace) -> str:
 
 def train(encoded: Encoded, steps: int) -> Trained:
     torch.manual_seed(0)
-    backbone = GPT(GPT.Config(dim=128, num_layers=4, num_heads=4, dropout=0.1, window=64))
+    backbone = GPT(GPT.Config(dim=128, num_layers=4, num_heads=4, dropout=0.1, window=WINDOW))
     model = SequenceModel(encoded.spec, backbone, Parallel(1))
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.1)
     crops, seconds = encoded.crops(num_frames=128, batch_size=8), encoded.frontend.seconds(encoded.held_out)
@@ -232,8 +234,8 @@ def train(encoded: Encoded, steps: int) -> Trained:
     return model, curve
 
 
-def rates(encoded: dict[str, Encoded], models: dict[str, Trained], folder: Path) -> str:
-    rows, figure = [], Figure(figsize=(8, 3.4), layout="constrained")
+def rates(encoded: dict[str, Encoded], models: dict[str, Trained], args: argparse.Namespace) -> str:
+    rows, heard, figure = [], [], Figure(figsize=(8, 3.4), layout="constrained")
     axis = figure.subplots()
     for name, way in encoded.items():
         rate = float(way.held_out.num_frames.sum()) / way.frontend.seconds(way.held_out)
@@ -243,7 +245,14 @@ def rates(encoded: dict[str, Encoded], models: dict[str, Trained], folder: Path)
         if name in models:
             axis.plot(*zip(*models[name][1], strict=True), "--" if "merged" in name else "-", label=name,
                       color="b" if "frames" in name else "r")
-        trip = round_trip(way.frontend, originals(folder, way.sides.held_out, way.spec.sample_rate))
+        sound = originals(args.folder, way.sides.held_out, way.spec.sample_rate)
+        trip = round_trip(way.frontend, sound)
+        if "merged" not in name:                                        # which sounds the same
+            (title, wav), path = sound[0], args.out / f"heard-{name}.wav"
+            with torch.inference_mode():
+                back = way.frontend.decode(way.frontend.encode(wav[None]))[0, :, :wav.shape[1]]
+            write_audio(path, back, way.spec.sample_rate)
+            heard.append(Clip(path, title, f"through {name}"))
         rows.append([name, way.spec.codebook_size, rate, *bits, trip["mel_distance"]])
         print(f"{name}: {rate:.1f} tokens a second; bits per second, uniform, unigram, bigram, GPT: "
               + ", ".join("-" if x is None else f"{x:.0f}" for x in bits) + f"; mel distance {rows[-1][-1]:.3f}")
@@ -253,24 +262,28 @@ def rates(encoded: dict[str, Encoded], models: dict[str, Trained], folder: Path)
                                                 for before, after in zip(plain[3:7], merged[3:7], strict=True))]
              for plain, merged in zip(rows[::2], rows[1::2], strict=True)]
     lost = min(row[-1] or 0.0 for row in saved[1:]) < 0
+    turned = [name for name, (_, curve) in models.items() if min(bits for _, bits in curve) < curve[-1][1]]
     return section(
         "Two answers to one question",
-        table(["", "vocabulary", "tokens per second", "uniform", "unigram", "bigram", "GPT", "mel distance"], rows,
-              "Bits per second of sound on held-out files, and how far the round trip lies from the original"),
         text(f"Throwing away: frames are {rows[0][2] / rows[2][2]:.0f} times fewer than samples, and the distance is "
              "the price. Merging costs no sound: within a pair of rows the distance stays. Frames and a codec's frames "
-             "differ in it, so their bits are for different sounds, and do not rank them."),
-        table(["", "times fewer tokens", "uniform", "unigram", "bigram", "GPT"], saved,
-              "% of the bits that merging saves; below 0 it costs some"),
+             "differ in it, so their bits are for different sounds, and do not rank them. (Samples are only counted: "
+             f"the {WINDOW} tokens that the GPT looks back on would be {1000 * WINDOW / rows[0][2]:.0f} ms of them.)"),
+        table(["", "vocabulary", "tokens per second", "uniform", "unigram", "bigram", "GPT", "mel distance"], rows,
+              "Bits per second of sound on held-out files, and how far the round trip lies from the original"),
+        text("One held-out file, through each of them and back:"), grid(clip_cards(heard)),
         text("Who knows nothing of order gains, since order moves into the tokens. Who knows it already pays for a "
              "larger vocabulary, whose entries are met less often each, and gains only where longer tokens let it see "
              "further. " + ("Models of text are always fed merged tokens; with so few minutes of sound the plain ones "
                             "need fewer bits. " if lost else "")
              + "What merging saves for certain is steps: work, and the reach of a window."),
+        table(["", "times fewer tokens", "uniform", "unigram", "bigram", "GPT"], saved,
+              "% of the bits that merging saves; below 0 it costs some"),
         picture(figure, "Held-out bits per second by training step",
                 "The same model, and steps of as many tokens; the table has the lowest points. Lines of one colour "
-                "stand for the same sound. A step of merged tokens is more of the sound, so the files are known by "
-                "heart sooner."))
+                "stand for the same sound. A step of merged tokens is more of the sound. "
+                + (f"Turned before the end, by learning the files by heart: {'; '.join(turned)}." if turned else
+                   "None has turned: each was best at its last point.")))
 
 
 # 7. How it sounds, and how many tokens had to be drawn for it.

@@ -13,11 +13,11 @@ token holds: a text token is about four letters, of which one hears some fifteen
 mel frames, 250 of them a second. So an hour of sound is near a million tokens, and the half million of one batch of
 GPT-2 are half an hour of it.
 
-What to try. --preset 124M on a GPU: the sizes and the schedule of GPT-2 small, unchanged. On a CPU it runs too, at some
-hundred tokens per second. --minutes 0.5 and then --resume --minutes 1: where does the curve go on?
+What to try. Give each trial a folder of its own (--out runs/09_try). --preset 124M on a GPU: the sizes and the schedule
+of GPT-2 small, unchanged. On a CPU it runs too, at some hundred tokens per second. --minutes 0.5 and then, in the same
+folder, --resume --minutes 1: where does the curve go on?
 """
 
-import argparse
 import statistics
 from pathlib import Path
 
@@ -27,22 +27,13 @@ from matplotlib.figure import Figure
 from audiogen.data import Crops, encode_folder
 from audiogen.devices import choose_device
 from audiogen.frontends import frontend_to_dict
-from audiogen.listen import (
-    Clip,
-    Line,
-    clip_cards,
-    grid,
-    line_chart,
-    note,
-    picture,
-    section,
-    table,
-    text,
-    write_document,
-)
+from audiogen.listen import Line, clip_cards, grid, line_chart, picture, section, table, text, write_lesson
+from audiogen.listen.choice import choose
+from audiogen.listen.folder import read_folder
+from audiogen.listen.pieces import link
 from audiogen.model import SequenceModel
-from audiogen.run import build_model
-from audiogen.scripts import run_script
+from audiogen.run import build_model, require_no_run
+from audiogen.scripts import LessonParser, run_script
 from audiogen.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -71,17 +62,16 @@ PRESETS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="folder of sound files")
-    parser.add_argument("--out", type=Path, default=Path("runs/09_gpt2"))
+    parser = LessonParser(__file__, __doc__)
     parser.add_argument("--preset", choices=PRESETS, default="small")
     parser.add_argument("--minutes", type=float, default=5.0, help="training time of the run at the end")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--resume", action="store_true", help="go on with the run at the end")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="A.B=1")
-    parser.add_argument("--short", action="store_true", help="a few steps of everything, to see that it runs")
     args = parser.parse_args()
-    device = choose_device(args.device)
+    device, place = choose_device(args.device), args.out / "gpt"
+    if not args.resume:
+        require_no_run(place)
     preset, minutes, repeats = ("tiny", 0.02, 2) if args.short else (args.preset, args.minutes, 5)
     settings = {"num_codebooks": 2, "codebook_size": 16, "num_features": 20} if args.short else FRONTEND_SETTINGS
 
@@ -132,7 +122,7 @@ def main() -> None:
                                                               "added up in another order)"))
 
     # 7. All of it together is the library's one training loop.
-    run = train(args.folder, args.out / "run", frontend=str(args.out / "cache"), backbone="gpt", minutes=minutes,
+    run = train(args.folder, place, frontend=str(args.out / "cache"), backbone="gpt", minutes=minutes,
                 device=args.device, resume=args.resume, overrides=[
                     *overrides, f"training.sample_seconds={1 if args.short else 4}",
                     *(["training.compile=true"] if device.type == "cuda" else [])])
@@ -140,8 +130,9 @@ def main() -> None:
     curve = [event for event in events if event["event"] == "train"]
     final = [event for event in events if event["event"] == "final"][-1]
     steps, seconds = (curve[-1][key] - curve[0][key] for key in ("step", "seconds"))
-    rate = tokens * config.training.accumulation * steps / seconds if steps else float("nan")
-    print(f"run: {rate:,.0f} tokens/s, held-out {final['loss']:.3f} bits per token, counted bigram "
+    speed = (f"{steps:,} steps at {tokens * config.training.accumulation * steps / seconds:,.0f} tokens per second"
+             if steps else "Too few steps to tell a speed")
+    print(f"run: {speed}; held-out {final['loss']:.3f} bits per token, counted bigram "
           f"{final['baselines']['bigram']['loss']:.3f}")
 
     held_out = [event for event in events if event["event"] == "held_out"]
@@ -149,9 +140,9 @@ def main() -> None:
                        Line("training files", [e["step"] for e in curve], [e["loss"] for e in curve])],
                       {name: counted["loss"] for name, counted in final["baselines"].items()}, "training steps",
                       "Bits per token, lower is better", "Loss by training step, and the counting models as levels.")
-    page = write_document(
-        args.out / "index.html", "Lesson 9: the training pipeline of GPT-2",
-        note(__doc__),
+    sounds = choose(read_folder(run.folder))
+    page = write_lesson(
+        __file__, args.out / "index.html",
         section("The model and its batch",
                 text(f"{encoded.sides.summary}. Preset {preset}: {size:,} parameters. A step takes "
                      f"{config.training.accumulation} batches of {tokens:,} tokens."),
@@ -166,22 +157,24 @@ def main() -> None:
                      f"{difference:.1e} of its norm: rounding.")),
         section("Bits, compiling, and the machine",
                 table(["a step in", "ms", "tokens per second", "GFLOP/s", "best matrix product, GFLOP/s",
-                       "percent of it"], speeds),
+                       "% of it"], speeds),
                 picture(speed_picture(speeds), "Bars: tokens per second of each mode"),
                 text("The operations of a step are counted (two for each weight and token forward, four backward, and "
                      "those of attention) and divided by its time; the right column compares that with the fastest "
                      "matrix product of the same precision, measured here a moment later. What is missing to 100 "
-                     "percent is memory traffic, normalisation, the optimizer and Python.")),
+                     "percent is memory traffic, normalisation, the optimizer and Python."
+                     + (" Compiling is measured on a GPU only."
+                        if device.type == "cpu" else ""))),
         section("Killed and resumed",
                 text(f"Eight steps in one go, and four, a checkpoint, a new model and optimizer filled from it, and "
                      f"four more: the weights differ by {resumed:g}.")),
         section("The run", loss,
-                text(f"{steps:,} steps at {rate:,.0f} tokens per second. Held-out files: {final['loss']:.3f} bits per "
-                     f"token, {final['bits_per_second']:.0f} bits per second of sound. Its own page is run/index.html "
-                     "beside this one.")),
-        section("How it sounds", grid(clip_cards([
-            Clip(path, path.stem.replace("-", " "), "made up by the model" if path.stem.startswith("gen") else "")
-            for path in sorted((run.folder / "samples").glob("*-[01].wav"))]))))
+                text(f"{speed}. Held-out files: {final['loss']:.3f} bits per token, {final['bits_per_second']:.0f} "
+                     "bits per second of sound. Its own page has more of it:"), link("gpt/index.html")),
+        section("How it sounds",
+                text("Held-out files, each followed by its round trip through the tokens; then what the model makes "
+                     "up from nothing, and how it goes on from the beginning of a held-out file, marked as prompt."),
+                grid(clip_cards([*sounds.pairs[:4], *sounds.generated[:2], *sounds.generated[-1:]]))))
     print(f"open {page}")
 
 

@@ -12,11 +12,12 @@ front-end that throws more away is easier to predict: 150 bits a second of quant
 itself, before any model: how far its round trip is from the original.
 
 What to try. Another folder, of music or of one instrument: which rungs lie further apart than on speech? --minutes 10:
-which of them still gain? --rungs codec:mlp codec:gpt for two of them alone. What is trained already stays.
+which of them still gain? `--rungs codec:mlp codec:gpt` for two of them alone. What was trained for as long already is
+kept, what was not goes on.
 """
 
-import argparse
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,15 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from audiogen.data import EncodedCache, is_cache
+from audiogen.data import EncodedCache, Index, frontend_for, is_cache, scan
+from audiogen.errors import CacheError
 from audiogen.evaluation.report import originals, round_trip
-from audiogen.listen import Clip, clip_cards, grid, note, picture, section, table, text, write_document
-from audiogen.run import Run, holds_run, load_run
+from audiogen.frontends import frontend_to_dict
+from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text, write_lesson
+from audiogen.run import Run, holds_run, load_run, read_config
 from audiogen.samples import write_round_trips
-from audiogen.scripts import run_script
+from audiogen.scripts import LessonParser, run_script
+from audiogen.training.defaults import FRONTEND, FRONTEND_SETTINGS, frontend_settings
 from audiogen.training.metrics import read_metrics
 from audiogen.training.session import tokenize, train
 
@@ -52,6 +56,15 @@ class Rung:
     seconds: float
 
     @property
+    def budget(self) -> float:
+        """Minutes that it may have been trained for."""
+        return self.run.config.training.minutes
+
+    @property
+    def unit(self) -> str:
+        return "bits per code" if self.final["unit"] == "bits" else "nats per frame"
+
+    @property
     def loss(self) -> float:
         return self.final["loss"]
 
@@ -71,24 +84,24 @@ class Rung:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="folder of sound files")
-    parser.add_argument("--out", type=Path, default=Path("runs/ladder"))
+    parser = LessonParser(__file__, __doc__)
     parser.add_argument("--minutes", type=float, default=2.0, help="training time of each rung")
     parser.add_argument("--rungs", nargs="+", default=RUNGS, metavar="FRONTEND:BACKBONE",
                         help='the front-end "default" is what audiogen train takes unasked')
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--short", action="store_true", help="two rungs of a few steps, to see that it runs")
     args = parser.parse_args()
     rungs = [rung for rung in RUNGS if rung in SHORT] if args.short else args.rungs
     minutes = 0.01 if args.short else args.minutes
+
+    index = scan(args.folder)
 
     # 1. Train each rung from its front-end's codes, which are made once.
     print("| " + " | ".join(HEADER) + " |\n|" + " --- |" * len(HEADER), flush=True)
     ladder: dict[str, list[Rung]] = {}
     for name in rungs:
         frontend, _, backbone = name.partition(":")
-        rung = climb(args.folder, args.out, frontend, backbone, minutes, args.device, TINY if args.short else [])
+        cache = encoded(index, args.out / f"{frontend}-cache", frontend, args.device, TINY if args.short else [])
+        rung = climb(cache, args.out / f"{frontend}-{backbone}", frontend, backbone, minutes, args.device)
         ladder.setdefault(frontend, []).append(rung)
         print("| " + " | ".join(cell(value) for value in rung.row()) + " |", flush=True)
 
@@ -112,25 +125,38 @@ def main() -> None:
         sections.append(section(
             f"{frontend}", text(about(steps[0], losses[frontend])),
             *([picture(bars(steps), f"Bars of {frontend}: bits per second of each rung")] if rate else []),
-            table(HEADER[:-1], [*rows, *([rung.backbone, *rung.row()[1:-1]] for rung in steps)]),
+            filled_table(["loss, " + steps[0].unit if name == "loss" else name for name in HEADER[:-1]],
+                         [*rows, *([rung.backbone, *rung.row()[1:-1]] for rung in steps)]),
             *(text(sentence) for sentence in verdicts(steps)),
             grid([next(cards) for _ in clips(args.out, frontend, steps)])))
-    page = write_document(args.out / "index.html", "The ladder", note(__doc__),
-                          text(f"{args.folder.name}: {first.split().summary}. Every rung was trained for at most "
-                               f"{minutes:g} minutes, and is judged on the files that were held out."),
-                          *sections)
+    budgets = sorted({rung.budget for steps in ladder.values() for rung in steps})
+    page = write_lesson(__file__, args.out / "index.html",
+                        text(f"{args.folder.name}: {first.split().summary}. Every rung was trained for at most "
+                             f"{' or '.join(f'{budget:g}' for budget in budgets)} minutes, and is judged on the files "
+                             "that were held out."), *sections)
     print(f"open {page}")
 
 
-def climb(folder: Path, out: Path, frontend: str, backbone: str, minutes: float, device: str, settings: list[str]
-          ) -> Rung:
-    """Trains one rung, or goes on with it, or reads it if it is finished."""
-    cache, place = out / f"{frontend}-cache", out / f"{frontend}-{backbone}"
-    if not is_cache(cache):
-        tokenize(folder, cache, None if frontend == "default" else frontend, device, settings)
-    if not (holds_run(place) and any(event["event"] == "final" for event in read_metrics(place))):
-        train(cache, place, backbone=backbone, minutes=minutes, device=device, resume=holds_run(place), overrides=[
-            f"training.sample_seconds={1 if EncodedCache.open(cache).spec.hop_length == 1 else 3}"])
+def encoded(index: Index, place: Path, name: str, device: str, settings: list[str]) -> EncodedCache:
+    """The folder's codes at `place`, which are made once; what is there must be of these files and settings."""
+    if not is_cache(place):
+        tokenize(index.folder, place, None if name == "default" else name, device, settings)
+    cache, (values, _) = EncodedCache.open(place, index=index), frontend_settings(settings)
+    asked = frontend_for(index, FRONTEND, {**FRONTEND_SETTINGS, **values}) if name == "default" else (
+        frontend_for(index, name, values))
+    if frontend_to_dict(cache.frontend()) != frontend_to_dict(asked):
+        raise CacheError(f"{place}: was made with other settings of {name}; choose another --out")
+    return cache
+
+
+def climb(cache: EncodedCache, place: Path, frontend: str, backbone: str, minutes: float, device: str) -> Rung:
+    """Trains one rung, or goes on with it, or reads it if it was trained for as long already."""
+    if (holds_run(place) and any(event["event"] == "final" for event in read_metrics(place))
+            and (before := read_config(place).training.minutes) >= minutes):
+        print(f"{frontend}:{backbone}: kept as it is, trained before for at most {before:g} minutes", file=sys.stderr)
+    else:
+        train(cache.folder, place, backbone=backbone, minutes=minutes, device=device, resume=holds_run(place),
+              overrides=[f"training.sample_seconds={1 if cache.spec.hop_length == 1 else 3}"])
     events = read_metrics(place)
     final = [event for event in events if event["event"] == "final"][-1]
     spent = [event for event in events if event["event"] == "held_out"][-1]
@@ -140,7 +166,7 @@ def climb(folder: Path, out: Path, frontend: str, backbone: str, minutes: float,
 def about(rung: Rung, loss: dict[str, float] | None) -> str:
     """What the front-end makes, and what it loses."""
     spec = rung.run.frontend.spec
-    said = (f"A second of sound at {spec.sample_rate:,} Hz is {spec.num_rows * spec.frame_rate:,.0f} codes of "
+    said = (f"A second of sound at {spec.sample_rate:,} Hz is {spec.num_rows * spec.frame_rate:,.6g} codes of "
             f"{spec.codebook_size}. " if spec.unit == "bits" and spec.frame_rate else "")
     if loss:
         ratio = "" if loss["si_sdr"] is None else f", SI-SDR {loss['si_sdr']:.1f} dB"
@@ -153,7 +179,7 @@ def verdicts(steps: list[Rung]) -> list[str]:
     """Of each rung: does it beat the one below, and if not, why not as far as its own run tells."""
     out = []
     for below, rung in zip(steps, steps[1:], strict=False):
-        gain, unit = below.loss - rung.loss, "bits per code" if rung.final["unit"] == "bits" else "nats per frame"
+        gain, unit = below.loss - rung.loss, rung.unit
         if gain > 0:
             out.append(f"{rung.backbone} beats {below.backbone} by {gain:.3f} {unit}; it hears "
                        f"{rung.heard_back:,.0f} ms back, {below.backbone} {below.heard_back:,.0f} ms.")
@@ -167,15 +193,24 @@ def reason(below: Rung, rung: Rung) -> str:
     """What the run's own log says about why it stayed behind."""
     losses = [event["loss"] for event in read_metrics(rung.run.folder) if event["event"] == "held_out"]
     best = losses.index(min(losses))
+    if len(losses) < 5:
+        return f"after {rung.steps:,} steps its log is too short to say why."
     if best < len(losses) - 3:
         return (f"its held-out loss turned at step {rung.run.step:,} of {rung.steps:,}: its {rung.size:,} parameters "
                 "began to learn the training files by heart. More recordings would help, or a smaller model.")
-    if len(losses) > 4 and losses[-1] < losses[-4] - 0.002:
+    if losses[-1] < losses[-4] - 0.002:
+        dear = ", since each of its steps costs more" if rung.steps < below.steps else ""
         return (f"its loss was still falling when its time was over, after {rung.steps:,} steps against "
-                f"{below.steps:,}, since each of its steps costs more. More minutes would help.")
+                f"{below.steps:,}{dear}. More minutes would help.")
     if rung.heard_back < below.heard_back:
         return f"it hears {rung.heard_back:,.0f} ms back, the rung below {below.heard_back:,.0f} ms."
     return "its loss had levelled off; there is little left in these codes that a longer view could tell."
+
+
+def filled_table(header: list[str], rows: list[list]) -> str:
+    """Without the columns that say nothing."""
+    filled = [i for i in range(len(header)) if any(row[i] is not None for row in rows)]
+    return table([header[i] for i in filled], [[row[i] for i in filled] for row in rows])
 
 
 def bars(steps: list[Rung]) -> Figure:
@@ -203,7 +238,7 @@ def clips(out: Path, frontend: str, steps: list[Rung]) -> list[Clip]:
     pairs = [Clip(sounds / f"{kind}-{i}.wav", f"{kind.replace('-', ' ').capitalize()} {i + 1}", "held-out file")
              for i in range(2) for kind in ("original", "round-trip") if (sounds / f"{kind}-{i}.wav").exists()]
     return pairs + [Clip(rung.run.folder / "samples" / f"generated-{seed}.wav", f"{rung.backbone}, seed {seed}",
-                         f"{frontend} made up by", [f"{rung.loss:.3f} {rung.final['unit']} on held-out files"])
+                         f"{frontend} made up by", [f"{rung.loss:.3f} {rung.unit} on held-out files"])
                     for rung in steps for seed in range(2)]
 
 

@@ -62,7 +62,7 @@ def make_run(run: Path, frontend: str = "mulaw", rate: int = RATE, metrics: bool
 class Page(HTMLParser):
     """What a browser would find: elements with attributes, text by section, and well-formed nesting."""
 
-    VOID = {"meta", "link", "img", "br", "path"}
+    VOID = {"meta", "link", "img", "br", "path", "wbr"}
 
     def __init__(self, path: Path):
         super().__init__()

@@ -63,8 +63,9 @@ def test_a_note_sets_options_and_names_apart():
     """Buries an option broken after its dashes, one that swallows the next word, and text that is not escaped."""
     made = note(SCRIPT.split('"""')[1])
     for part in ("<b>What it teaches.</b> That a &lt; b, and what <code>code</code> and",
-                 "<code>--some-option 0.5</code> look like,",
-                 "<code>--set a.b=1</code> and <code>--resume</code> as well", "<code>--rate 3</code>, then 0.01.",
+                 "<code>--some-option <wbr>0.5</code> look like,",
+                 "<code>--set <wbr>a.b=1</code> and <code>--resume</code> as well",
+                 "<code>--rate <wbr>3</code>, then 0.01.",
                  "<pre>python recipes/01_first.py FOLDER</pre>"):
         assert part in made, part
 

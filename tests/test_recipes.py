@@ -12,6 +12,9 @@ from folders import write_wav
 from listening import Page
 from matplotlib import pyplot
 
+from audiogen.data import scan
+from audiogen.errors import CacheError
+
 RECIPES = Path(__file__).parents[1] / "recipes"
 #: quickstart takes no folder: it makes its own corpus.
 LESSONS = sorted(path.stem for path in RECIPES.glob("*.py") if path.stem != "quickstart")
@@ -68,6 +71,24 @@ def test_a_lesson_tells_in_one_line_what_is_wrong_with_its_folder(lesson, tmp_pa
     assert end.value.code == 1
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1 and "nowhere" in error[0]
+
+
+def test_the_ladder_keeps_what_was_trained_for_as_long_and_nothing_else(clips, tmp_path, capsys):
+    """Buries a ladder that shows a rung of one step and sixteen codes as trained for all the minutes asked for."""
+    ladder = runpy.run_path(str(RECIPES / "ladder.py"))
+    index = scan(clips)
+
+    def climb(minutes: float) -> tuple[float, int, bool]:
+        cache = ladder["encoded"](index, tmp_path / "cache", "melvq", "cpu", ladder["TINY"])
+        rung = ladder["climb"](cache, tmp_path / "bigram", "melvq", "bigram", minutes, "cpu")
+        return rung.budget, rung.steps, "kept" in capsys.readouterr().err
+
+    _, steps, _ = climb(0.005)
+    assert climb(0.004) == (0.005, steps, True)
+    budget, longer, kept = climb(0.006)
+    assert (budget, kept) == (0.006, False) and longer >= steps
+    with pytest.raises(CacheError, match="other settings of melvq; choose another --out"):
+        ladder["encoded"](index, tmp_path / "cache", "melvq", "cpu", [])
 
 
 @pytest.fixture(autouse=True)

@@ -82,4 +82,4 @@ def following(lesson: Path, place: Path) -> Html:
         return ""
     name = numbered[numbered.index(lesson.stem) + 1]
     link = f', whose page is then <a href="../{name}/index.html">{name}</a>' if place.name == lesson.stem else ""
-    return f"<footer><p>The next lesson: <code>python recipes/{name}.py FOLDER</code>{link}.</p></footer>"
+    return f"<footer><p>The next lesson: <code>python <wbr>recipes/{name}.py <wbr>FOLDER</code>{link}.</p></footer>"

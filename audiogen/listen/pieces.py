@@ -56,7 +56,10 @@ def note(docstring: str) -> Html:
 
 def prose(paragraph: str) -> Html:
     """A paragraph of a docstring."""
-    marked = OPTION.sub(lambda found: f"<code>{found[1] or found[2]}</code>", escape(paragraph, quote=False))
+    def as_code(found: re.Match) -> Html:                   # which a line's end may part at spaces alone
+        return f"<code>{(found[1] or found[2]).replace(' ', ' <wbr>')}</code>"
+
+    marked = OPTION.sub(as_code, escape(paragraph, quote=False))
     return PART.sub(r"<b>\1</b>", marked)
 
 

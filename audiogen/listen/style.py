@@ -129,8 +129,7 @@ details { border: 1px solid var(--line); border-radius: 12px; background: var(--
 summary { cursor: pointer; padding: .75rem 1rem; font-weight: 600; }
 details > :not(summary) { margin: 0 1rem 1rem; }
 code, pre { font: .8rem/1.5 var(--mono); }
-/* Whole on the next line rather than broken after a dash; broken only where it is longer than a line. */
-code { display: inline-block; max-width: 100%; font-size: .88em; line-height: inherit; vertical-align: bottom; }
+code { font-size: .88em; line-height: inherit; white-space: nowrap; }
 pre { overflow-x: auto; margin: .6rem 0 0; white-space: pre; }
 footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line); }
 @media (max-width: 40rem) {

@@ -1,5 +1,6 @@
 """k-means: from many frames to a few typical ones, whose numbers are the tokens of lessons 2 to 5."""
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -31,10 +32,10 @@ def draw_steps(wav: Tensor, frames: Tensor, codes: Tensor, typical: Tensor, samp
     """
     figure, end = Figure(figsize=(11, 7), layout="constrained"), len(codes) * frame
     wave, above, tokens, below = figure.subplots(4, 1, sharex=True, height_ratios=(1, 1.6, 1, 1.6))
-    wave.plot(sample * torch.arange(len(wav)), wav, lw=0.5)
-    tokens.step(frame * torch.arange(len(codes)), codes, where="post", lw=1)
+    wave.plot(sample * np.arange(len(wav)), wav.numpy(), lw=0.5)
+    tokens.step(frame * np.arange(len(codes)), codes.numpy(), where="post", lw=1)
     for axes, rows in (above, frames), (below, typical[codes]):
-        axes.imshow(rows.T, origin="lower", aspect="auto", cmap="magma", vmin=float(frames.min()),
+        axes.imshow(rows.T.numpy(), origin="lower", aspect="auto", cmap="magma", vmin=float(frames.min()),
                     vmax=float(frames.max()), extent=(0, end, 0, frames.shape[1]))
     for axes, label in (wave, "waveform"), (above, "mel band"), (tokens, "token"), (below, "mel band, typical"):
         axes.set(ylabel=label)
