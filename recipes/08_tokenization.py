@@ -115,8 +115,8 @@ def letters(num_merges: int) -> str:
         "Text", text(f"The first of {num_merges} merges of {len(training.encode()):,} bytes, the lessons' notes. A dot "
                      "is a space: to one who counts pairs it is a letter like any other."),
         table(["new token", "made of", "stands for"], first),
-        text(f"Merged as one whole, the text gets {rows[0][3]} tokens that begin in one word and end in another, so "
-             "that a word is spelt now this way, now that, and a model has to learn each by itself. Cut into pieces "
+        text(f"Merged as one whole, the text gets {rows[0][3]} tokens that begin in one word and end in another: by "
+             "these a word is spelt now this way, now that, and a model has to learn each by itself. Cut into pieces "
              "first (GPT-4's pattern: words with the space before them, up to three digits, signs), no merge reaches "
              "across."),
         table(["merged", "bytes per token", "on unseen text", "tokens across words", "the longest of them"], rows),
