@@ -73,6 +73,19 @@ def test_a_lesson_tells_in_one_line_what_is_wrong_with_its_folder(lesson, tmp_pa
     assert len(error) == 1 and "nowhere" in error[0]
 
 
+@pytest.mark.parametrize(("lesson", "run"), [("06_wavenet", "wavenet"), ("07_gpt", "gpt"), ("09_gpt2", "gpt")])
+def test_a_lesson_that_finds_a_run_says_so_before_it_begins(lesson, run, clips, tmp_path, monkeypatch, capsys):
+    """Buries minutes of work that end in a refusal: the second of two trials into one folder."""
+    (tmp_path / run).mkdir()
+    (tmp_path / run / "config.json").write_text("{}")
+    monkeypatch.setattr(sys, "argv", [f"{lesson}.py", str(clips), "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(RECIPES / f"{lesson}.py"), run_name="__main__")
+    said = capsys.readouterr()
+    assert end.value.code == 1 and said.out == ""
+    assert "holds a run already; go on with it by --resume, or choose another --out" in said.err
+
+
 def test_the_ladder_keeps_what_was_trained_for_as_long_and_nothing_else(clips, tmp_path, capsys):
     """Buries a ladder that shows a rung of one step and sixteen codes as trained for all the minutes asked for."""
     ladder = runpy.run_path(str(RECIPES / "ladder.py"))
