@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,8 +31,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         name = path.parent / f".{path.stem}-{secrets.token_hex(8)}.tmp{path.suffix}"
         # Not by tempfile, whose files nobody else may read: this one gets the mode that any new file gets.
         os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        temporary = name
+        temporary, mode = name, stat.S_IMODE(os.stat(name).st_mode)
         yield temporary
+        os.chmod(temporary, mode)               # safetensors puts a file of its own there, with mode 0600
         sync_file(temporary)
         os.replace(temporary, path)
         sync_folder(path.parent)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -22,7 +22,7 @@ from .backbones import BACKBONES
 from .config import find, from_dict, part_from_dict, part_to_dict, to_dict, unknown_key
 from .data import EncodedCache, FileEntry, Part, Sequences, Split, is_cache
 from .errors import CacheError, ConfigError, DataError, RunError
-from .files import atomic_write_bytes, atomic_write_json
+from .files import atomic_path, atomic_write_json
 from .frontends import FRONTENDS, Frontend, load_frontend, save_frontend
 from .frontends.base import hash_tensors
 from .model import SequenceModel
@@ -273,7 +273,8 @@ def save_weights(folder: Path, model: SequenceModel, step: int, loss: float) -> 
     tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
     about = {"format": FORMAT, "step": step, "loss": loss, "sha256": hash_tensors(tensors)}
     # Under one name: safetensors writes several in any order, and the same weights would make another file.
-    atomic_write_bytes(folder / "model.safetensors", save(tensors, metadata={"audiogen": json.dumps(about)}))
+    with atomic_path(folder / "model.safetensors") as path:
+        save_file(tensors, path, metadata={"audiogen": json.dumps(about)})
 
 
 def read_weights(folder: Path, config: RunConfig, spec: Spec) -> tuple[SequenceModel, int]:

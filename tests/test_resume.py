@@ -21,7 +21,6 @@ from safetensors.torch import load_file, save_file
 
 from audiogen.data import Crops
 from audiogen.errors import AudiogenError, ConfigError, RunError
-from audiogen.files import atomic_path
 from audiogen.frontends import load_frontend, save_frontend
 from audiogen.training import checkpoint, loop, session
 from audiogen.training.checkpoint import list_checkpoints, load_checkpoint
@@ -441,11 +440,10 @@ def test_a_disk_that_fills_up_while_the_best_weights_are_kept(corpus, whole, tmp
     shutil.rmtree(run / "checkpoints" / "step-12")
     before = (run / "model.safetensors").read_bytes()
     with monkeypatch.context() as patch:
-        def write(path, data):
-            with atomic_path(path) as temporary:
-                temporary.write_bytes(b"half")
-                raise OSError(errno.ENOSPC, "No space left on device")
-        patch.setattr(run_module, "atomic_write_bytes", write)
+        def save(content, path, metadata=None):
+            Path(path).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        patch.setattr(run_module, "save_file", save)
         with pytest.raises(AudiogenError, match=r"model.safetensors: can't be written \(the disk is full, 4 bytes"):
             start(corpus, run, resume=True)
     assert (run / "model.safetensors").read_bytes() == before

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..config import find, from_dict, part_from_dict, part_to_dict, to_dict
 from ..errors import ConfigError, RunError
-from ..files import atomic_write_bytes, atomic_write_json
+from ..files import atomic_path, atomic_write_json
 from .base import Frontend, hash_tensors
 from .bpe import BPE
 from .codec import Codec
@@ -71,7 +71,8 @@ def save_frontend(frontend: Frontend, folder: str | Path) -> None:
     if known and _read_config(config_path) != values:
         raise RunError(f"{config_path}: speaks of another front-end: save to another folder")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in frontend.state_dict().items()}
-    atomic_write_bytes(weights_path, safetensors.torch.save(tensors, {"sha256": hash_tensors(tensors)}))
+    with atomic_path(weights_path) as path:
+        safetensors.torch.save_file(tensors, path, {"sha256": hash_tensors(tensors)})
     if not known:  # last, so that a folder that has it is complete
         atomic_write_json(config_path, {"format": FORMAT, "frontend": values})
 
