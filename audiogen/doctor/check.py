@@ -40,16 +40,16 @@ def check_overfit(console: Console, folder: "str | Path | Index | EncodedCache",
     from ..frontends import frontend_to_dict
     from ..run import build_model
     from ..training.defaults import BACKBONE, default_config, frontend_settings
-    from ..training.session import _frontend, _source, _split
+    from ..training.source import frontend_of, open_source, split_for
 
     where = choose_device(device)
-    source = _source(Path(folder), strict=False) if isinstance(folder, str | Path) else folder
+    source = open_source(Path(folder), strict=False) if isinstance(folder, str | Path) else folder
     settings, rest = frontend_settings(overrides)
-    front = _frontend(source, frontend, settings)
+    front = frontend_of(source, frontend, settings)
     config = default_config(frontend_to_dict(front), front.spec, backbone or BACKBONE, rest)
     cached = isinstance(source, EncodedCache)
     index = source.index if cached else long_enough(source, front.spec)
-    parts = excerpts(_split(index, config, front).train, SECONDS)
+    parts = excerpts(split_for(index, config, front).train, SECONDS)
     found = near_silence(parts)
     if found is None:
         if not cached:

@@ -37,18 +37,18 @@ def check_folder(console: Console, folder: str | Path, verbose: bool = False) ->
     from ..data import EncodedCache, is_cache, long_enough, scan
     from ..frontends import frontend_to_dict
     from ..training.defaults import BACKBONE, default_config
-    from ..training.session import _frontend, _split
+    from ..training.source import frontend_of, split_for
 
     source = EncodedCache.open(folder) if is_cache(folder) else scan(folder)
     index = source if not isinstance(source, EncodedCache) else source.index
     _list_files(console, index, verbose or len(index.files) <= FEW_FILES)
     index.require_files()
 
-    front = _frontend(source, None, {})
+    front = frontend_of(source, None, {})
     config = default_config(frontend_to_dict(front), front.spec, BACKBONE)
     usable = long_enough(index, front.spec)
     usable.require_files()
-    sides = _split(usable, config, front)
+    sides = split_for(usable, config, front)
     # Where the rate varies, in the mean: such a front-end comes with a cache.
     crop_seconds = config.training.crop_frames / (front.spec.frame_rate or len(source.data) / index.seconds)
 

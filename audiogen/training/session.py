@@ -4,38 +4,22 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..audio import read_audio
-from ..config import from_dict, override, to_dict
-from ..data import (
-    Crops,
-    EncodedCache,
-    Index,
-    Sequences,
-    Split,
-    fit_to,
-    frontend_for,
-    is_cache,
-    long_enough,
-    scan,
-    split,
-)
-from ..data.encoded import HIGHEST_DEFAULT_RATE
+from ..data import Crops, EncodedCache, Index, Sequences, Split, is_cache
 from ..devices import choose_device
 from ..errors import CacheError, ConfigError, RunError, TrainingError
 from ..evaluation.report import in_words, originals, report, report_rows
 from ..evaluation.yardstick import baselines, held_out_score
 from ..files import atomic_write_json
-from ..frontends import FRONTENDS, Frontend, frontend_to_dict, load_frontend
+from ..frontends import Frontend, frontend_to_dict, load_frontend
 from ..listen import write_page
 from ..run import (
     Run,
     RunConfig,
-    blank_model,
     build_model,
     clear_leftovers,
     holds_run,
@@ -49,9 +33,11 @@ from ..run import (
 )
 from ..samples import write_generated, write_round_trips
 from .checkpoint import list_checkpoints
-from .defaults import BACKBONE, FRONTEND, FRONTEND_SETTINGS, default_config, frontend_settings, resolve_precision
+from .defaults import BACKBONE, default_config, frontend_settings, resolve_precision
 from .loop import Progress, Trainer
 from .metrics import Metrics
+from .resuming import check_same_frontend, contents, other_files, resumed_config, same_source
+from .source import check_settings, encoded, fit_new, frontend_of, open_source, split_for
 
 log = logging.getLogger("audiogen")
 
@@ -86,13 +72,13 @@ def train(folder: str | Path, out: str | Path, frontend: str | None = None, back
     if holds_run(out):
         saved = read_config(out)
         front = load_frontend(out).to(where)
-        _check_same_frontend(out, front, frontend, settings)
-        config = _resumed(saved, out, backbone, asked, rest)
-        source = _source(folder, strict)
-        cache = _same_source(source, front, out)
-        sides = _split(cache.index, config, front)
-        if _contents(sides) != _contents(read_split(out)):
-            raise _other_files(folder, out)
+        check_same_frontend(out, front, frontend, settings)
+        config = resumed_config(saved, out, backbone, asked, rest)
+        source = open_source(folder, strict)
+        cache = same_source(source, front, out)
+        sides = split_for(cache.index, config, front)
+        if contents(sides) != contents(read_split(out)):
+            raise other_files(folder, out)
         if config != saved:
             atomic_write_json(out / "config.json", config.to_dict())
     else:
@@ -102,12 +88,12 @@ def train(folder: str | Path, out: str | Path, frontend: str | None = None, back
         if resume:
             log.info("%s: holds no run yet, so that this one begins anew", out)
         if not is_cache(folder):
-            _check_settings(frontend, settings, backbone or BACKBONE, rest, asked)
-        source = _source(folder, strict)
-        front = _frontend(source, frontend, settings).to(where)
+            check_settings(frontend, settings, backbone or BACKBONE, rest, asked)
+        source = open_source(folder, strict)
+        front = frontend_of(source, frontend, settings).to(where)
         config = default_config(frontend_to_dict(front), front.spec, backbone or BACKBONE, rest, asked)
-        cache = _encoded(source, front, config, out)
-        sides = _split(cache.index, config, front)
+        cache = encoded(source, front, config, out)
+        sides = split_for(cache.index, config, front)
         save_split(out, sides, cache.folder)
         start_run(out, config, front)
     log.info("%s", sides.summary)
@@ -130,30 +116,6 @@ def _check_place(out: Path, folder: Path) -> None:
                        "outside of it")
 
 
-def _same_source(source: Index | EncodedCache, front: Frontend, out: Path) -> EncodedCache:
-    """The source of a run that is resumed, encoded. Its cache is made anew if gone, but only from its own files."""
-    split_files = {part.file.sha256 for side in (read_split(out).train, read_split(out).held_out) for part in side}
-    index = source.index if isinstance(source, EncodedCache) else source
-    if not split_files <= {file.sha256 for file in index.files}:
-        raise _other_files(index.folder, out)
-    if isinstance(source, EncodedCache):
-        if source.frontend().fingerprint() != front.fingerprint():
-            raise RunError(f"{source.folder}: was encoded by another front-end than that of {out}; give the one that "
-                           "the run was begun with, or train anew into another folder")
-        return source
-    return EncodedCache.open_or_build(long_enough(source, front.spec), front, out / "cache")
-
-
-def _contents(sides: Split) -> list[list[tuple[str, float, float]]]:
-    """Which pieces of which files, by content: names decide nothing."""
-    return [[(part.file.sha256, part.start, part.stop) for part in side] for side in (sides.train, sides.held_out)]
-
-
-def _other_files(folder: Path, out: Path) -> RunError:
-    return RunError(f"{folder}: its files are not those that {out} was begun with; put them back as they were, or "
-                    "train anew into another folder")
-
-
 def tokenize(folder: str | Path, out: str | Path, frontend: str | None = None, device: str = "auto",
              overrides: Sequence[str] = ()) -> EncodedCache:
     """Encodes a folder into the cache `out`, which `train` takes in its place. A learned front-end is fitted on the
@@ -163,107 +125,12 @@ def tokenize(folder: str | Path, out: str | Path, frontend: str | None = None, d
     if is_cache(out):
         raise CacheError(f"{out}: holds a cache already; choose another folder, or remove it")
     settings, rest = frontend_settings(overrides)
-    _check_settings(frontend, settings, BACKBONE, rest, {})
-    source = _source(Path(folder), strict=False)
-    front = _frontend(source, frontend, settings).to(choose_device(device))
+    check_settings(frontend, settings, BACKBONE, rest, {})
+    source = open_source(Path(folder), strict=False)
+    front = frontend_of(source, frontend, settings).to(choose_device(device))
     config = default_config(frontend_to_dict(front), front.spec, BACKBONE, rest)
-    _fit(front, source, config)
+    fit_new(front, source, config)
     return EncodedCache.build(source, front, out)
-
-
-def _source(folder: Path, strict: bool) -> Index | EncodedCache:
-    if is_cache(folder):
-        return EncodedCache.open(folder)
-    index = scan(folder, strict)
-    for file in index.rejected:
-        log.warning("left out: %s: %s", file.path, file.reason)
-    index.require_files()
-    return index
-
-
-def _frontend(source: Index | EncodedCache, name: str | None, settings: dict[str, Any]) -> Frontend:
-    """The front-end that the user names, at the folder's own rate if it has one to choose."""
-    if isinstance(source, EncodedCache):
-        if name is not None or settings:
-            raise ConfigError(f"{source.folder}: was encoded by a front-end of its own; leave out --frontend and "
-                              "--set frontend...., or give the folder of sound files")
-        return source.frontend()
-    if name is None:
-        name, settings = FRONTEND, {**FRONTEND_SETTINGS, **settings}
-    return frontend_for(source, name, settings)
-
-
-def _check_settings(frontend: str | None, settings: dict[str, Any], backbone: str, rest: Sequence[str],
-                    asked: dict[str, Any]) -> None:
-    """Raises what is wrong with the settings, before a folder is read through for minutes."""
-    if frontend is None:
-        frontend, settings = FRONTEND, {**FRONTEND_SETTINGS, **settings}
-    if frontend in FRONTENDS:
-        part = FRONTENDS[frontend]
-        front = part(from_dict(part.Config, part.at_rate(settings, HIGHEST_DEFAULT_RATE), "frontend"))
-    else:
-        front = load_frontend(frontend, **settings)
-    blank_model(default_config(frontend_to_dict(front), front.spec, backbone, rest, asked), front.spec)
-
-
-def _encoded(source: Index | EncodedCache, front: Frontend, config: RunConfig, out: Path) -> EncodedCache:
-    if isinstance(source, EncodedCache):
-        return source
-    _fit(front, source, config)
-    return EncodedCache.open_or_build(long_enough(source, front.spec), front, out / "cache")
-
-
-def _fit(front: Frontend, index: Index, config: RunConfig) -> None:
-    """Fits a learned front-end that is not fitted yet, on the training files alone."""
-    if not front.fitted:
-        log.info("fitting the front-end to the training files")
-        index = long_enough(index, front.spec)
-        fit_to(front, index, _split(index, config, front))
-
-
-def _split(index: Index, config: RunConfig, front: Frontend) -> Split:
-    """By content; where one file is cut, the gap is what the model hears back at most."""
-    frames_per_second = front.spec.sample_rate / front.longest_frame
-    return split(index, config.data.held_out, blank_model(config, front.spec).receptive_frames / frames_per_second)
-
-
-def _check_same_frontend(out: Path, front: Frontend, name: str | None, settings: dict[str, Any]) -> None:
-    """Refuses to resume with another front-end, or with other settings of it, than the run was begun with."""
-    saved = frontend_to_dict(front)
-    if name is not None and name not in FRONTENDS:
-        if load_frontend(name, **settings).fingerprint() != front.fingerprint():
-            raise RunError(f"{name}: is another front-end than {out} was begun with; leave out --frontend, or train "
-                           "into another folder")
-        return
-    if name is not None and name != saved["kind"]:
-        raise _begun_with(out, "frontend.kind", saved["kind"])
-    asked = type(front).at_rate(settings, front.spec.sample_rate)
-    values = to_dict(from_dict(type(front).Config, asked, "frontend"))
-    for key in settings:
-        if values[key] != saved[key]:
-            raise _begun_with(out, f"frontend.{key}", saved[key])
-
-
-def _begun_with(out: Path, key: str, value: Any) -> ConfigError:
-    return ConfigError(f"{key}: {out} was begun with {value!r}, and resuming can't change it; train into another "
-                       "folder, or leave it out")
-
-
-def _resumed(saved: RunConfig, out: Path, backbone: str | None, asked: dict[str, Any], overrides: Sequence[str]
-             ) -> RunConfig:
-    """The run's own settings, of which only those that say how long it goes on may change."""
-    before = saved.to_dict()
-    after = override(before, [*overrides, *([] if backbone is None else [f"backbone.kind={backbone}"])])
-    after["training"].update(asked)
-    for group, values in before.items():
-        for key, value in values.items() if isinstance(values, dict) else ():
-            if after[group].get(key) != value and f"{group}.{key}" not in MAY_CHANGE:
-                raise _begun_with(out, f"{group}.{key}", value)
-    return RunConfig.from_dict(after)
-
-
-#: Settings that say how long a run goes on, and nothing else.
-MAY_CHANGE = ("training.steps", "training.minutes", "training.patience")
 
 
 def _train(out: Path, config: RunConfig, front: Frontend, cache: EncodedCache, sides: Split,
