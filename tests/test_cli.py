@@ -336,6 +336,17 @@ def test_a_run_that_was_not_there_is_begun_aloud(corpus, tmp_path):
     assert again.code == 0 and "budget was spent at step 2, so that there was nothing left to train" in again.err
 
 
+def test_what_only_the_front_end_can_not_use_is_told_of(corpus, tmp_path):
+    """Buries a file lost in silence: long enough for the folder's report, too short for two frames of a front-end."""
+    sound = shutil.copytree(corpus, tmp_path / "sound")
+    write_wav(sound / "tick.wav", note(5, 100))
+    for command in (["tokenize", sound, tmp_path / "cache", "--frontend", "mel"],
+                    ["train", sound, "--out", tmp_path / "run", "--frontend", "mel", "--backbone", "bigram", "--steps",
+                     "1", "--device", "cpu"]):
+        result = audiogen(tmp_path, *command)
+        assert result.code == 0 and "left out: tick.wav: too short" in result.err, result.err
+
+
 def test_places_that_are_none_are_refused(trained, corpus, tmp_path):
     """Buries tracebacks for folders that are files, runs that are caches, and names that were mistyped."""
     run, empty, file = trained[0], tmp_path / "empty", tmp_path / "file"

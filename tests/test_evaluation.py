@@ -18,7 +18,7 @@ from audiogen.errors import CacheError, DataError
 from audiogen.evaluation import likelihood
 from audiogen.evaluation.likelihood import FileLikelihood, file_likelihoods
 from audiogen.evaluation.reconstruction import mel_distance, si_sdr
-from audiogen.evaluation.report import evaluate_folder, report_rows, round_trip
+from audiogen.evaluation.report import evaluate_folder, report_rows, round_trip, verdict
 from audiogen.evaluation.yardstick import baselines, held_out_score, score
 from audiogen.frontends import load_frontend
 from audiogen.run import load_run
@@ -403,3 +403,11 @@ def test_rows_for_people_say_what_was_found(run, corpus):
     assert rows["uniform, counted on the training codes"].startswith("4.000 bits per code, 32000 bits per second")
     assert rows["held out"].startswith("2 files")
     assert rows["left out, since trained on"] == "6 files"
+
+
+def test_the_verdict_compares_with_the_best_of_counting():
+    """Buries praise for beating a bigram that is worse than knowing nothing, as it is where pairs are rare."""
+    assert "further back" in verdict(5.0, "bits", {"uniform": 8.0, "unigram": 7.0, "bigram": 6.0})
+    rare = verdict(9.9, "bits", {"uniform": 10.0, "unigram": 9.95, "bigram": 10.5})
+    assert "0.05 bits per code against the best of counting (unigram)" in rare and "further back" not in rare
+    assert "does not beat the best of counting (uniform)" in verdict(10.1, "bits", {"uniform": 10.0, "bigram": 10.5})

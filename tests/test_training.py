@@ -213,6 +213,9 @@ def test_evaluations_take_at_most_so_many_frames():
     assert [x.shape[1] for x in session._some(files, 100)] == [20, 30, 50]
     assert [x.shape[1] for x in session._some(files, 20)] == [20]
     assert [x.shape[1] for x in session._some(files, 10_000)] == [10, 30, 50, 70]
+    least = session.LEAST_SHARE
+    long = [torch.zeros(1, 9 * least), torch.zeros(1, 5), torch.zeros(1, 9 * least)]
+    assert [x.shape[1] for x in session._some(long, 3 * least)] == [5, least, least], "the first is not all there is"
 
 
 @pytest.mark.parametrize("steps, evaluations, at", [(7, 3, [3, 5, 7]), (2, 5, [1, 2]), (6, 1, [6]),

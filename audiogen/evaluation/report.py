@@ -186,12 +186,16 @@ def verdict(loss: float, unit: str, baselines: Mapping[str, float], step: int | 
     if "uniform" in baselines:
         said += f", out of {2 ** baselines['uniform']:,.0f}"
     if "bigram" in baselines:
-        gain = baselines["bigram"] - loss
-        if gain > 0.005:
+        name = min(baselines, key=baselines.get)
+        gain = baselines[name] - loss
+        if gain > 0.005 and name == "bigram":
             said += (f". It saves {gain:.2f} bits per code against counting pairs: it has learned from further back "
                      "than one code")
+        elif gain > 0.005:
+            said += (f". It saves {gain:.2f} bits per code against the best of counting ({name}); pairs are too rare "
+                     "here for counting them to say more")
         else:
-            said += ". It does not beat counting pairs (bigram) yet: " + (
+            said += f". It does not beat the best of counting ({name}) yet: " + (
                 "its held-out loss had stopped getting better, so that more recordings or a smaller model will help, "
                 "not more time" if turned else "train it longer, or give it a longer view")
     return said + "."

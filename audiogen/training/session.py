@@ -37,12 +37,15 @@ from .defaults import BACKBONE, default_config, frontend_settings, resolve_preci
 from .loop import Progress, Trainer
 from .metrics import Metrics
 from .resuming import check_same_frontend, contents, other_files, resumed_config, same_source
-from .source import check_settings, encoded, fit_new, frontend_of, open_source, split_for
+from .source import check_settings, encoded, fit_new, frontend_of, open_source, split_for, tell_left_out
 
 log = logging.getLogger("audiogen")
 
 #: Sounds of each kind in samples/, and so on the page.
 NUM_SAMPLES = 4
+#: Frames of a held-out file that its evaluations along the way hear at least, if it has them: a second of samples at
+#: 8 kHz, so that a model hears as far back as it can.
+LEAST_SHARE = 8192
 
 
 def train(folder: str | Path, out: str | Path, frontend: str | None = None, backbone: str | None = None,
@@ -130,7 +133,7 @@ def tokenize(folder: str | Path, out: str | Path, frontend: str | None = None, d
     front = frontend_of(source, frontend, settings).to(choose_device(device))
     config = default_config(frontend_to_dict(front), front.spec, BACKBONE, rest)
     fit_new(front, source, config)
-    return EncodedCache.build(source, front, out)
+    return tell_left_out(EncodedCache.build(source, front, out), source)
 
 
 def _train(out: Path, config: RunConfig, front: Frontend, cache: EncodedCache, sides: Split,
@@ -209,10 +212,11 @@ def _write_samples(run: Run, metrics: Metrics, prefix: str, seconds: float, weig
 
 
 def _some(sequences: Sequences, most_frames: int) -> list[Tensor]:
-    """The first sequences up to so many frames, by content hash and so by chance, alike in length side by side."""
-    some, left = [], most_frames
+    """The first sequences up to so many frames, by content hash and so by chance, alike in length side by side. Of long
+    ones the beginning alone, so that more files than the first have a say."""
+    some, left, share = [], most_frames, max(most_frames // len(sequences), LEAST_SHARE)
     for x in sequences:
-        some.append(x[:, :left])
+        some.append(x[:, :min(left, share)])
         left -= some[-1].shape[1]
         if left == 0:
             break

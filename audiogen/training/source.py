@@ -55,7 +55,16 @@ def encoded(source: Index | EncodedCache, front: Frontend, config: RunConfig, ou
     if isinstance(source, EncodedCache):
         return source
     fit_new(front, source, config)
-    return EncodedCache.open_or_build(long_enough(source, front.spec), front, out / "cache")
+    return tell_left_out(EncodedCache.open_or_build(long_enough(source, front.spec), front, out / "cache"), source)
+
+
+def tell_left_out(cache: EncodedCache, source: Index) -> EncodedCache:
+    """The cache, after a line for each file that only the front-end could not use."""
+    known = {file.path for file in source.rejected}
+    for file in cache.index.rejected:
+        if file.path not in known:
+            log.warning("left out: %s: %s", file.path, file.reason)
+    return cache
 
 
 def fit_new(front: Frontend, index: Index, config: RunConfig) -> None:
