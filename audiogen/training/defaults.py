@@ -38,13 +38,13 @@ FRAMES: dict[str, dict[str, Any]] = {
     "gpt": {"backbone": {"dim": 192, "num_layers": 4, "num_heads": 4, "dropout": 0.1},
             "training": {"crop_frames": 256, "batch_size": 4, "learning_rate": 1e-3, "weight_decay": 0.1}},
 }
-# Densities are sharp at the end, and the way there is long: at the rates of codes it takes ten times as many steps.
+# Densities are sharp at the end, and the way there is long: many steps, of few crops each and at higher rates.
 DENSITIES: dict[str, dict[str, Any]] = {
     "bigram": {**FRAMES["bigram"], "training": {**FRAMES["bigram"]["training"], "learning_rate": 1e-2}},
     "mlp": {"backbone": {"dim": 128, "context": 8, "hidden_dim": 512},
-            "training": {**FRAMES["mlp"]["training"], "learning_rate": 3e-3}},
+            "training": {**FRAMES["mlp"]["training"], "batch_size": 4, "learning_rate": 3e-3}},
     "wavenet": {"backbone": {**FRAMES["wavenet"]["backbone"], "residual_dim": 128},
-                "training": {**FRAMES["wavenet"]["training"], "learning_rate": 5e-3}},
+                "training": {**FRAMES["wavenet"]["training"], "batch_size": 4, "learning_rate": 5e-3}},
     "gpt": {**FRAMES["gpt"], "training": {**FRAMES["gpt"]["training"], "learning_rate": 3e-3}},
 }
 # Codes that stand for one frame or more, each.
