@@ -13,8 +13,8 @@ def compiled(**options: bool) -> Callable[[Callable], Callable]:
     """
     def compile_it(function: Callable) -> Callable:
         try:
-            return numba.njit(cache=True, **options)(function)
+            return numba.njit(cache=True, nogil=True, **options)(function)
         except RuntimeError:  # numba finds no place for it
-            return numba.njit(**options)(function)
+            return numba.njit(nogil=True, **options)(function)
 
     return compile_it

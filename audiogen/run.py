@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from .backbones import BACKBONES
 from .config import find, from_dict, part_from_dict, part_to_dict, to_dict, unknown_key
 from .data import EncodedCache, FileEntry, Part, Sequences, Split, is_cache
+from .engines import check_precision
 from .errors import CacheError, ConfigError, DataError, RunError
 from .files import atomic_path, atomic_write_json
 from .frontends import FRONTENDS, Frontend, load_frontend, save_frontend
@@ -327,7 +328,9 @@ def load_run(folder: str | Path, device: str | torch.device = "cpu", precision: 
 
     Raises:
         RunError: half-written, damaged, or of a newer format; names the file.
+        ConfigError: the precision is unknown.
     """
+    check_precision(precision)
     folder = Path(folder)
     config = read_config(folder)
     frontend = load_frontend(folder).to(device)

@@ -22,7 +22,6 @@ spectra take part: what do they add that no distance of spectra does? On a CPU t
 that comes with audiogen was trained by this script, with --export (its card is beside it, in audiogen/weights).
 """
 
-import argparse
 from pathlib import Path
 
 from torch import Tensor
@@ -31,25 +30,23 @@ from audiogen.audio import write_audio
 from audiogen.errors import ConfigError
 from audiogen.evaluation.reconstruction import codebook_statistics, joined, mel_distance, si_sdr, stft_distance
 from audiogen.frontends import Codec
-from audiogen.listen import Clip, Line, clip_cards, grid, line_chart, note, section, table, text, write_document
+from audiogen.listen import Clip, Line, clip_cards, grid, line_chart, section, table, text, write_lesson
 from audiogen.lossy import OPUS_RATES, code_opus
-from audiogen.scripts import run_script
+from audiogen.scripts import LessonParser, run_script
 from audiogen.training.codec import export_weights, train_codec
 from audiogen.training.defaults import frontend_settings
 from audiogen.training.metrics import read_metrics
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folders", type=Path, nargs="+", metavar="folder", help="folders of sound files")
-    parser.add_argument("--out", type=Path, default=Path("runs/10_codec"))
+    parser = LessonParser(__file__, __doc__)
+    parser.add_argument("more", type=Path, nargs="*", metavar="folder", help="further folders")
     parser.add_argument("--minutes", type=float, default=20.0, help="training time; a codec goes on gaining for hours")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--resume", action="store_true", help="go on where it was stopped")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="frontend.A=1",
                         help="any setting of the codec")
     parser.add_argument("--export", type=Path, help="also write the weights to this file, in half the bytes")
-    parser.add_argument("--short", action="store_true", help="a few steps of everything, to see that it runs")
     args = parser.parse_args()
     settings, unknown = frontend_settings(args.overrides)
     if unknown:
@@ -61,7 +58,7 @@ def main() -> None:
         settings = {"num_codebooks": 12, **settings}
 
     # 1. Training, on the files that are not held out. Ctrl-C saves; --resume goes on.
-    trained = train_codec(args.folders, args.out, settings, steps=6 if args.short else None,
+    trained = train_codec([args.folder, *args.more], args.out, settings, steps=6 if args.short else None,
                           minutes=None if args.short else args.minutes, resume=args.resume, device=args.device)
     if not trained.finished:
         print("stopped and saved: go on with --resume")
@@ -103,9 +100,8 @@ def main() -> None:
             path.parent.mkdir(exist_ok=True)
             write_audio(path, wavs[number].cpu(), spec.sample_rate)
             cards.append(Clip(path, name, f"held-out clip {number + 1}"))
-    page = write_document(
-        args.out / "index.html", "Lesson 10: a neural codec",
-        note(__doc__),
+    page = write_lesson(
+        __file__, args.out / "index.html",
         section("What each codebook is worth",
                 text("Held-out files, joined to clips of about ten seconds. The mel distance is what ears would notice "
                      "first, 0 is perfect; the STFT distance counts high and low frequencies alike. The ratio of "

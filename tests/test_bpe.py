@@ -269,7 +269,7 @@ def test_where_nothing_can_be_kept_it_is_compiled_anew(monkeypatch):
 
     monkeypatch.setattr(compiled.numba, "njit", njit)
     assert compiled.compiled(fastmath=True)(len) is len
-    assert calls == [{"cache": True, "fastmath": True}, {"fastmath": True}]
+    assert calls == [{"cache": True, "nogil": True, "fastmath": True}, {"nogil": True, "fastmath": True}]
 
 
 @pytest.mark.parametrize("longest", [3, 6, None])

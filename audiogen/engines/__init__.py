@@ -4,12 +4,13 @@ import functools
 import logging
 
 from ..backbones import BACKBONES
-from ..errors import ConfigError
 from ..model import SequenceModel
-from .base import PRECISIONS, Engine
+from .base import PRECISIONS, Engine, check_precision
 from .eager import Eager
 from .gpt import GPTEngine
 from .wavenet import WaveNetEngine
+
+__all__ = ["ENGINES", "PRECISIONS", "Engine", "check_precision", "choose"]
 
 log = logging.getLogger("audiogen")
 
@@ -23,8 +24,7 @@ def choose(model: SequenceModel, batch_size: int) -> Engine:
     Raises:
         ConfigError: model.precision is unknown.
     """
-    if model.precision not in PRECISIONS:
-        raise ConfigError(f"precision: {model.precision!r} is unknown; choose {', '.join(PRECISIONS)}")
+    check_precision(model.precision)
     for name, kind in ENGINES.items():
         if not isinstance(model.backbone, BACKBONES[name]):
             continue

@@ -5,11 +5,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..errors import ConfigError
 from ..model import SequenceModel
 from ..sampling import Sampling
 
 #: How an engine may hold the weights while it generates. Sums are always taken in fp32.
 PRECISIONS = ("fp32", "bf16", "int8")
+
+
+def check_precision(precision: str) -> None:
+    """Raises the ConfigError of one that is unknown."""
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision: {precision!r} is unknown; choose {', '.join(PRECISIONS)}")
 
 
 class Engine:

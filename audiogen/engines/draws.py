@@ -19,7 +19,7 @@ def filters(sampling: Sampling, codebook_size: int) -> tuple[float, int, float, 
             1.0 if sampling.top_p is None else float(sampling.top_p), float(sampling.min_p or 0.0))
 
 
-@compiled(nogil=True)
+@compiled()
 def draw(logits: np.ndarray, filters: tuple[float, int, float, float], uniform: float, p: np.ndarray) -> int:
     """One code from (V,) float32 logits.
 

@@ -7,20 +7,12 @@ import torch
 from torch import Tensor
 
 from ..backbones.gpt import GPT
-from ..heads import CategoricalHead, CodeEmbedding
 from ..model import SequenceModel
-from ..sampling import Sampling
-from .base import Engine, common_refusal
+from .kernel import KernelEngine
 
 
-class GPTEngine(Engine):
-    """Runs models of GPT over codes, in fp32, bf16 or int8; one thread, whatever torch is set to."""
-
-    @classmethod
-    def refusal(cls, model: SequenceModel) -> str | None:
-        if (type(model.backbone), type(model.embed), type(model.head)) != (GPT, CodeEmbedding, CategoricalHead):
-            return "it is no GPT over codes"
-        return common_refusal(model)
+class GPTEngine(KernelEngine):
+    backbone = GPT
 
     def __init__(self, model: SequenceModel, batch_size: int):
         super().__init__(model, batch_size)
@@ -30,28 +22,16 @@ class GPTEngine(Engine):
         self._weights = pack_weights(model)
         config = model.backbone.config
         L, H, W, d = config.num_layers, config.num_heads, config.window, config.dim // config.num_heads
-        self._keys = np.empty((L, batch_size, H, d, W), np.float32)
-        self._values = np.empty((L, batch_size, H, W, d), np.float32)
+        self._memory = np.empty((L, batch_size, H, d, W), np.float32), np.empty((L, batch_size, H, W, d), np.float32)
 
     def begin(self, hidden: Tensor, state: Any) -> None:
         self._hidden = hidden.numpy().copy()
         self._position = int(state[0]["position"])
-        seen = min(self._position, self._keys.shape[4])                 # slots that are filled
+        keys, values = self._memory
+        seen = min(self._position, keys.shape[4])                       # slots that are filled
         for layer, rings in enumerate(state):
-            torch.from_numpy(self._keys[layer, ..., :seen]).copy_(rings["keys"][:, :, :seen].transpose(2, 3))
-            torch.from_numpy(self._values[layer, :, :, :seen]).copy_(rings["values"][:, :, :seen])
-
-    def fill(self, seq: Tensor, known: Tensor, uniforms: Tensor, sampling: Sampling,
-             logits: Tensor | None = None) -> None:
-        from .draws import filters
-
-        codes = np.ascontiguousarray(seq.numpy())
-        self._run(self._weights, self._keys, self._values, self._position, self._hidden, codes,
-                  np.ascontiguousarray(known.numpy()), np.ascontiguousarray(uniforms.numpy()),
-                  filters(sampling, self.model.spec.codebook_size),
-                  np.empty((0, 0, 0, 0), np.float32) if logits is None else logits.numpy())
-        seq.copy_(torch.from_numpy(codes))
-        self._position += codes.shape[2]
+            torch.from_numpy(keys[layer, ..., :seen]).copy_(rings["keys"][:, :, :seen].transpose(2, 3))
+            torch.from_numpy(values[layer, :, :, :seen]).copy_(rings["values"][:, :, :seen])
 
 
 @torch.no_grad()

@@ -53,31 +53,36 @@ def product(x, weight, scales, y, work):
         x: (B, padded(rows)) float32.
         weight, scales: as `pack` made them, of one matrix.
         y: (B, columns) float32.
-        work: (4, columns or more) float32, to be overwritten.
+        work: (columns or more,) float32, to be overwritten.
     """
     raise NotImplementedError
 
 
 @overload(product, jit_options={"fastmath": True, "nogil": True})
 def _product(x, weight, scales, y, work):
-    kinds = {types.float32: (_unpack_fp32, _alone_fp32), types.uint32: (_unpack_bf16, _alone_bf16),
-             types.int32: (_unpack_int8, _alone_int8)}
-    unpack, alone = kinds[weight.dtype]
+    if weight.dtype == types.float32:
+        return _plain
+    alone = _alone_bf16 if weight.dtype == types.uint32 else _alone_int8
 
-    def implementation(x, weight, scales, y, work):
-        fours = len(x) // 4 * 4
-        if fours > 0:
-            for i in range(0, x.shape[1], 4):
-                rows = unpack(weight, scales, i, work)
-                for b in range(0, fours, 4):
-                    _four_items(x, rows, i, b, y)
-        for b in range(fours, len(x)):
-            alone(x[b], weight, scales, y[b], work[0])
+    # Each item by itself, in a batch too: to unpack weights once for several gains a tenth, and rounds otherwise, so
+    # that an item's draws would depend on the batch.
+    def packed(x, weight, scales, y, work):
+        for b in range(len(x)):
+            alone(x[b], weight, scales, y[b], work)
 
-    return implementation
+    return packed
 
 
-# ---- four items: weights are unpacked once for all, then four rows are read for sixteen products
+def _plain(x, weight, scales, y, work):
+    fours = len(x) // 4 * 4
+    for i in range(0, x.shape[1] if fours else 0, 4):
+        for b in range(0, fours, 4):
+            _four_items(x, weight, i, b, y)
+    for b in range(fours, len(x)):
+        _alone_fp32(x[b], weight, y[b])
+
+
+# ---- four items: four rows are read for sixteen products
 
 
 @njit(fastmath=True, nogil=True)
@@ -87,41 +92,18 @@ def _four_items(x, rows, i, b, y):
     r0, r1, r2, r3 = x[b + 2, i], x[b + 2, i + 1], x[b + 2, i + 2], x[b + 2, i + 3]
     s0, s1, s2, s3 = x[b + 3, i], x[b + 3, i + 1], x[b + 3, i + 2], x[b + 3, i + 3]
     for j in range(y.shape[1]):
-        w0, w1, w2, w3 = rows[0, j], rows[1, j], rows[2, j], rows[3, j]
+        w0, w1, w2, w3 = rows[i, j], rows[i + 1, j], rows[i + 2, j], rows[i + 3, j]
         y[b, j] += p0 * w0 + p1 * w1 + p2 * w2 + p3 * w3
         y[b + 1, j] += q0 * w0 + q1 * w1 + q2 * w2 + q3 * w3
         y[b + 2, j] += r0 * w0 + r1 * w1 + r2 * w2 + r3 * w3
         y[b + 3, j] += s0 * w0 + s1 * w1 + s2 * w2 + s3 * w3
 
 
-@register_jitable
-def _unpack_fp32(weight, scales, i, work):
-    return weight[i:i + 4]
-
-
-@njit(fastmath=True, nogil=True)
-def _unpack_bf16(weight, scales, i, work):
-    for j in range(weight.shape[1]):
-        a, b = weight[i // 2, j], weight[i // 2 + 1, j]
-        work[0, j], work[1, j] = _lower(a), _upper(a)
-        work[2, j], work[3, j] = _lower(b), _upper(b)
-    return work
-
-
-@njit(fastmath=True, nogil=True)
-def _unpack_int8(weight, scales, i, work):
-    for j in range(weight.shape[1]):
-        a, scale = np.uint32(weight[i // 4, j]), scales[j]
-        work[0, j], work[1, j] = (_byte0(a) - MIDDLE) * scale, (_byte1(a) - MIDDLE) * scale
-        work[2, j], work[3, j] = (_byte2(a) - MIDDLE) * scale, (_byte3(a) - MIDDLE) * scale
-    return work
-
-
 # ---- one item: eight rows at a time, unpacked in registers
 
 
 @njit(fastmath=True, nogil=True)
-def _alone_fp32(x, weight, scales, y, work):
+def _alone_fp32(x, weight, y):
     for i in range(0, len(x), 8):
         x0, x1, x2, x3, x4, x5, x6, x7 = x[i], x[i + 1], x[i + 2], x[i + 3], x[i + 4], x[i + 5], x[i + 6], x[i + 7]
         for j in range(len(y)):

@@ -7,20 +7,12 @@ import torch
 from torch import Tensor
 
 from ..backbones.wavenet import WaveNet
-from ..heads import CategoricalHead, CodeEmbedding
 from ..model import SequenceModel
-from ..sampling import Sampling
-from .base import Engine, common_refusal
+from .kernel import KernelEngine
 
 
-class WaveNetEngine(Engine):
-    """Runs models of WaveNet over codes, in fp32, bf16 or int8; one thread, whatever torch is set to."""
-
-    @classmethod
-    def refusal(cls, model: SequenceModel) -> str | None:
-        if (type(model.backbone), type(model.embed), type(model.head)) != (WaveNet, CodeEmbedding, CategoricalHead):
-            return "it is no WaveNet over codes"
-        return common_refusal(model)
+class WaveNetEngine(KernelEngine):
+    backbone = WaveNet
 
     def __init__(self, model: SequenceModel, batch_size: int):
         super().__init__(model, batch_size)
@@ -32,26 +24,14 @@ class WaveNetEngine(Engine):
             self._weights = pack_weights(model)
         backbone = model.backbone
         slots, R = int(self._weights.dilations.sum()), backbone.config.residual_dim
-        self._rings = np.empty((slots, batch_size, R), np.float32)
+        self._memory = (np.empty((slots, batch_size, R), np.float32),)
         self._hidden = np.zeros((batch_size, padded(backbone.dim)), np.float32)
 
     def begin(self, hidden: Tensor, state: Any) -> None:
         self._hidden[:, :hidden.shape[1]] = hidden.numpy()
         self._position = int(state[0]["position"])
         rings = torch.cat([layer["ring"] for layer in state], dim=1)    # (B, slots, R)
-        self._rings[:] = rings.transpose(0, 1).numpy()
-
-    def fill(self, seq: Tensor, known: Tensor, uniforms: Tensor, sampling: Sampling,
-             logits: Tensor | None = None) -> None:
-        from .draws import filters
-
-        codes = np.ascontiguousarray(seq.numpy())
-        self._run(self._weights, self._rings, self._position, self._hidden, codes,
-                  np.ascontiguousarray(known.numpy()), np.ascontiguousarray(uniforms.numpy()),
-                  filters(sampling, self.model.spec.codebook_size),
-                  np.empty((0, 0, 0, 0), np.float32) if logits is None else logits.numpy())
-        seq.copy_(torch.from_numpy(codes))
-        self._position += codes.shape[2]
+        self._memory[0][:] = rings.transpose(0, 1).numpy()
 
 
 def pack_weights(model: SequenceModel):

@@ -31,7 +31,7 @@ class Weights(NamedTuple):
     dilations: np.ndarray           # (L,)
 
 
-@compiled(nogil=True, fastmath=True)
+@compiled(fastmath=True)
 def run(weights, rings, position, hidden, seq, known, uniforms, filters, logits):
     """Goes through n steps.
 
@@ -53,7 +53,7 @@ def run(weights, rings, position, hidden, seq, known, uniforms, filters, logits)
     rectified = np.zeros((B, hidden.shape[1]), np.float32)
     out = np.empty((B, D), np.float32)
     scores = np.empty((B, K * V), np.float32)
-    work = np.empty((4, max(2 * R, R + D, K * V)), np.float32)
+    work = np.empty(max(2 * R, R + D, K * V), np.float32)
     p = np.empty(V, np.float64)
     for s in range(n):
         for b in range(B):

@@ -17,6 +17,7 @@ from ..data import EncodedCache, Part, Sequences, is_cache, scan
 from ..errors import DataError
 from ..frontends import Frontend
 from ..run import Run
+from ..training.metrics import read_metrics
 from .reconstruction import mel_distance, si_sdr
 from .yardstick import baselines, held_out_score
 
@@ -30,7 +31,8 @@ def evaluate_folder(run: Run, folder: str | Path) -> dict[str, Any]:
     """Scores a run on those files of a folder (or cache) that it was not trained on.
 
     Returns:
-        As `report`, with `seen`: how many files were left out because the model was trained on them.
+        As `report`, with `seen`: how many files were left out because the model was trained on them, and `turned`:
+        whether the held-out loss had stopped getting better before training ended.
 
     Raises:
         DataError: nothing is left to evaluate on.
@@ -55,7 +57,8 @@ def evaluate_folder(run: Run, folder: str | Path) -> dict[str, Any]:
             cache = EncodedCache.build(replace(index, files=[part.file for part in parts]), run.frontend, temporary)
             sound = originals(folder, parts, run.sample_rate)
         result = report(run, Sequences(cache, parts), run.training_sequences(), sound)
-    return {**result, "seen": len(index.files) - len(parts)}
+    turned = any(event.get("turned") for event in read_metrics(run.folder) if event.get("event") == "final")
+    return {**result, "turned": turned, "seen": len(index.files) - len(parts)}
 
 
 def report(run: Run, held_out: Sequences, training: Sequences | None, sound: Iterable[tuple[str, Tensor]]
@@ -164,9 +167,9 @@ def report_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def in_words(result: Mapping[str, Any]) -> str:
-    """The `verdict` on a report, with "stopped" in it if it is that of a training run."""
+    """The `verdict` on a report, with "turned" in it if that of the training is known."""
     counted = {name: values["loss"] for name, values in (result["baselines"] or {}).items()}
-    return verdict(result["loss"], result["unit"], counted, result["step"], result.get("stopped") == "early")
+    return verdict(result["loss"], result["unit"], counted, result["step"], bool(result.get("turned")))
 
 
 def verdict(loss: float, unit: str, baselines: Mapping[str, float], step: int | None = None, turned: bool = False
@@ -177,7 +180,7 @@ def verdict(loss: float, unit: str, baselines: Mapping[str, float], step: int | 
         loss, unit: "bits" per code or "nats" per frame.
         baselines: bits per code of the counting models, as far as they are known.
         step: of the weights.
-        turned: whether training ended because the held-out loss had stopped getting better.
+        turned: whether the held-out loss had stopped getting better before training ended.
     """
     when = "" if step is None else f" (step {step:,})"
     if unit != "bits":

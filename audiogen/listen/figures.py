@@ -43,7 +43,7 @@ class Figures:
         step: of the weights, None where it is not known.
         baselines: bits per code of the counting models.
         more: what else the evaluation reports, in words -> value.
-        turned: whether training ended because the held-out loss had stopped getting better.
+        turned: whether the held-out loss had stopped getting better before training ended.
     """
 
     unit: str
@@ -67,7 +67,7 @@ def read_figures(run: RunFolder) -> Figures:
             if name not in ("loss", "step", "bits_per_second", "bits_per_sample") and not name.startswith("baselines ")}
     return Figures("bits per code" if bits else "nats per frame", number(report.get("loss")),
                    number(report.get("bits_per_second")), number(report.get("bits_per_sample")),
-                   number(report.get("step")), baselines, more, run.last("final").get("stopped") == "early")
+                   number(report.get("step")), baselines, more, run.last("final").get("turned") is True)
 
 
 def best_held_out(run: RunFolder) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from ..run import (
 )
 from ..samples import write_generated, write_round_trips
 from .checkpoint import list_checkpoints
+from .config import TrainingConfig
 from .defaults import BACKBONE, default_config, frontend_settings, resolve_precision
 from .loop import Progress, Trainer
 from .metrics import Metrics
@@ -184,7 +185,8 @@ def _train(out: Path, config: RunConfig, front: Frontend, cache: EncodedCache, s
             log.info("its budget was spent at step %d%s; for more, give --resume a larger --steps or --minutes", first,
                      again)
         run = load_run(out, device)
-        result = {**report(run, held_out, crops.sequences, sound), "stopped": outcome.stopped}
+        patience = settings.patience or TrainingConfig.patience
+        result = {**report(run, held_out, crops.sequences, sound), "turned": outcome.progress.worse >= patience}
         metrics.write("final", **result)
         for name, value in report_rows(result):
             log.info("%s: %s", name, value)

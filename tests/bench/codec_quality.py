@@ -51,6 +51,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
     args = parser.parse_args()
     codec = load_frontend(args.codec)
+    most = round(1000 * max(args.kbps) * codec.spec.num_codebooks / codec.spec.bitrate)
+    if most > codec.spec.num_codebooks:
+        codec = load_frontend(args.codec, num_codebooks=most)
     rate = codec.spec.sample_rate
     clips = held_out_clips(args.folder, rate, args.clips)
     print(f"{len(clips)} clips, {sum(clip.shape[1] for clip in clips) / rate:.0f} s at {rate} Hz\n")

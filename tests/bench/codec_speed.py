@@ -32,9 +32,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     codec = load_frontend(args.codec)
-    count = round(6000 * codec.spec.num_codebooks / codec.spec.bitrate)
-    if count < codec.spec.num_codebooks:
-        codec = load_frontend(args.codec, num_codebooks=count)
+    codec = load_frontend(args.codec, num_codebooks=round(6000 * codec.spec.num_codebooks / codec.spec.bitrate))
     with torch.inference_mode():
         figures = race(codec, args.seconds, args.rounds) | live(codec, args.seconds)
     if args.json:

@@ -1,0 +1,51 @@
+"""What engines share that run a compiled kernel on one CPU core."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..backbones import Backbone
+from ..heads import CategoricalHead, CodeEmbedding
+from ..model import SequenceModel
+from ..sampling import Sampling
+from .base import Engine, common_refusal
+
+
+class KernelEngine(Engine):
+    """Runs models of one backbone over codes, in fp32, bf16 or int8; one thread, whatever torch is set to.
+
+    An engine of this kind sets in `__init__`:
+        _run: the kernel, run(weights, *memory, position, hidden, seq, known, uniforms, filters, logits).
+        _weights: the model's, packed.
+        _memory: what the kernel carries from step to step, arrays that it writes in place.
+    and in `begin` also `_position` and `_hidden`.
+    """
+
+    backbone: ClassVar[type[Backbone]]
+    _run: Callable
+    _weights: tuple
+    _memory: tuple[np.ndarray, ...]
+    _position: int
+    _hidden: np.ndarray
+
+    @classmethod
+    def refusal(cls, model: SequenceModel) -> str | None:
+        if (type(model.backbone), type(model.embed), type(model.head)) != (cls.backbone, CodeEmbedding,
+                                                                           CategoricalHead):
+            return f"it is no {cls.backbone.__name__} over codes"
+        return common_refusal(model)
+
+    def fill(self, seq: Tensor, known: Tensor, uniforms: Tensor, sampling: Sampling,
+             logits: Tensor | None = None) -> None:
+        from .draws import filters
+
+        codes = np.ascontiguousarray(seq.numpy())
+        self._run(self._weights, *self._memory, self._position, self._hidden, codes,
+                  np.ascontiguousarray(known.numpy()), np.ascontiguousarray(uniforms.numpy()),
+                  filters(sampling, self.model.spec.codebook_size),
+                  np.empty((0, 0, 0, 0), np.float32) if logits is None else logits.numpy())
+        seq.copy_(torch.from_numpy(codes))
+        self._position += codes.shape[2]
