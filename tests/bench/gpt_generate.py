@@ -75,7 +75,7 @@ def main() -> None:
         for model.precision in PRECISIONS:
             engine = GPTEngine(model, 1)
             packed = sum(getattr(part, "weight", part).nbytes for part in engine._weights)
-            sizes[name, model.precision] = packed, engine._keys.nbytes + engine._values.nbytes
+            sizes[name, model.precision] = packed, sum(array.nbytes for array in engine._memory)
     print()
     for (name, precision), (packed, state) in sizes.items():
         print(f"{name}, {precision}: {packed / 2 ** 20:.0f} MiB as packed, an item's state {state / 2 ** 20:.0f} MiB")

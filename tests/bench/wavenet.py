@@ -107,7 +107,7 @@ def race(name: str, config: WaveNet.Config, batch_size: int, args: argparse.Name
             go(steps)
             rates[side].append(batch_size * steps / (clock() - began))
     return {"model": name, "batch": batch_size, **{side: statistics.median(rate) for side, rate in rates.items()},
-            "mebibytes": mebibytes, "state": engine._rings.nbytes / batch_size / 2**20, "rounds": rates}
+            "mebibytes": mebibytes, "state": engine._memory[0].nbytes / batch_size / 2**20, "rounds": rates}
 
 
 def filler(engine):
