@@ -64,7 +64,7 @@ def main() -> None:
     if args.short:
         args.codes, args.merges, args.steps = 16, 24, 8
     codec = {"weights": "fit", "num_codebooks": 1, "codebook_size": args.codes,
-             **({"fit_steps": 4, "channels": 4, "dim": 8} if args.short else {"fit_steps": 400})}
+             **({"fit_steps": 4, "dim": 8, "latent_dim": 4} if args.short else {"fit_steps": 400})}
 
     # 1. Text first. Then one folder of sound in six ways: samples, typical frames, a codec's frames, plain and merged.
     sections = [letters(30 if args.short else 300)]

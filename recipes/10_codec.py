@@ -2,16 +2,18 @@
 
     python recipes/10_codec.py FOLDER [FOLDER ...] [--out runs/10_codec] [--minutes 20] [--resume]
 
-What it teaches. An encoder squeezes 320 samples into a vector, a decoder makes sound of it again. Between them stands a
-residual vector quantizer: a codebook names the nearest of its 1,024 vectors, the next one codes what that left over,
-and so on, so that each further codebook costs the same and adds less. No gradient passes such a choice, so the
-decoder's is handed straight through to the encoder, and the codewords follow the vectors that chose them. What counts
-as close is a matter of ears: spectra at several resolutions are compared, on the mel scale, and no loss may shout down
-the others, since each is given its share of the gradient.
+What it teaches. An encoder squeezes 20 ms of spectra into a vector, a decoder says spectra of it again, which add up to
+sound. Between them stands a residual vector quantizer: a codebook names the nearest of its 1,024 vectors, the next one
+codes what that left over, and so on, so that each further codebook costs the same and adds less. No gradient passes
+such a choice, so the decoder's is handed straight through to the encoder, and the codewords follow the vectors that
+chose them. What counts as close is a matter of ears: spectra at several resolutions are compared, on the mel scale, and
+no loss may shout down the others, since each is given its share of the gradient.
 
 How it carries over to audio. Everything that generates sound from tokens stands on such a codec, and what it loses is
-lost to every model after it. It is causal: a frame waits for its own 20 ms and for nothing else, so it can be used
-while one speaks. The run folder is a front-end like any other:
+lost to every model after it. A frame waits for its own 20 ms and for the next, and for nothing else, so it can be used
+while one speaks. The networks work on spectra since there is little time: networks that speak in samples have to learn
+to oscillate first, and an hour of a processor took them no further than a few minutes take these. The run folder is a
+front-end like any other:
 
     audiogen train FOLDER --out runs/mine --frontend runs/10_codec
 
@@ -33,8 +35,8 @@ from audiogen.frontends import Codec
 from audiogen.listen import Clip, Line, clip_cards, grid, line_chart, section, table, text, write_lesson
 from audiogen.lossy import OPUS_RATES, code_opus
 from audiogen.scripts import LessonParser, run_script
-from audiogen.training.codec import export_weights, train_codec
 from audiogen.training.defaults import frontend_settings
+from audiogen.training.frontend import export_weights, train_frontend
 from audiogen.training.metrics import read_metrics
 
 
@@ -50,24 +52,25 @@ def main() -> None:
     args = parser.parse_args()
     settings, unknown = frontend_settings(args.overrides)
     if unknown:
-        raise ConfigError(f"--set {unknown[0]}: only settings of the codec can be set here, such as frontend.channels")
+        raise ConfigError(f"--set {unknown[0]}: only settings of the codec can be set here, such as frontend.dim")
     if args.short:
-        settings = {"num_codebooks": 4, "codebook_size": 16, "channels": 4, "dim": 8, "batch_size": 2,
+        settings = {"num_codebooks": 4, "codebook_size": 16, "dim": 8, "latent_dim": 4, "batch_size": 2,
                     "adversarial_from": 0.5, "discriminator_channels": 2, **settings}
     else:
         settings = {"num_codebooks": 12, **settings}
 
     # 1. Training, on the files that are not held out. Ctrl-C saves; --resume goes on.
-    trained = train_codec([args.folder, *args.more], args.out, settings, steps=6 if args.short else None,
-                          minutes=None if args.short else args.minutes, resume=args.resume, device=args.device)
+    trained = train_frontend("codec", [args.folder, *args.more], args.out, {**settings, "weights": "fit"},
+                             steps=6 if args.short else None, minutes=None if args.short else args.minutes,
+                             resume=args.resume, device=args.device)
     if not trained.finished:
         print("stopped and saved: go on with --resume")
         return
-    codec = trained.codec
+    codec = trained.frontend
     spec = codec.spec
     bits = spec.bitrate / spec.num_codebooks                            # a second, of one codebook
     print(f"{spec.frame_rate:g} frames a second of {spec.num_codebooks} codebooks, {bits:g} bits a second each; "
-          f"a frame waits for {1000 / spec.frame_rate:g} ms")
+          f"a frame is heard after {codec.latency_ms:g} ms")
     if args.export:
         export_weights(codec, args.export)
         print(f"{args.export}: {args.export.stat().st_size / 1e6:.2f} MB")

@@ -21,7 +21,7 @@ TINY_FRONTENDS: dict[str, dict[str, Any]] = {
               "num_codebooks": 2, "codebook_size": 8},
     "encodec": {"bandwidth": 1.5, "weights": "random"},
     "codec": {"weights": "fit", "sample_rate": RATE, "num_codebooks": 2, "codebook_size": 8,
-              "strides": (8, 8), "channels": 2, "dim": 4, "fit_steps": 3, "batch_size": 2},
+              "hop_length": 64, "dim": 8, "latent_dim": 4, "fit_steps": 3, "batch_size": 2},
     "bpe": {"num_merges": 4, "longest": 8,
             "base": {"kind": "melvq", "sample_rate": RATE, "num_features": 6, "hop_length": 64, "codebook_size": 8,
                      "griffin_lim_iterations": 2}},
@@ -36,10 +36,14 @@ def tiny_settings(kind: str) -> dict[str, Any]:
     return TINY_FRONTENDS[kind]
 
 
+#: What makes a mel front-end one with a vocoder.
+TINY_VOCODER = {"vocoder_steps": 2, "vocoder_dim": 8, "vocoder_layers": 2}
+
+
 @cache
-def tiny_frontend(kind: str) -> Frontend:
+def tiny_frontend(kind: str, vocoder: bool = False) -> Frontend:
     """A front-end with small settings on the CPU, fitted once a process; `deepcopy` it to move it elsewhere."""
-    frontend = load_frontend(kind, **tiny_settings(kind))
+    frontend = load_frontend(kind, **tiny_settings(kind), **(TINY_VOCODER if vocoder else {}))
     if not frontend.fitted:
         rate = frontend.spec.sample_rate
         frontend.fit([torch.from_numpy(note(seed, rate // 2, rate)).float()[None] for seed in range(6)])

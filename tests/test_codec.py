@@ -10,12 +10,13 @@ from corpus import RATE, note, tiny_frontend, tiny_settings
 
 from audiogen.codec.crops import CropBatches, draw_crops
 from audiogen.codec.losses import ReconstructionLoss
-from audiogen.codec.networks import Decoder, Down, Encoder, Up, add_weight_norm, fold_weight_norm
+from audiogen.codec.networks import LOOK_AHEAD, OVERLAP, SPECTRA, ConvNeXtBlock, Decoder, Encoder
 from audiogen.codec.training import draw_depths
+from audiogen.codec.variations import SPEEDS, longer, vary
 from audiogen.errors import ConfigError
 from audiogen.frontends import load_frontend
 
-SHAPES = [(4, 8), (8,), (2, 3, 4), (1, 4)]
+HOPS = [64, 8, 26, 320]
 
 
 def generator(seed=0):
@@ -44,74 +45,108 @@ def seen(network, x, step):
     return int(steps.min()), int(steps.max())
 
 
-@pytest.mark.parametrize("strides", SHAPES)
-def test_a_frame_waits_for_its_own_samples_and_is_heard_from_its_first_on(strides):
-    """Buries an encoder that needs the next frame, and a decoder that answers late: the latency is one frame."""
-    hop_length, frame = math.prod(strides), 40
-    encoder, decoder = Encoder(4, strides, 6).double(), Decoder(4, strides, 6).double()
-    assert seen(encoder, torch.randn(1, 1, 50 * hop_length).double(), frame)[1] == (frame + 1) * hop_length - 1
-    lasts = {seen(decoder, torch.randn(1, 6, 50).double(), frame * hop_length + offset)[1]
-             for offset in range(hop_length)}
+def networks(hop_length, dim=6, layers=2, latent_dim=3):
+    torch.manual_seed(0)
+    encoder, decoder = Encoder(hop_length, dim, layers, latent_dim), Decoder(latent_dim, dim, layers, hop_length)
+    return encoder.double(), decoder.double()
+
+
+@pytest.mark.parametrize("hop_length", HOPS)
+def test_a_frame_waits_for_the_next_one_and_is_heard_from_its_first_sample_on(hop_length):
+    """Buries an encoder that needs more than it says, and a decoder that answers late: the latency is two frames."""
+    frame = 40
+    encoder, decoder = networks(hop_length)
+    last = seen(encoder, torch.randn(1, 1, 50 * hop_length).double(), frame)[1]
+    assert last == (frame + 1 + LOOK_AHEAD) * hop_length - 1
+    lasts = {seen(decoder, torch.randn(1, 3, 50).double(), frame * hop_length + offset)[1]
+             for offset in range(1, hop_length)}
     assert lasts == {frame}
 
 
-@pytest.mark.parametrize("strides", SHAPES)
-def test_any_blocks_with_state_give_what_the_whole_gives(strides):
-    """Buries a state that forgets, and one that the next call's chunks move out of place."""
-    hop_length = math.prod(strides)
-    encoder, decoder = Encoder(4, strides, 6).double(), Decoder(4, strides, 6).double()
+@pytest.mark.parametrize("hop_length", HOPS)
+def test_any_blocks_with_state_give_what_the_whole_gives(hop_length):
+    """Buries a state that forgets, one that the next call's chunks move out of place, and sound lost where windows of
+    two blocks overlap."""
+    encoder, decoder = networks(hop_length)
     wav = torch.randn(2, 1, 61 * hop_length).double()
     latent = encoder(wav)[0]
     decoded = decoder(latent)[0]
-    assert latent.shape == (2, 6, 61) and decoded.shape == wav.shape
-    for network, x, whole, into in ((encoder, wav, latent, hop_length), (decoder, latent, decoded, 1)):
-        for sizes in ([1] * 61, [7, 1, 30, 23], [60, 1]):
-            state, blocks = None, []
-            for block in x.split([size * into for size in sizes], dim=2):
-                y, state = network(block, state)
-                blocks.append(y)
-            torch.testing.assert_close(torch.cat(blocks, dim=2), whole, rtol=0, atol=1e-12)
+    assert latent.shape == (2, 3, 61) and decoded.shape == wav.shape
+    for sizes in ([2] + [1] * 59, [7, 1, 30, 23], [60, 1]):
+        state, blocks = None, []
+        for block in wav.split([size * hop_length for size in sizes], dim=2):
+            y, state = encoder(block, state, last=False)
+            blocks.append(y)
+            assert sum(y.shape[2] for y in blocks) == sum(sizes[:len(blocks)]) - LOOK_AHEAD
+        blocks.append(encoder(wav[..., :0], state, last=True)[0])
+        torch.testing.assert_close(torch.cat(blocks, dim=2), latent, rtol=0, atol=1e-12)
+        state, blocks = None, []
+        for block in latent.split(sizes, dim=2):
+            y, state = decoder(block, state)
+            blocks.append(y)
+        torch.testing.assert_close(torch.cat(blocks, dim=2), decoded, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("kernel, stride, dims", [(6, 3, (2, 5)), (10, 5, (1, 4))])
-def test_strides_by_reshape_are_strided_convolutions(kernel, stride, dims):
-    """torch's own strided convolutions are the oracle. Buries taps or channels out of order."""
-    wide, narrow = max(dims), min(dims)
-    down, x = Down(narrow, wide, stride).double(), torch.randn(2, 8 * stride, narrow).double()
-    weight = down.conv.linear.weight.view(wide, kernel, narrow).transpose(1, 2)             # (out, in, taps)
-    expected = F.conv1d(F.pad(x.transpose(1, 2), (stride, 0)), weight, down.conv.linear.bias, stride)
-    torch.testing.assert_close(down(x)[0].transpose(1, 2), expected)
-    up, x = Up(wide, narrow, stride).double(), torch.randn(2, 8, wide).double()
-    before, now = up.conv.linear.weight.view(stride, narrow, 2, wide).permute(2, 3, 1, 0)   # (in, out, stride) each
-    expected = F.conv_transpose1d(x.transpose(1, 2), torch.cat([now, before], dim=2), stride=stride)[..., :-stride]
-    bias = up.conv.linear.bias.view(stride, narrow).T.repeat(1, 8)
-    torch.testing.assert_close(up(x)[0].transpose(1, 2), expected + bias)
+@pytest.mark.parametrize("hop_length", HOPS)
+def test_spectra_that_the_decoder_is_told_to_speak_are_heard(hop_length):
+    """torch's own inverse is the oracle: spectra of a wav, put in the place of what the last layer says, are that wav.
+    Buries windows that do not add up, and a magnitude or a phase that is read wrongly."""
+    _, decoder = networks(hop_length)
+    step, n_fft = hop_length // SPECTRA, OVERLAP * hop_length // SPECTRA
+    wav = torch.randn(2, 20 * hop_length + n_fft - step).double()
+    spectra = torch.stft(wav, n_fft, step, window=decoder.window, center=False, return_complex=True).transpose(1, 2)
+    said = torch.stack([(spectra / (n_fft / 4)).abs().log() + 3, spectra.angle()], dim=2)   # (B, S, 2, bins)
+    decoder.blocks.forward = lambda x, state: (said.reshape(2, 20, -1), None)
+    heard = decoder(torch.zeros(2, 3, 20).double())[0].squeeze(1)
+    assert heard.shape == (2, 20 * hop_length)
+    torch.testing.assert_close(heard[:, 2 * step:], wav[:, 2 * step:20 * hop_length], rtol=0, atol=1e-6)
 
 
-def test_weight_norm_changes_nothing_when_folded():
-    """Buries a fold that drops the length or the direction, and one that takes the weights from the trained network."""
+def test_a_block_is_a_depthwise_convolution_and_a_wide_layer():
+    """torch's own convolution is the oracle. Buries taps in the wrong order or of the wrong feature."""
     torch.manual_seed(0)
-    network, plain, x = Encoder(4, (4, 2), 6), Encoder(4, (4, 2), 6), torch.randn(1, 1, 80)
-    before = network(x)[0]
-    add_weight_norm(network)
-    torch.testing.assert_close(network(x)[0], before)
+    block, x = ConvNeXtBlock(5).double(), torch.randn(2, 12, 5).double()
     with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if name.endswith("original0"):
-                parameter *= 1.5
-    assert not torch.allclose(network(x)[0], before)
-    for _ in range(2):
-        fold_weight_norm(network, plain)
-        torch.testing.assert_close(plain(x)[0], network(x)[0])
+        block.taps.normal_()
+    size = len(block.taps)
+    mixed = F.conv1d(F.pad(x.transpose(1, 2), (size - 1, 0)), block.taps.T[:, None], groups=5).transpose(1, 2)
+    expected = x + block.scale * block.narrow(F.gelu(block.wide(F.layer_norm(mixed, (5,)))))
+    torch.testing.assert_close(block(x)[0], expected)
 
 
-def test_the_signal_keeps_its_size_through_the_networks():
-    """Buries torch's default start, which shrinks it a thousandfold and takes hundreds of steps to undo."""
-    torch.manual_seed(0)
-    encoder = Encoder(32, (8, 4, 4), 16)
-    latent = encoder(torch.randn(4, 1, 4096))[0].detach()
-    assert 0.2 < float(latent.std()) < 0.8, "of at most 1"
-    assert float(latent.std(dim=2).min()) > 0.1
+def test_quiet_sound_is_seen_beside_loud_sound():
+    """Buries features in which all but the loudest vanishes: a tone 60 dB down still moves the latent."""
+    encoder, _ = networks(64, dim=32, latent_dim=8)
+    loud, quiet = tones(4096).double(), 1e-3 * tones(4096, seed=3).double()
+    silent = encoder(torch.zeros_like(quiet))[0]
+    moved = (encoder(quiet)[0] - silent).norm() / (encoder(loud)[0] - silent).norm()
+    assert float(moved.detach()) > 0.05
+
+
+@pytest.mark.parametrize("rate", [4000, 8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000])
+def test_variations_keep_the_length_and_play_each_crop_otherwise(rate):
+    """Buries a resampled crop that is too short for what comes out, and draws that are the same for all."""
+    num_samples = rate // 10
+    crops = tones(longer(num_samples), batch=32)
+    heard = vary(crops, num_samples, generator())
+    assert heard.shape == (32, 1, num_samples) and bool(torch.isfinite(heard).all())
+    assert torch.equal(heard, vary(crops, num_samples, generator())), "the generator decides all of it"
+    assert not torch.equal(heard, vary(crops, num_samples, generator(1)))
+
+
+def test_a_tone_played_faster_is_higher():
+    """Buries speeds that change the length alone. Pitches of a pure tone are counted by zero crossings."""
+    rate, num_samples = 8000, 4000
+    tone = torch.sin(2 * math.pi * 400 / rate * torch.arange(longer(num_samples))).expand(200, 1, -1)
+    heard = vary(tone.clone(), num_samples, generator())[:, 0]
+    crossings = (heard[:, 1:].sign() != heard[:, :-1].sign()).sum(1).double() / num_samples * rate / 2 / 400
+    speeds = torch.tensor([before / after for before, after in SPEEDS] + [1.0]).double()
+    nearest = (crossings[:, None] - speeds).abs().min(dim=1)
+    assert float((nearest.values < 0.02).double().mean()) > 0.7, "all but those that were mixed"
+    counts = torch.bincount(nearest.indices, minlength=5)
+    assert int(counts.min()) > 5 and int(counts[-1]) > 60
+    levels = heard.square().mean(1).sqrt()
+    assert float(levels.max() / levels.min()) > 8
 
 
 @pytest.mark.parametrize("rate", [4000, 8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000])
@@ -120,8 +155,9 @@ def test_the_frame_rate_is_about_the_same_at_any_rate(rate):
     assert 49 < spec.frame_rate < 51.5
 
 
-@pytest.mark.parametrize("settings", [{"strides": ()}, {"strides": (0, 4)}, {"strides": (1000, 1000)}, {"channels": 0},
-                                      {"fit_steps": 0}, {"learning_rate": 0.0}, {"num_codebooks": 0}, {"dim": 10**9}])
+@pytest.mark.parametrize("settings", [{"hop_length": 0}, {"hop_length": 15}, {"decoder_layers": 0}, {"dim": 1},
+                                      {"fit_steps": 0}, {"learning_rate": 0.0}, {"num_codebooks": 0},
+                                      {"latent_dim": 10**9}])
 def test_senseless_settings(settings):
     with pytest.raises(ConfigError, match=f"frontend.{next(iter(settings))}"):
         load_frontend("codec", weights="fit", **settings)
@@ -150,7 +186,7 @@ def test_the_loss_has_a_gradient_at_silence():
 def test_fitting_brings_the_sound_closer():
     """Buries a training that runs but learns nothing, and codebooks that it leaves behind."""
     settings = dataclasses.asdict(tiny_frontend("codec").config)
-    settings |= {"channels": 16, "dim": 16, "codebook_size": 32, "strides": (16, 4), "batch_size": 4}
+    settings |= {"dim": 32, "latent_dim": 16, "codebook_size": 32, "batch_size": 4}
     files = list(tones(8000, batch=6)[:, :])
     wav = tones(8000, seed=9)
     loss_of, losses = total_loss(8000), []
@@ -217,6 +253,6 @@ def test_a_quarter_of_the_items_use_all_codebooks():
 
 def test_a_codec_of_short_hops_can_be_fitted():
     """Buries crops shorter than the longest window of the loss, which torch can't pad."""
-    frontend = load_frontend("codec", **{**tiny_settings("codec"), "strides": (2, 4)})
+    frontend = load_frontend("codec", **{**tiny_settings("codec"), "hop_length": 8})
     frontend.fit([torch.from_numpy(note(seed, RATE)).float()[None] for seed in range(2)])
     assert frontend.encode(torch.zeros(1, 1, 80)).shape == (1, 2, 10)

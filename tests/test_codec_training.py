@@ -15,21 +15,22 @@ from audiogen.codec.balancer import Balancer
 from audiogen.codec.discriminators import Discriminators, deception_losses, hinge_loss
 from audiogen.errors import ConfigError, RunError, TrainingError
 from audiogen.frontends import Codec, load_frontend
-from audiogen.training.codec import train_codec
+from audiogen.training.frontend import train_frontend
 from audiogen.training.metrics import read_metrics
 from audiogen.training.session import train
 
-TINY = {"num_codebooks": 2, "codebook_size": 8, "strides": (8, 8), "channels": 4, "dim": 4, "batch_size": 2,
-        "adversarial_from": 0.5, "discriminator_channels": 2, "discriminator_windows": (0.016, 0.008)}
+TINY = {"weights": "fit", "num_codebooks": 2, "codebook_size": 8, "hop_length": 64, "dim": 4, "latent_dim": 4,
+        "batch_size": 2, "adversarial_from": 0.5, "discriminator_channels": 2,
+        "discriminator_windows": (0.016, 0.008)}
 
 
 @pytest.fixture(autouse=True)
 def one_second_is_long(monkeypatch):
-    monkeypatch.setattr("audiogen.frontends.codec.CROP_SECONDS", 0.2)
+    monkeypatch.setattr("audiogen.frontends.learning.CROP_SECONDS", 0.2)
 
 
 def tiny_trainer(**settings):
-    codec = Codec(Codec.Config(weights="fit", sample_rate=RATE, **{**TINY, **settings}))
+    codec = Codec(Codec.Config(sample_rate=RATE, **{**TINY, **settings}))
     return codec.trainer([torch.from_numpy(note(seed, RATE)).float()[None] for seed in range(4)])
 
 
@@ -141,7 +142,7 @@ def test_a_loss_far_above_the_usual_is_an_explosion_too():
 def test_a_run_that_explodes_for_ever_stops(monkeypatch):
     """Buries a fit that saves what it should not, or never ends."""
     monkeypatch.setattr(training.Trainer, "_step", lambda self, progress: None)
-    codec = Codec(Codec.Config(weights="fit", sample_rate=RATE, **TINY))
+    codec = Codec(Codec.Config(sample_rate=RATE, **TINY))
     with pytest.raises(TrainingError, match="step 1, after 3 rollbacks: lower frontend.learning_rate"):
         codec.fit([torch.from_numpy(note(0, RATE)).float()[None]])
     assert not codec.fitted
@@ -151,7 +152,7 @@ def test_a_run_that_explodes_for_ever_stops(monkeypatch):
 def test_a_resumed_run_ends_with_the_very_weights(tmp_path, monkeypatch, stops):
     """Buries anything that a checkpoint leaves out: an optimizer's moments, the discriminators, averages, the pool."""
     folders = [folder_of_notes(tmp_path / "a", [4000] * 5), folder_of_notes(tmp_path / "b", [3000] * 4, seed=7)]
-    whole = train_codec(folders, tmp_path / "whole", TINY, steps=16)
+    whole = train_frontend("codec", folders, tmp_path / "whole", TINY, steps=16)
     assert whole.finished
     advance, due = training.Trainer.advance, set(stops)
 
@@ -164,16 +165,16 @@ def test_a_resumed_run_ends_with_the_very_weights(tmp_path, monkeypatch, stops):
 
     monkeypatch.setattr(training.Trainer, "advance", stopped_at)
     for _ in stops:
-        assert not train_codec(folders, tmp_path / "parts", TINY, steps=16, resume=True).finished
-    parts = train_codec(folders, tmp_path / "parts", TINY, steps=16, resume=True)
+        assert not train_frontend("codec", folders, tmp_path / "parts", TINY, steps=16, resume=True).finished
+    parts = train_frontend("codec", folders, tmp_path / "parts", TINY, steps=16, resume=True)
     assert parts.finished
-    for name, value in whole.codec.state_dict().items():
-        assert torch.equal(value, parts.codec.state_dict()[name]), name
+    for name, value in whole.frontend.state_dict().items():
+        assert torch.equal(value, parts.frontend.state_dict()[name]), name
     for name in ("train", "codebooks", "held_out"):
         first, second = (untimed(tmp_path / run, name) for run in ("whole", "parts"))
         assert first == second
     loaded = load_frontend(tmp_path / "parts")
-    assert loaded.fingerprint() == whole.codec.fingerprint()
+    assert loaded.fingerprint() == whole.frontend.fingerprint()
 
 
 def untimed(folder, name):
@@ -184,19 +185,19 @@ def untimed(folder, name):
 def test_a_run_folder_is_not_overwritten_and_not_resumed_with_other_settings(tmp_path):
     """Buries hours of training lost to a repeated command."""
     folder = folder_of_notes(tmp_path / "a", [4000] * 3)
-    train_codec([folder], tmp_path / "run", TINY, steps=2)
+    train_frontend("codec", [folder], tmp_path / "run", TINY, steps=2)
     with pytest.raises(RunError, match="--resume"):
-        train_codec([folder], tmp_path / "run", TINY, steps=4)
+        train_frontend("codec", [folder], tmp_path / "run", TINY, steps=4)
     with pytest.raises(RunError, match="other settings"):
-        train_codec([folder], tmp_path / "run", {**TINY, "channels": 6}, steps=4, resume=True)
+        train_frontend("codec", [folder], tmp_path / "run", {**TINY, "dim": 6}, steps=4, resume=True)
     with pytest.raises(ConfigError, match="one of them"):
-        train_codec([folder], tmp_path / "other", TINY)
+        train_frontend("codec", [folder], tmp_path / "other", TINY)
 
 
 def test_held_out_files_are_not_trained_on(tmp_path):
     """Buries a codec that is judged on what it was trained on."""
     folder = folder_of_notes(tmp_path / "a", [4000, 4001, 4002])
-    trained = train_codec([folder], tmp_path / "run", TINY, steps=1)
+    trained = train_frontend("codec", [folder], tmp_path / "run", TINY, steps=1)
     lengths = [sorted(wav.shape[1] for wav in side) for side in (trained.training, trained.held_out)]
     assert len(lengths[0]) == 2 and len(lengths[1]) == 1 and not set(lengths[0]) & set(lengths[1])
 
@@ -210,23 +211,23 @@ def test_rollbacks_are_written_down(tmp_path, monkeypatch):
         return None if self.step in hurt and not hurt.discard(self.step) else step(self, progress)
 
     monkeypatch.setattr(training.Trainer, "_step", stumble)
-    train_codec([folder], tmp_path / "run", TINY, steps=4)
+    train_frontend("codec", [folder], tmp_path / "run", TINY, steps=4)
     event, = (e for e in read_metrics(tmp_path / "run") if e["event"] == "rolled_back")
     assert event["exploded_at"] == 3 and event["rolled_back_to"] == 0 and event["calm"] == 0.5
 
 
 def test_the_checkpoint_holds_the_settings(tmp_path):
     folder = folder_of_notes(tmp_path / "a", [4000] * 3)
-    trained = train_codec([folder], tmp_path / "run", TINY, steps=1)
+    trained = train_frontend("codec", [folder], tmp_path / "run", TINY, steps=1)
     state = json.loads((tmp_path / "run" / "checkpoints" / "step-1" / "state.json").read_text())
-    assert state["config"]["channels"] == 4 and state["step"] == 1
-    assert dataclasses.asdict(trained.codec.config)["weights"] == "fit"
+    assert state["config"]["dim"] == 4 and state["step"] == 1
+    assert dataclasses.asdict(trained.frontend.config)["weights"] == "fit"
 
 
 def test_a_run_folder_is_a_front_end_for_later_runs(tmp_path):
     """Buries a codec that can be listened to and not be trained upon."""
     folder = folder_of_notes(tmp_path / "a", [8000] * 6)
-    codec = train_codec([folder], tmp_path / "codec", TINY, steps=2).codec
+    codec = train_frontend("codec", [folder], tmp_path / "codec", TINY, steps=2).frontend
     run = train(folder, tmp_path / "run", frontend=str(tmp_path / "codec"), backbone="bigram", steps=1,
                 overrides=["backbone.dim=8", "training.crop_frames=16", "training.batch_size=2",
                            "training.evaluations=1", "training.sample_seconds=0.2"])
@@ -236,6 +237,6 @@ def test_a_run_folder_is_a_front_end_for_later_runs(tmp_path):
 
 def test_a_codec_in_float64_is_fitted_in_float64():
     """Buries a loss that stays in float32, where the networks are not."""
-    codec = Codec(Codec.Config(weights="fit", sample_rate=RATE, fit_steps=2, **{**TINY, "adversarial_from": 0.0}))
+    codec = Codec(Codec.Config(sample_rate=RATE, fit_steps=2, **{**TINY, "adversarial_from": 0.0}))
     codec.double().fit([torch.from_numpy(note(0, RATE)).float()[None]])
     assert codec.encode(torch.zeros(1, 1, 640).double()).shape == (1, 2, 10)

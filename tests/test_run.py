@@ -418,7 +418,7 @@ def test_a_front_end_that_claims_all_memory_is_refused_before_it_is_built(folder
     """Buries gigabytes taken for the front-end of a stranger's config, before its weights are even looked at."""
     claims = ({"kind": "melvq", "sample_rate": 16000, "num_codebooks": 64, "codebook_size": 65536,
                "num_features": 1024, "hop_length": 4096},
-              {"kind": "codec", "weights": "fit", "channels": 512, "strides": [1, 1, 1, 1, 1, 16384]})
+              {"kind": "codec", "weights": "fit", "dim": 4096, "hop_length": 16384})
     for claim in claims:
         path = folder / "config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "frontend": claim}))

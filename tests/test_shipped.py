@@ -17,7 +17,7 @@ from audiogen.evaluation.reconstruction import mel_distance
 from audiogen.frontends import Codec, load_frontend, save_frontend
 from audiogen.frontends.codec import SHIPPED
 from audiogen.spec import TokenSpec
-from audiogen.training.codec import export_weights
+from audiogen.training.frontend import export_weights
 
 
 def sound(num_samples=32000, seeds=3):
@@ -36,7 +36,7 @@ def test_it_is_there_without_a_network(monkeypatch):
     assert frontend.fitted and not frontend.training
     assert frontend.spec == TokenSpec(16000, 320, 6, 1024)
     assert frontend.encode(sound()).shape == (1, 6, 100)
-    assert frontend.latency_ms == 20
+    assert frontend.latency_ms == 40
 
 
 def test_the_package_takes_it_along():
@@ -62,7 +62,7 @@ def test_more_codebooks_come_closer():
 
 
 @pytest.mark.parametrize("settings, message", [
-    ({"channels": 96}, "frontend.channels: the shipped weights are for 80, not 96.*frontend.weights=fit"),
+    ({"dim": 96}, "frontend.dim: the shipped weights are for 256, not 96.*frontend.weights=fit"),
     ({"sample_rate": 8000}, "frontend.sample_rate: the shipped weights are for 16000"),
     ({"num_codebooks": 13}, "frontend.num_codebooks: must be at most 12"),
     ({"weights": "shiped"}, "frontend.weights"),

@@ -15,9 +15,10 @@ from audiogen.layers import clone_state
 BLOCK = 8  # frames, so that a short sound has many blocks
 
 
-@pytest.fixture(params=FRONTENDS)
+@pytest.fixture(params=[*FRONTENDS, "mel with a vocoder", "melvq with a vocoder"])
 def frontend(request, monkeypatch):
-    found = deepcopy(tiny_frontend(request.param))
+    kind, *vocoder = request.param.split(" with a ")
+    found = deepcopy(tiny_frontend(kind, bool(vocoder)))
     for part in filter(None, (found, found.base)):
         monkeypatch.setattr(type(part), "block_frames", BLOCK)
     return found
@@ -80,7 +81,9 @@ def test_what_streams_are_there(frontend):
     """Buries a front-end that falls out of the tests above because it says that it can't."""
     kind = next(kind for kind in FRONTENDS if FRONTENDS[kind] is type(frontend))
     expected = {"mulaw": (True, 1 / 8), "mel": (False, None), "melvq": (False, None), "encodec": (True, 1000 / 75),
-                "codec": (True, 8), "bpe": (False, None)}
+                "codec": (True, 16), "bpe": (False, None)}
+    if getattr(getattr(frontend, "mel", frontend), "vocoder", None) is not None:
+        expected[kind] = (True, 16)
     if kind in expected:
         streams, latency = expected[kind]
         assert frontend.streams == streams

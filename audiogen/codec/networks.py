@@ -1,161 +1,152 @@
-"""The own codec's encoder and decoder: causal convolutions from samples to frames and back, streaming like a backbone.
+"""The own codec's encoder and decoder: short-time spectra, and blocks at the frame rate between them and the codes.
 
-Everything is made of the backbones' `CausalConv` over (B, S, D). Strides are reshapes:
+Nothing runs at the rate of samples but the Fourier transform. A frame stands for `hop_length` samples and two spectra,
+half a hop apart, each of three half hops:
 
-    down by s   (B, S, D) -> (B, S / s, s D), then a convolution over 2 steps:  kernel 2 s, stride s
-    up by s     a convolution over 2 steps to s D', then (B, S, s D') -> (B, S s, D'):  its transpose
+    samples      | frame t . . . . . . | frame t + 1 . . . . |
+    spectrum 1   | * * * * * * * * * * * * * * * |              made of these samples, and heard in them
+    spectrum 2             | * * * * * * * * * * * * * * * |
 
-so that a frame is made of its own samples and of earlier ones, is heard from its first sample on, and nothing waits for
-a later frame. State goes in and comes out as in layers.py, which it is made of.
+So the encoder waits for one frame after its own, and the decoder for none: it ends a frame's samples by adding what
+the spectra of this frame and of the one before put there. State goes in and comes out as in layers.py.
 """
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
 
-from ..layers import CausalConv
+from ..layers import DelayLine
 
-State = list[Any]
-BOUND = 4.0  # of the encoder's output before it is squeezed to (-1, 1): about its standard deviation at the start
-DILATIONS = (1, 3, 9)  # of the residual units between two strides
-
-
-class ResidualUnit(nn.Module):
-    """x + convolution of x over 3 steps, `dilation` apart: (B, S, D) -> (B, S, D)."""
-
-    def __init__(self, dim: int, dilation: int):
-        super().__init__()
-        self.conv = CausalConv(dim, dim // 2, kernel_size=3, dilation=dilation)
-        self.out = nn.Linear(dim // 2, dim)
-
-    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        y, state = self.conv(F.elu(x), state)
-        return x + self.out(F.elu(y)), state
+State = dict[str, Any]
+SPECTRA = 2  # of a frame
+OVERLAP = 3  # spectra that sound at once: a Hann window of so many steps
+LOOK_AHEAD = -(-(OVERLAP - 1) // SPECTRA)  # frames after its own that the encoder waits for
+BOUND = 4.0  # of the encoder's output before it is squeezed to (-1, 1)
+COMPRESSION = 0.3  # exponent of magnitudes, so that quiet parts are seen beside loud ones
+QUIETEST = 1e-5  # of the magnitude of a sine with peak 1
 
 
-class Down(nn.Module):
-    """(B, S, D) -> (B, S / stride, D'): step t sees inputs (t - 1) stride up to (t + 1) stride - 1."""
+class ConvNeXtBlock(nn.Module):
+    """x + a mixture of the last steps, feature by feature, through a wide layer: (B, S, D) -> (B, S, D).
 
-    def __init__(self, dim_in: int, dim_out: int, stride: int):
-        super().__init__()
-        self.stride = stride
-        self.conv = CausalConv(stride * dim_in, dim_out, kernel_size=2)
-
-    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        B, S, D = x.shape
-        return self.conv(x.reshape(B, S // self.stride, self.stride * D), state)
-
-
-class Up(nn.Module):
-    """(B, S, D) -> (B, S stride, D'): step n sees inputs n // stride and the one before it."""
-
-    def __init__(self, dim_in: int, dim_out: int, stride: int):
-        super().__init__()
-        self.stride = stride
-        self.conv = CausalConv(dim_in, stride * dim_out, kernel_size=2)
-
-    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        y, state = self.conv(x, state)
-        return y.reshape(y.shape[0], y.shape[1] * self.stride, -1), state
-
-
-class Network(nn.Module):
-    """Layers one after the other, each of forward(x, state=None) -> (y, state)."""
-
-    def __init__(self, layers: Sequence[nn.Module]):
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                # What follows an ELU keeps its variance; torch's default loses two thirds a layer.
-                nn.init.normal_(module.weight, std=1.2 / math.sqrt(module.in_features))
-                nn.init.zeros_(module.bias)
-        for module in self.modules():
-            if isinstance(module, ResidualUnit):
-                with torch.no_grad():
-                    module.out.weight *= 0.3  # near to the identity at first
-
-    def run(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
-        """(B, S, D) -> (B, S', D')."""
-        states = []
-        for layer, before in zip(self.layers, state or [None] * len(self.layers), strict=True):
-            x, after = layer(x, before)
-            states.append(after)
-        return x, states
-
-
-class Encoder(Network):
-    """Wav (B, 1, T hop_length) -> (B, dim, T); hop_length is the product of the strides.
-
-    The first layer alone works on samples: a learned lapped transform, whose stride may be long. (Channels at full
-    rate, as in SEANet, cost most of the time and, in the hours that a CPU has, gain nothing.) What leaves is bounded: a
-    few loud frames far out would each take a codeword, and the many others would share the rest.
-
-    Source: SEANet as in EnCodec (Défossez et al. 2022), without its LSTM.
+    Source: Liu et al. 2022, A ConvNet for the 2020s, in one causal dimension as in Vocos (Siuzdak 2023), section 3.
     """
 
-    def __init__(self, channels: int, strides: Sequence[int], dim: int):
-        layers: list[nn.Module] = [Down(1, channels, strides[0]), *_units(channels)]
-        for stride in strides[1:]:
-            layers += [_Elu(Down(channels, 2 * channels, stride)), *_units(2 * channels)]
-            channels *= 2
-        super().__init__([*layers, _Elu(CausalConv(channels, dim, kernel_size=3))])
-
-    def forward(self, wav: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        y, state = self.run(wav.transpose(1, 2), state)
-        return torch.tanh(y / BOUND).transpose(1, 2), state
-
-
-class Decoder(Network):
-    """(B, dim, T) -> wav (B, 1, T hop_length): the encoder in a mirror."""
-
-    def __init__(self, channels: int, strides: Sequence[int], dim: int):
-        channels *= 2 ** (len(strides) - 1)
-        layers: list[nn.Module] = [CausalConv(dim, channels, kernel_size=3), *_units(channels)]
-        for stride in reversed(strides[1:]):
-            layers += [_Elu(Up(channels, channels // 2, stride)), *_units(channels // 2)]
-            channels //= 2
-        last = Up(channels, 1, strides[0])
-        super().__init__([*layers, _Elu(last)])
-        with torch.no_grad():
-            last.conv.linear.weight *= 0.1  # quiet at first, so that the phases need not be unlearned
-
-    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        y, state = self.run(x.transpose(1, 2), state)
-        return y.transpose(1, 2), state
-
-
-class _Elu(nn.Module):
-    """A layer behind an ELU."""
-
-    def __init__(self, layer: nn.Module):
+    def __init__(self, dim: int, kernel_size: int = 7, widening: int = 3):
         super().__init__()
-        self.layer = layer
+        self.line = DelayLine(kernel_size - 1)
+        taps = torch.randn(kernel_size, dim) * 0.1
+        taps[-1] += 1                                                   # the present passes from the start
+        self.taps = nn.Parameter(taps)
+        self.norm = nn.LayerNorm(dim)
+        self.wide = nn.Linear(dim, widening * dim)
+        self.narrow = nn.Linear(widening * dim, dim)
+        self.scale = nn.Parameter(torch.full((dim,), 0.2))
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        return self.layer(F.elu(x), state)
+        past, state = self.line(x, state)                               # (B, kernel_size - 1 + S, D)
+        y = sum(tap * past[:, k:k + x.shape[1]] for k, tap in enumerate(self.taps))
+        return x + self.scale * self.narrow(F.gelu(self.wide(self.norm(y)))), state
 
 
-def _units(dim: int) -> list[nn.Module]:
-    return [ResidualUnit(dim, dilation) for dilation in DILATIONS]
+class Blocks(nn.Module):
+    """A layer that leads in, blocks, and one that leads out: (B, S, D_in) -> (B, S, D_out)."""
+
+    def __init__(self, dim_in: int, dim: int, num_layers: int, dim_out: int):
+        super().__init__()
+        self.into = nn.Linear(dim_in, dim)
+        self.norm = nn.LayerNorm(dim)
+        self.blocks = nn.ModuleList(ConvNeXtBlock(dim) for _ in range(num_layers))
+        self.last_norm = nn.LayerNorm(dim)
+        self.out = nn.Linear(dim, dim_out)
+
+    def forward(self, x: Tensor, state: list[Any] | None = None) -> tuple[Tensor, list[Any]]:
+        x, states = self.norm(self.into(x)), []
+        for block, before in zip(self.blocks, state or [None] * len(self.blocks), strict=True):
+            x, after = block(x, before)
+            states.append(after)
+        return self.out(self.last_norm(x)), states
 
 
-def add_weight_norm(network: nn.Module) -> None:
-    """For training: each row of each weight as a length and a direction (Salimans and Kingma 2016)."""
-    for module in network.modules():
-        if isinstance(module, nn.Linear):
-            weight_norm(module)
+class Encoder(nn.Module):
+    """Wav (B, 1, T hop_length) -> (B, dim_out, T).
+
+    It sees each bin's level, and its real and imaginary part with the magnitude compressed. What leaves is bounded: a
+    few loud frames far out would each take a codeword, and the many others would share the rest.
+    """
+
+    def __init__(self, hop_length: int, dim: int, num_layers: int, dim_out: int):
+        super().__init__()
+        self.hop_length = hop_length
+        self.register_buffer("window", _window(hop_length), persistent=False)
+        self.blocks = Blocks(SPECTRA * 3 * _num_bins(hop_length), dim, num_layers, dim_out)
+
+    def forward(self, wav: Tensor, state: State | None = None, last: bool = True) -> tuple[Tensor, State]:
+        """The next samples, of which there may be none if they are the `last`, -> the frames that can be made by now.
+
+        Zeros follow the last sample. Before it, LOOK_AHEAD frames are held back.
+        """
+        wav = wav.squeeze(1)
+        if state is not None:
+            wav = torch.cat([state["waiting"], wav], dim=1)
+        if last:
+            wav = F.pad(wav, (0, LOOK_AHEAD * self.hop_length))
+        num_frames = wav.shape[1] // self.hop_length - LOOK_AHEAD
+        waiting = wav[:, num_frames * self.hop_length:].detach()
+        step, n_fft = self.hop_length // SPECTRA, len(self.window)
+        seen = wav[:, :(SPECTRA * num_frames - 1) * step + n_fft]
+        spectra = torch.stft(seen, n_fft, step, window=self.window, center=False, return_complex=True) / (n_fft / 4)
+        spectra = spectra.transpose(1, 2)                               # (B, SPECTRA T, bins)
+        magnitude = spectra.abs().clamp_min(QUIETEST)
+        parts = torch.view_as_real(spectra * magnitude ** (COMPRESSION - 1))
+        features = torch.cat([1 + 0.2 * magnitude.log(), parts[..., 0], parts[..., 1]], dim=2)
+        features = features.reshape(len(wav), num_frames, -1)           # (B, T, SPECTRA 3 bins)
+        y, inner = self.blocks(features, state and state["blocks"])
+        return torch.tanh(y / BOUND).transpose(1, 2), {"waiting": waiting, "blocks": inner}
 
 
-@torch.no_grad()
-def fold_weight_norm(network: nn.Module, plain: nn.Module) -> None:
-    """Writes a trained network's weights as they multiply into one of the same shape without weight norm."""
-    mine, theirs = ([m for m in side.modules() if isinstance(m, nn.Linear)] for side in (network, plain))
-    for source, target in zip(mine, theirs, strict=True):
-        target.weight.copy_(source.weight)
-        target.bias.copy_(source.bias)
+class Decoder(nn.Module):
+    """(B, dim_in, T) -> wav (B, 1, T hop_length), by the log magnitude and the phase of each bin.
+
+    The first half hop of all fades in.
+
+    Source: Vocos (Siuzdak 2023), section 3.2: a head that speaks in spectra, so that no layer has to learn to
+    oscillate.
+    """
+
+    def __init__(self, dim_in: int, dim: int, num_layers: int, hop_length: int):
+        super().__init__()
+        self.hop_length = hop_length
+        window = _window(hop_length)
+        self.register_buffer("window", window, persistent=False)
+        overlapping = window.square().view(OVERLAP, -1).sum(0)          # what the windows come to, there and back
+        self.register_buffer("overlapping", overlapping, persistent=False)  # (step,)
+        self.blocks = Blocks(dim_in, dim, num_layers, SPECTRA * 2 * _num_bins(hop_length))
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        y, inner = self.blocks(x.transpose(1, 2), state and state["blocks"])
+        batch_size, num_frames, _ = y.shape
+        level, phase = y.reshape(batch_size, SPECTRA * num_frames, 2, -1).unbind(2)     # (B, S, bins) each
+        n_fft = len(self.window)
+        magnitude = torch.exp((level - 3).clamp(max=6)) * (n_fft / 4)
+        spectra = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
+        pieces = torch.fft.irfft(spectra, n_fft) * self.window
+        pieces = pieces.view(batch_size, SPECTRA * num_frames, OVERLAP, -1)             # (B, S, OVERLAP, step)
+        # Step s of the sum is made of part k of spectrum s - k; what goes beyond the last step waits for the next call.
+        total = sum(F.pad(part, (0, 0, k, OVERLAP - 1 - k)) for k, part in enumerate(pieces.unbind(2)))
+        if state is not None:
+            rest = state["sounding"]                                                    # (B, OVERLAP - 1, step)
+            total = total + F.pad(rest, (0, 0, 0, total.shape[1] - rest.shape[1]))
+        wav = total[:, :SPECTRA * num_frames] / self.overlapping
+        sounding = total[:, SPECTRA * num_frames:].detach()
+        return wav.reshape(batch_size, 1, -1), {"sounding": sounding, "blocks": inner}
+
+
+def _window(hop_length: int) -> Tensor:
+    return torch.hann_window(OVERLAP * hop_length // SPECTRA)
+
+
+def _num_bins(hop_length: int) -> int:
+    return OVERLAP * hop_length // SPECTRA // 2 + 1

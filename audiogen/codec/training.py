@@ -14,7 +14,7 @@ from .balancer import Balancer
 from .crops import generator_for
 from .discriminators import Discriminators, deception_losses, hinge_loss
 from .losses import ReconstructionLoss
-from .networks import Decoder, Encoder, add_weight_norm, fold_weight_norm
+from .networks import Decoder
 from .quantizer import CodebookLearner, ResidualVQ
 
 WEIGHTS = {"wave": 0.3, "mel": 1.0, "stft": 0.7, "adversarial": 1.0, "features": 1.0}  # shares of the gradient
@@ -45,7 +45,7 @@ class TrainingSettings:
     """
 
     batch_size: int = 4
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 8e-4
     adversarial_from: float = 1.0
     discriminator_channels: int = 8
     discriminator_windows: tuple[float, ...] = (0.064, 0.032, 0.016)
@@ -63,27 +63,30 @@ class Trainer:
     the last of its snapshots, with half the learning rate, and its record says so.
 
     Args:
-        encoder, quantizer, decoder: where to start from.
+        encoder: wavs -> (B, D, T), and a state that is not used; it may have nothing to learn.
+        quantizer: None for a decoder alone, as of a vocoder.
+        decoder: (B, D, T) -> wavs.
         sample_rate: Hz.
         settings: see TrainingSettings.
-        batch: step -> wavs (B, 1, N) of about unit power.
+        batch: step -> wavs (B, 1, N) of about unit power, on the CPU.
     """
 
-    def __init__(self, encoder: Encoder, quantizer: ResidualVQ, decoder: Decoder, sample_rate: int,
+    def __init__(self, encoder: nn.Module, quantizer: ResidualVQ | None, decoder: Decoder, sample_rate: int,
                  settings: TrainingSettings, batch: Batch):
         self.settings, self.batch = settings, batch
-        like = quantizer.codebooks  # device and dtype
+        self.like = like = decoder.window  # device and dtype
         self.device = like.device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             discriminators = Discriminators(sample_rate, settings.discriminator_channels,
                                             settings.discriminator_windows).to(like)
-        self.modules = nn.ModuleDict({"encoder": copy.deepcopy(encoder), "decoder": copy.deepcopy(decoder),
-                                      "learner": CodebookLearner(copy.deepcopy(quantizer)),
-                                      "discriminators": discriminators}).train()
-        codec = [self.modules[name] for name in ("encoder", "decoder", "learner")]
-        for network in codec[:2]:
-            add_weight_norm(network)
+        codec = [copy.deepcopy(encoder), copy.deepcopy(decoder)]
+        self.modules = nn.ModuleDict({"encoder": codec[0], "decoder": codec[1], "discriminators": discriminators})
+        self.learner = None if quantizer is None else CodebookLearner(copy.deepcopy(quantizer))
+        if self.learner is not None:
+            self.modules["learner"] = self.learner
+            codec.append(self.learner)
+        self.modules.train()
         self.loss_of = ReconstructionLoss(sample_rate).to(like)
         self.balancer = Balancer(WEIGHTS)
         self.optimizers = {
@@ -128,14 +131,16 @@ class Trainer:
 
     def figures(self) -> dict[str, list[float]]:
         """Of each codebook: its perplexity and the fraction of it that is in use."""
-        learner = self.modules["learner"]
-        return {"perplexity": learner.perplexity().tolist(), "usage": learner.usage().tolist()}
+        if self.learner is None:
+            return {}
+        return {"perplexity": self.learner.perplexity().tolist(), "usage": self.learner.usage().tolist()}
 
-    def export(self, encoder: Encoder, quantizer: ResidualVQ, decoder: Decoder) -> None:
-        """Writes the weights as they stand into plain networks."""
-        for name, target in (("encoder", encoder), ("decoder", decoder)):
-            fold_weight_norm(self.modules[name], target)
-        quantizer.load_state_dict(self.modules["learner"].quantizer.state_dict())
+    def export(self, encoder: nn.Module, quantizer: ResidualVQ | None, decoder: Decoder) -> None:
+        """Writes the weights as they stand into networks of the same shape."""
+        encoder.load_state_dict(self.modules["encoder"].state_dict())
+        decoder.load_state_dict(self.modules["decoder"].state_dict())
+        if quantizer is not None:
+            quantizer.load_state_dict(self.learner.quantizer.state_dict())
 
     def state(self) -> dict[str, Any]:
         """All that going on needs: `modules` and `optimizers` by name, and scalars."""
@@ -156,23 +161,22 @@ class Trainer:
     def _step(self, progress: float) -> dict[str, float] | None:
         """The step's losses, or None if it exploded; then no weight has moved, but codebooks may have."""
         generator = generator_for(self.settings.seed, self.step, 1)
-        wav = self.batch(self.step)
+        wav = self.batch(self.step).to(self.like)
         for optimizer in self.optimizers.values():
             optimizer.param_groups[0]["lr"] = self.settings.learning_rate * self.calm * self._schedule(progress)
-        if not self.quantized and progress >= UNQUANTIZED:
+        if self.learner is not None and not self.quantized and progress >= UNQUANTIZED:
             self._start_codebooks(generator)
         latent, _ = self.modules["encoder"](wav)  # (B, dim, T)
         commitment_loss = latent.new_zeros(())
-        learner = self.modules["learner"]
         if self.quantized:
-            depths = draw_depths(len(wav), len(learner.quantizer.codebooks), generator)
-            latent, commitment_loss = learner.quantize(latent, depths, generator)
+            depths = draw_depths(len(wav), len(self.learner.quantizer.codebooks), generator)
+            latent, commitment_loss = self.learner.quantize(latent, depths, generator)
         decoded, _ = self.modules["decoder"](latent)
         losses = self.loss_of(decoded, wav)
         found = float(sum(losses.values()).detach())
         if not found <= EXPLODED * (self.usual or math.inf) or not bool(torch.isfinite(commitment_loss)):
             return None
-        adversarial = self.quantized and progress >= self.settings.adversarial_from
+        adversarial = (self.quantized or self.learner is None) and progress >= self.settings.adversarial_from
         if adversarial:
             real = self.modules["discriminators"](wav)
             losses |= deception_losses(real, self.modules["discriminators"](decoded))
@@ -207,13 +211,13 @@ class Trainer:
 
     @torch.no_grad()
     def _start_codebooks(self, generator: torch.Generator) -> None:
-        learner, points = self.modules["learner"], []
-        wanted, found = START_POINTS * learner.quantizer.codebooks.shape[1], 0
+        points: list[Tensor] = []
+        wanted, found = START_POINTS * self.learner.quantizer.codebooks.shape[1], 0
         while found < wanted:
-            latent, _ = self.modules["encoder"](self.batch(self.step + len(points)))
+            latent, _ = self.modules["encoder"](self.batch(self.step + len(points)).to(self.like))
             points.append(latent.transpose(1, 2).flatten(0, 1))  # (B * T, dim)
             found += len(points[-1])
-        learner.start(torch.cat(points), generator)
+        self.learner.start(torch.cat(points), generator)
         self.quantized = True
 
     def _schedule(self, progress: float) -> float:

@@ -74,7 +74,11 @@ class Frontend(nn.Module):
             ConfigError: this front-end needs all of the sound at once.
             ValueError, NotFittedError: as `encode`, when the chunk's turn comes.
         """
-        return self._stream(chunks, self.check_wav, self.encode_block, block_frames, self.spec.hop_length)
+        size = self._block_size(block_frames)
+        steps = self.spec.hop_length
+        return blockwise(torch.no_grad()(self.encode_block), _checked(chunks, self.check_wav),
+                         max(size, self.start_frames, 1 + self.look_ahead) * steps, size * steps,
+                         flushes=self.look_ahead > 0)
 
     def decode_stream(self, chunks: Iterable[Tensor], block_frames: int | None = None) -> Iterator[Tensor]:
         """Chunks (B, C, t) of any lengths -> wav (B, 1, n), in all `decode` of the whole. As `encode_stream`.
@@ -85,7 +89,9 @@ class Frontend(nn.Module):
         if not self.streams:
             raise ConfigError(f"front-end {type(self).__name__} needs all frames at once to make sound of them, so it "
                               "can't decode a stream: decode the whole, or use another front-end")
-        return self._stream(chunks, self.check, self.decode_block, block_frames, 1)
+        size = self._block_size(block_frames)
+        return blockwise(torch.no_grad()(self.decode_block), _checked(chunks, self.check),
+                         max(size, self.start_frames), size, flushes=False)
 
     def encode_block(self, wav: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
         """The next samples (B, 1, n) -> frames (B, C, t), state. `state` is None at the beginning, and n a multiple of
@@ -114,27 +120,10 @@ class Frontend(nn.Module):
         """
         return 1000 * (1 + self.look_ahead) * self.spec.hop_length / self.spec.sample_rate if self.streams else math.inf
 
-    def _stream(self, chunks: Iterable[Tensor], check: Callable, block: Callable, frames: int | None, steps: int
-                ) -> Iterator[Tensor]:
-        """`steps` of what comes in make a frame."""
+    def _block_size(self, frames: int | None) -> int:
         if frames is not None and frames < 1:
             raise ValueError(f"block_frames must be at least 1, got {frames}")
-        frames = frames or self.block_frames
-
-        def checked() -> Iterator[Tensor]:
-            shape = None
-            for chunk in chunks:
-                if chunk.ndim == 3 and chunk.shape[2] == 0:
-                    continue
-                check(chunk)
-                if shape not in (None, chunk.shape[:2]):
-                    raise ValueError(f"chunks must have one shape but for their length, got {tuple(chunk.shape)} after "
-                                     f"{(*shape, '...')}")
-                shape = chunk.shape[:2]
-                yield chunk
-
-        return blockwise(torch.no_grad()(block), checked(), max(frames, self.start_frames) * steps, frames * steps,
-                         self.look_ahead > 0)
+        return frames or self.block_frames
 
     def fit(self, wavs: Iterable[Tensor]) -> None:
         raise TypeError(f"{type(self).__name__} learns nothing: there is nothing to fit")
@@ -233,6 +222,20 @@ class Frontend(nn.Module):
             raise ValueError(f"{name} must be on {self.device}, as the front-end is, got {x.device}")
         if not bool(torch.isfinite(x).all()):
             raise ValueError(f"{name} must be finite, got NaN or infinity")
+
+
+def _checked(chunks: Iterable[Tensor], check: Callable[[Tensor], None]) -> Iterator[Tensor]:
+    """Those chunks that hold something, each of which passes `check` and has the shape of the others."""
+    shape = None
+    for chunk in chunks:
+        if chunk.ndim == 3 and chunk.shape[2] == 0:
+            continue
+        check(chunk)
+        if shape not in (None, chunk.shape[:2]):
+            raise ValueError(f"chunks must have one shape but for their length, got {tuple(chunk.shape)} after "
+                             f"{(*shape, '...')}")
+        shape = chunk.shape[:2]
+        yield chunk
 
 
 def _check_is_tensor(name: str, x: object) -> None:

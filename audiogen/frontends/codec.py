@@ -1,7 +1,6 @@
 """The own codec: a small causal autoencoder with a residual vector quantizer, shipped with weights or fitted to a
 folder."""
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,37 +10,34 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
-from tqdm import tqdm
 
-from ..codec.crops import CropBatches
-from ..codec.losses import ReconstructionLoss
-from ..codec.networks import Decoder, Encoder
+from ..codec.networks import LOOK_AHEAD, SPECTRA, Decoder, Encoder
 from ..codec.quantizer import ResidualVQ
 from ..codec.training import Trainer, TrainingSettings
 from ..errors import ConfigError
 from ..spec import TokenSpec
-from .base import Frontend, check_setting, check_weights, training_wavs
+from .base import Frontend, check_setting, check_weights
+from .learning import learn, training_batches
 from .precision import full_precision
 
-CROP_SECONDS = 1.0  # in training
-POOL_SECONDS = 3600  # of training audio in memory at once: 230 MB at 16 kHz
-QUIETEST = 1e-4  # level below which training audio is not made louder
 SHIPPED = Path(__file__).parents[1] / "weights" / "codec-16khz.safetensors"
 SHIPPED_CODEBOOKS = 12
 #: What the shipped weights were trained for: the defaults of these settings.
-SHIPPED_SETTINGS = ("sample_rate", "codebook_size", "strides", "channels", "dim", "lookup_dim")
+SHIPPED_SETTINGS = ("sample_rate", "codebook_size", "hop_length", "dim", "latent_dim", "lookup_dim", "encoder_layers",
+                    "decoder_layers")
 
 
 class Codec(Frontend):
-    """Codes (B, K, T) of a convolutional autoencoder; the first rows alone decode to a coarser sound.
+    """Codes (B, K, T) of an autoencoder of spectra; the first rows alone decode to a coarser sound.
 
     As shipped, 16 kHz and 50 frames/s of up to 12 codebooks with 1024 codes each: 0.5 kbit/s a codebook. With
     `weights="fit"` it is trained on the files it is fitted to, at any rate.
 
-    Causal both ways: frame t is made of samples before (t + 1) * hop_length and heard from t * hop_length on, so the
-    latency is one frame, 20 ms as it stands.
+    Frame t is made of samples before (t + 2) * hop_length and heard from t * hop_length on, so the latency is two
+    frames, 40 ms as it stands.
 
-    Source: SoundStream (Zeghidour et al. 2021), EnCodec (Défossez et al. 2022).
+    Source: SoundStream (Zeghidour et al. 2021) for the quantizer and its training, EnCodec (Défossez et al. 2022) for
+    the balance of losses; the networks are those of Vocos (Siuzdak 2023), both ways.
 
     Example:
         >>> frontend = load_frontend("codec", num_codebooks=4)
@@ -50,6 +46,7 @@ class Codec(Frontend):
     """
 
     learned = True
+    look_ahead = LOOK_AHEAD
     block_frames = 50  # small enough to stay in a processor's cache
     adjustable = frozenset({"num_codebooks"})
 
@@ -59,9 +56,10 @@ class Codec(Frontend):
 
         Attributes:
             weights: "shipped", or "fit" to train on the files.
-            strides: their product is hop_length; None: (r, 4, 4) for about 50 frames/s.
-            channels: after the first stride; twice as many after each further one.
-            dim: of what is quantized.
+            hop_length: samples of a frame, an even number; None: for about 50 frames/s.
+            dim: of the networks' blocks.
+            encoder_layers, decoder_layers: blocks.
+            latent_dim: of what is quantized.
             lookup_dim: of what codebooks look at, by its direction alone; None: at all of it, by distance.
             fit_steps: of training, for `fit`.
         """
@@ -70,9 +68,11 @@ class Codec(Frontend):
         sample_rate: int = 16000  # Hz
         num_codebooks: int = 6
         codebook_size: int = 1024
-        strides: tuple[int, ...] | None = None
-        channels: int = 80
-        dim: int = 64
+        hop_length: int | None = None
+        dim: int = 256
+        encoder_layers: int = 3
+        decoder_layers: int = 4
+        latent_dim: int = 32
         lookup_dim: int | None = None
         fit_steps: int = 1200
 
@@ -80,17 +80,19 @@ class Codec(Frontend):
             check_setting(1000 <= self.sample_rate <= 768000, "sample_rate", "from 1000 to 768000 Hz", self.sample_rate)
             check_setting(1 <= self.num_codebooks <= 64, "num_codebooks", "from 1 to 64", self.num_codebooks)
             check_setting(2 <= self.codebook_size <= 65536, "codebook_size", "from 2 to 65536", self.codebook_size)
-            strides = self.strides or (1,)
-            good_strides = len(strides) <= 6 and min(strides) >= 1 and math.prod(strides) <= 16384
-            check_setting(good_strides and self.strides != (), "strides",
-                          "null, or 1 to 6 numbers from 1 on with a product of at most 16384", self.strides)
-            check_setting(2 <= self.channels <= 512, "channels", "from 2 to 512", self.channels)
-            check_setting(1 <= self.dim <= 1024, "dim", "from 1 to 1024", self.dim)
-            check_setting(self.lookup_dim is None or 1 <= self.lookup_dim <= self.dim, "lookup_dim",
-                          "null, or from 1 to frontend.dim", self.lookup_dim)
-            check_weights(self.num_codebooks * self.codebook_size * self.dim, "num_codebooks, codebook_size, dim")
-            widest = self.channels * 2 ** (len(strides) - 1)
-            check_weights(2 * max(strides) * widest * max(widest, self.dim), "strides, channels, dim")
+            check_setting(self.hop_length is None or 4 <= self.hop_length <= 16384 and self.hop_length % SPECTRA == 0,
+                          "hop_length", "null, or an even number from 4 to 16384", self.hop_length)
+            check_setting(2 <= self.dim <= 4096, "dim", "from 2 to 4096", self.dim)
+            for key in ("encoder_layers", "decoder_layers"):
+                check_setting(1 <= getattr(self, key) <= 64, key, "from 1 to 64", getattr(self, key))
+            check_setting(1 <= self.latent_dim <= 1024, "latent_dim", "from 1 to 1024", self.latent_dim)
+            check_setting(self.lookup_dim is None or 1 <= self.lookup_dim <= self.latent_dim, "lookup_dim",
+                          "null, or from 1 to frontend.latent_dim", self.lookup_dim)
+            check_weights(self.num_codebooks * self.codebook_size * self.latent_dim,
+                          "num_codebooks, codebook_size, latent_dim")
+            check_weights(self.dim * (14 * (self.hop_length or frame_samples(self.sample_rate)) + 6 * self.dim
+                                      * (self.encoder_layers + self.decoder_layers)),
+                          "hop_length, dim, encoder_layers, decoder_layers")
             check_setting(self.fit_steps >= 1, "fit_steps", "1 or more", self.fit_steps)
             check_setting(1 <= self.batch_size <= 4096, "batch_size", "from 1 to 4096", self.batch_size)
             check_setting(0 < self.learning_rate <= 1, "learning_rate", "above 0, at most 1", self.learning_rate)
@@ -117,13 +119,14 @@ class Codec(Frontend):
     def __init__(self, config: Config):
         super().__init__(config)
         self.learned = config.weights == "fit"
-        strides = config.strides or (max(1, round(config.sample_rate / 50 / 16)), 4, 4)
-        self.spec = TokenSpec(config.sample_rate, math.prod(strides), config.num_codebooks, config.codebook_size)
+        hop_length = config.hop_length or frame_samples(config.sample_rate)
+        self.spec = TokenSpec(config.sample_rate, hop_length, config.num_codebooks, config.codebook_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.encoder = Encoder(config.channels, strides, config.dim)
-            self.decoder = Decoder(config.channels, strides, config.dim)
-            self.quantizer = ResidualVQ(config.num_codebooks, config.codebook_size, config.dim, config.lookup_dim)
+            self.encoder = Encoder(hop_length, config.dim, config.encoder_layers, config.latent_dim)
+            self.decoder = Decoder(config.latent_dim, config.dim, config.decoder_layers, hop_length)
+            self.quantizer = ResidualVQ(config.num_codebooks, config.codebook_size, config.latent_dim,
+                                        config.lookup_dim)
         self.register_buffer("level", torch.ones(()))  # root mean square of the training audio, 1 to the networks
 
     @classmethod
@@ -146,7 +149,7 @@ class Codec(Frontend):
         """(B, 1, N) -> codes (B, K, ceil(N / hop_length)); zeros follow the last sample."""
         wav = F.pad(wav, (0, -wav.shape[-1] % self.spec.hop_length)) / self.level
         with full_precision(wav.device):
-            latent, state = self.encoder(wav, state)
+            latent, state = self.encoder(wav, state, last)
             return self.quantizer.encode(latent), state
 
     def decode_block(self, x: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
@@ -166,28 +169,26 @@ class Codec(Frontend):
             DataError: there are no wavs.
             TrainingError: the loss is not a number.
         """
-        trainer, steps = self.trainer(wavs), self.config.fit_steps
-        for step in tqdm(range(steps), desc="fitting the codec", unit="step", disable=None):
-            trainer.advance(step / steps)
-        self.take(trainer)
+        learn(self, wavs, self.config.fit_steps, "the codec")
 
     def trainer(self, wavs: Iterable[Tensor]) -> Trainer:
         """What trains this codec from scratch, step by step; its `level` is set here, its weights by `take`."""
-        config, hop_length = self.config, self.spec.hop_length
+        config = self.config
         if config.weights == "shipped":
             raise ConfigError("frontend.weights: the shipped weights are not fitted; set frontend.weights=fit to train "
                               "a codec of your own")
-        shortest = ReconstructionLoss(config.sample_rate).shortest
-        crop_samples = hop_length * math.ceil(max(CROP_SECONDS * config.sample_rate, shortest) / hop_length)
-        capacity = math.ceil(POOL_SECONDS * config.sample_rate / crop_samples)
-        crops = CropBatches(lambda: training_wavs(wavs), crop_samples, config.batch_size, capacity, config.seed)
+        level, batch = training_batches(wavs, self.spec, config.batch_size, config.seed)
         self.is_fitted.zero_()
-        self.level.copy_(crops.crops.square().mean().sqrt().clamp_min(QUIETEST))
+        self.level.copy_(level)
         blank = type(self)(config).to(self.device, self.dtype)  # so that a second fit gives the same as the first
-        return Trainer(blank.encoder, blank.quantizer, blank.decoder, config.sample_rate, config,
-                       lambda step: crops.batch(step).to(self.level) / self.level)
+        return Trainer(blank.encoder, blank.quantizer, blank.decoder, config.sample_rate, config, batch)
 
     def take(self, trainer: Trainer) -> None:
         """The weights of a trainer as they stand."""
         trainer.export(self.encoder, self.quantizer, self.decoder)
         self.is_fitted.fill_(1)
+
+
+def frame_samples(sample_rate: int) -> int:
+    """The even number of samples nearest to 20 ms."""
+    return SPECTRA * round(0.02 / SPECTRA * sample_rate)

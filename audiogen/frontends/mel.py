@@ -1,19 +1,24 @@
-"""Mel: continuous log-mel frames, standardised on the training files; Griffin-Lim makes them sound again."""
+"""Mel: continuous log-mel frames, standardised on the training files; Griffin-Lim or a vocoder makes sound of them."""
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..codec.networks import SPECTRA
+from ..codec.training import Trainer
 from ..errors import ConfigError
 from ..spec import FrameSpec
-from .base import Frontend, check_setting, training_wavs
+from .base import Frontend, check_setting, check_weights, training_wavs
 from .blocks import blockwise
 from .griffin_lim import mel_to_wav
+from .learning import learn
 from .precision import full_precision
+from .vocoder import Vocoder
 
 SMALLEST_STD = 0.1  # nats; a band that hardly moves is not blown up to variance 1
 
@@ -26,14 +31,15 @@ class Mel(Frontend):
     peak of a full-scale sine, so that silence is a number. It equals librosa's but that T = ceil(N / hop_length):
     where hop_length divides N, librosa adds one frame, centred behind the end.
 
-    A frame sees a hop beyond its own, so a stream of frames is two hops behind the sound. Decoding needs all frames at
-    once, so it does not stream; the same frames always give the same sound.
+    A frame sees a hop beyond its own, so a stream of frames is two hops behind the sound. Griffin-Lim needs all frames
+    at once, so it does not stream; a vocoder, trained on the same files, does. The same frames always give the same
+    sound.
 
     Source: librosa.feature.melspectrogram
     """
 
     learned = True
-    look_ahead, start_frames = 1, 2
+    look_ahead = 1
     block_frames = 1024
     adjustable = frozenset({"griffin_lim_iterations"})
 
@@ -43,6 +49,9 @@ class Mel(Frontend):
         num_features: int = 80
         hop_length: int | None = None  # samples; None: the power of two nearest 16 ms
         griffin_lim_iterations: int = 60
+        vocoder_steps: int = 0  # of training in `fit`; 0: no vocoder, but Griffin-Lim
+        vocoder_dim: int = 256
+        vocoder_layers: int = 4
 
         def __post_init__(self) -> None:
             check_setting(1000 <= self.sample_rate <= 768000, "sample_rate", "from 1000 to 768000 Hz", self.sample_rate)
@@ -51,6 +60,14 @@ class Mel(Frontend):
                           "from 1 to 16384 samples or null", self.hop_length)
             check_setting(1 <= self.griffin_lim_iterations <= 10000, "griffin_lim_iterations", "from 1 to 10000",
                           self.griffin_lim_iterations)
+            check_setting(self.vocoder_steps >= 0, "vocoder_steps", "0 or more", self.vocoder_steps)
+            check_setting(2 <= self.vocoder_dim <= 4096, "vocoder_dim", "from 2 to 4096", self.vocoder_dim)
+            check_setting(1 <= self.vocoder_layers <= 64, "vocoder_layers", "from 1 to 64", self.vocoder_layers)
+            check_weights(self.vocoder_dim * (self.num_features + 3 * (self.hop_length or 768000 // 32)
+                                              + 6 * self.vocoder_dim * self.vocoder_layers)
+                          if self.vocoder_steps else 0, "vocoder_dim, vocoder_layers")
+            check_setting(not self.vocoder_steps or (self.hop_length or 4) % SPECTRA == 0, "hop_length",
+                          "an even number where there is a vocoder", self.hop_length)
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -66,6 +83,8 @@ class Mel(Frontend):
         self.register_buffer("basis", basis.float(), persistent=False)  # (F, n_fft // 2 + 1)
         self.register_buffer("mean", torch.zeros(config.num_features))  # (F,) nats
         self.register_buffer("std", torch.ones(config.num_features))  # (F,) nats
+        self.vocoder = (Vocoder(self.spec, config.vocoder_dim, config.vocoder_layers) if config.vocoder_steps
+                        else None)
 
     def encode_block(self, wav: Tensor, state: Tensor | None, last: bool) -> tuple[Tensor, Tensor]:
         """(B, 1, N) -> frames (B, F, ceil(N / hop_length)), standardised."""
@@ -73,12 +92,18 @@ class Mel(Frontend):
             power, state = self.power_block(wav, state, last)
             return (self._log(power) - self.mean[:, None]) / self.std[:, None], state
 
+    @property
+    def streams(self) -> bool:
+        return self.vocoder is not None
+
     @torch.no_grad()
     def decode(self, x: Tensor) -> Tensor:
         """Frames (B, F, T) -> wav (B, 1, T * hop_length) in [-1, 1].
 
         Louder than any wav could be is taken as the loudest that could be; below the floor is silence.
         """
+        if self.vocoder is not None:
+            return super().decode(x)
         self.check_frames(x)
         loudest = self.basis.sum(1, keepdim=True) * (self.n_fft / 2) ** 2  # (F, 1): no bin exceeds the window's sum
         log_power = (x * self.std[:, None] + self.mean[:, None]).clamp(max=loudest.log())
@@ -88,16 +113,41 @@ class Mel(Frontend):
             wav = mel_to_wav(power, self.basis, self.n_fft, self.spec.hop_length, self.config.griffin_lim_iterations)
         return wav.clamp(-1, 1).unsqueeze(1)
 
-    @torch.no_grad()
+    def decode_block(self, x: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
+        """As `decode`, by the vocoder."""
+        with full_precision(x.device):
+            return self.vocoder(x, state)
+
     def fit(self, wavs: Iterable[Tensor]) -> None:
-        """Mean and standard deviation per feature, in one pass over the training files.
+        """Mean and standard deviation per feature, in one pass over the training files; then the vocoder, if any.
 
         Args:
             wavs: re-iterable of (1, N) at spec.sample_rate.
 
         Raises:
             DataError: there are no wavs.
+            TrainingError: the vocoder's loss is not a number.
         """
+        if self.vocoder is not None:
+            return learn(self, wavs, self.config.vocoder_steps, "the vocoder")
+        self._standardise(wavs)
+        self.is_fitted.fill_(1)
+
+    def trainer(self, wavs: Iterable[Tensor]) -> Trainer:
+        """What trains the vocoder. The statistics are taken here, the vocoder's weights by `take`."""
+        plain = type(self)(replace(self.config, vocoder_steps=0)).to(self.device, self.dtype)
+        plain.fit(wavs)
+        self.is_fitted.zero_()
+        self.load_state_dict({**self.state_dict(), **plain.state_dict(), "is_fitted": self.is_fitted})
+        return self.vocoder.trainer(plain.encode, wavs)
+
+    def take(self, trainer: Trainer) -> None:
+        """The vocoder of a trainer as it stands."""
+        self.vocoder.take(trainer)
+        self.is_fitted.fill_(1)
+
+    @torch.no_grad()
+    def _standardise(self, wavs: Iterable[Tensor]) -> None:
         self.is_fitted.zero_()
         count = 0
         total = torch.zeros(self.spec.num_features, dtype=torch.float64, device=self.device)
@@ -112,7 +162,6 @@ class Mel(Frontend):
         variance = (squares / count - mean.square()).clamp_min(0)
         self.mean.copy_(mean)
         self.std.copy_(variance.sqrt().clamp_min(SMALLEST_STD))
-        self.is_fitted.fill_(1)
 
     def power(self, wav: Tensor) -> Tensor:
         """Mel power as librosa has it: (B, 1, N) -> (B, F, ceil(N / hop_length)), at least 0."""

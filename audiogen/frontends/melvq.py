@@ -1,29 +1,33 @@
 """Mel-VQ: mel frames as codes, by k-means on the training files."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..codec.quantizer import ResidualVQ
 from ..codec.reservoir import Reservoir
+from ..codec.training import Trainer
 from ..errors import DataError
 from ..spec import TokenSpec
 from .base import Frontend, check_setting, check_weights, training_wavs
+from .learning import learn
 from .mel import Mel
 from .precision import full_precision
 
 
 class MelVQ(Frontend):
-    """Codes (B, K, T) of the nearest centroids of standardised mel frames; decoded by Griffin-Lim.
+    """Codes (B, K, T) of the nearest centroids of standardised mel frames; decoded by Griffin-Lim or a vocoder.
 
     With more than one codebook each codes what the ones before it left over, so that the first rows alone decode to
-    a coarser sound. It streams as `Mel` does: one way.
+    a coarser sound. It streams as `Mel` does: one way, unless there is a vocoder, which learns to make sound of what
+    the centroids left.
     """
 
     learned = True
-    look_ahead, start_frames, block_frames = Mel.look_ahead, Mel.start_frames, Mel.block_frames
+    look_ahead, block_frames = Mel.look_ahead, Mel.block_frames
     adjustable = frozenset({"num_codebooks", "griffin_lim_iterations"})
 
     @dataclass(frozen=True)
@@ -54,22 +58,53 @@ class MelVQ(Frontend):
         with full_precision(wav.device):
             return self.quantizer.encode(frames), state
 
+    @property
+    def streams(self) -> bool:
+        return self.mel.streams
+
     @torch.no_grad()
     def decode(self, x: Tensor) -> Tensor:
         """Codes (B, k, T) of the first k <= K codebooks -> wav (B, 1, T * hop_length) in [-1, 1]."""
+        if self.streams:
+            return super().decode(x)
         self.check(x)
         return self.mel.decode(self.quantizer.decode(x))
 
-    @torch.no_grad()
+    def decode_block(self, x: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
+        """As `decode`, by the vocoder."""
+        return self.mel.decode_block(self.quantizer.decode(x), state, last)
+
     def fit(self, wavs: Iterable[Tensor]) -> None:
-        """Fits the mel statistics, then the centroids: two passes, in memory that does not grow with the files.
+        """Fits the mel statistics, the centroids, and the vocoder if there is one, in memory that does not grow with
+        the files.
 
         Args:
             wavs: re-iterable of (1, N) at spec.sample_rate.
 
         Raises:
             DataError: there are no wavs, or fewer distinct frames than codes.
+            TrainingError: the vocoder's loss is not a number.
         """
+        if self.streams:
+            return learn(self, wavs, self.config.vocoder_steps, "the vocoder")
+        self._fit_centroids(wavs)
+        self.is_fitted.fill_(1)
+
+    def trainer(self, wavs: Iterable[Tensor]) -> Trainer:
+        """What trains the vocoder, on frames as the codes have them. The centroids are fitted here."""
+        plain = type(self)(replace(self.config, vocoder_steps=0)).to(self.device, self.dtype)
+        plain.fit(wavs)
+        self.is_fitted.zero_()
+        self.load_state_dict({**self.state_dict(), **plain.state_dict(), "is_fitted": self.is_fitted})
+        return self.mel.vocoder.trainer(lambda wav: plain.quantizer.decode(plain.encode(wav)), wavs)
+
+    def take(self, trainer: Trainer) -> None:
+        """The vocoder of a trainer as it stands."""
+        self.mel.take(trainer)
+        self.is_fitted.fill_(1)
+
+    @torch.no_grad()
+    def _fit_centroids(self, wavs: Iterable[Tensor]) -> None:
         self.is_fitted.zero_()
         self.mel.fit(wavs)
         generator = torch.Generator().manual_seed(self.config.seed)
@@ -82,4 +117,3 @@ class MelVQ(Frontend):
         except ValueError as error:
             raise DataError(f"frontend.codebook_size: {self.config.codebook_size} codes are too many for {len(frames)} "
                             f"training frames ({error}): choose fewer, or add recordings") from error
-        self.is_fitted.fill_(1)

@@ -1,4 +1,5 @@
-"""Training the own codec on folders of sound, into a run folder that later runs take as their front-end."""
+"""Training a front-end that learns by gradient (the own codec, the mel vocoder) on folders of sound, into a run folder
+that later runs take as their front-end."""
 
 import logging
 import time
@@ -20,7 +21,7 @@ from ..devices import choose_device
 from ..errors import ConfigError, RunError
 from ..evaluation.reconstruction import mel_distance
 from ..files import atomic_write_bytes
-from ..frontends import Codec, save_frontend
+from ..frontends import FRONTENDS, Frontend, save_frontend
 from .checkpoint import (
     Checkpoint,
     list_checkpoints,
@@ -50,27 +51,29 @@ class Side:
 
 
 @dataclass(frozen=True)
-class TrainedCodec:
-    """What `train_codec` gives: the codec, what it was and was not trained on, and whether it came to its end."""
+class TrainedFrontend:
+    """What `train_frontend` gives: it, what it was and was not trained on, and whether training came to its end."""
 
-    codec: Codec
+    frontend: Frontend
     training: Side
     held_out: Side
     finished: bool
 
 
-def train_codec(folders: Sequence[str | Path], out: str | Path, settings: dict[str, Any], steps: int | None = None,
-                minutes: float | None = None, resume: bool = False, device: str = "auto") -> TrainedCodec:
-    """Trains a codec on the files of folders that are not held out, and writes it to `out`, where
+def train_frontend(kind: str, folders: Sequence[str | Path], out: str | Path, settings: dict[str, Any],
+                   steps: int | None = None, minutes: float | None = None, resume: bool = False, device: str = "auto"
+                   ) -> TrainedFrontend:
+    """Trains a front-end on the files of folders that are not held out, and writes it to `out`, where
     `load_frontend(out)` finds it.
 
     Ctrl-C and SIGTERM finish the step and save. With `resume` it goes on where `out` stopped, with the settings that
     it was begun with; given `steps`, it ends with the very weights of a run that was never interrupted.
 
     Args:
+        kind: of a Learner: "codec" with weights="fit", or "mel" or "melvq" with vocoder_steps.
         folders: of sound files; each is split by itself.
         out: the run folder.
-        settings: of Codec.Config, but for `weights`; the rate is the first folder's own, up to 16 kHz, if not named.
+        settings: of its Config; the rate is the first folder's own, up to 16 kHz, if not named.
         steps, minutes: how long; one of the two. Minutes are of training alone.
 
     Raises:
@@ -83,36 +86,36 @@ def train_codec(folders: Sequence[str | Path], out: str | Path, settings: dict[s
     indices = [scan(folder) for folder in folders]
     for index in indices:
         index.require_files()
-    settings = {"sample_rate": min(main_sample_rate(indices[0]), HIGHEST_DEFAULT_RATE), **settings, "weights": "fit"}
-    config = from_dict(Codec.Config, settings, "frontend")
+    settings = {"sample_rate": min(main_sample_rate(indices[0]), HIGHEST_DEFAULT_RATE), **settings}
+    config = from_dict(FRONTENDS[kind].Config, settings, "frontend")
     if list_checkpoints(checkpoints) and not resume:
-        raise RunError(f"{out}: holds a codec in training already; go on with it by --resume, or choose another --out")
+        raise RunError(f"{out}: holds a {kind} in training already; go on with it by --resume, or choose another --out")
     sides = [split(index) for index in indices]
     for index, one in zip(indices, sides, strict=True):
         log.info("%s: %s", index.folder, one.summary)
     training, held_out = (Side([(index, getattr(one, name)) for index, one in zip(indices, sides, strict=True)],
                                config.sample_rate) for name in ("train", "held_out"))
-    codec = Codec(config).to(choose_device(device)).eval()
-    trainer, seconds = codec.trainer(training), 0.0
+    frontend = FRONTENDS[kind](config).to(choose_device(device)).eval()
+    trainer, seconds = frontend.trainer(training), 0.0
     if resume and list_checkpoints(checkpoints):
         seconds = _resume(trainer, config, checkpoints)
     metrics = Metrics(out, after=trainer.step if resume else None)
-    finished = _run(trainer, codec, held_out, metrics, out, steps, minutes, seconds)
+    finished = _run(trainer, frontend, held_out, metrics, out, steps, minutes, seconds)
     metrics.close()
-    return TrainedCodec(codec, training, held_out, finished)
+    return TrainedFrontend(frontend, training, held_out, finished)
 
 
-def export_weights(codec: Codec, path: str | Path) -> None:
-    """Writes a codec's weights to one file, floating ones in 16 bits: as shipped, `acquire` reads them.
+def export_weights(frontend: Frontend, path: str | Path) -> None:
+    """Writes a front-end's weights to one file, floating ones in 16 bits: as shipped, `acquire` reads them.
 
-    What is read from there is a codec of its own, whose codes are well defined: its weights are the rounded ones.
+    What is read from there is a front-end of its own, whose codes are well defined: its weights are the rounded ones.
     """
     tensors = {name: (tensor.half() if tensor.is_floating_point() else tensor).cpu().contiguous()
-               for name, tensor in codec.state_dict().items()}
+               for name, tensor in frontend.state_dict().items()}
     atomic_write_bytes(path, safetensors.torch.save(tensors))
 
 
-def _run(trainer: Trainer, codec: Codec, held_out: Side, metrics: Metrics, out: Path, steps: int | None,
+def _run(trainer: Trainer, frontend: Frontend, held_out: Side, metrics: Metrics, out: Path, steps: int | None,
          minutes: float | None, seconds: float) -> bool:
     """Trains until the budget is spent (True) or a signal comes (False)."""
 
@@ -120,11 +123,11 @@ def _run(trainer: Trainer, codec: Codec, held_out: Side, metrics: Metrics, out: 
         return min(1.0, trainer.step / steps if steps is not None else seconds / (60 * minutes))
 
     def save() -> None:
-        save_checkpoint(out / "checkpoints", _checkpoint(trainer, codec.config, seconds))
+        save_checkpoint(out / "checkpoints", _checkpoint(trainer, frontend.config, seconds))
 
     last_save, marks = time.perf_counter(), int(spent() * EVALUATIONS)
-    with interruptible() as interrupted, tqdm(desc="training the codec", unit="step", initial=trainer.step, total=steps,
-                                              disable=None) as bar:
+    with interruptible() as interrupted, tqdm(desc="training the front-end", unit="step", initial=trainer.step,
+                                              total=steps, disable=None) as bar:
         while spent() < 1:
             began = time.perf_counter()
             losses = trainer.advance(spent())
@@ -136,13 +139,13 @@ def _run(trainer: Trainer, codec: Codec, held_out: Side, metrics: Metrics, out: 
                             losses["exploded_at"], losses["rolled_back_to"], losses["calm"])
             elif trainer.step % LOG_EVERY == 0 or trainer.step == 1:
                 metrics.write("train", step=trainer.step, seconds=round(seconds, 3), **losses)
-            if trainer.step % (10 * LOG_EVERY) == 0:
+            if trainer.learner is not None and trainer.step % (10 * LOG_EVERY) == 0:
                 metrics.write("codebooks", step=trainer.step, seconds=round(seconds, 3), **trainer.figures())
             if int(spent() * EVALUATIONS) > marks:
                 marks = int(spent() * EVALUATIONS)
-                codec.take(trainer)
-                metrics.write("held_out", step=trainer.step, seconds=round(seconds, 3), **_held_out(codec, held_out))
-                save_frontend(codec, out)
+                frontend.take(trainer)
+                metrics.write("held_out", step=trainer.step, seconds=round(seconds, 3), **_held_out(frontend, held_out))
+                save_frontend(frontend, out)
             if interrupted.is_set() and spent() < 1:
                 save()
                 return False
@@ -150,25 +153,26 @@ def _run(trainer: Trainer, codec: Codec, held_out: Side, metrics: Metrics, out: 
                 save()
                 last_save = time.perf_counter()
     save()
-    codec.take(trainer)
-    save_frontend(codec, out)
+    frontend.take(trainer)
+    save_frontend(frontend, out)
     return True
 
 
-def _held_out(codec: Codec, held_out: Side) -> dict[str, float]:
-    """Mean mel distance of round trips with all codebooks, by held-out file."""
-    distances, left = [], HELD_OUT_SECONDS * codec.spec.sample_rate * len(held_out.parts)
+def _held_out(frontend: Frontend, held_out: Side) -> dict[str, float]:
+    """Mean mel distance of round trips, by held-out file."""
+    rate = frontend.spec.sample_rate
+    distances, left = [], HELD_OUT_SECONDS * rate * len(held_out.parts)
     for wav in held_out:
-        wav = wav[None, :, :codec.spec.sample_rate * 10].to(codec.device)
-        decoded = codec.decode(codec.encode(wav))[..., :wav.shape[-1]]
-        distances.append(mel_distance(wav, decoded, codec.spec.sample_rate))
+        wav = wav[None, :, :rate * 10].to(frontend.device)
+        decoded = frontend.decode(frontend.encode(wav))[..., :wav.shape[-1]]
+        distances.append(mel_distance(wav, decoded, rate))
         left -= wav.shape[-1]
         if left <= 0:
             break
     return {"mel_distance": sum(distances) / len(distances)}
 
 
-def _checkpoint(trainer: Trainer, config: Codec.Config, seconds: float) -> Checkpoint:
+def _checkpoint(trainer: Trainer, config: Frontend.Config, seconds: float) -> Checkpoint:
     state = trainer.state()
     tensors = {**state.pop("modules"), **{f"{name}_optimizer": optimizer_tensors(optimizer)
                                           for name, optimizer in trainer.optimizers.items()}}
@@ -176,7 +180,7 @@ def _checkpoint(trainer: Trainer, config: Codec.Config, seconds: float) -> Check
     return Checkpoint(state.pop("step"), tensors, {**state, "seconds": seconds, "config": to_dict(config)})
 
 
-def _resume(trainer: Trainer, config: Codec.Config, folder: Path) -> float:
+def _resume(trainer: Trainer, config: Frontend.Config, folder: Path) -> float:
     """Puts a trainer where the newest sound checkpoint stood -> the seconds of training until then."""
     checkpoint = load_checkpoint(folder, trainer.device)
     scalars = dict(checkpoint.state)
@@ -192,6 +196,6 @@ def _resume(trainer: Trainer, config: Codec.Config, folder: Path) -> float:
         trainer.load({"modules": checkpoint.tensors, "optimizers": optimizers, "step": checkpoint.step, **scalars})
     except (KeyError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise RunError(f"{folder}: its checkpoint at step {checkpoint.step} is of another codec or is damaged "
+        raise RunError(f"{folder}: its checkpoint at step {checkpoint.step} is of another front-end or is damaged "
                        f"({reason}); restore it, or train anew into another folder") from error
     return seconds

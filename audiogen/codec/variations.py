@@ -1,0 +1,45 @@
+"""Crops played otherwise than they were recorded, so that a codec meets more sounds than its folder holds."""
+
+import math
+
+import torch
+import torchaudio
+from torch import Tensor
+
+SPEEDS = ((5, 4), (9, 8), (8, 9), (4, 5))  # as samples : samples that they become; pitch goes with them
+LONGEST = max(before / after for before, after in SPEEDS)  # how much longer than what comes out crops have to be
+AS_RECORDED = 0.5  # of the crops keep their speed
+LOUDNESS = (-18.0, 6.0)  # dB
+MIXED = 0.25  # of the crops sound together with another of their batch
+
+
+def vary(crops: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
+    """Each crop at a speed, a loudness and from a beginning of its own, some with another one mixed in.
+
+    Source: SoundStream (Zeghidour et al. 2021), section 4.1, mixes and scales its training sounds alike.
+
+    Args:
+        crops: (B, 1, M), M at least LONGEST * num_samples.
+        num_samples: of what comes out.
+        generator: on the CPU; decides all of it.
+
+    Returns:
+        (B, 1, num_samples).
+    """
+    batch_size = len(crops)
+    draws = torch.rand(5, batch_size, generator=generator, dtype=torch.float64)
+    heard = []
+    for crop, keeps, which, begins in zip(crops, *draws[:3].tolist(), strict=True):
+        if keeps >= AS_RECORDED:
+            crop = torchaudio.functional.resample(crop, *SPEEDS[int(which * len(SPEEDS))])
+        start = int(begins * (crop.shape[1] - num_samples + 1))
+        heard.append(crop[:, start:start + num_samples])
+    low, high = LOUDNESS
+    gains = 10 ** ((low + (high - low) * draws[3]) / 20)
+    one = torch.stack(heard) * gains.to(crops)[:, None, None]           # (B, 1, num_samples)
+    return one + torch.where(draws[4].to(crops)[:, None, None] < MIXED, one.roll(1, dims=0), 0)
+
+
+def longer(num_samples: int) -> int:
+    """M for `vary`."""
+    return math.ceil(LONGEST * num_samples)

@@ -1,0 +1,130 @@
+"""Lesson 11: a vocoder, which makes sound of mel frames by having heard much of it.
+
+    python recipes/11_vocoder.py FOLDER [FOLDER ...] [--out runs/11_vocoder] [--minutes 20] [--resume]
+
+What it teaches. A mel frame says how loud each band is, and nothing of how its waves lie: the phases are lost.
+Griffin-Lim looks for phases under which neighbouring spectra agree, from nothing and anew for each sound, and what it
+finds is hollow. A vocoder has learned from the folder what phases go with what frames. It is the codec's decoder
+(lesson 10) with frames in the place of codes: a few blocks at the frame rate, then a magnitude and a phase for each bin
+of two spectra a frame, which add up to the samples. It is trained by the same losses, on the same crops.
+
+How it carries over to audio. Most systems that speak or sing do it in these two steps: a model of mel frames, which are
+few and smooth, and a vocoder. Here both read one front-end, so the folder that this script writes gives a model of mel
+frames its voice, and `audiogen generate --stream` too, since a vocoder needs no frame but its own and earlier ones:
+
+    audiogen train FOLDER --out runs/mine --frontend runs/11_vocoder --backbone gpt
+
+What to try. --frontend melvq learns to say what quantised frames mean, and so mends a little of what the centroids
+lost: --set frontend.num_codebooks=4. Train it on digits and let it speak music: what does it take a violin for? --set
+frontend.num_features=20 leaves a fourth of the bands: which of the two ways back suffers more?
+"""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from audiogen.audio import write_audio
+from audiogen.errors import AudiogenError, ConfigError
+from audiogen.evaluation.reconstruction import joined, mel_distance, pesq, stft_distance
+from audiogen.frontends import Mel, MelVQ
+from audiogen.listen import Clip, Line, clip_cards, grid, line_chart, section, table, text, write_lesson
+from audiogen.scripts import LessonParser, run_script
+from audiogen.training.defaults import frontend_settings
+from audiogen.training.frontend import train_frontend
+from audiogen.training.metrics import read_metrics
+
+
+def main() -> None:
+    parser = LessonParser(__file__, __doc__)
+    parser.add_argument("more", type=Path, nargs="*", metavar="folder", help="further folders")
+    parser.add_argument("--frontend", choices=("mel", "melvq"), default="mel", help="whose frames it is to speak")
+    parser.add_argument("--minutes", type=float, default=20.0, help="training time")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--resume", action="store_true", help="go on where it was stopped")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="frontend.A=1",
+                        help="any setting of the front-end")
+    args = parser.parse_args()
+    settings, unknown = frontend_settings(args.overrides)
+    if unknown:
+        raise ConfigError(f"--set {unknown[0]}: only settings of the front-end can be set here, such as "
+                          "frontend.num_features")
+    settings = {"vocoder_steps": 1200, **settings}                      # of `fit`; here the minutes count
+    if args.short:
+        settings = {"num_features": 20, "griffin_lim_iterations": 2, "vocoder_dim": 8, "vocoder_layers": 1, **settings,
+                    **({"codebook_size": 8} if args.frontend == "melvq" else {})}
+
+    # 1. Training, on the files that are not held out. Ctrl-C saves; --resume goes on.
+    trained = train_frontend(args.frontend, [args.folder, *args.more], args.out, settings,
+                             steps=6 if args.short else None, minutes=None if args.short else args.minutes,
+                             resume=args.resume, device=args.device)
+    if not trained.finished:
+        print("stopped and saved: go on with --resume")
+        return
+    vocoder, rate = trained.frontend, trained.frontend.spec.sample_rate
+    print(f"a frame of sound is heard {vocoder.latency_ms:g} ms after its first sample went in")
+
+    # 2. Both ways back, from the same frames of held-out files, joined to clips of ten seconds.
+    clips = joined(trained.held_out, rate, 1.0 if args.short else 10.0)[:4]
+    ways = {f"Griffin-Lim, {vocoder.config.griffin_lim_iterations} iterations": without_vocoder(vocoder),
+            "vocoder": vocoder}
+    heard, rows = {"original": clips}, []
+    for name, frontend in ways.items():
+        frames = [frontend.encode(clip[None].to(frontend.device)) for clip in clips]
+        began = time.perf_counter()
+        heard[name] = [frontend.decode(x)[0, :, :clip.shape[1]].cpu() for x, clip in zip(frames, clips, strict=True)]
+        speed = sum(clip.shape[1] for clip in clips) / rate / (time.perf_counter() - began)
+        rows.append([name, *figures(clips, heard[name], rate), speed])
+        print(f"{name:>26}: mel distance {rows[-1][1]:.3f}, STFT distance {rows[-1][2]:.3f}, PESQ "
+              f"{'-' if rows[-1][3] is None else format(rows[-1][3], '.2f')}, {speed:.0f} times real time")
+
+    # 3. The page.
+    cards = []
+    for number in range(len(clips)):
+        for kind, (name, wavs) in enumerate(heard.items()):
+            path = args.out / "samples" / f"{number}-{kind}.wav"
+            path.parent.mkdir(exist_ok=True)
+            write_audio(path, wavs[number], rate)
+            cards.append(Clip(path, name, f"held-out clip {number + 1}"))
+    steps = [event for event in read_metrics(args.out) if event["event"] == "train"]
+    page = write_lesson(
+        __file__, args.out / "index.html",
+        section("Two ways back",
+                text("Held-out files, joined to clips of about ten seconds; both ways are given the very same frames. "
+                     "The distances are of spectra, 0 is perfect. PESQ judges speech, from 1 (bad) to 4.5 (perfect)."),
+                table(["way", "mel distance", "STFT distance", "PESQ", "times real time"], rows)),
+        section("What they sound like",
+                text("Griffin-Lim is hollow, as if heard through a pipe, and onsets are smeared. What a vocoder that "
+                     "has not heard enough gets wrong is another thing: it buzzes, or is rough where a tone should be "
+                     "steady. In the spectrograms look at the gaps between the harmonics."),
+                grid(clip_cards(cards))),
+        section("How it learned",
+                line_chart([Line("log mel distance", [e["step"] for e in steps], [e["mel"] for e in steps]),
+                            Line("linear magnitudes", [e["step"] for e in steps], [e["stft"] for e in steps])], {},
+                           "steps", "loss", "Losses by step.")))
+    print(f"open {page}")
+
+
+def without_vocoder(frontend: Mel | MelVQ) -> Mel | MelVQ:
+    """The same frames or codes, which Griffin-Lim makes sound of."""
+    plain = type(frontend)(replace(frontend.config, vocoder_steps=0)).to(frontend.device)
+    kept = plain.state_dict().keys()
+    plain.load_state_dict({name: tensor for name, tensor in frontend.state_dict().items() if name in kept})
+    return plain.eval()
+
+
+def figures(originals: list[Tensor], decoded: list[Tensor], rate: int) -> list[float | None]:
+    """Means over clips (1, N): mel distance, STFT distance, PESQ; None where that can't be measured."""
+    pairs = list(zip(originals, decoded, strict=True))
+    try:
+        judged = [value for a, b in pairs if (value := pesq(a, b, rate)) == value]      # NaN: no speech was found
+    except AudiogenError as error:
+        print(error)
+        judged = []
+    return [sum(measure(a, b, rate) for a, b in pairs) / len(pairs) for measure in (mel_distance, stft_distance)] + [
+        sum(judged) / len(judged) if judged else None]
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_script(main))
