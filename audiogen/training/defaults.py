@@ -1,13 +1,14 @@
 """Settings that suit a front-end and a backbone, where the user sets none. The README has a measured row for each."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
 from ..backbones import BACKBONES
 from ..config import find, from_dict, override, parse_override
+from ..errors import ConfigError
 from ..patterns import PATTERNS
 from ..run import RunConfig
 from ..spec import Spec
@@ -101,6 +102,15 @@ def frontend_settings(overrides: Iterable[str]) -> tuple[dict[str, Any], list[st
         else:
             rest.append(assignment)
     return settings, rest
+
+
+def refuse_settings(assignments: Iterable[str], taken: Sequence[str] = ()) -> None:
+    """Raises the ConfigError of a setting that a command which trains no model would ignore; it takes those `taken`."""
+    for assignment in assignments:
+        name = ".".join(parse_override(assignment)[0])
+        if name not in taken:
+            raise ConfigError(f"{name}: nothing is trained here, so that it would be ignored; leave it out, or give it "
+                              "to train")
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
