@@ -20,7 +20,8 @@ class WaveNet(Backbone):
 
     Beyond the paper, the input itself goes to the head too, times a gain of each unit that is learned, from 0. So the
     bigram is a part of it: a density, whose means lie near the present frame, is out of reach of gates and ReLUs alone
-    (on mel frames of spoken digits, two minutes end at +4.5 nats per frame without it, and below -20 with it).
+    (on mel frames of spoken digits, two minutes end at +4.5 nats per frame without it, at -19.8 with it). From 1, mel
+    frames came to -21.9 in the same time, but samples of mu-law were 0.02 bits behind.
     """
 
     @dataclass(frozen=True)

@@ -38,7 +38,16 @@ from .defaults import BACKBONE, default_config, frontend_settings, refuse_settin
 from .loop import Progress, Trainer
 from .metrics import Metrics
 from .resuming import check_same_frontend, contents, other_files, resumed_config, same_source
-from .source import check_settings, encoded, fit_new, frontend_of, open_source, split_for, tell_left_out
+from .source import (
+    check_settings,
+    encoded,
+    fit_new,
+    frontend_of,
+    num_codes,
+    open_source,
+    split_for,
+    tell_left_out,
+)
 
 log = logging.getLogger("audiogen")
 
@@ -95,7 +104,8 @@ def train(folder: str | Path, out: str | Path, frontend: str | None = None, back
             check_settings(frontend, settings, backbone or BACKBONE, rest, asked)
         source = open_source(folder, strict)
         front = frontend_of(source, frontend, settings).to(where)
-        config = default_config(frontend_to_dict(front), front.spec, backbone or BACKBONE, rest, asked)
+        config = default_config(frontend_to_dict(front), front.spec, backbone or BACKBONE, rest, asked,
+                                num_codes(source, front))
         cache = encoded(source, front, config, out)
         sides = split_for(cache.index, config, front)
         save_split(out, sides, cache.folder)
