@@ -23,7 +23,7 @@ Settings = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=1", he
 
 
 def main() -> None:
-    """Runs a command; an error of the user's kind prints its one line and exits with 1."""
+    """Runs a command; an error of the user's kind prints its one line and exits with 1, or 2 for wrong usage."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("audiogen").setLevel(logging.INFO)
@@ -32,7 +32,7 @@ def main() -> None:
         app()
     except (AudiogenError, OSError) as error:
         print(f"audiogen: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(getattr(error, "exit_code", AudiogenError.exit_code))
     except KeyboardInterrupt:
         print("audiogen: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -47,22 +47,25 @@ def doctor(folder: Annotated[Path | None, typer.Argument(help="A folder of sound
            device: Device = "auto", settings: Settings = None) -> None:
     """Versions and devices; for a folder, each file kept or not and why."""
     from .doctor import check_folder, check_overfit, check_setup
+    from .files import check_folder_is_there
 
+    if folder is not None:
+        check_folder_is_there(folder)
+    elif overfit:
+        raise ConfigError("--overfit: needs a FOLDER to take a batch from")
+    if not overfit and (frontend or backbone or settings):
+        raise ConfigError("--frontend, --backbone and --set say what --overfit tries: add it")
     check_setup(console)
     if folder is not None:
         found = check_folder(console, folder, verbose)
         if overfit:
             check_overfit(console, found, frontend, backbone, device, settings or [])
-    elif overfit:
-        raise typer.BadParameter("--overfit needs a FOLDER to take a batch from")
-    if not overfit and (frontend or backbone or settings):
-        raise typer.BadParameter("--frontend, --backbone and --set say what --overfit tries: add it")
 
 
 @app.command()
 def tokenize(folder: Path, out: Path, frontend: Frontend = None, device: Device = "auto",
              settings: Settings = None) -> None:
-    """Encodes a folder once into OUT, which train takes in the place of the folder."""
+    """Encodes a folder once into OUT, which train takes in the place of the folder. --set frontend.NAME=... alone."""
     from .training.session import tokenize as run_tokenize
 
     cache = run_tokenize(folder, out, frontend, device, settings or [])
@@ -75,22 +78,27 @@ def decode(codes: Path, out: Path,
                                                         )] = None,
            device: Device = "auto", settings: Settings = None) -> None:
     """Turns an encoded cache, or a .npy file of codes, back into WAVs."""
-    from .data import EncodedCache, decode_file
+    from .data import EncodedCache, check_code_file, decode_file
     from .devices import choose_device
+    from .files import check_is_no_file
     from .frontends import load_frontend
-    from .training.defaults import frontend_settings
+    from .training.defaults import frontend_settings, refuse_settings
 
+    check_is_no_file(out)
+    of_frontend, rest = frontend_settings(settings or [])
+    refuse_settings(rest)
     if not codes.is_dir():
+        check_code_file(codes)
         if frontend is None:
-            raise typer.BadParameter("a file of codes does not say what made it: add --frontend NAME_OR_RUN")
-        front = load_frontend(frontend, **frontend_settings(settings or [])[0]).to(choose_device(device))
+            raise ConfigError(f"--frontend: {codes} does not say what made it; add --frontend NAME_OR_RUN")
+        front = load_frontend(frontend, **of_frontend).to(choose_device(device))
         if not front.fitted:
             raise ConfigError(f"{frontend}: learns from recordings, so its name alone does not say how these codes are "
                               "to be read; give the folder of the run or cache that it was fitted in")
         written = decode_file(codes, front, out)
     else:
         if frontend is not None or settings:
-            raise typer.BadParameter("an encoded cache holds its own front-end: leave out --frontend and --set")
+            raise ConfigError(f"{codes}: an encoded cache holds its own front-end; leave out --frontend and --set")
         cache = EncodedCache.open(codes)
         cache.frontend().to(choose_device(device))
         written = cache.write_wavs(out)
@@ -101,7 +109,8 @@ def decode(codes: Path, out: Path,
 def train(folder: Path, out: Annotated[Path, typer.Option(help="The run folder to make.")], frontend: Frontend = None,
           backbone: Annotated[str | None, typer.Option(help="bigram, mlp, wavenet or gpt.")] = None,
           steps: Annotated[int | None, typer.Option(help="Train for so many steps.")] = None,
-          minutes: Annotated[float | None, typer.Option(help="Train for so many minutes (10 by default).")] = None,
+          minutes: Annotated[float | None, typer.Option(help="Train for so many minutes (10 by default); what comes "
+                                                             "before, between and after is not counted.")] = None,
           seed: Annotated[int | None, typer.Option(help="Decides weights, crops and dropout (0 by default).")] = None,
           device: Device = "auto",
           resume: Annotated[bool, typer.Option("--resume", help="Go on where OUT stopped.")] = False,
@@ -131,10 +140,12 @@ def generate(run: Path, out: Annotated[Path, typer.Option(help="Folder for the W
              device: Device = "auto") -> None:
     """Generates WAVs from a run, and tells the seed of each."""
     from .devices import choose_device
+    from .files import check_is_no_file
     from .run import load_run
     from .samples import generate_files, stream_files
     from .sampling import Sampling
 
+    check_is_no_file(out)
     loaded, sampling = load_run(run, choose_device(device), precision), Sampling(temperature, top_k, top_p, min_p)
     if stream:
         for made in stream_files(loaded, out, seconds, num, prompt, sampling, seed):

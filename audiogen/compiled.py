@@ -1,8 +1,13 @@
 """numba's compiler, for the loops that no torch call does fast. Import it only where it is used: it takes a moment."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numba
+from numba.core import event
+
+log = logging.getLogger("audiogen")
 
 
 def compiled(**options: bool) -> Callable[[Callable], Callable]:
@@ -18,3 +23,23 @@ def compiled(**options: bool) -> Callable[[Callable], Callable]:
             return numba.njit(nogil=True, **options)(function)
 
     return compile_it
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Within, one line says so before numba begins to compile; what it finds on disk, it loads without a word."""
+    with event.install_listener("numba:compile", _Teller(what)):
+        yield
+
+
+class _Teller(event.Listener):
+    def __init__(self, what: str):
+        self.what, self.silent = what, False
+
+    def on_start(self, event: event.Event) -> None:
+        if not self.silent:                             # what it calls is compiled within
+            log.info("compiling %s, which takes about 10 s; the next time it is there", self.what)
+        self.silent = True
+
+    def on_end(self, event: event.Event) -> None:
+        pass

@@ -1,12 +1,15 @@
 """One exception type per kind of trouble.
 
 Every message names the file or the key, says what is wrong and what to do. The command line prints that one
-line and exits with 1; a traceback is for bugs.
+line and exits with the error's `exit_code`; a traceback is for bugs.
 """
 
 
 class AudiogenError(Exception):
     """Base of every error that a user can mend."""
+
+    #: 1: what was given can't be used. 2: what was asked for can't be, whatever is given.
+    exit_code = 1
 
 
 class AudioReadError(AudiogenError):
@@ -18,7 +21,9 @@ class DataError(AudiogenError):
 
 
 class ConfigError(AudiogenError):
-    """An unknown key, a value of the wrong type, parts that do not fit each other."""
+    """An unknown key, a value of the wrong type, parts that do not fit each other: wrong usage."""
+
+    exit_code = 2
 
 
 class CacheError(AudiogenError):

@@ -11,7 +11,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import AudiogenError
+from .errors import AudiogenError, DataError
+
+
+def check_folder_is_there(folder: str | Path) -> None:
+    """Raises the DataError of a folder to read from that is not there, or is a file."""
+    if not Path(folder).exists():
+        raise DataError(f"{folder}: there is no such folder; check the path")
+    if not Path(folder).is_dir():
+        raise DataError(f"{folder}: is a file; give the folder that it is in")
+
+
+def check_is_no_file(out: str | Path) -> None:
+    """Raises the AudiogenError of a file that was named where a folder is to be written."""
+    if Path(out).exists() and not Path(out).is_dir():
+        raise AudiogenError(f"{out}: is a file; give a folder to write to, new or old")
 
 
 @contextmanager

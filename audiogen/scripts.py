@@ -23,7 +23,7 @@ def run_script(main: Callable[[], None], stopped: str = "nothing that was saved 
         main()
     except (AudiogenError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return getattr(error, "exit_code", AudiogenError.exit_code)
     except KeyboardInterrupt:
         print(f"stopped: {stopped}", file=sys.stderr)
         return 130

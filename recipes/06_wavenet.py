@@ -229,7 +229,8 @@ def main() -> None:
                      "the sigmoid of another, from 0 to 1, how much of it. The layer's input goes around it and is "
                      "added to what comes out (the residual), so that a layer only has to say what is to be changed, "
                      "and a gradient reaches the lowest one undiminished. And each gate's output goes straight to the "
-                     "top as well (the skip), so that what is seen near and what is seen far are weighed together:"),
+                     "top as well (the skip), so that what is seen near and what is seen far are weighed together. "
+                     "(Here the input itself goes there too, by a gain that begins at 0: the bigram is a part of it.)"),
                 code("z = tanh(conv(x)) * sigmoid(conv'(x))     both look at t and t - gap\n"
                      "x = x + residual(z)                       to the next layer\n"
                      "top = relu(sum of skip(z), all layers)    to the prediction")),

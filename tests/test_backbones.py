@@ -39,7 +39,8 @@ def test_the_mlp_is_a_network_over_the_last_steps_side_by_side():
 
 @torch.no_grad()
 def test_wavenet_is_a_stack_of_gated_dilated_convolutions():
-    """Buries a missing residual or skip, gate and filter that swap places, and dilations that do not start again."""
+    """Buries a missing residual or skip, gate and filter that swap places, dilations that do not start again, and a way
+    straight to the head that is left out or goes through a ReLU."""
     wavenet = build("wavenet", num_layers=5, dilation_cycle=3)
     x = noise(2, 20, 8)
     h = F.linear(x, wavenet.first.weight, wavenet.first.bias).transpose(1, 2)       # (B, R, S)
@@ -54,8 +55,8 @@ def test_wavenet_is_a_stack_of_gated_dilated_convolutions():
         if layer < 4:
             h = h + F.conv1d(z, wavenet.residuals[layer].weight[:, :, None], wavenet.residuals[layer].bias)
     y = F.relu(skips.transpose(1, 2) + wavenet.skip.bias)
-    torch.testing.assert_close(wavenet(x)[0], F.relu(F.linear(y, wavenet.last.weight, wavenet.last.bias)),
-                               rtol=0, atol=1e-10)
+    expected = wavenet.direct * x + F.relu(F.linear(y, wavenet.last.weight, wavenet.last.bias))
+    torch.testing.assert_close(wavenet(x)[0], expected, rtol=0, atol=1e-10)
 
 
 @torch.no_grad()

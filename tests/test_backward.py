@@ -73,6 +73,7 @@ def test_a_whole_wavenet_by_hand_equals_the_library_s():
     """Buries pieces that are right alone and do not fit each other: both paths out of a layer, the skip sum, holes."""
     model = SequenceModel(TokenSpec(8000, 1, 1, V := 5), WaveNet(WaveNet.Config(dim=6, residual_dim=4, num_layers=3)),
                           Parallel(1)).double()
+    torch.nn.init.normal_(model.backbone.direct)                    # from 0, at which nothing would pass
     p = {name: parameter.detach() for name, parameter in model.named_parameters()}
     codes = torch.randint(V, (2, 1, 9))
     codes[1, 0, 6:] = V                                             # the second item is shorter
@@ -83,8 +84,8 @@ def test_a_whole_wavenet_by_hand_equals_the_library_s():
         return weight.unflatten(1, (2, -1)).transpose(0, 1)
 
     table, of_embedding = b.embedding(p["embed.table.weight"], codes[:, 0, :-1])
-    x = torch.cat([p["bos"].expand(2, 1, -1), table], dim=1)
-    x, of_first = b.linear(x, p["backbone.first.weight"], p["backbone.first.bias"])
+    embedded = torch.cat([p["bos"].expand(2, 1, -1), table], dim=1)
+    x, of_first = b.linear(embedded, p["backbone.first.weight"], p["backbone.first.bias"])
     of_layers, skips = [], []
     for layer in (0, 1):
         conv, residual = f"backbone.gates.{layer}.linear", f"backbone.residuals.{layer}"
@@ -98,13 +99,14 @@ def test_a_whole_wavenet_by_hand_equals_the_library_s():
     x, of_relu = b.relu(x)
     x, of_last = b.linear(x, p["backbone.last.weight"], p["backbone.last.bias"])
     x, of_last_relu = b.relu(x)
-    logits, of_head = b.linear(x, p["head.linear.weight"], p["head.linear.bias"])
+    logits, of_head = b.linear(x + p["backbone.direct"] * embedded, p["head.linear.weight"], p["head.linear.bias"])
     loss, of_loss = b.cross_entropy(logits, codes[:, 0])
     torch.testing.assert_close(loss, (nats / entries).detach(), rtol=0, atol=1e-12)
 
     g = {}
     dx = b.cross_entropy_backward(1.0, of_loss)
     dx, g["head.linear.weight"], g["head.linear.bias"] = b.linear_backward(dx, of_head)
+    g["backbone.direct"], dembedded = (dx * embedded).sum(dim=(0, 1)), dx * p["backbone.direct"]
     dx = b.relu_backward(dx, of_last_relu)
     dx, g["backbone.last.weight"], g["backbone.last.bias"] = b.linear_backward(dx, of_last)
     dx = b.relu_backward(dx, of_relu)
@@ -118,6 +120,7 @@ def test_a_whole_wavenet_by_hand_equals_the_library_s():
                  for kind in ("weight", "bias")]
         g.update(zip(names, gradients, strict=True))
     dx, g["backbone.first.weight"], g["backbone.first.bias"] = b.linear_backward(dx, of_first)
+    dx = dx + dembedded
     g["bos"], g["embed.table.weight"] = dx[:, 0].sum(dim=0), b.embedding_backward(dx[:, 1:], of_embedding)
 
     for name, parameter in model.named_parameters():

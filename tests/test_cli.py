@@ -162,15 +162,20 @@ def test_a_file_of_codes_is_decoded_by_the_front_end_that_is_named(trained, corp
     assert read_audio(tmp_path / "wavs" / "two-1.wav").shape == back.shape
 
     assert_refused(audiogen(tmp_path, "decode", tmp_path / "one.npy", tmp_path / "wavs", "--frontend", "melvq"),
-                   "melvq: learns from recordings, .*give the folder")
-    assert audiogen(tmp_path, "decode", tmp_path / "one.npy", tmp_path / "wavs").code == 2
+                   "melvq: learns from recordings, .*give the folder", code=2)
+    assert_refused(audiogen(tmp_path, "decode", tmp_path / "one.npy", tmp_path / "wavs"), "add --frontend", code=2)
     np.save(tmp_path / "large.npy", np.full(9, 99))
     result = audiogen(tmp_path, "decode", tmp_path / "large.npy", tmp_path / "wavs", "--frontend", trained[0])
     assert result.code == 1 and "large.npy: codes must lie in [0, 16)" in result.err
     np.save(tmp_path / "evil.npy", np.array([print], dtype=object), allow_pickle=True)
-    for name in ("evil.npy", "not-there.npy"):
-        result = audiogen(tmp_path, "decode", tmp_path / name, tmp_path / "wavs", "--frontend", "mulaw")
-        assert result.code != 0 and "Traceback" not in result.err
+    (tmp_path / "README.md").write_text("# mine")
+    for name, message in (("evil.npy", "evil.npy: can't be read as codes .*Python objects"),
+                          ("not-there.npy", "not-there.npy: is not there; give an encoded cache"),
+                          ("README.md", "README.md: is no .npy file; give an encoded cache")):
+        for more in ([], ["--frontend", "mulaw"]) if "evil" not in name else (["--frontend", "mulaw"],):
+            result = audiogen(tmp_path, "decode", tmp_path / name, tmp_path / "wavs", *more)
+            assert_refused(result, message)
+            assert "Errno" not in result.err and "pickle" not in result.err
     np.save(tmp_path / "frames.npy", np.zeros((1, 80, 9), np.float32))
     result = audiogen(tmp_path, "decode", tmp_path / "frames.npy", tmp_path / "wavs", "--frontend", "mulaw")
     assert result.code == 1 and "frames.npy: holds float32 (1, 80, 9), but this front-end decodes int" in result.err
@@ -210,8 +215,7 @@ def test_the_doctor_looks_through_a_folder(corpus, tmp_path):
     assert alone.code == with_folder.code == 0, alone.err + with_folder.err
     assert "torch" in alone.out
     assert "bad.wav" in with_folder.out and "note-00.wav" in with_folder.out
-    nowhere = audiogen(tmp_path, "doctor", tmp_path / "none")       # the versions are told first
-    assert_refused(Result(nowhere.code, "", nowhere.err), "none: there is no such folder")
+    assert_refused(audiogen(tmp_path, "doctor", tmp_path / "none"), "none: there is no such folder")
 
 
 # ---- wrong usage
@@ -282,8 +286,20 @@ def test_the_module_runs_as_a_command(tmp_path):
 def test_settings_that_can_not_be_are_refused(corpus, tmp_path, settings, message):
     """Buries a key that is ignored: an hour of training with the setting that one thought to have changed."""
     more = [word for setting in settings for word in ("--set", setting)]
-    assert_refused(audiogen(tmp_path, "train", corpus, "--out", tmp_path / "run", *TINY, *more), message)
+    assert_refused(audiogen(tmp_path, "train", corpus, "--out", tmp_path / "run", *TINY, *more), message, code=2)
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize("command, setting", [
+    ("tokenize", "backbone.dim"), ("tokenize", "training.seed"), ("tokenize", "pattern.kind"),
+    ("decode", "backbone.dim")])
+def test_settings_that_would_be_ignored_are_refused(corpus, tmp_path, command, setting):
+    """Buries a setting of the model given to a command that makes none, which says nothing and does as if unasked."""
+    np.save(tmp_path / "codes.npy", np.zeros(9, int))
+    what = corpus if command == "tokenize" else tmp_path / "codes.npy"
+    assert_refused(audiogen(tmp_path, command, what, tmp_path / "out", "--frontend", "mulaw", "--set", f"{setting}=8"),
+                   f"{setting}: nothing is trained here", code=2)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -292,16 +308,23 @@ def test_settings_that_can_not_be_are_refused(corpus, tmp_path, settings, messag
     (["--seed", "-1"], "training.seed"), (["--seed", str(2**64)], "training.seed"),
     (["--device", "gpu"], "--device: 'gpu' is unknown; choose auto, cpu or cuda"),
     (["--device", "cpu:x"], "--device: 'cpu:x' is unknown; choose auto, cpu or cuda"),
-    (["--frontend", "melvg"], "there is no 'melvg', did you mean melvq"), (["--frontend", "./none"], "none.*not there"),
+    (["--frontend", "melvg"], "there is no 'melvg', did you mean melvq"),
     (["--backbone", "gtp"], "there is no 'gtp', did you mean gpt"),
     (["--frontend", "mel", "--set", "pattern.kind=delay"], "only the pattern parallel"),
-    (["--frontend", "melvq"], "frontend.codebook_size: 512 codes .*choose fewer, or add recordings"),
     (["--device", "cuda:99"], "--device: there is no GPU 'cuda:99'"),
 ])
 def test_options_that_can_not_be_are_refused(corpus, tmp_path, arguments, message):
     """Buries a traceback behind every option."""
     assert_refused(audiogen(tmp_path, "train", corpus, "--out", tmp_path / "run", "--backbone", "bigram", *arguments),
-                   message)
+                   message, code=2)
+
+
+@pytest.mark.parametrize("frontend, message", [
+    ("./none", "none.*not there"), ("melvq", "frontend.codebook_size: 512 codes .*choose fewer, or add recordings")])
+def test_front_ends_that_do_not_go_with_what_is_there_are_refused(corpus, tmp_path, frontend, message):
+    """Buries an exit status that blames the words of a command for what is or is not on the disk."""
+    assert_refused(audiogen(tmp_path, "train", corpus, "--out", tmp_path / "run", "--backbone", "bigram", "--frontend",
+                            frontend), message)
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -309,11 +332,18 @@ def test_options_that_can_not_be_are_refused(corpus, tmp_path, arguments, messag
     (["--temperature", "-1"], "temperature: must be 0 or more"), (["--temperature", "nan"], "temperature"),
     (["--top-k", "0"], "top_k"), (["--top-p", "0"], "top_p"), (["--min-p", "2"], "min_p"),
     (["--seed", "-1"], "seed.*-1"), (["--seed", str(2**64)], "seed"), (["--device", "gpu"], "--device"),
-    (["--prompt", "none.wav"], "none.wav"), (["--prompt", __file__], "test_cli.py"),
 ])
 def test_generate_refuses_what_can_not_be(trained, tmp_path, arguments, message):
     """Buries sound made with an option that was out of its range."""
-    assert_refused(audiogen(tmp_path, "generate", trained[0], "--out", tmp_path / "out", *arguments), message)
+    assert_refused(audiogen(tmp_path, "generate", trained[0], "--out", tmp_path / "out", *arguments), message, code=2)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("prompt", ["none.wav", __file__])
+def test_generate_refuses_a_prompt_that_is_no_sound(trained, tmp_path, prompt):
+    """Buries sound that goes on from something else than what was named."""
+    result = audiogen(tmp_path, "generate", trained[0], "--out", tmp_path / "out", "--prompt", prompt)
+    assert_refused(result, Path(prompt).name)
     assert not (tmp_path / "out").exists()
 
 
@@ -323,9 +353,9 @@ def test_settings_are_checked_before_the_folder_is_read(tmp_path):
     sound.mkdir()
     (sound / "broken.wav").write_bytes(b"RIFF")
     assert_refused(audiogen(tmp_path, "train", sound, "--out", out, "--set", "backbone.dimm=1"),
-                   "backbone.dimm: unknown setting")
+                   "backbone.dimm: unknown setting", code=2)
     assert_refused(audiogen(tmp_path, "tokenize", sound, out, "--set", "frontend.bitz=1"),
-                   "frontend.bitz: unknown setting")
+                   "frontend.bitz: unknown setting", code=2)
 
 
 def test_a_run_that_was_not_there_is_begun_aloud(corpus, tmp_path):
@@ -361,20 +391,27 @@ def test_places_that_are_none_are_refused(trained, corpus, tmp_path):
         (["train", tmp_path / "none", *out], "none: there is no such folder"),
         (["train", empty, *out], "holds no sound files"),
         (["train", file, *out], "is a file; give the folder that it is in"),
-        (["train", run / "cache", *out, "--frontend", "mulaw"], "front-end of its own; leave out --frontend"),
-        (["train", run / "cache", *out, "--set", "frontend.bits=3"], "front-end of its own"),
-        (["tokenize", run / "cache", tmp_path / "out"], "is encoded already"),
         (["tokenize", corpus, run / "cache"], "cache: holds a cache already; choose another"),
         (["tokenize", corpus, corpus, "--frontend", "mulaw"], "already holds other files"),
         (["decode", corpus, tmp_path / "out"], "holds no encoded cache"),
         (["decode", empty, tmp_path], "holds no encoded cache"),
         (["generate", empty, *out], "is no run folder"), (["generate", run / "cache", *out], "backbone"),
-        (["generate", run, "--out", file, "--seconds", "0.01"], "file"),
+        (["generate", run, "--out", file], "file: is a file; give a folder"),
+        (["generate", run, "--out", file, "--stream"], "file: is a file; give a folder"),
+        (["decode", run / "cache", file], "file: is a file; give a folder"),
+        (["tokenize", corpus, file], "file: is a file; give a folder"),
         (["evaluate", run, empty], "holds no sound files"), (["evaluate", corpus, corpus], "is no run folder"),
         (["listen", empty], "is no run folder"), (["listen", run, tmp_path / "none"], "none: is no run folder"),
         (["listen", run, "--out", file / "page.html"], "page.html"),
     ):
         assert_refused(audiogen(tmp_path, *arguments), message)
+    for arguments, message in (
+        (["train", run / "cache", *out, "--frontend", "mulaw"], "front-end of its own; leave out --frontend"),
+        (["train", run / "cache", *out, "--set", "frontend.bits=3"], "front-end of its own"),
+        (["tokenize", run / "cache", tmp_path / "out"], "is encoded already"),
+        (["decode", run / "cache", tmp_path / "out", "--frontend", "mulaw"], "holds its own front-end"),
+    ):
+        assert_refused(audiogen(tmp_path, *arguments), message, code=2)
     assert file.read_text() == "mine"
     assert not (tmp_path / "out").exists()
     assert not list(corpus.glob("*.json"))

@@ -242,6 +242,27 @@ def test_what_no_engine_runs_goes_the_plain_way_and_says_so_once(caplog, name, k
         assert type(choose(model, 1)) is Eager
 
 
+@every_engine
+def test_compiling_is_told_of_where_it_happens(caplog, name, kind, changes):
+    """Buries ten seconds of silence before the first sound, and a line each time although nothing is compiled."""
+    from numba import njit
+
+    @njit                                                               # kept nowhere, and so compiled here
+    def nothing(*arguments):
+        return None
+
+    model = small_model(kind, changes)
+    engine = ENGINES[name](model, 1)
+    seq, said = random_input(TOKENS, 1, 2), f"compiling the engine for {type(model.backbone).__name__}"
+    with caplog.at_level(logging.INFO, logger="audiogen"), torch.inference_mode():
+        engine.begin(*model.start(1))
+        engine._run = nothing
+        for _ in range(2):
+            engine.fill(seq, torch.zeros(3, 2, dtype=torch.bool), torch.full((1, 2, 3), 0.5, dtype=torch.float64),
+                        Sampling())
+    assert [said in record.message for record in caplog.records] == [True]
+
+
 def test_an_unknown_precision_is_refused():
     """Buries a precision that is spelt wrongly and silently passed over."""
     model = tiny_model(TOKENS, "bigram", "delay")

@@ -11,6 +11,8 @@ from listening import Page, make_run, put
 
 from audiogen.errors import AudiogenError, RunError
 from audiogen.listen import pieces, write_page
+from audiogen.listen.folder import RunFolder
+from audiogen.listen.page import run_names
 
 
 @pytest.fixture
@@ -167,7 +169,8 @@ def test_nothing_on_the_page_is_taken_for_html(tmp_path):
 
 
 def test_several_runs_side_by_side(tmp_path):
-    """One page, a column for each run under its name; losses are ranked within one front-end only."""
+    """One page, a column for each run under its name; losses are ranked within one front-end only. Buries a run that
+    is compared with itself where it was named twice."""
     runs = [make_run(tmp_path / "one" / "x"), make_run(tmp_path / "two" / "x"),
             make_run(tmp_path / "z", "melvq", 16000)]
     page = Page(write_page(runs[:2], tmp_path / "both.html"))
@@ -181,7 +184,15 @@ def test_several_runs_side_by_side(tmp_path):
     page = Page(write_page(runs))
     assert "different front-ends" in page.text("figures")
     assert "8,000" not in page.texts["generated"] and "4,000" in page.texts["generated"]  # 16 kHz sets the common axis
-    assert len(Page(write_page([runs[0], runs[0]])).sounds()) == 14  # the same folder twice
+    alone = write_page([runs[0], tmp_path / "one" / "y" / ".." / "x"])  # the same folder twice
+    assert alone == runs[0] / "index.html" and len(Page(alone).sounds()) == 7
+
+
+def test_names_are_as_much_of_the_path_as_tells_them_apart():
+    """Buries two slashes where the whole path is needed."""
+    folders = [RunFolder(Path(path), {}, [], []) for path in ("/x", "/a/x", "/b/a/x")]
+    assert run_names(folders[:2]) == ["/x", "a/x"]
+    assert run_names(folders) == ["/x", "/a/x", "b/a/x"]
 
 
 def test_a_long_history_stays_small(tmp_path):

@@ -73,6 +73,15 @@ def test_a_lesson_tells_in_one_line_what_is_wrong_with_its_folder(lesson, tmp_pa
     assert len(error) == 1 and "nowhere" in error[0]
 
 
+def test_wrong_usage_of_a_lesson_exits_with_2(clips, tmp_path, monkeypatch, capsys):
+    """Buries a lesson that tells a slip of the pen from a bad folder otherwise than the commands do."""
+    monkeypatch.setattr(sys, "argv", ["10_codec.py", str(clips), "--out", str(tmp_path), "--set", "training.seed=1"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(RECIPES / "10_codec.py"), run_name="__main__")
+    assert end.value.code == 2
+    assert "only settings of the codec can be set here" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("lesson", "run"), [("06_wavenet", "wavenet"), ("07_gpt", "gpt"), ("09_gpt2", "gpt")])
 def test_a_lesson_that_finds_a_run_says_so_before_it_begins(lesson, run, clips, tmp_path, monkeypatch, capsys):
     """Buries minutes of work that end in a refusal: the second of two trials into one folder."""

@@ -399,7 +399,7 @@ def test_leftovers_of_a_killed_process_are_cleared(folder):
 
 
 @pytest.mark.parametrize("place, message", [
-    ("file", "is a file; give a folder for the run"), ("corpus/run", "lies in .*samples would be trained on"),
+    ("file", "is a file; give a folder to write to"), ("corpus/run", "lies in .*samples would be trained on"),
     ("corpus", "lies in .*samples would be trained on"), ("cache", "is an encoded cache"),
 ])
 def test_a_run_needs_a_place_of_its_own(made, tmp_path, place, message):

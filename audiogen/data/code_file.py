@@ -10,6 +10,22 @@ from ..audio import write_audio
 from ..errors import CacheError
 from ..frontends import Frontend
 
+#: How a .npy file begins (numpy.lib.format).
+MAGIC = b"\x93NUMPY"
+
+
+def check_code_file(path: str | Path) -> None:
+    """Raises the CacheError of what is no .npy file, before anything else is looked at."""
+    try:
+        with open(path, "rb") as file:
+            begins = file.read(len(MAGIC))
+    except FileNotFoundError:
+        raise CacheError(f"{path}: is not there; give an encoded cache, or a .npy file of codes") from None
+    except OSError as error:
+        raise CacheError(f"{path}: can't be read ({error.strerror}); check its permissions") from error
+    if begins != MAGIC:
+        raise CacheError(f"{path}: is no .npy file; give an encoded cache, or codes that numpy.save wrote")
+
 
 def read_codes(path: str | Path, frontend: Frontend) -> Tensor:
     """The codes (B, K, T) int64, or frames (B, F, T), of a .npy file, on the front-end's device.
@@ -20,10 +36,9 @@ def read_codes(path: str | Path, frontend: Frontend) -> Tensor:
         CacheError: not a .npy file, or not what this front-end decodes; names the file.
     """
     path = Path(path)
+    check_code_file(path)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)    # mapped: a header may promise anything
-        if not isinstance(array, np.ndarray):
-            raise ValueError("holds several arrays")
     except (OSError, ValueError, EOFError, OverflowError, MemoryError) as error:
         raise CacheError(f"{path}: can't be read as codes ({error}); give an encoded cache, or a .npy file of codes "
                          "(numpy.save)") from error

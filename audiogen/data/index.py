@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ..audio import AUDIO_SUFFIXES, audio_info, read_blocks
 from ..errors import AudioReadError, DataError
-from ..files import sha256_file
+from ..files import check_folder_is_there, sha256_file
 from ..spec import Spec
 
 #: Half the distance between highest and lowest sample. Below one step of 16 bits there is no sound at all; below
@@ -158,10 +158,7 @@ def _resampled(file: FileEntry, sample_rate: int) -> int:
 
 def _find(folder: Path) -> tuple[list[str], list[Rejected], int]:
     """The paths of sound files, those that can't be asked, and the number of other files."""
-    if not folder.exists():
-        raise DataError(f"{folder}: there is no such folder; check the path")
-    if not folder.is_dir():
-        raise DataError(f"{folder}: is a file; give the folder that it is in")
+    check_folder_is_there(folder)
     paths, rejected, ignored, entered = [], [], 0, set()
 
     def unreadable(error: OSError) -> None:

@@ -40,13 +40,14 @@ def check_overfit(console: Console, folder: "str | Path | Index | EncodedCache",
     from ..frontends import frontend_to_dict
     from ..run import build_model
     from ..training.defaults import BACKBONE, default_config, frontend_settings
-    from ..training.source import frontend_of, open_source, split_for
+    from ..training.source import frontend_of, num_codes, open_source, split_for
 
     where = choose_device(device)
     source = open_source(Path(folder), strict=False) if isinstance(folder, str | Path) else folder
     settings, rest = frontend_settings(overrides)
     front = frontend_of(source, frontend, settings)
-    config = default_config(frontend_to_dict(front), front.spec, backbone or BACKBONE, rest)
+    config = default_config(frontend_to_dict(front), front.spec, backbone or BACKBONE, rest,
+                            num_codes=num_codes(source, front))
     cached = isinstance(source, EncodedCache)
     index = source.index if cached else long_enough(source, front.spec)
     parts = excerpts(split_for(index, config, front).train, SECONDS)

@@ -40,12 +40,14 @@ class KernelEngine(Engine):
 
     def fill(self, seq: Tensor, known: Tensor, uniforms: Tensor, sampling: Sampling,
              logits: Tensor | None = None) -> None:
+        from ..compiled import told
         from .draws import filters
 
         codes = np.ascontiguousarray(seq.numpy())
-        self._run(self._weights, *self._memory, self._position, self._hidden, codes,
-                  np.ascontiguousarray(known.numpy()), np.ascontiguousarray(uniforms.numpy()),
-                  filters(sampling, self.model.spec.codebook_size),
-                  np.empty((0, 0, 0, 0), np.float32) if logits is None else logits.numpy())
+        with told(f"the engine for {self.backbone.__name__}"):
+            self._run(self._weights, *self._memory, self._position, self._hidden, codes,
+                      np.ascontiguousarray(known.numpy()), np.ascontiguousarray(uniforms.numpy()),
+                      filters(sampling, self.model.spec.codebook_size),
+                      np.empty((0, 0, 0, 0), np.float32) if logits is None else logits.numpy())
         seq.copy_(torch.from_numpy(codes))
         self._position += codes.shape[2]

@@ -41,7 +41,8 @@ def pack_weights(model: SequenceModel):
 
     backbone, precision = model.backbone, model.precision
     K, V, R, L = model.spec.num_codebooks, model.spec.codebook_size, backbone.config.residual_dim, len(backbone.gates)
-    table = model.embed.table.weight @ backbone.first.weight.T          # (K (V + 1), R)
+    embedding = model.embed.table.weight                                # (K (V + 1), D)
+    table = embedding @ backbone.first.weight.T                         # (K (V + 1), R)
     table[:V + 1] += backbone.first.bias
     gates = torch.stack([gate.linear.weight.T for gate in backbone.gates])
     residuals = torch.zeros(L, R, R)                                    # the last layer has none
@@ -51,6 +52,7 @@ def pack_weights(model: SequenceModel):
     skips = backbone.skip.weight.T.unflatten(0, (L, R))                 # (L, R, D)
     return Weights(
         table=table.view(K, V + 1, R).numpy(),
+        direct=(embedding * backbone.direct).view(K, V + 1, -1).numpy(),
         gates=pack(gates.numpy(), precision),
         gate_bias=torch.stack([gate.linear.bias for gate in backbone.gates]).numpy(),
         outs=pack(torch.cat([residuals, skips], dim=2).numpy(), precision),

@@ -19,6 +19,7 @@ class Weights(NamedTuple):
     """A model's weights as the kernel reads them; a pair is what products.pack makes. L layers, R = residual_dim."""
 
     table: np.ndarray               # (K, V + 1, R) embedding and first layer in one, its bias in that of row 0
+    direct: np.ndarray              # (K, V + 1, D) embedding times the gain of what goes straight to the head
     gates: tuple                    # (L, past and present, filtered and opened), 2R -> 2R
     gate_bias: np.ndarray           # (L, 2R)
     outs: tuple                     # (L, R, residual and skip), R -> R + D
@@ -52,6 +53,7 @@ def run(weights, rings, position, hidden, seq, known, uniforms, filters, logits)
     path = np.empty((B, R + D), np.float32)                             # the residual stream and the sum of the skips
     rectified = np.zeros((B, hidden.shape[1]), np.float32)
     out = np.empty((B, D), np.float32)
+    direct = np.empty((B, D), np.float32)
     scores = np.empty((B, K * V), np.float32)
     work = np.empty(max(2 * R, R + D, K * V), np.float32)
     p = np.empty(V, np.float64)
@@ -62,12 +64,14 @@ def run(weights, rings, position, hidden, seq, known, uniforms, filters, logits)
         for b in range(B):
             path[b, :R] = np.float32(0)
             path[b, R:] = weights.skip_bias
+            direct[b] = np.float32(0)
             for k in range(K):
                 if not known[k, s]:
                     seq[b, k, s] = draw(scores[b, k * V:(k + 1) * V], filters, uniforms[b, s, k], p)
                 if logits.size > 0:
                     logits[b, s, k] = scores[b, k * V:(k + 1) * V]
                 path[b, :R] += weights.table[k, seq[b, k, s]]
+                direct[b] += weights.direct[k, seq[b, k, s]]
         offset = 0
         for layer in range(L):
             dilation = weights.dilations[layer]
@@ -89,6 +93,7 @@ def run(weights, rings, position, hidden, seq, known, uniforms, filters, logits)
         product(rectified, weights.last[0], weights.last[1], out, work)
         for b in range(B):
             rectify(out[b], hidden[b])
+            hidden[b, :D] += direct[b]
 
 
 @njit(fastmath=True)

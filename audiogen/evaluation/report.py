@@ -198,7 +198,11 @@ def verdict(loss: float, unit: str, baselines: Mapping[str, float], step: int | 
             said += (f". It saves {gain:.2f} bits per code against the best of counting ({name}); pairs are too rare "
                      "here for counting them to say more")
         else:
-            said += f". It does not beat the best of counting ({name}) yet: " + (
-                "its held-out loss had stopped getting better, so that more recordings or a smaller model will help, "
-                "not more time" if turned else "train it longer, or give it a longer view")
+            said += f". It does not beat the best of counting ({name}) yet"
+            if baselines.get("uniform", math.inf) - loss <= 0.005:
+                said += ", not even a blind guess, so that what it makes is noise"
+            said += ": " + (
+                "its held-out loss had stopped getting better, so that more recordings, more alike, or a smaller model "
+                "(such as --set backbone.dim=64) will help, not more time" if turned else
+                "train it longer, or give it a longer view")
     return said + "."

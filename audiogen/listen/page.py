@@ -1,8 +1,9 @@
 """The listening page: what runs sound like, how they learned, and what their figures mean."""
 
+import itertools
 import json
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from ..errors import RunError
 from ..files import sha256_file
@@ -40,7 +41,7 @@ def write_page(runs: Sequence[str | Path], out: str | Path | None = None) -> Pat
     of a run: what is not there yet is left out.
 
     Args:
-        runs: run folders.
+        runs: run folders; one that is named twice is shown once.
         out: the HTML file, or a folder for index.html; by default the run's own folder. The page of several runs is by
             default side-by-side.html in the folder above the first one.
 
@@ -57,7 +58,8 @@ def write_page(runs: Sequence[str | Path], out: str | Path | None = None) -> Pat
     """
     if not runs:
         raise RunError("no run folder was given; name at least one")
-    folders = [read_folder(Path(run)) for run in runs]
+    different = {Path(run).resolve(): Path(run) for run in reversed(runs)}
+    folders = [read_folder(run) for run in reversed(different.values())]
     names = run_names(folders)
     title = " and ".join(names) if len(names) < 4 else f"{len(names)} runs"
     parts = sections(names, folders)
@@ -121,13 +123,10 @@ def sections(names: Sequence[str], folders: Sequence[RunFolder]) -> dict[str, li
 
 
 def run_names(folders: Sequence[RunFolder]) -> list[str]:
-    """The folders' names; as much of the path as tells them apart."""
+    """The names of different folders; as much of the path as tells them apart."""
     paths = [folder.path.resolve() for folder in folders]
-    for depth in range(1, max(len(path.parts) for path in paths) + 1):
-        names = ["/".join(path.parts[-depth:]) for path in paths]
-        if len(set(names)) == len(names):
-            return names
-    return [f"{name} ({number})" for number, name in enumerate(names, 1)]  # the same folder twice
+    depth = next(depth for depth in itertools.count(1) if len({path.parts[-depth:] for path in paths}) == len(paths))
+    return [PurePath(*path.parts[-depth:]).as_posix() for path in paths]
 
 
 def summary(folder: RunFolder) -> str:

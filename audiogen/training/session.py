@@ -14,7 +14,7 @@ from ..devices import choose_device
 from ..errors import CacheError, ConfigError, RunError, TrainingError
 from ..evaluation.report import in_words, originals, report, report_rows
 from ..evaluation.yardstick import baselines, held_out_score
-from ..files import atomic_write_json
+from ..files import atomic_write_json, check_is_no_file
 from ..frontends import Frontend, frontend_to_dict, load_frontend
 from ..listen import write_page
 from ..run import (
@@ -34,11 +34,20 @@ from ..run import (
 from ..samples import write_generated, write_round_trips
 from .checkpoint import list_checkpoints
 from .config import TrainingConfig
-from .defaults import BACKBONE, default_config, frontend_settings, resolve_precision
+from .defaults import BACKBONE, default_config, frontend_settings, refuse_settings, resolve_precision
 from .loop import Progress, Trainer
 from .metrics import Metrics
 from .resuming import check_same_frontend, contents, other_files, resumed_config, same_source
-from .source import check_settings, encoded, fit_new, frontend_of, open_source, split_for, tell_left_out
+from .source import (
+    check_settings,
+    encoded,
+    fit_new,
+    frontend_of,
+    num_codes,
+    open_source,
+    split_for,
+    tell_left_out,
+)
 
 log = logging.getLogger("audiogen")
 
@@ -95,7 +104,8 @@ def train(folder: str | Path, out: str | Path, frontend: str | None = None, back
             check_settings(frontend, settings, backbone or BACKBONE, rest, asked)
         source = open_source(folder, strict)
         front = frontend_of(source, frontend, settings).to(where)
-        config = default_config(frontend_to_dict(front), front.spec, backbone or BACKBONE, rest, asked)
+        config = default_config(frontend_to_dict(front), front.spec, backbone or BACKBONE, rest, asked,
+                                num_codes(source, front))
         cache = encoded(source, front, config, out)
         sides = split_for(cache.index, config, front)
         save_split(out, sides, cache.folder)
@@ -111,8 +121,7 @@ def train(folder: str | Path, out: str | Path, frontend: str | None = None, back
 
 def _check_place(out: Path, folder: Path) -> None:
     """Refuses an `out` that can't be a run folder of its own."""
-    if out.exists() and not out.is_dir():
-        raise RunError(f"{out}: is a file; give a folder for the run")
+    check_is_no_file(out)
     if is_cache(out):
         raise RunError(f"{out}: is an encoded cache; give another folder for the run")
     if not is_cache(folder) and out.resolve().is_relative_to(folder.resolve()):
@@ -123,12 +132,18 @@ def _check_place(out: Path, folder: Path) -> None:
 def tokenize(folder: str | Path, out: str | Path, frontend: str | None = None, device: str = "auto",
              overrides: Sequence[str] = ()) -> EncodedCache:
     """Encodes a folder into the cache `out`, which `train` takes in its place. A learned front-end is fitted on the
-    files that `train` would not hold out."""
+    files that `train` would not hold out.
+
+    Args:
+        overrides: of the front-end alone, besides data.held_out: nothing else would be remembered.
+    """
+    check_is_no_file(out)
     if is_cache(folder):
         raise ConfigError(f"{folder}: is encoded already; give a folder of sound files")
     if is_cache(out):
         raise CacheError(f"{out}: holds a cache already; choose another folder, or remove it")
     settings, rest = frontend_settings(overrides)
+    refuse_settings(rest, taken=("data.held_out",))
     check_settings(frontend, settings, BACKBONE, rest, {})
     source = open_source(Path(folder), strict=False)
     front = frontend_of(source, frontend, settings).to(choose_device(device))

@@ -1,6 +1,7 @@
 """From what a user names to what a run is made of: a folder or a cache, its front-end, its split, its codes."""
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,12 @@ def frontend_of(source: Index | EncodedCache, name: str | None, settings: dict[s
     if name is None:
         name, settings = FRONTEND, {**FRONTEND_SETTINGS, **settings}
     return frontend_for(source, name, settings)
+
+
+def num_codes(source: Index | EncodedCache, front: Frontend) -> float:
+    """About how many codes a source holds; infinity where only encoding it will tell."""
+    index = source.index if isinstance(source, EncodedCache) else source
+    return index.seconds * (front.spec.frame_rate or math.inf) * front.spec.num_rows
 
 
 def check_settings(frontend: str | None, settings: dict[str, Any], backbone: str, rest: Sequence[str],
