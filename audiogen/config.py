@@ -134,6 +134,8 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         for choice in arguments:
+            if dataclasses.is_dataclass(choice) and isinstance(value, Mapping):
+                return from_dict(choice, value, where)
             try:
                 return _checked(value, choice, where)
             except ConfigError:

@@ -19,8 +19,8 @@ lost: --set frontend.num_codebooks=4. Train it on digits and let it speak music:
 frontend.num_features=20 leaves a fourth of the bands: which of the two ways back suffers more?
 """
 
+import math
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -28,7 +28,7 @@ from torch import Tensor
 from audiogen.audio import write_audio
 from audiogen.errors import AudiogenError, ConfigError
 from audiogen.evaluation.reconstruction import joined, mel_distance, pesq, stft_distance
-from audiogen.frontends import Mel, MelVQ
+from audiogen.frontends.vocoder import without_vocoder
 from audiogen.listen import Clip, Line, clip_cards, grid, line_chart, section, table, text, write_lesson
 from audiogen.scripts import LessonParser, run_script
 from audiogen.training.defaults import frontend_settings
@@ -50,10 +50,12 @@ def main() -> None:
     if unknown:
         raise ConfigError(f"--set {unknown[0]}: only settings of the front-end can be set here, such as "
                           "frontend.num_features")
-    settings = {"vocoder_steps": 1200, **settings}                      # of `fit`; here the minutes count
+    settings = {"vocoder": {}, **settings}
     if args.short:
-        settings = {"num_features": 20, "griffin_lim_iterations": 2, "vocoder_dim": 8, "vocoder_layers": 1, **settings,
-                    **({"codebook_size": 8} if args.frontend == "melvq" else {})}
+        settings = {"num_features": 20, "griffin_lim_iterations": 2, **settings,
+                    "vocoder": {"dim": 8, "num_layers": 1, **settings["vocoder"]}}
+        if args.frontend == "melvq":
+            settings.setdefault("codebook_size", 8)
 
     # 1. Training, on the files that are not held out. Ctrl-C saves; --resume goes on.
     trained = train_frontend(args.frontend, [args.folder, *args.more], args.out, settings,
@@ -106,24 +108,16 @@ def main() -> None:
     print(f"open {page}")
 
 
-def without_vocoder(frontend: Mel | MelVQ) -> Mel | MelVQ:
-    """The same frames or codes, which Griffin-Lim makes sound of."""
-    plain = type(frontend)(replace(frontend.config, vocoder_steps=0)).to(frontend.device)
-    kept = plain.state_dict().keys()
-    plain.load_state_dict({name: tensor for name, tensor in frontend.state_dict().items() if name in kept})
-    return plain.eval()
-
-
 def figures(originals: list[Tensor], decoded: list[Tensor], rate: int) -> list[float | None]:
     """Means over clips (1, N): mel distance, STFT distance, PESQ; None where that can't be measured."""
     pairs = list(zip(originals, decoded, strict=True))
+    means: list[float | None] = [sum(measure(a, b, rate) for a, b in pairs) / len(pairs)
+                                 for measure in (mel_distance, stft_distance)]
     try:
-        judged = [value for a, b in pairs if (value := pesq(a, b, rate)) == value]      # NaN: no speech was found
-    except AudiogenError as error:
-        print(error)
-        judged = []
-    return [sum(measure(a, b, rate) for a, b in pairs) / len(pairs) for measure in (mel_distance, stft_distance)] + [
-        sum(judged) / len(judged) if judged else None]
+        judged = sum(pesq(a, b, rate) for a, b in pairs) / len(pairs)
+    except AudiogenError:                                               # the package is not there
+        return [*means, None]
+    return [*means, judged if math.isfinite(judged) else None]          # NaN where no speech was found
 
 
 if __name__ == "__main__":

@@ -37,13 +37,13 @@ def tiny_settings(kind: str) -> dict[str, Any]:
 
 
 #: What makes a mel front-end one with a vocoder.
-TINY_VOCODER = {"vocoder_steps": 2, "vocoder_dim": 8, "vocoder_layers": 2}
+TINY_VOCODER = {"dim": 8, "num_layers": 2, "steps": 2}
 
 
 @cache
 def tiny_frontend(kind: str, vocoder: bool = False) -> Frontend:
     """A front-end with small settings on the CPU, fitted once a process; `deepcopy` it to move it elsewhere."""
-    frontend = load_frontend(kind, **tiny_settings(kind), **(TINY_VOCODER if vocoder else {}))
+    frontend = load_frontend(kind, **tiny_settings(kind), **({"vocoder": TINY_VOCODER} if vocoder else {}))
     if not frontend.fitted:
         rate = frontend.spec.sample_rate
         frontend.fit([torch.from_numpy(note(seed, rate // 2, rate)).float()[None] for seed in range(6)])

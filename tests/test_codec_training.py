@@ -143,7 +143,7 @@ def test_a_run_that_explodes_for_ever_stops(monkeypatch):
     """Buries a fit that saves what it should not, or never ends."""
     monkeypatch.setattr(training.Trainer, "_step", lambda self, progress: None)
     codec = Codec(Codec.Config(sample_rate=RATE, **TINY))
-    with pytest.raises(TrainingError, match="step 1, after 3 rollbacks: lower frontend.learning_rate"):
+    with pytest.raises(TrainingError, match="step 1, after 3 rollbacks: lower its learning_rate"):
         codec.fit([torch.from_numpy(note(0, RATE)).float()[None]])
     assert not codec.fitted
 

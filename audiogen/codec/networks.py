@@ -21,11 +21,11 @@ from ..layers import DelayLine
 
 State = dict[str, Any]
 SPECTRA = 2  # of a frame
-OVERLAP = 3  # spectra that sound at once: a Hann window of so many steps
+OVERLAP = 3  # spectra that sound at once: a Hann window of so many half hops
 LOOK_AHEAD = -(-(OVERLAP - 1) // SPECTRA)  # frames after its own that the encoder waits for
 BOUND = 4.0  # of the encoder's output before it is squeezed to (-1, 1)
 COMPRESSION = 0.3  # exponent of magnitudes, so that quiet parts are seen beside loud ones
-QUIETEST = 1e-5  # of the magnitude of a sine with peak 1
+FLOOR = 1e-5  # of the magnitude of a sine with peak 1
 
 
 class ConvNeXtBlock(nn.Module):
@@ -84,9 +84,10 @@ class Encoder(nn.Module):
         self.blocks = Blocks(SPECTRA * 3 * _num_bins(hop_length), dim, num_layers, dim_out)
 
     def forward(self, wav: Tensor, state: State | None = None, last: bool = True) -> tuple[Tensor, State]:
-        """The next samples, of which there may be none if they are the `last`, -> the frames that can be made by now.
+        """The next samples -> the frames that can be made by now.
 
-        Zeros follow the last sample. Before it, LOOK_AHEAD frames are held back.
+        Zeros follow the `last` sample. Before it, LOOK_AHEAD frames are held back: so a first call has more than these
+        hops, unless it is the last, and the last one may have no samples.
         """
         wav = wav.squeeze(1)
         if state is not None:
@@ -94,12 +95,12 @@ class Encoder(nn.Module):
         if last:
             wav = F.pad(wav, (0, LOOK_AHEAD * self.hop_length))
         num_frames = wav.shape[1] // self.hop_length - LOOK_AHEAD
-        waiting = wav[:, num_frames * self.hop_length:].detach()
-        step, n_fft = self.hop_length // SPECTRA, len(self.window)
-        seen = wav[:, :(SPECTRA * num_frames - 1) * step + n_fft]
-        spectra = torch.stft(seen, n_fft, step, window=self.window, center=False, return_complex=True) / (n_fft / 4)
+        waiting = wav[:, num_frames * self.hop_length:].detach().clone()     # a view would keep all of it in memory
+        half_hop, n_fft = self.hop_length // SPECTRA, len(self.window)
+        seen = wav[:, :(SPECTRA * num_frames - 1) * half_hop + n_fft]
+        spectra = torch.stft(seen, n_fft, half_hop, window=self.window, center=False, return_complex=True) / (n_fft / 4)
         spectra = spectra.transpose(1, 2)                               # (B, SPECTRA T, bins)
-        magnitude = spectra.abs().clamp_min(QUIETEST)
+        magnitude = spectra.abs().clamp_min(FLOOR)
         parts = torch.view_as_real(spectra * magnitude ** (COMPRESSION - 1))
         features = torch.cat([1 + 0.2 * magnitude.log(), parts[..., 0], parts[..., 1]], dim=2)
         features = features.reshape(len(wav), num_frames, -1)           # (B, T, SPECTRA 3 bins)
@@ -110,7 +111,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """(B, dim_in, T) -> wav (B, 1, T hop_length), by the log magnitude and the phase of each bin.
 
-    The first half hop of all fades in.
+    The first hop of all fades in.
 
     Source: Vocos (Siuzdak 2023), section 3.2: a head that speaks in spectra, so that no layer has to learn to
     oscillate.
@@ -122,25 +123,25 @@ class Decoder(nn.Module):
         window = _window(hop_length)
         self.register_buffer("window", window, persistent=False)
         overlapping = window.square().view(OVERLAP, -1).sum(0)          # what the windows come to, there and back
-        self.register_buffer("overlapping", overlapping, persistent=False)  # (step,)
+        self.register_buffer("overlapping", overlapping, persistent=False)  # (half hop,)
         self.blocks = Blocks(dim_in, dim, num_layers, SPECTRA * 2 * _num_bins(hop_length))
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         y, inner = self.blocks(x.transpose(1, 2), state and state["blocks"])
         batch_size, num_frames, _ = y.shape
-        level, phase = y.reshape(batch_size, SPECTRA * num_frames, 2, -1).unbind(2)     # (B, S, bins) each
+        log_magnitude, phase = y.reshape(batch_size, SPECTRA * num_frames, 2, -1).unbind(2)     # (B, SPECTRA T, bins)
         n_fft = len(self.window)
-        magnitude = torch.exp((level - 3).clamp(max=6)) * (n_fft / 4)
+        magnitude = torch.exp((log_magnitude - 3).clamp(max=6)) * (n_fft / 4)
         spectra = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
         pieces = torch.fft.irfft(spectra, n_fft) * self.window
-        pieces = pieces.view(batch_size, SPECTRA * num_frames, OVERLAP, -1)             # (B, S, OVERLAP, step)
-        # Step s of the sum is made of part k of spectrum s - k; what goes beyond the last step waits for the next call.
+        pieces = pieces.view(batch_size, SPECTRA * num_frames, OVERLAP, -1)     # (B, SPECTRA T, OVERLAP, half hop)
+        # Half hop s of the sum is made of part k of spectrum s - k; what goes beyond the last waits for the next call.
         total = sum(F.pad(part, (0, 0, k, OVERLAP - 1 - k)) for k, part in enumerate(pieces.unbind(2)))
         if state is not None:
-            rest = state["sounding"]                                                    # (B, OVERLAP - 1, step)
+            rest = state["sounding"]                                            # (B, OVERLAP - 1, half hop)
             total = total + F.pad(rest, (0, 0, 0, total.shape[1] - rest.shape[1]))
         wav = total[:, :SPECTRA * num_frames] / self.overlapping
-        sounding = total[:, SPECTRA * num_frames:].detach()
+        sounding = total[:, SPECTRA * num_frames:].detach().clone()
         return wav.reshape(batch_size, 1, -1), {"sounding": sounding, "blocks": inner}
 
 

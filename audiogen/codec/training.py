@@ -1,4 +1,5 @@
-"""Training the own codec: as a plain autoencoder, then through the quantizer, then against discriminators."""
+"""Training the own codec: as a plain autoencoder, then through the quantizer, then against discriminators. A vocoder is
+trained as its decoder is."""
 
 import copy
 import math
@@ -33,7 +34,7 @@ Batch = Callable[[int], Tensor]
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How the codec is trained.
+    """How a codec or a vocoder is trained.
 
     Attributes:
         batch_size: crops of a step, a second each.
@@ -122,8 +123,8 @@ class Trainer:
             return losses
         step, calm = self.step, self.calm / 2
         if calm < 0.5 ** MOST_ROLLBACKS:
-            raise TrainingError(f"the codec's loss explodes or is not a number at step {step + 1}, after "
-                                f"{MOST_ROLLBACKS} rollbacks: lower frontend.learning_rate from "
+            raise TrainingError(f"the front-end's loss explodes or is not a number at step {step + 1}, after "
+                                f"{MOST_ROLLBACKS} rollbacks: lower its learning_rate from "
                                 f"{self.settings.learning_rate:g}, or look for odd files with audiogen doctor")
         self.load(copy.deepcopy(self._snapshot))
         self._snapshot["calm"] = self.calm = calm
@@ -135,12 +136,11 @@ class Trainer:
             return {}
         return {"perplexity": self.learner.perplexity().tolist(), "usage": self.learner.usage().tolist()}
 
-    def export(self, encoder: nn.Module, quantizer: ResidualVQ | None, decoder: Decoder) -> None:
+    def export(self, encoder: nn.Module, quantizer: ResidualVQ, decoder: Decoder) -> None:
         """Writes the weights as they stand into networks of the same shape."""
         encoder.load_state_dict(self.modules["encoder"].state_dict())
         decoder.load_state_dict(self.modules["decoder"].state_dict())
-        if quantizer is not None:
-            quantizer.load_state_dict(self.learner.quantizer.state_dict())
+        quantizer.load_state_dict(self.learner.quantizer.state_dict())
 
     def state(self) -> dict[str, Any]:
         """All that going on needs: `modules` and `optimizers` by name, and scalars."""
@@ -162,6 +162,8 @@ class Trainer:
         """The step's losses, or None if it exploded; then no weight has moved, but codebooks may have."""
         generator = generator_for(self.settings.seed, self.step, 1)
         wav = self.batch(self.step).to(self.like)
+        if not bool(torch.isfinite(wav).all()):
+            return None
         for optimizer in self.optimizers.values():
             optimizer.param_groups[0]["lr"] = self.settings.learning_rate * self.calm * self._schedule(progress)
         if self.learner is not None and not self.quantized and progress >= UNQUANTIZED:

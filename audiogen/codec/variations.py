@@ -37,6 +37,8 @@ def vary(crops: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
     low, high = LOUDNESS
     gains = 10 ** ((low + (high - low) * draws[3]) / 20)
     one = torch.stack(heard) * gains.to(crops)[:, None, None]           # (B, 1, num_samples)
+    if batch_size == 1:
+        return one
     return one + torch.where(draws[4].to(crops)[:, None, None] < MIXED, one.roll(1, dims=0), 0)
 
 

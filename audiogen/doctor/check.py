@@ -104,11 +104,14 @@ def cut(sequences: Sequence[Tensor], num_frames: int) -> Tensor:
 
 def _fitted(front: Any, settings: dict[str, Any], index: "Index", parts: Sequence["Part"]) -> Any:
     from ..data import training_wavs
+    from ..frontends.vocoder import without_vocoder
 
     if front.fitted:
         return front
     if "fit_steps" in {field.name for field in dataclasses.fields(front.config)} and "fit_steps" not in settings:
         front = type(front)(dataclasses.replace(front.config, fit_steps=min(FIT_STEPS, front.config.fit_steps)))
+    if getattr(front.config, "vocoder", None) is not None:     # which says nothing that a model is trained on
+        front = without_vocoder(front)
     front.fit(training_wavs(index, parts, front.spec.sample_rate))
     return front.eval()
 

@@ -74,10 +74,9 @@ class Frontend(nn.Module):
             ConfigError: this front-end needs all of the sound at once.
             ValueError, NotFittedError: as `encode`, when the chunk's turn comes.
         """
-        size = self._block_size(block_frames)
-        steps = self.spec.hop_length
+        size, hop_length = self._block_size(block_frames), self.spec.hop_length
         return blockwise(torch.no_grad()(self.encode_block), _checked(chunks, self.check_wav),
-                         max(size, self.start_frames, 1 + self.look_ahead) * steps, size * steps,
+                         max(size, self.start_frames, 1 + self.look_ahead) * hop_length, size * hop_length,
                          flushes=self.look_ahead > 0)
 
     def decode_stream(self, chunks: Iterable[Tensor], block_frames: int | None = None) -> Iterator[Tensor]:
@@ -88,7 +87,8 @@ class Frontend(nn.Module):
         """
         if not self.streams:
             raise ConfigError(f"front-end {type(self).__name__} needs all frames at once to make sound of them, so it "
-                              "can't decode a stream: decode the whole, or use another front-end")
+                              "can't decode a stream: decode the whole, use another front-end, or train a vocoder for "
+                              "mel frames (recipes/11_vocoder.py)")
         size = self._block_size(block_frames)
         return blockwise(torch.no_grad()(self.decode_block), _checked(chunks, self.check),
                          max(size, self.start_frames), size, flushes=False)

@@ -17,7 +17,7 @@ from ..codec.training import Trainer, TrainingSettings
 from ..errors import ConfigError
 from ..spec import TokenSpec
 from .base import Frontend, check_setting, check_weights
-from .learning import learn, training_batches
+from .learning import check_training, learn, training_batches
 from .precision import full_precision
 
 SHIPPED = Path(__file__).parents[1] / "weights" / "codec-16khz.safetensors"
@@ -90,19 +90,12 @@ class Codec(Frontend):
                           "null, or from 1 to frontend.latent_dim", self.lookup_dim)
             check_weights(self.num_codebooks * self.codebook_size * self.latent_dim,
                           "num_codebooks, codebook_size, latent_dim")
-            check_weights(self.dim * (14 * (self.hop_length or frame_samples(self.sample_rate)) + 6 * self.dim
-                                      * (self.encoder_layers + self.decoder_layers)),
+            hop_length = self.hop_length or frame_samples(self.sample_rate)
+            layers = self.encoder_layers + self.decoder_layers
+            check_weights(self.dim * (8 * hop_length + 6 * self.dim * layers + 2 * self.latent_dim),
                           "hop_length, dim, encoder_layers, decoder_layers")
             check_setting(self.fit_steps >= 1, "fit_steps", "1 or more", self.fit_steps)
-            check_setting(1 <= self.batch_size <= 4096, "batch_size", "from 1 to 4096", self.batch_size)
-            check_setting(0 < self.learning_rate <= 1, "learning_rate", "above 0, at most 1", self.learning_rate)
-            check_setting(0 <= self.adversarial_from <= 1, "adversarial_from", "from 0 to 1", self.adversarial_from)
-            check_setting(1 <= self.discriminator_channels <= 128, "discriminator_channels", "from 1 to 128",
-                          self.discriminator_channels)
-            check_setting(len(self.discriminator_windows) > 0 and 0.002 <= min(self.discriminator_windows)
-                          and max(self.discriminator_windows) <= 0.5, "discriminator_windows",
-                          "one or more numbers from 0.002 to 0.5 seconds", self.discriminator_windows)
-            check_setting(0 <= self.seed < 2 ** 31, "seed", f"from 0 to {2 ** 31 - 1}", self.seed)
+            check_training(self)
             if self.weights == "shipped":
                 self._check_shipped()
 
@@ -177,8 +170,8 @@ class Codec(Frontend):
         if config.weights == "shipped":
             raise ConfigError("frontend.weights: the shipped weights are not fitted; set frontend.weights=fit to train "
                               "a codec of your own")
-        level, batch = training_batches(wavs, self.spec, config.batch_size, config.seed)
         self.is_fitted.zero_()
+        level, batch = training_batches(wavs, self.spec, config.batch_size, config.seed)
         self.level.copy_(level)
         blank = type(self)(config).to(self.device, self.dtype)  # so that a second fit gives the same as the first
         return Trainer(blank.encoder, blank.quantizer, blank.decoder, config.sample_rate, config, batch)

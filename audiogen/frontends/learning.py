@@ -9,14 +9,14 @@ from tqdm import tqdm
 
 from ..codec.crops import CropBatches, generator_for
 from ..codec.losses import ReconstructionLoss
-from ..codec.training import Trainer
+from ..codec.training import Trainer, TrainingSettings
 from ..codec.variations import longer, vary
 from ..spec import Spec
-from .base import training_wavs
+from .base import check_setting, training_wavs
 
 CROP_SECONDS = 1.0
 POOL_SECONDS = 3600  # of training audio in memory at once: 230 MB at 16 kHz
-QUIETEST = 1e-4  # level below which training audio is not made louder
+QUIETEST = 1e-4  # root mean square below which training audio is not made louder
 
 
 class Learner(Protocol):
@@ -46,9 +46,30 @@ def learn(learner: Learner, wavs: Iterable[Tensor], steps: int, what: str) -> No
     learner.take(trainer)
 
 
+def check_training(settings: TrainingSettings, group: str = "") -> None:
+    """For a Config's __post_init__.
+
+    Args:
+        group: where in the front-end's settings these lie, such as "vocoder.".
+
+    Raises:
+        ConfigError: names the setting that makes no sense.
+    """
+    windows = settings.discriminator_windows
+    for name, good, rule in (
+            ("batch_size", 1 <= settings.batch_size <= 4096, "from 1 to 4096"),
+            ("learning_rate", 0 < settings.learning_rate <= 1, "above 0, at most 1"),
+            ("adversarial_from", 0 <= settings.adversarial_from <= 1, "from 0 to 1"),
+            ("discriminator_channels", 1 <= settings.discriminator_channels <= 128, "from 1 to 128"),
+            ("discriminator_windows", len(windows) > 0 and 0.002 <= min(windows) and max(windows) <= 0.5,
+             "one or more numbers from 0.002 to 0.5 seconds"),
+            ("seed", 0 <= settings.seed < 2 ** 31, f"from 0 to {2 ** 31 - 1}")):
+        check_setting(good, group + name, rule, getattr(settings, name))
+
+
 def training_batches(wavs: Iterable[Tensor], spec: Spec, batch_size: int, seed: int
                      ) -> tuple[Tensor, Callable[[int], Tensor]]:
-    """The level of the files, and step -> varied crops (B, 1, N) of about a second, divided by it.
+    """The root mean square of the files, and step -> varied crops (B, 1, N) of about a second, divided by it.
 
     However long the files are, what is in memory does not grow.
 
@@ -59,7 +80,7 @@ def training_batches(wavs: Iterable[Tensor], spec: Spec, batch_size: int, seed: 
         seed: decides the crops, and how they are varied.
 
     Returns:
-        The root mean square of the crops, a scalar on the CPU; and the batches, a pure function of the step.
+        Their root mean square, a scalar on the CPU; and the batches, a pure function of the step.
 
     Raises:
         DataError: there are no wavs.

@@ -2,23 +2,22 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..codec.networks import SPECTRA
 from ..codec.training import Trainer
 from ..errors import ConfigError
 from ..spec import FrameSpec
-from .base import Frontend, check_setting, check_weights, training_wavs
+from .base import Frontend, check_setting, training_wavs
 from .blocks import blockwise
 from .griffin_lim import mel_to_wav
 from .learning import learn
 from .precision import full_precision
-from .vocoder import Vocoder
+from .vocoder import Vocoder, fit_without_vocoder
 
 SMALLEST_STD = 0.1  # nats; a band that hardly moves is not blown up to variance 1
 
@@ -49,9 +48,7 @@ class Mel(Frontend):
         num_features: int = 80
         hop_length: int | None = None  # samples; None: the power of two nearest 16 ms
         griffin_lim_iterations: int = 60
-        vocoder_steps: int = 0  # of training in `fit`; 0: no vocoder, but Griffin-Lim
-        vocoder_dim: int = 256
-        vocoder_layers: int = 4
+        vocoder: Vocoder.Config | None = None  # None: Griffin-Lim
 
         def __post_init__(self) -> None:
             check_setting(1000 <= self.sample_rate <= 768000, "sample_rate", "from 1000 to 768000 Hz", self.sample_rate)
@@ -60,14 +57,6 @@ class Mel(Frontend):
                           "from 1 to 16384 samples or null", self.hop_length)
             check_setting(1 <= self.griffin_lim_iterations <= 10000, "griffin_lim_iterations", "from 1 to 10000",
                           self.griffin_lim_iterations)
-            check_setting(self.vocoder_steps >= 0, "vocoder_steps", "0 or more", self.vocoder_steps)
-            check_setting(2 <= self.vocoder_dim <= 4096, "vocoder_dim", "from 2 to 4096", self.vocoder_dim)
-            check_setting(1 <= self.vocoder_layers <= 64, "vocoder_layers", "from 1 to 64", self.vocoder_layers)
-            check_weights(self.vocoder_dim * (self.num_features + 3 * (self.hop_length or 768000 // 32)
-                                              + 6 * self.vocoder_dim * self.vocoder_layers)
-                          if self.vocoder_steps else 0, "vocoder_dim, vocoder_layers")
-            check_setting(not self.vocoder_steps or (self.hop_length or 4) % SPECTRA == 0, "hop_length",
-                          "an even number where there is a vocoder", self.hop_length)
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -83,8 +72,7 @@ class Mel(Frontend):
         self.register_buffer("basis", basis.float(), persistent=False)  # (F, n_fft // 2 + 1)
         self.register_buffer("mean", torch.zeros(config.num_features))  # (F,) nats
         self.register_buffer("std", torch.ones(config.num_features))  # (F,) nats
-        self.vocoder = (Vocoder(self.spec, config.vocoder_dim, config.vocoder_layers) if config.vocoder_steps
-                        else None)
+        self.vocoder = None if config.vocoder is None else Vocoder(config.vocoder, self.spec)
 
     def encode_block(self, wav: Tensor, state: Tensor | None, last: bool) -> tuple[Tensor, Tensor]:
         """(B, 1, N) -> frames (B, F, ceil(N / hop_length)), standardised."""
@@ -105,9 +93,7 @@ class Mel(Frontend):
         if self.vocoder is not None:
             return super().decode(x)
         self.check_frames(x)
-        loudest = self.basis.sum(1, keepdim=True) * (self.n_fft / 2) ** 2  # (F, 1): no bin exceeds the window's sum
-        log_power = (x * self.std[:, None] + self.mean[:, None]).clamp(max=loudest.log())
-        power = log_power.exp() - self.floor
+        power = self._log_power(x).exp() - self.floor
         power = torch.where(power > 1e-3 * self.floor, power, 0)  # rounding alone must not hum
         with full_precision(x.device):
             wav = mel_to_wav(power, self.basis, self.n_fft, self.spec.hop_length, self.config.griffin_lim_iterations)
@@ -116,7 +102,7 @@ class Mel(Frontend):
     def decode_block(self, x: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
         """As `decode`, by the vocoder."""
         with full_precision(x.device):
-            return self.vocoder(x, state)
+            return self.vocoder((self._log_power(x) - self.mean[:, None]) / self.std[:, None], state)
 
     def fit(self, wavs: Iterable[Tensor]) -> None:
         """Mean and standard deviation per feature, in one pass over the training files; then the vocoder, if any.
@@ -129,16 +115,17 @@ class Mel(Frontend):
             TrainingError: the vocoder's loss is not a number.
         """
         if self.vocoder is not None:
-            return learn(self, wavs, self.config.vocoder_steps, "the vocoder")
+            return learn(self, wavs, self.config.vocoder.steps, "the vocoder")
         self._standardise(wavs)
         self.is_fitted.fill_(1)
 
     def trainer(self, wavs: Iterable[Tensor]) -> Trainer:
-        """What trains the vocoder. The statistics are taken here, the vocoder's weights by `take`."""
-        plain = type(self)(replace(self.config, vocoder_steps=0)).to(self.device, self.dtype)
-        plain.fit(wavs)
-        self.is_fitted.zero_()
-        self.load_state_dict({**self.state_dict(), **plain.state_dict(), "is_fitted": self.is_fitted})
+        """What trains the vocoder. The statistics are taken here, the vocoder's weights by `take`.
+
+        Raises:
+            ConfigError: it has none.
+        """
+        plain = fit_without_vocoder(self, wavs)
         return self.vocoder.trainer(plain.encode, wavs)
 
     def take(self, trainer: Trainer) -> None:
@@ -188,6 +175,12 @@ class Mel(Frontend):
     def _powers(self, wav: Tensor) -> Iterator[Tensor]:
         size = self.block_frames * self.spec.hop_length
         return blockwise(self.power_block, [wav], size, size, flushes=True)
+
+    def _log_power(self, x: Tensor) -> Tensor:
+        """Frames as logs of mel power, from the floor to what the loudest wav could have."""
+        loudest = self.basis.sum(1, keepdim=True) * (self.n_fft / 2) ** 2  # (F, 1): no bin exceeds the window's sum
+        log_power = x * self.std[:, None] + self.mean[:, None]
+        return torch.minimum(log_power.clamp_min(math.log(self.floor)), loudest.log())
 
     def _log(self, power: Tensor) -> Tensor:
         return torch.log(power + self.floor)

@@ -1,7 +1,7 @@
 """Mel-VQ: mel frames as codes, by k-means on the training files."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from .base import Frontend, check_setting, check_weights, training_wavs
 from .learning import learn
 from .mel import Mel
 from .precision import full_precision
+from .vocoder import fit_without_vocoder
 
 
 class MelVQ(Frontend):
@@ -85,17 +86,18 @@ class MelVQ(Frontend):
             DataError: there are no wavs, or fewer distinct frames than codes.
             TrainingError: the vocoder's loss is not a number.
         """
-        if self.streams:
-            return learn(self, wavs, self.config.vocoder_steps, "the vocoder")
+        if self.mel.vocoder is not None:
+            return learn(self, wavs, self.config.vocoder.steps, "the vocoder")
         self._fit_centroids(wavs)
         self.is_fitted.fill_(1)
 
     def trainer(self, wavs: Iterable[Tensor]) -> Trainer:
-        """What trains the vocoder, on frames as the codes have them. The centroids are fitted here."""
-        plain = type(self)(replace(self.config, vocoder_steps=0)).to(self.device, self.dtype)
-        plain.fit(wavs)
-        self.is_fitted.zero_()
-        self.load_state_dict({**self.state_dict(), **plain.state_dict(), "is_fitted": self.is_fitted})
+        """What trains the vocoder, on frames as all codebooks together have them. The centroids are fitted here.
+
+        Raises:
+            ConfigError: it has none.
+        """
+        plain = fit_without_vocoder(self, wavs)
         return self.mel.vocoder.trainer(lambda wav: plain.quantizer.decode(plain.encode(wav)), wavs)
 
     def take(self, trainer: Trainer) -> None:

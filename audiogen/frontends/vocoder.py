@@ -1,15 +1,17 @@
 """A vocoder: mel frames back to sound by a network, in the place of Griffin-Lim."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..codec.networks import Decoder
+from ..codec.networks import SPECTRA, Decoder
 from ..codec.training import Trainer, TrainingSettings
 from ..spec import FrameSpec
-from .learning import training_batches
+from .base import Frontend, check_setting, check_weights
+from .learning import check_training, training_batches
 
 
 class Vocoder(nn.Module):
@@ -18,12 +20,35 @@ class Vocoder(nn.Module):
     Source: Vocos (Siuzdak 2023); causal here, since mel frames look ahead already.
     """
 
-    def __init__(self, spec: FrameSpec, dim: int, num_layers: int):
+    @dataclass(frozen=True)
+    class Config(TrainingSettings):
+        """Settings.
+
+        Attributes:
+            dim, num_layers: of its blocks.
+            steps: of training, in `fit`.
+        """
+
+        dim: int = 256
+        num_layers: int = 4
+        steps: int = 1200
+
+        def __post_init__(self) -> None:
+            check_setting(2 <= self.dim <= 4096, "vocoder.dim", "from 2 to 4096", self.dim)
+            check_setting(1 <= self.num_layers <= 64, "vocoder.num_layers", "from 1 to 64", self.num_layers)
+            check_setting(self.steps >= 1, "vocoder.steps", "1 or more", self.steps)
+            check_training(self, "vocoder.")
+
+    def __init__(self, config: Config, spec: FrameSpec):
         super().__init__()
-        self.spec, self.dim, self.num_layers = spec, dim, num_layers
+        check_setting(spec.hop_length % SPECTRA == 0, "hop_length", "an even number where there is a vocoder",
+                      spec.hop_length)
+        check_weights(config.dim * (spec.num_features + 3 * spec.hop_length + 6 * config.dim * config.num_layers),
+                      "vocoder.dim, vocoder.num_layers")
+        self.config, self.spec = config, spec
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.decoder = Decoder(spec.num_features, dim, num_layers, spec.hop_length)
+            torch.manual_seed(config.seed)
+            self.decoder = Decoder(spec.num_features, config.dim, config.num_layers, spec.hop_length)
         self.register_buffer("level", torch.ones(()))  # root mean square of the training audio, 1 to the network
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
@@ -38,15 +63,39 @@ class Vocoder(nn.Module):
         Raises:
             DataError: there are no wavs.
         """
-        settings, rate = TrainingSettings(), self.spec.sample_rate
-        level, batch = training_batches(wavs, self.spec, settings.batch_size, settings.seed)
+        level, batch = training_batches(wavs, self.spec, self.config.batch_size, self.config.seed)
         self.level.copy_(level)
-        blank = type(self)(self.spec, self.dim, self.num_layers).to(self.level)
-        return Trainer(_Analysis(frames_of, self.level), None, blank.decoder, rate, settings, batch)
+        blank = type(self)(self.config, self.spec).to(self.level)
+        return Trainer(_Analysis(frames_of, self.level), None, blank.decoder, self.spec.sample_rate, self.config, batch)
 
     def take(self, trainer: Trainer) -> None:
         """The weights of a trainer as they stand."""
         self.decoder.load_state_dict(trainer.modules["decoder"].state_dict())
+
+
+def without_vocoder(frontend: Frontend) -> Frontend:
+    """A mel front-end that gives the same frames or codes, and makes sound of them by Griffin-Lim."""
+    plain = type(frontend)(replace(frontend.config, vocoder=None)).to(frontend.device, frontend.dtype)
+    kept = plain.state_dict().keys()
+    plain.load_state_dict({name: tensor for name, tensor in frontend.state_dict().items() if name in kept})
+    return plain.eval()
+
+
+def fit_without_vocoder(frontend: Frontend, wavs: Iterable[Tensor]) -> Frontend:
+    """Fits all of a mel front-end but its vocoder -> a copy that has none; itself it stays unfitted.
+
+    Raises:
+        ConfigError: it has no vocoder.
+        DataError: as `fit`.
+    """
+    check_setting(frontend.config.vocoder is not None, "vocoder", "some settings, such as frontend.vocoder.steps=1200, "
+                  "where one is to be trained", None)
+    frontend.is_fitted.zero_()
+    plain = without_vocoder(frontend)
+    plain.fit(wavs)
+    frontend.load_state_dict(plain.state_dict(), strict=False)
+    frontend.is_fitted.zero_()
+    return plain
 
 
 class _Analysis(nn.Module):

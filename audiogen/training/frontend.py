@@ -1,6 +1,7 @@
 """Training a front-end that learns by gradient (the own codec, the mel vocoder) on folders of sound, into a run folder
 that later runs take as their front-end."""
 
+import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,7 @@ from .checkpoint import (
 )
 from .loop import CHECKPOINT_SECONDS, LOG_EVERY, interruptible
 from .metrics import Metrics
+from .resuming import contents
 
 log = logging.getLogger("audiogen")
 
@@ -89,7 +91,8 @@ def train_frontend(kind: str, folders: Sequence[str | Path], out: str | Path, se
     settings = {"sample_rate": min(main_sample_rate(indices[0]), HIGHEST_DEFAULT_RATE), **settings}
     config = from_dict(FRONTENDS[kind].Config, settings, "frontend")
     if list_checkpoints(checkpoints) and not resume:
-        raise RunError(f"{out}: holds a {kind} in training already; go on with it by --resume, or choose another --out")
+        raise RunError(f"{out}: holds a front-end in training already; go on with it by --resume, or choose another "
+                       "--out")
     sides = [split(index) for index in indices]
     for index, one in zip(indices, sides, strict=True):
         log.info("%s: %s", index.folder, one.summary)
@@ -97,10 +100,11 @@ def train_frontend(kind: str, folders: Sequence[str | Path], out: str | Path, se
                                config.sample_rate) for name in ("train", "held_out"))
     frontend = FRONTENDS[kind](config).to(choose_device(device)).eval()
     trainer, seconds = frontend.trainer(training), 0.0
+    begun_with = {"config": to_dict(config), "files": json.loads(json.dumps([contents(one) for one in sides]))}
     if resume and list_checkpoints(checkpoints):
-        seconds = _resume(trainer, config, checkpoints)
+        seconds = _resume(trainer, begun_with, checkpoints)
     metrics = Metrics(out, after=trainer.step if resume else None)
-    finished = _run(trainer, frontend, held_out, metrics, out, steps, minutes, seconds)
+    finished = _run(trainer, frontend, held_out, metrics, out, steps, minutes, seconds, begun_with)
     metrics.close()
     return TrainedFrontend(frontend, training, held_out, finished)
 
@@ -116,14 +120,14 @@ def export_weights(frontend: Frontend, path: str | Path) -> None:
 
 
 def _run(trainer: Trainer, frontend: Frontend, held_out: Side, metrics: Metrics, out: Path, steps: int | None,
-         minutes: float | None, seconds: float) -> bool:
+         minutes: float | None, seconds: float, begun_with: dict[str, Any]) -> bool:
     """Trains until the budget is spent (True) or a signal comes (False)."""
 
     def spent() -> float:
         return min(1.0, trainer.step / steps if steps is not None else seconds / (60 * minutes))
 
     def save() -> None:
-        save_checkpoint(out / "checkpoints", _checkpoint(trainer, frontend.config, seconds))
+        save_checkpoint(out / "checkpoints", _checkpoint(trainer, {**begun_with, "seconds": seconds}))
 
     last_save, marks = time.perf_counter(), int(spent() * EVALUATIONS)
     with interruptible() as interrupted, tqdm(desc="training the front-end", unit="step", initial=trainer.step,
@@ -172,20 +176,21 @@ def _held_out(frontend: Frontend, held_out: Side) -> dict[str, float]:
     return {"mel_distance": sum(distances) / len(distances)}
 
 
-def _checkpoint(trainer: Trainer, config: Frontend.Config, seconds: float) -> Checkpoint:
+def _checkpoint(trainer: Trainer, scalars: dict[str, Any]) -> Checkpoint:
     state = trainer.state()
     tensors = {**state.pop("modules"), **{f"{name}_optimizer": optimizer_tensors(optimizer)
                                           for name, optimizer in trainer.optimizers.items()}}
     del state["optimizers"]
-    return Checkpoint(state.pop("step"), tensors, {**state, "seconds": seconds, "config": to_dict(config)})
+    return Checkpoint(state.pop("step"), tensors, {**state, **scalars})
 
 
-def _resume(trainer: Trainer, config: Frontend.Config, folder: Path) -> float:
+def _resume(trainer: Trainer, begun_with: dict[str, Any], folder: Path) -> float:
     """Puts a trainer where the newest sound checkpoint stood -> the seconds of training until then."""
     checkpoint = load_checkpoint(folder, trainer.device)
     scalars = dict(checkpoint.state)
-    if scalars.pop("config", None) != to_dict(config):
-        raise RunError(f"{folder}: was begun with other settings; go on with these, or train into another folder")
+    for name, what in (("config", "other settings"), ("files", "other files")):
+        if scalars.pop(name, None) != begun_with[name]:
+            raise RunError(f"{folder}: was begun with {what}; go on with these, or train into another folder")
     seconds = scalars.pop("seconds")
     try:
         for name, optimizer in trainer.optimizers.items():
