@@ -1,6 +1,6 @@
 """Lesson 10: a neural codec, which learns what of a sound can be left out.
 
-    python recipes/10_codec.py FOLDER [FOLDER ...] [--out runs/10_codec] [--minutes 20] [--resume]
+    python recipes/10_codec.py FOLDER [FOLDER ...] [--out runs/10_codec] [--minutes 8] [--resume]
 
 What it teaches. An encoder squeezes 20 ms of spectra into a vector, a decoder says spectra of it again, which add up to
 sound. Between them stands a residual vector quantizer: a codebook names the nearest of its 1,024 vectors, the next one
@@ -43,7 +43,7 @@ from audiogen.training.metrics import read_metrics
 def main() -> None:
     parser = LessonParser(__file__, __doc__)
     parser.add_argument("more", type=Path, nargs="*", metavar="folder", help="further folders")
-    parser.add_argument("--minutes", type=float, default=20.0, help="training time; a codec goes on gaining for hours")
+    parser.add_argument("--minutes", type=float, default=8.0, help="training time; a codec goes on gaining for hours")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--resume", action="store_true", help="go on where it was stopped")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="frontend.A=1",

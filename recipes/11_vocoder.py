@@ -1,6 +1,6 @@
 """Lesson 11: a vocoder, which makes sound of mel frames by having heard much of it.
 
-    python recipes/11_vocoder.py FOLDER [FOLDER ...] [--out runs/11_vocoder] [--minutes 20] [--resume]
+    python recipes/11_vocoder.py FOLDER [FOLDER ...] [--out runs/11_vocoder] [--minutes 8] [--resume]
 
 What it teaches. A mel frame says how loud each band is, and nothing of how its waves lie: the phases are lost.
 Griffin-Lim looks for phases under which neighbouring spectra agree, from nothing and anew for each sound, and what it
@@ -40,7 +40,7 @@ def main() -> None:
     parser = LessonParser(__file__, __doc__)
     parser.add_argument("more", type=Path, nargs="*", metavar="folder", help="further folders")
     parser.add_argument("--frontend", choices=("mel", "melvq"), default="mel", help="whose frames it is to speak")
-    parser.add_argument("--minutes", type=float, default=20.0, help="training time")
+    parser.add_argument("--minutes", type=float, default=8.0, help="training time")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--resume", action="store_true", help="go on where it was stopped")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="frontend.A=1",

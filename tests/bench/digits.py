@@ -1,6 +1,6 @@
 """Are the generated digits digits? A small classifier that was trained on real ones listens.
 
-    python tests/bench/digits.py RUN FSDD [--num 100] [--seed 0]
+    python tests/bench/digits.py RUN FSDD [--num 100] [--seed 0] [--temperature 1.0] [--top-p P]
 
 RUN was trained on FSDD, the Free Spoken Digit Dataset. The classifier sees log-mel frames at 8 kHz of the first 640 ms
 of a clip. It tells the ten digits and what is none (clips backwards, shuffled pieces, noise of their spectrum), learned
@@ -25,6 +25,7 @@ from audiogen.audio import read_audio
 from audiogen.data import Encoded, encode_folder, label_of
 from audiogen.files import atomic_write_json
 from audiogen.run import Run, load_run
+from audiogen.sampling import Sampling
 
 RATE, FRAMES = 8000, 40
 DIGITS = [str(digit) for digit in range(10)]
@@ -37,8 +38,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--num", type=int, default=100, help="generated clips")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--temperature", type=float, default=1.0, help="of the draws")
+    parser.add_argument("--top-p", type=float, help="keep the likeliest codes of this probability together")
     parser.add_argument("--json", type=Path, help="write the table here too")
     args = parser.parse_args()
+    sampling = Sampling(temperature=args.temperature, top_p=args.top_p)
     run = load_run(args.run)
     with tempfile.TemporaryDirectory() as temporary:
         encoded = encode_folder(args.folder, temporary, "mel", sample_rate=RATE)
@@ -49,7 +53,7 @@ def main() -> None:
         right = torch.tensor([DIGITS.index(label_of(path)) for path in paths])
         real = [read_audio(args.folder / path, RATE)[0] for path in paths]
         clips = {"held-out clips": real, "their round trip": [*round_trips(run, args.folder, paths)],
-                 f"generated, {args.num}": [*generated(run, args.num, args.seed)],
+                 f"generated, {args.num}": [*generated(run, args.num, args.seed, sampling)],
                  "held-out clips, backwards": [wav.flip(0) for wav in real], "noise of their spectrum": [*noise(real)]}
         rows = []
         print("| clips | right | a digit | sure | sure of 90 % | spread | how often each of 0 to 9 |")
@@ -145,10 +149,10 @@ def round_trips(run: Run, folder: Path, paths: list[str]) -> Iterator[Tensor]:
         yield at_rate(run.frontend.decode(run.frontend.encode(wav[None]))[0, 0, :wav.shape[1]], run.sample_rate)
 
 
-def generated(run: Run, num: int, seed: int) -> Iterator[Tensor]:
+def generated(run: Run, num: int, seed: int, sampling: Sampling) -> Iterator[Tensor]:
     for first in range(seed, seed + num, 20):
         seeds = range(first, min(first + 20, seed + num))
-        for wav in run.generate(FRAMES * 0.016, seeds=seeds):
+        for wav in run.generate(FRAMES * 0.016, seeds=seeds, sampling=sampling):
             yield at_rate(wav[0], run.sample_rate)
 
 
