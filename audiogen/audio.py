@@ -219,13 +219,13 @@ def _read(decoder: Decoder, sample_rate: int | None, start: int, num_samples: in
     while decoder.position < stop:
         samples = decoder.next(min(max(int(block), 1), stop - decoder.position))  # (n, C)
         # numpy's mean over so short an axis takes six times as long
-        wav = sum(samples.T) / info.num_channels if info.num_channels > 1 else samples[:, 0]  # (n,)
+        wav = sum(samples.T)[None] / info.num_channels if info.num_channels > 1 else samples.T  # (1, n)
         if stream is not None:
-            wav = stream.resample_chunk(wav, last=decoder.position == stop)
+            wav = stream.resample_chunk(wav[0], last=decoder.position == stop)[None]
         if decoder.peak > 1 or stream is not None:
             wav = np.clip(wav, -1, 1)
-        if len(wav) > 0:
-            yield torch.from_numpy(wav[None])
+        if wav.size > 0:
+            yield torch.from_numpy(wav)
 
 
 def _check_rate(sample_rate: int) -> None:

@@ -98,7 +98,8 @@ class Decoder:
         self.position += len(samples)
         if self.info.subtype.startswith("PCM_"):
             return samples
-        self.peak = peak = max(float(samples.max()), -float(samples.min()))  # a NaN comes through both
+        # A NaN counts as the largest and as the smallest. numpy finds their places sooner than their values.
+        self.peak = peak = max(samples.item(samples.argmax()), -samples.item(samples.argmin()))
         if not math.isfinite(peak):
             raise refusal(self.info.path, "holds NaN or infinite samples", "export it again, or remove it")
         if peak > ABSURD:

@@ -1,4 +1,4 @@
-"""Which device "auto" is."""
+"""Which device "auto" is, and what it is good at."""
 
 import re
 
@@ -21,3 +21,11 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"--device: there is no GPU {name!r} that CUDA can use here; choose auto or cpu")
     return device
+
+
+def bf16_pays(device: torch.device) -> bool:
+    """Whether it multiplies bfloat16 in hardware: then a training step takes 0.4 to 0.7 of the time on a CPU
+    (tests/bench/precision.py)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)       # older ones emulate it
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

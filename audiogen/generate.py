@@ -102,11 +102,7 @@ def _frames(model: SequenceModel, prompt: Tensor, num_frames: int, sampling: Sam
     S, first, emitted = seq.shape[2], int(unknown_steps[0]), P
     with _evaluating(model), _bar(S - first) as bar:
         engine = choose(model, batch_size)
-        with torch.inference_mode():
-            hidden, state = model.start(batch_size)
-            if first > 0:
-                hidden, state = model.advance(seq[:, :, :first], state)
-            engine.begin(hidden, state)
+        engine.see(seq[:, :, :first])
         frames_at_once = int(engine.seconds_at_once * (model.spec.frame_rate or 0))
         at_once = max(1, frames_at_once * (model.pattern.num_steps(2) - model.pattern.num_steps(1)))
         for begin in range(first, S, UNIFORMS_BLOCK):

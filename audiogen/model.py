@@ -92,9 +92,12 @@ class SequenceModel(nn.Module):
         """How many codes or frames of (B, C, T) are not `hole`."""
         return int((~self.embed.is_hole(x)).sum())
 
-    def start(self, batch_size: int) -> tuple[Tensor, Any]:
-        """-> the hidden (B, D) that predicts step 0, and the state."""
-        h, state = self.backbone(self.bos.expand(batch_size, 1, -1))
+    def start(self, batch_size: int, seen: Tensor | None = None) -> tuple[Tensor, Any]:
+        """-> the hidden (B, D) that predicts step 0, or the step after those `seen` (B, C, S), and the state."""
+        x = self.bos.expand(batch_size, 1, -1)
+        if seen is not None and seen.shape[2]:
+            x = torch.cat([x, self._inputs(seen)], dim=1)
+        h, state = self.backbone(x)
         return h[:, -1], state
 
     def advance(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:

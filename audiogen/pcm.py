@@ -40,14 +40,20 @@ class PCMFile:
 
     def next(self, count: int) -> np.ndarray:
         """The next samples, (n, C) float32, fewer than `count` only where the file ends."""
-        frame = self._width * self.channels
-        # 24 bits are the upper three bytes of a word, which begins with the last byte of what lies before.
-        lead = 1 if self._width == 3 else 0
-        data = np.empty(min(count, self.frames - self._position) * frame + lead, np.uint8)
-        self._file.seek(self._begin + self._position * frame - lead)
-        held = max(self._file.readinto(data) - lead, 0) // frame * self.channels
-        values = np.ndarray((held,), self._dtype, data, strides=(self._width,))
-        if lead:
+        count = min(count, self.frames - self._position) * self.channels
+        begin = self._begin + self._position * self._width * self.channels
+        if self._width == 3:  # the upper three bytes of a word, which begins with the last byte of what lies before
+            data = np.empty(3 * count + 1, np.uint8)
+            values = np.ndarray((count,), self._dtype, data, strides=(3,))
+            self._file.seek(begin - 1)
+            held = (self._file.readinto(data) - 1) // 3
+        else:
+            values = np.empty(count, self._dtype)
+            self._file.seek(begin)
+            held = self._file.readinto(values) // self._width
+        if held < count:
+            values = values[:max(held, 0) // self.channels * self.channels]
+        if self._width == 3:
             values = values >> 8
         elif self._width == 1:
             values = (values ^ np.uint8(0x80)).view(np.int8)

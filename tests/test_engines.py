@@ -201,6 +201,24 @@ def test_reduced_precision_costs_less_than_a_hundredth(name, kind, changes, prec
     assert all(map(torch.equal, model.state_dict().values(), before.values()))
 
 
+@every_engine
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("steps", [0, 1, 50])
+def test_a_prompt_seen_at_once_is_as_if_seen_step_by_step(name, kind, changes, precision, steps):
+    """Buries a prompt that is lost, one step off, or laid into the rings wrongly, where its length or its rounding
+    (bf16 throughout, not the weights alone) takes another way; 50 steps go once round the ring."""
+    model = small_model(kind, changes)
+    model.precision = precision
+    seq, numbers = random_input(TOKENS, 3, 60), torch.full((3, 60, 3), 0.5, dtype=torch.float64)
+    known, engine = torch.ones(3, 60, dtype=torch.bool), ENGINES[name](model, 3)
+    expected = engine.logits(seq)[:, steps:]
+    got = torch.empty_like(expected).contiguous()
+    engine.see(seq[:, :, :steps])
+    engine.fill(seq[:, :, steps:].clone(), known[:, steps:], numbers[:, steps:], Sampling(), got)
+    error = (got - expected).abs().max() / expected.abs().max()
+    assert float(error) < (1e-5 if precision == "fp32" else 0.03)
+
+
 # ---- which engine
 
 

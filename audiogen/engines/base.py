@@ -25,8 +25,7 @@ class Engine:
     Made for one call of `generate` or `stream`, from the weights as they then are. It takes over from the model once
     this has seen the prompt, and goes on block by block:
 
-        hidden, state = model.advance(prompt, ...)      engine.begin(hidden, state)
-        engine.fill(block 0)  engine.fill(block 1)  ...
+        engine.see(prompt)  engine.fill(block 0)  engine.fill(block 1)  ...
 
     An engine that needs a library or time to compile imports it in `__init__`, not where its module is imported.
 
@@ -46,8 +45,13 @@ class Engine:
     def __init__(self, model: SequenceModel, batch_size: int):
         self.model, self.batch_size = model, batch_size
 
+    def see(self, seq: Tensor) -> None:
+        """Begins after the steps (B, C, S), S being 0 or more, which the model runs through at once."""
+        with torch.inference_mode():
+            self.begin(*self.model.start(seq.shape[0], seq))
+
     def begin(self, hidden: Tensor, state: Any) -> None:
-        """Goes on from the hidden (B, D) that predicts the next step, and the state of `model.advance`, consuming both.
+        """Goes on from the hidden (B, D) that predicts the next step, and the state of the model, consuming both.
         May be called again, to begin anew."""
         raise NotImplementedError
 
@@ -70,8 +74,8 @@ class Engine:
         B, K, S = seq.shape
         logits = torch.empty(B, S, K, self.model.spec.codebook_size, device=seq.device)
         uniforms = torch.full((B, S, self.model.head.num_uniforms), 0.5, dtype=torch.float64, device=seq.device)
+        self.see(seq[:, :, :0])
         with torch.inference_mode():
-            self.begin(*self.model.start(B))
             self.fill(seq.clone(), torch.ones_like(seq[0], dtype=torch.bool), uniforms, Sampling(), logits)
         return logits
 

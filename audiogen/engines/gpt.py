@@ -5,8 +5,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..backbones.gpt import GPT
+from ..devices import bf16_pays
 from ..model import SequenceModel
 from .kernel import KernelEngine
 
@@ -16,22 +18,34 @@ class GPTEngine(KernelEngine):
 
     def __init__(self, model: SequenceModel, batch_size: int):
         super().__init__(model, batch_size)
-        from .gpt_kernel import run
+        from .gpt_kernel import BLOCK, run
 
         self._run = run
         self._weights = pack_weights(model)
         config = model.backbone.config
         L, H, W, d = config.num_layers, config.num_heads, config.window, config.dim // config.num_heads
-        self._memory = np.empty((L, batch_size, H, d, W), np.float32), np.empty((L, batch_size, H, W, d), np.float32)
+        kind = np.float32 if model.precision == "fp32" else np.uint16   # bf16
+        self._memory = (np.empty((L, batch_size, -(-W // BLOCK), H, d, BLOCK), kind),
+                        np.empty((L, batch_size, W, H, d), kind))
+
+    def see(self, seq: Tensor) -> None:
+        # To cast all weights takes what some ten steps save. The size of the batch must not matter to an item.
+        rounded = self.model.precision != "fp32" and seq.shape[2] >= 16 and bf16_pays(seq.device)
+        with torch.autocast("cpu", torch.bfloat16, enabled=rounded):
+            super().see(seq)
 
     def begin(self, hidden: Tensor, state: Any) -> None:
-        self._hidden = hidden.numpy().copy()
+        self._hidden = hidden.float().numpy().copy()
         self._position = int(state[0]["position"])
-        keys, values = self._memory
-        seen = min(self._position, keys.shape[4])                       # slots that are filled
+        _, B, _, H, d, J = self._memory[0].shape                        # blocks of J steps
+        keys, values = (torch.from_numpy(part).view(torch.float32 if part.dtype == np.float32 else torch.bfloat16)
+                        for part in self._memory)
+        blocks = -(-min(self._position, values.shape[2]) // J)          # that hold any
         for layer, rings in enumerate(state):
-            torch.from_numpy(keys[layer, ..., :seen]).copy_(rings["keys"][:, :, :seen].transpose(2, 3))
-            torch.from_numpy(values[layer, :, :, :seen]).copy_(rings["values"][:, :, :seen])
+            seen_keys, seen_values = rings["keys"][:, :, :blocks * J], rings["values"][:, :, :blocks * J]
+            seen_keys = F.pad(seen_keys, (0, 0, 0, blocks * J - seen_keys.shape[2]))
+            keys[layer, :, :blocks] = seen_keys.reshape(B, H, blocks, J, d).permute(0, 2, 1, 4, 3)
+            values[layer, :, :seen_values.shape[2]] = seen_values.transpose(1, 2)
 
 
 @torch.no_grad()

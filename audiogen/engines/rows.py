@@ -15,6 +15,7 @@ from numba.extending import overload, register_jitable
 from torch import nn
 
 from ..compiled import compiled
+from .halves import narrow, widen
 
 TYPES = {"fp32": np.float32, "bf16": np.uint16, "int8": np.int8}
 LARGEST = 127                   # of an int8 weight
@@ -38,20 +39,17 @@ def pack(layers: list[nn.Linear], precision: str) -> Rows:
         if precision == "fp32":
             weight[i] = values
         elif precision == "bf16":
-            _to_bf16(values.view(np.uint32), weight[i])
+            _to_bf16(values, weight[i])
         else:
             _to_int8(values, weight[i], scale[i])
     return Rows(weight, scale, np.stack([layer.bias.detach().numpy() for layer in layers]))
 
 
 @compiled()
-def _to_bf16(bits, halves):
-    """The upper half of each, to the nearest, of two the even one."""
-    for o in range(len(bits)):
-        for i in range(bits.shape[1]):
-            word = np.uint32(bits[o, i])
-            halves[o, i] = np.uint16((word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1)))
-                                     >> np.uint32(16))
+def _to_bf16(values, halves):
+    for o in range(len(values)):
+        for i in range(values.shape[1]):
+            halves[o, i] = narrow(values[o, i], halves)
 
 
 @compiled(fastmath=True)
@@ -83,7 +81,7 @@ def _product(x, rows, layer, y, rounded, unpacked):
     kind = rows.types[0].dtype
     if kind == types.int8:
         return _integers
-    unpack, dot = {types.float32: (_rows, _dot), types.uint16: (_unpack_bf16, _dot_bf16)}[kind]
+    unpack = _rows if kind == types.float32 else _unpack_bf16
 
     def floats(x, rows, layer, y, rounded, unpacked):
         weight, bias = rows.weight[layer], rows.bias[layer]
@@ -95,7 +93,7 @@ def _product(x, rows, layer, y, rounded, unpacked):
                     _sixteen(block, x[b:b + 4], bias[o:o + 4], y[b:b + 4, o:o + 4])
         for o in range(len(weight)):
             for b in range(fours if o < len(weight) // 4 * 4 else 0, len(x)):
-                y[b, o] = dot(weight[o], x[b]) + bias[o]
+                y[b, o] = _dot(weight[o], x[b]) + bias[o]
 
     return floats
 
@@ -112,7 +110,7 @@ def _rows(rows, unpacked):
 def _unpack_bf16(rows, unpacked):
     for r in range(4):
         for i in range(rows.shape[1]):
-            unpacked[r, i] = _bf16(rows[r, i])
+            unpacked[r, i] = widen(rows[r, i])
     return unpacked
 
 
@@ -120,21 +118,8 @@ def _unpack_bf16(rows, unpacked):
 def _dot(row, x):
     total = np.float32(0)
     for i in range(len(row)):
-        total += row[i] * x[i]
+        total += widen(row[i]) * x[i]
     return total
-
-
-@njit(fastmath=True, nogil=True)
-def _dot_bf16(row, x):
-    total = np.float32(0)
-    for i in range(len(row)):
-        total += _bf16(row[i]) * x[i]
-    return total
-
-
-@register_jitable
-def _bf16(half):
-    return np.uint32(np.uint32(half) << np.uint32(16)).view(np.float32)
 
 
 @njit(fastmath=True, nogil=True)

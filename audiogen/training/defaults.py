@@ -9,6 +9,7 @@ import torch
 
 from ..backbones import BACKBONES
 from ..config import find, from_dict, override, parse_override
+from ..devices import bf16_pays
 from ..errors import ConfigError
 from ..patterns import PATTERNS
 from ..run import RunConfig
@@ -125,7 +126,4 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     """What "auto" means on this device: bfloat16 where it is known to pay, else float32."""
     if precision != "auto":
         return precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"     # older ones emulate it
-    # Where a CPU multiplies bfloat16 in hardware, a step takes 0.4 to 0.7 of the time (tests/bench/precision.py).
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+    return "bf16" if bf16_pays(device) else "fp32"
