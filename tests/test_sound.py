@@ -118,4 +118,4 @@ def test_the_command_streams(tmp_path):
         assert a == b and a["precision"] == "bf16" and a["seconds"] == 0.4
     assert load_run(run, precision="int8").model.precision == "int8"
     wrong = audiogen(tmp_path, *words[:-2], "int4", "--out", tmp_path / "wrong")
-    assert wrong.code == 1 and re.search("precision: 'int4' is unknown; choose fp32, bf16, int8", wrong.err)
+    assert wrong.code == 2 and re.search("precision: 'int4' is unknown; choose fp32, bf16, int8", wrong.err)
