@@ -28,11 +28,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from audiogen.audio import write_audio
 from audiogen.errors import ConfigError
 from audiogen.evaluation.reconstruction import codebook_statistics, joined, mel_distance, si_sdr, stft_distance
 from audiogen.frontends import Codec
-from audiogen.listen import Clip, Line, clip_cards, grid, line_chart, section, table, text, write_lesson
+from audiogen.listen import Line, line_chart, section, side_by_side, table, text, write_lesson
 from audiogen.lossy import OPUS_RATES, code_opus
 from audiogen.scripts import LessonParser, run_script
 from audiogen.training.defaults import frontend_settings
@@ -96,13 +95,6 @@ def main() -> None:
     events = read_metrics(args.out)
     steps = [event for event in events if event["event"] == "train"]
     books = [event for event in events if event["event"] == "codebooks"]
-    cards = []
-    for number in range(len(clips)):
-        for kind, (name, wavs) in enumerate(heard.items()):
-            path = args.out / "samples" / f"{number}-{kind}.wav"
-            path.parent.mkdir(exist_ok=True)
-            write_audio(path, wavs[number].cpu(), spec.sample_rate)
-            cards.append(Clip(path, name, f"held-out clip {number + 1}"))
     page = write_lesson(
         __file__, args.out / "index.html",
         section("What each codebook is worth",
@@ -118,7 +110,7 @@ def main() -> None:
                 text("Each original is followed by what is left of it, with few codebooks first. Listen for what goes "
                      "first: breath and hiss, the edges of consonants, the shimmer of a high string. In the "
                      "spectrograms look at the top, and at the gaps between the harmonics."),
-                grid(clip_cards(cards))),
+                side_by_side(args.out / "samples", heard, spec.sample_rate)),
         section("How it learned",
                 line_chart([Line("log mel distance", [e["step"] for e in steps], [e["mel"] for e in steps]),
                             Line("linear magnitudes", [e["step"] for e in steps], [e["stft"] for e in steps])], {},

@@ -28,11 +28,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from audiogen.audio import write_audio
 from audiogen.errors import AudiogenError, ConfigError
 from audiogen.evaluation.reconstruction import joined, mel_distance, pesq, stft_distance
 from audiogen.frontends.vocoder import without_vocoder
-from audiogen.listen import Clip, Line, clip_cards, grid, line_chart, section, table, text, write_lesson
+from audiogen.listen import Line, line_chart, section, side_by_side, table, text, write_lesson
 from audiogen.scripts import LessonParser, run_script
 from audiogen.training.defaults import frontend_settings
 from audiogen.training.frontend import train_frontend
@@ -85,13 +84,6 @@ def main() -> None:
               f"{'-' if rows[-1][3] is None else format(rows[-1][3], '.2f')}, {speed:.0f} times real time")
 
     # 3. The page.
-    cards = []
-    for number in range(len(clips)):
-        for kind, (name, wavs) in enumerate(heard.items()):
-            path = args.out / "samples" / f"{number}-{kind}.wav"
-            path.parent.mkdir(exist_ok=True)
-            write_audio(path, wavs[number], rate)
-            cards.append(Clip(path, name, f"held-out clip {number + 1}"))
     steps = [event for event in read_metrics(args.out) if event["event"] == "train"]
     page = write_lesson(
         __file__, args.out / "index.html",
@@ -104,7 +96,7 @@ def main() -> None:
                 text("Where Griffin-Lim fails it is hollow, as if heard through a pipe, and onsets are smeared. What a "
                      "vocoder that has not heard enough gets wrong is another thing: it buzzes, or is rough where a "
                      "tone should be steady. In the spectrograms look at the gaps between the harmonics."),
-                grid(clip_cards(cards))),
+                side_by_side(args.out / "samples", heard, rate)),
         section("How it learned",
                 line_chart([Line("log mel distance", [e["step"] for e in steps], [e["mel"] for e in steps]),
                             Line("linear magnitudes", [e["step"] for e in steps], [e["stft"] for e in steps])], {},

@@ -1,4 +1,4 @@
-"""Crops of sound for training the own codec, as a pure function of the step."""
+"""Crops of sound for training a codec or a vocoder, as a pure function of the step."""
 
 import math
 from collections.abc import Callable, Iterable

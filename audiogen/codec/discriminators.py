@@ -1,4 +1,4 @@
-"""Adversaries of the own codec: networks that tell decoded spectra from recorded ones, and what each side loses."""
+"""Adversaries of a decoder: networks that tell decoded spectra from recorded ones, and what each side loses."""
 
 from collections.abc import Sequence
 
@@ -63,7 +63,7 @@ def hinge_loss(real: list[Judgement], fake: list[Judgement]) -> Tensor:
 
 
 def deception_losses(real: list[Judgement], fake: list[Judgement]) -> dict[str, Tensor]:
-    """What the codec loses: `adversarial` for being found out, `features` for looking other inside of them."""
+    """What the decoder loses: `adversarial` for being found out, `features` for looking other inside of them."""
     adversarial = torch.stack([F.relu(1 - judged).mean() for judged, _ in fake]).mean()
     features = torch.stack([F.l1_loss(mine, theirs.detach()) / theirs.detach().abs().mean().clamp_min(1e-6)
                             for (_, inner), (_, outer) in zip(fake, real, strict=True)

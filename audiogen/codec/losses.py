@@ -1,4 +1,4 @@
-"""How far a decoded wav is from the original, in the ways that training the own codec weighs against each other."""
+"""How far a decoded wav is from the original, in the ways that training weighs against each other."""
 
 import torch
 import torch.nn.functional as F

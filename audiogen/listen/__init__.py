@@ -6,9 +6,9 @@ tables, pictures, columns), charts.py (curves) and clips.py (sounds with their p
 
 from .charts import Line, line_chart
 from .clips import Clip, clip_cards
-from .lesson import write_lesson
+from .lesson import side_by_side, write_lesson
 from .page import write_page
 from .pieces import grid, note, picture, section, table, text, write_document
 
-__all__ = ["Clip", "Line", "clip_cards", "grid", "line_chart", "note", "picture", "section", "table", "text",
-           "write_document", "write_lesson", "write_page"]
+__all__ = ["Clip", "Line", "clip_cards", "grid", "line_chart", "note", "picture", "section", "side_by_side", "table",
+           "text", "write_document", "write_lesson", "write_page"]

@@ -4,12 +4,16 @@ import ast
 import importlib.util
 import os
 import re
+from collections.abc import Mapping, Sequence
 from html import escape, unescape
 from pathlib import Path
 
-from .clips import legend
+from torch import Tensor
+
+from ..audio import write_audio
+from .clips import Clip, clip_cards, legend
 from .figures import MEANINGS
-from .pieces import Html, contents, glossary, note, section, write_document
+from .pieces import Html, contents, glossary, grid, note, section, write_document
 
 CLIPS = '<div class="clips"><article class="card clip"'         # where the first sounds of a page begin
 
@@ -51,6 +55,19 @@ def write_lesson(script: str, path: Path, *blocks: Html) -> Path:
     titles = [unescape(title) for title in re.findall(r'<section id="[^"]*"><h2>(.*?)</h2>', body)]
     return write_document(path, docstring.splitlines()[0].rstrip("."), contents(titles), note(docstring),
                           beside(lesson, scratch_modules(tree), path.parent), body, following(lesson, path.parent))
+
+
+def side_by_side(folder: Path, heard: Mapping[str, Sequence[Tensor]], sample_rate: int) -> Html:
+    """Cards of held-out clips (1, N), each in all the forms in which it was heard; their sounds are written to
+    `folder`."""
+    folder.mkdir(exist_ok=True)
+    clips = []
+    for number, forms in enumerate(zip(*heard.values(), strict=True)):
+        for kind, (name, wav) in enumerate(zip(heard, forms, strict=True)):
+            path = folder / f"{number}-{kind}.wav"
+            write_audio(path, wav.cpu(), sample_rate)
+            clips.append(Clip(path, name, f"held-out clip {number + 1}"))
+    return grid(clip_cards(clips))
 
 
 def scratch_modules(tree: ast.Module) -> list[str]:

@@ -1,6 +1,7 @@
 """Training a front-end that learns by gradient (the own codec, the mel vocoder) on folders of sound, into a run folder
 that later runs take as their front-end."""
 
+import hashlib
 import json
 import logging
 import time
@@ -72,7 +73,7 @@ def train_frontend(kind: str, folders: Sequence[str | Path], out: str | Path, se
     it was begun with; given `steps`, it ends with the very weights of a run that was never interrupted.
 
     Args:
-        kind: of a Learner: "codec" with weights="fit", or "mel" or "melvq" with vocoder_steps.
+        kind: of a Learner: "codec" with weights="fit", or "mel" or "melvq" with a vocoder.
         folders: of sound files; each is split by itself.
         out: the run folder.
         settings: of its Config; the rate is the first folder's own, up to 16 kHz, if not named.
@@ -100,7 +101,8 @@ def train_frontend(kind: str, folders: Sequence[str | Path], out: str | Path, se
                                config.sample_rate) for name in ("train", "held_out"))
     frontend = FRONTENDS[kind](config).to(choose_device(device)).eval()
     trainer, seconds = frontend.trainer(training), 0.0
-    begun_with = {"config": to_dict(config), "files": json.loads(json.dumps([contents(one) for one in sides]))}
+    files = hashlib.sha256(json.dumps([contents(one) for one in sides]).encode()).hexdigest()
+    begun_with = {"config": to_dict(config), "files": files}
     if resume and list_checkpoints(checkpoints):
         seconds = _resume(trainer, begun_with, checkpoints)
     metrics = Metrics(out, after=trainer.step if resume else None)
