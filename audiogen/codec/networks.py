@@ -3,12 +3,13 @@
 Nothing runs at the rate of samples but the Fourier transform. A frame stands for `hop_length` samples and two spectra,
 half a hop apart, each of three half hops:
 
-    samples      | frame t . . . . . . | frame t + 1 . . . . |
+    samples                | frame t . . . . . . | frame t + 1 . . . . |
     spectrum 1   | * * * * * * * * * * * * * * * |              made of these samples, and heard in them
     spectrum 2             | * * * * * * * * * * * * * * * |
 
-So the encoder waits for one frame after its own, and the decoder for none: it ends a frame's samples by adding what
-the spectra of this frame and of the one before put there. State goes in and comes out as in layers.py.
+So the encoder waits for half a hop after its frame, and the decoder for as much again: there a spectrum of the next
+frame is heard as well. At either end of a sound two spectra overlap where elsewhere three do, but none fades in or out.
+State goes in and comes out as in layers.py.
 """
 
 from typing import Any
@@ -22,7 +23,7 @@ from ..layers import DelayLine
 State = dict[str, Any]
 SPECTRA = 2  # of a frame
 OVERLAP = 3  # spectra that sound at once: a Hann window of so many half hops
-LOOK_AHEAD = -(-(OVERLAP - 1) // SPECTRA)  # frames after its own that the encoder waits for
+REACH = 1 / SPECTRA  # frames that spectra reach beyond their own, before and after it
 BOUND = 4.0  # of the encoder's output before it is squeezed to (-1, 1)
 COMPRESSION = 0.3  # exponent of magnitudes, so that quiet parts are seen beside loud ones
 FLOOR = 1e-5  # of the magnitude of a sine with peak 1
@@ -71,7 +72,7 @@ class Blocks(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Wav (B, 1, T hop_length) -> (B, dim_out, T).
+    """Wav (B, 1, N) -> (B, dim_out, T), T = ceil(N / hop_length).
 
     It sees each bin's level, and its real and imaginary part with the magnitude compressed. What leaves is bounded: a
     few loud frames far out would each take a codeword, and the many others would share the rest.
@@ -86,17 +87,16 @@ class Encoder(nn.Module):
     def forward(self, wav: Tensor, state: State | None = None, last: bool = True) -> tuple[Tensor, State]:
         """The next samples -> the frames that can be made by now.
 
-        Zeros follow the `last` sample. Before it, LOOK_AHEAD frames are held back: so a first call has more than these
-        hops, unless it is the last, and the last one may have no samples.
+        Half a hop of zeros comes before the first sample; after the `last` a frame is filled up, and half a hop comes
+        as well. A first call has a hop and a half or more, unless it is the last, and the last one may have no samples.
         """
-        wav = wav.squeeze(1)
-        if state is not None:
-            wav = torch.cat([state["waiting"], wav], dim=1)
-        if last:
-            wav = F.pad(wav, (0, LOOK_AHEAD * self.hop_length))
-        num_frames = wav.shape[1] // self.hop_length - LOOK_AHEAD
-        waiting = wav[:, num_frames * self.hop_length:].detach().clone()     # a view would keep all of it in memory
         half_hop, n_fft = self.hop_length // SPECTRA, len(self.window)
+        wav = wav.squeeze(1)
+        wav = F.pad(wav, (half_hop, 0)) if state is None else torch.cat([state["waiting"], wav], dim=1)
+        if last:
+            wav = F.pad(wav, (0, half_hop + -(wav.shape[1] + half_hop) % self.hop_length))
+        num_frames = wav.shape[1] // self.hop_length - 1                     # the last half hops are for the next, too
+        waiting = wav[:, num_frames * self.hop_length:].detach().clone()     # a view would keep all of it in memory
         seen = wav[:, :(SPECTRA * num_frames - 1) * half_hop + n_fft]
         spectra = torch.stft(seen, n_fft, half_hop, window=self.window, center=False, return_complex=True) / (n_fft / 4)
         spectra = spectra.transpose(1, 2)                               # (B, SPECTRA T, bins)
@@ -111,8 +111,6 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """(B, dim_in, T) -> wav (B, 1, T hop_length), by the log magnitude and the phase of each bin.
 
-    The first hop of all fades in.
-
     Source: Vocos (Siuzdak 2023), section 3.2: a head that speaks in spectra, so that no layer has to learn to
     oscillate.
     """
@@ -122,27 +120,44 @@ class Decoder(nn.Module):
         self.hop_length = hop_length
         window = _window(hop_length)
         self.register_buffer("window", window, persistent=False)
-        overlapping = window.square().view(OVERLAP, -1).sum(0)          # what the windows come to, there and back
-        self.register_buffer("overlapping", overlapping, persistent=False)  # (half hop,)
+        parts = window.square().view(OVERLAP, -1)                       # what a window comes to, there and back
+        overlapping = torch.stack([parts[:-1].sum(0), parts.sum(0), parts[1:].sum(0)])
+        self.register_buffer("overlapping", overlapping, persistent=False)  # (first, any, last; half hop)
         self.blocks = Blocks(dim_in, dim, num_layers, SPECTRA * 2 * _num_bins(hop_length))
 
-    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        y, inner = self.blocks(x.transpose(1, 2), state and state["blocks"])
+    def forward(self, x: Tensor, state: State | None = None, last: bool = True) -> tuple[Tensor, State]:
+        """The next frames -> the samples that are whole by now: half a hop waits for the next frame or the end.
+
+        The last call may have no frames, and the first has some.
+        """
+        pieces, inner = x.new_zeros(len(x), 0, OVERLAP, len(self.window) // OVERLAP), state and state["blocks"]
+        if x.shape[2]:
+            y, inner = self.blocks(x.transpose(1, 2), inner)
+            pieces = self._pieces(y)
+        # Half hop s of the sum is made of part k of spectrum s - k; what goes beyond the last waits for the next call.
+        total = sum(F.pad(part, (0, 0, k, OVERLAP - 1 - k)) for k, part in enumerate(pieces.unbind(2)))
+        if state is not None:
+            rest = state["sounding"]                                            # (B, OVERLAP - 1, half hop)
+            total = total + F.pad(rest, (0, 0, 0, total.shape[1] - rest.shape[1]))
+        num_whole = pieces.shape[1]
+        sounding = total[:, num_whole:].detach().clone()
+        first, usual, end = self.overlapping
+        heard = [total[:, :num_whole] / usual]
+        if state is None:                               # the first lies before the sound, the next lacks a part
+            heard = [total[:, 1:2] / first, total[:, 2:num_whole] / usual]
+        if last:
+            heard.append(total[:, num_whole:num_whole + 1] / end)
+        return torch.cat(heard, dim=1).reshape(len(x), 1, -1), {"sounding": sounding, "blocks": inner}
+
+    def _pieces(self, y: Tensor) -> Tensor:
+        """What the blocks say, (B, T, SPECTRA 2 bins) -> windowed waves (B, SPECTRA T, OVERLAP, half hop)."""
         batch_size, num_frames, _ = y.shape
         log_magnitude, phase = y.reshape(batch_size, SPECTRA * num_frames, 2, -1).unbind(2)     # (B, SPECTRA T, bins)
         n_fft = len(self.window)
         magnitude = torch.exp((log_magnitude - 3).clamp(max=6)) * (n_fft / 4)
         spectra = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
         pieces = torch.fft.irfft(spectra, n_fft) * self.window
-        pieces = pieces.view(batch_size, SPECTRA * num_frames, OVERLAP, -1)     # (B, SPECTRA T, OVERLAP, half hop)
-        # Half hop s of the sum is made of part k of spectrum s - k; what goes beyond the last waits for the next call.
-        total = sum(F.pad(part, (0, 0, k, OVERLAP - 1 - k)) for k, part in enumerate(pieces.unbind(2)))
-        if state is not None:
-            rest = state["sounding"]                                            # (B, OVERLAP - 1, half hop)
-            total = total + F.pad(rest, (0, 0, 0, total.shape[1] - rest.shape[1]))
-        wav = total[:, :SPECTRA * num_frames] / self.overlapping
-        sounding = total[:, SPECTRA * num_frames:].detach().clone()
-        return wav.reshape(batch_size, 1, -1), {"sounding": sounding, "blocks": inner}
+        return pieces.view(batch_size, SPECTRA * num_frames, OVERLAP, -1)
 
 
 def _window(hop_length: int) -> Tensor:

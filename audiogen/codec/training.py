@@ -92,7 +92,7 @@ class Trainer:
         self.balancer = Balancer(WEIGHTS)
         self.optimizers = {
             name: torch.optim.AdamW([p for part in parts for p in part.parameters()], settings.learning_rate,
-                                    betas=(0.8, 0.99), weight_decay=0.0)
+                                    betas=(0.8, 0.99), weight_decay=0.0, fused=True)
             for name, parts in (("codec", codec), ("discriminators", [discriminators]))}
         for parameter in self.modules.parameters():
             parameter.grad = torch.zeros_like(parameter)  # so that the optimizers hold a state of each from the start

@@ -9,7 +9,7 @@ from torch import Tensor
 SPEEDS = ((5, 4), (9, 8), (8, 9), (4, 5))  # as samples : samples that they become; pitch goes with them
 LONGEST = max(before / after for before, after in SPEEDS)  # how much longer than what comes out crops have to be
 AS_RECORDED = 0.5  # of the crops keep their speed
-LOUDNESS = (-18.0, 6.0)  # dB
+LOUDNESS = (-18.0, 10.0)  # dB
 MIXED = 0.25  # of the crops sound together with another of their batch
 
 

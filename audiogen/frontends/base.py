@@ -35,7 +35,8 @@ class Frontend(nn.Module):
     """
 
     learned: ClassVar[bool] = False
-    look_ahead: ClassVar[int] = 0  # frames after its own whose samples a frame is made of
+    look_ahead: ClassVar[float] = 0  # frames after its own whose samples a frame is made of
+    hold_back: ClassVar[float] = 0  # frames' worth of sound that `decode_block` keeps until it knows what follows
     start_frames: ClassVar[int] = 1  # the first block has at least so many, unless the sound ends before
     adjustable: ClassVar[frozenset[str]] = frozenset()  # settings that may change once it is fitted
     spec: Spec
@@ -76,8 +77,8 @@ class Frontend(nn.Module):
         """
         size, hop_length = self._block_size(block_frames), self.spec.hop_length
         return blockwise(torch.no_grad()(self.encode_block), _checked(chunks, self.check_wav),
-                         max(size, self.start_frames, 1 + self.look_ahead) * hop_length, size * hop_length,
-                         flushes=self.look_ahead > 0)
+                         math.ceil(max(size, self.start_frames, 1 + self.look_ahead) * hop_length),
+                         size * hop_length, flushes=self.look_ahead > 0)
 
     def decode_stream(self, chunks: Iterable[Tensor], block_frames: int | None = None) -> Iterator[Tensor]:
         """Chunks (B, C, t) of any lengths -> wav (B, 1, n), in all `decode` of the whole. As `encode_stream`.
@@ -91,15 +92,17 @@ class Frontend(nn.Module):
                               "mel frames (recipes/11_vocoder.py)")
         size = self._block_size(block_frames)
         return blockwise(torch.no_grad()(self.decode_block), _checked(chunks, self.check),
-                         max(size, self.start_frames), size, flushes=False)
+                         max(size, self.start_frames), size, flushes=self.hold_back > 0)
 
     def encode_block(self, wav: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
         """The next samples (B, 1, n) -> frames (B, C, t), state. `state` is None at the beginning, and n a multiple of
-        the hop but where the sound ends (`last`); n is 0 only there, and only if the front-end looks ahead."""
+        the hop but where the sound ends (`last`), and but for a first block as long as `look_ahead` asks for; n is 0
+        only at the end, and only if the front-end looks ahead."""
         raise NotImplementedError
 
     def decode_block(self, x: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
-        """The next frames (B, C, t), t > 0 -> wav (B, 1, t * hop), state; a front-end without it does not stream."""
+        """The next frames (B, C, t) -> wav (B, 1, n), state; n is t * hop in all, and t is 0 only at the end (`last`),
+        and only if the front-end holds back. One without this method does not stream."""
         raise NotImplementedError
 
     @property
@@ -118,7 +121,10 @@ class Frontend(nn.Module):
 
         Of `encode_stream` and `decode_stream` in blocks of one frame; infinite where either needs all at once.
         """
-        return 1000 * (1 + self.look_ahead) * self.spec.hop_length / self.spec.sample_rate if self.streams else math.inf
+        if not self.streams:
+            return math.inf
+        frames = 1 + self.look_ahead + self.hold_back
+        return 1000 * frames * self.spec.hop_length / self.spec.sample_rate
 
     def _block_size(self, frames: int | None) -> int:
         if frames is not None and frames < 1:

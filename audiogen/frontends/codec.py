@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..codec.networks import LOOK_AHEAD, SPECTRA, Decoder, Encoder
+from ..codec.networks import REACH, SPECTRA, Decoder, Encoder
 from ..codec.quantizer import ResidualVQ
 from ..codec.training import Trainer, TrainingSettings
 from ..errors import ConfigError
@@ -33,7 +32,7 @@ class Codec(Frontend):
     As shipped, 16 kHz and 50 frames/s of up to 12 codebooks with 1024 codes each: 0.5 kbit/s a codebook. With
     `weights="fit"` it is trained on the files it is fitted to, at any rate.
 
-    Frame t is made of samples before (t + 2) * hop_length and heard from t * hop_length on, so the latency is two
+    A frame is made of its own samples and of half a hop on either side, and is heard there, so the latency is two
     frames, 40 ms as it stands.
 
     Source: SoundStream (Zeghidour et al. 2021) for the quantizer and its training, EnCodec (Défossez et al. 2022) for
@@ -46,7 +45,7 @@ class Codec(Frontend):
     """
 
     learned = True
-    look_ahead = LOOK_AHEAD
+    look_ahead = hold_back = REACH
     block_frames = 50  # small enough to stay in a processor's cache
     adjustable = frozenset({"num_codebooks"})
 
@@ -139,16 +138,15 @@ class Codec(Frontend):
                                   for name, here in self.state_dict().items()})
 
     def encode_block(self, wav: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
-        """(B, 1, N) -> codes (B, K, ceil(N / hop_length)); zeros follow the last sample."""
-        wav = F.pad(wav, (0, -wav.shape[-1] % self.spec.hop_length)) / self.level
+        """(B, 1, N) -> codes (B, K, ceil(N / hop_length)); zeros come before and after."""
         with full_precision(wav.device):
-            latent, state = self.encoder(wav, state, last)
+            latent, state = self.encoder(wav / self.level, state, last)
             return self.quantizer.encode(latent), state
 
     def decode_block(self, x: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
-        """Codes (B, k, T) of the first k <= K codebooks -> wav (B, 1, T * hop_length) in [-1, 1]."""
+        """Codes (B, k, T) of the first k <= K codebooks -> wav (B, 1, T * hop_length) in all, in [-1, 1]."""
         with full_precision(x.device):
-            wav, state = self.decoder(self.quantizer.decode(x), state)
+            wav, state = self.decoder(self.quantizer.decode(x), state, last)
         return (wav * self.level).clamp(-1, 1), state
 
     def fit(self, wavs: Iterable[Tensor]) -> None:

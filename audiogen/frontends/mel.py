@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..codec.networks import REACH
 from ..codec.training import Trainer
 from ..errors import ConfigError
 from ..spec import FrameSpec
@@ -31,14 +32,14 @@ class Mel(Frontend):
     where hop_length divides N, librosa adds one frame, centred behind the end.
 
     A frame sees a hop beyond its own, so a stream of frames is two hops behind the sound. Griffin-Lim needs all frames
-    at once, so it does not stream; a vocoder, trained on the same files, does. The same frames always give the same
-    sound.
+    at once, so it does not stream; a vocoder, trained on the same files, does, half a hop later still. The same frames
+    always give the same sound.
 
     Source: librosa.feature.melspectrogram
     """
 
     learned = True
-    look_ahead = 1
+    look_ahead, hold_back = 1, REACH
     block_frames = 1024
     adjustable = frozenset({"griffin_lim_iterations"})
 
@@ -102,7 +103,7 @@ class Mel(Frontend):
     def decode_block(self, x: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
         """As `decode`, by the vocoder."""
         with full_precision(x.device):
-            return self.vocoder((self._log_power(x) - self.mean[:, None]) / self.std[:, None], state)
+            return self.vocoder((self._log_power(x) - self.mean[:, None]) / self.std[:, None], state, last)
 
     def fit(self, wavs: Iterable[Tensor]) -> None:
         """Mean and standard deviation per feature, in one pass over the training files; then the vocoder, if any.

@@ -28,7 +28,7 @@ class MelVQ(Frontend):
     """
 
     learned = True
-    look_ahead, block_frames = Mel.look_ahead, Mel.block_frames
+    look_ahead, hold_back, block_frames = Mel.look_ahead, Mel.hold_back, Mel.block_frames
     adjustable = frozenset({"num_codebooks", "griffin_lim_iterations"})
 
     @dataclass(frozen=True)

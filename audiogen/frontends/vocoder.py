@@ -51,8 +51,8 @@ class Vocoder(nn.Module):
             self.decoder = Decoder(spec.num_features, config.dim, config.num_layers, spec.hop_length)
         self.register_buffer("level", torch.ones(()))  # root mean square of the training audio, 1 to the network
 
-    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        wav, state = self.decoder(x, state)
+    def forward(self, x: Tensor, state: Any = None, last: bool = True) -> tuple[Tensor, Any]:
+        wav, state = self.decoder(x, state, last)
         return (wav * self.level).clamp(-1, 1), state
 
     def trainer(self, frames_of: Callable[[Tensor], Tensor], wavs: Iterable[Tensor]) -> Trainer:
