@@ -30,7 +30,6 @@ from torch import Tensor
 
 from audiogen.errors import AudiogenError, ConfigError
 from audiogen.evaluation.reconstruction import joined, mel_distance, pesq, stft_distance
-from audiogen.frontends.vocoder import without_vocoder
 from audiogen.listen import Line, line_chart, section, side_by_side, table, text, write_lesson
 from audiogen.scripts import LessonParser, run_script
 from audiogen.training.defaults import frontend_settings
@@ -71,7 +70,7 @@ def main() -> None:
 
     # 2. Both ways back, from the same frames of held-out files, joined to clips of ten seconds.
     clips = joined(trained.held_out, rate, 1.0 if args.short else 10.0)[:4]
-    ways = {f"Griffin-Lim, {vocoder.config.griffin_lim_iterations} iterations": without_vocoder(vocoder),
+    ways = {f"Griffin-Lim, {vocoder.config.griffin_lim_iterations} iterations": vocoder.without_vocoder(),
             "vocoder": vocoder}
     heard, rows = {"original": clips}, []
     for name, frontend in ways.items():

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 SECONDS, SHORTEST_SHARE = 120.0, 10.0
 #: Frames of a crop: order shows within a few, and short ones hear more files.
 CROP_FRAMES = 64
-#: Fitting steps of a front-end that is trained: it need not sound good here.
-FIT_STEPS = 60
 
 
 def check_overfit(console: Console, folder: "str | Path | Index | EncodedCache", frontend: str | None = None,
@@ -54,7 +52,7 @@ def check_overfit(console: Console, folder: "str | Path | Index | EncodedCache",
     found = near_silence(parts)
     if found is None:
         if not cached:
-            front = _fitted(front, settings, index, parts)
+            front = _fitted(front, index, parts)
         sequences = _cached(source, parts) if cached else _encoded(front.to(where), index, parts)
         torch.manual_seed(config.training.seed)
         model = build_model(config, front.spec).to(where)
@@ -102,16 +100,12 @@ def cut(sequences: Sequence[Tensor], num_frames: int) -> Tensor:
     return crops[torch.randperm(count, generator=torch.Generator().manual_seed(0)).to(crops.device)]
 
 
-def _fitted(front: Any, settings: dict[str, Any], index: "Index", parts: Sequence["Part"]) -> Any:
+def _fitted(front: Any, index: "Index", parts: Sequence["Part"]) -> Any:
     from ..data import training_wavs
-    from ..frontends.vocoder import without_vocoder
 
     if front.fitted:
         return front
-    if "fit_steps" in {field.name for field in dataclasses.fields(front.config)} and "fit_steps" not in settings:
-        front = type(front)(dataclasses.replace(front.config, fit_steps=min(FIT_STEPS, front.config.fit_steps)))
-    if getattr(front.config, "vocoder", None) is not None:     # which says nothing that a model is trained on
-        front = without_vocoder(front)
+    front = front.draft()
     front.fit(training_wavs(index, parts, front.spec.sample_rate))
     return front.eval()
 

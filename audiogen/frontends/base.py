@@ -134,6 +134,11 @@ class Frontend(nn.Module):
     def fit(self, wavs: Iterable[Tensor]) -> None:
         raise TypeError(f"{type(self).__name__} learns nothing: there is nothing to fit")
 
+    def draft(self) -> "Frontend":
+        """Itself; or, not yet fitted, one that is fitted faster, and whose codes tell of a folder what its own would:
+        whether a model can learn them."""
+        return self
+
     def acquire(self) -> None:
         """Gets weights that are published rather than fitted; `load_frontend(name)` calls it, loading a folder not."""
 

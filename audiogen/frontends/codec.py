@@ -2,7 +2,7 @@
 folder."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from .precision import full_precision
 
 SHIPPED = Path(__file__).parents[1] / "weights" / "codec-16khz.safetensors"
 SHIPPED_CODEBOOKS = 12
+DRAFT_STEPS = 60  # after which it does not sound well, but codes a folder
 #: What the shipped weights were trained for: the defaults of these settings.
 SHIPPED_SETTINGS = ("sample_rate", "codebook_size", "hop_length", "dim", "latent_dim", "lookup_dim", "encoder_layers",
                     "decoder_layers")
@@ -161,6 +162,9 @@ class Codec(Frontend):
             TrainingError: the loss is not a number.
         """
         learn(self, wavs, self.config.fit_steps, "the codec")
+
+    def draft(self) -> "Codec":
+        return self if self.fitted else Codec(replace(self.config, fit_steps=min(DRAFT_STEPS, self.config.fit_steps)))
 
     def trainer(self, wavs: Iterable[Tensor]) -> Trainer:
         """What trains this codec from scratch, step by step; its `level` is set here, its weights by `take`."""

@@ -9,21 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..codec.networks import REACH
-from ..codec.training import Trainer
 from ..errors import ConfigError
 from ..spec import FrameSpec
-from .base import Frontend, check_setting, training_wavs
+from .base import check_setting, training_wavs
 from .blocks import blockwise
 from .griffin_lim import mel_to_wav
-from .learning import learn
 from .precision import full_precision
-from .vocoder import Vocoder, fit_without_vocoder
+from .vocoder import Vocoder, Voiced
 
 SMALLEST_STD = 0.1  # nats; a band that hardly moves is not blown up to variance 1
 
 
-class Mel(Frontend):
+class Mel(Voiced):
     """Log-mel frames (B, F, T) float32 with mean 0 and variance 1 per feature over the training files.
 
     Frame t is centred at sample t * hop_length: the power in num_features mel bands (librosa's default: Slaney's
@@ -38,8 +35,7 @@ class Mel(Frontend):
     Source: librosa.feature.melspectrogram
     """
 
-    learned = True
-    look_ahead, hold_back = 1, REACH
+    look_ahead = 1
     block_frames = 1024
     adjustable = frozenset({"griffin_lim_iterations"})
 
@@ -81,10 +77,6 @@ class Mel(Frontend):
             power, state = self.power_block(wav, state, last)
             return (self._log(power) - self.mean[:, None]) / self.std[:, None], state
 
-    @property
-    def streams(self) -> bool:
-        return self.vocoder is not None
-
     @torch.no_grad()
     def decode(self, x: Tensor) -> Tensor:
         """Frames (B, F, T) -> wav (B, 1, T * hop_length) in [-1, 1].
@@ -105,38 +97,9 @@ class Mel(Frontend):
         with full_precision(x.device):
             return self.vocoder((self._log_power(x) - self.mean[:, None]) / self.std[:, None], state, last)
 
-    def fit(self, wavs: Iterable[Tensor]) -> None:
-        """Mean and standard deviation per feature, in one pass over the training files; then the vocoder, if any.
-
-        Args:
-            wavs: re-iterable of (1, N) at spec.sample_rate.
-
-        Raises:
-            DataError: there are no wavs.
-            TrainingError: the vocoder's loss is not a number.
-        """
-        if self.vocoder is not None:
-            return learn(self, wavs, self.config.vocoder.steps, "the vocoder")
-        self._standardise(wavs)
-        self.is_fitted.fill_(1)
-
-    def trainer(self, wavs: Iterable[Tensor]) -> Trainer:
-        """What trains the vocoder. The statistics are taken here, the vocoder's weights by `take`.
-
-        Raises:
-            ConfigError: it has none.
-        """
-        plain = fit_without_vocoder(self, wavs)
-        return self.vocoder.trainer(plain.encode, wavs)
-
-    def take(self, trainer: Trainer) -> None:
-        """The vocoder of a trainer as it stands."""
-        self.vocoder.take(trainer)
-        self.is_fitted.fill_(1)
-
     @torch.no_grad()
-    def _standardise(self, wavs: Iterable[Tensor]) -> None:
-        self.is_fitted.zero_()
+    def fit_analysis(self, wavs: Iterable[Tensor]) -> None:
+        """Mean and standard deviation per feature, in one pass over the training files."""
         count = 0
         total = torch.zeros(self.spec.num_features, dtype=torch.float64, device=self.device)
         squares = torch.zeros_like(total)
@@ -150,6 +113,9 @@ class Mel(Frontend):
         variance = (squares / count - mean.square()).clamp_min(0)
         self.mean.copy_(mean)
         self.std.copy_(variance.sqrt().clamp_min(SMALLEST_STD))
+
+    def frames_heard(self, wav: Tensor) -> Tensor:
+        return self.encode(wav)
 
     def power(self, wav: Tensor) -> Tensor:
         """Mel power as librosa has it: (B, 1, N) -> (B, F, ceil(N / hop_length)), at least 0."""

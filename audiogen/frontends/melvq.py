@@ -9,17 +9,15 @@ from torch import Tensor
 
 from ..codec.quantizer import ResidualVQ
 from ..codec.reservoir import Reservoir
-from ..codec.training import Trainer
 from ..errors import DataError
 from ..spec import TokenSpec
-from .base import Frontend, check_setting, check_weights, training_wavs
-from .learning import learn
+from .base import check_setting, check_weights, training_wavs
 from .mel import Mel
 from .precision import full_precision
-from .vocoder import fit_without_vocoder
+from .vocoder import Vocoder, Voiced
 
 
-class MelVQ(Frontend):
+class MelVQ(Voiced):
     """Codes (B, K, T) of the nearest centroids of standardised mel frames; decoded by Griffin-Lim or a vocoder.
 
     With more than one codebook each codes what the ones before it left over, so that the first rows alone decode to
@@ -27,8 +25,7 @@ class MelVQ(Frontend):
     the centroids left.
     """
 
-    learned = True
-    look_ahead, hold_back, block_frames = Mel.look_ahead, Mel.hold_back, Mel.block_frames
+    look_ahead, block_frames = Mel.look_ahead, Mel.block_frames
     adjustable = frozenset({"num_codebooks", "griffin_lim_iterations"})
 
     @dataclass(frozen=True)
@@ -60,8 +57,8 @@ class MelVQ(Frontend):
             return self.quantizer.encode(frames), state
 
     @property
-    def streams(self) -> bool:
-        return self.mel.streams
+    def vocoder(self) -> Vocoder | None:
+        return self.mel.vocoder
 
     @torch.no_grad()
     def decode(self, x: Tensor) -> Tensor:
@@ -75,39 +72,12 @@ class MelVQ(Frontend):
         """As `decode`, by the vocoder."""
         return self.mel.decode_block(self.quantizer.decode(x), state, last)
 
-    def fit(self, wavs: Iterable[Tensor]) -> None:
-        """Fits the mel statistics, the centroids, and the vocoder if there is one, in memory that does not grow with
-        the files.
-
-        Args:
-            wavs: re-iterable of (1, N) at spec.sample_rate.
-
-        Raises:
-            DataError: there are no wavs, or fewer distinct frames than codes.
-            TrainingError: the vocoder's loss is not a number.
-        """
-        if self.mel.vocoder is not None:
-            return learn(self, wavs, self.config.vocoder.steps, "the vocoder")
-        self._fit_centroids(wavs)
-        self.is_fitted.fill_(1)
-
-    def trainer(self, wavs: Iterable[Tensor]) -> Trainer:
-        """What trains the vocoder, on frames as all codebooks together have them. The centroids are fitted here.
-
-        Raises:
-            ConfigError: it has none.
-        """
-        plain = fit_without_vocoder(self, wavs)
-        return self.mel.vocoder.trainer(lambda wav: plain.quantizer.decode(plain.encode(wav)), wavs)
-
-    def take(self, trainer: Trainer) -> None:
-        """The vocoder of a trainer as it stands."""
-        self.mel.take(trainer)
-        self.is_fitted.fill_(1)
+    def frames_heard(self, wav: Tensor) -> Tensor:
+        return self.quantizer.decode(self.encode(wav))
 
     @torch.no_grad()
-    def _fit_centroids(self, wavs: Iterable[Tensor]) -> None:
-        self.is_fitted.zero_()
+    def fit_analysis(self, wavs: Iterable[Tensor]) -> None:
+        """The mel statistics, and the centroids."""
         self.mel.fit(wavs)
         generator = torch.Generator().manual_seed(self.config.seed)
         reservoir = Reservoir(self.config.fit_frames, generator)

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..codec.networks import SPECTRA, Decoder
+from ..codec.networks import REACH, SPECTRA, Decoder
 from ..codec.training import Trainer, TrainingSettings
 from ..spec import FrameSpec
 from .base import Frontend, check_setting, check_weights
-from .learning import check_training, training_batches
+from .learning import check_training, learn, training_batches
 
 
 class Vocoder(nn.Module):
@@ -73,29 +73,74 @@ class Vocoder(nn.Module):
         self.decoder.load_state_dict(trainer.modules["decoder"].state_dict())
 
 
-def without_vocoder(frontend: Frontend) -> Frontend:
-    """A mel front-end that gives the same frames or codes, and makes sound of them by Griffin-Lim."""
-    plain = type(frontend)(replace(frontend.config, vocoder=None)).to(frontend.device, frontend.dtype)
-    kept = plain.state_dict().keys()
-    plain.load_state_dict({name: tensor for name, tensor in frontend.state_dict().items() if name in kept})
-    return plain.eval()
+class Voiced(Frontend):
+    """A front-end of mel frames that a vocoder makes sound of, where `config.vocoder` has settings for one.
 
-
-def fit_without_vocoder(frontend: Frontend, wavs: Iterable[Tensor]) -> Frontend:
-    """Fits all of a mel front-end but its vocoder -> a copy that has none; itself it stays unfitted.
-
-    Raises:
-        ConfigError: it has no vocoder.
-        DataError: as `fit`.
+    Its vocoder is trained on the frames that it makes itself, once all else is fitted.
     """
-    check_setting(frontend.config.vocoder is not None, "vocoder", "some settings, such as frontend.vocoder.steps=1200, "
-                  "where one is to be trained", None)
-    frontend.is_fitted.zero_()
-    plain = without_vocoder(frontend)
-    plain.fit(wavs)
-    frontend.load_state_dict(plain.state_dict(), strict=False)
-    frontend.is_fitted.zero_()
-    return plain
+
+    learned = True
+    hold_back = REACH
+    vocoder: Vocoder | None
+
+    def fit_analysis(self, wavs: Iterable[Tensor]) -> None:
+        """Fits all but the vocoder."""
+        raise NotImplementedError
+
+    def frames_heard(self, wav: Tensor) -> Tensor:
+        """Wav (B, 1, N) -> the frames (B, F, T) that decoding makes sound of."""
+        raise NotImplementedError
+
+    def fit(self, wavs: Iterable[Tensor]) -> None:
+        """Fits to files, in memory that does not grow with them: what makes the frames, then the vocoder if any.
+
+        Args:
+            wavs: re-iterable of (1, N) at spec.sample_rate.
+
+        Raises:
+            DataError: there are no wavs, or fewer distinct frames than codes.
+            TrainingError: the vocoder's loss is not a number.
+        """
+        if self.vocoder is not None:
+            return learn(self, wavs, self.config.vocoder.steps, "the vocoder")
+        self.is_fitted.zero_()
+        self.fit_analysis(wavs)
+        self.is_fitted.fill_(1)
+
+    def trainer(self, wavs: Iterable[Tensor]) -> Trainer:
+        """What trains the vocoder. All else is fitted here; the vocoder's weights come by `take`.
+
+        Raises:
+            ConfigError: it has none.
+            DataError: as `fit`.
+        """
+        check_setting(self.vocoder is not None, "vocoder", "some settings, such as frontend.vocoder.steps=1200, "
+                      "where one is to be trained", None)
+        self.is_fitted.zero_()
+        plain = self.without_vocoder()
+        plain.fit(wavs)
+        self.load_state_dict(plain.state_dict(), strict=False)
+        self.is_fitted.zero_()
+        return self.vocoder.trainer(plain.frames_heard, wavs)
+
+    def take(self, trainer: Trainer) -> None:
+        """The vocoder of a trainer as it stands."""
+        self.vocoder.take(trainer)
+        self.is_fitted.fill_(1)
+
+    def without_vocoder(self) -> "Voiced":
+        """One that gives the same frames or codes, and makes sound of them by Griffin-Lim."""
+        plain = type(self)(replace(self.config, vocoder=None)).to(self.device, self.dtype)
+        kept = plain.state_dict().keys()
+        plain.load_state_dict({name: tensor for name, tensor in self.state_dict().items() if name in kept})
+        return plain.eval()
+
+    def draft(self) -> "Voiced":
+        return self if self.vocoder is None else self.without_vocoder()
+
+    @property
+    def streams(self) -> bool:
+        return self.vocoder is not None
 
 
 class _Analysis(nn.Module):
