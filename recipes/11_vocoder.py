@@ -12,7 +12,7 @@ all, and Griffin-Lim, which is given their power and keeps to it, needs no more.
 
 How it carries over to audio. Most systems that speak or sing do it in these two steps: a model of mel frames, which are
 few and smooth, and a vocoder. Here both read one front-end, so the folder that this script writes gives a model of mel
-frames its voice, and `audiogen generate --stream` too, since a vocoder needs no frame but its own and earlier ones:
+frames its voice, and `audiogen generate --stream` too, since a vocoder waits for no more than the next frame:
 
     audiogen train FOLDER --out runs/mine --frontend runs/11_vocoder --backbone gpt
 
