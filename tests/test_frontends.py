@@ -175,6 +175,17 @@ class iter_again:
         return (wav.clone() for wav in self.files)
 
 
+@pytest.mark.parametrize(("kind", "long"), [("codec", {"fit_steps": 10 ** 6}), ("mel", {"vocoder": {"steps": 10 ** 6}}),
+                                            ("melvq", {"vocoder": {"steps": 10 ** 6}})])
+def test_a_draft_of_what_is_trained_for_long_is_soon_fitted(kind, long):
+    """Buries a doctor that trains for an hour before it says anything."""
+    frontend = load_frontend(kind, **{**tiny_settings(kind), **long})
+    draft = frontend.draft()
+    draft.fit(training_files(frontend.spec.sample_rate))
+    assert draft.fitted and not frontend.fitted and draft.spec == frontend.spec
+    assert draft.encode(sounds(4000)).shape == (1, frontend.spec.num_rows, frontend.num_frames(4000))
+
+
 @pytest.mark.parametrize("kind", LEARNED)
 def test_fit_says_what_it_can_not_use(kind):
     """Buries a second pass over a used-up generator, which would see no files, and statistics of nothing."""
