@@ -183,7 +183,7 @@ def test_a_draft_of_what_is_trained_for_long_is_soon_fitted(kind, long):
     draft = frontend.draft()
     draft.fit(training_files(frontend.spec.sample_rate))
     assert draft.fitted and not frontend.fitted and draft.spec == frontend.spec
-    assert draft.encode(sounds(4000)).shape == (1, frontend.spec.num_rows, frontend.num_frames(4000))
+    assert draft.encode(sounds(4000)).shape[2] == frontend.num_frames(4000)
 
 
 @pytest.mark.parametrize("kind", LEARNED)
