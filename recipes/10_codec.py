@@ -10,7 +10,7 @@ chose them. What counts as close is a matter of ears: spectra at several resolut
 no loss may shout down the others, since each is given its share of the gradient.
 
 How it carries over to audio. Everything that generates sound from tokens stands on such a codec, and what it loses is
-lost to every model after it. A frame waits for its own 20 ms and for ten more, and is heard ten later, so it can be used
+lost to every model after it. A frame waits for its own 20 ms and for ten more, and is heard ten later, so it is of use
 while one speaks. The networks work on spectra since there is little time: networks that speak in samples have to learn
 to oscillate first, and an hour of a processor took them no further than a few minutes take these. The run folder is a
 front-end like any other:
