@@ -18,7 +18,7 @@ from .losses import ReconstructionLoss
 from .networks import Decoder
 from .quantizer import CodebookLearner, ResidualVQ
 
-WEIGHTS = {"wave": 0.3, "mel": 1.0, "stft": 0.7, "adversarial": 1.0, "features": 1.0}  # shares of the gradient
+WEIGHTS = {"wave": 0.05, "mel": 1.0, "stft": 1.0, "adversarial": 1.0, "features": 1.0}  # shares of the gradient
 COMMITMENT_WEIGHT = 1.0
 USE_ALL = 0.25  # of the items; the others use the first few codebooks
 UNQUANTIZED = 0.05  # of the run; k-means on what the encoder gives by then starts the codebooks
