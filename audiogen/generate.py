@@ -58,18 +58,24 @@ def generate_until(model: SequenceModel, num_samples: int, frame_lengths: Callab
         `num_samples`; behind it are holes, so that it is what it would be alone, however long the others take.
     """
     prompt, seeds = _checked(model, num_frames, prompt, batch_size, seeds)
-    pieces, reached = [], 0
-    for piece in stream(model, num_frames, prompt, batch_size, sampling, seeds):
-        pieces.append(piece)
-        reached = reached + frame_lengths(piece).sum(dim=1)             # (B,)
-        if bool((reached >= num_samples).all()):
-            break
-    result = torch.cat(pieces, dim=2)
-    lengths = frame_lengths(result)
-    before = lengths.cumsum(dim=1) - lengths                            # (B, T)
-    result = result.masked_fill((before >= num_samples)[:, None], model.hole)
+    result = torch.cat(list(stream_until(model, num_samples, frame_lengths, num_frames, prompt, batch_size, sampling,
+                                         seeds)), dim=2)
     result.seeds = seeds
     return result
+
+
+def stream_until(model: SequenceModel, num_samples: int, frame_lengths: Callable[[Tensor], Tensor], num_frames: int,
+                 prompt: Tensor | None = None, batch_size: int = 1, sampling: Sampling = Sampling(),
+                 seeds: Sequence[int] | None = None) -> Iterator[Tensor]:
+    """The same as it goes, as `stream`."""
+    reached = 0
+    for piece in stream(model, num_frames, prompt, batch_size, sampling, seeds):
+        lengths = frame_lengths(piece)                                  # (B, n)
+        before = reached + lengths.cumsum(dim=1) - lengths
+        yield piece.masked_fill((before >= num_samples)[:, None], model.hole)
+        reached = reached + lengths.sum(dim=1, keepdim=True)            # (B, 1)
+        if bool((reached >= num_samples).all()):
+            return
 
 
 def stream(model: SequenceModel, num_frames: int, prompt: Tensor | None = None, batch_size: int = 1,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .errors import ConfigError
 from .frontends import Frontend
-from .generate import generate, generate_until, stream
+from .generate import generate, generate_until, stream, stream_until
 from .model import SequenceModel
 from .sampling import Sampling, fresh_seeds
 
@@ -52,7 +52,10 @@ def stream_sound(frontend: Frontend, model: SequenceModel, seconds: float, seeds
     if frontend.spec.hop_length is None and len(seeds) != 1:
         raise ConfigError(f"num: codes of a variable rate stream one item at a time, not {len(seeds)}")
     frame_rate = (frontend.base or frontend).spec.frame_rate            # of what decodes them in the end
-    codes = stream(model, num_frames, prompt, len(seeds), sampling, seeds)
+    if frontend.spec.hop_length is None:
+        codes = stream_until(model, length, frontend.frame_lengths, num_frames, prompt, len(seeds), sampling, seeds)
+    else:
+        codes = stream(model, num_frames, prompt, len(seeds), sampling, seeds)
     chunks = frontend.decode_stream(codes, max(1, int(SECONDS_AT_ONCE * frame_rate)))
     return _until(length, chunks)
 

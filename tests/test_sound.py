@@ -7,13 +7,13 @@ import re
 import pytest
 import soundfile
 import torch
-from corpus import folder_of_notes, note, tiny_frontend, tiny_settings
+from corpus import TINY_VOCODER, folder_of_notes, note, tiny_frontend, tiny_settings
 from processes import audiogen
 from tiny import tiny_backbone
 
 from audiogen.audio import audio_info, read_audio
 from audiogen.errors import AudiogenError, ConfigError
-from audiogen.frontends import FRONTENDS
+from audiogen.frontends import FRONTENDS, load_frontend
 from audiogen.growing_wav import write_chunks
 from audiogen.model import SequenceModel
 from audiogen.patterns import PATTERNS
@@ -46,6 +46,21 @@ def test_a_stream_is_what_generate_makes(kind, with_prompt):
     assert len(chunks) > 3
     assert max(chunk.shape[2] for chunk in chunks) <= 0.1 * rate
     torch.testing.assert_close(torch.cat(chunks, dim=2), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("base", "settings"), [("codec", {"num_codebooks": 1}),
+                                                 ("melvq", {"num_codebooks": 1, "vocoder": TINY_VOCODER})])
+def test_a_stream_at_a_variable_rate_ends_where_generate_ends(base, settings):
+    """Buries codes beyond the end, whose sound would be heard in the last frame's."""
+    notes = [torch.from_numpy(note(seed, 4000)).float()[None] for seed in range(6)]
+    frontend = load_frontend("bpe", num_merges=4, longest=8, base={**tiny_settings(base), "kind": base, **settings})
+    frontend.fit(notes)
+    model = model_for(frontend, "parallel")
+    for seed in range(6):
+        asked = (frontend, model, 40 * frontend.base.spec.hop_length / frontend.spec.sample_rate, [seed], None,
+                 Sampling())
+        torch.testing.assert_close(torch.cat(list(stream_sound(*asked)), dim=2), generate_sound(*asked), rtol=0,
+                                   atol=1e-4)
 
 
 def test_the_first_sound_comes_before_the_rest_is_drawn():
