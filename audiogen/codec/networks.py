@@ -122,7 +122,7 @@ class Decoder(nn.Module):
         self.register_buffer("window", window, persistent=False)
         parts = window.square().view(OVERLAP, -1)                       # what a window comes to, there and back
         overlapping = torch.stack([parts[:-1].sum(0), parts.sum(0), parts[1:].sum(0)])
-        self.register_buffer("overlapping", overlapping, persistent=False)  # (first, any, last; half hop)
+        self.register_buffer("overlapping", overlapping, persistent=False)  # (first, usual, end; half hop)
         self.blocks = Blocks(dim_in, dim, num_layers, SPECTRA * 2 * _num_bins(hop_length))
 
     def forward(self, x: Tensor, state: State | None = None, last: bool = True) -> tuple[Tensor, State]:
@@ -142,9 +142,10 @@ class Decoder(nn.Module):
         num_whole = pieces.shape[1]
         sounding = total[:, num_whole:].detach().clone()
         first, usual, end = self.overlapping
-        heard = [total[:, :num_whole] / usual]
         if state is None:                               # the first lies before the sound, the next lacks a part
             heard = [total[:, 1:2] / first, total[:, 2:num_whole] / usual]
+        else:
+            heard = [total[:, :num_whole] / usual]
         if last:
             heard.append(total[:, num_whole:num_whole + 1] / end)
         return torch.cat(heard, dim=1).reshape(len(x), 1, -1), {"sounding": sounding, "blocks": inner}

@@ -28,7 +28,8 @@ def check_overfit(console: Console, folder: "str | Path | Index | EncodedCache",
                   backbone: str | None = None, device: str = "auto", overrides: Sequence[str] = ()) -> Verdict:
     """Tries whether the model that `train` would begin with can learn the folder, and prints the verdict.
 
-    Takes the training side alone, and of it at most two minutes. A learned front-end is fitted on those.
+    Takes the training side alone, and of it at most two minutes. A learned front-end is fitted on those, one that is
+    trained for long by its `draft`.
 
     Args:
         folder: of sound files or a cache, or what `check_folder` returned.

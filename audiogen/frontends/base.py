@@ -95,9 +95,9 @@ class Frontend(nn.Module):
                          max(size, self.start_frames), size, flushes=self.hold_back > 0)
 
     def encode_block(self, wav: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
-        """The next samples (B, 1, n) -> frames (B, C, t), state. `state` is None at the beginning, and n a multiple of
-        the hop but where the sound ends (`last`), and but for a first block as long as `look_ahead` asks for; n is 0
-        only at the end, and only if the front-end looks ahead."""
+        """The next samples (B, 1, n) -> frames (B, C, t), state. `state` is None at the beginning; n is a multiple of
+        the hop but in the first block, which `look_ahead` may ask more of, and at the end (`last`), where it may be 0
+        if the front-end looks ahead."""
         raise NotImplementedError
 
     def decode_block(self, x: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
@@ -117,10 +117,8 @@ class Frontend(nn.Module):
 
     @property
     def latency_ms(self) -> float:
-        """How long after a sample came in its sound can go out at the earliest, in ms, the time for computing apart.
-
-        Of `encode_stream` and `decode_stream` in blocks of one frame; infinite where either needs all at once.
-        """
+        """How long after a sample came in its sound can go out at the earliest, in ms, the time for computing apart: of
+        the two streams in blocks of one frame; infinite where either needs all at once."""
         if not self.streams:
             return math.inf
         frames = 1 + self.look_ahead + self.hold_back
@@ -135,8 +133,7 @@ class Frontend(nn.Module):
         raise TypeError(f"{type(self).__name__} learns nothing: there is nothing to fit")
 
     def draft(self) -> "Frontend":
-        """Itself; or, not yet fitted, one that is fitted faster, and whose codes tell of a folder what its own would:
-        whether a model can learn them."""
+        """Itself; or, not yet fitted, one that is fitted in less time and good enough to try whether a model learns."""
         return self
 
     def acquire(self) -> None:

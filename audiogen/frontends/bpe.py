@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -101,6 +101,11 @@ class BPE(Frontend):
     def at_rate(cls, settings: Mapping[str, Any], sample_rate: int) -> dict[str, Any]:
         base = _named(settings.get("base", {}))
         return {**settings, "base": find(base["kind"], BASES, "frontend.base").at_rate(base, sample_rate)}
+
+    def draft(self) -> "BPE":
+        base = part_to_dict(self.base.draft().config, BASES)
+        return self if self.fitted or base == self.config.base else type(self)(replace(self.config, base=base)).to(
+            self.device, self.dtype)
 
     def acquire(self) -> None:
         self.base.acquire()

@@ -33,7 +33,7 @@ class Codec(Frontend):
     As shipped, 16 kHz and 50 frames/s of up to 12 codebooks with 1024 codes each: 0.5 kbit/s a codebook. With
     `weights="fit"` it is trained on the files it is fitted to, at any rate.
 
-    A frame is made of its own samples and of half a hop on either side, and is heard there, so the latency is two
+    Frame t is made of samples before (t + 3/2) hop_length and heard from (t - 1/2) hop_length on, so the latency is two
     frames, 40 ms as it stands.
 
     Source: SoundStream (Zeghidour et al. 2021) for the quantizer and its training, EnCodec (Défossez et al. 2022) for
@@ -164,7 +164,10 @@ class Codec(Frontend):
         learn(self, wavs, self.config.fit_steps, "the codec")
 
     def draft(self) -> "Codec":
-        return self if self.fitted else Codec(replace(self.config, fit_steps=min(DRAFT_STEPS, self.config.fit_steps)))
+        if self.fitted:
+            return self
+        fewer = replace(self.config, fit_steps=min(DRAFT_STEPS, self.config.fit_steps))
+        return type(self)(fewer).to(self.device, self.dtype)
 
     def trainer(self, wavs: Iterable[Tensor]) -> Trainer:
         """What trains this codec from scratch, step by step; its `level` is set here, its weights by `take`."""

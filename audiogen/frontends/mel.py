@@ -15,12 +15,12 @@ from .base import check_setting, training_wavs
 from .blocks import blockwise
 from .griffin_lim import mel_to_wav
 from .precision import full_precision
-from .vocoder import Vocoder, Voiced
+from .vocoder import MelFrontend, Vocoder
 
 SMALLEST_STD = 0.1  # nats; a band that hardly moves is not blown up to variance 1
 
 
-class Mel(Voiced):
+class Mel(MelFrontend):
     """Log-mel frames (B, F, T) float32 with mean 0 and variance 1 per feature over the training files.
 
     Frame t is centred at sample t * hop_length: the power in num_features mel bands (librosa's default: Slaney's

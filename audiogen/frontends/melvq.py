@@ -14,10 +14,10 @@ from ..spec import TokenSpec
 from .base import check_setting, check_weights, training_wavs
 from .mel import Mel
 from .precision import full_precision
-from .vocoder import Vocoder, Voiced
+from .vocoder import MelFrontend, Vocoder
 
 
-class MelVQ(Voiced):
+class MelVQ(MelFrontend):
     """Codes (B, K, T) of the nearest centroids of standardised mel frames; decoded by Griffin-Lim or a vocoder.
 
     With more than one codebook each codes what the ones before it left over, so that the first rows alone decode to

@@ -1,4 +1,4 @@
-"""A vocoder: mel frames back to sound by a network, in the place of Griffin-Lim."""
+"""A vocoder: mel frames back to sound by a network, in the place of Griffin-Lim; and front-ends that may have one."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from .learning import check_training, learn, training_batches
 class Vocoder(nn.Module):
     """Mel frames (B, F, T) -> wav (B, 1, T hop_length), as it was trained to.
 
-    Source: Vocos (Siuzdak 2023); causal here, since mel frames look ahead already.
+    Source: Vocos (Siuzdak 2023); its blocks are causal here, since mel frames look ahead already.
     """
 
     @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Vocoder(nn.Module):
         self.decoder.load_state_dict(trainer.modules["decoder"].state_dict())
 
 
-class Voiced(Frontend):
+class MelFrontend(Frontend):
     """A front-end of mel frames that a vocoder makes sound of, where `config.vocoder` has settings for one.
 
     Its vocoder is trained on the frames that it makes itself, once all else is fitted.
@@ -128,15 +128,15 @@ class Voiced(Frontend):
         self.vocoder.take(trainer)
         self.is_fitted.fill_(1)
 
-    def without_vocoder(self) -> "Voiced":
+    def without_vocoder(self) -> "MelFrontend":
         """One that gives the same frames or codes, and makes sound of them by Griffin-Lim."""
         plain = type(self)(replace(self.config, vocoder=None)).to(self.device, self.dtype)
         kept = plain.state_dict().keys()
         plain.load_state_dict({name: tensor for name, tensor in self.state_dict().items() if name in kept})
         return plain.eval()
 
-    def draft(self) -> "Voiced":
-        return self if self.vocoder is None else self.without_vocoder()
+    def draft(self) -> "MelFrontend":
+        return self if self.fitted or self.vocoder is None else self.without_vocoder()
 
     @property
     def streams(self) -> bool:
