@@ -213,6 +213,13 @@ def test_a_few_faint_files_are_no_silence(tmp_path):
     assert check_overfit(said(), tmp_path, "mulaw", "bigram", "cpu").fault is None
 
 
+def test_a_vocoder_need_not_be_trained(melodies, monkeypatch):
+    """Buries a check that trains for long what no model reads."""
+    monkeypatch.setattr("audiogen.frontends.vocoder.learn", lambda *_: pytest.fail("the vocoder is trained"))
+    settings = ["frontend.num_features=20", "frontend.codebook_size=32", "frontend.vocoder.steps=1000000"]
+    assert check_overfit(said(), melodies, "melvq", "bigram", "cpu", settings).fault is None
+
+
 def test_from_a_folder_with_settings(melodies):
     """The whole way: front-end fitted on the folder, rate set on the command line."""
     settings = ["frontend.num_features=20", "frontend.codebook_size=32"]
