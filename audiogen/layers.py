@@ -204,6 +204,16 @@ def clone_state(state):
     return state
 
 
+def copy_state(into, state):
+    """Writes a state into the tensors of another of the same shape, which keep their place in memory."""
+    if isinstance(state, Tensor):
+        if into is not state:                                           # a ring was written in place
+            into.copy_(state)
+    elif state is not None:
+        for key in state if isinstance(state, dict) else range(len(state)):
+            copy_state(into[key], state[key])
+
+
 def _position(step: int, like: Tensor) -> Tensor:
     """A position as a tensor; filled on the device, so that a GPU need not wait for it to be copied."""
     return torch.full((), step, dtype=torch.int64, device=like.device)

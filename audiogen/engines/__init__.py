@@ -3,19 +3,18 @@
 import functools
 import logging
 
-from ..backbones import BACKBONES
 from ..model import SequenceModel
 from .base import PRECISIONS, Engine, check_precision
 from .eager import Eager
 from .gpt import GPTEngine
+from .graph import GraphEngine
 from .wavenet import WaveNetEngine
 
 __all__ = ["ENGINES", "PRECISIONS", "Engine", "check_precision", "choose"]
 
 log = logging.getLogger("audiogen")
 
-#: By the backbone that it runs.
-ENGINES: dict[str, type[Engine]] = {"wavenet": WaveNetEngine, "gpt": GPTEngine}
+ENGINES: dict[str, type[Engine]] = {"wavenet": WaveNetEngine, "gpt": GPTEngine, "graph": GraphEngine}
 
 
 def choose(model: SequenceModel, batch_size: int) -> Engine:
@@ -25,8 +24,9 @@ def choose(model: SequenceModel, batch_size: int) -> Engine:
         ConfigError: model.precision is unknown.
     """
     check_precision(model.precision)
+    device = model.bos.device.type
     for name, kind in ENGINES.items():
-        if not isinstance(model.backbone, BACKBONES[name]):
+        if not isinstance(model.backbone, kind.backbone) or device != kind.device:
             continue
         reason = kind.refusal(model)
         if reason is None:
@@ -41,4 +41,4 @@ def choose(model: SequenceModel, batch_size: int) -> Engine:
 @functools.cache
 def _tell(name: str, reason: str) -> None:
     """Once for each reason, not once for each batch."""
-    log.info("the engine for %s can't run this model (%s), so the plain loop does", name, reason)
+    log.info("the engine %s can't run this model (%s), so the plain loop does", name, reason)

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..backbones import Backbone
 from ..errors import ConfigError
 from ..model import SequenceModel
 from ..sampling import Sampling
@@ -34,13 +35,23 @@ class Engine:
         batch_size: items that are generated side by side.
     """
 
+    #: What it is for: models of this backbone, on this kind of device.
+    backbone: ClassVar[type[Backbone]] = Backbone
+    device: ClassVar[str] = "cpu"
     #: Seconds of sound that `fill` should be asked for at a time: less is heard sooner, more takes fewer calls.
     seconds_at_once: ClassVar[float] = 0.05
 
     @classmethod
     def refusal(cls, model: SequenceModel) -> str | None:
-        """Why this engine can't run the model at model.precision on its device; None if it can."""
-        raise NotImplementedError
+        """Why this engine can't run the model, which is of the kind that it is for; None if it can. Here: weights that
+        are not float32, modules that someone watches, autocast, which chooses other types."""
+        if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
+            return "its weights are not float32"
+        if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+            return "hooks wait for its modules to be called"
+        if torch.is_autocast_enabled(cls.device):
+            return "autocast is on, which chooses other types"
+        return None
 
     def __init__(self, model: SequenceModel, batch_size: int):
         self.model, self.batch_size = model, batch_size
@@ -78,16 +89,3 @@ class Engine:
         with torch.inference_mode():
             self.fill(seq.clone(), torch.ones_like(seq[0], dtype=torch.bool), uniforms, Sampling(), logits)
         return logits
-
-
-def common_refusal(model: SequenceModel, device: str = "cpu") -> str | None:
-    """What speaks against most engines: another device, weights that are not float32, modules that someone watches."""
-    if any(parameter.device.type != device for parameter in model.parameters()):
-        return f"it is not on {device}"
-    if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
-        return "its weights are not float32"
-    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
-        return "hooks wait for its modules to be called"
-    if torch.is_autocast_enabled(device):
-        return "autocast is on, which chooses other types"
-    return None

@@ -1,17 +1,15 @@
 """What engines share that run a compiled kernel on one CPU core."""
 
 from collections.abc import Callable
-from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..backbones import Backbone
 from ..heads import CategoricalHead, CodeEmbedding
 from ..model import SequenceModel
 from ..sampling import Sampling
-from .base import Engine, common_refusal
+from .base import Engine
 
 
 class KernelEngine(Engine):
@@ -24,7 +22,6 @@ class KernelEngine(Engine):
     and in `begin` also `_position` and `_hidden`.
     """
 
-    backbone: ClassVar[type[Backbone]]
     _run: Callable
     _weights: tuple
     _memory: tuple[np.ndarray, ...]
@@ -36,7 +33,7 @@ class KernelEngine(Engine):
         if (type(model.backbone), type(model.embed), type(model.head)) != (cls.backbone, CodeEmbedding,
                                                                            CategoricalHead):
             return f"it is no {cls.backbone.__name__} over codes"
-        return common_refusal(model)
+        return super().refusal(model)
 
     def fill(self, seq: Tensor, known: Tensor, uniforms: Tensor, sampling: Sampling,
              logits: Tensor | None = None) -> None:

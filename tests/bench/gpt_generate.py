@@ -101,7 +101,7 @@ def main() -> None:
                                          "peak_mebibytes": peak}, indent=2) + "\n")
 
 
-def theirs(spec: TokenSpec, config: GPT.Config) -> Callable[[int, int, int], Any]:
+def theirs(spec: TokenSpec, config: GPT.Config, device: str = "cpu") -> Callable[[int, int, int], Any]:
     """transformers' decoder of this size, as a call of batch size, frames of the prompt, new frames."""
     try:
         import transformers
@@ -121,10 +121,11 @@ def theirs(spec: TokenSpec, config: GPT.Config) -> Callable[[int, int, int], Any
         # What generate asks for, and what no setting of the call reaches.
         model.generation_config.pad_token_id = model.generation_config.bos_token_id = V
         model.generation_config.decoder_start_token_id = V
-    model.eval()
+    model.eval().to(device)
 
     def call(batch_size: int, prompt: int, steps: int) -> Any:
         ids = torch.full((batch_size * K, 1), V) if K > 1 else torch.randint(V, (batch_size, prompt))
+        ids = ids.to(device)
         extra = {"pad_token_id": 0} if K == 1 else {"guidance_scale": 1.0, "num_return_sequences": 1}
         # Its delay pattern takes K - 1 steps more, as ours does, and it counts them among the new ones.
         new = steps if K == 1 else steps + K - 1
