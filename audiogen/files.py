@@ -11,7 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import AudiogenError, DataError
+import filelock
+
+from .errors import AudiogenError, DataError, RunError
+
+#: Processes that were forked from one that was killed take some seconds to notice.
+LOCK_SECONDS = 10.0
 
 
 def check_folder_is_there(folder: str | Path) -> None:
@@ -26,6 +31,35 @@ def check_is_no_file(out: str | Path) -> None:
     """Raises the AudiogenError of a file that was named where a folder is to be written."""
     if Path(out).exists() and not Path(out).is_dir():
         raise AudiogenError(f"{out}: is a file; give a folder to write to, new or old")
+
+
+@contextmanager
+def alone_in(out: str | Path) -> Iterator[None]:
+    """Within, no other process that asks for the same folder is let in: two that train into one would each delete and
+    overwrite what the other saved. The lock goes with the process that holds it, however that ends.
+
+    Raises:
+        RunError: another process is there, and stays for longer than one that was killed takes to vanish.
+    """
+    out = Path(out)
+    new = not out.exists()
+    lock = filelock.FileLock(out / ".lock")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=LOCK_SECONDS)
+    except filelock.Timeout:
+        raise RunError(f"{out}: another process is training into it; wait until it has ended, or choose another --out"
+                       ) from None
+    except (OSError, NotImplementedError):      # no locks on this file system; or it can't be written, as will be said
+        pass
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
+        if new and out.is_dir() and not any(out.iterdir()):             # nothing came of it
+            out.rmdir()
 
 
 @contextmanager

@@ -19,9 +19,11 @@ from processes import Command
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from audiogen import files
 from audiogen.data import Crops
 from audiogen.errors import AudiogenError, ConfigError, RunError
 from audiogen.frontends import load_frontend, save_frontend
+from audiogen.run import holds_run
 from audiogen.training import checkpoint, loop, session
 from audiogen.training.checkpoint import list_checkpoints, load_checkpoint
 from audiogen.training.metrics import Metrics, read_metrics
@@ -528,3 +530,34 @@ def test_sigkill_at_any_moment_loses_nothing(corpus, tmp_path):
         if count == {"saving": 10, "elsewhere": 10}:
             return
     pytest.fail(f"only {count} kills in 30 runs")
+
+
+def test_two_processes_do_not_train_into_one_folder(corpus, tmp_path, monkeypatch):
+    """Buries a second `--resume` beside a first that had not stopped: each deleted what the other saved, and both lost
+    their time. Killed, the first leaves the folder free; what it held is gone on with."""
+    out = tmp_path / "run"
+    first = Command(tmp_path, "train", corpus, "--out", out, "--frontend", "mulaw", "--backbone", "bigram", "--steps",
+                    "1000000", "--set", "training.evaluations=1")
+    assert first.wait_until(lambda: holds_run(out))
+    with monkeypatch.context() as patched, pytest.raises(RunError, match="run: another process is training into it"):
+        patched.setattr(files, "LOCK_SECONDS", 0.1)
+        train(corpus, out, resume=True)
+    first.send(signal.SIGKILL)
+    first.wait()
+    assert train(corpus, out, steps=2, resume=True).config.training.steps == 2
+    assert not (out / ".lock").exists()
+
+
+def test_a_lock_leaves_nothing_behind(tmp_path):
+    """Buries an empty folder made for a command that was refused; what was there stays, and a file is left alone."""
+    with pytest.raises(ConfigError), files.alone_in(tmp_path / "new"):
+        raise ConfigError("refused")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    with files.alone_in(tmp_path / "old"):
+        assert (tmp_path / "old" / ".lock").exists()
+    assert not any((tmp_path / "old").iterdir())
+    (tmp_path / "file").write_text("mine")
+    with files.alone_in(tmp_path / "file"):
+        pass
+    assert (tmp_path / "file").read_text() == "mine"

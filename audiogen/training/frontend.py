@@ -22,7 +22,7 @@ from ..data.encoded import HIGHEST_DEFAULT_RATE
 from ..devices import choose_device
 from ..errors import ConfigError, RunError
 from ..evaluation.reconstruction import mel_distance
-from ..files import atomic_write_bytes
+from ..files import alone_in, atomic_write_bytes
 from ..frontends import FRONTENDS, Frontend, save_frontend
 from .checkpoint import (
     Checkpoint,
@@ -91,24 +91,25 @@ def train_frontend(kind: str, folders: Sequence[str | Path], out: str | Path, se
         index.require_files()
     settings = {"sample_rate": min(main_sample_rate(indices[0]), HIGHEST_DEFAULT_RATE), **settings}
     config = from_dict(FRONTENDS[kind].Config, settings, "frontend")
-    if list_checkpoints(checkpoints) and not resume:
-        raise RunError(f"{out}: holds a front-end in training already; go on with it by --resume, or choose another "
-                       "--out")
-    sides = [split(index) for index in indices]
-    for index, one in zip(indices, sides, strict=True):
-        log.info("%s: %s", index.folder, one.summary)
-    training, held_out = (Side([(index, getattr(one, name)) for index, one in zip(indices, sides, strict=True)],
-                               config.sample_rate) for name in ("train", "held_out"))
-    frontend = FRONTENDS[kind](config).to(choose_device(device)).eval()
-    trainer, seconds = frontend.trainer(training), 0.0
-    files = hashlib.sha256(json.dumps([contents(one) for one in sides]).encode()).hexdigest()
-    begun_with = {"config": to_dict(config), "files": files}
-    if resume and list_checkpoints(checkpoints):
-        seconds = _resume(trainer, begun_with, checkpoints)
-    metrics = Metrics(out, after=trainer.step if resume else None)
-    finished = _run(trainer, frontend, held_out, metrics, out, steps, minutes, seconds, begun_with)
-    metrics.close()
-    return TrainedFrontend(frontend, training, held_out, finished)
+    with alone_in(out):
+        if list_checkpoints(checkpoints) and not resume:
+            raise RunError(f"{out}: holds a front-end in training already; go on with it by --resume, or choose "
+                           "another --out")
+        sides = [split(index) for index in indices]
+        for index, one in zip(indices, sides, strict=True):
+            log.info("%s: %s", index.folder, one.summary)
+        training, held_out = (Side([(index, getattr(one, name)) for index, one in zip(indices, sides, strict=True)],
+                                   config.sample_rate) for name in ("train", "held_out"))
+        frontend = FRONTENDS[kind](config).to(choose_device(device)).eval()
+        trainer, seconds = frontend.trainer(training), 0.0
+        files = hashlib.sha256(json.dumps([contents(one) for one in sides]).encode()).hexdigest()
+        begun_with = {"config": to_dict(config), "files": files}
+        if resume and list_checkpoints(checkpoints):
+            seconds = _resume(trainer, begun_with, checkpoints)
+        metrics = Metrics(out, after=trainer.step if resume else None)
+        finished = _run(trainer, frontend, held_out, metrics, out, steps, minutes, seconds, begun_with)
+        metrics.close()
+        return TrainedFrontend(frontend, training, held_out, finished)
 
 
 def export_weights(frontend: Frontend, path: str | Path) -> None:

@@ -14,7 +14,7 @@ from ..devices import choose_device
 from ..errors import CacheError, ConfigError, RunError, TrainingError
 from ..evaluation.report import in_words, originals, report, report_rows
 from ..evaluation.yardstick import baselines, held_out_score
-from ..files import atomic_write_json, check_is_no_file
+from ..files import alone_in, atomic_write_json, check_is_no_file
 from ..frontends import Frontend, frontend_to_dict, load_frontend
 from ..listen import write_page
 from ..run import (
@@ -80,43 +80,44 @@ def train(folder: str | Path, out: str | Path, frontend: str | None = None, back
         asked["seed"] = seed
     settings, rest = frontend_settings(overrides)
     _check_place(out, folder)
-    if not resume:
-        require_no_run(out)
-    if holds_run(out):
-        saved = read_config(out)
-        front = load_frontend(out).to(where)
-        check_same_frontend(out, front, frontend, settings)
-        config = resumed_config(saved, out, backbone, asked, rest)
-        source = open_source(folder, strict)
-        cache = same_source(source, front, out)
-        sides = split_for(cache.index, config, front)
-        if contents(sides) != contents(read_split(out)):
-            raise other_files(folder, out)
-        if config != saved:
-            atomic_write_json(out / "config.json", config.to_dict())
-    else:
-        if list_checkpoints(out / "checkpoints"):
-            raise RunError(f"{out}: holds checkpoints, but not the config.json that they belong to; restore it, or "
-                           "choose another --out")
-        if resume:
-            log.info("%s: holds no run yet, so that this one begins anew", out)
-        if not is_cache(folder):
-            check_settings(frontend, settings, backbone or BACKBONE, rest, asked)
-        source = open_source(folder, strict)
-        front = frontend_of(source, frontend, settings).to(where)
-        config = default_config(frontend_to_dict(front), front.spec, backbone or BACKBONE, rest, asked,
-                                num_codes(source, front))
-        cache = encoded(source, front, config, out)
-        sides = split_for(cache.index, config, front)
-        save_split(out, sides, cache.folder)
-        start_run(out, config, front)
-    log.info("%s", sides.summary)
-    sound = []
-    if isinstance(source, Index):
-        named = {file.sha256: file for file in source.files}    # a cache may know them by the names that they had
-        parts = [dataclasses.replace(part, file=named[part.file.sha256]) for part in sides.held_out]
-        sound = originals(folder, parts, front.spec.sample_rate, NUM_SAMPLES)
-    return _train(out, config, front, cache, sides, sound, where, diagnostics)
+    with alone_in(out):
+        if not resume:
+            require_no_run(out)
+        if holds_run(out):
+            saved = read_config(out)
+            front = load_frontend(out).to(where)
+            check_same_frontend(out, front, frontend, settings)
+            config = resumed_config(saved, out, backbone, asked, rest)
+            source = open_source(folder, strict)
+            cache = same_source(source, front, out)
+            sides = split_for(cache.index, config, front)
+            if contents(sides) != contents(read_split(out)):
+                raise other_files(folder, out)
+            if config != saved:
+                atomic_write_json(out / "config.json", config.to_dict())
+        else:
+            if list_checkpoints(out / "checkpoints"):
+                raise RunError(f"{out}: holds checkpoints, but not the config.json that they belong to; restore it, or "
+                               "choose another --out")
+            if resume:
+                log.info("%s: holds no run yet, so that this one begins anew", out)
+            if not is_cache(folder):
+                check_settings(frontend, settings, backbone or BACKBONE, rest, asked)
+            source = open_source(folder, strict)
+            front = frontend_of(source, frontend, settings).to(where)
+            config = default_config(frontend_to_dict(front), front.spec, backbone or BACKBONE, rest, asked,
+                                    num_codes(source, front))
+            cache = encoded(source, front, config, out)
+            sides = split_for(cache.index, config, front)
+            save_split(out, sides, cache.folder)
+            start_run(out, config, front)
+        log.info("%s", sides.summary)
+        sound = []
+        if isinstance(source, Index):
+            named = {file.sha256: file for file in source.files}    # a cache may know them by the names that they had
+            parts = [dataclasses.replace(part, file=named[part.file.sha256]) for part in sides.held_out]
+            sound = originals(folder, parts, front.spec.sample_rate, NUM_SAMPLES)
+        return _train(out, config, front, cache, sides, sound, where, diagnostics)
 
 
 def _check_place(out: Path, folder: Path) -> None:
