@@ -41,11 +41,15 @@ class DelayLine(nn.Module):
             y = F.pad(x, (0, 0, self.length, 0))
             return y[:, :x.shape[1]], self._start(y, x.shape[1])
         ring, position = state["ring"], state["position"]
-        steps = min(x.shape[1], self.length)
-        leaving = ring.index_select(1, _slots(position, steps, self.length))
-        y = leaving if steps == x.shape[1] else torch.cat([leaving, x[:, :x.shape[1] - steps]], dim=1)
-        _write(ring, position, x)
-        return y, {"ring": ring, "position": position + x.shape[1]}
+        steps = x.shape[1]
+        slots = _slots(position, min(steps, self.length), self.length)
+        y = ring.index_select(1, slots)
+        if steps <= self.length:                                        # what comes takes the place of what leaves
+            ring.index_copy_(1, slots, x.detach().to(ring.dtype))
+        else:
+            y = torch.cat([y, x[:, :steps - self.length]], dim=1)
+            _write(ring, position, x)
+        return y, {"ring": ring, "position": position + steps}
 
     def _past(self, state: dict[str, Tensor]) -> Tensor:
         return state["ring"].index_select(1, _slots(state["position"], self.length, self.length))
@@ -135,9 +139,9 @@ class CausalAttention(nn.Module):
     def _heads(self, x: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (B, H, S, D / H) of a chunk that begins at `position`; the first two are turned."""
         B, S, _ = x.shape
-        q, k, v = self.qkv(x).view(B, S, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        cos, sin = rotary(position + torch.arange(S, device=x.device), q.shape[-1])
-        return rotate(q, cos, sin), rotate(k, cos, sin), v
+        qkv = self.qkv(x).view(B, S, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        q, k = rotate(qkv[:2], *rotary(position + torch.arange(S, device=x.device), qkv.shape[-1]))
+        return q, k, qkv[2]
 
     def _sees(self, t: Tensor, j: Tensor) -> Tensor:
         """Whether step t sees step j."""
@@ -172,22 +176,19 @@ class CausalAttention(nn.Module):
                 y, state = self._chunk(q[:, :, piece], k[:, :, piece], v[:, :, piece], state)
                 parts.append(y)
             return torch.cat(parts, dim=2), state
-        t = position + torch.arange(S, device=q.device)[:, None]
         slots = torch.arange(W, device=q.device)
         # The slot that a step writes has left the window, so it may read itself from there: without gradients alone,
         # since none flows through the ring.
-        step = S == 1 and not torch.is_grad_enabled()
-        if step:
-            _write(keys, position, k, dim=2)
-            _write(values, position, v, dim=2)
-            j, seen_keys, seen_values = t[0] - (t[0] - slots) % W, keys, values
+        if S == 1 and not torch.is_grad_enabled():
+            slot = position.view(1) % W
+            keys.index_copy_(2, slot, k.to(keys.dtype))
+            values.index_copy_(2, slot, v.to(values.dtype))
+            y = F.scaled_dot_product_attention(q, keys, values, attn_mask=slots[None] <= position)
         else:
-            last = position - 1
-            j = torch.cat([last - (last - slots) % W, t[:, 0]])         # the step that each slot holds; < 0: none yet
-            seen_keys, seen_values = torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
-        mask = (j >= 0) & self._sees(t, j)
-        y = F.scaled_dot_product_attention(q, seen_keys, seen_values, attn_mask=mask)
-        if not step:
+            t, last = position + torch.arange(S, device=q.device), position - 1
+            j = torch.cat([last - (last - slots) % W, t])               # the step that each slot holds; < 0: none yet
+            y = F.scaled_dot_product_attention(q, torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2),
+                                               attn_mask=(j >= 0) & self._sees(t[:, None], j))
             _write(keys, position, k, dim=2)
             _write(values, position, v, dim=2)
         return y, {"keys": keys, "values": values, "position": position + S}
