@@ -7,16 +7,13 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import filelock
 
 from .errors import AudiogenError, DataError, RunError
-
-#: Processes that were forked from one that was killed take some seconds to notice.
-LOCK_SECONDS = 10.0
 
 
 def check_folder_is_there(folder: str | Path) -> None:
@@ -35,20 +32,20 @@ def check_is_no_file(out: str | Path) -> None:
 
 @contextmanager
 def alone_in(out: str | Path) -> Iterator[None]:
-    """Within, no other process that asks for the same folder is let in: two that train into one would each delete and
+    """Within, nobody else who asks for the same folder is let in: two that train into one would each delete and
     overwrite what the other saved. The lock goes with the process that holds it, however that ends.
 
     Raises:
-        RunError: another process is there, and stays for longer than one that was killed takes to vanish.
+        RunError: somebody is there.
     """
     out = Path(out)
-    new = not out.exists()
-    lock = filelock.FileLock(out / ".lock")
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    lock = filelock.FileLock(out / ".lock", mode=0o666)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=LOCK_SECONDS)
+        lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise RunError(f"{out}: another process is training into it; wait until it has ended, or choose another --out"
+        raise RunError(f"{out}: another training is writing to it; wait until it has ended, or choose another --out"
                        ) from None
     except (OSError, NotImplementedError):      # no locks on this file system; or it can't be written, as will be said
         pass
@@ -56,10 +53,13 @@ def alone_in(out: str | Path) -> Iterator[None]:
         yield
     finally:
         if lock.is_locked:
-            Path(lock.lock_file).unlink(missing_ok=True)
+            if os.name != "nt":                                         # where it goes by itself
+                with suppress(OSError):
+                    Path(lock.lock_file).unlink()
             lock.release()
-        if new and out.is_dir() and not any(out.iterdir()):             # nothing came of it
-            out.rmdir()
+        with suppress(OSError):                                         # not empty: something came of it
+            for folder in made:
+                folder.rmdir()
 
 
 @contextmanager

@@ -6,8 +6,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from audiogen.engines.graph import GraphEngine
 
-#: What makes the host wait for the device, or sizes that depend on values: none of it can be captured.
-FORBIDDEN = {"_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique2", "equal", "is_nonzero"}
+#: What makes the host wait for the device, or makes sizes of values: none of it can be captured.
+FORBIDDEN = {"_local_scalar_dense", "item", "nonzero", "masked_select", "unique", "_unique2", "unique_consecutive",
+             "equal", "allclose", "is_nonzero", "bincount", "repeat_interleave", "lift_fresh", "histc"}
 
 
 class Recorder(TorchDispatchMode):
@@ -19,7 +20,8 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, operator, types, arguments=(), keywords=None):
         name = operator.overloadpacket.__name__
-        if name in FORBIDDEN:
+        by_mask = name in ("index", "index_put_") and any(i is not None and i.dtype == torch.bool for i in arguments[1])
+        if name in FORBIDDEN or by_mask:
             raise RuntimeError(f"{name} can't be captured")
         result = operator(*arguments, **(keywords or {}))
         self.calls.append((operator, arguments, keywords or {}, result))

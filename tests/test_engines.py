@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -10,11 +11,11 @@ from replay import GraphOnCPU, Recorder
 from tiny import BACKBONE_CASES, FRAMES, TOKENS, lively, random_input, tiny_backbone, tiny_model
 from torch import nn
 
-from audiogen import engines
 from audiogen import generate as generate_module
 from audiogen.backbones import BACKBONES
 from audiogen.backbones.wavenet import WaveNet
 from audiogen.engines import ENGINES, PRECISIONS, choose
+from audiogen.engines.base import tell
 from audiogen.engines.eager import Eager
 from audiogen.engines.graph import GraphEngine
 from audiogen.engines.kernel import KernelEngine
@@ -183,6 +184,17 @@ def test_blocks_do_not_matter(monkeypatch, name, kind, changes):
 
 
 @every_engine
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_weights_are_only_read(name, kind, changes, precision):
+    """Buries an engine that works in the memory of the model: the hidden that a bigram starts from is its bos."""
+    model = small_model(kind, changes)
+    model.precision, before = precision, copy.deepcopy(model.state_dict())
+    first = generate(model, 30, seeds=[1])
+    assert all(map(torch.equal, model.state_dict().values(), before.values()))
+    assert torch.equal(generate(model, 30, seeds=[1]), first)
+
+
+@every_engine
 def test_weights_are_never_stale(name, kind, changes):
     """Buries an engine that goes on with the weights of yesterday, after load_state_dict or a change in place."""
     model, other = small_model(kind, changes), small_model(kind, changes)
@@ -283,25 +295,40 @@ def test_what_can_not_be_captured_runs_by_itself_and_says_so_once(monkeypatch, c
     class Refused(GraphEngine):
         device = "cpu"
 
+    @contextmanager
     def graph(*_, **__):
-        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+        try:
+            raise RuntimeError("operation not permitted when stream is capturing\nand more")
+        except RuntimeError:                                            # torch tells the cause in this way
+            raise RuntimeError("operation failed due to a previous error during capture") from None
+        yield
 
-    model = small_model("mlp", {})
+    model, streams = small_model("mlp", {}), []
     wanted = generate(model, 50, seeds=[1])
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
-    monkeypatch.setattr(torch.cuda, "graph", graph)
+    for name, fake in {"CUDAGraph": object, "graph": graph, "current_stream": lambda device: "before",
+                       "Stream": lambda device: "own", "set_stream": streams.append}.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(GraphEngine, "broken", None)                    # both are put back afterwards
+    monkeypatch.setattr(GraphEngine, "_failed", None)
     use_alone(monkeypatch, Refused)
+    tell.cache_clear()
     with caplog.at_level(logging.INFO, logger="audiogen"):
-        assert torch.equal(generate(model, 50, seeds=[1]), wanted)
+        for _ in range(3):
+            assert torch.equal(generate(model, 50, seeds=[1]), wanted)
+        assert type(choose(model, 1)) is Eager
+    assert streams == ["before"]
     assert [record.getMessage() for record in caplog.records] == [
-        "a step can't be captured as a CUDA graph (operation not permitted when stream is capturing), so each is run "
-        "by itself"]
+        "the engine graph can't run this model (a CUDA graph can't be captured: operation not permitted when stream is "
+        "capturing), so the plain loop does"]
 
 
 def test_the_stand_in_notices_what_a_graph_could_not_do():
     """Buries a recorder under which all is well: a value that the host looks at must not pass."""
-    with pytest.raises(RuntimeError, match="can't be captured"), Recorder():
-        int(torch.ones(3).sum())
+    x = torch.ones(3)
+    for look in (lambda: int(x.sum()), lambda: bool(x.any()), lambda: x[x > 0], lambda: x.nonzero(),
+                 lambda: torch.tensor([1.0])):
+        with torch.inference_mode(), pytest.raises(RuntimeError, match="can't be captured"), Recorder():
+            look()
 
 
 @pytest.mark.cuda
@@ -333,7 +360,7 @@ def test_what_no_engine_runs_goes_the_plain_way_and_says_so_once(caplog, name, k
     """Buries a fallback in silence, a line for every batch, and an engine that takes models it does not mean: of other
     types, watched by hooks, or edited."""
     def reset():
-        engines._tell.cache_clear()
+        tell.cache_clear()
         caplog.clear()
 
     model = small_model(kind, changes)

@@ -1,18 +1,13 @@
 """Faster ways to run the same generate loop. `choose` picks one; models that none suits run as they are."""
 
-import functools
-import logging
-
 from ..model import SequenceModel
-from .base import PRECISIONS, Engine, check_precision
+from .base import PRECISIONS, Engine, check_precision, tell
 from .eager import Eager
 from .gpt import GPTEngine
 from .graph import GraphEngine
 from .wavenet import WaveNetEngine
 
 __all__ = ["ENGINES", "PRECISIONS", "Engine", "check_precision", "choose"]
-
-log = logging.getLogger("audiogen")
 
 ENGINES: dict[str, type[Engine]] = {"wavenet": WaveNetEngine, "gpt": GPTEngine, "graph": GraphEngine}
 
@@ -34,11 +29,5 @@ def choose(model: SequenceModel, batch_size: int) -> Engine:
                 return kind(model, batch_size)
             except ImportError as error:
                 reason = f"{error.name} can't be imported"
-        _tell(name, reason)
+        tell(name, reason)
     return Eager(model, batch_size)
-
-
-@functools.cache
-def _tell(name: str, reason: str) -> None:
-    """Once for each reason, not once for each batch."""
-    log.info("the engine %s can't run this model (%s), so the plain loop does", name, reason)

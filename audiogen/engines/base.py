@@ -1,5 +1,7 @@
 """The contract of an engine."""
 
+import functools
+import logging
 from typing import Any, ClassVar
 
 import torch
@@ -10,6 +12,8 @@ from ..errors import ConfigError
 from ..model import SequenceModel
 from ..sampling import Sampling
 
+log = logging.getLogger("audiogen")
+
 #: How an engine may hold the weights while it generates. Sums are always taken in fp32.
 PRECISIONS = ("fp32", "bf16", "int8")
 
@@ -18,6 +22,12 @@ def check_precision(precision: str) -> None:
     """Raises the ConfigError of one that is unknown."""
     if precision not in PRECISIONS:
         raise ConfigError(f"precision: {precision!r} is unknown; choose {', '.join(PRECISIONS)}")
+
+
+@functools.cache
+def tell(name: str, reason: str) -> None:
+    """Says that an engine does not run a model: once for each reason, not once for each batch."""
+    log.info("the engine %s can't run this model (%s), so the plain loop does", name, reason)
 
 
 class Engine:

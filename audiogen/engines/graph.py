@@ -1,9 +1,9 @@
 """Any model on a GPU: a step captured once as a CUDA graph, then replayed without asking the host for anything."""
 
 import copy
-import logging
+import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,20 +11,22 @@ from torch import Tensor, nn
 from ..layers import clone_state, copy_state
 from ..model import SequenceModel
 from ..sampling import Sampling
-from .base import Engine
+from .base import Engine, tell
 
-log = logging.getLogger("audiogen")
+#: One graph is captured at a time in a process.
+_CAPTURING = threading.Lock()
 
 
 class GraphEngine(Engine):
     """Draws and observes on tensors that stay where they are, so that the kernels of one step are those of all.
 
     At batch 1 a GPU is done with a small kernel sooner than Python can ask for the next one, and a step is hundreds of
-    them; a graph asks once. The first steps run as the plain loop's do, and so make ready (the libraries' handles and
-    workspaces) what can't be made while a graph is captured.
+    them; a graph asks once. The first steps run as the plain loop's do, and so make ready what can't be made while a
+    graph is captured: the libraries' handles, and kernels that are compiled or loaded when they are first called.
 
-    With bf16 the weights of the backbone's linear layers are rounded, and what these take in and give out; sums within
-    them, norms, the residual stream, both ends and the draw stay fp32. int8 runs as bf16: it allows that much rounding.
+    With bf16 the backbone's linear layers work in it, and with them what is done with their results: a GPT's queries,
+    keys and values, a WaveNet's residual stream. GPT's residual stream and norms, both ends and the draw stay in fp32,
+    and so do the sums of products. int8 runs as bf16: it allows that much rounding.
 
     Source: Gray 2019, Getting Started with CUDA Graphs.
     """
@@ -34,6 +36,14 @@ class GraphEngine(Engine):
     WARM_UP = 3
     #: Steps whose known codes and uniform numbers are laid out at once.
     BLOCK = 256
+    #: Why no graph can be captured in this process, once one could not.
+    broken: ClassVar[str | None] = None
+    #: It, kept: the allocator may still ask for it.
+    _failed: ClassVar[Any] = None
+
+    @classmethod
+    def refusal(cls, model: SequenceModel) -> str | None:
+        return cls.broken or super().refusal(model)
 
     def __init__(self, model: SequenceModel, batch_size: int):
         rounds = model.precision != "fp32"
@@ -51,7 +61,9 @@ class GraphEngine(Engine):
 
     def begin(self, hidden: Tensor, state: Any) -> None:
         if self._state is None:
-            self._hidden, self._state = hidden.float().contiguous(), clone_state(state)
+            # Copies: the bigram's hidden is a view of the model's own bos.
+            self._hidden = hidden.float().clone(memory_format=torch.contiguous_format)
+            self._state = clone_state(state)
         else:                                                           # where a graph may look for them
             self._hidden.copy_(hidden)
             copy_state(self._state, state)
@@ -108,13 +120,19 @@ class GraphEngine(Engine):
 
     def _captured(self, sampling: Sampling) -> Callable[[], None]:
         """What runs such a step from now on; the step itself where it can't be captured."""
-        graph = torch.cuda.CUDAGraph()
+        device = self._at.device
+        graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
         try:
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):    # others may load data meanwhile
+            # A stream of this device, for torch's own is of that which captured first; and other threads may go on
+            # meanwhile, to load data.
+            with _CAPTURING, torch.cuda.graph(graph, stream=torch.cuda.Stream(device),
+                                              capture_error_mode="thread_local"):
                 self._run_step(sampling)                                # noted down, not run
         except RuntimeError as error:
-            log.info("a step can't be captured as a CUDA graph (%s), so each is run by itself",
-                     str(error).partition("\n")[0])
+            torch.cuda.set_stream(before)                               # what torch leaves out if the end fails too
+            cause = str(error.__context__ or error).partition("\n")[0]
+            GraphEngine.broken, GraphEngine._failed = f"a CUDA graph can't be captured: {cause}", graph
+            tell("graph", GraphEngine.broken)
             return lambda: self._run_step(sampling)
         return graph.replay
 

@@ -101,7 +101,8 @@ def main() -> None:
                                          "peak_mebibytes": peak}, indent=2) + "\n")
 
 
-def theirs(spec: TokenSpec, config: GPT.Config, device: str = "cpu") -> Callable[[int, int, int], Any]:
+def theirs(spec: TokenSpec, config: GPT.Config, device: str = "cpu", dtype: torch.dtype = torch.float32
+           ) -> Callable[[int, int, int], Any]:
     """transformers' decoder of this size, as a call of batch size, frames of the prompt, new frames."""
     try:
         import transformers
@@ -121,7 +122,7 @@ def theirs(spec: TokenSpec, config: GPT.Config, device: str = "cpu") -> Callable
         # What generate asks for, and what no setting of the call reaches.
         model.generation_config.pad_token_id = model.generation_config.bos_token_id = V
         model.generation_config.decoder_start_token_id = V
-    model.eval().to(device)
+    model.eval().to(device, dtype)
 
     def call(batch_size: int, prompt: int, steps: int) -> Any:
         ids = torch.full((batch_size * K, 1), V) if K > 1 else torch.randint(V, (batch_size, prompt))
