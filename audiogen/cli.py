@@ -18,8 +18,11 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 console = Console(highlight=False, soft_wrap=True, markup=False)        # [x] is part of a path, not a style
 
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Frontend = Annotated[str | None, typer.Option(help="mulaw, mel, melvq, encodec, codec, bpe, or a folder.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=1", help="One setting; may be repeated.")]
+Frontend = Annotated[str | None, typer.Option(
+    help="mulaw, mel, melvq, encodec, codec or bpe; or the folder of a run, a cache or a front-end, to take its own "
+         "(melvq with 4 codebooks of 256 by default).")]
+Settings = Annotated[list[str] | None, typer.Option(
+    "--set", metavar="A.B=1", help="One setting, by its name in a run's config.json; may be repeated.")]
 
 
 def main() -> None:
@@ -65,7 +68,8 @@ def doctor(folder: Annotated[Path | None, typer.Argument(help="A folder of sound
 @app.command()
 def tokenize(folder: Path, out: Path, frontend: Frontend = None, device: Device = "auto",
              settings: Settings = None) -> None:
-    """Encodes a folder once into OUT, which train takes in the place of the folder. --set frontend.NAME=... alone."""
+    """Encodes a folder once into OUT, which train takes in the place of the folder. --set takes what concerns the
+    front-end, and data.held_out."""
     from .training.session import tokenize as run_tokenize
 
     cache = run_tokenize(folder, out, frontend, device, settings or [])
@@ -107,7 +111,7 @@ def decode(codes: Path, out: Path,
 
 @app.command()
 def train(folder: Path, out: Annotated[Path, typer.Option(help="The run folder to make.")], frontend: Frontend = None,
-          backbone: Annotated[str | None, typer.Option(help="bigram, mlp, wavenet or gpt.")] = None,
+          backbone: Annotated[str | None, typer.Option(help="bigram, mlp, wavenet or gpt (the default).")] = None,
           steps: Annotated[int | None, typer.Option(help="Train for so many steps.")] = None,
           minutes: Annotated[float | None, typer.Option(help="Train for so many minutes (10 by default); what comes "
                                                              "before, between and after is not counted.")] = None,

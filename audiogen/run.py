@@ -1,6 +1,6 @@
 """A run folder: what a training run is made from, and all that generating from it needs.
 
-    runs/NAME/config.json  frontend.safetensors  model.safetensors  ...     (DESIGN, section 4)
+    runs/NAME/config.json  frontend.safetensors  model.safetensors  ...
 
 Loading builds from config.json alone, strictly; nothing is unpickled, fetched or imported by name.
 """
@@ -127,6 +127,8 @@ class Run:
         """The training codes, or None if the cache that it was trained from is no longer there, or is another now."""
         cache = read_source(self.folder)
         if not is_cache(cache):
+            log.warning("%s: the encoded cache that the run was trained from is gone, so that nothing is said of "
+                        "counting; audiogen train --resume makes it again", cache)
             return None
         try:
             return Sequences(EncodedCache.open(cache, self.frontend), self.split().train)
@@ -217,6 +219,9 @@ def read_config(folder: Path) -> RunConfig:
         raise RunError(f"{path}: is damaged ({error}); restore it, or train the run anew") from error
     if not isinstance(version, int) or version > FORMAT:
         raise RunError(f"{path}: has format {version}, this audiogen reads up to {FORMAT}; upgrade audiogen")
+    if "frontend" in values and "backbone" not in values:
+        raise RunError(f"{folder}: holds a front-end or a cache, not a run; give the folder that audiogen train wrote "
+                       "(train takes this one: a front-end by --frontend, a cache in the place of a folder)")
     try:
         return RunConfig.from_dict(values)
     except ConfigError as error:

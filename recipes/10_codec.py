@@ -52,6 +52,8 @@ def main() -> None:
     settings, unknown = frontend_settings(args.overrides)
     if unknown:
         raise ConfigError(f"--set {unknown[0]}: only settings of the codec can be set here, such as frontend.dim")
+    if settings.get("weights", "fit") != "fit":
+        raise ConfigError("--set frontend.weights: this script fits its own; leave it out")
     if args.short:
         settings = {"num_codebooks": 4, "codebook_size": 16, "dim": 8, "latent_dim": 4, "batch_size": 2,
                     "adversarial_from": 0.5, "discriminator_channels": 2, **settings}

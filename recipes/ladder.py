@@ -25,10 +25,12 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from audiogen.backbones import BACKBONES
+from audiogen.config import find
 from audiogen.data import EncodedCache, Index, frontend_for, is_cache, scan
 from audiogen.errors import CacheError
 from audiogen.evaluation.report import originals, round_trip
-from audiogen.frontends import frontend_to_dict
+from audiogen.frontends import FRONTENDS, frontend_to_dict
 from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text, write_lesson
 from audiogen.run import Run, holds_run, load_run, read_config
 from audiogen.samples import write_round_trips
@@ -92,6 +94,10 @@ def main() -> None:
     args = parser.parse_args()
     rungs = [rung for rung in RUNGS if rung in SHORT] if args.short else args.rungs
     minutes = 0.01 if args.short else args.minutes
+    for name in rungs:
+        frontend, _, backbone = name.partition(":")
+        find(frontend, {"default": None, **FRONTENDS}, f"--rungs {name}")
+        find(backbone, BACKBONES, f"--rungs {name}")
 
     index = scan(args.folder)
 

@@ -240,3 +240,11 @@ def test_a_codec_in_float64_is_fitted_in_float64():
     codec = Codec(Codec.Config(sample_rate=RATE, fit_steps=2, **{**TINY, "adversarial_from": 0.0}))
     codec.double().fit([torch.from_numpy(note(0, RATE)).float()[None]])
     assert codec.encode(torch.zeros(1, 1, 640).double()).shape == (1, 2, 10)
+
+
+@pytest.mark.parametrize("budget", [{"steps": 0}, {"minutes": 0.0}, {"minutes": -1.0}, {"minutes": float("nan")}])
+def test_a_budget_of_nothing_is_refused_before_anything_is_written(tmp_path, budget):
+    """Buries a division by zero after the folder was made, and a run that "stopped" before it began."""
+    with pytest.raises(ConfigError, match=f"--{next(iter(budget))}: must be above 0"):
+        train_frontend("codec", [tmp_path], tmp_path / "out", {"weights": "fit"}, **budget)
+    assert not (tmp_path / "out").exists()

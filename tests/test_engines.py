@@ -408,6 +408,18 @@ def test_compiling_is_told_of_where_it_happens(caplog, name, kind, changes):
     assert [said in record.message for record in caplog.records] == [True]
 
 
+def test_what_is_not_rounded_says_so(caplog):
+    """Buries `--precision int8` of a model that no engine runs, which changes nothing and told nobody."""
+    model = tiny_model(TOKENS, "bigram", "delay").float()
+    model.precision = "int8"
+    tell.cache_clear()
+    with caplog.at_level(logging.INFO, logger="audiogen"):
+        for _ in range(2):
+            generate(model, 4, seeds=[0])
+    assert [record.getMessage() for record in caplog.records] == [
+        "the plain loop runs this model, with its weights as they are: nothing is rounded to int8"]
+
+
 def test_an_unknown_precision_is_refused():
     """Buries a precision that is spelt wrongly and silently passed over."""
     model = tiny_model(TOKENS, "bigram", "delay")

@@ -203,6 +203,12 @@ def test_a_folder_that_is_no_run_says_so(tmp_path):
         assert_refused(folder, "is no run folder, it has no config.json; train one with audiogen train")
 
 
+def test_a_front_end_is_no_run_and_says_so(tmp_path):
+    """Buries "this group of settings is missing" for who gives generate the folder of the codec that they trained."""
+    save_frontend(load_frontend("mulaw"), tmp_path)
+    assert_refused(tmp_path, "holds a front-end or a cache, not a run")
+
+
 @pytest.mark.parametrize("name", ["config.json", "frontend.safetensors", "model.safetensors"])
 @pytest.mark.parametrize("damage", ["gone", "empty", "half", "flipped", "other", "folder"])
 def test_a_damaged_folder_gives_one_clear_error(folder, name, damage):

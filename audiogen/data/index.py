@@ -114,7 +114,7 @@ def scan(folder: str | Path, strict: bool = False, progress: bool = True) -> Ind
     if not paths:
         there = f"; its {ignored} files are of other kinds" if ignored else ""
         raise DataError(f"{folder}: holds no sound files ({SUFFIXES}){there}; "
-                        "give a folder with at least two of them")
+                        "give a folder with two of them or more, or a long one")
     files, seen = [], {}
     for found in _examine_all(folder, paths, strict, progress):
         if isinstance(found, Rejected):

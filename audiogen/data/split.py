@@ -52,7 +52,8 @@ class Split:
     def summary(self) -> str:
         """One line: "2430 files (17.7 min) to train on, 270 (2.0 min) held out"."""
         train, held_out = (sum(part.seconds for part in side) / 60 for side in (self.train, self.held_out))
-        little = "a model may soon know so little by heart, ten minutes or more are better" if train < LITTLE else ""
+        little = ("that is little, which a model may soon know by heart; ten minutes or more are better"
+                  if train < LITTLE else "")
         notes = "".join(f"; {note}" for note in (self.note, little) if note)
         return (f"{len(self.train)} files ({train:.1f} min) to train on, {len(self.held_out)} ({held_out:.1f} min) "
                 f"held out{notes}")

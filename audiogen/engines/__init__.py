@@ -1,7 +1,7 @@
 """Faster ways to run the same generate loop. `choose` picks one; models that none suits run as they are."""
 
 from ..model import SequenceModel
-from .base import PRECISIONS, Engine, check_precision, tell
+from .base import PRECISIONS, Engine, check_precision, tell, tell_refusal
 from .eager import Eager
 from .gpt import GPTEngine
 from .graph import GraphEngine
@@ -29,5 +29,7 @@ def choose(model: SequenceModel, batch_size: int) -> Engine:
                 return kind(model, batch_size)
             except ImportError as error:
                 reason = f"{error.name} can't be imported"
-        tell(name, reason)
+        tell_refusal(name, reason)
+    if model.precision != "fp32":
+        tell(f"the plain loop runs this model, with its weights as they are: nothing is rounded to {model.precision}")
     return Eager(model, batch_size)

@@ -25,13 +25,17 @@ def check_precision(precision: str) -> None:
 
 
 @functools.cache
-def tell(name: str, reason: str) -> None:
-    """Says that an engine does not run a model: once for each reason, not once for each batch."""
-    log.info("the engine %s can't run this model (%s), so the plain loop does", name, reason)
+def tell(line: str) -> None:
+    """Says it once, not once for each batch."""
+    log.info("%s", line)
+
+
+def tell_refusal(name: str, reason: str) -> None:
+    tell(f"the engine {name} can't run this model ({reason}), so the plain loop does")
 
 
 class Engine:
-    """A faster way to run the loop of generate.py for models of one kind; never another meaning (DESIGN, contract 7).
+    """A faster way to run the loop of generate.py for models of one kind; never another meaning.
 
     Made for one call of `generate` or `stream`, from the weights as they then are. It takes over from the model once
     this has seen the prompt, and goes on block by block:

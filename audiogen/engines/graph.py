@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..layers import clone_state, copy_state
 from ..model import SequenceModel
 from ..sampling import Sampling
-from .base import Engine, tell
+from .base import Engine, tell_refusal
 
 #: One graph is captured at a time in a process.
 _CAPTURING = threading.Lock()
@@ -132,7 +132,7 @@ class GraphEngine(Engine):
             torch.cuda.set_stream(before)                               # what torch leaves out if the end fails too
             cause = str(error.__context__ or error).partition("\n")[0]
             GraphEngine.broken, GraphEngine._failed = f"a CUDA graph can't be captured: {cause}", graph
-            tell("graph", GraphEngine.broken)
+            tell_refusal("graph", GraphEngine.broken)
             return lambda: self._run_step(sampling)
         return graph.replay
 

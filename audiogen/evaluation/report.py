@@ -204,5 +204,5 @@ def verdict(loss: float, unit: str, baselines: Mapping[str, float], step: int | 
             said += ": " + (
                 "its held-out loss had stopped getting better, so that more recordings, more alike, or a smaller model "
                 "(such as --set backbone.dim=64) will help, not more time" if turned else
-                "train it longer, or give it a longer view")
+                "train it longer, or let it hear further back (--set backbone.window=, of an mlp backbone.context=)")
     return said + "."

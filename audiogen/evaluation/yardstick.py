@@ -1,4 +1,4 @@
-"""One yardstick (DESIGN, section 6): what a held-out loss means beside its front-end and beside counting."""
+"""One yardstick: what a held-out loss means beside its front-end and beside counting."""
 
 import math
 from collections.abc import Iterable, Sequence

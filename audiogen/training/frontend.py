@@ -4,6 +4,7 @@ that later runs take as their front-end."""
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -84,6 +85,9 @@ def train_frontend(kind: str, folders: Sequence[str | Path], out: str | Path, se
     """
     if (steps is None) == (minutes is None):
         raise ConfigError("--steps and --minutes: give one of them")
+    for name, budget in (("--steps", steps), ("--minutes", minutes)):
+        if budget is not None and not 0 < budget < math.inf:
+            raise ConfigError(f"{name}: must be above 0, got {budget}")
     out = Path(out)
     checkpoints = out / "checkpoints"
     indices = [scan(folder) for folder in folders]
