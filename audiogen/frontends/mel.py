@@ -86,8 +86,7 @@ class Mel(MelFrontend):
         if self.vocoder is not None:
             return super().decode(x)
         self.check_frames(x)
-        power = self._log_power(x).exp() - self.floor
-        power = torch.where(power > 1e-3 * self.floor, power, 0)  # rounding alone must not hum
+        power = self.power_of(x)
         with full_precision(x.device):
             wav = mel_to_wav(power, self.basis, self.n_fft, self.spec.hop_length, self.config.griffin_lim_iterations)
         return wav.clamp(-1, 1).unsqueeze(1)
@@ -114,12 +113,17 @@ class Mel(MelFrontend):
         self.mean.copy_(mean)
         self.std.copy_(variance.sqrt().clamp_min(SMALLEST_STD))
 
-    def frames_heard(self, wav: Tensor) -> Tensor:
-        return self.encode(wav)
+    def frames_of(self, x: Tensor) -> Tensor:
+        return x
 
     def power(self, wav: Tensor) -> Tensor:
         """Mel power as librosa has it: (B, 1, N) -> (B, F, ceil(N / hop_length)), at least 0."""
         return torch.cat(list(self._powers(wav)), dim=-1)
+
+    def power_of(self, x: Tensor) -> Tensor:
+        """The same of frames: (B, F, T) -> (B, F, T), at least 0."""
+        power = self._log_power(x).exp() - self.floor
+        return torch.where(power > 1e-3 * self.floor, power, 0)  # rounding alone must not hum
 
     def power_block(self, wav: Tensor, state: Tensor | None, last: bool) -> tuple[Tensor, Tensor]:
         """The power of frames as `encode_block` goes through them; `state` is what frames to come see of the past."""

@@ -66,14 +66,14 @@ class MelVQ(MelFrontend):
         if self.streams:
             return super().decode(x)
         self.check(x)
-        return self.mel.decode(self.quantizer.decode(x))
+        return self.mel.decode(self.frames_of(x))
 
     def decode_block(self, x: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
         """As `decode`, by the vocoder."""
-        return self.mel.decode_block(self.quantizer.decode(x), state, last)
+        return self.mel.decode_block(self.frames_of(x), state, last)
 
-    def frames_heard(self, wav: Tensor) -> Tensor:
-        return self.quantizer.decode(self.encode(wav))
+    def frames_of(self, x: Tensor) -> Tensor:
+        return self.quantizer.decode(x)
 
     @torch.no_grad()
     def fit_analysis(self, wavs: Iterable[Tensor]) -> None:

@@ -87,9 +87,13 @@ class MelFrontend(Frontend):
         """Fits all but the vocoder."""
         raise NotImplementedError
 
-    def frames_heard(self, wav: Tensor) -> Tensor:
-        """Wav (B, 1, N) -> the frames (B, F, T) that decoding makes sound of."""
+    def frames_of(self, x: Tensor) -> Tensor:
+        """What `encode` gives -> the frames (B, F, T) that decoding makes sound of."""
         raise NotImplementedError
+
+    def frames_heard(self, wav: Tensor) -> Tensor:
+        """Those of a wav (B, 1, N)."""
+        return self.frames_of(self.encode(wav))
 
     def fit(self, wavs: Iterable[Tensor]) -> None:
         """Fits to files, in memory that does not grow with them: what makes the frames, then the vocoder if any.
