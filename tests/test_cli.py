@@ -395,7 +395,7 @@ def test_places_that_are_none_are_refused(trained, corpus, tmp_path):
         (["tokenize", corpus, corpus, "--frontend", "mulaw"], "already holds other files"),
         (["decode", corpus, tmp_path / "out"], "holds no encoded cache"),
         (["decode", empty, tmp_path], "holds no encoded cache"),
-        (["generate", empty, *out], "is no run folder"), (["generate", run / "cache", *out], "backbone"),
+        (["generate", empty, *out], "is no run folder"), (["generate", run / "cache", *out], "holds a front-end or a cache"),
         (["generate", run, "--out", file], "file: is a file; give a folder"),
         (["generate", run, "--out", file, "--stream"], "file: is a file; give a folder"),
         (["decode", run / "cache", file], "file: is a file; give a folder"),
