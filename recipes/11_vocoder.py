@@ -116,9 +116,11 @@ def verdict(rows: list[list], num_features: int, rate: int) -> str:
     faster = f"The vocoder is {after / slowest:.0f} and {after / before:.0f} times as fast as the two"
     if fast < min(usual, slow):
         return f"The vocoder is the closest. {faster}."
-    said = (f"Our Griffin-Lim is the closest: {num_features} bands say much of a sound at {rate} Hz, and the vocoder "
+    closest = "Our Griffin-Lim" if slow <= usual else "Griffin-Lim as it is usually done"
+    said = (f"{closest} is the closest: {num_features} bands say much of a sound at {rate} Hz, and the vocoder "
             f"has not been trained for long. {faster}, and can speak while the frames come.")
-    return said + (" It is closer than Griffin-Lim as it is usually done." if fast < usual else "")
+    return said + (" It is closer than Griffin-Lim as it is usually done." if fast < usual else
+                   " It is closer than our Griffin-Lim." if fast < slow else "")
 
 
 def griffin_lim_by_librosa(frontend: MelFrontend, x: Tensor) -> Tensor:

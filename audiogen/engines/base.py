@@ -14,7 +14,7 @@ from ..sampling import Sampling
 
 log = logging.getLogger("audiogen")
 
-#: How an engine may hold the weights while it generates. Sums are always taken in fp32.
+#: How an engine may hold the weights while it generates. Sums of products are always taken in fp32.
 PRECISIONS = ("fp32", "bf16", "int8")
 
 
