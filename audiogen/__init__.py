@@ -19,14 +19,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Where each public name lives. Looked up when it is first used: `import audiogen` itself takes no time.
 _HOMES = {
     "AudiogenError": "errors", "AudioReadError": "errors",
-    "AudioFile": "audio", "audio_info": "audio", "read_audio": "audio", "read_blocks": "audio",
-    "resample": "audio", "write_audio": "audio",
+    "AudioFile": "audio.io", "audio_info": "audio.io", "read_audio": "audio.io", "read_blocks": "audio.io",
+    "resample": "audio.io", "write_audio": "audio.io",
     "FrameSpec": "spec", "TokenSpec": "spec",
     "FRONTENDS": "frontends", "load_frontend": "frontends", "save_frontend": "frontends",
-    "BACKBONES": "backbones", "PATTERNS": "patterns",
-    "Sampling": "sampling", "SequenceModel": "model",
+    "BACKBONES": "models.backbones", "PATTERNS": "models.patterns",
+    "Sampling": "models.sampling", "SequenceModel": "models.sequence_model",
     "EncodedCache": "data", "encode_folder": "data", "scan": "data",
-    "load_run": "run", "train": "training.session", "tokenize": "training.session",
+    "load_run": "runs.run", "train": "commands.train", "tokenize": "commands.tokenize",
     "evaluate_folder": "evaluation.report", "write_page": "listen",
 }
 

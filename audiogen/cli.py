@@ -50,7 +50,7 @@ def doctor(folder: Annotated[Path | None, typer.Argument(help="A folder of sound
            device: Device = "auto", settings: Settings = None) -> None:
     """Versions and devices; for a folder, each file kept or not and why."""
     from .doctor import check_folder, check_overfit, check_setup
-    from .files import check_folder_is_there
+    from .utils.files import check_folder_is_there
 
     if folder is not None:
         check_folder_is_there(folder)
@@ -70,7 +70,7 @@ def tokenize(folder: Path, out: Path, frontend: Frontend = None, device: Device 
              settings: Settings = None) -> None:
     """Encodes a folder once into OUT, which train takes in the place of the folder. --set takes what concerns the
     front-end, and data.held_out."""
-    from .training.session import tokenize as run_tokenize
+    from .commands.tokenize import tokenize as run_tokenize
 
     cache = run_tokenize(folder, out, frontend, device, settings or [])
     console.print(f"{out}: files encoded: {len(cache)}; train on it with: audiogen train {out} --out runs/NAME")
@@ -82,11 +82,12 @@ def decode(codes: Path, out: Path,
                                                         )] = None,
            device: Device = "auto", settings: Settings = None) -> None:
     """Turns an encoded cache, or a .npy file of codes, back into WAVs."""
-    from .data import EncodedCache, check_code_file, decode_file
-    from .devices import choose_device
-    from .files import check_is_no_file
+    from .commands.decode import check_code_file, decode_file
+    from .commands.defaults import frontend_settings, refuse_settings
+    from .data import EncodedCache
     from .frontends import load_frontend
-    from .training.defaults import frontend_settings, refuse_settings
+    from .utils.devices import choose_device
+    from .utils.files import check_is_no_file
 
     check_is_no_file(out)
     of_frontend, rest = frontend_settings(settings or [])
@@ -122,7 +123,7 @@ def train(folder: Path, out: Annotated[Path, typer.Option(help="The run folder t
           diagnostics: Annotated[bool, typer.Option("--diagnostics", help="Watch what goes on inside.")] = False,
           settings: Settings = None) -> None:
     """Trains a model on a folder of sound files (or on a cache), and writes a page to listen to."""
-    from .training.session import train as run_train
+    from .commands.train import train as run_train
 
     run_train(folder, out, frontend=frontend, backbone=backbone, steps=steps, minutes=minutes, seed=seed, device=device,
               resume=resume, strict=strict, diagnostics=diagnostics, overrides=settings or [])
@@ -143,11 +144,11 @@ def generate(run: Path, out: Annotated[Path, typer.Option(help="Folder for the W
              stream: Annotated[bool, typer.Option("--stream", help="Write each WAV while it is made.")] = False,
              device: Device = "auto") -> None:
     """Generates WAVs from a run, and tells the seed of each."""
-    from .devices import choose_device
-    from .files import check_is_no_file
-    from .run import load_run
-    from .samples import generate_files, stream_files
-    from .sampling import Sampling
+    from .commands.samples import generate_files, stream_files
+    from .models.sampling import Sampling
+    from .runs.run import load_run
+    from .utils.devices import choose_device
+    from .utils.files import check_is_no_file
 
     check_is_no_file(out)
     loaded, sampling = load_run(run, choose_device(device), precision), Sampling(temperature, top_k, top_p, min_p)
@@ -165,9 +166,10 @@ def evaluate(run: Path, folder: Path,
              as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
              device: Device = "auto") -> None:
     """Scores a run on the files of a folder that it has not seen, beside counting."""
-    from .devices import choose_device
-    from .evaluation.report import evaluate_folder, in_words, report_rows
-    from .run import load_run
+    from .evaluation.report import evaluate_folder
+    from .evaluation.wording import in_words, report_rows
+    from .runs.run import load_run
+    from .utils.devices import choose_device
 
     report = evaluate_folder(load_run(run, choose_device(device)), folder)
     if as_json:

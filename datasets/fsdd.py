@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from audiogen.data.corpus import Corpus, corpus_parser, make_corpus
-from audiogen.data.unpack import Member
 from audiogen.errors import DownloadError
-from audiogen.scripts import run_script
+from audiogen.utils.archives import Member
+from audiogen.utils.scripts import run_script
 
 # GitHub makes the archive of a commit anew when it is asked for, so its bytes have no SHA-256 to cite. The commit
 # has: git names a folder by the hash of all that is in it, and `git rev-parse COMMIT:recordings` gives this.

@@ -9,8 +9,8 @@ and nanoGPT publish.
 import argparse
 from pathlib import Path
 
-from audiogen.download import fetch
-from audiogen.scripts import run_script
+from audiogen.utils.download import fetch
+from audiogen.utils.scripts import run_script
 
 # Raw files of a fixed commit; the hashes are those of the files in a clone of it.
 TEXTS = {

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from audiogen.data.corpus import Corpus, corpus_parser, make_corpus
-from audiogen.scripts import run_script
+from audiogen.utils.scripts import run_script
 
 
 def place(name: str) -> str | None:

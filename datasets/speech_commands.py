@@ -9,7 +9,7 @@ along (validation_list.txt, testing_list.txt).
 from dataclasses import replace
 
 from audiogen.data.corpus import Corpus, corpus_parser, make_corpus
-from audiogen.scripts import run_script
+from audiogen.utils.scripts import run_script
 
 
 def place(name: str) -> str | None:

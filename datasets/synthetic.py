@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from audiogen.audio import write_audio
+from audiogen.audio.io import write_audio
 from audiogen.errors import AudiogenError
 
 # ---------------------------------------------------------------------------------------------------- the score

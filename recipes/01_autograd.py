@@ -5,7 +5,7 @@
 What it teaches. A derivative says how much a result moves when one number is nudged. A computation of a million steps
 is made of steps whose derivative is plain (a sum, a product, an exponential), and the chain rule multiplies them along
 the way. Carried backwards from the loss, one walk gives the slope of the loss by every weight at once; training is to
-move each weight a little against its slope, again and again. All of it is in two short files of audiogen/scratch,
+move each weight a little against its slope, again and again. All of it is in two short files of audiogen/course,
 engine.py and nn.py: single numbers, no torch, no numpy.
 
 How it carries over to audio. Speech is voiced (vowels, m, z: the vocal folds swing, and the sound repeats) or unvoiced
@@ -28,16 +28,18 @@ import torch
 from matplotlib.figure import Figure
 from tqdm import trange
 
-from audiogen.audio import write_audio
+from audiogen.audio.io import write_audio
+from audiogen.course import voicing
+from audiogen.course.engine import Value
+from audiogen.course.lesson_page import write_lesson
+from audiogen.course.lesson_parser import LessonParser
+from audiogen.course.nn import MLP
+from audiogen.course.plot_graph import draw
 from audiogen.data import main_sample_rate, scan, split, training_wavs
 from audiogen.errors import DataError, TrainingError
-from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text, write_lesson
+from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text
 from audiogen.listen.charts import Line, line_chart
-from audiogen.scratch import voicing
-from audiogen.scratch.engine import Value
-from audiogen.scratch.graph import draw
-from audiogen.scratch.nn import MLP
-from audiogen.scripts import LessonParser, run_script
+from audiogen.utils.scripts import run_script
 
 MOST_FRAMES = 20_000                        # of each side, whose files come in an order that their content draws
 COLOURS = "#b2182b", "#2166ac"              # of the two kinds

@@ -11,7 +11,7 @@ may follow".
 
 How it carries over to audio. Text comes in characters; sound must be cut into tokens first. Every 16 ms the spectrum
 is taken, in bands as ears hear them (a mel spectrogram), and the nearest of V typical spectra takes its place (k-means,
-audiogen/scratch/kmeans.py): a recording becomes a sequence of numbers as a word is one of letters. The first section
+audiogen/course/kmeans.py): a recording becomes a sequence of numbers as a word is one of letters. The first section
 of the page shows each step, and the way back. The bigram then knows how one 16 ms slice leads to the next, and nothing
 more: samples have the right colour and no words.
 
@@ -31,19 +31,21 @@ import torch
 from matplotlib.figure import Figure
 from torch.nn import functional as F
 
-from audiogen.audio import write_audio
-from audiogen.backbones import Bigram as BigramBackbone
+from audiogen.audio.io import write_audio
+from audiogen.course.kmeans import draw_steps, nearest_to, typical_frames
+from audiogen.course.lesson_page import write_lesson
+from audiogen.course.lesson_parser import LessonParser
 from audiogen.data import Encoded, encode_folder, training_wavs
+from audiogen.evaluation.ngram import Bigram, cross_entropy, row_entropies
 from audiogen.evaluation.report import originals
-from audiogen.evaluation.yardstick import baselines, held_out_score
-from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text, write_lesson
-from audiogen.listen.pieces import code
-from audiogen.model import SequenceModel
-from audiogen.patterns import Parallel
-from audiogen.sampling import uniforms
-from audiogen.scratch.counting import Bigram, cross_entropy, row_entropies
-from audiogen.scratch.kmeans import draw_steps, nearest_to, typical_frames
-from audiogen.scripts import LessonParser, run_script
+from audiogen.evaluation.scores import baselines, held_out_score
+from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text
+from audiogen.listen.html import code
+from audiogen.models.backbones import Bigram as BigramBackbone
+from audiogen.models.patterns import Parallel
+from audiogen.models.sampling import uniforms
+from audiogen.models.sequence_model import SequenceModel
+from audiogen.utils.scripts import run_script
 
 
 def train_table(counts: torch.Tensor, decay: float, steps: int) -> tuple[np.ndarray, list[float]]:

@@ -29,15 +29,17 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from audiogen.audio import write_audio
-from audiogen.backbones import MLP
+from audiogen.audio.io import write_audio
+from audiogen.course.fixed_context import bits, draw, examples, joined
+from audiogen.course.lesson_page import write_lesson
+from audiogen.course.lesson_parser import LessonParser
 from audiogen.data import Crops, Encoded, Part, Sequences, encode_folder, split
-from audiogen.evaluation.yardstick import baselines, held_out_score
-from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text, write_lesson
-from audiogen.model import SequenceModel
-from audiogen.patterns import Parallel
-from audiogen.scratch.fixed_context import bits, draw, examples, joined
-from audiogen.scripts import LessonParser, run_script
+from audiogen.evaluation.scores import baselines, held_out_score
+from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text
+from audiogen.models.backbones import MLP
+from audiogen.models.patterns import Parallel
+from audiogen.models.sequence_model import SequenceModel
+from audiogen.utils.scripts import run_script
 
 Model = list[Tensor]                            # C (V + 2, D), W1 (n D, H), b1 (H,), W2 (H, V), b2 (V,)
 Examples = tuple[Tensor, Tensor]                # contexts (N, n) and what followed (N,)
@@ -226,7 +228,7 @@ def main() -> None:
                      f"from the others); over all {D} dimensions {told[1]:.0%} and {told[3]:.0%}. Over points drawn by "
                      f"lot it would be about {2 / V:.1%} and {D / V:.1%}.")),
         section("The same in the library",
-                text("audiogen.backbones.MLP in a SequenceModel looks at all steps of a crop at once, since sliding n "
+                text("audiogen.models.backbones.MLP in a SequenceModel looks at all steps of a crop at once, since sliding n "
                      "tokens through a matrix is a convolution. Trained on crops by AdamW, with embeddings of 64 "
                      f"dimensions, it needs {theirs:.5f} bits per dev token; its weights in this lesson's five tensors "
                      f"need {plain:.5f}. It is the same model, trained in another way.")),

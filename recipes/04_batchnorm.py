@@ -6,7 +6,7 @@ What it teaches. A deep network can be lost before its first step. If the last l
 sure of what it can't know, and training spends its time on taking that back (the loss falls like a hockey stick). If
 the layers before it do, their tanh units lie at -1 or 1, where the slope is nearly nothing, and no gradient gets
 through. The right size keeps the signal's spread the same from layer to layer: 1 / sqrt(inputs), times 5/3 for what
-tanh squeezes. Batch normalisation (audiogen/scratch/stack.py) enforces what initialisation can only hope for: each
+tanh squeezes. Batch normalisation (audiogen/course/stack.py) enforces what initialisation can only hope for: each
 unit's sums are brought to mean 0 and variance 1 over the batch. Four pictures show whether a network is well: its
 activations, their gradients, the weights' gradients beside the weights, and how much a step changes the weights, which
 should be about a thousandth.
@@ -34,18 +34,20 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from audiogen.audio import write_audio
-from audiogen.backbones import MLP
+from audiogen.audio.io import write_audio
+from audiogen.course.fixed_context import bits, draw, examples, joined
+from audiogen.course.lesson_page import write_lesson
+from audiogen.course.lesson_parser import LessonParser
+from audiogen.course.stack import BatchNorm, Embedding, Layer, Linear, Tanh, run, stack_of
 from audiogen.data import encode_folder
-from audiogen.evaluation.yardstick import baselines
-from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text, write_lesson
-from audiogen.listen.pieces import code
-from audiogen.model import SequenceModel
-from audiogen.patterns import Parallel
-from audiogen.scratch.fixed_context import bits, draw, examples, joined
-from audiogen.scratch.stack import BatchNorm, Embedding, Layer, Linear, Tanh, run, stack_of
-from audiogen.scripts import LessonParser, run_script
+from audiogen.evaluation.scores import baselines
+from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text
+from audiogen.listen.html import code
+from audiogen.models.backbones import MLP
+from audiogen.models.patterns import Parallel
+from audiogen.models.sequence_model import SequenceModel
 from audiogen.training.diagnostics import SATURATED, observe
+from audiogen.utils.scripts import run_script
 
 CONTEXT, DIM, WIDTH, BATCH = 4, 16, 100, 64
 GAINS = (0.5, 1.0, 5 / 3, 3.0)

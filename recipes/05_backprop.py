@@ -5,7 +5,7 @@
 What it teaches. A network is a chain of pieces, and each piece can be asked one question: if the loss changes by dy for
 a small change of your output, by how much does it change for a change of your input and of your weights? The answers,
 taken from the last piece to the first, are the whole of backpropagation. Here every answer is a few lines of tensor
-arithmetic (audiogen/scratch/backward, with the derivations), autograd does nothing, and the model learns all the same.
+arithmetic (audiogen/course/backward, with the derivations), autograd does nothing, and the model learns all the same.
 
 How it carries over to audio. The model is the one of text courses, over 16 ms slices of sound in the place of letters:
 a recording is a word that begins and ends with a boundary. Then come the pieces that text courses leave out: the
@@ -27,20 +27,22 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from audiogen.audio import write_audio
+from audiogen.audio.io import write_audio
+from audiogen.course import backward as b
+from audiogen.course.gradient_check import by_autograd, by_differences, largest_difference
+from audiogen.course.lesson_page import write_lesson
+from audiogen.course.lesson_parser import LessonParser
+from audiogen.course.manual_mlp import MLPByHand, windows
+from audiogen.course.reference_pairs import PIECES
 from audiogen.data import encode_folder
-from audiogen.evaluation.yardstick import baselines
-from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text, write_lesson
-from audiogen.sampling import Sampling, draw, uniforms
-from audiogen.scratch import backward as b
-from audiogen.scratch.by_hand import MLPByHand, windows
-from audiogen.scratch.gradient_check import by_autograd, by_differences, largest_difference
-from audiogen.scratch.twins import PIECES
-from audiogen.scripts import LessonParser, run_script
+from audiogen.evaluation.scores import baselines
+from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text
+from audiogen.models.sampling import Sampling, draw, uniforms
+from audiogen.utils.scripts import run_script
 
 DIM, HIDDEN, BATCH = 16, 200, 64
 DILATIONS = (1, 2, 4, 8, 16)
-#: The pieces of audiogen/scratch/backward, and what comes back through each, in the signs of `SIGNS`.
+#: The pieces of audiogen/course/backward, and what comes back through each, in the signs of `SIGNS`.
 GRADIENTS = {
     "cross_entropy": "probabilities minus one-hot",
     "linear": "dx = dy W,  dW = dy\N{PRIME} x",
@@ -57,7 +59,7 @@ GRADIENTS = {
 }
 SIGNS = ("dy is how much the loss changes for a change of the piece's output y, dx and dW the same for its input x and "
          "its weights W; ′ turns rows into columns. In the norms n is x less its mean, over its deviation, and g "
-         "is dy times the gain. Each formula is derived in audiogen/scratch/backward.")
+         "is dy times the gain. Each formula is derived in audiogen/course/backward.")
 
 
 def main() -> None:

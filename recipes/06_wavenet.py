@@ -34,20 +34,22 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audiogen.audio import write_audio
-from audiogen.backbones.wavenet import WaveNet
+from audiogen.audio.io import write_audio
+from audiogen.commands.train import train
+from audiogen.course.lesson_page import write_lesson
+from audiogen.course.lesson_parser import LessonParser
 from audiogen.data import encode_folder
-from audiogen.evaluation.yardstick import held_out_score
-from audiogen.generate import generate
-from audiogen.layers import CausalConv
-from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text, write_lesson
-from audiogen.listen.pieces import code, link
-from audiogen.model import SequenceModel
-from audiogen.patterns import Parallel
-from audiogen.run import require_no_run
-from audiogen.scripts import LessonParser, run_script
-from audiogen.training.metrics import read_metrics
-from audiogen.training.session import train
+from audiogen.evaluation.scores import held_out_score
+from audiogen.generation.generate import generate
+from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text
+from audiogen.listen.html import code, link
+from audiogen.models.backbones.wavenet import WaveNet
+from audiogen.models.layers import CausalConv
+from audiogen.models.patterns import Parallel
+from audiogen.models.sequence_model import SequenceModel
+from audiogen.runs.event_log import read_metrics
+from audiogen.runs.folder import require_no_run
+from audiogen.utils.scripts import run_script
 
 #: Ten layers whose gaps begin again after 2, 7 or 10 of them: equal in parameters and time, unlike in what they see.
 #: The first has one layer only, as wide as makes its parameters as many.

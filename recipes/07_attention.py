@@ -5,7 +5,7 @@
 What it teaches. Attention is an average of the past whose weights come from the data: each step asks (a query), each
 offers (a key), and the values of those that fit count for more. It is built up in steps, each checked to equal the
 next, as far as the library's own layer; then what stands around it in a transformer, part by part. The functions are
-in audiogen/scratch/attention.py, the parts in audiogen/scratch/transformer.py: read them beside this.
+in audiogen/course/attention.py, the parts in audiogen/course/transformer.py: read them beside this.
 
 How it carries over to audio. The steps are slices of sound, 16 ms each. With a mask, which hides what comes later, the
 layers predict the next slice. Without it they read a whole clip, to and fro, and name the word that was spoken. And one
@@ -25,16 +25,18 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from audiogen.audio import read_audio, write_audio
+from audiogen.audio.io import read_audio, write_audio
+from audiogen.course import attention as small
+from audiogen.course.lesson_page import write_lesson
+from audiogen.course.lesson_parser import LessonParser
+from audiogen.course.transformer import Attention, BatchNorm, Namer, Transformer
 from audiogen.data import Crops, Encoded, Sequences, encode_folder, label_names, label_of
-from audiogen.evaluation.yardstick import baselines, held_out_score
-from audiogen.layers import CausalAttention
-from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text, write_lesson
-from audiogen.model import SequenceModel
-from audiogen.patterns import Parallel
-from audiogen.scratch import attention as small
-from audiogen.scratch.transformer import Attention, BatchNorm, Namer, Transformer
-from audiogen.scripts import LessonParser, run_script
+from audiogen.evaluation.scores import baselines, held_out_score
+from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text
+from audiogen.models.layers import CausalAttention
+from audiogen.models.patterns import Parallel
+from audiogen.models.sequence_model import SequenceModel
+from audiogen.utils.scripts import run_script
 
 DIM, HEADS, CROP, MOST, LONGEST = 64, 4, 64, 1000, 256      # D, H, steps of a crop, crops scored, steps of a clip named
 

@@ -28,17 +28,20 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from audiogen.audio import write_audio
+from audiogen.audio.io import write_audio
+from audiogen.commands.train import train
+from audiogen.course.attention import entropy, look_back
+from audiogen.course.lesson_page import write_lesson
+from audiogen.course.lesson_parser import LessonParser
 from audiogen.data import EncodedCache, Sequences
-from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text, write_lesson
-from audiogen.listen.pictures import mel_power
-from audiogen.listen.pieces import link
-from audiogen.model import SequenceModel
-from audiogen.run import Run, read_source
-from audiogen.scratch.attention import entropy, look_back
-from audiogen.scripts import LessonParser, run_script
-from audiogen.training.metrics import read_metrics
-from audiogen.training.session import train
+from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text
+from audiogen.listen.html import link
+from audiogen.listen.spectrograms import mel_power
+from audiogen.models.sequence_model import SequenceModel
+from audiogen.runs.event_log import read_metrics
+from audiogen.runs.folder import read_source
+from audiogen.runs.run import Run
+from audiogen.utils.scripts import run_script
 
 SHORT = ["frontend.codebook_size=8", "frontend.num_codebooks=2", "frontend.griffin_lim_iterations=2", "backbone.dim=16",
          "backbone.num_layers=2", "backbone.num_heads=2", "training.crop_frames=32", "training.batch_size=2",

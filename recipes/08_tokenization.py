@@ -7,7 +7,7 @@ encoding: take the bytes of a text, find the two neighbours that stand together 
 and begin again. Some hundred merges later there are tokens for syllables, for words with the space before them, and for
 whatever else the text is full of. It is a compressor that was trained by counting, and much that is odd about language
 models (spelling, arithmetic, a space at the end of a prompt) is odd about their tokens. Here it is built from nothing
-(audiogen/scratch/bpe.py), on the notes of these lessons: what it learns, what goes wrong without a pattern that cuts
+(audiogen/course/bpe.py), on the notes of these lessons: what it learns, what goes wrong without a pattern that cuts
 the text into pieces first, and what a special token is.
 
 How it carries over to audio. Codes are integers like bytes, so the same merges make tokens of sound that last as long
@@ -33,20 +33,22 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from audiogen.audio import read_audio, write_audio
-from audiogen.backbones import GPT
+from audiogen.audio.io import read_audio, write_audio
+from audiogen.course import bpe
+from audiogen.course.lesson_page import write_lesson
+from audiogen.course.lesson_parser import LessonParser
 from audiogen.data import Encoded, EncodedCache, encode_folder, label_names, label_of
 from audiogen.evaluation.report import originals, round_trip
-from audiogen.evaluation.yardstick import baselines, held_out_score
+from audiogen.evaluation.scores import baselines, held_out_score
 from audiogen.frontends import BPE
-from audiogen.frontends.merges import apply_merges, learn_merges, rank_table
-from audiogen.generate import generate_until
-from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text, write_lesson
-from audiogen.listen.pieces import code
-from audiogen.model import SequenceModel
-from audiogen.patterns import Parallel
-from audiogen.scratch import bpe
-from audiogen.scripts import LessonParser, run_script
+from audiogen.frontends.bpe.merges import apply_merges, learn_merges, rank_table
+from audiogen.generation.generate import generate_until
+from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text
+from audiogen.listen.html import code
+from audiogen.models.backbones import GPT
+from audiogen.models.patterns import Parallel
+from audiogen.models.sequence_model import SequenceModel
+from audiogen.utils.scripts import run_script
 
 END, LONGEST = "<|end|>", 64                    # of a document; frames of one token at most
 WINDOW = 64                                     # tokens that the GPT looks back on

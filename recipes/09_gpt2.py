@@ -24,16 +24,20 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
+from audiogen.commands.defaults import FRONTEND_SETTINGS, default_config, resolve_precision
+from audiogen.commands.train import train
+from audiogen.course.lesson_page import write_lesson
+from audiogen.course.lesson_parser import LessonParser
 from audiogen.data import Crops, encode_folder
-from audiogen.devices import choose_device
 from audiogen.frontends import frontend_to_dict
-from audiogen.listen import Line, clip_cards, grid, line_chart, picture, section, table, text, write_lesson
-from audiogen.listen.choice import choose
-from audiogen.listen.folder import read_folder
-from audiogen.listen.pieces import link
-from audiogen.model import SequenceModel
-from audiogen.run import build_model, require_no_run
-from audiogen.scripts import LessonParser, run_script
+from audiogen.listen import Line, clip_cards, grid, line_chart, picture, section, table, text
+from audiogen.listen.html import link
+from audiogen.listen.run_reader import read_folder
+from audiogen.listen.selection import choose
+from audiogen.models.sequence_model import SequenceModel
+from audiogen.runs.build import build_model
+from audiogen.runs.event_log import read_metrics
+from audiogen.runs.folder import require_no_run
 from audiogen.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -41,11 +45,10 @@ from audiogen.training.checkpoint import (
     optimizer_tensors,
     save_checkpoint,
 )
-from audiogen.training.defaults import FRONTEND_SETTINGS, default_config, resolve_precision
-from audiogen.training.metrics import read_metrics
 from audiogen.training.schedule import learning_rate, make_optimizer
-from audiogen.training.session import train
 from audiogen.training.throughput import matmul_rate, now, training_flops
+from audiogen.utils.devices import choose_device
+from audiogen.utils.scripts import run_script
 
 PRESETS = {
     "tiny": ["backbone.dim=32", "backbone.num_layers=2", "training.crop_frames=32", "training.batch_size=4",

@@ -28,15 +28,17 @@ from pathlib import Path
 
 from torch import Tensor
 
+from audiogen.audio.lossy import OPUS_RATES, code_opus
+from audiogen.commands.defaults import frontend_settings
+from audiogen.commands.train_frontend import export_weights, train_frontend
+from audiogen.course.lesson_page import side_by_side, write_lesson
+from audiogen.course.lesson_parser import LessonParser
 from audiogen.errors import ConfigError
 from audiogen.evaluation.reconstruction import codebook_statistics, joined, mel_distance, si_sdr, stft_distance
 from audiogen.frontends import Codec
-from audiogen.listen import Line, line_chart, section, side_by_side, table, text, write_lesson
-from audiogen.lossy import OPUS_RATES, code_opus
-from audiogen.scripts import LessonParser, run_script
-from audiogen.training.defaults import frontend_settings
-from audiogen.training.frontend import export_weights, train_frontend
-from audiogen.training.metrics import read_metrics
+from audiogen.listen import Line, line_chart, section, table, text
+from audiogen.runs.event_log import read_metrics
+from audiogen.utils.scripts import run_script
 
 
 def main() -> None:
@@ -152,7 +154,7 @@ def codebooks(event: dict | None, size: int) -> str:
 def rollbacks(events: list[dict]) -> list[str]:
     found = [event for event in events if event["event"] == "rolled_back"]
     return [text(f"At step {event['exploded_at']:.0f} the loss exploded: training went back to step "
-                 f"{event['rolled_back_to']:.0f}, with the learning rate times {event['calm']:g}.")
+                 f"{event['rolled_back_to']:.0f}, with the learning rate times {event['lr_scale']:g}.")
             for event in found] or [text("No step exploded, so nothing had to be rolled back.")]
 
 

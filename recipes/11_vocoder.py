@@ -31,14 +31,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from audiogen.commands.defaults import frontend_settings
+from audiogen.commands.train_frontend import train_frontend
+from audiogen.course.lesson_page import side_by_side, write_lesson
+from audiogen.course.lesson_parser import LessonParser
 from audiogen.errors import AudiogenError, ConfigError
 from audiogen.evaluation.reconstruction import joined, mel_distance, pesq, stft_distance
-from audiogen.frontends.vocoder import MelFrontend
-from audiogen.listen import Line, line_chart, section, side_by_side, table, text, write_lesson
-from audiogen.scripts import LessonParser, run_script
-from audiogen.training.defaults import frontend_settings
-from audiogen.training.frontend import train_frontend
-from audiogen.training.metrics import read_metrics
+from audiogen.frontends.mel.vocoder import MelFrontend
+from audiogen.listen import Line, line_chart, section, table, text
+from audiogen.runs.event_log import read_metrics
+from audiogen.utils.scripts import run_script
 
 
 def main() -> None:

@@ -25,19 +25,23 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from audiogen.backbones import BACKBONES
+from audiogen.commands.defaults import FRONTEND, FRONTEND_SETTINGS, frontend_settings
+from audiogen.commands.samples import write_round_trips
+from audiogen.commands.tokenize import tokenize
+from audiogen.commands.train import train
 from audiogen.config import find
+from audiogen.course.lesson_page import write_lesson
+from audiogen.course.lesson_parser import LessonParser
 from audiogen.data import EncodedCache, Index, frontend_for, is_cache, scan
 from audiogen.errors import CacheError
 from audiogen.evaluation.report import originals, round_trip
 from audiogen.frontends import FRONTENDS, frontend_to_dict
-from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text, write_lesson
-from audiogen.run import Run, holds_run, load_run, read_config
-from audiogen.samples import write_round_trips
-from audiogen.scripts import LessonParser, run_script
-from audiogen.training.defaults import FRONTEND, FRONTEND_SETTINGS, frontend_settings
-from audiogen.training.metrics import read_metrics
-from audiogen.training.session import tokenize, train
+from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text
+from audiogen.models.backbones import BACKBONES
+from audiogen.runs.event_log import read_metrics
+from audiogen.runs.folder import holds_run, read_config
+from audiogen.runs.run import Run, load_run
+from audiogen.utils.scripts import run_script
 
 RUNGS = [f"{frontend}:{backbone}" for frontend in ("mulaw", "melvq", "codec")
          for backbone in ("bigram", "mlp", "wavenet", "gpt")]

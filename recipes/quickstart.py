@@ -16,9 +16,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from audiogen.run import holds_run
-from audiogen.scripts import run_script
-from audiogen.training.session import train
+from audiogen.commands.train import train
+from audiogen.runs.folder import holds_run
+from audiogen.utils.scripts import run_script
 
 HERE = Path(__file__).parent
 

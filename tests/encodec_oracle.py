@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 
-from audiogen.frontends import encodec
+from audiogen.frontends.encodec import frontend as encodec
 
 encodec_package = pytest.importorskip("encodec")
 

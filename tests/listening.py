@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from audiogen.listen.pictures import SHADES
+from audiogen.listen.spectrograms import SHADES
 
 RATE = 8000
 

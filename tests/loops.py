@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-from audiogen.backbones import BACKBONES
-from audiogen.evaluation.yardstick import Score, held_out_score
-from audiogen.model import SequenceModel
-from audiogen.patterns import PATTERNS
+from audiogen.evaluation.scores import Score, held_out_score
+from audiogen.models.backbones import BACKBONES
+from audiogen.models.patterns import PATTERNS
+from audiogen.models.sequence_model import SequenceModel
+from audiogen.runs.event_log import read_metrics
+from audiogen.runs.training_config import TrainingConfig
 from audiogen.spec import TokenSpec
-from audiogen.training.config import TrainingConfig
-from audiogen.training.loop import Trainer
-from audiogen.training.metrics import read_metrics
+from audiogen.training.trainer import Trainer
 
 
 class Walks:

@@ -11,7 +11,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 #: Imported once by the server that all are forked from, which makes a start a matter of milliseconds.
-PRELOAD = ["audiogen.cli", "audiogen.training.session", "torch.utils.tensorboard", "torch._dynamo"]
+PRELOAD = ["audiogen.cli", "audiogen.commands.train", "torch.utils.tensorboard", "torch._dynamo"]
 
 
 @dataclass(frozen=True)

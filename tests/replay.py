@@ -4,7 +4,7 @@
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from audiogen.engines.graph import GraphEngine
+from audiogen.generation.engines.cuda_graph import GraphEngine
 
 #: What makes the host wait for the device, or makes sizes of values: none of it can be captured.
 FORBIDDEN = {"_local_scalar_dense", "item", "nonzero", "masked_select", "unique", "_unique2", "unique_consecutive",

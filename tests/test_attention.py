@@ -8,9 +8,7 @@ from tiny import lively
 from torch import nn
 from torch.nn import functional as F
 
-from audiogen.backbones.gpt import GPT
-from audiogen.layers import CausalAttention
-from audiogen.scratch.attention import (
+from audiogen.course.attention import (
     attend,
     attention_weights,
     causal_mask,
@@ -22,7 +20,9 @@ from audiogen.scratch.attention import (
     past_mean_softmax,
     split_heads,
 )
-from audiogen.scratch.transformer import Attention, BatchNorm, Namer, Transformer
+from audiogen.course.transformer import Attention, BatchNorm, Namer, Transformer
+from audiogen.models.backbones.gpt import GPT
+from audiogen.models.layers import CausalAttention
 from audiogen.spec import FrameSpec
 
 D, H, S, T = 12, 3, 9, 6

@@ -11,7 +11,7 @@ import soundfile
 import torch
 from sound_files import flac, ogg_page, sounds, wav_bytes
 
-from audiogen.audio import audio_info, read_audio, read_blocks, resample, write_audio
+from audiogen.audio.io import audio_info, read_audio, read_blocks, resample, write_audio
 from audiogen.errors import AudioReadError
 
 # name, container, subtype, sample_rate, num_channels

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 from sound_files import flac, sounds, wav_bytes
 
-from audiogen.audio import audio_info, read_audio, read_blocks
+from audiogen.audio.io import audio_info, read_audio, read_blocks
 from audiogen.errors import AudioReadError
 
 

@@ -9,7 +9,7 @@ import soundfile
 import torch
 from sound_files import sounds
 
-from audiogen.audio import AUDIO_SUFFIXES, audio_info, mono, read_audio, write_audio
+from audiogen.audio.io import AUDIO_SUFFIXES, audio_info, mono, read_audio, write_audio
 from audiogen.errors import AudiogenError
 
 

@@ -6,7 +6,7 @@ import torch
 from tiny import lively, tiny_backbone
 from torch.nn import functional as F
 
-from audiogen.backbones import GPT, MLP, WaveNet
+from audiogen.models.backbones import GPT, MLP, WaveNet
 
 
 def build(kind, **changes):

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from audiogen.backbones import WaveNet
-from audiogen.model import SequenceModel
-from audiogen.patterns import Parallel
-from audiogen.scratch import backward as b
-from audiogen.scratch import by_hand
-from audiogen.scratch.by_hand import MLPByHand, windows
-from audiogen.scratch.gradient_check import by_autograd, by_differences, largest_difference
-from audiogen.scratch.twins import PIECES
+from audiogen.course import backward as b
+from audiogen.course import manual_mlp as by_hand
+from audiogen.course.gradient_check import by_autograd, by_differences, largest_difference
+from audiogen.course.manual_mlp import MLPByHand, windows
+from audiogen.course.reference_pairs import PIECES
+from audiogen.models.backbones import WaveNet
+from audiogen.models.patterns import Parallel
+from audiogen.models.sequence_model import SequenceModel
 from audiogen.spec import TokenSpec
 
 

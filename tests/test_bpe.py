@@ -10,10 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audiogen import compiled
-from audiogen.errors import ConfigError, RunError
-from audiogen.frontends import merges as fast
-from audiogen.scratch.bpe import (
+from audiogen.course.bpe import (
     GPT4_SPLIT,
     BasicTokenizer,
     SplitTokenizer,
@@ -24,6 +21,9 @@ from audiogen.scratch.bpe import (
     most_frequent,
     undo_merges,
 )
+from audiogen.errors import ConfigError, RunError
+from audiogen.frontends.bpe import merges as fast
+from audiogen.utils import jit as compiled
 
 TEXT = ("The cat sat on the mat. The cat's hat sat on the cat! In 2024 the cat counted 12345 hats.\n\n"
         "   \tWo der Hut saß, saß die Katze: Ähm, «ähm». 猫は帽子の上に座った。 ") * 4

@@ -15,23 +15,25 @@ from rich.console import Console
 from tiny import lively, tiny_model
 
 from audiogen import encode_folder
-from audiogen.data import EncodedCache, Part, Sequences, decode_file, scan, split
+from audiogen.commands.decode import decode_file
+from audiogen.commands.defaults import frontend_settings
+from audiogen.commands.train import train
+from audiogen.data import EncodedCache, Part, Sequences, scan, split
 from audiogen.doctor.folder import check_folder
 from audiogen.errors import ConfigError, DataError, NotFittedError, RunError
-from audiogen.evaluation.report import report, report_rows
-from audiogen.evaluation.yardstick import baselines, held_out_score, score
-from audiogen.files import sha256_file
+from audiogen.evaluation.report import report
+from audiogen.evaluation.scores import baselines, held_out_score, score
+from audiogen.evaluation.wording import report_rows
 from audiogen.frontends import BPE, FRONTENDS, frontend_to_dict, load_frontend, save_frontend
 from audiogen.frontends.base import hash_tensors
-from audiogen.frontends.bpe import BASES
-from audiogen.generate import generate, generate_until
+from audiogen.frontends.bpe.frontend import BASES
+from audiogen.generation.generate import generate, generate_until
 from audiogen.listen.figures import figures_table
-from audiogen.listen.folder import read_folder
-from audiogen.model import SequenceModel
-from audiogen.run import load_run
-from audiogen.sampling import Sampling
-from audiogen.training.defaults import frontend_settings
-from audiogen.training.session import train
+from audiogen.listen.run_reader import read_folder
+from audiogen.models.sampling import Sampling
+from audiogen.models.sequence_model import SequenceModel
+from audiogen.runs.run import load_run
+from audiogen.utils.files import sha256_file
 
 HOP = 64
 TINY = [f"frontend.{name}={json.dumps(value)}" for name, value in tiny_settings("bpe").items() if name != "base"] + [

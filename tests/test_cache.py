@@ -15,9 +15,9 @@ import torch
 from corpus import tiny_frontend
 from folders import folder_of_noise, noise, write_wav
 
-from audiogen.audio import read_audio, read_blocks, write_audio
+from audiogen.audio.io import read_audio, read_blocks, write_audio
 from audiogen.data import EncodedCache, is_cache, scan, split, training_wavs
-from audiogen.data.record import _checksum as checksum
+from audiogen.data.cache_index import _checksum as checksum
 from audiogen.errors import AudiogenError, AudioReadError, CacheError, DataError, NotFittedError
 from audiogen.frontends import FRONTENDS as REGISTERED
 from audiogen.frontends import Mel, MelVQ, MuLaw, save_frontend

@@ -16,10 +16,10 @@ from corpus import RATE, folder_of_notes, note, tiny_settings
 from folders import write_wav
 from processes import Result, audiogen
 
-from audiogen.audio import audio_info, read_audio
-from audiogen.run import load_run
+from audiogen.audio.io import audio_info, read_audio
+from audiogen.runs.event_log import read_metrics
+from audiogen.runs.run import load_run
 from audiogen.training.checkpoint import load_checkpoint
-from audiogen.training.metrics import read_metrics
 
 TINY = ["--frontend", "mulaw", "--backbone", "bigram", "--device", "cpu"]
 SETTINGS = ["frontend.bits=4", "backbone.dim=8", "training.crop_frames=32", "training.batch_size=2",

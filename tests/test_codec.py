@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from corpus import RATE, note, tiny_frontend, tiny_settings
 
-from audiogen.codec.crops import CropBatches, draw_crops
-from audiogen.codec.losses import ReconstructionLoss
-from audiogen.codec.networks import OVERLAP, SPECTRA, ConvNeXtBlock, Decoder, Encoder
-from audiogen.codec.training import draw_depths
-from audiogen.codec.variations import SPEEDS, longer, vary
 from audiogen.errors import ConfigError
 from audiogen.frontends import load_frontend
+from audiogen.frontends.neural.augmentation import SPEEDS, longer, vary
+from audiogen.frontends.neural.crops import CropBatches, draw_crops
+from audiogen.frontends.neural.losses import ReconstructionLoss
+from audiogen.frontends.neural.networks import OVERLAP, SPECTRA, ConvNeXtBlock, Decoder, Encoder
+from audiogen.frontends.neural.trainer import draw_depths
 
 HOPS = [64, 8, 26, 320]
 

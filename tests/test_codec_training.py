@@ -10,14 +10,14 @@ import pytest
 import torch
 from corpus import RATE, folder_of_notes, note
 
-from audiogen.codec import training
-from audiogen.codec.balancer import Balancer
-from audiogen.codec.discriminators import Discriminators, deception_losses, hinge_loss
+from audiogen.commands.train import train
+from audiogen.commands.train_frontend import train_frontend
 from audiogen.errors import ConfigError, RunError, TrainingError
 from audiogen.frontends import Codec, load_frontend
-from audiogen.training.frontend import train_frontend
-from audiogen.training.metrics import read_metrics
-from audiogen.training.session import train
+from audiogen.frontends.neural import trainer as training
+from audiogen.frontends.neural.balancer import Balancer
+from audiogen.frontends.neural.discriminators import Discriminators, generator_losses, hinge_loss
+from audiogen.runs.event_log import read_metrics
 
 TINY = {"weights": "fit", "num_codebooks": 2, "codebook_size": 8, "hop_length": 64, "dim": 4, "latent_dim": 4,
         "batch_size": 2, "adversarial_from": 0.5, "discriminator_channels": 2,
@@ -26,7 +26,7 @@ TINY = {"weights": "fit", "num_codebooks": 2, "codebook_size": 8, "hop_length": 
 
 @pytest.fixture(autouse=True)
 def one_second_is_long(monkeypatch):
-    monkeypatch.setattr("audiogen.frontends.learning.CROP_SECONDS", 0.2)
+    monkeypatch.setattr("audiogen.frontends.neural.fit.CROP_SECONDS", 0.2)
 
 
 def tiny_trainer(**settings):
@@ -47,7 +47,7 @@ def test_hinge_losses_equal_their_definitions():
     assert float(hinge_loss(judgements(0, 0), judgements(0, 0))) == 2
     assert float(hinge_loss(judgements(1, 3), judgements(-1, -2))) == 0
     assert float(hinge_loss(judgements(0.5, 1), judgements(-1, 1))) == (0.5 + 0 + 0 + 2) / 2
-    found = deception_losses(judgements(2, 4), judgements(-1, 3))
+    found = generator_losses(judgements(2, 4), judgements(-1, 3))
     assert float(found["adversarial"]) == (2 + 0) / 2
     assert float(found["features"]) == pytest.approx((3 / 2 + 1 / 4) / 2)
 
@@ -86,7 +86,7 @@ def test_the_balancer_gives_each_loss_its_share_of_the_gradient():
 def test_the_phases_come_in_turn():
     """Buries adversaries before there is anything to judge, and codebooks that never start."""
     trainer = tiny_trainer()
-    records = [trainer.advance(step / 20) for step in range(20)]
+    records = [trainer.train_step(step / 20) for step in range(20)]
     assert [("commitment" in record, "adversarial" in record) for record in records] == [
         (step >= 1, step >= 10) for step in range(20)]
     figures = trainer.figures()
@@ -97,13 +97,13 @@ def test_discriminators_that_are_sure_wait(monkeypatch):
     """Buries a guard on the discriminators' lead that lets them learn on."""
     trainer = tiny_trainer()
     for step in range(3):
-        trainer.advance(0.4 + 0.1 * step)
+        trainer.train_step(0.4 + 0.1 * step)
     before = weights(trainer)
-    monkeypatch.setattr(training, "SURE", 3.0)
-    trainer.advance(0.7)
+    monkeypatch.setattr(training, "DISC_PAUSE_LOSS", 3.0)
+    trainer.train_step(0.7)
     waited = weights(trainer)
-    monkeypatch.setattr(training, "SURE", 0.0)
-    trainer.advance(0.7)
+    monkeypatch.setattr(training, "DISC_PAUSE_LOSS", 0.0)
+    trainer.train_step(0.7)
     learned = weights(trainer)
     names = [name for name in before if name.startswith("discriminators")]
     assert all(torch.equal(before[name], waited[name]) for name in names)
@@ -115,28 +115,28 @@ def test_a_run_that_explodes_goes_back_and_calms_down(monkeypatch):
     monkeypatch.setattr(training, "SNAPSHOT_EVERY", 4)
     trainer = tiny_trainer()
     for step in range(4):
-        trainer.advance(step / 20)
+        trainer.train_step(step / 20)
     before, state = weights(trainer), copy.deepcopy(trainer.state())
     healthy = trainer.batch
     for step in range(2):
-        trainer.advance((4 + step) / 20)
+        trainer.train_step((4 + step) / 20)
     trainer.batch = lambda step: healthy(step) * float("nan")
-    record = trainer.advance(6 / 20)
-    assert record == {"rolled_back_to": 4.0, "exploded_at": 7.0, "calm": 0.5}
+    record = trainer.train_step(6 / 20)
+    assert record == {"rolled_back_to": 4.0, "exploded_at": 7.0, "lr_scale": 0.5}
     assert trainer.step == 4 and all(torch.equal(before[name], value) for name, value in weights(trainer).items())
-    assert trainer.balancer.norms == state["norms"] and trainer.usual == state["usual"]
+    assert trainer.balancer.norms == state["norms"] and trainer.ema_loss == state["ema_loss"]
     trainer.batch = healthy
-    rate = trainer.advance(4 / 20)["learning_rate"]
+    rate = trainer.train_step(4 / 20)["learning_rate"]
     trainer.load(state)
-    assert rate == pytest.approx(trainer.advance(4 / 20)["learning_rate"] / 2)
+    assert rate == pytest.approx(trainer.train_step(4 / 20)["learning_rate"] / 2)
 
 
 def test_a_loss_far_above_the_usual_is_an_explosion_too():
     trainer = tiny_trainer()
-    trainer.advance(0.0)
+    trainer.train_step(0.0)
     healthy = trainer.batch
     trainer.batch = lambda step: 1e4 * healthy(step)
-    assert "rolled_back_to" in trainer.advance(0.0)
+    assert "rolled_back_to" in trainer.train_step(0.0)
 
 
 def test_a_run_that_explodes_for_ever_stops(monkeypatch):
@@ -154,7 +154,7 @@ def test_a_resumed_run_ends_with_the_very_weights(tmp_path, monkeypatch, stops):
     folders = [folder_of_notes(tmp_path / "a", [4000] * 5), folder_of_notes(tmp_path / "b", [3000] * 4, seed=7)]
     whole = train_frontend("codec", folders, tmp_path / "whole", TINY, steps=16)
     assert whole.finished
-    advance, due = training.Trainer.advance, set(stops)
+    advance, due = training.Trainer.train_step, set(stops)
 
     def stopped_at(self, progress):
         record = advance(self, progress)
@@ -163,7 +163,7 @@ def test_a_resumed_run_ends_with_the_very_weights(tmp_path, monkeypatch, stops):
             os.kill(os.getpid(), signal.SIGTERM)                # SIGINT is ignored where a shell started us behind
         return record
 
-    monkeypatch.setattr(training.Trainer, "advance", stopped_at)
+    monkeypatch.setattr(training.Trainer, "train_step", stopped_at)
     for _ in stops:
         assert not train_frontend("codec", folders, tmp_path / "parts", TINY, steps=16, resume=True).finished
     parts = train_frontend("codec", folders, tmp_path / "parts", TINY, steps=16, resume=True)
@@ -213,7 +213,7 @@ def test_rollbacks_are_written_down(tmp_path, monkeypatch):
     monkeypatch.setattr(training.Trainer, "_step", stumble)
     train_frontend("codec", [folder], tmp_path / "run", TINY, steps=4)
     event, = (e for e in read_metrics(tmp_path / "run") if e["event"] == "rolled_back")
-    assert event["exploded_at"] == 3 and event["rolled_back_to"] == 0 and event["calm"] == 0.5
+    assert event["exploded_at"] == 3 and event["rolled_back_to"] == 0 and event["lr_scale"] == 0.5
 
 
 def test_the_checkpoint_holds_the_settings(tmp_path):

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audiogen.backbones import BACKBONES
 from audiogen.config import from_dict, override, parse_override, part_from_dict, part_to_dict, to_dict
 from audiogen.errors import ConfigError
+from audiogen.models.backbones import BACKBONES
 
 
 @dataclass(frozen=True)

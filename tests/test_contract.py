@@ -8,9 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tiny import BACKBONE_CASES, lively, state_tensors, tiny_backbone
 
-from audiogen.backbones import BACKBONES
 from audiogen.errors import ConfigError
-from audiogen.layers import clone_state
+from audiogen.models.backbones import BACKBONES
+from audiogen.models.layers import clone_state
 
 every_backbone = pytest.mark.parametrize("kind, changes", BACKBONE_CASES)
 

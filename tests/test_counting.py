@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from audiogen.scratch.counting import Bigram, cross_entropy, row_entropies
+from audiogen.evaluation.ngram import Bigram, cross_entropy, row_entropies
 
 
 def chain(length: int, size: int, seed: int = 0) -> np.ndarray:

@@ -16,8 +16,8 @@ import pytest
 from archives import tar_of
 from local_server import local_server
 
-from audiogen import download
-from audiogen.data.unpack import unpack
+from audiogen.utils import download
+from audiogen.utils.archives import unpack
 
 DATASETS = Path(__file__).parents[1] / "datasets"
 

@@ -3,9 +3,9 @@
 import pytest
 from corpus import folder_of_notes, tiny_settings
 
+from audiogen.commands.defaults import FEW_CODES, OF_FEW, default_config
+from audiogen.commands.train import train
 from audiogen.spec import FrameSpec, TokenSpec
-from audiogen.training.defaults import FEW_CODES, OF_FEW, default_config
-from audiogen.training.session import train
 
 FRAMES = TokenSpec(16000, 256, 4, 256)
 FRONTENDS = {FRAMES: "melvq", TokenSpec(16000, 1, 1, 256): "mulaw", FrameSpec(16000, 256, 80): "mel"}

@@ -14,14 +14,14 @@ from tiny import BACKBONE_CASES, SPEC_CASES, random_input, tiny_model
 from torch import nn
 from torch.nn import functional as F
 
+from audiogen.commands.train import train
 from audiogen.errors import TrainingError
-from audiogen.layers import CausalAttention
 from audiogen.listen import write_page
-from audiogen.training import loop
+from audiogen.models.layers import CausalAttention
+from audiogen.runs.event_log import Metrics, read_metrics
+from audiogen.training import trainer as loop
+from audiogen.training.diagnosis import findings, share
 from audiogen.training.diagnostics import SATURATED, observe
-from audiogen.training.findings import findings, share
-from audiogen.training.metrics import Metrics, read_metrics
-from audiogen.training.session import train
 
 #: Small backbones, and rates that suit them.
 RATES = {"bigram": 1e-2, "mlp": 2e-3, "wavenet": 2e-3, "gpt": 2e-3}

@@ -12,15 +12,15 @@ import torch
 from folders import noise, write_wav
 from rich.console import Console
 
-from audiogen.backbones import BACKBONES
+from audiogen.commands.defaults import default_config
 from audiogen.data import EncodedCache
 from audiogen.doctor import check_folder, check_overfit, check_setup, overfit, verdict
 from audiogen.doctor.check import cut, excerpts
 from audiogen.doctor.setup import PACKAGES, setup_warnings
 from audiogen.errors import AudiogenError, ConfigError, DataError
 from audiogen.frontends import frontend_to_dict, load_frontend
-from audiogen.run import build_model
-from audiogen.training.defaults import default_config
+from audiogen.models.backbones import BACKBONES
+from audiogen.runs.build import build_model
 
 RATE = 8000
 STEPS = 100  # small models need no more, healthy or ill
@@ -215,7 +215,7 @@ def test_a_few_faint_files_are_no_silence(tmp_path):
 
 def test_a_vocoder_need_not_be_trained(melodies, monkeypatch):
     """Buries a check that trains for long what no model reads."""
-    monkeypatch.setattr("audiogen.frontends.vocoder.learn", lambda *_: pytest.fail("the vocoder is trained"))
+    monkeypatch.setattr("audiogen.frontends.mel.vocoder.learn", lambda *_: pytest.fail("the vocoder is trained"))
     settings = ["frontend.num_features=20", "frontend.codebook_size=32", "frontend.vocoder.steps=1000000"]
     assert check_overfit(said(), melodies, "melvq", "bigram", "cpu", settings).fault is None
 

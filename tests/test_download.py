@@ -9,9 +9,9 @@ import threading
 import pytest
 from local_server import local_server
 
-from audiogen import download
-from audiogen.download import fetch
 from audiogen.errors import DownloadError
+from audiogen.utils import download
+from audiogen.utils.download import fetch
 
 BODY = bytes(range(256)) * 40
 HASH = hashlib.sha256(BODY).hexdigest()

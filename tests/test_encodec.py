@@ -6,9 +6,10 @@ from encodec_oracle import package_layout, package_model, sounds
 from torch.nn import functional as F
 
 from audiogen.errors import ConfigError, NotFittedError
-from audiogen.frontends import encodec, load_frontend, seanet
-from audiogen.frontends.encodec import EnCodec
-from audiogen.frontends.recurrence import lstm_layer
+from audiogen.frontends import load_frontend
+from audiogen.frontends.encodec.frontend import EnCodec, seanet
+from audiogen.frontends.encodec import frontend as encodec
+from audiogen.frontends.encodec.lstm import lstm_layer
 
 
 @pytest.fixture(scope="module")

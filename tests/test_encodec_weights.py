@@ -10,11 +10,12 @@ import torch
 from encodec_oracle import encodec_package, package_layout, sounds
 from local_server import local_server
 
-from audiogen import download
 from audiogen.errors import DownloadError
-from audiogen.files import sha256_file
-from audiogen.frontends import encodec_weights, load_frontend, save_frontend
-from audiogen.frontends.encodec import EnCodec
+from audiogen.frontends import load_frontend, save_frontend
+from audiogen.frontends.encodec.frontend import EnCodec
+from audiogen.frontends.encodec.frontend import weights as encodec_weights
+from audiogen.utils import download
+from audiogen.utils.files import sha256_file
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ import torch
 from corpus import RATE, folder_of_notes, tiny_settings
 
 from audiogen import encode_folder
-from audiogen.data import label_names, label_of, read_codes
+from audiogen.commands.decode import read_codes
+from audiogen.data import label_names, label_of
 from audiogen.errors import CacheError, DataError
 from audiogen.frontends import load_frontend
 

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audiogen.scratch import engine, nn
-from audiogen.scratch.engine import Value, read_back, weighted_sum
-from audiogen.scratch.nn import MLP, Layer, Neuron
+from audiogen.course import engine, nn
+from audiogen.course.engine import Value, read_back, weighted_sum
+from audiogen.course.nn import MLP, Layer, Neuron
 
 #: What a `Value` and a float64 tensor both compute, kept where it is defined, and off the edge of relu, where rounding
 #: would decide the slope.

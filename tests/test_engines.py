@@ -11,19 +11,19 @@ from replay import GraphOnCPU, Recorder
 from tiny import BACKBONE_CASES, FRAMES, TOKENS, lively, random_input, tiny_backbone, tiny_model
 from torch import nn
 
-from audiogen import generate as generate_module
-from audiogen.backbones import BACKBONES
-from audiogen.backbones.wavenet import WaveNet
-from audiogen.engines import ENGINES, PRECISIONS, choose
-from audiogen.engines.base import tell
-from audiogen.engines.eager import Eager
-from audiogen.engines.graph import GraphEngine
-from audiogen.engines.kernel import KernelEngine
 from audiogen.errors import ConfigError
-from audiogen.generate import generate, stream
-from audiogen.model import SequenceModel
-from audiogen.patterns import PATTERNS
-from audiogen.sampling import Sampling, draw, probabilities, uniforms
+from audiogen.generation import generate as generate_module
+from audiogen.generation.engines import ENGINES, PRECISIONS, choose
+from audiogen.generation.engines.base import log_once
+from audiogen.generation.engines.cpu.base import KernelEngine
+from audiogen.generation.engines.cuda_graph import GraphEngine
+from audiogen.generation.engines.eager import Eager
+from audiogen.generation.generate import generate, stream
+from audiogen.models.backbones import BACKBONES
+from audiogen.models.backbones.wavenet import WaveNet
+from audiogen.models.patterns import PATTERNS
+from audiogen.models.sampling import Sampling, draw, probabilities, uniforms
+from audiogen.models.sequence_model import SequenceModel
 
 CASES = [pytest.param(name, *case.values, id=f"{name}-{case.id}") for name, kind in ENGINES.items()
          for case in BACKBONE_CASES
@@ -159,9 +159,9 @@ def test_rounded_weights_give_an_item_the_very_same_alone(name, precision):
 
     def logits(hidden, state, items):
         found, engine = torch.empty(len(items), 50, 3, TOKENS.codebook_size), ENGINES[name](model, len(items))
-        engine.begin(hidden[items].clone(), [{key: value[items].clone() if value.ndim else value.clone()
+        engine.set_state(hidden[items].clone(), [{key: value[items].clone() if value.ndim else value.clone()
                                               for key, value in layer.items()} for layer in state])
-        engine.fill(seq[items].clone(), known, numbers[items], Sampling(), found)
+        engine.decode(seq[items].clone(), known, numbers[items], Sampling(), found)
         return found
 
     with torch.inference_mode():
@@ -222,7 +222,7 @@ def test_reduced_precision_costs_less_than_a_hundredth(name, kind, changes, prec
     before = copy.deepcopy(model.state_dict())
 
     model.precision = precision
-    if (reason := ENGINES[name].refusal(model)) is not None:
+    if (reason := ENGINES[name].unsupported_reason(model)) is not None:
         pytest.skip(reason)
     logits = ENGINES[name](model, 5).logits(seq)
     exact, total = true_logits(model, seq), {}
@@ -247,8 +247,8 @@ def test_a_prompt_seen_at_once_is_as_if_seen_step_by_step(name, kind, changes, p
     known, engine = torch.ones(3, 60, dtype=torch.bool), ENGINES[name](model, 3)
     expected = engine.logits(seq)[:, steps:]
     got = torch.empty_like(expected).contiguous()
-    engine.see(seq[:, :, :steps])
-    engine.fill(seq[:, :, steps:].clone(), known[:, steps:], numbers[:, steps:], Sampling(), got)
+    engine.prefill(seq[:, :, :steps])
+    engine.decode(seq[:, :, steps:].clone(), known[:, steps:], numbers[:, steps:], Sampling(), got)
     error = (got - expected).abs().max() / expected.abs().max()
     assert float(error) < (1e-5 if precision == "fp32" else 0.03)
 
@@ -257,25 +257,25 @@ def test_a_prompt_seen_at_once_is_as_if_seen_step_by_step(name, kind, changes, p
 
 def test_a_step_is_captured_once_and_serves_all_blocks(monkeypatch):
     """Buries a capture for each block, or none at all, a graph that goes on with the filters of the last call, and one
-    that reads where the state has been before `begin` began anew."""
+    that reads where the state has been before `set_state` began anew."""
     model = small_model("gpt", {})
     engine, seq = GraphOnCPU(model, 2), torch.full((2, 3, 700), model.hole)
     known = torch.zeros(3, 700, dtype=torch.bool)
     numbers = uniforms([1, 2], 0, 700, 3)
     found = []
     for sampling in (Sampling(), Sampling(), Sampling(top_k=1)):
-        engine.see(seq[:, :, :0])
+        engine.prefill(seq[:, :, :0])
         found.append(seq.clone())
-        engine.fill(found[-1][:, :, :300], known[:, :300], numbers[:, :300], sampling)
-        engine.fill(found[-1][:, :, 300:], known[:, 300:], numbers[:, 300:], sampling)
+        engine.decode(found[-1][:, :, :300], known[:, :300], numbers[:, :300], sampling)
+        engine.decode(found[-1][:, :, 300:], known[:, 300:], numbers[:, 300:], sampling)
     assert engine.captures == 2
     assert torch.equal(found[0], found[1])
     plain(monkeypatch)
     for codes, sampling in zip(found[1:], (Sampling(), Sampling(0.0)), strict=True):
         wanted = seq.clone()
         eager = Eager(model, 2)
-        eager.see(seq[:, :, :0])
-        eager.fill(wanted, known, numbers, sampling)
+        eager.prefill(seq[:, :, :0])
+        eager.decode(wanted, known, numbers, sampling)
         assert torch.equal(codes, wanted)
 
 
@@ -311,7 +311,7 @@ def test_what_can_not_be_captured_runs_by_itself_and_says_so_once(monkeypatch, c
     monkeypatch.setattr(GraphEngine, "broken", None)                    # both are put back afterwards
     monkeypatch.setattr(GraphEngine, "_failed", None)
     use_alone(monkeypatch, Refused)
-    tell.cache_clear()
+    log_once.cache_clear()
     with caplog.at_level(logging.INFO, logger="audiogen"):
         for _ in range(3):
             assert torch.equal(generate(model, 50, seeds=[1]), wanted)
@@ -360,7 +360,7 @@ def test_what_no_engine_runs_goes_the_plain_way_and_says_so_once(caplog, name, k
     """Buries a fallback in silence, a line for every batch, and an engine that takes models it does not mean: of other
     types, watched by hooks, or edited."""
     def reset():
-        tell.cache_clear()
+        log_once.cache_clear()
         caplog.clear()
 
     model = small_model(kind, changes)
@@ -400,10 +400,10 @@ def test_compiling_is_told_of_where_it_happens(caplog, name, kind, changes):
     engine = ENGINES[name](model, 1)
     seq, said = random_input(TOKENS, 1, 2), f"compiling the engine for {type(model.backbone).__name__}"
     with caplog.at_level(logging.INFO, logger="audiogen"), torch.inference_mode():
-        engine.begin(*model.start(1))
+        engine.set_state(*model.start(1))
         engine._run = nothing
         for _ in range(2):
-            engine.fill(seq, torch.zeros(3, 2, dtype=torch.bool), torch.full((1, 2, 3), 0.5, dtype=torch.float64),
+            engine.decode(seq, torch.zeros(3, 2, dtype=torch.bool), torch.full((1, 2, 3), 0.5, dtype=torch.float64),
                         Sampling())
     assert [said in record.message for record in caplog.records] == [True]
 
@@ -412,7 +412,7 @@ def test_what_is_not_rounded_says_so(caplog):
     """Buries `--precision int8` of a model that no engine runs, which changes nothing and told nobody."""
     model = tiny_model(TOKENS, "bigram", "delay").float()
     model.precision = "int8"
-    tell.cache_clear()
+    log_once.cache_clear()
     with caplog.at_level(logging.INFO, logger="audiogen"):
         for _ in range(2):
             generate(model, 4, seeds=[0])
@@ -438,7 +438,7 @@ def test_an_unknown_precision_is_refused():
 def test_the_compiled_draw_is_the_draw(sampling):
     """Buries a filter that breaks ties another way, or sums in another order: equal for each of 2,000 draws, among them
     logits that are equal to each other."""
-    from audiogen.engines import draws
+    from audiogen.generation.engines.cpu import sampling as draws
 
     rng = np.random.default_rng(0)
     logits = rng.standard_normal((2000, 9)).astype(np.float32) * 2
@@ -456,7 +456,7 @@ def test_products_are_those_of_the_rounded_weights(precision, batch_size, rows, 
     int8 to the nearest of 255 steps of each column."""
     from numba import njit
 
-    from audiogen.engines.products import pack, padded, product
+    from audiogen.generation.engines.cpu.matvec_columnwise import pack, padded, product
 
     @njit
     def call(x, weight, scales, y, work):
@@ -478,7 +478,7 @@ def test_products_are_those_of_the_rounded_weights(precision, batch_size, rows, 
 
 def test_the_gate_is_tanh_times_sigmoid():
     """Buries a series cut too short, and what overflows far from zero."""
-    from audiogen.engines.wavenet_kernel import gate
+    from audiogen.generation.engines.cpu.wavenet_kernel import gate
 
     filtered = np.concatenate([np.linspace(-12, 12, 4001), [-1e4, 1e4, 0]]).astype(np.float32)
     for opened in (-1e4, -50, -3, 0, 0.7, 9, 1e4):

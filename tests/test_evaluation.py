@@ -12,21 +12,23 @@ import torch
 from corpus import folder_of_notes, note, tiny_frontend, tiny_settings
 from tiny import FRAMES, SPEC_CASES, TOKENS, random_input, tiny_model
 
-from audiogen.audio import read_audio
-from audiogen.backbones import BACKBONES
+from audiogen.audio.io import read_audio
+from audiogen.commands.tokenize import tokenize
+from audiogen.commands.train import train
 from audiogen.errors import CacheError, DataError
 from audiogen.evaluation import likelihood
+from audiogen.evaluation import ngram as counting
 from audiogen.evaluation.likelihood import FileLikelihood, file_likelihoods
+from audiogen.evaluation.ngram import Bigram, Unigram, held_out_counts
 from audiogen.evaluation.reconstruction import mel_distance, si_sdr
-from audiogen.evaluation.report import evaluate_folder, report_rows, round_trip, verdict
-from audiogen.evaluation.yardstick import baselines, held_out_score, score
+from audiogen.evaluation.report import evaluate_folder, round_trip
+from audiogen.evaluation.scores import baselines, held_out_score, score
+from audiogen.evaluation.wording import report_rows, verdict
 from audiogen.frontends import load_frontend
-from audiogen.run import load_run
-from audiogen.scratch import counting
-from audiogen.scratch.counting import Bigram, Unigram, held_out_counts
+from audiogen.models.backbones import BACKBONES
+from audiogen.runs.event_log import read_metrics
+from audiogen.runs.run import load_run
 from audiogen.spec import FrameSpec, TokenSpec
-from audiogen.training.metrics import read_metrics
-from audiogen.training.session import tokenize, train
 
 LENGTHS = [5, 1, 17, 17, 40, 3]
 

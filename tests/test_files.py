@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
-from audiogen import files
 from audiogen.errors import AudiogenError, DataError
-from audiogen.files import atomic_path, atomic_write_bytes, atomic_write_json, atomic_write_text, sha256_file
+from audiogen.utils import files
+from audiogen.utils.files import atomic_path, atomic_write_bytes, atomic_write_json, atomic_write_text, sha256_file
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX alone")
 
@@ -77,7 +77,7 @@ def test_a_write_cut_short_leaves_the_old_file(tmp_path):
     script = """
 import resource, signal, sys
 from audiogen.errors import AudiogenError
-from audiogen.files import atomic_write_bytes
+from audiogen.utils.files import atomic_write_bytes
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
@@ -99,7 +99,7 @@ def test_killed_while_writing_leaves_the_old_file(tmp_path):
     """Buries a file that is opened for writing under its own name."""
     script = """
 import os, signal, sys
-from audiogen.files import atomic_path
+from audiogen.utils.files import atomic_path
 with atomic_path(sys.argv[1]) as temporary:
     temporary.write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)

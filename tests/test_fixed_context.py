@@ -6,7 +6,7 @@ import pytest
 import torch
 from corpus import RATE, tiny_frontend
 
-from audiogen.scratch.fixed_context import bits, draw, examples, joined
+from audiogen.course.fixed_context import bits, draw, examples, joined
 
 
 def test_examples_are_each_code_with_the_ones_before_it():

@@ -15,7 +15,7 @@ from audiogen.frontends import FRONTENDS, frontend_from_dict, frontend_to_dict, 
 from audiogen.spec import FrameSpec, TokenSpec
 
 LEARNED = [kind for kind, part in FRONTENDS.items() if part.learned]
-RESIDUAL = [kind for kind, part in FRONTENDS.items() if "num_codebooks" in part.adjustable]
+RESIDUAL = [kind for kind, part in FRONTENDS.items() if "num_codebooks" in part.reconfigurable]
 
 
 @pytest.fixture(params=FRONTENDS)
@@ -184,9 +184,9 @@ LONG["bpe"] = {"base": {"kind": "melvq", **tiny_settings("melvq"), **LONG["melvq
 def test_a_draft_of_what_is_trained_for_long_is_soon_fitted(kind):
     """Buries a doctor that trains for an hour before it says anything."""
     frontend = load_frontend(kind, **{**tiny_settings(kind), **LONG[kind]})
-    draft = frontend.draft()
+    draft = frontend.quick_variant()
     draft.fit(training_files(frontend.spec.sample_rate))
-    assert draft.draft() is draft
+    assert draft.quick_variant() is draft
     assert draft.fitted and not frontend.fitted and draft.spec == frontend.spec
     assert draft.encode(sounds(4000)).shape[2] <= frontend.num_frames(4000)
 

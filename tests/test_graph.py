@@ -7,8 +7,8 @@ import subprocess
 import pytest
 from matplotlib.figure import Figure
 
-from audiogen.scratch.engine import Value
-from audiogen.scratch.graph import MOST_VALUES, dot_text, draw
+from audiogen.course.engine import Value
+from audiogen.course.plot_graph import MOST_VALUES, dot_text, draw
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ from tiny import FRAMES, TOKENS, lively, random_input
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 from torch.nn import functional as F
 
-from audiogen.heads import CategoricalHead, CodeEmbedding, FrameEmbedding, MixtureDensityHead
-from audiogen.sampling import Sampling, uniforms
+from audiogen.models.embeddings import CodeEmbedding, FrameEmbedding
+from audiogen.models.heads import CategoricalHead, MixtureDensityHead
+from audiogen.models.sampling import Sampling, uniforms
 from audiogen.spec import FrameSpec
 
 DIM = 10

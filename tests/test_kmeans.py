@@ -2,7 +2,7 @@
 
 import torch
 
-from audiogen.scratch.kmeans import nearest_to, typical_frames
+from audiogen.course.kmeans import nearest_to, typical_frames
 
 
 def test_each_typical_frame_is_the_mean_of_those_nearest_to_it():

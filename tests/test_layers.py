@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from audiogen.layers import CausalAttention, CausalConv, DelayLine, rotary, rotate
+from audiogen.models.layers import CausalAttention, CausalConv, DelayLine, rotary, rotate
 
 
 @pytest.mark.parametrize("kernel_size, dilation", [(1, 1), (2, 1), (2, 4), (3, 1), (3, 5), (8, 1)])

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from listening import Page, put
 
-from audiogen.listen import Clip, clip_cards, grid, section, table, text, write_lesson
-from audiogen.listen.pieces import note
-from audiogen.scripts import LessonParser
+from audiogen.course.lesson_page import write_lesson
+from audiogen.course.lesson_parser import LessonParser
+from audiogen.listen import Clip, clip_cards, grid, section, table, text
+from audiogen.listen.html import note
 
 SCRIPT = '''"""Lesson 1: a first one. Does it stand?
 
@@ -18,8 +19,8 @@ What it teaches. That a < b, and what `code` and --some-option 0.5 look like, wi
 What to try. --rate 3, then 0.01.
 """
 
-from audiogen.scratch import backward as b
-from audiogen.scratch.engine import Value
+from audiogen.course import backward as b
+from audiogen.course.engine import Value
 '''
 
 
@@ -51,7 +52,7 @@ def test_a_lesson_page_can_be_read_by_itself(path):
 
 
 def test_links_of_a_lesson_lead_somewhere(path):
-    """Buries a link to a file that is not there: the script, what it reads from audiogen/scratch, the next lesson."""
+    """Buries a link to a file that is not there: the script, what it reads from audiogen/course, the next lesson."""
     links = [a["href"] for a in Page(path).all("a") if not a["href"].startswith("#")]
     *files, following = links
     assert [(path.parent / file).resolve().name for file in files] == ["01_first.py", "__init__.py", "engine.py"]

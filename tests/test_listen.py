@@ -10,9 +10,10 @@ import pytest
 from listening import Page, make_run, put
 
 from audiogen.errors import AudiogenError, RunError
-from audiogen.listen import pieces, write_page
-from audiogen.listen.folder import RunFolder
+from audiogen.listen import html as pieces
+from audiogen.listen import write_page
 from audiogen.listen.page import run_names
+from audiogen.listen.run_reader import RunFolder
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from PIL import Image
 from audiogen.listen import write_page
 from audiogen.listen.charts import Line, line_chart, nice_ticks, spread, thinned
 from audiogen.listen.clips import Clip, clip_cards, time_span
-from audiogen.listen.pictures import NUM_MELS, SHADES, mel_filters, mel_power, mel_scale, outline
-from audiogen.listen.pieces import format_number, picture, section, table, text, write_document
+from audiogen.listen.html import format_number, picture, section, table, text, write_document
+from audiogen.listen.spectrograms import NUM_MELS, SHADES, mel_filters, mel_power, mel_scale, outline
 
 
 def test_pictures_share_their_scales(tmp_path):

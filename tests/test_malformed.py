@@ -19,7 +19,7 @@ from sound_files import ogg_page, put
 
 WORKER = """
 import json, sys
-from audiogen import audio
+from audiogen.audio import io as audio
 from audiogen.errors import AudioReadError
 
 sound_ones, malformed, room = sys.argv[1].split("|"), sys.argv[2].split("|"), int(sys.argv[3])

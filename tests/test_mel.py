@@ -7,7 +7,8 @@ import torch
 import torchaudio
 
 from audiogen.errors import ConfigError, DataError
-from audiogen.frontends import griffin_lim, load_frontend, mel
+from audiogen.frontends import load_frontend
+from audiogen.frontends.mel import griffin_lim, mel
 
 RATES = [8000, 11025, 16000, 22050, 44100, 48000]
 

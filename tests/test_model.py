@@ -9,12 +9,12 @@ import slow
 import torch
 from tiny import FRAMES, SPEC_CASES, TOKENS, lively, random_input, tiny_backbone, tiny_model
 
-from audiogen.backbones import BACKBONES
 from audiogen.errors import ConfigError
-from audiogen.generate import generate
-from audiogen.model import SequenceModel
-from audiogen.patterns import PATTERNS
-from audiogen.sampling import Sampling
+from audiogen.generation.generate import generate
+from audiogen.models.backbones import BACKBONES
+from audiogen.models.patterns import PATTERNS
+from audiogen.models.sampling import Sampling
+from audiogen.models.sequence_model import SequenceModel
 from audiogen.spec import FrameSpec, TokenSpec
 
 every_backbone = pytest.mark.parametrize("kind", BACKBONES)

@@ -9,17 +9,20 @@ import tiny
 import torch
 from corpus import note, tiny_frontend, tiny_settings
 
-from audiogen.backbones import BACKBONES
 from audiogen.errors import ConfigError
-from audiogen.evaluation.yardstick import held_out_score
+from audiogen.evaluation.scores import held_out_score
 from audiogen.frontends import FRONTENDS
-from audiogen.patterns import PATTERNS
-from audiogen.run import RunConfig, build_model, load_run, save_weights, start_run
-from audiogen.sampling import Sampling
+from audiogen.models.backbones import BACKBONES
+from audiogen.models.patterns import PATTERNS
+from audiogen.models.sampling import Sampling
+from audiogen.runs.build import build_model
+from audiogen.runs.config import RunConfig
+from audiogen.runs.event_log import Metrics
+from audiogen.runs.folder import save_weights, start_run
+from audiogen.runs.run import load_run
+from audiogen.runs.training_config import DataConfig, TrainingConfig
 from audiogen.spec import FrameSpec
-from audiogen.training.config import DataConfig, TrainingConfig
-from audiogen.training.loop import Trainer
-from audiogen.training.metrics import Metrics
+from audiogen.training.trainer import Trainer
 
 pairs = [pytest.param(frontend, backbone, pattern, id=f"{frontend}-{backbone}-{pattern}")
          for frontend in FRONTENDS for backbone in BACKBONES for pattern in PATTERNS]

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audiogen import patterns
-from audiogen.patterns import PATTERNS
+from audiogen.models import patterns
+from audiogen.models.patterns import PATTERNS
 
 every_pattern = pytest.mark.parametrize("kind", PATTERNS)
 sizes = pytest.mark.parametrize("num_rows, num_frames",

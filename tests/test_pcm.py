@@ -6,10 +6,10 @@ import soundfile
 import torch
 from sound_files import sounds, wav_bytes
 
-from audiogen.audio import AudioFile, audio_info, read_audio, write_audio
-from audiogen.containers import read_header
+from audiogen.audio.containers import read_header
+from audiogen.audio.io import AudioFile, audio_info, read_audio, write_audio
+from audiogen.audio.pcm import PCMFile, is_pcm
 from audiogen.errors import AudioReadError
-from audiogen.pcm import PCMFile, is_pcm
 
 PLAIN = [(container, subtype, num_channels) for container in ("WAV", "WAVEX", "RF64") for num_channels in (1, 2, 5)
          for subtype in ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")]

@@ -5,9 +5,10 @@ import itertools
 import pytest
 import torch
 
-from audiogen.codec import quantizer as quantizer_module
-from audiogen.codec.quantizer import CodebookLearner, ResidualVQ, kmeans, nearest
-from audiogen.codec.reservoir import Reservoir
+from audiogen.frontends.neural import quantizer as quantizer_module
+from audiogen.frontends.neural.kmeans import kmeans, nearest
+from audiogen.frontends.neural.quantizer import CodebookLearner, ResidualVQ
+from audiogen.frontends.neural.reservoir import Reservoir
 
 
 def generator(seed=0):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from audiogen.audio.lossy import code_mp3, code_opus
 from audiogen.errors import AudiogenError
 from audiogen.evaluation import reconstruction
 from audiogen.evaluation.reconstruction import codebook_statistics, joined, si_sdr, stft_distance
-from audiogen.lossy import code_mp3, code_opus
 from audiogen.spec import TokenSpec
 
 

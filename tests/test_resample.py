@@ -5,7 +5,7 @@ import pytest
 import torch
 import torchaudio
 
-from audiogen.audio import mono, resample, write_audio
+from audiogen.audio.io import mono, resample, write_audio
 from audiogen.errors import ConfigError
 
 

@@ -19,15 +19,17 @@ from processes import Command
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from audiogen import files
+from audiogen.commands import train as session
+from audiogen.commands.train import train
 from audiogen.data import Crops
 from audiogen.errors import AudiogenError, ConfigError, RunError
 from audiogen.frontends import load_frontend, save_frontend
-from audiogen.run import holds_run
-from audiogen.training import checkpoint, loop, session
+from audiogen.runs.event_log import Metrics, read_metrics
+from audiogen.runs.folder import holds_run
+from audiogen.training import checkpoint
+from audiogen.training import trainer as loop
 from audiogen.training.checkpoint import list_checkpoints, load_checkpoint
-from audiogen.training.metrics import Metrics, read_metrics
-from audiogen.training.session import train
+from audiogen.utils import files
 
 STEPS = 12
 #: Everything that has a state or draws at random: dropout, averaging, accumulation, a fitted front-end, early stopping.
@@ -368,8 +370,8 @@ def test_a_signal_to_the_whole_group_is_saved_with_loader_processes_too(corpus, 
 #: Trains with a loader process, and sends SIGTERM to its whole group once ten steps are done.
 GROUP = """
 import logging, os, signal, sys
-from audiogen.training import loop
-from audiogen.training.session import train
+from audiogen.training import trainer as loop
+from audiogen.commands.train import train
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
     step = loop.Trainer._step
@@ -437,7 +439,7 @@ def test_a_full_disk_leaves_earlier_checkpoints_good(corpus, whole, tmp_path, mo
 
 def test_a_disk_that_fills_up_while_the_best_weights_are_kept(corpus, whole, tmp_path, monkeypatch):
     """Buries best weights written over by half a file."""
-    from audiogen import run as run_module
+    from audiogen.runs import run as run_module
     run = shutil.copytree(whole, tmp_path / "run")
     shutil.rmtree(run / "checkpoints" / "step-12")
     before = (run / "model.safetensors").read_bytes()

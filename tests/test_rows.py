@@ -10,7 +10,7 @@ from torch import nn
 def call():
     from numba import njit
 
-    from audiogen.engines.rows import product
+    from audiogen.generation.engines.cpu.matvec_rowwise import product
 
     @njit
     def call(x, packed, layer, y, rounded, unpacked):
@@ -25,7 +25,7 @@ def call():
 def test_products_are_those_of_the_rounded_weights(call, precision, batch_size, rows, columns):
     """Buries rows or items that are left out where fours do not go in, a scale or a layer for another. bf16 is rounded
     as torch does, int8 to the nearest of 255 steps of each row."""
-    from audiogen.engines.rows import pack
+    from audiogen.generation.engines.cpu.matvec_rowwise import pack
 
     torch.manual_seed(rows)
     layers = [nn.Linear(columns, rows) for _ in range(2)]
@@ -49,7 +49,7 @@ def test_products_are_those_of_the_rounded_weights(call, precision, batch_size, 
 
 def test_int8_sums_do_not_overflow(call):
     """Buries a sum that leaves 32 bits where all weights and inputs are as large as they can be."""
-    from audiogen.engines.rows import pack
+    from audiogen.generation.engines.cpu.matvec_rowwise import pack
 
     layer = nn.Linear(6144, 2)
     with torch.no_grad():

@@ -17,14 +17,17 @@ from corpus import folder_of_notes, note, tiny_settings
 from folders import write_wav
 from safetensors.torch import load_file, save_file
 
-from audiogen import audio_info, read_audio, samples
+from audiogen import audio_info, read_audio
+from audiogen.commands import samples
+from audiogen.commands.samples import generate_files, write_generated, write_round_trips
+from audiogen.commands.train import train
 from audiogen.errors import AudiogenError, AudioReadError, ConfigError, RunError
-from audiogen.files import sha256_file
 from audiogen.frontends import load_frontend, save_frontend
-from audiogen.run import blank_model, build_model, clear_leftovers, holds_run, load_run, read_config, read_split
-from audiogen.samples import generate_files, write_generated, write_round_trips
-from audiogen.sampling import Sampling
-from audiogen.training.session import train
+from audiogen.models.sampling import Sampling
+from audiogen.runs.build import blank_model, build_model
+from audiogen.runs.folder import clear_leftovers, holds_run, read_config, read_split
+from audiogen.runs.run import load_run
+from audiogen.utils.files import sha256_file
 
 RATE, HOP = 8000, 64
 
@@ -386,7 +389,7 @@ def test_blank_models_have_the_shapes_of_built_ones_and_load_quickly(made, run):
         name: x.shape for name, x in built.state_dict().items()}
     assert dict(blank.named_buffers()).keys() == dict(built.named_buffers()).keys()
     assert all(torch.equal(x, dict(built.named_buffers())[name]) for name, x in blank.named_buffers())
-    script = ("import sys; from audiogen.run import load_run; load_run(sys.argv[1]).generate(seconds=0.05); "
+    script = ("import sys; from audiogen.runs.run import load_run; load_run(sys.argv[1]).generate(seconds=0.05); "
               "sys.exit('torch._dynamo' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", script, str(made)]).returncode == 0
 

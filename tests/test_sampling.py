@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from audiogen import sampling as sampling_module
 from audiogen.errors import ConfigError
-from audiogen.sampling import Sampling, draw, fresh_seeds, philox, probabilities, uniforms
+from audiogen.models import sampling as sampling_module
+from audiogen.models.sampling import Sampling, draw, fresh_seeds, philox, probabilities, uniforms
 
 # --- uniform numbers ---------------------------------------------------------------------------------------------
 

@@ -8,16 +8,16 @@ import pytest
 import torch
 from corpus import folder_of_notes, note
 
-from audiogen.codec import training
+from audiogen.commands.train_frontend import export_weights
 from audiogen.data import scan
-from audiogen.data.encoded import fit_to, frontend_for
+from audiogen.data.pipeline import fit_to, frontend_for
 from audiogen.data.split import split
 from audiogen.errors import ConfigError
 from audiogen.evaluation.reconstruction import mel_distance
 from audiogen.frontends import Codec, load_frontend, save_frontend
 from audiogen.frontends.codec import SHIPPED
+from audiogen.frontends.neural import trainer as training
 from audiogen.spec import TokenSpec
-from audiogen.training.frontend import export_weights
 
 
 def sound(num_samples=32000, seeds=3):

@@ -11,15 +11,15 @@ from corpus import TINY_VOCODER, folder_of_notes, note, tiny_frontend, tiny_sett
 from processes import audiogen
 from tiny import tiny_backbone
 
-from audiogen.audio import audio_info, read_audio
+from audiogen.audio.io import audio_info, read_audio
+from audiogen.audio.wav_stream import write_chunks
 from audiogen.errors import AudiogenError, ConfigError
 from audiogen.frontends import FRONTENDS, load_frontend
-from audiogen.growing_wav import write_chunks
-from audiogen.model import SequenceModel
-from audiogen.patterns import PATTERNS
-from audiogen.run import load_run
-from audiogen.sampling import Sampling
-from audiogen.sound import generate_sound, stream_sound
+from audiogen.generation.audio import generate_sound, stream_sound
+from audiogen.models.patterns import PATTERNS
+from audiogen.models.sampling import Sampling
+from audiogen.models.sequence_model import SequenceModel
+from audiogen.runs.run import load_run
 
 
 def model_for(frontend, pattern="delay"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from folders import folder_of_noise, noise, write_wav
 
-from audiogen.audio import read_audio
+from audiogen.audio.io import read_audio
 from audiogen.data import FileEntry, Index, Part, scan, split, training_wavs
 from audiogen.errors import DataError
 from audiogen.frontends import Mel

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from audiogen.backbones import MLP
-from audiogen.model import SequenceModel
-from audiogen.patterns import Parallel
-from audiogen.scratch.fixed_context import examples
-from audiogen.scratch.stack import BatchNorm, Embedding, Linear, Tanh, run, stack_of
+from audiogen.course.fixed_context import examples
+from audiogen.course.stack import BatchNorm, Embedding, Linear, Tanh, run, stack_of
+from audiogen.models.backbones import MLP
+from audiogen.models.patterns import Parallel
+from audiogen.models.sequence_model import SequenceModel
 from audiogen.spec import TokenSpec
 
 

@@ -10,8 +10,8 @@ from corpus import tiny_frontend
 
 from audiogen.errors import ConfigError
 from audiogen.frontends import FRONTENDS
-from audiogen.frontends.blocks import reblocked
-from audiogen.layers import clone_state
+from audiogen.frontends.streaming import reblocked
+from audiogen.models.layers import clone_state
 
 BLOCK = 8  # frames, so that a short sound has many blocks
 
@@ -111,8 +111,8 @@ def test_small_blocks_give_the_same_codes_at_once(frontend):
     for piece in frontend.encode_stream(chunks(), block_frames=1):
         pieces.append(piece)
         count += piece.shape[2]
-        assert count == math.floor(fed - frontend.look_ahead) or fed == hops
-        assert fed <= max(frontend.start_frames, count + math.ceil(frontend.look_ahead))
+        assert count == math.floor(fed - frontend.lookahead) or fed == hops
+        assert fed <= max(frontend.start_frames, count + math.ceil(frontend.lookahead))
     codes = torch.cat(pieces, dim=2)
     whole = frontend.encode(wav)
     torch.testing.assert_close(codes, whole, rtol=0, atol=0 if codes.dtype == torch.int64 else 1e-9)
@@ -122,7 +122,7 @@ def test_small_blocks_give_the_same_codes_at_once(frontend):
             back.append(piece)
             sounding += piece.shape[2]
             given = frontend.start_frames - 1 + count
-            assert sounding == (given - frontend.hold_back if given <= hops else hops) * hop
+            assert sounding == (given - frontend.output_delay if given <= hops else hops) * hop
         back = torch.cat(back, dim=2)
         torch.testing.assert_close(back, frontend.decode(codes), rtol=0, atol=1e-9)
 
@@ -184,7 +184,7 @@ def test_an_endless_stream_takes_no_more_memory(frontend):
         sizes.clear()
         for _ in itertools.islice(getattr(frontend, f"{way}_stream")(endless()), 12):
             pass
-        assert (fed - 1) * ratio <= 12 * BLOCK + frontend.look_ahead + ratio
+        assert (fed - 1) * ratio <= 12 * BLOCK + frontend.lookahead + ratio
         assert len(set(sizes[2:])) == 1, sizes
         assert sizes[-1] < 64 * BLOCK * frontend.spec.hop_length * 4 + 2 ** 20
         assert not views, "each of which keeps more than itself in memory"

@@ -13,16 +13,17 @@ from corpus import folder_of_notes
 from loops import Walks, events, losses, settings, trainer, weights
 from processes import Command
 
+from audiogen.commands import train as session
+from audiogen.commands.defaults import resolve_precision
 from audiogen.errors import AudiogenError, ConfigError, TrainingError
-from audiogen.evaluation.yardstick import Score, held_out_score
+from audiogen.evaluation.scores import Score, held_out_score
+from audiogen.runs.event_log import Metrics, read_metrics
+from audiogen.runs.training_config import TrainingConfig
 from audiogen.spec import FrameSpec
-from audiogen.training import loop, session
+from audiogen.training import trainer as loop
 from audiogen.training.checkpoint import load_checkpoint
-from audiogen.training.config import TrainingConfig
-from audiogen.training.defaults import resolve_precision
-from audiogen.training.loop import Trainer
-from audiogen.training.metrics import Metrics, read_metrics
 from audiogen.training.schedule import learning_rate, make_optimizer
+from audiogen.training.trainer import Trainer
 
 
 @pytest.fixture(autouse=True)

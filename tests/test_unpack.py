@@ -12,8 +12,8 @@ import zipfile
 import pytest
 from archives import tar_of, zip_of
 
-from audiogen.data.unpack import unpack
 from audiogen.errors import DownloadError
+from audiogen.utils.archives import unpack
 
 
 def tar_with_a_long_description():

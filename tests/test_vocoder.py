@@ -8,18 +8,18 @@ import pytest
 import torch
 from corpus import RATE, TINY_VOCODER, folder_of_notes, note, tiny_frontend, tiny_settings
 
-from audiogen.codec import training
+from audiogen.commands.train import train
+from audiogen.commands.train_frontend import train_frontend
 from audiogen.errors import ConfigError, DataError, RunError, TrainingError
 from audiogen.frontends import load_frontend, save_frontend
-from audiogen.training.frontend import train_frontend
-from audiogen.training.session import train
+from audiogen.frontends.neural import trainer as training
 
 KINDS = ["mel", "melvq"]
 
 
 @pytest.fixture(autouse=True)
 def one_second_is_long(monkeypatch):
-    monkeypatch.setattr("audiogen.frontends.learning.CROP_SECONDS", 0.2)
+    monkeypatch.setattr("audiogen.frontends.neural.fit.CROP_SECONDS", 0.2)
 
 
 def notes(count, num_samples=RATE // 2):
@@ -99,7 +99,7 @@ def test_a_folder_trained_for_a_time_is_a_front_end_for_later_runs(kind, tmp_pat
                                                    "discriminator_channels": 2}}
     trained = train_frontend(kind, [folder], tmp_path / "vocoder", settings, steps=4)
     assert trained.finished
-    advance, due = training.Trainer.advance, {2}
+    advance, due = training.Trainer.train_step, {2}
 
     def stopped_once(self, progress):
         record = advance(self, progress)
@@ -108,7 +108,7 @@ def test_a_folder_trained_for_a_time_is_a_front_end_for_later_runs(kind, tmp_pat
             os.kill(os.getpid(), signal.SIGTERM)
         return record
 
-    monkeypatch.setattr(training.Trainer, "advance", stopped_once)
+    monkeypatch.setattr(training.Trainer, "train_step", stopped_once)
     assert not train_frontend(kind, [folder], tmp_path / "again", settings, steps=4).finished
     resumed = train_frontend(kind, [folder], tmp_path / "again", settings, steps=4, resume=True)
     assert resumed.finished and resumed.frontend.fingerprint() == trained.frontend.fingerprint()
@@ -138,10 +138,10 @@ def test_in_float64_and_over_what_is_not_a_number():
     assert frontend.decode(frontend.encode(notes(1)[0][None].double())).dtype == torch.float64
     trainer = frontend.trainer([wav.double() for wav in notes(2)])
     trainer.batch = lambda step: torch.full((1, 1, 1600), torch.nan)
-    assert "rolled_back_to" in trainer.advance(0.0)
+    assert "rolled_back_to" in trainer.train_step(0.0)
     with pytest.raises(TrainingError, match="lower its learning_rate"):
         for _ in range(3):
-            trainer.advance(0.0)
+            trainer.train_step(0.0)
 
 
 @pytest.mark.parametrize("settings, key", [({"steps": 0}, "vocoder.steps"), ({"dim": 0}, "vocoder.dim"),

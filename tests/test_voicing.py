@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from audiogen.scratch.voicing import cut, let_through, middles, periodicity, read_frames, sounding, spectral_features
+from audiogen.course.voicing import cut, let_through, middles, periodicity, read_frames, sounding, spectral_features
 
 RATES = 8000, 16000, 22050
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from audiogen.backbones import BACKBONES, Backbone
-from audiogen.model import SequenceModel
-from audiogen.patterns import PATTERNS
+from audiogen.models.backbones import BACKBONES, Backbone
+from audiogen.models.patterns import PATTERNS
+from audiogen.models.sequence_model import SequenceModel
 from audiogen.spec import FrameSpec, Spec, TokenSpec
 
 #: A small value for each whole-number setting that a backbone may have, by its name.

@@ -1,16 +1,15 @@
 """From a folder of sound to batches: index, split, encoded cache, crops."""
 
 from .cache import EncodedCache, is_cache
-from .code_file import check_code_file, decode_file, read_codes
+from .cache_index import CachedFile
 from .crops import Crops
-from .encoded import Encoded, encode_folder, fit_to, frontend_for
 from .index import FileEntry, Index, Rejected, long_enough, main_sample_rate, scan
 from .labels import label_names, label_of
-from .record import CachedFile
+from .pipeline import Encoded, encode_folder, fit_to, frontend_for
 from .sequences import Sequences
 from .split import Part, Split, split, training_wavs
 
 __all__ = ["CachedFile", "Crops", "Encoded", "EncodedCache", "FileEntry", "Index", "Part", "Rejected", "Sequences",
-           "Split", "check_code_file", "decode_file", "encode_folder", "fit_to", "frontend_for", "is_cache",
-           "label_names", "label_of", "long_enough", "main_sample_rate", "read_codes", "scan", "split",
+           "Split", "encode_folder", "fit_to", "frontend_for", "is_cache",
+           "label_names", "label_of", "long_enough", "main_sample_rate", "scan", "split",
            "training_wavs"]

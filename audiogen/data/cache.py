@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..audio import read_blocks, write_audio
+from ..audio.io import read_blocks, write_audio
 from ..errors import AudiogenError, AudioReadError, CacheError
-from ..files import atomic_path, sha256_file
 from ..frontends import Frontend, load_frontend, save_frontend
 from ..spec import Spec
+from ..utils.files import atomic_path, sha256_file
+from .cache_index import CODE_TYPES, DATA_FILE, FRAME_TYPE, INDEX_FILE, CachedFile, Record, damaged, read_record
 from .index import FileEntry, Index, Rejected, long_enough, scan
-from .record import CODE_TYPES, DATA_FILE, FRAME_TYPE, INDEX_FILE, CachedFile, Record, damaged, read_record
 
 FRONTEND_FILES = ("config.json", "frontend.safetensors")
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from ..download import fetch
 from ..errors import DataError, DownloadError
-from ..files import atomic_write_json
-from .unpack import Member, unpack
+from ..utils.archives import Member, unpack
+from ..utils.download import fetch
+from ..utils.files import atomic_write_json
 
 SOURCE_FILE = "SOURCE.json"  # in the finished folder: where it is from, and under which licence
 

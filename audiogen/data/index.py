@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..audio import AUDIO_SUFFIXES, audio_info, read_blocks
+from ..audio.io import AUDIO_SUFFIXES, audio_info, read_blocks
 from ..errors import AudioReadError, DataError
-from ..files import check_folder_is_there, sha256_file
 from ..spec import Spec
+from ..utils.files import check_folder_is_there, sha256_file
 
 #: Half the distance between highest and lowest sample. Below one step of 16 bits there is no sound at all; below
 #: -50 dBFS it is so faint that a model learns little but the noise.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..audio import read_blocks
+from ..audio.io import read_blocks
 from ..errors import DataError
 from .index import FileEntry, Index
 

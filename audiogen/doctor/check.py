@@ -29,17 +29,17 @@ def check_overfit(console: Console, folder: "str | Path | Index | EncodedCache",
     """Tries whether the model that `train` would begin with can learn the folder, and prints the verdict.
 
     Takes the training side alone, and of it at most two minutes. A learned front-end is fitted on those, one that is
-    trained for long by its `draft`.
+    trained for long by its `quick_variant`.
 
     Args:
         folder: of sound files or a cache, or what `check_folder` returned.
     """
+    from ..commands.defaults import BACKBONE, default_config, frontend_settings
+    from ..commands.source import frontend_of, num_codes, open_source, split_for
     from ..data import EncodedCache, long_enough
-    from ..devices import choose_device
     from ..frontends import frontend_to_dict
-    from ..run import build_model
-    from ..training.defaults import BACKBONE, default_config, frontend_settings
-    from ..training.source import frontend_of, num_codes, open_source, split_for
+    from ..runs.build import build_model
+    from ..utils.devices import choose_device
 
     where = choose_device(device)
     source = open_source(Path(folder), strict=False) if isinstance(folder, str | Path) else folder
@@ -106,7 +106,7 @@ def _fitted(front: Any, index: "Index", parts: Sequence["Part"]) -> Any:
 
     if front.fitted:
         return front
-    front = front.draft()
+    front = front.quick_variant()
     front.fit(training_wavs(index, parts, front.spec.sample_rate))
     return front.eval()
 

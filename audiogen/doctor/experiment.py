@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError
-from ..model import SequenceModel
-from ..training.config import TrainingConfig
+from ..models.sequence_model import SequenceModel
+from ..runs.training_config import TrainingConfig
 from ..training.diagnostics import observe
 from ..training.schedule import make_optimizer
 

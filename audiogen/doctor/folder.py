@@ -34,10 +34,10 @@ def check_folder(console: Console, folder: str | Path, verbose: bool = False) ->
     Raises:
         DataError: no such folder, no sound in it, or too little to hold anything out.
     """
+    from ..commands.defaults import BACKBONE, default_config
+    from ..commands.source import frontend_of, split_for
     from ..data import EncodedCache, is_cache, long_enough, scan
     from ..frontends import frontend_to_dict
-    from ..training.defaults import BACKBONE, default_config
-    from ..training.source import frontend_of, split_for
 
     source = EncodedCache.open(folder) if is_cache(folder) else scan(folder)
     index = source if not isinstance(source, EncodedCache) else source.index

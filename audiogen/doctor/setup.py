@@ -43,8 +43,8 @@ def check_setup(console: Console) -> None:
         raise AudiogenError(f"torchaudio can't be loaded ({' '.join(str(error).split())[:200]}); {MEND}") from error
 
     # Only now: these load torchaudio.
-    from ..devices import choose_device
-    from ..training.defaults import resolve_precision
+    from ..commands.defaults import resolve_precision
+    from ..utils.devices import choose_device
 
     device, cpu = choose_device("auto"), torch.device("cpu")
     table = _table("devices")

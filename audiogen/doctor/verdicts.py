@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from ..training.findings import MOST_SATURATED, findings, largest_step, share, worst
+from ..training.diagnosis import MOST_SATURATED, findings, largest_step, share, worst
 from .experiment import Overfit
 
 

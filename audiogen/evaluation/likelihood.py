@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..model import SequenceModel
+from ..models.sequence_model import SequenceModel
 
 #: Steps of one batch, all items together, and probabilities of one: they bound memory whatever the files' lengths.
 BATCH_STEPS, BATCH_PROBABILITIES = 32_768, 2 ** 24

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from ..audio import resample
+from ..audio.io import resample
 from ..errors import AudiogenError
-from ..frontends.mel import mel_filters
+from ..frontends.mel.mel import mel_filters
 from ..spec import TokenSpec
 
 

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from ..config import find, from_dict, part_from_dict, part_to_dict, to_dict
 from ..errors import ConfigError, RunError
-from ..files import atomic_path, atomic_write_json
+from ..utils.files import atomic_path, atomic_write_json
 from .base import Frontend, hash_tensors
-from .bpe import BPE
+from .bpe.frontend import BPE
 from .codec import Codec
-from .encodec import EnCodec
-from .mel import Mel
-from .melvq import MelVQ
+from .encodec.frontend import EnCodec
+from .mel.mel import Mel
+from .mel.melvq import MelVQ
 from .mulaw import MuLaw
 
 __all__ = ["BPE", "FRONTENDS", "Codec", "EnCodec", "Frontend", "Mel", "MelVQ", "MuLaw", "frontend_from_dict",
@@ -48,7 +48,7 @@ def load_frontend(name_or_folder: str | Path, **settings: Any) -> Frontend:
     if isinstance(name_or_folder, str) and name_or_folder in FRONTENDS:
         part = FRONTENDS[name_or_folder]
         frontend = part(from_dict(part.Config, settings, "frontend"))
-        frontend.acquire()
+        frontend.load_pretrained()
         return frontend.eval()
     folder = Path(name_or_folder)
     if not folder.exists() and str(name_or_folder) == folder.name:  # one word: meant as a name, most likely
@@ -149,8 +149,8 @@ def _adjusted(frontend: Frontend, settings: Mapping[str, Any]) -> Frontend:
     saved, values = _flat(to_dict(frontend.config)), _flat(to_dict(config))
     changed = [name for name in values if values[name] != saved.get(name)]
     for name in changed:
-        if frontend.learned and name not in frontend.adjustable:
-            allowed = ", ".join(sorted(frontend.adjustable)) or "nothing"
+        if frontend.learned and name not in frontend.reconfigurable:
+            allowed = ", ".join(sorted(frontend.reconfigurable)) or "nothing"
             raise ConfigError(f"frontend.{name}: the saved weights are for {saved.get(name)!r}, not {values[name]!r}; "
                               f"only {allowed} can be changed: leave it out, or fit anew")
     result = type(frontend)(config)

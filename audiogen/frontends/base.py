@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..config import to_dict
 from ..errors import ConfigError, DataError, NotFittedError
 from ..spec import Spec
-from .blocks import blockwise
+from .streaming import blockwise
 
 
 class Frontend(nn.Module):
@@ -27,7 +27,7 @@ class Frontend(nn.Module):
     follow. At any rate `frame_lengths` says how many samples each frame stands for.
     Both take and give tensors of the module's floating dtype and device, give each item what it would get alone (but
     for rounding), and raise ValueError for a wrong shape, dtype or code, NotFittedError while there are no weights.
-    Only `fit` and `acquire` write weights; the state dict and the config are all that a copy needs.
+    Only `fit` and `load_pretrained` write weights; the state dict and the config are all that a copy needs.
 
     Both work in blocks of `block_frames`, counted from the beginning, and carry a state from one to the next:
     `encode_block` and `decode_block` are what a front-end is made of. The streams cut what they are given into these
@@ -35,10 +35,10 @@ class Frontend(nn.Module):
     """
 
     learned: ClassVar[bool] = False
-    look_ahead: ClassVar[float] = 0  # frames after its own whose samples a frame is made of
-    hold_back: ClassVar[float] = 0  # frames' worth of sound that `decode_block` keeps until it knows what follows
+    lookahead: ClassVar[float] = 0  # frames after its own whose samples a frame is made of
+    output_delay: ClassVar[float] = 0  # frames' worth of sound that `decode_block` keeps until it knows what follows
     start_frames: ClassVar[int] = 1  # the first block has at least so many, unless the sound ends before
-    adjustable: ClassVar[frozenset[str]] = frozenset()  # settings that may change once it is fitted
+    reconfigurable: ClassVar[frozenset[str]] = frozenset()  # settings that may change once it is fitted
     spec: Spec
 
     @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class Frontend(nn.Module):
         """
         size, hop_length = self._block_size(block_frames), self.spec.hop_length
         return blockwise(torch.no_grad()(self.encode_block), _checked(chunks, self.check_wav),
-                         math.ceil(max(size, self.start_frames, 1 + self.look_ahead) * hop_length),
-                         size * hop_length, flushes=self.look_ahead > 0)
+                         math.ceil(max(size, self.start_frames, 1 + self.lookahead) * hop_length),
+                         size * hop_length, flushes=self.lookahead > 0)
 
     def decode_stream(self, chunks: Iterable[Tensor], block_frames: int | None = None) -> Iterator[Tensor]:
         """Chunks (B, C, t) of any lengths -> wav (B, 1, n), in all `decode` of the whole. As `encode_stream`.
@@ -92,11 +92,11 @@ class Frontend(nn.Module):
                               "mel frames (recipes/11_vocoder.py)")
         size = self._block_size(block_frames)
         return blockwise(torch.no_grad()(self.decode_block), _checked(chunks, self.check),
-                         max(size, self.start_frames), size, flushes=self.hold_back > 0)
+                         max(size, self.start_frames), size, flushes=self.output_delay > 0)
 
     def encode_block(self, wav: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
         """The next samples (B, 1, n) -> frames (B, C, t), state. `state` is None at the beginning; n is a multiple of
-        the hop but in the first block, which `look_ahead` may ask more of, and at the end (`last`), where it may be 0
+        the hop but in the first block, which `lookahead` may ask more of, and at the end (`last`), where it may be 0
         if the front-end looks ahead."""
         raise NotImplementedError
 
@@ -121,7 +121,7 @@ class Frontend(nn.Module):
         the two streams in blocks of one frame; infinite where either needs all at once."""
         if not self.streams:
             return math.inf
-        frames = 1 + self.look_ahead + self.hold_back
+        frames = 1 + self.lookahead + self.output_delay
         return 1000 * frames * self.spec.hop_length / self.spec.sample_rate
 
     def _block_size(self, frames: int | None) -> int:
@@ -132,11 +132,11 @@ class Frontend(nn.Module):
     def fit(self, wavs: Iterable[Tensor]) -> None:
         raise TypeError(f"{type(self).__name__} learns nothing: there is nothing to fit")
 
-    def draft(self) -> "Frontend":
+    def quick_variant(self) -> "Frontend":
         """Itself; or, not yet fitted, one that is fitted in less time and good enough to try whether a model learns."""
         return self
 
-    def acquire(self) -> None:
+    def load_pretrained(self) -> None:
         """Gets weights that are published rather than fitted; `load_frontend(name)` calls it, loading a folder not."""
 
     @property

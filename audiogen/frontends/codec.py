@@ -10,18 +10,18 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..codec.networks import REACH, SPECTRA, Decoder, Encoder
-from ..codec.quantizer import ResidualVQ
-from ..codec.training import Trainer, TrainingSettings
 from ..errors import ConfigError
 from ..spec import TokenSpec
 from .base import Frontend, check_setting, check_weights
-from .learning import check_training, learn, training_batches
-from .precision import full_precision
+from .determinism import full_precision
+from .neural.fit import check_training, learn, training_batches
+from .neural.networks import REACH, SPECTRA, Decoder, Encoder
+from .neural.quantizer import ResidualVQ
+from .neural.trainer import Trainer, TrainingSettings
 
 SHIPPED = Path(__file__).parents[1] / "weights" / "codec-16khz.safetensors"
 SHIPPED_CODEBOOKS = 12
-DRAFT_STEPS = 60  # after which it does not sound well, but codes a folder
+QUICK_STEPS = 60  # after which it does not sound well, but codes a folder
 #: What the shipped weights were trained for: the defaults of these settings.
 SHIPPED_SETTINGS = ("sample_rate", "codebook_size", "hop_length", "dim", "latent_dim", "lookup_dim", "encoder_layers",
                     "decoder_layers")
@@ -46,9 +46,9 @@ class Codec(Frontend):
     """
 
     learned = True
-    look_ahead = hold_back = REACH
+    lookahead = output_delay = REACH
     block_frames = 50  # small enough to stay in a processor's cache
-    adjustable = frozenset({"num_codebooks"})
+    reconfigurable = frozenset({"num_codebooks"})
 
     @dataclass(frozen=True)
     class Config(TrainingSettings):
@@ -131,7 +131,7 @@ class Codec(Frontend):
     def fitted(self) -> bool:
         return bool(self.is_fitted)
 
-    def acquire(self) -> None:
+    def load_pretrained(self) -> None:
         """Loads the shipped weights, unless it is to be fitted."""
         if self.config.weights == "shipped":
             shipped = load_file(SHIPPED)
@@ -163,14 +163,14 @@ class Codec(Frontend):
         """
         learn(self, wavs, self.config.fit_steps, "the codec")
 
-    def draft(self) -> "Codec":
+    def quick_variant(self) -> "Codec":
         if self.fitted:
             return self
-        fewer = replace(self.config, fit_steps=min(DRAFT_STEPS, self.config.fit_steps))
+        fewer = replace(self.config, fit_steps=min(QUICK_STEPS, self.config.fit_steps))
         return type(self)(fewer).to(self.device, self.dtype)
 
     def trainer(self, wavs: Iterable[Tensor]) -> Trainer:
-        """What trains this codec from scratch, step by step; its `level` is set here, its weights by `take`."""
+        """What trains this codec from scratch, step by step; its `level` is set here, its weights by `load_trained`."""
         config = self.config
         if config.weights == "shipped":
             raise ConfigError("frontend.weights: the shipped weights are not fitted; set frontend.weights=fit to train "
@@ -181,7 +181,7 @@ class Codec(Frontend):
         blank = type(self)(config).to(self.device, self.dtype)  # so that a second fit gives the same as the first
         return Trainer(blank.encoder, blank.quantizer, blank.decoder, config.sample_rate, config, batch)
 
-    def take(self, trainer: Trainer) -> None:
+    def load_trained(self, trainer: Trainer) -> None:
         """The weights of a trainer as they stand."""
         trainer.export(self.encoder, self.quantizer, self.decoder)
         self.is_fitted.fill_(1)

@@ -7,7 +7,7 @@ from html import escape
 
 import numpy as np
 
-from .pieces import Html, format_number
+from .html import Html, format_number
 
 MOST_POINTS = 500  # of one line; more than a screen shows
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..audio import audio_info, read_audio
+from ..audio.io import audio_info, read_audio
 from ..errors import AudioReadError
 from .charts import SVG, frame, nice_ticks, tidy
-from .pictures import COLUMNS, DECIBELS, SHADES, mel_image, mel_power, mel_scale, outline
-from .pieces import Html, heading, player, png_uri, text
+from .html import Html, heading, player, png_uri, text
+from .spectrograms import COLUMNS, DECIBELS, SHADES, mel_image, mel_power, mel_scale, outline
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..evaluation.report import verdict
+from ..evaluation.wording import verdict
 from .charts import Line, line_chart, value_range
-from .folder import RunFolder, number
-from .pieces import Html, card, glossary, table, text
+from .html import Html, card, glossary, table, text
+from .run_reader import RunFolder, number
 
 BASELINES = ("uniform", "unigram", "bigram")
 # The evaluation's other figures in words; one that is not listed is shown under its own name.

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 from ..errors import RunError
-from ..files import sha256_file
-from .choice import choose
+from ..utils.files import sha256_file
 from .clips import clip_cards, legend
+from .diagnostics import INTRODUCTION, insides
 from .figures import figures_table, learning_curves, meanings, read_figures
-from .folder import RunFolder, number, read_folder
-from .insides import INTRODUCTION, insides
-from .pieces import (
+from .html import (
     Html,
     bullets,
     code,
@@ -25,6 +23,8 @@ from .pieces import (
     text,
     write_document,
 )
+from .run_reader import RunFolder, number, read_folder
+from .selection import choose
 
 LISTEN_FOR = (
     "Colour: is it the instrument or the voice of the originals, or noise?",

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import AudiogenError, RunError
-from ..files import sha256_file, sync_file, sync_folder
+from ..utils.files import sha256_file, sync_file, sync_folder
 
 #: Checkpoints that stay: the newest, and the one before it should the newest be damaged by the disk.
 KEEP = 2

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from .config import TrainingConfig
+from ..runs.training_config import TrainingConfig
 
 
 def learning_rate(progress: float, config: TrainingConfig) -> float:

@@ -6,7 +6,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..model import SequenceModel
+from ..models.sequence_model import SequenceModel
 
 
 def training_flops(model: SequenceModel, num_frames: int) -> int:

@@ -21,7 +21,7 @@ import time
 import tracemalloc
 from pathlib import Path
 
-from audiogen.scratch import engine, nn
+from audiogen.course import engine, nn
 
 try:
     import micrograd.engine

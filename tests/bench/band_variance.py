@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 
 from audiogen.data import EncodedCache, Sequences
-from audiogen.generate import generate
-from audiogen.run import load_run, read_split
+from audiogen.generation.generate import generate
+from audiogen.runs.folder import read_split
+from audiogen.runs.run import load_run
 
 
 def main() -> None:

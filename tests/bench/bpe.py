@@ -40,7 +40,7 @@ def main() -> None:
         import tokenizers
     except ImportError:
         raise SystemExit("the peer is not installed: pip install tokenizers") from None
-    from audiogen.frontends.merges import apply_merges, learn_merges, rank_table
+    from audiogen.frontends.bpe.merges import apply_merges, learn_merges, rank_table
 
     first = {"compiling": first_call(fresh=True), "compiled before": first_call(fresh=False)}
     for name, seconds in first.items():
@@ -114,7 +114,7 @@ def timed(seconds: list[float], call: Callable):
 def first_call(fresh: bool) -> float:
     """Seconds until a few codes are learned from and encoded in a new process, numba's import included, torch's not."""
     script = ("import time; import numpy as np; import audiogen.frontends; began = time.perf_counter()\n"
-              "from audiogen.frontends.merges import *\n"
+              "from audiogen.frontends.bpe.merges import *\n"
               "merges = learn_merges([np.array([1, 2, 1, 2])], 3, 1, 9)\n"
               "apply_merges(np.array([1, 2]), rank_table(merges), 3)\n"
               "print(time.perf_counter() - began)")

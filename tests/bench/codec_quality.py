@@ -20,7 +20,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from audiogen.audio import read_audio
+from audiogen.audio.io import read_audio
+from audiogen.audio.lossy import code_mp3, code_opus
 from audiogen.data import scan, split
 from audiogen.errors import AudiogenError
 from audiogen.evaluation.reconstruction import (
@@ -33,7 +34,6 @@ from audiogen.evaluation.reconstruction import (
     stoi,
 )
 from audiogen.frontends import Frontend, load_frontend
-from audiogen.lossy import code_mp3, code_opus
 
 METRICS: dict[str, Callable[[Tensor, Tensor, int], float]] = {
     "mel distance": mel_distance, "STFT distance": stft_distance,

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audiogen.audio import read_audio
+from audiogen.audio.io import read_audio
 from audiogen.data import Encoded, encode_folder, label_of
-from audiogen.files import atomic_write_json
-from audiogen.run import Run, load_run
-from audiogen.sampling import Sampling
+from audiogen.models.sampling import Sampling
+from audiogen.runs.run import Run, load_run
+from audiogen.utils.files import atomic_write_json
 
 RATE, FRAMES = 8000, 40
 DIGITS = [str(digit) for digit in range(10)]

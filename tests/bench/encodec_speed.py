@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from encodec_oracle import package_layout, package_model, sounds  # noqa: E402
 
 from audiogen.frontends import load_frontend  # noqa: E402
-from audiogen.frontends.encodec import EnCodec  # noqa: E402
+from audiogen.frontends.encodec.frontend import EnCodec  # noqa: E402
 
 
 def main() -> None:

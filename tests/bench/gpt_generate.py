@@ -29,12 +29,12 @@ from precision import walk
 from torch import Tensor
 from torch.nn import functional as F
 
-from audiogen.backbones.gpt import GPT
-from audiogen.engines import PRECISIONS
-from audiogen.engines.gpt import GPTEngine
-from audiogen.generate import generate
-from audiogen.model import SequenceModel
-from audiogen.patterns import Delay, Parallel
+from audiogen.generation.engines import PRECISIONS
+from audiogen.generation.engines.cpu.gpt import GPTEngine
+from audiogen.generation.generate import generate
+from audiogen.models.backbones.gpt import GPT
+from audiogen.models.patterns import Delay, Parallel
+from audiogen.models.sequence_model import SequenceModel
 from audiogen.spec import TokenSpec
 
 LARGE = TokenSpec(sample_rate=24000, hop_length=320, num_codebooks=1, codebook_size=2048)
@@ -181,8 +181,8 @@ def held_out_bits(steps: int = 150) -> dict[str, float]:
 
 def first_call(precision: str, cache: str) -> float:
     """Seconds of two frames in a new process, numba's import included, torch's not."""
-    script = ("import time, torch; from audiogen.model import SequenceModel; from audiogen.generate import generate\n"
-              "from audiogen.backbones.gpt import GPT; from audiogen.patterns import Parallel\n"
+    script = ("import time, torch; from audiogen.models.sequence_model import SequenceModel; from audiogen.generation.generate import generate\n"
+              "from audiogen.models.backbones.gpt import GPT; from audiogen.models.patterns import Parallel\n"
               "from audiogen.spec import TokenSpec\n"
               "model = SequenceModel(TokenSpec(8000, 80, 1, 64), GPT(GPT.Config(64, 2, 2, 16)), Parallel(1))\n"
               f"model.precision = {precision!r}; began = time.perf_counter(); generate(model, 2, seeds=[0])\n"

@@ -23,12 +23,12 @@ from precision import walk
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audiogen.backbones.gpt import GPT
-from audiogen.model import SequenceModel
-from audiogen.patterns import Parallel
+from audiogen.commands.defaults import resolve_precision
+from audiogen.models.backbones.gpt import GPT
+from audiogen.models.patterns import Parallel
+from audiogen.models.sequence_model import SequenceModel
+from audiogen.runs.training_config import TrainingConfig
 from audiogen.spec import TokenSpec
-from audiogen.training.config import TrainingConfig
-from audiogen.training.defaults import resolve_precision
 from audiogen.training.schedule import learning_rate, make_optimizer
 
 SPEC = TokenSpec(sample_rate=8000, hop_length=128, num_codebooks=1, codebook_size=1024)

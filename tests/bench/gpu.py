@@ -21,17 +21,17 @@ from gpt_generate import theirs
 from torch import Tensor
 
 import audiogen
-from audiogen.backbones import Backbone
-from audiogen.backbones.gpt import GPT
-from audiogen.backbones.wavenet import WaveNet
-from audiogen.engines import choose
-from audiogen.engines.eager import Eager
-from audiogen.generate import generate
-from audiogen.model import SequenceModel
-from audiogen.patterns import Parallel
-from audiogen.sampling import Sampling, uniforms
+from audiogen.generation.engines import choose
+from audiogen.generation.engines.eager import Eager
+from audiogen.generation.generate import generate
+from audiogen.models.backbones import Backbone
+from audiogen.models.backbones.gpt import GPT
+from audiogen.models.backbones.wavenet import WaveNet
+from audiogen.models.patterns import Parallel
+from audiogen.models.sampling import Sampling, uniforms
+from audiogen.models.sequence_model import SequenceModel
+from audiogen.runs.training_config import TrainingConfig
 from audiogen.spec import TokenSpec
-from audiogen.training.config import TrainingConfig
 from audiogen.training.schedule import make_optimizer
 from audiogen.training.throughput import now, training_flops
 
@@ -83,8 +83,8 @@ def generation(name: str, spec: TokenSpec, backbone: Backbone, batch_size: int, 
 
     def plain() -> Tensor:
         engine, seq = Eager(model, batch_size), torch.zeros(batch_size, 1, few, dtype=torch.int64, device=device)
-        engine.see(seq[:, :, :0])
-        engine.fill(seq, torch.zeros(1, few, dtype=torch.bool, device=device),
+        engine.prefill(seq[:, :, :0])
+        engine.decode(seq, torch.zeros(1, few, dtype=torch.bool, device=device),
                     uniforms(range(batch_size), 0, few, 1).to(device), Sampling())
         return seq
 

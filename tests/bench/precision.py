@@ -12,10 +12,10 @@ import time
 
 import torch
 
-from audiogen.backbones import BACKBONES
-from audiogen.run import build_model
+from audiogen.commands.defaults import default_config
+from audiogen.models.backbones import BACKBONES
+from audiogen.runs.build import build_model
 from audiogen.spec import TokenSpec
-from audiogen.training.defaults import default_config
 from audiogen.training.schedule import learning_rate, make_optimizer
 
 

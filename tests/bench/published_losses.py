@@ -18,14 +18,14 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from audiogen.backbones import GPT, MLP, Backbone, WaveNet
-from audiogen.backbones import Bigram as NeuralBigram
-from audiogen.model import SequenceModel
-from audiogen.patterns import Parallel
-from audiogen.scratch.by_hand import MLPByHand, windows
-from audiogen.scratch.characters import Characters
-from audiogen.scratch.counting import Bigram
-from audiogen.training.config import TrainingConfig
+from audiogen.course.characters import Characters
+from audiogen.course.manual_mlp import MLPByHand, windows
+from audiogen.evaluation.ngram import Bigram
+from audiogen.models.backbones import GPT, MLP, Backbone, WaveNet
+from audiogen.models.backbones import Bigram as NeuralBigram
+from audiogen.models.patterns import Parallel
+from audiogen.models.sequence_model import SequenceModel
+from audiogen.runs.training_config import TrainingConfig
 from audiogen.training.schedule import learning_rate, make_optimizer
 
 BUDGET = 200_000 * 32       # predictions

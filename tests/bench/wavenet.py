@@ -24,13 +24,13 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from audiogen.backbones.wavenet import WaveNet
-from audiogen.engines import PRECISIONS
-from audiogen.engines.eager import Eager
-from audiogen.engines.wavenet import WaveNetEngine
-from audiogen.model import SequenceModel
-from audiogen.patterns import Parallel
-from audiogen.sampling import Sampling, uniforms
+from audiogen.generation.engines import PRECISIONS
+from audiogen.generation.engines.cpu.wavenet import WaveNetEngine
+from audiogen.generation.engines.eager import Eager
+from audiogen.models.backbones.wavenet import WaveNet
+from audiogen.models.patterns import Parallel
+from audiogen.models.sampling import Sampling, uniforms
+from audiogen.models.sequence_model import SequenceModel
 from audiogen.spec import TokenSpec
 
 SPEC = TokenSpec(sample_rate=16000, hop_length=1, num_codebooks=1, codebook_size=256)
@@ -115,8 +115,8 @@ def filler(engine):
     def go(steps: int) -> None:
         seq = torch.zeros(engine.batch_size, 1, steps, dtype=torch.int64)
         with torch.inference_mode():
-            engine.begin(*engine.model.start(engine.batch_size))
-        engine.fill(seq, torch.zeros(1, steps, dtype=torch.bool), uniforms(range(engine.batch_size), 0, steps, 1),
+            engine.set_state(*engine.model.start(engine.batch_size))
+        engine.decode(seq, torch.zeros(1, steps, dtype=torch.bool), uniforms(range(engine.batch_size), 0, steps, 1),
                     Sampling())
     return go
 
@@ -189,7 +189,7 @@ def held_out_bits(run: Path, folder: Path, most: int = 40) -> dict[str, float]:
 
 def first_call(precision: str, cache: str) -> float:
     """Seconds of the processor that the first steps take in a new process, numba's import included, torch's not."""
-    script = ("import time, torch; from audiogen.generate import generate; from tests.bench.wavenet import *\n"
+    script = ("import time, torch; from audiogen.generation.generate import generate; from tests.bench.wavenet import *\n"
               f"model = SequenceModel(SPEC, WaveNet(WaveNet.Config()), Parallel(1)); model.precision = {precision!r}\n"
               "began = time.process_time(); generate(model, 2, seeds=[0]); print(time.process_time() - began)")
     done = subprocess.run([sys.executable, "-c", script], env={**os.environ, "NUMBA_CACHE_DIR": cache},

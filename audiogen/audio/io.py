@@ -1,0 +1,262 @@
+"""Sound files in and out: the only place that touches them.
+
+soundfile (libsndfile) decodes and encodes, soxr resamples, and `containers` reads what a file states about itself, so
+that a file that is not what it says gives one clear `AudioReadError` instead of wrong sound. Reading goes
+
+    decode -> check every sample -> mean of the channels -> resample -> clip to [-1, 1]
+
+block by block: memory follows what was decoded, never what a header claims.
+"""
+
+import io
+import math
+import warnings
+from collections.abc import Iterator
+from numbers import Integral
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+import torchaudio
+
+from ..errors import AudiogenError, ConfigError
+from ..utils.files import atomic_write_bytes
+from .containers import MAX_CHANNELS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, refusal
+from .decoder import DECODE_AT_ONCE, AudioInfo, Decoder
+
+_FORMATS = {  # by suffix: the container, and the coding that is written unless another is asked for
+    ".wav": ("WAV", "PCM_16"),
+    ".flac": ("FLAC", "PCM_16"),
+    ".ogg": ("OGG", "VORBIS"),
+    ".oga": ("OGG", "VORBIS"),
+    ".opus": ("OGG", "OPUS"),
+    ".mp3": ("MP3", "MPEG_LAYER_III"),
+}
+AUDIO_SUFFIXES = frozenset(_FORMATS)
+"""The lower-case suffixes of the files that are read and written. Reading itself goes by content, not by suffix."""
+
+_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
+_WRITE_AT_ONCE = 1 << 16  # the Vorbis encoder overflows its stack on a long row of samples
+
+
+def audio_info(path: str | Path) -> AudioInfo:
+    """What the sound file at `path` holds, checked as far as its headers go: made to be run over many files.
+
+    A WAV's data is checked to be there in full, an Ogg's last page, an MP3's size against its own count. A FLAC and
+    whatever lies in the middle of a file is only checked when it is read. Two kinds of file are slower, since they
+    state no length: an MP3 without a Xing or Info tag, whose frames are counted, and a FLAC that was written to a
+    pipe, which is decoded once.
+
+    Raises:
+        AudioReadError: not a sound file that can be read; the message says why and what to do.
+    """
+    with Decoder(path) as decoder:
+        return decoder.info
+
+
+class AudioFile:
+    """A sound file that is held open, to read many stretches of it: its headers are looked at once.
+
+        with audiogen.AudioFile(path) as file:
+            crops = [file.read(start, 16_000) for start in starts]
+
+    Raises:
+        AudioReadError: as `audio_info`.
+    """
+
+    def __init__(self, path: str | Path):
+        self._decoder = Decoder(path)
+
+    @property
+    def info(self) -> AudioInfo:
+        return self._decoder.info
+
+    def read(self, start: int = 0, num_samples: int | None = None, sample_rate: int | None = None) -> torch.Tensor:
+        """A stretch as mono, (1, N) float32 in [-1, 1]: what `read_audio` says of it, and raises."""
+        blocks = list(_read(self._decoder, sample_rate, start, num_samples, block_seconds=math.inf))
+        return blocks[0] if len(blocks) == 1 else torch.cat([torch.zeros(1, 0), *blocks], dim=1)
+
+    def close(self) -> None:
+        self._decoder.close()
+
+    def __enter__(self) -> "AudioFile":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def read_audio(path: str | Path, sample_rate: int | None = None, start: int = 0,
+               num_samples: int | None = None) -> torch.Tensor:
+    """Reads a sound file, or a stretch of it, as mono.
+
+    The channels are averaged; samples over full scale, as lossy codecs and resampling make them, are clipped. A
+    stretch is resampled by itself, as if silence lay around it. WAV and FLAC go to `start` at once; MP3 and Opus
+    decode some samples before it, so that the stretch equals the same stretch of the whole file up to rounding (1e-6);
+    Vorbis decodes from the file's beginning.
+
+    Args:
+        path: WAV, FLAC, Ogg (Vorbis, Opus) or MP3; any rate up to 768 kHz; 1 to 8 channels.
+        sample_rate: Hz to resample to; None keeps the file's own.
+        start: the first sample to be read, at the file's own rate.
+        num_samples: how many to read, at the file's own rate; None, or more than there are: to the end.
+
+    Returns:
+        (1, N) float32 in [-1, 1]. N = floor(n * sample_rate / rate of the file + 1/2) for n samples read.
+
+    Raises:
+        AudioReadError: not audio, empty, damaged, `start` beyond the end, fewer samples than the file states, NaN,
+            infinite, or beyond 4.0 in magnitude (12 dB over full scale, which is a wrong format, not loud sound).
+    """
+    with AudioFile(path) as file:
+        return file.read(start, num_samples, sample_rate)
+
+
+def read_blocks(path: str | Path, sample_rate: int | None = None,
+                block_seconds: float = 10.0) -> Iterator[torch.Tensor]:
+    """The same as `read_audio` bit for bit, in pieces of at most about `block_seconds`, so in constant memory.
+
+    Yields:
+        (1, n) float32 in [-1, 1], n > 0. Nothing where the file is too short for one sample at `sample_rate`.
+
+    Raises:
+        AudioReadError: as `read_audio`; for what is wrong with samples, once the iteration gets there.
+    """
+    with Decoder(path) as decoder:
+        yield from _read(decoder, sample_rate, start=0, num_samples=None, block_seconds=block_seconds)
+
+
+def write_audio(path: str | Path, wav: torch.Tensor, sample_rate: int, subtype: str | None = None) -> None:
+    """Writes a sound file, whole or not at all.
+
+    What `read_audio` gave for a mono 8-, 16- or 24-bit file is written with the same number of bits without a change.
+
+    Args:
+        path: its suffix chooses the format: .wav, .flac, .ogg or .oga (Vorbis), .opus, .mp3.
+        wav: (N,), (1, N) or (C, N) in [-1, 1], 1 to 8 channels; what lies beyond is clipped, with a warning.
+        sample_rate: Hz.
+        subtype: the coding by libsndfile's name, such as "PCM_24" or "FLOAT"; None is 16 bits for WAV and FLAC.
+
+    Raises:
+        AudiogenError: unknown suffix, NaN or infinite samples, a shape, rate or coding that the format can't hold,
+            or a disk that is full.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in _FORMATS:
+        raise AudiogenError(f"{path}: {suffix or 'no suffix'} is no format to write; use {', '.join(_FORMATS)}")
+    _check_rate(sample_rate)
+    wav = torch.as_tensor(wav).detach().to("cpu", torch.float32)
+    samples = np.atleast_2d(wav.numpy()).T  # (N, C)
+    if samples.ndim != 2 or not 1 <= samples.shape[1] <= MAX_CHANNELS:
+        raise AudiogenError(f"{path}: a wav of shape {tuple(wav.shape)} can't be written; give (N,) or (C, N) with "
+                            f"1 to {MAX_CHANNELS} channels")
+    if samples.size == 0:
+        raise AudiogenError(f"{path}: there are no samples to write; make at least one")
+    peak = float(np.abs(samples).max())
+    if not math.isfinite(peak):
+        raise AudiogenError(f"{path}: NaN or infinite samples can't be written; look for what made them")
+    if peak > 1:
+        count = np.count_nonzero(np.abs(samples) > 1)
+        warnings.warn(f"{path}: {count} of {samples.size} samples clipped (peak {peak:.3g}); lower the level",
+                      stacklevel=2)
+    container, usual = _FORMATS[suffix]
+    atomic_write_bytes(path, _encode(path, samples, sample_rate, container, subtype or usual))
+
+
+def resample(wav: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
+    """Changes the sample rate: soxr (HQ) on the CPU, torchaudio (Kaiser-windowed sinc) on other devices.
+
+    The two agree below 0.9 of the lower Nyquist frequency. Results may overshoot [-1, 1]; they are not clipped. On
+    the CPU there is no gradient; on a GPU, rates with no common factor take large filters.
+
+    Args:
+        wav: (..., N) float.
+        from_rate, to_rate: Hz.
+
+    Returns:
+        (..., N') of the same dtype and device, N' = floor(N * to_rate / from_rate + 1/2).
+    """
+    _check_rate(from_rate)
+    _check_rate(to_rate)
+    if from_rate == to_rate:
+        return wav
+    num_samples = (2 * wav.shape[-1] * to_rate + from_rate) // (2 * from_rate)
+    if wav.numel() == 0:
+        return wav.new_zeros(*wav.shape[:-1], num_samples)
+    if wav.device.type == "cpu":
+        dtype = torch.float64 if wav.dtype == torch.float64 else torch.float32
+        rows = wav.detach().to(dtype).reshape(-1, wav.shape[-1])  # (R, N)
+        rows = soxr.resample(np.ascontiguousarray(rows.numpy().T), from_rate, to_rate)  # (N', R)
+        return torch.from_numpy(rows.T).reshape(*wav.shape[:-1], num_samples).to(wav.dtype)
+    return torchaudio.functional.resample(
+        wav, from_rate, to_rate, lowpass_filter_width=64, rolloff=0.9475937167399596,
+        resampling_method="sinc_interp_kaiser", beta=14.769656459379492)[..., :num_samples]
+
+
+def mono(wav: torch.Tensor) -> torch.Tensor:
+    """The mean of the channels: (..., C, N) -> (..., 1, N)."""
+    return wav.mean(dim=-2, keepdim=True)
+
+
+# ---- reading
+
+
+def _read(decoder: Decoder, sample_rate: int | None, start: int, num_samples: int | None,
+          block_seconds: float) -> Iterator[torch.Tensor]:
+    if sample_rate is not None:
+        _check_rate(sample_rate)
+    info = decoder.info
+    stop = info.num_samples if num_samples is None else min(start + num_samples, info.num_samples)
+    if not 0 <= start <= stop:
+        raise refusal(info.path, f"holds {info.num_samples} samples, and none can be read from {start} to {stop}",
+                      "ask for a stretch within it")
+    to_rate = sample_rate or info.sample_rate
+    stream = soxr.ResampleStream(info.sample_rate, to_rate, 1) if to_rate != info.sample_rate else None
+    block = min(block_seconds * info.sample_rate, DECODE_AT_ONCE, DECODE_AT_ONCE * info.sample_rate / to_rate)
+    decoder.seek(start)
+    while decoder.position < stop:
+        samples = decoder.next(min(max(int(block), 1), stop - decoder.position))  # (n, C)
+        # numpy's mean over so short an axis takes six times as long
+        wav = sum(samples.T)[None] / info.num_channels if info.num_channels > 1 else samples.T  # (1, n)
+        if stream is not None:
+            wav = stream.resample_chunk(wav[0], last=decoder.position == stop)[None]
+        if decoder.peak > 1 or stream is not None:
+            wav = np.clip(wav, -1, 1)
+        if wav.size > 0:
+            yield torch.from_numpy(wav)
+
+
+def _check_rate(sample_rate: int) -> None:
+    if not isinstance(sample_rate, Integral) or not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
+        raise ConfigError(f"sample_rate={sample_rate} is not possible; give a whole number of Hz from "
+                          f"{MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE}")
+
+
+# ---- writing
+
+
+def _encode(path: str | Path, samples: np.ndarray, sample_rate: int, container: str, subtype: str) -> bytes:
+    """The bytes of a sound file. Made in memory, so that a full disk is met where files.py tells of it."""
+    buffer = io.BytesIO()
+    try:
+        with soundfile.SoundFile(buffer, "w", sample_rate, samples.shape[1], subtype, format=container) as sound:
+            for start in range(0, len(samples), _WRITE_AT_ONCE):
+                block = samples[start:start + _WRITE_AT_ONCE].clip(-1, 1)
+                sound.write(_to_integers(block, _BITS[subtype]) if subtype in _BITS else block)
+    except (soundfile.SoundFileError, ValueError) as error:
+        reason = getattr(error, "error_string", None) or str(error)
+        raise AudiogenError(f"{path}: {container} can't hold {samples.shape[1]} channels at {sample_rate} Hz as "
+                            f"{subtype} ({reason.strip(' .')}); choose another format, rate or coding") from error
+    return buffer.getvalue()
+
+
+def _to_integers(samples: np.ndarray, bits: int) -> np.ndarray:
+    """Rounded to `bits` bits, at the upper end of int32, as libsndfile wants them.
+
+    Full scale is 2^(bits - 1), as it is in reading, so that a round trip changes nothing; of its own accord libsndfile
+    would multiply by one less.
+    """
+    scale = 2.0 ** (bits - 1)
+    return np.rint(samples * np.float64(scale)).clip(-scale, scale - 1).astype(np.int32) << (32 - bits)

@@ -1,1 +1,0 @@
-"""The own codec's parts: networks, residual vector quantizer, losses."""

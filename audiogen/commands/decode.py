@@ -1,0 +1,71 @@
+"""A file of codes or frames, as numpy writes it, back to sound."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..audio.io import write_audio
+from ..errors import CacheError
+from ..frontends import Frontend
+
+#: How a .npy file begins (numpy.lib.format).
+MAGIC = b"\x93NUMPY"
+
+
+def check_code_file(path: str | Path) -> None:
+    """Raises the CacheError of what is no .npy file, before anything else is looked at."""
+    try:
+        with open(path, "rb") as file:
+            begins = file.read(len(MAGIC))
+    except FileNotFoundError:
+        raise CacheError(f"{path}: is not there; give an encoded cache, or a .npy file of codes") from None
+    except OSError as error:
+        raise CacheError(f"{path}: can't be read ({error.strerror}); check its permissions") from error
+    if begins != MAGIC:
+        raise CacheError(f"{path}: is no .npy file; give an encoded cache, or codes that numpy.save wrote")
+
+
+def read_codes(path: str | Path, frontend: Frontend) -> Tensor:
+    """The codes (B, K, T) int64, or frames (B, F, T), of a .npy file, on the front-end's device.
+
+    (T,) stands for one row, (C, T) for one item. Nothing in the file is run: arrays of objects are refused.
+
+    Raises:
+        CacheError: not a .npy file, or not what this front-end decodes; names the file.
+    """
+    path = Path(path)
+    check_code_file(path)
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)    # mapped: a header may promise anything
+    except (OSError, ValueError, EOFError, OverflowError, MemoryError) as error:
+        raise CacheError(f"{path}: can't be read as codes ({error}); give an encoded cache, or a .npy file of codes "
+                         "(numpy.save)") from error
+    codes, wanted = frontend.spec.unit == "bits", frontend.spec
+    rows = wanted.num_rows if codes else wanted.num_features
+    if array.dtype.kind not in ("iu" if codes else "f") or not 1 <= array.ndim <= 3:
+        kind = f"integers (B, {rows}, T)" if codes else f"floating-point frames (B, {rows}, T)"
+        raise CacheError(f"{path}: holds {array.dtype} {array.shape}, but this front-end decodes {kind}")
+    x = torch.from_numpy(array.astype(np.int64 if codes else np.float32))
+    x = x.reshape(*[1] * (3 - x.ndim), *x.shape)                        # (B, C, T)
+    return x.to(frontend.device, x.dtype if codes else frontend.dtype)
+
+
+@torch.inference_mode()
+def decode_file(path: str | Path, frontend: Frontend, out: str | Path) -> list[Path]:
+    """Decodes a file of codes to OUT/NAME.wav, or to OUT/NAME-0.wav, OUT/NAME-1.wav, ... if it holds several items.
+
+    Raises:
+        CacheError: the file does not fit the front-end.
+    """
+    path, x = Path(path), read_codes(path, frontend)
+    try:
+        wavs = frontend.decode(x)                                       # (B, 1, N)
+    except ValueError as error:
+        raise CacheError(f"{path}: {error}; name the front-end that made it by --frontend") from error
+    names = [path.stem] if len(wavs) == 1 else [f"{path.stem}-{i}" for i in range(len(wavs))]
+    lengths = frontend.frame_lengths(x).sum(dim=1).tolist()             # where the rate varies, so do they
+    for name, wav, length in zip(names, wavs, lengths, strict=True):
+        write_audio(Path(out, f"{name}.wav"), wav[:, :length].float().cpu(), frontend.spec.sample_rate)
+    return [Path(out, f"{name}.wav") for name in names]

@@ -1,0 +1,74 @@
+"""Going on with a run: its own files, its own front-end, its own settings."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..config import from_dict, override, to_dict
+from ..data import EncodedCache, Index, Split, long_enough
+from ..errors import ConfigError, RunError
+from ..frontends import FRONTENDS, Frontend, frontend_to_dict, load_frontend
+from ..runs.config import RunConfig
+from ..runs.folder import read_split
+
+#: Settings that say how long a run goes on, and nothing else.
+MAY_CHANGE = ("training.steps", "training.minutes", "training.patience")
+
+
+def same_source(source: Index | EncodedCache, front: Frontend, out: Path) -> EncodedCache:
+    """The source of a run that is resumed, encoded. Its cache is made anew if gone, but only from its own files."""
+    split_files = {part.file.sha256 for side in (read_split(out).train, read_split(out).held_out) for part in side}
+    index = source.index if isinstance(source, EncodedCache) else source
+    if not split_files <= {file.sha256 for file in index.files}:
+        raise other_files(index.folder, out)
+    if isinstance(source, EncodedCache):
+        if source.frontend().fingerprint() != front.fingerprint():
+            raise RunError(f"{source.folder}: was encoded by another front-end than that of {out}; give the one that "
+                           "the run was begun with, or train anew into another folder")
+        return source
+    return EncodedCache.open_or_build(long_enough(source, front.spec), front, out / "cache")
+
+
+def contents(sides: Split) -> list[list[tuple[str, float, float]]]:
+    """Which pieces of which files, by content: names decide nothing."""
+    return [[(part.file.sha256, part.start, part.stop) for part in side] for side in (sides.train, sides.held_out)]
+
+
+def other_files(folder: Path, out: Path) -> RunError:
+    return RunError(f"{folder}: its files are not those that {out} was begun with; put them back as they were, or "
+                    "train anew into another folder")
+
+
+def check_same_frontend(out: Path, front: Frontend, name: str | None, settings: dict[str, Any]) -> None:
+    """Refuses to resume with another front-end, or with other settings of it, than the run was begun with."""
+    saved = frontend_to_dict(front)
+    if name is not None and name not in FRONTENDS:
+        if load_frontend(name, **settings).fingerprint() != front.fingerprint():
+            raise RunError(f"{name}: is another front-end than {out} was begun with; leave out --frontend, or train "
+                           "into another folder")
+        return
+    if name is not None and name != saved["kind"]:
+        raise _begun_with(out, "frontend.kind", saved["kind"])
+    asked = type(front).at_rate(settings, front.spec.sample_rate)
+    values = to_dict(from_dict(type(front).Config, asked, "frontend"))
+    for key in settings:
+        if values[key] != saved[key]:
+            raise _begun_with(out, f"frontend.{key}", saved[key])
+
+
+def resumed_config(saved: RunConfig, out: Path, backbone: str | None, asked: dict[str, Any], overrides: Sequence[str]
+             ) -> RunConfig:
+    """The run's own settings, of which only those that say how long it goes on may change."""
+    before = saved.to_dict()
+    after = override(before, [*overrides, *([] if backbone is None else [f"backbone.kind={backbone}"])])
+    after["training"].update(asked)
+    for group, values in before.items():
+        for key, value in values.items() if isinstance(values, dict) else ():
+            if after[group].get(key) != value and f"{group}.{key}" not in MAY_CHANGE:
+                raise _begun_with(out, f"{group}.{key}", value)
+    return RunConfig.from_dict(after)
+
+
+def _begun_with(out: Path, key: str, value: Any) -> ConfigError:
+    return ConfigError(f"{key}: {out} was begun with {value!r}, and resuming can't change it; train into another "
+                       "folder, or leave it out")

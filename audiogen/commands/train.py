@@ -1,0 +1,216 @@
+"""From a folder of sound to a run folder: what `audiogen train` does, one stage after the other."""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..audio.io import read_audio
+from ..data import Crops, EncodedCache, Index, Sequences, Split, is_cache
+from ..errors import ConfigError, RunError, TrainingError
+from ..evaluation.report import originals, report
+from ..evaluation.scores import baselines, held_out_score
+from ..evaluation.wording import in_words, report_rows
+from ..frontends import Frontend, frontend_to_dict, load_frontend
+from ..listen import write_page
+from ..runs.build import build_model
+from ..runs.config import RunConfig
+from ..runs.event_log import Metrics
+from ..runs.folder import (
+    clear_leftovers,
+    holds_run,
+    read_config,
+    read_split,
+    require_no_run,
+    save_split,
+    save_weights,
+    start_run,
+)
+from ..runs.run import Run, load_run
+from ..runs.training_config import TrainingConfig
+from ..training.checkpoint import list_checkpoints
+from ..training.trainer import Progress, Trainer
+from ..utils.devices import choose_device
+from ..utils.files import alone_in, atomic_write_json, check_is_no_file
+from .defaults import BACKBONE, default_config, frontend_settings, resolve_precision
+from .resume import check_same_frontend, contents, other_files, resumed_config, same_source
+from .samples import write_generated, write_round_trips
+from .source import (
+    check_settings,
+    encoded,
+    frontend_of,
+    num_codes,
+    open_source,
+    split_for,
+)
+
+log = logging.getLogger("audiogen")
+
+#: Sounds of each kind in samples/, and so on the page.
+NUM_SAMPLES = 4
+#: Frames of a held-out file that its evaluations along the way hear at least, if it has them: a second of samples at
+#: 8 kHz, so that a model hears as far back as it can.
+LEAST_SHARE = 8192
+
+
+def train(folder: str | Path, out: str | Path, frontend: str | None = None, backbone: str | None = None,
+          steps: int | None = None, minutes: float | None = None, seed: int | None = None, device: str = "auto",
+          resume: bool = False, strict: bool = False, diagnostics: bool = False, overrides: Sequence[str] = ()) -> Run:
+    """Trains a model on a folder of sound files, or on an encoded cache, and writes the run folder `out`.
+
+    With `resume` it goes on where `out` stopped, with the settings that it holds; from the start if nothing was saved.
+    With `diagnostics` it also writes down what goes on inside the network (see diagnostics.py), for the page to show.
+
+    Returns:
+        The run with its best weights, on the device.
+
+    Raises:
+        DataError, AudioReadError, ConfigError, CacheError, RunError, TrainingError: as their messages say.
+    """
+    folder, out, where = Path(folder), Path(out), choose_device(device)
+    if steps is not None and minutes is not None:
+        raise ConfigError("--steps and --minutes: give one of them, not both")
+    asked = {"steps": steps, "minutes": minutes} if (steps, minutes) != (None, None) else {}
+    if seed is not None:
+        asked["seed"] = seed
+    settings, rest = frontend_settings(overrides)
+    _check_place(out, folder)
+    with alone_in(out):
+        if not resume:
+            require_no_run(out)
+        if holds_run(out):
+            saved = read_config(out)
+            front = load_frontend(out).to(where)
+            check_same_frontend(out, front, frontend, settings)
+            config = resumed_config(saved, out, backbone, asked, rest)
+            source = open_source(folder, strict)
+            cache = same_source(source, front, out)
+            sides = split_for(cache.index, config, front)
+            if contents(sides) != contents(read_split(out)):
+                raise other_files(folder, out)
+            if config != saved:
+                atomic_write_json(out / "config.json", config.to_dict())
+        else:
+            if list_checkpoints(out / "checkpoints"):
+                raise RunError(f"{out}: holds checkpoints, but not the config.json that they belong to; restore it, or "
+                               "choose another --out")
+            if resume:
+                log.info("%s: holds no run yet, so that this one begins anew", out)
+            if not is_cache(folder):
+                check_settings(frontend, settings, backbone or BACKBONE, rest, asked)
+            source = open_source(folder, strict)
+            front = frontend_of(source, frontend, settings).to(where)
+            config = default_config(frontend_to_dict(front), front.spec, backbone or BACKBONE, rest, asked,
+                                    num_codes(source, front))
+            cache = encoded(source, front, config, out)
+            sides = split_for(cache.index, config, front)
+            save_split(out, sides, cache.folder)
+            start_run(out, config, front)
+        log.info("%s", sides.summary)
+        sound = []
+        if isinstance(source, Index):
+            named = {file.sha256: file for file in source.files}    # a cache may know them by the names that they had
+            parts = [dataclasses.replace(part, file=named[part.file.sha256]) for part in sides.held_out]
+            sound = originals(folder, parts, front.spec.sample_rate, NUM_SAMPLES)
+        return _train(out, config, front, cache, sides, sound, where, diagnostics)
+
+
+def _check_place(out: Path, folder: Path) -> None:
+    """Refuses an `out` that can't be a run folder of its own."""
+    check_is_no_file(out)
+    if is_cache(out):
+        raise RunError(f"{out}: is an encoded cache; give another folder for the run")
+    if not is_cache(folder) and out.resolve().is_relative_to(folder.resolve()):
+        raise RunError(f"{out}: lies in {folder}, so that the model's own samples would be trained on; choose an --out "
+                       "outside of it")
+
+
+def _train(out: Path, config: RunConfig, front: Frontend, cache: EncodedCache, sides: Split,
+           sound: list[tuple[str, Tensor]], device: torch.device, diagnostics: bool) -> Run:
+    settings = config.training
+    clear_leftovers(out)
+    torch.manual_seed(settings.seed)
+    model = build_model(config, front.spec).to(device)
+    crops = Crops(cache, sides.train, settings.crop_frames, settings.batch_size, settings.seed)
+    held_out = Sequences(cache, sides.held_out)
+    some = _some(held_out, settings.evaluation_frames)
+    seconds = front.seconds(some)
+    trainer = Trainer(model, crops, lambda weights: held_out_score(weights, some, seconds),
+                      lambda weights, progress: save_weights(out, weights, progress.step, progress.best_loss),
+                      settings, out / "checkpoints", resolve_precision(settings.precision, device),
+                      config.data.num_workers, diagnostics)
+    begun = bool(list_checkpoints(out / "checkpoints"))
+    if begun:
+        trainer.resume()
+    metrics, first = Metrics(out, trainer.progress.step if begun else None), trainer.progress.step
+    if not begun:
+        write_round_trips(out / "samples", front, sound)
+        # On the very sequences of the loss curve, so that the two can be compared; the final report takes all.
+        counted = baselines(front.spec, crops.sequences, some)
+        if counted:
+            metrics.write("baselines", **counted, unit="bits")
+
+    def sample(progress: Progress) -> None:
+        every = settings.sample_every
+        if every and round(trainer.spent() * settings.evaluations) % every == 0:
+            current = Run(out, config, front, trainer.weights, progress.step)
+            _write_samples(current, metrics, f"step-{progress.step}", settings.sample_seconds, trainer.weights_file())
+
+    try:
+        outcome = trainer.run(metrics, sample)
+        if outcome.stopped == "interrupted":
+            log.info("stopped at step %d and saved; go on with the same command and --resume", outcome.progress.step)
+            raise KeyboardInterrupt
+        if outcome.progress.best_step == 0:
+            raise TrainingError(f"{out}: the held-out loss was never a number, so that no weights were kept; look at "
+                                "the held-out files, or train anew with a lower training.learning_rate")
+        again = "" if outcome.progress.step > first else ", so that there was nothing left to train"
+        if outcome.stopped == "early":
+            log.info("stopped early at step %d: the held-out loss has not got better since step %d%s; more recordings "
+                     "would help, and to go on all the same: --resume --set training.patience=null",
+                     outcome.progress.step, outcome.progress.best_step, again)
+        elif again:
+            log.info("its budget was spent at step %d%s; for more, give --resume a larger --steps or --minutes", first,
+                     again)
+        run = load_run(out, device)
+        patience = settings.patience or TrainingConfig.patience
+        result = {**report(run, held_out, crops.sequences, sound), "turned": outcome.progress.worse >= patience}
+        metrics.write("final", **result)
+        for name, value in report_rows(result):
+            log.info("%s: %s", name, value)
+        log.info("%s", in_words(result))
+        log.info("generating samples of %g seconds; meanwhile, all else is on %s", settings.sample_seconds,
+                 write_page([out]))
+        _write_samples(run, metrics, "generated", settings.sample_seconds)
+        if sound:
+            # Half a clip to go on from, at most a second: the page shows where the model takes over.
+            name, wav = sound[0]
+            prompt = wav[:, :min(wav.shape[1] // 2, run.sample_rate)]
+            for path, _ in write_generated(out / "samples", run, settings.sample_seconds, [0], prompt=(name, prompt),
+                                           prefix="continued"):
+                log.debug("%s", path)
+    finally:
+        metrics.close()
+    log.info("listen: open %s", write_page([out]))
+    return run
+
+
+def _write_samples(run: Run, metrics: Metrics, prefix: str, seconds: float, weights: Path | None = None) -> None:
+    for path, seed in write_generated(run.folder / "samples", run, seconds, range(NUM_SAMPLES), prefix=prefix,
+                                      weights=weights):
+        metrics.audio(f"samples/{seed}", read_audio(path), run.sample_rate, run.step)
+
+
+def _some(sequences: Sequences, most_frames: int) -> list[Tensor]:
+    """The first sequences up to so many frames, by content hash and so by chance, alike in length side by side. Of long
+    ones the beginning alone, so that more files than the first have a say."""
+    some, left, share = [], most_frames, max(most_frames // len(sequences), LEAST_SHARE)
+    for x in sequences:
+        some.append(x[:, :min(left, share)])
+        left -= some[-1].shape[1]
+        if left == 0:
+            break
+    return sorted(some, key=lambda x: x.shape[1])

@@ -1,0 +1,213 @@
+"""Training a front-end that learns by gradient (the own codec, the mel vocoder) on folders of sound, into a run folder
+that later runs take as their front-end."""
+
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..config import from_dict, to_dict
+from ..data import Index, Part, main_sample_rate, scan, split, training_wavs
+from ..data.pipeline import HIGHEST_DEFAULT_RATE
+from ..errors import ConfigError, RunError
+from ..evaluation.reconstruction import mel_distance
+from ..frontends import FRONTENDS, Frontend, save_frontend
+from ..frontends.neural.trainer import Trainer
+from ..runs.event_log import Metrics
+from ..training.checkpoint import (
+    Checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    save_checkpoint,
+)
+from ..training.trainer import CHECKPOINT_SECONDS, LOG_EVERY, interruptible
+from ..utils.devices import choose_device
+from ..utils.files import alone_in, atomic_write_bytes
+from .resume import contents
+
+log = logging.getLogger("audiogen")
+
+EVALUATIONS = 10  # in a run
+HELD_OUT_SECONDS = 20.0  # that these use at most, of each folder
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of several folders' splits: a re-iterable of (1, N), folder by folder."""
+
+    parts: Sequence[tuple[Index, Sequence[Part]]]
+    sample_rate: int
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return chain.from_iterable(training_wavs(index, parts, self.sample_rate) for index, parts in self.parts)
+
+
+@dataclass(frozen=True)
+class TrainedFrontend:
+    """What `train_frontend` gives: it, what it was and was not trained on, and whether training came to its end."""
+
+    frontend: Frontend
+    training: Side
+    held_out: Side
+    finished: bool
+
+
+def train_frontend(kind: str, folders: Sequence[str | Path], out: str | Path, settings: dict[str, Any],
+                   steps: int | None = None, minutes: float | None = None, resume: bool = False, device: str = "auto"
+                   ) -> TrainedFrontend:
+    """Trains a front-end on the files of folders that are not held out, and writes it to `out`, where
+    `load_frontend(out)` finds it.
+
+    Ctrl-C and SIGTERM finish the step and save. With `resume` it goes on where `out` stopped, with the settings that
+    it was begun with; given `steps`, it ends with the very weights of a run that was never interrupted.
+
+    Args:
+        kind: of a Learner: "codec" with weights="fit", or "mel" or "melvq" with a vocoder.
+        folders: of sound files; each is split by itself.
+        out: the run folder.
+        settings: of its Config; the rate is the first folder's own, up to 16 kHz, if not named.
+        steps, minutes: how long; one of the two. Minutes are of training alone.
+
+    Raises:
+        DataError, ConfigError, RunError, TrainingError: as their messages say.
+    """
+    if (steps is None) == (minutes is None):
+        raise ConfigError("--steps and --minutes: give one of them")
+    for name, budget in (("--steps", steps), ("--minutes", minutes)):
+        if budget is not None and not 0 < budget < math.inf:
+            raise ConfigError(f"{name}: must be above 0, got {budget}")
+    out = Path(out)
+    checkpoints = out / "checkpoints"
+    indices = [scan(folder) for folder in folders]
+    for index in indices:
+        index.require_files()
+    settings = {"sample_rate": min(main_sample_rate(indices[0]), HIGHEST_DEFAULT_RATE), **settings}
+    config = from_dict(FRONTENDS[kind].Config, settings, "frontend")
+    with alone_in(out):
+        if list_checkpoints(checkpoints) and not resume:
+            raise RunError(f"{out}: holds a front-end in training already; go on with it by --resume, or choose "
+                           "another --out")
+        sides = [split(index) for index in indices]
+        for index, one in zip(indices, sides, strict=True):
+            log.info("%s: %s", index.folder, one.summary)
+        training, held_out = (Side([(index, getattr(one, name)) for index, one in zip(indices, sides, strict=True)],
+                                   config.sample_rate) for name in ("train", "held_out"))
+        frontend = FRONTENDS[kind](config).to(choose_device(device)).eval()
+        trainer, seconds = frontend.trainer(training), 0.0
+        files = hashlib.sha256(json.dumps([contents(one) for one in sides]).encode()).hexdigest()
+        begun_with = {"config": to_dict(config), "files": files}
+        if resume and list_checkpoints(checkpoints):
+            seconds = _resume(trainer, begun_with, checkpoints)
+        metrics = Metrics(out, after=trainer.step if resume else None)
+        finished = _run(trainer, frontend, held_out, metrics, out, steps, minutes, seconds, begun_with)
+        metrics.close()
+        return TrainedFrontend(frontend, training, held_out, finished)
+
+
+def export_weights(frontend: Frontend, path: str | Path) -> None:
+    """Writes a front-end's weights to one file, floating ones in 16 bits: as shipped, `load_pretrained` reads them.
+
+    What is read from there is a front-end of its own, whose codes are well defined: its weights are the rounded ones.
+    """
+    tensors = {name: (tensor.half() if tensor.is_floating_point() else tensor).cpu().contiguous()
+               for name, tensor in frontend.state_dict().items()}
+    atomic_write_bytes(path, safetensors.torch.save(tensors))
+
+
+def _run(trainer: Trainer, frontend: Frontend, held_out: Side, metrics: Metrics, out: Path, steps: int | None,
+         minutes: float | None, seconds: float, begun_with: dict[str, Any]) -> bool:
+    """Trains until the budget is spent (True) or a signal comes (False)."""
+
+    def spent() -> float:
+        return min(1.0, trainer.step / steps if steps is not None else seconds / (60 * minutes))
+
+    def save() -> None:
+        save_checkpoint(out / "checkpoints", _checkpoint(trainer, {**begun_with, "seconds": seconds}))
+
+    last_save, marks = time.perf_counter(), int(spent() * EVALUATIONS)
+    with interruptible() as interrupted, tqdm(desc="training the front-end", unit="step", initial=trainer.step,
+                                              total=steps, disable=None) as bar:
+        while spent() < 1:
+            began = time.perf_counter()
+            losses = trainer.train_step(spent())
+            seconds += time.perf_counter() - began
+            bar.update(trainer.step - bar.n)
+            if "rolled_back_to" in losses:
+                metrics.write("rolled_back", step=trainer.step, seconds=round(seconds, 3), **losses)
+                log.warning("step %d: the loss exploded; back to step %d, with the learning rate times %g",
+                            losses["exploded_at"], losses["rolled_back_to"], losses["lr_scale"])
+            elif trainer.step % LOG_EVERY == 0 or trainer.step == 1:
+                metrics.write("train", step=trainer.step, seconds=round(seconds, 3), **losses)
+            if trainer.learner is not None and trainer.step % (10 * LOG_EVERY) == 0:
+                metrics.write("codebooks", step=trainer.step, seconds=round(seconds, 3), **trainer.figures())
+            if int(spent() * EVALUATIONS) > marks:
+                marks = int(spent() * EVALUATIONS)
+                frontend.load_trained(trainer)
+                metrics.write("held_out", step=trainer.step, seconds=round(seconds, 3), **_held_out(frontend, held_out))
+                save_frontend(frontend, out)
+            if interrupted.is_set() and spent() < 1:
+                save()
+                return False
+            if time.perf_counter() - last_save > CHECKPOINT_SECONDS:
+                save()
+                last_save = time.perf_counter()
+    save()
+    frontend.load_trained(trainer)
+    save_frontend(frontend, out)
+    return True
+
+
+def _held_out(frontend: Frontend, held_out: Side) -> dict[str, float]:
+    """Mean mel distance of round trips, by held-out file."""
+    rate = frontend.spec.sample_rate
+    distances, left = [], HELD_OUT_SECONDS * rate * len(held_out.parts)
+    for wav in held_out:
+        wav = wav[None, :, :rate * 10].to(frontend.device)
+        decoded = frontend.decode(frontend.encode(wav))[..., :wav.shape[-1]]
+        distances.append(mel_distance(wav, decoded, rate))
+        left -= wav.shape[-1]
+        if left <= 0:
+            break
+    return {"mel_distance": sum(distances) / len(distances)}
+
+
+def _checkpoint(trainer: Trainer, scalars: dict[str, Any]) -> Checkpoint:
+    state = trainer.state()
+    tensors = {**state.pop("modules"), **{f"{name}_optimizer": optimizer_tensors(optimizer)
+                                          for name, optimizer in trainer.optimizers.items()}}
+    del state["optimizers"]
+    return Checkpoint(state.pop("step"), tensors, {**state, **scalars})
+
+
+def _resume(trainer: Trainer, begun_with: dict[str, Any], folder: Path) -> float:
+    """Puts a trainer where the newest sound checkpoint stood -> the seconds of training until then."""
+    checkpoint = load_checkpoint(folder, trainer.device)
+    scalars = dict(checkpoint.state)
+    for name, what in (("config", "other settings"), ("files", "other files")):
+        if scalars.pop(name, None) != begun_with[name]:
+            raise RunError(f"{folder}: was begun with {what}; go on with these, or train into another folder")
+    seconds = scalars.pop("seconds")
+    try:
+        for name, optimizer in trainer.optimizers.items():
+            tensors = checkpoint.tensors.pop(f"{name}_optimizer")
+            if tensors:  # discriminators that have not begun have no state yet
+                load_optimizer_tensors(optimizer, tensors)
+        optimizers = {name: optimizer.state_dict() for name, optimizer in trainer.optimizers.items()}
+        trainer.load({"modules": checkpoint.tensors, "optimizers": optimizers, "step": checkpoint.step, **scalars})
+    except (KeyError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(f"{folder}: its checkpoint at step {checkpoint.step} is of another front-end or is damaged "
+                       f"({reason}); restore it, or train anew into another folder") from error
+    return seconds

@@ -1,0 +1,102 @@
+"""A lesson's page: its own sections, and around them what every lesson's reader needs."""
+
+import ast
+import importlib.util
+import os
+import re
+from collections.abc import Mapping, Sequence
+from html import escape, unescape
+from pathlib import Path
+
+from torch import Tensor
+
+from ..audio.io import write_audio
+from ..listen.clips import Clip, clip_cards, legend
+from ..listen.figures import MEANINGS
+from ..listen.html import Html, contents, glossary, grid, note, section, write_document
+
+CLIPS = '<div class="clips"><article class="card clip"'         # where the first sounds of a page begin
+
+#: Words of the course, each under the form in which it stands on a page.
+WORDS = {
+    "mel": "A scale of pitch as ears hear it: fine for low frequencies, coarse for high ones. A mel spectrogram says "
+           "how loud each of some bands of it is, frame by frame.",
+    "nats": "A loss is the mean of -log(probability of what came). With the natural logarithm it is in nats, with that "
+            "to base 2 in bits: 1 nat is 1.443 bits.",
+    "bits": MEANINGS["bits per code"].replace("model is of the next code", "model is of what comes next"),
+    "bits per second": MEANINGS["bits per second"],
+    **{name: MEANINGS[name] for name in ("uniform", "unigram", "bigram")},
+    "held out": "Files that no training has seen. They are chosen by their content, so always the same ones.",
+    "round trip": "Sound turned into what the model sees and straight back, with no model between.",
+    "mel distance": MEANINGS["round trip: mel distance"],
+    "SI-SDR": MEANINGS["round trip: SI-SDR (dB)"],
+    "deviation": "The standard deviation: how far numbers lie from their mean, typically.",
+    "saturated": "A tanh or sigmoid in the outermost 3 % of its range, where hardly any gradient gets through.",
+    "dead": "Units that are saturated for every example looked at, so that none of these teaches them anything.",
+    "temperature": "A number that the logits are divided by before the draw: below 1 the likely becomes likelier.",
+}
+
+
+def write_lesson(script: str, path: Path, *blocks: Html) -> Path:
+    """Writes the page of a lesson -> its path: its docstring, `blocks`, and what follows from both.
+
+    That is: links to the page's sections, to the script and to what it reads from audiogen/course, how to read the
+    pictures of sounds before the first of them, what those words mean that occur, and which lesson comes next.
+
+    Args:
+        script: the lesson's own path, `__file__`.
+    """
+    lesson, body = Path(script), "".join(blocks).replace(CLIPS, legend() + CLIPS, 1)
+    tree = ast.parse(lesson.read_text(encoding="utf-8"))
+    docstring = ast.get_docstring(tree)
+    said = unescape(re.sub("<style.*?</style>|<[^>]*>", " ", note(docstring) + body))
+    words = {word: meaning for word, meaning in WORDS.items() if re.search(rf"(?<!\w){word}(?!\w)", said)}
+    body += section("Words of this page", glossary(words)) if words else ""
+    titles = [unescape(title) for title in re.findall(r'<section id="[^"]*"><h2>(.*?)</h2>', body)]
+    return write_document(path, docstring.splitlines()[0].rstrip("."), contents(titles), note(docstring),
+                          beside(lesson, scratch_modules(tree), path.parent), body, following(lesson, path.parent))
+
+
+def side_by_side(folder: Path, heard: Mapping[str, Sequence[Tensor]], sample_rate: int) -> Html:
+    """Cards of held-out clips (1, N), each in all the forms in which it was heard; their sounds are written to
+    `folder`."""
+    folder.mkdir(exist_ok=True)
+    clips = []
+    for number, forms in enumerate(zip(*heard.values(), strict=True)):
+        for kind, (name, wav) in enumerate(zip(heard, forms, strict=True)):
+            path = folder / f"{number}-{kind}.wav"
+            write_audio(path, wav.cpu(), sample_rate)
+            clips.append(Clip(path, name, f"held-out clip {number + 1}"))
+    return grid(clip_cards(clips))
+
+
+def scratch_modules(tree: ast.Module) -> list[str]:
+    """The modules of audiogen.course that a lesson imports from, in the order of their names."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("audiogen.course"):
+            found |= {name if importlib.util.find_spec(name := f"{node.module}.{alias.name}") else node.module
+                      for alias in node.names} if node.module == "audiogen.course" else {node.module}
+    return sorted(found)
+
+
+def beside(lesson: Path, modules: list[str], place: Path) -> Html:
+    """Links from `place` to the script, and to what is to be read with it."""
+    files = {f"recipes/{lesson.name}": lesson}
+    for name in modules:
+        origin = Path(importlib.util.find_spec(name).origin)
+        inside = Path(*name.split("."))
+        files[(inside if origin.name == "__init__.py" else inside.with_suffix(".py")).as_posix()] = origin
+    links = [f'<a href="{escape(Path(os.path.relpath(file.resolve(), place.resolve())).as_posix())}">'
+             f"<code>{escape(name)}</code></a>" for name, file in files.items()]
+    return f'<p class="note">To be read beside this page: {", ".join(links)}.</p>'
+
+
+def following(lesson: Path, place: Path) -> Html:
+    """Which lesson comes next, "" after the last; a link to its page where that will lie if --out was not given."""
+    numbered = sorted(file.stem for file in lesson.parent.glob("[0-9]*.py"))
+    if lesson.stem not in numbered[:-1]:
+        return ""
+    name = numbered[numbered.index(lesson.stem) + 1]
+    link = f', whose page is then <a href="../{name}/index.html">{name}</a>' if place.name == lesson.stem else ""
+    return f"<footer><p>The next lesson: <code>python <wbr>recipes/{name}.py <wbr>FOLDER</code>{link}.</p></footer>"

@@ -1,0 +1,1 @@
+"""Byte-pair encoding over the codes of another front-end."""

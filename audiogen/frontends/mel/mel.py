@@ -1,0 +1,176 @@
+"""Mel: continuous log-mel frames, standardised on the training files; Griffin-Lim or a vocoder makes sound of them."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...errors import ConfigError
+from ...spec import FrameSpec
+from ..base import check_setting, training_wavs
+from ..determinism import full_precision
+from ..streaming import blockwise
+from .griffin_lim import mel_to_wav
+from .vocoder import MelFrontend, Vocoder
+
+SMALLEST_STD = 0.1  # nats; a band that hardly moves is not blown up to variance 1
+
+
+class Mel(MelFrontend):
+    """Log-mel frames (B, F, T) float32 with mean 0 and variance 1 per feature over the training files.
+
+    Frame t is centred at sample t * hop_length: the power in num_features mel bands (librosa's default: Slaney's
+    scale and norm) of a Hann window of 4 hops, zeros beyond the ends; then its log, with a floor 110 dB below the
+    peak of a full-scale sine, so that silence is a number. It equals librosa's but that T = ceil(N / hop_length):
+    where hop_length divides N, librosa adds one frame, centred behind the end.
+
+    A frame sees a hop beyond its own, so a stream of frames is two hops behind the sound. Griffin-Lim needs all frames
+    at once, so it does not stream; a vocoder, trained on the same files, does, half a hop later still. The same frames
+    always give the same sound.
+
+    Source: librosa.feature.melspectrogram
+    """
+
+    lookahead = 1
+    block_frames = 1024
+    reconfigurable = frozenset({"griffin_lim_iterations"})
+
+    @dataclass(frozen=True)
+    class Config:
+        sample_rate: int = 16000  # Hz
+        num_features: int = 80
+        hop_length: int | None = None  # samples; None: the power of two nearest 16 ms
+        griffin_lim_iterations: int = 60
+        vocoder: Vocoder.Config | None = None  # None: Griffin-Lim
+
+        def __post_init__(self) -> None:
+            check_setting(1000 <= self.sample_rate <= 768000, "sample_rate", "from 1000 to 768000 Hz", self.sample_rate)
+            check_setting(1 <= self.num_features <= 1024, "num_features", "from 1 to 1024", self.num_features)
+            check_setting(self.hop_length is None or 1 <= self.hop_length <= 16384, "hop_length",
+                          "from 1 to 16384 samples or null", self.hop_length)
+            check_setting(1 <= self.griffin_lim_iterations <= 10000, "griffin_lim_iterations", "from 1 to 10000",
+                          self.griffin_lim_iterations)
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        hop_length = config.hop_length or 2 ** round(math.log2(0.016 * config.sample_rate))
+        self.spec = FrameSpec(config.sample_rate, hop_length, config.num_features)
+        self.n_fft = 4 * hop_length
+        self.floor = 1e-11 * (self.n_fft / 4) ** 2  # |STFT|^2 of a full-scale sine peaks at (n_fft / 4)^2
+        basis = mel_filters(config.sample_rate, self.n_fft, config.num_features)
+        if not bool((basis.sum(1) > 0).all()):
+            raise ConfigError(f"frontend.num_features: {config.num_features} bands are too many for windows of "
+                              f"{self.n_fft} samples at {config.sample_rate} Hz, some would hold no frequency: choose "
+                              "fewer, or a longer frontend.hop_length")
+        self.register_buffer("basis", basis.float(), persistent=False)  # (F, n_fft // 2 + 1)
+        self.register_buffer("mean", torch.zeros(config.num_features))  # (F,) nats
+        self.register_buffer("std", torch.ones(config.num_features))  # (F,) nats
+        self.vocoder = None if config.vocoder is None else Vocoder(config.vocoder, self.spec)
+
+    def encode_block(self, wav: Tensor, state: Tensor | None, last: bool) -> tuple[Tensor, Tensor]:
+        """(B, 1, N) -> frames (B, F, ceil(N / hop_length)), standardised."""
+        with full_precision(wav.device):
+            power, state = self.power_block(wav, state, last)
+            return (self._log(power) - self.mean[:, None]) / self.std[:, None], state
+
+    @torch.no_grad()
+    def decode(self, x: Tensor) -> Tensor:
+        """Frames (B, F, T) -> wav (B, 1, T * hop_length) in [-1, 1].
+
+        Louder than any wav could be is taken as the loudest that could be; below the floor is silence.
+        """
+        if self.vocoder is not None:
+            return super().decode(x)
+        self.check_frames(x)
+        power = self.power_of(x)
+        with full_precision(x.device):
+            wav = mel_to_wav(power, self.basis, self.n_fft, self.spec.hop_length, self.config.griffin_lim_iterations)
+        return wav.clamp(-1, 1).unsqueeze(1)
+
+    def decode_block(self, x: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
+        """As `decode`, by the vocoder."""
+        with full_precision(x.device):
+            return self.vocoder((self._log_power(x) - self.mean[:, None]) / self.std[:, None], state, last)
+
+    @torch.no_grad()
+    def fit_analysis(self, wavs: Iterable[Tensor]) -> None:
+        """Mean and standard deviation per feature, in one pass over the training files."""
+        count = 0
+        total = torch.zeros(self.spec.num_features, dtype=torch.float64, device=self.device)
+        squares = torch.zeros_like(total)
+        for wav in training_wavs(wavs):
+            for power in self._powers(wav.to(self.mean).unsqueeze(0)):
+                log_power = self._log(power)[0].double()  # (F, T)
+                count += log_power.shape[1]
+                total += log_power.sum(1)
+                squares += log_power.square().sum(1)
+        mean = total / count
+        variance = (squares / count - mean.square()).clamp_min(0)
+        self.mean.copy_(mean)
+        self.std.copy_(variance.sqrt().clamp_min(SMALLEST_STD))
+
+    def frames_of(self, x: Tensor) -> Tensor:
+        return x
+
+    def power(self, wav: Tensor) -> Tensor:
+        """Mel power as librosa has it: (B, 1, N) -> (B, F, ceil(N / hop_length)), at least 0."""
+        return torch.cat(list(self._powers(wav)), dim=-1)
+
+    def power_of(self, x: Tensor) -> Tensor:
+        """The same of frames: (B, F, T) -> (B, F, T), at least 0."""
+        power = self._log_power(x).exp() - self.floor
+        return torch.where(power > 1e-3 * self.floor, power, 0)  # rounding alone must not hum
+
+    def power_block(self, wav: Tensor, state: Tensor | None, last: bool) -> tuple[Tensor, Tensor]:
+        """The power of frames as `encode_block` goes through them; `state` is what frames to come see of the past."""
+        # Frame t sees [t hop - n_fft / 2, t hop + n_fft / 2), shifted to the right by the silence before the start:
+        #    | n_fft / 2 zeros | N samples ............. | zeros up to the end of the last frame |
+        #    | frame 0 sees this ....... |
+        hop_length, half = self.spec.hop_length, self.n_fft // 2
+        wav = torch.cat([wav.new_zeros(len(wav), half) if state is None else state, wav.squeeze(1)], dim=1)
+        if last:  # frames begin at each hop up to the last sample, half a window before which the rest begins
+            count = -(-(wav.shape[1] - half) // hop_length)
+            wav = F.pad(wav, (0, max(0, (count - 1) * hop_length + self.n_fft - wav.shape[1])))
+        else:
+            count = (wav.shape[1] - self.n_fft) // hop_length + 1
+        state = wav[:, count * hop_length:].clone()
+        window = torch.hann_window(self.n_fft, dtype=wav.dtype, device=wav.device)
+        seen = wav[:, :(count - 1) * hop_length + self.n_fft]
+        spectrum = torch.stft(seen, self.n_fft, hop_length, window=window, center=False, return_complex=True)
+        return self.basis @ spectrum.abs().square(), state  # (B, bins, n) -> (B, F, n)
+
+    def _powers(self, wav: Tensor) -> Iterator[Tensor]:
+        size = self.block_frames * self.spec.hop_length
+        return blockwise(self.power_block, [wav], size, size, flushes=True)
+
+    def _log_power(self, x: Tensor) -> Tensor:
+        """Frames as logs of mel power, from the floor to what the loudest wav could have."""
+        loudest = self.basis.sum(1, keepdim=True) * (self.n_fft / 2) ** 2  # (F, 1): no bin exceeds the window's sum
+        log_power = x * self.std[:, None] + self.mean[:, None]
+        return torch.minimum(log_power.clamp_min(math.log(self.floor)), loudest.log())
+
+    def _log(self, power: Tensor) -> Tensor:
+        return torch.log(power + self.floor)
+
+
+def mel_filters(sample_rate: int, n_fft: int, num_features: int) -> Tensor:
+    """Triangular filters of area 1, evenly spaced on Slaney's mel scale from 0 to sample_rate / 2.
+
+    Equal to librosa.filters.mel(htk=False, norm="slaney"), here in float64 and without importing librosa.
+
+    Returns:
+        (num_features, n_fft // 2 + 1) float64, at least 0.
+    """
+    # Slaney's scale: 3 mel per 200 Hz up to 1000 Hz, then 27 mel per factor of 6.4.
+    nyquist, mels_per_log = sample_rate / 2, 27 / math.log(6.4)
+    top = nyquist * 3 / 200 if nyquist < 1000 else 15 + mels_per_log * math.log(nyquist / 1000)
+    mels = torch.linspace(0, top, num_features + 2, dtype=torch.float64)
+    corners = torch.where(mels < 15, mels * 200 / 3, 1000 * torch.exp((mels - 15) / mels_per_log))  # Hz
+    bins = torch.linspace(0, nyquist, n_fft // 2 + 1, dtype=torch.float64)  # Hz
+    lower, centre, upper = corners[:-2, None], corners[1:-1, None], corners[2:, None]  # (F, 1)
+    rising, falling = (bins - lower) / (centre - lower), (upper - bins) / (upper - centre)
+    return torch.minimum(rising, falling).clamp_min(0) * 2 / (upper - lower)

@@ -1,0 +1,233 @@
+"""Training the own codec: as a plain autoencoder, then through the quantizer, then against discriminators. A vocoder is
+trained as its decoder is."""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import TrainingError
+from .balancer import Balancer
+from .crops import generator_for
+from .discriminators import Discriminators, generator_losses, hinge_loss
+from .losses import ReconstructionLoss
+from .networks import Decoder
+from .quantizer import CodebookLearner, ResidualVQ
+
+WEIGHTS = {"wave": 0.05, "mel": 1.0, "stft": 1.0, "adversarial": 1.0, "features": 1.0}  # shares of the gradient
+COMMITMENT_WEIGHT = 1.0
+USE_ALL = 0.25  # of the items; the others use the first few codebooks
+UNQUANTIZED = 0.05  # of the run; k-means on what the encoder gives by then starts the codebooks
+START_POINTS = 8  # a codeword, for k-means
+WARMUP_STEPS = 20  # of the learning rate
+DISC_PAUSE_LOSS = 0.5  # hinge loss of 2 at most; discriminators that lose less than this wait for the codec
+SNAPSHOT_EVERY = 200  # steps; where a run that explodes goes back to
+EXPLODED = 5.0  # times the usual reconstruction loss
+MAX_ROLLBACKS = 3
+
+Batch = Callable[[int], Tensor]
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a codec or a vocoder is trained.
+
+    Attributes:
+        batch_size: crops of a step, a second each.
+        learning_rate: at the top of its cosine.
+        adversarial_from: fraction of the run after which discriminators take part; 1 for never.
+        discriminator_channels: of each layer; EnCodec's have 32, which asks for a GPU.
+        discriminator_windows: seconds of each discriminator's spectrum.
+        seed: decides initial weights, crops and all that is drawn.
+    """
+
+    batch_size: int = 4
+    learning_rate: float = 8e-4
+    adversarial_from: float = 1.0
+    discriminator_channels: int = 8
+    discriminator_windows: tuple[float, ...] = (0.064, 0.032, 0.016)
+    seed: int = 0
+
+
+class Trainer:
+    """Trains copies of the networks, step by step; `export` writes what came of it.
+
+    Most items use the first few codebooks alone, another number each (quantizer dropout, Zeghidour et al. 2021,
+    section 3.4), so that the first rows alone decode well too. Everything is a function of the settings, the batches
+    and the steps' progress: a trainer that loads another's `state` goes on as that one would, bit for bit on a CPU.
+
+    A step that explodes (a loss that is not a number, or many times the usual) is not taken: the trainer goes back to
+    the last of its snapshots, with half the learning rate, and its record says so.
+
+    Args:
+        encoder: wavs -> (B, D, T), and a state that is not used; it may have nothing to learn.
+        quantizer: None for a decoder alone, as of a vocoder.
+        decoder: (B, D, T) -> wavs.
+        sample_rate: Hz.
+        settings: see TrainingSettings.
+        batch: step -> wavs (B, 1, N) of about unit power, on the CPU.
+    """
+
+    def __init__(self, encoder: nn.Module, quantizer: ResidualVQ | None, decoder: Decoder, sample_rate: int,
+                 settings: TrainingSettings, batch: Batch):
+        self.settings, self.batch = settings, batch
+        self.like = like = decoder.window  # device and dtype
+        self.device = like.device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            discriminators = Discriminators(sample_rate, settings.discriminator_channels,
+                                            settings.discriminator_windows).to(like)
+        codec = [copy.deepcopy(encoder), copy.deepcopy(decoder)]
+        self.modules = nn.ModuleDict({"encoder": codec[0], "decoder": codec[1], "discriminators": discriminators})
+        self.learner = None if quantizer is None else CodebookLearner(copy.deepcopy(quantizer))
+        if self.learner is not None:
+            self.modules["learner"] = self.learner
+            codec.append(self.learner)
+        self.modules.train()
+        self.loss_of = ReconstructionLoss(sample_rate).to(like)
+        self.balancer = Balancer(WEIGHTS)
+        self.optimizers = {
+            name: torch.optim.AdamW([p for part in parts for p in part.parameters()], settings.learning_rate,
+                                    betas=(0.8, 0.99), weight_decay=0.0, fused=True)
+            for name, parts in (("codec", codec), ("discriminators", [discriminators]))}
+        for parameter in self.modules.parameters():
+            parameter.grad = torch.zeros_like(parameter)  # so that the optimizers hold a state of each from the start
+        self.step = 0
+        self.quantized = False  # the codebooks have been started
+        self.lr_scale = 1.0  # factor of the learning rate; halved by each rollback
+        self.ema_loss: float | None = None  # moving average of the reconstruction loss
+        self.ema_disc_loss: float | None = None  # moving average of the discriminators' hinge loss
+        self._snapshot: dict[str, Any] = {}
+
+    def train_step(self, progress: float) -> dict[str, float]:
+        """One step.
+
+        Args:
+            progress: fraction of the run that is over, from 0 to 1.
+
+        Returns:
+            The step's losses by name; or {"rolled_back_to": step} of a run that exploded.
+
+        Raises:
+            TrainingError: it exploded again and again.
+        """
+        if self.step % SNAPSHOT_EVERY == 0 or not self._snapshot:
+            self._snapshot = copy.deepcopy(self.state())
+        losses = self._step(progress)
+        if losses is not None:
+            self.step += 1
+            return losses
+        step, lr_scale = self.step, self.lr_scale / 2
+        if lr_scale < 0.5 ** MAX_ROLLBACKS:
+            raise TrainingError(f"the front-end's loss explodes or is not a number at step {step + 1}, after "
+                                f"{MAX_ROLLBACKS} rollbacks: lower its learning_rate from "
+                                f"{self.settings.learning_rate:g}, or look for odd files with audiogen doctor")
+        self.load(copy.deepcopy(self._snapshot))
+        self._snapshot["lr_scale"] = self.lr_scale = lr_scale
+        return {"rolled_back_to": float(self.step), "exploded_at": float(step + 1), "lr_scale": lr_scale}
+
+    def figures(self) -> dict[str, list[float]]:
+        """Of each codebook: its perplexity and the fraction of it that is in use."""
+        if self.learner is None:
+            return {}
+        return {"perplexity": self.learner.perplexity().tolist(), "usage": self.learner.usage().tolist()}
+
+    def export(self, encoder: nn.Module, quantizer: ResidualVQ, decoder: Decoder) -> None:
+        """Writes the weights as they stand into networks of the same shape."""
+        encoder.load_state_dict(self.modules["encoder"].state_dict())
+        decoder.load_state_dict(self.modules["decoder"].state_dict())
+        quantizer.load_state_dict(self.learner.quantizer.state_dict())
+
+    def state(self) -> dict[str, Any]:
+        """All that going on needs: `modules` and `optimizers` by name, and scalars."""
+        return {"modules": {name: module.state_dict() for name, module in self.modules.items()},
+                "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+                "step": self.step, "quantized": self.quantized, "lr_scale": self.lr_scale, "ema_loss": self.ema_loss,
+                "ema_disc_loss": self.ema_disc_loss, "norms": dict(self.balancer.norms)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Goes on from what `state` gave."""
+        for name, module in self.modules.items():
+            module.load_state_dict(state["modules"][name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.step, self.quantized, self.lr_scale = state["step"], state["quantized"], state["lr_scale"]
+        self.ema_loss, self.ema_disc_loss, self.balancer.norms = state["ema_loss"], state["ema_disc_loss"], dict(state["norms"])
+
+    def _step(self, progress: float) -> dict[str, float] | None:
+        """The step's losses, or None if it exploded; then no weight has moved, but codebooks may have."""
+        generator = generator_for(self.settings.seed, self.step, 1)
+        wav = self.batch(self.step).to(self.like)
+        if not bool(torch.isfinite(wav).all()):
+            return None
+        for optimizer in self.optimizers.values():
+            optimizer.param_groups[0]["lr"] = self.settings.learning_rate * self.lr_scale * self._schedule(progress)
+        if self.learner is not None and not self.quantized and progress >= UNQUANTIZED:
+            self._start_codebooks(generator)
+        latent, _ = self.modules["encoder"](wav)  # (B, dim, T)
+        commitment_loss = latent.new_zeros(())
+        if self.quantized:
+            depths = draw_depths(len(wav), len(self.learner.quantizer.codebooks), generator)
+            latent, commitment_loss = self.learner.quantize(latent, depths, generator)
+        decoded, _ = self.modules["decoder"](latent)
+        losses = self.loss_of(decoded, wav)
+        found = float(sum(losses.values()).detach())
+        if not found <= EXPLODED * (self.ema_loss or math.inf) or not bool(torch.isfinite(commitment_loss)):
+            return None
+        adversarial = (self.quantized or self.learner is None) and progress >= self.settings.adversarial_from
+        if adversarial:
+            real = self.modules["discriminators"](wav)
+            losses |= generator_losses(real, self.modules["discriminators"](decoded))
+        gradient = self.balancer.gradient(losses, decoded)
+        if not bool(torch.isfinite(gradient).all()):
+            return None
+        optimizer = self.optimizers["codec"]
+        optimizer.zero_grad(set_to_none=False)
+        roots, seeds = [decoded], [gradient]
+        if self.quantized:
+            roots, seeds = [*roots, commitment_loss], [*seeds, torch.full_like(commitment_loss, COMMITMENT_WEIGHT)]
+        torch.autograd.backward(roots, seeds)
+        optimizer.step()
+        self.ema_loss = found if self.ema_loss is None else 0.98 * self.ema_loss + 0.02 * found
+        record = {name: float(loss.detach()) for name, loss in losses.items()}
+        if self.quantized:
+            record["commitment"] = float(commitment_loss.detach())
+        if adversarial:
+            record["discriminators"] = self._train_discriminators(real, decoded.detach())
+        return {"loss": found, **record, "learning_rate": optimizer.param_groups[0]["lr"]}
+
+    def _train_discriminators(self, real: Any, decoded: Tensor) -> float:
+        """Their hinge loss; they learn only while they are not far ahead, lest the codec get no hold on them."""
+        loss = hinge_loss(real, self.modules["discriminators"](decoded))
+        value = float(loss.detach())
+        self.ema_disc_loss = value if self.ema_disc_loss is None else 0.98 * self.ema_disc_loss + 0.02 * value
+        if self.ema_disc_loss >= DISC_PAUSE_LOSS:
+            self.optimizers["discriminators"].zero_grad(set_to_none=False)
+            loss.backward()
+            self.optimizers["discriminators"].step()
+        return value
+
+    @torch.no_grad()
+    def _start_codebooks(self, generator: torch.Generator) -> None:
+        points: list[Tensor] = []
+        wanted, found = START_POINTS * self.learner.quantizer.codebooks.shape[1], 0
+        while found < wanted:
+            latent, _ = self.modules["encoder"](self.batch(self.step + len(points)).to(self.like))
+            points.append(latent.transpose(1, 2).flatten(0, 1))  # (B * T, dim)
+            found += len(points[-1])
+        self.learner.start(torch.cat(points), generator)
+        self.quantized = True
+
+    def _schedule(self, progress: float) -> float:
+        """Factor of the learning rate: a short linear rise, then half a cosine down to a twentieth."""
+        return min(1.0, (self.step + 1) / WARMUP_STEPS) * (0.525 + 0.475 * math.cos(math.pi * progress))
+
+
+def draw_depths(batch_size: int, num_codebooks: int, generator: torch.Generator) -> Tensor:
+    """How many codebooks each item uses: all with a chance of USE_ALL, else evenly from 1 to K. (B,) int64."""
+    few = torch.randint(1, num_codebooks + 1, (batch_size,), generator=generator)
+    return torch.where(torch.rand(batch_size, generator=generator) < USE_ALL, num_codebooks, few)

@@ -1,0 +1,1 @@
+"""Engines for CPUs: the generate loop compiled by numba, the draw included."""

@@ -1,0 +1,51 @@
+"""What engines share that run a compiled kernel on one CPU core."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ....models.embeddings import CodeEmbedding
+from ....models.heads import CategoricalHead
+from ....models.sampling import Sampling
+from ....models.sequence_model import SequenceModel
+from ..base import Engine
+
+
+class KernelEngine(Engine):
+    """Runs models of one backbone over codes, in fp32, bf16 or int8; one thread, whatever torch is set to.
+
+    An engine of this kind sets in `__init__`:
+        _run: the kernel, run(weights, *memory, position, hidden, seq, known, uniforms, filters, logits).
+        _weights: the model's, packed.
+        _memory: what the kernel carries from step to step, arrays that it writes in place.
+    and in `set_state` also `_position` and `_hidden`.
+    """
+
+    _run: Callable
+    _weights: tuple
+    _memory: tuple[np.ndarray, ...]
+    _position: int
+    _hidden: np.ndarray
+
+    @classmethod
+    def unsupported_reason(cls, model: SequenceModel) -> str | None:
+        if (type(model.backbone), type(model.embed), type(model.head)) != (cls.backbone, CodeEmbedding,
+                                                                           CategoricalHead):
+            return f"it is no {cls.backbone.__name__} over codes"
+        return super().unsupported_reason(model)
+
+    def decode(self, seq: Tensor, known: Tensor, uniforms: Tensor, sampling: Sampling,
+             logits: Tensor | None = None) -> None:
+        from ....utils.jit import log_compilation
+        from .sampling import filters
+
+        codes = np.ascontiguousarray(seq.numpy())
+        with log_compilation(f"the engine for {self.backbone.__name__}"):
+            self._run(self._weights, *self._memory, self._position, self._hidden, codes,
+                      np.ascontiguousarray(known.numpy()), np.ascontiguousarray(uniforms.numpy()),
+                      filters(sampling, self.model.spec.codebook_size),
+                      np.empty((0, 0, 0, 0), np.float32) if logits is None else logits.numpy())
+        seq.copy_(torch.from_numpy(codes))
+        self._position += codes.shape[2]

@@ -1,0 +1,194 @@
+"""GPT's loop in one compiled function: all layers of a step, the draw and the next embedding, without a pause.
+
+The arithmetic is backbones.gpt's and layers.CausalAttention's for a chunk of one step. Keys lie in blocks of steps side
+by side, so that the scores of a block are made at once and the window is read in one stream:
+
+    keys    (B, W / BLOCK, H, D / H, BLOCK)     scores[j] += query[d] keys[d, j]        j fastest
+    values  (B, W, H, D / H)                    y[d] += weight[j] values[j, d]          d fastest
+
+Where weights are rounded, both are held as bf16: past some hundred steps, reading them takes longer than the weights.
+
+numba compiles this where it is first called (seconds) and is imported here: import this module where it is used.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from ....utils.jit import compiled
+from .bf16 import narrow, widen
+from .fast_exp import exp
+from .matvec_rowwise import Rows, product
+from .sampling import draw
+
+BLOCK = 32      # steps whose keys lie side by side: as bf16 in a line of the cache
+
+
+class Weights(NamedTuple):
+    """A model's weights as the kernel reads them; L layers."""
+
+    table: np.ndarray           # (K, V + 1, D)
+    norms: np.ndarray           # (2 L + 1, 2, D): before each attention and feed-forward layer, the last; weight, bias
+    qkv: Rows
+    out: Rows
+    up: Rows
+    down: Rows
+    head: Rows                  # one layer
+    frequencies: np.ndarray     # (D / H / 2,) float64, of the rotary positions
+
+
+@compiled(fastmath=True)
+def run(weights, keys, values, position, hidden, seq, known, uniforms, filters, logits):
+    """Goes through n steps.
+
+    Args:
+        keys: (L, B, W / BLOCK, H, D / H, BLOCK), values: (L, B, W, H, D / H): step t in slot t mod W; float32, or bf16
+            in uint16. The last block of keys may reach beyond W.
+        position: steps observed so far.
+        hidden: (B, D) that predicts the next step; written in place.
+        seq: (B, K, n) codes, written in place where known (K, n) is False.
+        uniforms: (B, n, K) float64.
+        filters: as draws.filters makes them.
+        logits: (B, n, K, V) to be written, or (0, 0, 0, 0).
+    """
+    B, K, n = seq.shape
+    L, V, D = len(keys), weights.table.shape[1] - 1, weights.table.shape[2]
+    x, normed, mixed = np.empty((B, D), np.float32), np.empty((B, D), np.float32), np.empty((B, D), np.float32)
+    qkv, wide = np.empty((B, 3 * D), np.float32), np.empty((B, 4 * D), np.float32)
+    scores = np.empty((B, K * V), np.float32)
+    work = np.empty((keys.shape[3], keys.shape[2] * BLOCK), np.float32)
+    rounded, unpacked = np.empty((B, 4 * D), np.int16), np.empty((4, 4 * D), np.float32)
+    p = np.empty(V, np.float64)
+    cos, sin = np.empty(len(weights.frequencies), np.float32), np.empty(len(weights.frequencies), np.float32)
+    for s in range(n):
+        product(hidden, weights.head, 0, scores, rounded, unpacked)
+        for b in range(B):
+            x[b] = np.float32(0)
+            for k in range(K):
+                if not known[k, s]:
+                    seq[b, k, s] = draw(scores[b, k * V:(k + 1) * V], filters, uniforms[b, s, k], p)
+                if logits.size > 0:
+                    logits[b, s, k] = scores[b, k * V:(k + 1) * V]
+                x[b] += weights.table[k, seq[b, k, s]]
+        for i in range(len(cos)):
+            angle = (position + s) * weights.frequencies[i]
+            cos[i], sin[i] = np.cos(angle), np.sin(angle)
+        for layer in range(L):
+            norm(x, weights.norms[2 * layer], normed)
+            product(normed, weights.qkv, layer, qkv, rounded, unpacked)
+            for b in range(B):
+                attend(qkv[b].reshape(3, keys.shape[3], -1), cos, sin, position + s, keys[layer, b], values[layer, b],
+                       work, mixed[b].reshape(keys.shape[3], -1))
+            product(mixed, weights.out, layer, normed, rounded, unpacked)
+            add(x, normed)
+            norm(x, weights.norms[2 * layer + 1], normed)
+            product(normed, weights.up, layer, wide, rounded, unpacked)
+            gelu(wide)
+            product(wide, weights.down, layer, normed, rounded, unpacked)
+            add(x, normed)
+        norm(x, weights.norms[2 * L], hidden)
+
+
+@njit(fastmath=True)
+def attend(qkv, cos, sin, position, keys, values, weight, y):
+    """One item and step: lays key and value into the rings, and mixes what the window sees into y (H, D / H)."""
+    W, H, d = values.shape
+    slot, seen, half = position % W, min(position + 1, W), d // 2
+    scale = np.float32(1 / np.sqrt(d))
+    for h in range(H):
+        query, key, place = qkv[0, h], qkv[1, h], keys[slot // BLOCK, h]
+        for i in range(half):
+            a, b = query[i] * scale, query[i + half] * scale
+            query[i], query[i + half] = a * cos[i] - b * sin[i], a * sin[i] + b * cos[i]
+            a, b = key[i], key[i + half]
+            place[i, slot % BLOCK] = narrow(a * cos[i] - b * sin[i], keys)
+            place[i + half, slot % BLOCK] = narrow(a * sin[i] + b * cos[i], keys)
+            values[slot, h, i] = narrow(qkv[2, h, i], values)
+            values[slot, h, i + half] = narrow(qkv[2, h, i + half], values)
+    for block in range(-(-seen // BLOCK)):                              # of the last one, some steps are not looked at
+        for h in range(H):
+            score(qkv[0, h], keys[block, h], weight[h, block * BLOCK:(block + 1) * BLOCK])
+    for h in range(H):
+        softmax(weight[h, :seen])
+        y[h] = np.float32(0)
+    for j in range(0, seen - 7, 8):
+        for h in range(H):
+            w0, w1, w2, w3 = weight[h, j], weight[h, j + 1], weight[h, j + 2], weight[h, j + 3]
+            w4, w5, w6, w7 = weight[h, j + 4], weight[h, j + 5], weight[h, j + 6], weight[h, j + 7]
+            for i in range(d):
+                y[h, i] += (w0 * widen(values[j, h, i]) + w1 * widen(values[j + 1, h, i])
+                            + w2 * widen(values[j + 2, h, i]) + w3 * widen(values[j + 3, h, i])
+                            + w4 * widen(values[j + 4, h, i]) + w5 * widen(values[j + 5, h, i])
+                            + w6 * widen(values[j + 6, h, i]) + w7 * widen(values[j + 7, h, i]))
+    for j in range(seen // 8 * 8, seen):
+        for h in range(H):
+            for i in range(d):
+                y[h, i] += weight[h, j] * widen(values[j, h, i])
+
+
+@njit(fastmath=True)
+def score(query, keys, y):
+    """A head's query times the keys (D / H, BLOCK) of a block; d is even, since rotary positions turn pairs."""
+    d = len(query)
+    for j in range(BLOCK):
+        y[j] = np.float32(0)
+    for i in range(0, d - 3, 4):
+        q0, q1, q2, q3 = query[i], query[i + 1], query[i + 2], query[i + 3]
+        for j in range(BLOCK):
+            y[j] += (q0 * widen(keys[i, j]) + q1 * widen(keys[i + 1, j])
+                     + q2 * widen(keys[i + 2, j]) + q3 * widen(keys[i + 3, j]))
+    for i in range(d // 4 * 4, d):
+        for j in range(BLOCK):
+            y[j] += query[i] * widen(keys[i, j])
+
+
+@njit(fastmath=True)
+def softmax(x):
+    largest, total = x[0], np.float32(0)
+    for j in range(len(x)):
+        largest = max(largest, x[j])
+    for j in range(len(x)):
+        x[j] = exp(max(x[j] - largest, np.float32(-80)))
+        total += x[j]
+    for j in range(len(x)):
+        x[j] /= total
+
+
+@njit(fastmath=True)
+def norm(x, weight_bias, y):
+    """Layer norm over D of (B, D), with torch's 1e-5."""
+    D = x.shape[1]
+    weight, bias = weight_bias[0], weight_bias[1]
+    for b in range(len(x)):
+        mean = np.float32(0)
+        for i in range(D):
+            mean += x[b, i]
+        mean /= np.float32(D)
+        variance = np.float32(0)
+        for i in range(D):
+            variance += (x[b, i] - mean) ** 2
+        scale = np.float32(1) / np.sqrt(variance / np.float32(D) + np.float32(1e-5))
+        for i in range(D):
+            y[b, i] = (x[b, i] - mean) * scale * weight[i] + bias[i]
+
+
+@njit(fastmath=True)
+def add(x, y):
+    for b in range(len(x)):
+        for i in range(x.shape[1]):
+            x[b, i] += y[b, i]
+
+
+ONE, C1, C3 = np.float32(1), np.float32(np.sqrt(8 / np.pi)), np.float32(0.044715 * np.sqrt(8 / np.pi))
+SIGMOID_CLAMP = np.float32(40)
+
+
+@njit(fastmath=True)
+def gelu(x):
+    """x (1 + tanh(u / 2)) / 2 is x / (1 + exp(-u)), u being twice that of the tanh approximation."""
+    for b in range(len(x)):
+        for i in range(x.shape[1]):
+            v = x[b, i]
+            u = v * (C1 + C3 * v * v)
+            x[b, i] = v / (ONE + exp(max(min(-u, SIGMOID_CLAMP), -SIGMOID_CLAMP)))

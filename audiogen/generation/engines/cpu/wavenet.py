@@ -1,0 +1,63 @@
+"""WaveNet on one CPU core: weights packed side by side, a whole block of steps in one compiled call."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ....models.backbones.wavenet import WaveNet
+from ....models.sequence_model import SequenceModel
+from .base import KernelEngine
+
+
+class WaveNetEngine(KernelEngine):
+    backbone = WaveNet
+
+    def __init__(self, model: SequenceModel, batch_size: int):
+        super().__init__(model, batch_size)
+        from .matvec_columnwise import padded
+        from .wavenet_kernel import run
+
+        self._run = run
+        with torch.no_grad():
+            self._weights = pack_weights(model)
+        backbone = model.backbone
+        slots, R = int(self._weights.dilations.sum()), backbone.config.residual_dim
+        self._memory = (np.empty((slots, batch_size, R), np.float32),)
+        self._hidden = np.zeros((batch_size, padded(backbone.dim)), np.float32)
+
+    def set_state(self, hidden: Tensor, state: Any) -> None:
+        self._hidden[:, :hidden.shape[1]] = hidden.numpy()
+        self._position = int(state[0]["position"])
+        rings = torch.cat([layer["ring"] for layer in state], dim=1)    # (B, slots, R)
+        self._memory[0][:] = rings.transpose(0, 1).numpy()
+
+
+def pack_weights(model: SequenceModel):
+    """The wavenet_kernel.Weights of a model, at its precision."""
+    from .matvec_columnwise import pack
+    from .wavenet_kernel import Weights
+
+    backbone, precision = model.backbone, model.precision
+    K, V, R, L = model.spec.num_codebooks, model.spec.codebook_size, backbone.config.residual_dim, len(backbone.gates)
+    embedding = model.embed.table.weight                                # (K (V + 1), D)
+    table = embedding @ backbone.first.weight.T                         # (K (V + 1), R)
+    table[:V + 1] += backbone.first.bias
+    gates = torch.stack([gate.linear.weight.T for gate in backbone.gates])
+    residuals = torch.zeros(L, R, R)                                    # the last layer has none
+    residual_bias = torch.zeros(L, R)
+    for layer, residual in enumerate(backbone.residuals):
+        residuals[layer], residual_bias[layer] = residual.weight.T, residual.bias
+    skips = backbone.skip.weight.T.unflatten(0, (L, R))                 # (L, R, D)
+    return Weights(
+        table=table.view(K, V + 1, R).numpy(),
+        direct=(embedding * backbone.direct).view(K, V + 1, -1).numpy(),
+        gates=pack(gates.numpy(), precision),
+        gate_bias=torch.stack([gate.linear.bias for gate in backbone.gates]).numpy(),
+        outs=pack(torch.cat([residuals, skips], dim=2).numpy(), precision),
+        residual_bias=residual_bias.numpy(),
+        skip_bias=backbone.skip.bias.numpy().copy(),
+        last=pack(backbone.last.weight.T.numpy(), precision), last_bias=backbone.last.bias.numpy().copy(),
+        head=pack(model.head.linear.weight.T.numpy(), precision), head_bias=model.head.linear.bias.numpy().copy(),
+        dilations=np.array([gate.dilation for gate in backbone.gates]))

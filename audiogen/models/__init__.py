@@ -1,0 +1,1 @@
+"""Models: embeddings, patterns, backbones, heads, and the SequenceModel that joins them."""

@@ -1,0 +1,113 @@
+"""The two ends that the spec shapes: into the hidden (embeddings) and out of it (heads).
+
+    codes  (B, K, S) -> CodeEmbedding  -> (B, S, D) ... (B, S, D) -> CategoricalHead    -> K distributions over V codes
+    frames (B, F, S) -> FrameEmbedding -> (B, S, D) ... (B, S, D) -> MixtureDensityHead -> one density over F values
+
+A hole is the code V, or a frame of NaN: it embeds as itself or as zero, and its nll is 0.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..spec import FrameSpec, TokenSpec
+from .sampling import Sampling, draw
+
+
+class Head(nn.Module):
+    """The contract of a head. `num_uniforms`: uniform numbers that `sample` uses for an item and step."""
+
+    num_uniforms: int
+
+    def nll(self, h: Tensor, target: Tensor) -> Tensor:
+        """(B, S, D), (B, C, S) -> nats (B, rows, S), rows being K or 1; 0 in holes."""
+        raise NotImplementedError
+
+    def sample(self, h: Tensor, sampling: Sampling, uniforms: Tensor) -> Tensor:
+        """(B, D), (B, num_uniforms) float64 -> (B, C)."""
+        raise NotImplementedError
+
+
+class CategoricalHead(Head):
+    """K independent distributions over V codes, from one linear layer."""
+
+    def __init__(self, spec: TokenSpec, dim: int):
+        super().__init__()
+        self.num_codebooks, self.codebook_size = spec.num_codebooks, spec.codebook_size
+        self.num_uniforms = spec.num_codebooks
+        self.linear = nn.Linear(dim, spec.num_codebooks * spec.codebook_size)
+        # Small, so that training starts from nearly equal odds: a loss of ln V.
+        nn.init.normal_(self.linear.weight, std=0.1 / math.sqrt(dim))
+        nn.init.zeros_(self.linear.bias)
+
+    def logits(self, h: Tensor) -> Tensor:
+        """(..., D) -> (..., K, V), at least float32."""
+        logits = self.linear(h).unflatten(-1, (self.num_codebooks, self.codebook_size))
+        return _at_least_float32(logits)
+
+    def nll(self, h: Tensor, target: Tensor) -> Tensor:
+        logits = self.logits(h)                                         # (B, S, K, V)
+        # One row a code, V last: with V in the middle torch walks memory with strides, and takes three times as long.
+        nll = F.cross_entropy(logits.flatten(0, 2), target.transpose(1, 2).flatten(),
+                              ignore_index=self.codebook_size, reduction="none")
+        return nll.view(logits.shape[:3]).transpose(1, 2)               # (B, K, S)
+
+    def sample(self, h: Tensor, sampling: Sampling, uniforms: Tensor) -> Tensor:
+        return draw(self.logits(h), sampling, uniforms)
+
+
+class MixtureDensityHead(Head):
+    """A mixture of Gaussians with diagonal covariances over the F values of a frame.
+
+    Source: Bishop 1994, Mixture Density Networks, section 3. The features are standardised, so the deviations are
+    floored at `MIN_SCALE` of a feature's own: a band that hardly moves (digital silence) would else earn any density.
+    """
+
+    NUM_COMPONENTS = 8
+    MIN_SCALE = 0.02
+    #: Deviations from the mean at which a drawn value ends: real frames hardly get there. A model that is linear in the
+    #: frame before (bigram) would go on from a rare draw to a rarer one, until it is no number.
+    LIMIT = 6.0
+
+    def __init__(self, spec: FrameSpec, dim: int):
+        super().__init__()
+        self.num_features = spec.num_features
+        self.num_uniforms = 1 + spec.num_features
+        self.linear = nn.Linear(dim, self.NUM_COMPONENTS * (1 + 2 * spec.num_features))
+        nn.init.normal_(self.linear.weight, std=0.1 / math.sqrt(dim))
+        nn.init.zeros_(self.linear.bias)
+        with torch.no_grad():                                           # means apart from each other, deviations of 1
+            self.linear.bias[self.NUM_COMPONENTS:].view(self.NUM_COMPONENTS, 2, -1)[:, 0].normal_(std=0.5)
+
+    def parameters_of(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(..., D) -> log weights (..., M), means (..., M, F), log deviations (..., M, F)."""
+        y = _at_least_float32(self.linear(h))
+        M = self.NUM_COMPONENTS
+        weights, rest = y[..., :M], y[..., M:].unflatten(-1, (M, 2, self.num_features))
+        log_scales = torch.logaddexp(rest[..., 1, :], rest.new_full((), math.log(self.MIN_SCALE)))
+        return weights.log_softmax(dim=-1), rest[..., 0, :], log_scales
+
+    def nll(self, h: Tensor, target: Tensor) -> Tensor:
+        log_weights, means, log_scales = self.parameters_of(h)          # (B, S, M), (B, S, M, F) twice
+        hole = target.isnan().any(dim=1)                                # (B, S)
+        x = target.nan_to_num(0.0).transpose(1, 2)[:, :, None].to(means.dtype)          # (B, S, 1, F)
+        z = (x - means) * (-log_scales).exp()
+        log_densities = -0.5 * (z * z + math.log(2 * math.pi)).sum(dim=-1) - log_scales.sum(dim=-1)
+        nll = -torch.logsumexp(log_weights + log_densities, dim=-1)     # (B, S)
+        return nll.masked_fill(hole, 0.0)[:, None]
+
+    def sample(self, h: Tensor, sampling: Sampling, uniforms: Tensor) -> Tensor:
+        log_weights, means, log_scales = self.parameters_of(h)          # (B, M), (B, M, F) twice
+        component = draw(log_weights, sampling, uniforms[:, 0])[:, None, None].expand(-1, 1, self.num_features)
+        mean = means.gather(1, component)[:, 0].double()                # (B, F)
+        if sampling.temperature == 0:
+            return mean.clamp(-self.LIMIT, self.LIMIT).to(means.dtype)
+        scale = log_scales.gather(1, component)[:, 0].double().exp()
+        x = mean + sampling.temperature * scale * torch.special.ndtri(uniforms[:, 1:])
+        return x.clamp(-self.LIMIT, self.LIMIT).to(means.dtype)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()

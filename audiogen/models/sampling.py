@@ -1,0 +1,128 @@
+"""How the next code is drawn: filters over the probabilities, and uniform numbers that depend on the seed alone."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Filters, applied in this order; None switches one off. Of a density over frames they choose the component.
+
+    Attributes:
+        temperature: divides the logits (of a density: scales the deviations); 0 takes the most probable code.
+        top_k: keep the k most probable codes.
+        top_p: keep the fewest most probable codes that hold this probability together (Holtzman et al. 2020, nucleus).
+        min_p: keep codes at least this fraction as probable as the most probable one (Nguyen et al. 2024).
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+
+    def __post_init__(self):
+        for name, good, wanted in (
+            ("temperature", 0 <= self.temperature < float("inf"), "0 or more"),
+            ("top_k", self.top_k is None or self.top_k >= 1, "1 or more"),
+            ("top_p", self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("min_p", self.min_p is None or 0 <= self.min_p <= 1, "from 0 to 1"),
+        ):
+            if not good:
+                raise ConfigError(f"{name}: must be {wanted}, got {getattr(self, name)}")
+
+
+def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
+    """(..., V) logits -> (..., V) filtered probabilities in float64, summing to 1; temperature must be above 0."""
+    logits = logits.double()
+    # Below the largest, so that no temperature is too low to divide by.
+    p = torch.softmax((logits - logits.amax(dim=-1, keepdim=True)) / sampling.temperature, dim=-1)
+    if sampling.top_k is not None and sampling.top_k < p.shape[-1]:
+        # By rank, not by value: ties at the edge would let more than k through.
+        ranks = p.argsort(dim=-1, descending=True, stable=True)[..., :sampling.top_k]
+        p = p * torch.zeros_like(p).scatter_(-1, ranks, 1.0)
+        p = p / p.sum(dim=-1, keepdim=True)
+    if sampling.top_p is not None and sampling.top_p < 1:
+        ranked, order = p.sort(dim=-1, descending=True, stable=True)
+        before = ranked.cumsum(dim=-1) - ranked
+        kept = torch.zeros_like(p).scatter_(-1, order, (before < sampling.top_p).to(p.dtype))
+        p = p * kept
+        p = p / p.sum(dim=-1, keepdim=True)
+    if sampling.min_p:
+        p = p * (p >= sampling.min_p * p.amax(dim=-1, keepdim=True))
+        p = p / p.sum(dim=-1, keepdim=True)
+    return p
+
+
+def draw(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> Tensor:
+    """Draws codes by the inverse of the cumulative distribution, in float64.
+
+    Args:
+        logits: (..., V).
+        uniforms: (...) float64 in (0, 1), one a draw.
+
+    Returns:
+        (...) int64: the first code whose cumulative probability exceeds the uniform number.
+    """
+    if sampling.temperature == 0:
+        return logits.argmax(dim=-1)
+    cumulative = probabilities(logits, sampling).cumsum(dim=-1)
+    # Scaled by the total, so that rounding can never leave the last code with a gap above it.
+    threshold = uniforms.to(cumulative)[..., None] * cumulative[..., -1:]
+    return (cumulative <= threshold).sum(dim=-1).clamp(max=logits.shape[-1] - 1)
+
+
+def fresh_seeds(count: int) -> list[int]:
+    """Seeds from the system's entropy, short enough to type."""
+    return [secrets.randbelow(2**31) for _ in range(count)]
+
+
+def uniforms(seeds: Sequence[int], start: int, stop: int, count: int) -> Tensor:
+    """Uniform numbers of the steps [start, stop): a pure function of (seed, step), the same on every device.
+
+    Philox-4x32-10 (Salmon et al. 2011, Parallel Random Numbers: As Easy as 1, 2, 3) with the seed as key and
+    (pair, step) as counter; two of its four words make one number of 52 bits, so that half a unit more still fits
+    into a float64 and neither 0 nor 1 is ever reached.
+
+    Args:
+        seeds: one an item, 0 <= seed < 2**64.
+        count: numbers a step.
+
+    Returns:
+        (len(seeds), stop - start, count) float64, strictly between 0 and 1.
+
+    Raises:
+        ConfigError: a seed is out of range.
+    """
+    for seed in seeds:
+        if not 0 <= seed < 2**64:
+            raise ConfigError(f"seed: must be from 0 to 2**64 - 1, got {seed}")
+    key = np.array([int(seed) for seed in seeds], dtype=np.uint64)[:, None, None]
+    step = np.arange(start, stop, dtype=np.uint64)[None, :, None]
+    pair = np.arange((count + 1) // 2, dtype=np.uint64)[None, None, :]
+    words = philox((pair, step & LOW, step >> HALF, np.uint64(0)), (key & LOW, key >> HALF))
+    numbers = [((words[i] >> np.uint64(5)) * np.uint64(2**25) + (words[i + 1] >> np.uint64(7)) + 0.5) * 2.0**-52
+               for i in (0, 2)]
+    shape = (len(seeds), stop - start, -1)
+    return torch.from_numpy(np.stack(numbers, axis=-1).reshape(shape)[..., :count].copy())
+
+
+LOW, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
+
+
+def philox(counter: Sequence[np.ndarray], key: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Philox-4x32-10: four counter words and two key words, uint64 arrays below 2**32 that broadcast -> four words."""
+    counter = list(np.broadcast_arrays(*counter, *key)[:4])
+    key = list(key)
+    for _ in range(10):
+        product = [counter[0] * np.uint64(0xD2511F53), counter[2] * np.uint64(0xCD9E8D57)]
+        counter = [(product[1] >> HALF) ^ counter[1] ^ key[0], product[1] & LOW,
+                   (product[0] >> HALF) ^ counter[3] ^ key[1], product[0] & LOW]
+        key = [(key[0] + np.uint64(0x9E3779B9)) & LOW, (key[1] + np.uint64(0xBB67AE85)) & LOW]
+    return counter

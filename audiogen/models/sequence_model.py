@@ -1,0 +1,111 @@
+"""SequenceModel = embed + backbone + head, over steps that a pattern lays out."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..spec import Spec, TokenSpec
+from .backbones import Backbone
+from .embeddings import CodeEmbedding, FrameEmbedding
+from .heads import CategoricalHead, MixtureDensityHead
+from .patterns import Parallel, Pattern
+
+
+class SequenceModel(nn.Module):
+    """A distribution over codes (B, K, T) or frames (B, F, T), one step at a time.
+
+    Step s is predicted from the steps before it: the backbone sees `bos` first, then the embedding of each step.
+
+        observed       bos  x0  x1  x2
+        predicted       x0  x1  x2  x3
+
+    Args:
+        spec: what the front-end makes; shapes both ends.
+        backbone: hidden to hidden.
+        pattern: made for spec.num_rows rows. A FrameSpec is one row, so its only pattern is parallel.
+
+    Attributes:
+        precision: "fp32", "bf16" or "int8": to what the engines of `generate` may round the weights, for speed. The
+            weights themselves stay as they are, and so does all that is computed elsewhere.
+    """
+
+    precision = "fp32"
+
+    def __init__(self, spec: Spec, backbone: Backbone, pattern: Pattern):
+        super().__init__()
+        if pattern.num_rows != spec.num_rows:
+            raise ConfigError(f"pattern: made for {pattern.num_rows} rows, but the front-end has {spec.num_rows}")
+        self.spec, self.backbone, self.pattern = spec, backbone, pattern
+        if isinstance(spec, TokenSpec):
+            self.embed, self.head = CodeEmbedding(spec, backbone.dim), CategoricalHead(spec, backbone.dim)
+        else:
+            if not isinstance(pattern, Parallel):
+                raise ConfigError("pattern: continuous frames are one row, so only the pattern parallel fits them")
+            self.embed, self.head = FrameEmbedding(spec, backbone.dim), MixtureDensityHead(spec, backbone.dim)
+        self.bos = nn.Parameter(torch.randn(backbone.dim))
+
+    @property
+    def hole(self) -> float:
+        """What stands where there is no code: V, or NaN. Also the padding behind the end of a shorter item."""
+        return self.embed.hole
+
+    @property
+    def receptive_frames(self) -> float:
+        """Frames that a prediction depends on, at most."""
+        steps_per_frame = self.pattern.num_steps(2) - self.pattern.num_steps(1)
+        return self.backbone.receptive_field / steps_per_frame + self.pattern.num_steps(1) - steps_per_frame
+
+    @property
+    def receptive_seconds(self) -> float | None:
+        """Seconds of sound that a prediction depends on, at most; None where the rate varies."""
+        return None if self.spec.frame_rate is None else self.receptive_frames / self.spec.frame_rate
+
+    def nll(self, x: Tensor) -> tuple[Tensor, int]:
+        """The negative log-likelihood of (B, C, T), in nats.
+
+        Returns:
+            The sum over all entries as a float64 scalar, and the number of entries: codes, or whole frames.
+            Entries that are `hole` (padding at the end) count for nothing.
+        """
+        nll = self.nll_per_entry(x)
+        return nll.sum(dtype=torch.float64), self.num_entries(x)
+
+    def nll_per_entry(self, x: Tensor) -> Tensor:
+        """(B, C, T) -> nats (B, rows, T), rows being K or 1; 0 where x is `hole`."""
+        seq, _ = self.pattern.apply(x, self.hole)                       # (B, C, S)
+        nll, _ = self.nll_of_steps(seq)
+        return self.pattern.invert(nll, x.shape[2])
+
+    def nll_of_steps(self, seq: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """The same over a chunk (B, C, S) that is laid out already: nats (B, rows, S), and the state to go on from.
+
+        Args:
+            state: None at the beginning, else what the chunk before returned.
+        """
+        first = self.bos.expand(seq.shape[0], 1, -1) if state is None else self._inputs(state[0])
+        x = torch.cat([first, self._inputs(seq[:, :, :-1])], dim=1)     # (B, S, D), one step late
+        h, backbone_state = self.backbone(x, None if state is None else state[1])
+        return self.head.nll(h, seq), (seq[:, :, -1:], backbone_state)
+
+    def num_entries(self, x: Tensor) -> int:
+        """How many codes or frames of (B, C, T) are not `hole`."""
+        return int((~self.embed.is_hole(x)).sum())
+
+    def start(self, batch_size: int, seen: Tensor | None = None) -> tuple[Tensor, Any]:
+        """-> the hidden (B, D) that predicts step 0, or the step after those `seen` (B, C, S), and the state."""
+        x = self.bos.expand(batch_size, 1, -1)
+        if seen is not None and seen.shape[2]:
+            x = torch.cat([x, self._inputs(seen)], dim=1)
+        h, state = self.backbone(x)
+        return h[:, -1], state
+
+    def advance(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Observes the steps (B, C, S) -> the hidden (B, D) that predicts the next step, and the state."""
+        h, state = self.backbone(self._inputs(x), state)
+        return h[:, -1], state
+
+    def _inputs(self, x: Tensor) -> Tensor:
+        # Conditioning (labels, melody, text) will be added to these embeddings.
+        return self.embed(x)

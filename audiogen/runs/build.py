@@ -1,0 +1,42 @@
+"""Models from configs."""
+
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from ..config import part_to_dict
+from ..errors import ConfigError
+from ..models.backbones import BACKBONES
+from ..models.patterns import PATTERNS
+from ..models.sequence_model import SequenceModel
+from ..spec import Spec
+from .config import RunConfig
+
+
+def build_model(config: RunConfig, spec: Spec) -> SequenceModel:
+    """A new model for what the front-end makes; its weights follow torch's seed.
+
+    Raises:
+        ConfigError: parts that do not fit each other, or a backbone that can't be built as it is set.
+    """
+    kind = part_to_dict(config.backbone, BACKBONES)["kind"]
+    try:
+        return SequenceModel(spec, BACKBONES[kind](config.backbone), PATTERNS[config.pattern](spec.num_rows))
+    except (ValueError, RuntimeError) as error:     # of torch: a fraction out of range, a size that no memory holds
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"backbone: this {kind} can't be built ({reason}); choose other settings") from error
+
+
+def blank_model(config: RunConfig, spec: Spec) -> SequenceModel:
+    """The same with weights of no value yet, for which no memory is touched, whatever size the config claims."""
+    with _Uninitialised():
+        return build_model(config, spec)
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Skips what fills new weights. (A model on the meta device would do too, but importing that takes seconds.)"""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function in (Tensor.normal_, Tensor.uniform_) or getattr(function, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)

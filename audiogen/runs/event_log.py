@@ -1,0 +1,75 @@
+"""metrics.jsonl, a line per event, and TensorBoard beside it where that is installed."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import AudiogenError
+from ..utils.files import atomic_write_text
+
+
+class Metrics:
+    """Appends events to folder/metrics.jsonl.
+
+    Args:
+        folder: the run folder.
+        after: lines of later steps and the final report are dropped, since a resumed run makes them again; None
+            starts a new file.
+    """
+
+    def __init__(self, folder: Path, after: int | None = None):
+        self.path = folder / "metrics.jsonl"
+        kept = [] if after is None else [event for event in read_metrics(folder) if event.get("event") != "final"
+                                         and event.get("step", 0) <= after]
+        atomic_write_text(self.path, "".join(json.dumps(event) + "\n" for event in kept))
+        self._board = _tensorboard(folder / "tensorboard", after)
+
+    def write(self, event: str, **values: Any) -> None:
+        # A loss that is not a number has no JSON: other readers would stumble over the whole line.
+        values = {name: None if isinstance(value, float) and not math.isfinite(value) else value
+                  for name, value in values.items()}
+        line = json.dumps({"event": event, **values}) + "\n"
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            raise AudiogenError(f"{self.path}: {len(line)} bytes can't be written ({error.strerror}); free some room "
+                                "and go on with --resume") from error
+        if self._board and "step" in values:
+            for name, value in values.items():
+                if name != "step" and isinstance(value, int | float):
+                    self._board.add_scalar(f"{event}/{name}", value, values["step"])
+
+    def audio(self, name: str, wav: Tensor, sample_rate: int, step: int) -> None:
+        """(1, N) for TensorBoard's audio tab."""
+        if self._board:
+            self._board.add_audio(name, wav, step, sample_rate=sample_rate)
+
+    def close(self) -> None:
+        if self._board:
+            self._board.close()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The events of folder/metrics.jsonl; what is no event, such as a line that a crash cut off, is left out."""
+    events = []
+    path = folder / "metrics.jsonl"
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []:
+        try:
+            event = json.loads(line)
+        except (json.JSONDecodeError, RecursionError):
+            continue
+        if isinstance(event, dict):
+            events.append(event)
+    return events
+
+
+def _tensorboard(folder: Path, after: int | None) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=None if after is None else after + 1)

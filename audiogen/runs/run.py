@@ -1,0 +1,106 @@
+"""A run folder: what a training run is made from, and all that generating from it needs.
+
+    runs/NAME/config.json  frontend.safetensors  model.safetensors  ...
+
+Loading builds from config.json alone, strictly; nothing is unpickled, fetched or imported by name.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..data import EncodedCache, Sequences, Split, is_cache
+from ..errors import CacheError, DataError
+from ..frontends import Frontend, load_frontend
+from ..generation.audio import choose_seeds, generate_sound, stream_sound
+from ..generation.engines import check_precision
+from ..models.sampling import Sampling
+from ..models.sequence_model import SequenceModel
+from .config import RunConfig
+from .folder import read_config, read_source, read_split, read_weights
+
+log = logging.getLogger("audiogen")
+
+
+@dataclass
+class Run:
+    """A trained run: `frontend` and `model` on one device in evaluation mode, `config`, its `folder`, and the `step` at
+    which the weights stood."""
+
+    folder: Path
+    config: RunConfig
+    frontend: Frontend
+    model: SequenceModel
+    step: int
+
+    @property
+    def sample_rate(self) -> int:
+        return self.frontend.spec.sample_rate
+
+    def split(self) -> Split:
+        """Which files it was trained on and which were held out; of nothing if the run does not say."""
+        return read_split(self.folder)
+
+    def training_sequences(self) -> Sequences | None:
+        """The training codes, or None if the cache that it was trained from is no longer there, or is another now."""
+        cache = read_source(self.folder)
+        if not is_cache(cache):
+            log.warning("%s: the encoded cache that the run was trained from is gone, so that nothing is said of "
+                        "counting; audiogen train --resume makes it again", cache)
+            return None
+        try:
+            return Sequences(EncodedCache.open(cache, self.frontend), self.split().train)
+        except (CacheError, DataError) as error:
+            log.warning("the training codes can't be counted: %s", error)
+            return None
+
+    def generate(self, seconds: float = 4.0, num: int = 1, seed: int | None = None, prompt: Tensor | None = None,
+                 sampling: Sampling = Sampling(), seeds: Sequence[int] | None = None) -> Tensor:
+        """New sound from the model.
+
+        Args:
+            seconds: of new sound, beyond the prompt.
+            num: items; item i uses seed + i, so that each can be made again by itself.
+            seed: None draws fresh seeds, and logs them.
+            prompt: (1, N) or (1, 1, N) wav at `sample_rate` to go on from.
+            sampling: temperature and filters.
+            seeds: one an item, in the place of `num` and `seed`.
+
+        Returns:
+            (num, 1, N) float32 in [-1, 1] on the model's device, beginning with the prompt as the front-end renders it.
+            Its attribute `seeds` is the list of seeds used.
+        """
+        return generate_sound(self.frontend, self.model, seconds, choose_seeds(num, seed, seeds), prompt, sampling)
+
+    def stream(self, seconds: float = 4.0, num: int = 1, seed: int | None = None, prompt: Tensor | None = None,
+               sampling: Sampling = Sampling(), seeds: Sequence[int] | None = None) -> Iterator[Tensor]:
+        """The same as it goes: chunks (num, 1, n), the prompt's sound first; side by side they are what `generate` with
+        the same seeds gives, but for rounding.
+
+        Raises:
+            ConfigError: the front-end can't decode a stream, or at a variable rate not one of several items.
+        """
+        return stream_sound(self.frontend, self.model, seconds, choose_seeds(num, seed, seeds), prompt, sampling)
+
+
+def load_run(folder: str | Path, device: str | torch.device = "cpu", precision: str = "fp32") -> Run:
+    """A run from its folder alone, ready to generate.
+
+    Args:
+        precision: "fp32", "bf16" or "int8": to what an engine may round the weights while it generates, for speed.
+
+    Raises:
+        RunError: half-written, damaged, or of a newer format; names the file.
+        ConfigError: the precision is unknown.
+    """
+    check_precision(precision)
+    folder = Path(folder)
+    config = read_config(folder)
+    frontend = load_frontend(folder).to(device)
+    model, step = read_weights(folder, config, frontend.spec)
+    model.precision = precision
+    return Run(folder, config, frontend, model.to(device).eval(), step)

@@ -1,0 +1,284 @@
+"""The one training loop."""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from ..config import from_dict
+from ..errors import ConfigError, RunError, TrainingError
+from ..evaluation.scores import Score
+from ..models.sequence_model import SequenceModel
+from ..runs.event_log import Metrics
+from ..runs.training_config import TrainingConfig
+from .checkpoint import Checkpoint, load_checkpoint, load_optimizer_tensors, optimizer_tensors, save_checkpoint
+from .diagnostics import observe
+from .schedule import learning_rate, make_optimizer
+
+#: A long run saves at least this often (seconds), besides at every evaluation. Saving never changes what is learned.
+CHECKPOINT_SECONDS = 300.0
+#: Steps between lines of metrics.
+LOG_EVERY = 10
+
+
+class Batches(Protocol):
+    """Crops as a pure function of the step, so that resuming needs one integer."""
+
+    def loader(self, start: int, stop: int | None, num_workers: int) -> Iterator[tuple[Tensor, list[list[str]]]]: ...
+
+
+@dataclass
+class Progress:
+    """Where a run stands: all that resuming needs besides tensors."""
+
+    step: int = 0                   # optimizer steps done
+    seconds: float = 0.0            # of training alone
+    best_loss: float = math.inf
+    best_step: int = 0
+    worse: int = 0                  # evaluations since the best one
+
+
+@dataclass(frozen=True)
+class Outcome:
+    progress: Progress
+    stopped: str                    # "finished", "early" or "interrupted"
+
+
+class Trainer:
+    """Trains a model from batches until its budget is spent, its held-out loss turns, or it is interrupted.
+
+    Args:
+        model: on its device.
+        batches: the training crops.
+        evaluate: the held-out score of the weights it is given.
+        keep: called with the weights (averaged where averaging is on) and the progress at each best held-out loss.
+        config, num_workers: the settings.
+        folder: of the checkpoints.
+        precision: "fp32" or "bf16", for matrix products in training; evaluation is always fp32.
+        diagnostics: write what `observe` sees of some steps to the metrics. It changes nothing that is learned.
+    """
+
+    def __init__(self, model: SequenceModel, batches: Batches, evaluate: Callable[[SequenceModel], Score],
+                 keep: Callable[[SequenceModel, Progress], None], config: TrainingConfig, folder: Path,
+                 precision: str = "fp32", num_workers: int = 0, diagnostics: bool = False):
+        self.model, self.batches, self.evaluate, self.keep = model, batches, evaluate, keep
+        self.config, self.folder, self.num_workers, self.diagnostics = config, folder, num_workers, diagnostics
+        self.device = model.bos.device
+        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
+        self.optimizer = make_optimizer(model, config)
+        self.average = None if config.average is None else AveragedModel(
+            model, multi_avg_fn=get_ema_multi_avg_fn(config.average))
+        self.per_entry = torch.compile(model.nll_per_entry) if config.compile else model.nll_per_entry
+        self.to_unit = 1 / math.log(2) if model.spec.unit == "bits" else 1.0
+        self.progress = Progress()
+
+    def resume(self) -> None:
+        """Goes back to the newest sound checkpoint."""
+        checkpoint = load_checkpoint(self.folder, self.device)
+        try:
+            self.model.load_state_dict(checkpoint.tensors["model"])
+            load_optimizer_tensors(self.optimizer, checkpoint.tensors["optimizer"])
+            if self.average is not None:
+                self.average.load_state_dict(checkpoint.tensors["average"])
+            state = {key: value for key, value in checkpoint.state.items() if value is not None}
+            self.progress = from_dict(Progress, {"step": checkpoint.step, **state})
+        except (KeyError, ValueError, RuntimeError, ConfigError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise RunError(f"{self.folder}: its checkpoint at step {checkpoint.step} is of another model or is damaged "
+                           f"({reason}); restore it, or train anew into another folder") from error
+
+    def save(self) -> None:
+        tensors = {"model": self.model.state_dict(), "optimizer": optimizer_tensors(self.optimizer)}
+        if self.average is not None:
+            tensors["average"] = self.average.state_dict()
+        p = self.progress
+        best = None if math.isinf(p.best_loss) else p.best_loss
+        state = {"seconds": p.seconds, "best_loss": best, "best_step": p.best_step, "worse": p.worse}
+        save_checkpoint(self.folder, Checkpoint(p.step, tensors, state))
+
+    def spent(self) -> float:
+        """The fraction of the budget that is gone, from 0 to 1."""
+        if self.config.steps is not None:
+            return min(1.0, self.progress.step / self.config.steps)
+        return min(1.0, self.progress.seconds / (60 * self.config.minutes))
+
+    @property
+    def weights(self) -> SequenceModel:
+        """The model to be judged and kept: the averaged one where averaging is on."""
+        return self.model if self.average is None else self.average.module
+
+    def weights_file(self) -> Path:
+        """Where the last checkpoint has `weights`."""
+        name = "model" if self.average is None else "average"
+        return self.folder / f"step-{self.progress.step}" / f"{name}.safetensors"
+
+    def run(self, metrics: Metrics, after_evaluation: Callable[[Progress], None] = lambda progress: None) -> Outcome:
+        """Trains from where it stands, and writes to `metrics` as it goes.
+
+        Raises:
+            TrainingError: the loss or the gradient is not a number; names the batch's files. The last checkpoint
+                stays as it is.
+        """
+        p, stopped = self.progress, "finished"
+        if self._turned():
+            return Outcome(p, "early")
+        if self.config.compile:
+            self._compile()
+        loader = self.batches.loader(p.step * self.config.accumulation, None, self.num_workers)
+        last_save, marks = time.perf_counter(), self._marks()
+        with interruptible() as interrupted, self._bar() as bar:
+            while self.spent() < 1:
+                began = time.perf_counter()
+                with observe(self.model) if self._observed(p.step + 1) else nullcontext() as seen:
+                    loss, norm, rate = self._step(loader)
+                p.step += 1
+                p.seconds += time.perf_counter() - began
+                self._show(bar, loss)
+                if p.step % LOG_EVERY == 0 or p.step == 1:
+                    metrics.write("train", step=p.step, seconds=round(p.seconds, 3), loss=loss,
+                                  learning_rate=rate, grad_norm=norm)
+                if seen is not None:
+                    metrics.write("diagnostics", step=p.step, **seen.event())
+                if self._marks() > marks:
+                    marks = self._marks()
+                    self._evaluate(metrics)
+                    self.save()
+                    after_evaluation(p)
+                    last_save = time.perf_counter()
+                    if self._turned():
+                        stopped = "early"
+                        break
+                if interrupted.is_set() and self.spent() < 1:
+                    self.save()
+                    stopped = "interrupted"
+                    break
+                if time.perf_counter() - last_save > CHECKPOINT_SECONDS:
+                    self.save()
+                    last_save = time.perf_counter()
+        return Outcome(p, stopped)
+
+    def _compile(self) -> None:
+        """Runs a batch through and forgets it: compiling takes minutes, which are not training time."""
+        x, _ = next(self.batches.loader(self.progress.step * self.config.accumulation, None, 0))
+        before = [buffer.clone() for buffer in self.model.buffers()]    # running statistics
+        self.model.train()
+        with self.autocast:
+            loss = self.per_entry(x.to(self.device)).sum()
+        loss.backward()
+        self.optimizer.zero_grad(set_to_none=True)
+        for buffer, value in zip(self.model.buffers(), before, strict=True):
+            buffer.copy_(value)
+
+    def _observed(self, step: int) -> bool:
+        """Whether a step is observed: those that are logged, as trouble shows early; later on, one in ten of them."""
+        every = LOG_EVERY if step <= 10 * LOG_EVERY else 10 * LOG_EVERY
+        return self.diagnostics and (step == 1 or step % every == 0)
+
+    def _turned(self) -> bool:
+        # A new model's held-out loss may rise before it falls, so the first third of the budget decides nothing.
+        patience = self.config.patience
+        return patience is not None and self.progress.worse >= patience and self.spent() > 1 / 3
+
+    def _marks(self) -> int:
+        """How many of the run's evaluations are due by now."""
+        if self.config.steps is not None:
+            return min(self.progress.step, self.config.steps) * self.config.evaluations // self.config.steps
+        return int(self.spent() * self.config.evaluations)
+
+    def _step(self, loader: Iterator[tuple[Tensor, list[list[str]]]]) -> tuple[float, float, float]:
+        """One optimizer step -> the loss in the spec's unit, the gradient's norm, the learning rate."""
+        # Dropout, like the crops, is a function of (seed, step) alone.
+        torch.manual_seed(int(np.random.SeedSequence([self.config.seed, self.progress.step]).generate_state(1)[0]))
+        rate, total = learning_rate(self.spent(), self.config), 0.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.model.train()
+        names: set[str] = set()
+        for _ in range(self.config.accumulation):
+            x, files = next(loader)
+            names.update(name for item in files for name in item)
+            entries = self.model.num_entries(x)                         # counted before a GPU would have to be asked
+            x = x.to(self.device)
+            with self.autocast:
+                loss = self.per_entry(x).sum() / entries
+            (loss / self.config.accumulation).backward()
+            total += self._finite(loss, "loss", names) / self.config.accumulation
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
+        self._finite(norm, "gradient", names)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        return total * self.to_unit, float(norm), rate
+
+    def _finite(self, value: Tensor, what: str, files: set[str]) -> float:
+        number = float(value.detach())
+        if not math.isfinite(number):
+            more = f" and {len(files) - 8} more" if len(files) > 8 else ""
+            raise TrainingError(
+                f"step {self.progress.step + 1}: the {what} is not a number ({number}) on a batch from "
+                f"{', '.join(sorted(files)[:8])}{more}; no step was taken, the last checkpoint is sound: look at these "
+                f"files, or try --set training.learning_rate={self.config.learning_rate / 3:.1g}")
+        return number
+
+    def _evaluate(self, metrics: Metrics) -> None:
+        p, score = self.progress, self.evaluate(self.weights)
+        best = score.loss < p.best_loss
+        if best:
+            p.best_loss, p.best_step, p.worse = score.loss, p.step, 0
+            self.keep(self.weights, p)
+        else:
+            p.worse += 1
+        metrics.write("held_out", step=p.step, seconds=round(p.seconds, 3), loss=score.loss, best=best,
+                      bits_per_second=score.per_second if score.unit == "bits" else None,
+                      bits_per_sample=score.per_sample)
+
+    def _bar(self) -> Any:
+        total = self.config.steps if self.config.steps is not None else round(60 * self.config.minutes)
+        unit = "step" if self.config.steps is not None else "s"
+        # disable=None: no bar where the output is no terminal.
+        return tqdm(total=total, unit=unit, disable=None, dynamic_ncols=True, desc="training", leave=True)
+
+    def _show(self, bar: Any, loss: float) -> None:
+        p = self.progress
+        bar.n = p.step if self.config.steps is not None else min(round(p.seconds), bar.total)
+        bar.set_postfix(step=p.step, loss=f"{loss:.3f}", held_out=f"{p.best_loss:.3f}", refresh=False)
+        bar.update(0)
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """Ctrl-C and SIGTERM set the event, so that the step can be finished; a second one acts as ever.
+
+    A signal that is ignored stays so: nohup, and shells that start us in the background, mean it.
+    """
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = {}
+
+    def handle(number: int, frame: Any) -> None:
+        event.set()
+        for sent, handler in before.items():
+            signal.signal(sent, handler)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            before[number] = signal.signal(number, handle)
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
