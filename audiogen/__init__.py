@@ -1,9 +1,9 @@
 """audiogen: from a folder of WAVs to a generative model that you can listen to.
 
-    frontend = audiogen.load_frontend("mulaw", sample_rate=16000)
-    codes = frontend.encode(wav)                        # (B, 1, N) -> (B, K, T)
-    run = audiogen.load_run("runs/x")
-    wavs = run.generate(seconds=4, num=4, seed=0)       # (4, 1, N)
+frontend = audiogen.load_frontend("mulaw", sample_rate=16000)
+codes = frontend.encode(wav)                        # (B, 1, N) -> (B, K, T)
+run = audiogen.load_run("runs/x")
+wavs = run.generate(seconds=4, num=4, seed=0)       # (4, 1, N)
 """
 
 import importlib
@@ -18,16 +18,31 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Where each public name lives. Looked up when it is first used: `import audiogen` itself takes no time.
 _HOMES = {
-    "AudiogenError": "errors", "AudioReadError": "errors",
-    "AudioFile": "audio.io", "audio_info": "audio.io", "read_audio": "audio.io", "read_blocks": "audio.io",
-    "resample": "audio.io", "write_audio": "audio.io",
-    "FrameSpec": "spec", "TokenSpec": "spec",
-    "FRONTENDS": "frontends", "load_frontend": "frontends", "save_frontend": "frontends",
-    "BACKBONES": "models.backbones", "PATTERNS": "models.patterns",
-    "Sampling": "models.sampling", "SequenceModel": "models.sequence_model",
-    "EncodedCache": "data", "encode_folder": "data", "scan": "data",
-    "load_run": "runs.run", "train": "commands.train", "tokenize": "commands.tokenize",
-    "evaluate_folder": "evaluation.report", "write_page": "listen",
+    "AudiogenError": "errors",
+    "AudioReadError": "errors",
+    "AudioFile": "audio.io",
+    "audio_info": "audio.io",
+    "read_audio": "audio.io",
+    "read_blocks": "audio.io",
+    "resample": "audio.io",
+    "write_audio": "audio.io",
+    "FrameSpec": "spec",
+    "TokenSpec": "spec",
+    "FRONTENDS": "frontends",
+    "load_frontend": "frontends",
+    "save_frontend": "frontends",
+    "BACKBONES": "models.backbones",
+    "PATTERNS": "models.patterns",
+    "Sampling": "models.sampling",
+    "SequenceModel": "models.sequence_model",
+    "EncodedCache": "data",
+    "encode_folder": "data",
+    "scan": "data",
+    "load_run": "runs.run",
+    "train": "commands.train",
+    "tokenize": "commands.tokenize",
+    "evaluate_folder": "evaluation.report",
+    "write_page": "listen",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -13,16 +13,26 @@ from rich.table import Table
 
 from .errors import AudiogenError, ConfigError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  help="From a folder of WAVs to a generative model that you can listen to.")
-console = Console(highlight=False, soft_wrap=True, markup=False)        # [x] is part of a path, not a style
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="From a folder of WAVs to a generative model that you can listen to.",
+)
+console = Console(highlight=False, soft_wrap=True, markup=False)  # [x] is part of a path, not a style
 
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Frontend = Annotated[str | None, typer.Option(
-    help="mulaw, mel, melvq, encodec, codec or bpe; or the folder of a run, a cache or a front-end, to take its own "
-         "(melvq with 4 codebooks of 256 by default).")]
-Settings = Annotated[list[str] | None, typer.Option(
-    "--set", metavar="A.B=1", help="One setting, by its name in a run's config.json; may be repeated.")]
+Frontend = Annotated[
+    str | None,
+    typer.Option(
+        help="mulaw, mel, melvq, encodec, codec or bpe; or the folder of a run, a cache or a front-end, to take its "
+        "own (melvq with 4 codebooks of 256 by default)."
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=1", help="One setting, by its name in a run's config.json; may be repeated."),
+]
 
 
 def main() -> None:
@@ -42,12 +52,15 @@ def main() -> None:
 
 
 @app.command()
-def doctor(folder: Annotated[Path | None, typer.Argument(help="A folder of sound files to look through.")] = None,
-           overfit: Annotated[bool, typer.Option("--overfit", help="Try to learn one batch by heart.")] = False,
-           verbose: Annotated[bool, typer.Option("--verbose", help="List each file, however many.")] = False,
-           frontend: Frontend = None,
-           backbone: Annotated[str | None, typer.Option(help="bigram, mlp, wavenet or gpt.")] = None,
-           device: Device = "auto", settings: Settings = None) -> None:
+def doctor(
+    folder: Annotated[Path | None, typer.Argument(help="A folder of sound files to look through.")] = None,
+    overfit: Annotated[bool, typer.Option("--overfit", help="Try to learn one batch by heart.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="List each file, however many.")] = False,
+    frontend: Frontend = None,
+    backbone: Annotated[str | None, typer.Option(help="bigram, mlp, wavenet or gpt.")] = None,
+    device: Device = "auto",
+    settings: Settings = None,
+) -> None:
     """Versions and devices; for a folder, each file kept or not and why."""
     from .doctor import check_folder, check_overfit, check_setup
     from .utils.files import check_folder_is_there
@@ -66,8 +79,9 @@ def doctor(folder: Annotated[Path | None, typer.Argument(help="A folder of sound
 
 
 @app.command()
-def tokenize(folder: Path, out: Path, frontend: Frontend = None, device: Device = "auto",
-             settings: Settings = None) -> None:
+def tokenize(
+    folder: Path, out: Path, frontend: Frontend = None, device: Device = "auto", settings: Settings = None
+) -> None:
     """Encodes a folder once into OUT, which train takes in the place of the folder. --set takes what concerns the
     front-end, and data.held_out."""
     from .commands.tokenize import tokenize as run_tokenize
@@ -77,10 +91,15 @@ def tokenize(folder: Path, out: Path, frontend: Frontend = None, device: Device 
 
 
 @app.command()
-def decode(codes: Path, out: Path,
-           frontend: Annotated[str | None, typer.Option(help="For a file of codes: what made them, by name or folder."
-                                                        )] = None,
-           device: Device = "auto", settings: Settings = None) -> None:
+def decode(
+    codes: Path,
+    out: Path,
+    frontend: Annotated[
+        str | None, typer.Option(help="For a file of codes: what made them, by name or folder.")
+    ] = None,
+    device: Device = "auto",
+    settings: Settings = None,
+) -> None:
     """Turns an encoded cache, or a .npy file of codes, back into WAVs."""
     from .commands.decode import check_code_file, decode_file
     from .commands.defaults import frontend_settings, refuse_settings
@@ -98,8 +117,10 @@ def decode(codes: Path, out: Path,
             raise ConfigError(f"--frontend: {codes} does not say what made it; add --frontend NAME_OR_RUN")
         front = load_frontend(frontend, **of_frontend).to(choose_device(device))
         if not front.fitted:
-            raise ConfigError(f"{frontend}: learns from recordings, so its name alone does not say how these codes are "
-                              "to be read; give the folder of the run or cache that it was fitted in")
+            raise ConfigError(
+                f"{frontend}: learns from recordings, so its name alone does not say how these codes are "
+                "to be read; give the folder of the run or cache that it was fitted in"
+            )
         written = decode_file(codes, front, out)
     else:
         if frontend is not None or settings:
@@ -111,38 +132,60 @@ def decode(codes: Path, out: Path,
 
 
 @app.command()
-def train(folder: Path, out: Annotated[Path, typer.Option(help="The run folder to make.")], frontend: Frontend = None,
-          backbone: Annotated[str | None, typer.Option(help="bigram, mlp, wavenet or gpt (the default).")] = None,
-          steps: Annotated[int | None, typer.Option(help="Train for so many steps.")] = None,
-          minutes: Annotated[float | None, typer.Option(help="Train for so many minutes (10 by default); what comes "
-                                                             "before, between and after is not counted.")] = None,
-          seed: Annotated[int | None, typer.Option(help="Decides weights, crops and dropout (0 by default).")] = None,
-          device: Device = "auto",
-          resume: Annotated[bool, typer.Option("--resume", help="Go on where OUT stopped.")] = False,
-          strict: Annotated[bool, typer.Option("--strict", help="A bad file is an error, not a line.")] = False,
-          diagnostics: Annotated[bool, typer.Option("--diagnostics", help="Watch what goes on inside.")] = False,
-          settings: Settings = None) -> None:
+def train(
+    folder: Path,
+    out: Annotated[Path, typer.Option(help="The run folder to make.")],
+    frontend: Frontend = None,
+    backbone: Annotated[str | None, typer.Option(help="bigram, mlp, wavenet or gpt (the default).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Train for so many steps.")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Train for so many minutes (10 by default); what comes before, between and after is not counted."
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides weights, crops and dropout (0 by default).")] = None,
+    device: Device = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where OUT stopped.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="A bad file is an error, not a line.")] = False,
+    diagnostics: Annotated[bool, typer.Option("--diagnostics", help="Watch what goes on inside.")] = False,
+    settings: Settings = None,
+) -> None:
     """Trains a model on a folder of sound files (or on a cache), and writes a page to listen to."""
     from .commands.train import train as run_train
 
-    run_train(folder, out, frontend=frontend, backbone=backbone, steps=steps, minutes=minutes, seed=seed, device=device,
-              resume=resume, strict=strict, diagnostics=diagnostics, overrides=settings or [])
+    run_train(
+        folder,
+        out,
+        frontend=frontend,
+        backbone=backbone,
+        steps=steps,
+        minutes=minutes,
+        seed=seed,
+        device=device,
+        resume=resume,
+        strict=strict,
+        diagnostics=diagnostics,
+        overrides=settings or [],
+    )
 
 
 @app.command()
-def generate(run: Path, out: Annotated[Path, typer.Option(help="Folder for the WAVs.")],
-             seconds: Annotated[float, typer.Option(help="Length of each, beyond the prompt.")] = 4.0,
-             num: Annotated[int, typer.Option(min=1, help="How many.")] = 4,
-             prompt: Annotated[Path | None, typer.Option(help="A sound file to go on from.")] = None,
-             temperature: Annotated[float, typer.Option(help="Below 1 plays it safe; 0 is greedy.")] = 1.0,
-             top_k: Annotated[int | None, typer.Option(help="Draw among the K most probable codes.")] = None,
-             top_p: Annotated[float | None, typer.Option(help="Draw among codes that hold this probability.")] = None,
-             min_p: Annotated[float | None, typer.Option(help="Drop codes below this part of the best one.")] = None,
-             seed: Annotated[int | None, typer.Option(help="Of the first; the others count up from it.")] = None,
-             precision: Annotated[str, typer.Option(help="Of the weights, where an engine runs: fp32, bf16 or int8."
-                                                    )] = "fp32",
-             stream: Annotated[bool, typer.Option("--stream", help="Write each WAV while it is made.")] = False,
-             device: Device = "auto") -> None:
+def generate(
+    run: Path,
+    out: Annotated[Path, typer.Option(help="Folder for the WAVs.")],
+    seconds: Annotated[float, typer.Option(help="Length of each, beyond the prompt.")] = 4.0,
+    num: Annotated[int, typer.Option(min=1, help="How many.")] = 4,
+    prompt: Annotated[Path | None, typer.Option(help="A sound file to go on from.")] = None,
+    temperature: Annotated[float, typer.Option(help="Below 1 plays it safe; 0 is greedy.")] = 1.0,
+    top_k: Annotated[int | None, typer.Option(help="Draw among the K most probable codes.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw among codes that hold this probability.")] = None,
+    min_p: Annotated[float | None, typer.Option(help="Drop codes below this part of the best one.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the first; the others count up from it.")] = None,
+    precision: Annotated[str, typer.Option(help="Of the weights, where an engine runs: fp32, bf16 or int8.")] = "fp32",
+    stream: Annotated[bool, typer.Option("--stream", help="Write each WAV while it is made.")] = False,
+    device: Device = "auto",
+) -> None:
     """Generates WAVs from a run, and tells the seed of each."""
     from .commands.samples import generate_files, stream_files
     from .models.sampling import Sampling
@@ -154,17 +197,22 @@ def generate(run: Path, out: Annotated[Path, typer.Option(help="Folder for the W
     loaded, sampling = load_run(run, choose_device(device), precision), Sampling(temperature, top_k, top_p, min_p)
     if stream:
         for made in stream_files(loaded, out, seconds, num, prompt, sampling, seed):
-            console.print(f"{made.path}  seed {made.seed}  first sound after {made.first_sound:.2f} s, "
-                          f"{made.real_times:.2f} times real time")
+            console.print(
+                f"{made.path}  seed {made.seed}  first sound after {made.first_sound:.2f} s, "
+                f"{made.real_times:.2f} times real time"
+            )
         return
     for path, used in generate_files(loaded, out, seconds, num, prompt, sampling, seed):
         console.print(f"{path}  seed {used}")
 
 
 @app.command()
-def evaluate(run: Path, folder: Path,
-             as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-             device: Device = "auto") -> None:
+def evaluate(
+    run: Path,
+    folder: Path,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    device: Device = "auto",
+) -> None:
     """Scores a run on the files of a folder that it has not seen, beside counting."""
     from .evaluation.report import evaluate_folder
     from .evaluation.wording import in_words, report_rows

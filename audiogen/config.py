@@ -40,8 +40,13 @@ def from_dict(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
         if key not in names:
             raise unknown_key(_dotted(where, key), [_dotted(where, name) for name in names])
     fields = {key: _checked(value, hints[key], _dotted(where, key)) for key, value in values.items()}
-    missing = [field.name for field in dataclasses.fields(cls) if field.name not in fields
-               and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING]
+    missing = [
+        field.name
+        for field in dataclasses.fields(cls)
+        if field.name not in fields
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
     if missing:
         raise ConfigError(f"{_dotted(where, missing[0])}: a value is needed; add it")
     return cls(**fields)
@@ -62,7 +67,7 @@ def part_from_dict(values: Mapping[str, Any], registry: Mapping[str, type], wher
         ConfigError: the kind is missing or unknown, or a key does not fit it.
     """
     if not isinstance(values, Mapping) or "kind" not in values:
-        raise ConfigError(f"{where}: a \"kind\" is needed, one of {', '.join(registry)}")
+        raise ConfigError(f'{where}: a "kind" is needed, one of {", ".join(registry)}')
     part = find(values["kind"], registry, where)
     return from_dict(part.Config, {key: value for key, value in values.items() if key != "kind"}, where)
 
@@ -91,14 +96,16 @@ def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str,
                 raise unknown_key(".".join(path), [".".join([*path[:depth], name]) for name in groups])
             place = place[key]
         if isinstance(place.get(path[-1]), dict):
-            raise ConfigError(f"{'.'.join(path)}: is a group of settings; set one of them, such as "
-                              f"{'.'.join(path)}.{next(iter(place[path[-1]]), 'name')}=...")
+            raise ConfigError(
+                f"{'.'.join(path)}: is a group of settings; set one of them, such as "
+                f"{'.'.join(path)}.{next(iter(place[path[-1]]), 'name')}=..."
+            )
         place[path[-1]] = value
     return result
 
 
 def parse_override(assignment: str) -> tuple[list[str], Any]:
-    """"a.b=1" -> (["a", "b"], 1)."""
+    """ "a.b=1" -> (["a", "b"], 1)."""
     key, equals, text = assignment.partition("=")
     path = key.strip().split(".")
     if not equals or not all(path):

@@ -46,6 +46,7 @@ FSDD = Corpus(
 
 def git_tree(members: Iterable[Member]) -> str:
     """The id that git gives to a folder of these files: the SHA-1 of their modes, names and SHA-1s."""
+
     def sha1(kind: str, data: bytes) -> bytes:
         return hashlib.sha1(f"{kind} {len(data)}\0".encode() + data).digest()
 
@@ -66,8 +67,10 @@ def main() -> None:
     def check(members: list[Member]) -> None:
         tree = git_tree(members)
         if tree != arguments.tree:
-            raise DownloadError(f"{arguments.url}: git's id of its recordings is {tree}, not {arguments.tree}, so they "
-                                "are not those of that commit; try again, or another mirror")
+            raise DownloadError(
+                f"{arguments.url}: git's id of its recordings is {tree}, not {arguments.tree}, so they "
+                "are not those of that commit; try again, or another mirror"
+            )
         for member in members:
             index = member.path.stem.rpartition("_")[2]
             if not (index.isdecimal() and first <= int(index) <= last):

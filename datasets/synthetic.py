@@ -49,8 +49,15 @@ PROGRESSIONS = {
     "minor": ((0, 5, 6, 0), (0, 3, 6, 0), (0, 2, 6, 0), (0, 6, 5, 0)),
 }
 # One bar in eighth notes, eight in all; a negative length is a rest.
-BAR_RHYTHMS = ((2, 2, 2, 2), (2, 1, 1, 2, 2), (3, 1, 2, 2), (2, 2, 1, 1, 2), (1, 1, 2, 1, 1, 2), (3, 3, 2),
-               (-2, 2, 2, 2))
+BAR_RHYTHMS = (
+    (2, 2, 2, 2),
+    (2, 1, 1, 2, 2),
+    (3, 1, 2, 2),
+    (2, 2, 1, 1, 2),
+    (1, 1, 2, 1, 1, 2),
+    (3, 3, 2),
+    (-2, 2, 2, 2),
+)
 LAST_BAR_RHYTHMS = ((8,), (2, 6), (2, 2, 4), (1, 1, 2, 4))
 # The bass in eighth notes: (length, 0 for the chord's root or 7 for the fifth above it).
 BASS_LINES = (((4, 0), (4, 7)), ((3, 0), (1, 0), (4, 7)), ((2, 0), (2, 7), (2, 0), (2, 7)))
@@ -84,8 +91,10 @@ def compose(seed: int, number: int) -> tuple[list[Note], float]:
         start = seconds(eighth)
         return Note(start, seconds(eighth + length) - start, pitch, instrument, loudness)
 
-    notes = [note(start, length, pitch, lead, 1.0 if start % 4 == 0 else 0.8)
-             for start, length, pitch in melody(dice, tonic, mode, roots)]
+    notes = [
+        note(start, length, pitch, lead, 1.0 if start % 4 == 0 else 0.8)
+        for start, length, pitch in melody(dice, tonic, mode, roots)
+    ]
 
     bass_line = dice.choice(BASS_LINES)
     for bar, root in enumerate(roots):
@@ -112,9 +121,17 @@ def melody(dice: random.Random, tonic: int, mode: str, roots: tuple[int, ...]) -
 
     The line walks up and down the five notes; where a bar begins, it goes to the nearest note of the bar's chord.
     """
-    ladder = [pitch for pitch in range(60, 82) if pitch in {  # C4 (262 Hz) to A5 (880 Hz)
-        other for octave in (-24, -12, 0, 12, 24) for degree in MELODY_DEGREES[mode]
-        for other in [tonic + octave + SCALES[mode][degree]]}]
+    ladder = [
+        pitch
+        for pitch in range(60, 82)
+        if pitch
+        in {  # C4 (262 Hz) to A5 (880 Hz)
+            other
+            for octave in (-24, -12, 0, 12, 24)
+            for degree in MELODY_DEGREES[mode]
+            for other in [tonic + octave + SCALES[mode][degree]]
+        }
+    ]
     motif, answer = dice.choice(BAR_RHYTHMS), dice.choice(BAR_RHYTHMS)
     ending = dice.choice(LAST_BAR_RHYTHMS)
     moves = [dice.choice((-2, -1, -1, 1, 1, 2)) for _ in range(8)]
@@ -131,8 +148,9 @@ def melody(dice: random.Random, tonic: int, mode: str, roots: tuple[int, ...]) -
             if length > 0:
                 last = bar == 3 and index == len(rhythm) - 1
                 if last:  # the tune ends on its tonic
-                    rung = min((i for i, pitch in enumerate(ladder) if (pitch - tonic) % 12 == 0),
-                               key=lambda i: abs(i - rung))
+                    rung = min(
+                        (i for i, pitch in enumerate(ladder) if (pitch - tonic) % 12 == 0), key=lambda i: abs(i - rung)
+                    )
                 line.append((start, length, ladder[rung]))
                 step = steps[index]
                 rung += step if 0 <= rung + step < len(ladder) else -step  # turn round at either end
@@ -245,8 +263,10 @@ def make(out: Path, minutes: float, sample_rate: int, seed: int) -> tuple[int, f
     tunes = list(plan(minutes, seed))
     names = {name for name, _, _ in tunes}
     if strangers := sorted(path for path in out.rglob("*.wav") if path.name not in names):
-        raise AudiogenError(f"{strangers[0]}: is not part of this corpus, yet would be trained on with it; "
-                            "remove it, or choose an empty folder")
+        raise AudiogenError(
+            f"{strangers[0]}: is not part of this corpus, yet would be trained on with it; "
+            "remove it, or choose an empty folder"
+        )
     for name, notes, seconds in tunes:
         write_audio(out / name, torch.from_numpy(render(notes, seconds, sample_rate))[None], sample_rate)
     return len(tunes), sum(seconds for _, _, seconds in tunes)

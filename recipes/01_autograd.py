@@ -41,8 +41,8 @@ from audiogen.listen import Clip, clip_cards, grid, picture, section, table, tex
 from audiogen.listen.charts import Line, line_chart
 from audiogen.utils.scripts import run_script
 
-MOST_FRAMES = 20_000                        # of each side, whose files come in an order that their content draws
-COLOURS = "#b2182b", "#2166ac"              # of the two kinds
+MOST_FRAMES = 20_000  # of each side, whose files come in an order that their content draws
+COLOURS = "#b2182b", "#2166ac"  # of the two kinds
 CHECK = ["", "value", "slope by the chain rule", "slope by nudging"]
 
 
@@ -82,7 +82,7 @@ def main() -> None:
         loss = forward()
         descent.append([step, w1.data, w2.data, b.data, loss.data])
         for weight in (w1, w2, b):
-            weight.grad = 0.0               # backward adds to it, so that the slopes of several losses can gather
+            weight.grad = 0.0  # backward adds to it, so that the slopes of several losses can gather
         loss.backward()
         for weight in (w1, w2, b):
             weight.data -= 0.5 * weight.grad
@@ -101,20 +101,26 @@ def main() -> None:
     threshold, kinds, remark = 0.5, ("voiced", "unvoiced"), ""
     if not 0.05 < np.mean(repeats > threshold) < 0.95:
         threshold, kinds = float(np.median(repeats)), ("steadier", "rougher")
-        remark = (f"Of these frames {np.mean(repeats > 0.5):.1%} repeat: too few of one kind to ask for voiced and "
-                  "unvoiced. The question is now which of them repeat better than half of the training frames do.")
+        remark = (
+            f"Of these frames {np.mean(repeats > 0.5):.1%} repeat: too few of one kind to ask for voiced and "
+            "unvoiced. The question is now which of them repeat better than half of the training frames do."
+        )
     y, held_y = np.where(repeats > threshold, 1, -1), np.where(held_repeats > threshold, 1, -1)
     if abs(y.mean()) == 1:
         raise DataError(f"{args.folder}: its {len(y)} frames all repeat alike; give a folder with speech in it")
-    counts = (f"{len(y):,} training frames, {np.mean(y > 0):.1%} of them {kinds[0]}; {len(held_y):,} held out, "
-              f"{np.mean(held_y > 0):.1%}.{remark and ' ' + remark}")
+    counts = (
+        f"{len(y):,} training frames, {np.mean(y > 0):.1%} of them {kinds[0]}; {len(held_y):,} held out, "
+        f"{np.mean(held_y > 0):.1%}.{remark and ' ' + remark}"
+    )
     print(f"{sides.summary}\n{counts}")
 
     # 4. Training: a few frames, forward, backward, step. The same loop for a single neuron, and last for the network.
     points, labels = x.tolist(), y.tolist()
     watched = random.Random(0).sample(range(len(held_y)), min(500, len(held_y)))
-    models = {"one neuron": MLP(2, [1], rng=random.Random(0)),
-              "network": MLP(2, [args.hidden, args.hidden, 1], Value.relu, rng=random.Random(0))}
+    models = {
+        "one neuron": MLP(2, [1], rng=random.Random(0)),
+        "network": MLP(2, [args.hidden, args.hidden, 1], Value.relu, rng=random.Random(0)),
+    }
     for name, model in models.items():
         rng, batch_losses, held_losses, began = random.Random(0), [], [], time.perf_counter()
         for step in trange(args.steps, desc=name, leave=False, disable=None):
@@ -148,8 +154,15 @@ def main() -> None:
     #    repeating have a label that nobody could be sure of, so the clear ones are counted by themselves as well.
     share = float(np.mean(y > 0))
     clear = np.abs(held_repeats - threshold) > 0.2
-    rows = [[f"always {kinds[share < 0.5]}", 1, None, -np.log(np.where(held_y > 0, share, 1 - share)).mean(),
-             *percent((held_y > 0) == (share >= 0.5), clear)]]
+    rows = [
+        [
+            f"always {kinds[share < 0.5]}",
+            1,
+            None,
+            -np.log(np.where(held_y > 0, share, 1 - share)).mean(),
+            *percent((held_y > 0) == (share >= 0.5), clear),
+        ]
+    ]
     for name, model in models.items():
         (trained, _), (held, right) = judge(model, x[:5000], y[:5000]), judge(model, held_x, held_y)
         rows.append([name, len(model.parameters()), trained, held, *percent(right, clear)])
@@ -162,12 +175,17 @@ def main() -> None:
         p = probabilities(network, (voicing.spectral_features(frames, rate) - mean) / deviation)
         return np.where(voicing.sounding(frames), p, np.nan)
 
-    sounds = [wav[0, :4 * rate].numpy() for wav in islice(training_wavs(index, sides.held_out, rate), 60)]
+    sounds = [wav[0, : 4 * rate].numpy() for wav in islice(training_wavs(index, sides.held_out, rate), 60)]
     sounds.sort(key=lambda wav: min(np.sum((p := says(wav)) > 0.5), np.sum(p <= 0.5)))
     heard = np.concatenate([0.5 * wav / (np.abs(wav).max() + 1e-9) for wav in sounds[-5:]] + [np.zeros(rate // 10)])
     p = says(heard)
-    parts = {"All of it": heard, **{f"What it calls {kind}": voicing.let_through(heard, which, rate)
-                                    for kind, which in zip(kinds, (p > 0.5, p <= 0.5), strict=True)}}
+    parts = {
+        "All of it": heard,
+        **{
+            f"What it calls {kind}": voicing.let_through(heard, which, rate)
+            for kind, which in zip(kinds, (p > 0.5, p <= 0.5), strict=True)
+        },
+    }
     clips = []
     for title, wav in parts.items():
         path = args.out / f"{title.lower().replace(' ', '-')}.wav"
@@ -176,50 +194,87 @@ def main() -> None:
 
     # 8. The page.
     page = write_lesson(
-        __file__, args.out / "index.html",
-        section("One neuron, backwards",
-                text("A neuron looks at one voiced frame and gives it a score; the higher, the smaller the loss. The "
-                     "number at an arrow is its slope: how much the box at its head moves per unit that the box at its "
-                     "tail does. Read from right to left: the loss moves by 1 per unit of itself, and every other "
-                     "gradient is the slope of the arrow times the gradient at its head. Where it is negative, more of "
-                     "this number makes the loss smaller. Shaded boxes are inputs."),
-                picture(graph, "The graph of the loss of one neuron, from its weights and features on the left"),
-                text("A slope can be measured without any calculus: move a weight by a millionth, and look. That takes "
-                     "two computations for each weight; the walk back is one for all."),
-                table(CHECK, checks),
-                text("Six steps down, each weight moved against its slope by half of it:"),
-                table(["step", "w1", "w2", "b", "loss"], descent)),
-        section("Frames of sound",
-                text(f"{sides.summary}. Silence is left out. {counts}",
-                     f"A frame is called {kinds[0]} if its waveform, moved by some period of 1/{voicing.HIGHEST_PITCH} "
-                     f"to 1/{voicing.LOWEST_PITCH} s, correlates with itself by more than {threshold:.2f}. No formula "
-                     "leads there from the two features: shuffle the frequencies below 1 kHz, and those above, and "
-                     "both stay what they were while all that repeats is gone. What can be learned is how the sounds "
-                     "are coloured: voices are strong below and have peaks, hisses are flat or lie high.")),
-        section("Training",
-                line_chart([Line("network, held-out frames", *zip(*held_losses, strict=True)),
-                            Line("network, batches", range(args.steps), batch_losses)],
-                           {row[0]: row[3] for row in rows[:2]}, "training steps", "Nats per frame, lower is better",
-                           "Loss of the network by training step, beside the held-out loss of simpler answers"),
-                text("The chain rule against nudging once more, for the four steepest weights of the trained network, "
-                     f"out of {len(network.parameters())}, by the loss of a few frames:"),
-                table(CHECK, more_checks)),
-        section("How good",
-                table(["", "weights", "training loss", "held-out loss", "right", "right of the clear ones"], rows,
-                      caption="Losses in nats per frame. A frame is clear if its correlation is over 0.2 away from the "
-                              "line between the two kinds."),
-                text("The loss asks how much probability went to what was true, the percentage only which side of one "
-                     "half it was on. So a boundary that bends can lower the one and leave the other as it is."),
-                picture(boundary(models, held_x, held_y, mean, deviation, kinds),
-                        "Held-out frames by their two features, over what each model says of every place",
-                        "Each dot is a held-out frame; the ground is the probability that the model gives, and the "
-                        "line is where it is one half. One neuron can only cut straight; the network bends its line.")),
-        section("How it sounds",
-                text("Held-out files in which the network finds both kinds most evenly, at one loudness, end to end: "
-                     "whole, and with only the frames of one kind let through. The dots are what the label goes by."),
-                picture(timeline(parts, p, rate, threshold, kinds[0]),
-                        "The waveform, the probability that the network gives, and how well the waveform repeats"),
-                grid(clip_cards(clips))))
+        __file__,
+        args.out / "index.html",
+        section(
+            "One neuron, backwards",
+            text(
+                "A neuron looks at one voiced frame and gives it a score; the higher, the smaller the loss. The "
+                "number at an arrow is its slope: how much the box at its head moves per unit that the box at its "
+                "tail does. Read from right to left: the loss moves by 1 per unit of itself, and every other "
+                "gradient is the slope of the arrow times the gradient at its head. Where it is negative, more of "
+                "this number makes the loss smaller. Shaded boxes are inputs."
+            ),
+            picture(graph, "The graph of the loss of one neuron, from its weights and features on the left"),
+            text(
+                "A slope can be measured without any calculus: move a weight by a millionth, and look. That takes "
+                "two computations for each weight; the walk back is one for all."
+            ),
+            table(CHECK, checks),
+            text("Six steps down, each weight moved against its slope by half of it:"),
+            table(["step", "w1", "w2", "b", "loss"], descent),
+        ),
+        section(
+            "Frames of sound",
+            text(
+                f"{sides.summary}. Silence is left out. {counts}",
+                f"A frame is called {kinds[0]} if its waveform, moved by some period of 1/{voicing.HIGHEST_PITCH} "
+                f"to 1/{voicing.LOWEST_PITCH} s, correlates with itself by more than {threshold:.2f}. No formula "
+                "leads there from the two features: shuffle the frequencies below 1 kHz, and those above, and "
+                "both stay what they were while all that repeats is gone. What can be learned is how the sounds "
+                "are coloured: voices are strong below and have peaks, hisses are flat or lie high.",
+            ),
+        ),
+        section(
+            "Training",
+            line_chart(
+                [
+                    Line("network, held-out frames", *zip(*held_losses, strict=True)),
+                    Line("network, batches", range(args.steps), batch_losses),
+                ],
+                {row[0]: row[3] for row in rows[:2]},
+                "training steps",
+                "Nats per frame, lower is better",
+                "Loss of the network by training step, beside the held-out loss of simpler answers",
+            ),
+            text(
+                "The chain rule against nudging once more, for the four steepest weights of the trained network, "
+                f"out of {len(network.parameters())}, by the loss of a few frames:"
+            ),
+            table(CHECK, more_checks),
+        ),
+        section(
+            "How good",
+            table(
+                ["", "weights", "training loss", "held-out loss", "right", "right of the clear ones"],
+                rows,
+                caption="Losses in nats per frame. A frame is clear if its correlation is over 0.2 away from the "
+                "line between the two kinds.",
+            ),
+            text(
+                "The loss asks how much probability went to what was true, the percentage only which side of one "
+                "half it was on. So a boundary that bends can lower the one and leave the other as it is."
+            ),
+            picture(
+                boundary(models, held_x, held_y, mean, deviation, kinds),
+                "Held-out frames by their two features, over what each model says of every place",
+                "Each dot is a held-out frame; the ground is the probability that the model gives, and the "
+                "line is where it is one half. One neuron can only cut straight; the network bends its line.",
+            ),
+        ),
+        section(
+            "How it sounds",
+            text(
+                "Held-out files in which the network finds both kinds most evenly, at one loudness, end to end: "
+                "whole, and with only the frames of one kind let through. The dots are what the label goes by."
+            ),
+            picture(
+                timeline(parts, p, rate, threshold, kinds[0]),
+                "The waveform, the probability that the network gives, and how well the waveform repeats",
+            ),
+            grid(clip_cards(clips)),
+        ),
+    )
     print(f"open {page}")
 
 
@@ -254,13 +309,19 @@ def percent(right: np.ndarray, clear: np.ndarray) -> list[str]:
     return [f"{side.mean():.1%}" if len(side) else "none" for side in (right, right[clear])]
 
 
-def boundary(models: dict[str, MLP], x: np.ndarray, y: np.ndarray, mean: np.ndarray, deviation: np.ndarray,
-             kinds: tuple[str, str]) -> Figure:
+def boundary(
+    models: dict[str, MLP],
+    x: np.ndarray,
+    y: np.ndarray,
+    mean: np.ndarray,
+    deviation: np.ndarray,
+    kinds: tuple[str, str],
+) -> Figure:
     """Frames (T, 2) over the probability that each model gives to every place; the axes in dB."""
     few = slice(None, None, 1 + len(x) // 2500)
     x, y = x[few], y[few]
     places = np.stack(np.meshgrid(*(np.linspace(x[:, i].min() - 0.2, x[:, i].max() + 0.2, 60) for i in range(2))))
-    flatness, ratio = places * deviation[:, None, None] + mean[:, None, None]                       # (60, 60) each
+    flatness, ratio = places * deviation[:, None, None] + mean[:, None, None]  # (60, 60) each
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     for axes, (name, model) in zip(figure.subplots(1, 2, sharey=True), models.items(), strict=True):
         p = probabilities(model, places.reshape(2, -1).T).reshape(flatness.shape)

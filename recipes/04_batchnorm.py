@@ -61,7 +61,7 @@ def new_network(V: int, depth: int, gain: float | None, last: float, batch_norm:
         return torch.randn(fan_in, fan_out, generator=generator) * (1 if gain is None else gain / math.sqrt(fan_in))
 
     C = torch.randn(V + 2, DIM, generator=generator)
-    C[V + 1] = 0                                # before the start is nothing, as in lesson 3
+    C[V + 1] = 0  # before the start is nothing, as in lesson 3
     layers: list[Layer] = [Embedding(C)]
     for layer in range(depth):
         layers.append(Linear(weights(WIDTH if layer else CONTEXT * DIM, WIDTH), torch.zeros(WIDTH)))
@@ -81,7 +81,7 @@ class Look:
     matrices: list[Tensor]
 
     def __post_init__(self):
-        asleep = torch.stack(self.outputs).abs() > SATURATED            # (depth, N, H)
+        asleep = torch.stack(self.outputs).abs() > SATURATED  # (depth, N, H)
         self.saturated, self.dead = asleep.float().mean(dim=(1, 2)), int(asleep.all(dim=1).sum())
         first, last = self.gradients[0].std(), self.gradients[-1].std()
         self.apart = float(max(first / last, last / first))
@@ -92,8 +92,8 @@ def look(layers: list[Layer], contexts: Tensor, following: Tensor) -> Look:
     outputs = [layer.out for layer in layers if isinstance(layer, Tanh)]
     matrices = [weight for layer in layers for weight in layer.weights if weight.ndim == 2]
     gradients = torch.autograd.grad(loss, [*outputs, *matrices])
-    ratios = [(g / p.std()).detach() for g, p in zip(gradients[len(outputs):], matrices, strict=True)]
-    return Look(loss.item() / math.log(2), [y.detach() for y in outputs], list(gradients[:len(outputs)]), ratios)
+    ratios = [(g / p.std()).detach() for g, p in zip(gradients[len(outputs) :], matrices, strict=True)]
+    return Look(loss.item() / math.log(2), [y.detach() for y in outputs], list(gradients[: len(outputs)]), ratios)
 
 
 def main() -> None:
@@ -110,13 +110,20 @@ def main() -> None:
     spec, held_out = encoded.spec, encoded.held_out
     contexts, following = examples(encoded.training, CONTEXT, V)
     bigram, generator = baselines(spec, encoded.training, held_out)["bigram"], torch.Generator().manual_seed(1)
-    shown = torch.randperm(len(contexts), generator=generator)[:512]    # the examples to look at, always the same
-    print(f"{encoded.sides.summary}; {math.log2(V):.3f} bits per token if nothing is known, {bigram:.3f} by counting "
-          "pairs")
+    shown = torch.randperm(len(contexts), generator=generator)[:512]  # the examples to look at, always the same
+    print(
+        f"{encoded.sides.summary}; {math.log2(V):.3f} bits per token if nothing is known, {bigram:.3f} by counting "
+        "pairs"
+    )
 
     # 2. Five starts, each trained in the same way on the same batches.
-    starts = {"careless": (None, 1.0, False), "quiet end": (None, 0.01, False), "Kaiming": (5 / 3, 0.01, False),
-              "batch norm": (5 / 3, 0.01, True), "careless, batch norm": (None, 0.01, True)}
+    starts = {
+        "careless": (None, 1.0, False),
+        "quiet end": (None, 0.01, False),
+        "Kaiming": (5 / 3, 0.01, False),
+        "batch norm": (5 / 3, 0.01, True),
+        "careless, batch norm": (None, 0.01, True),
+    }
     networks, before, after, losses, moves, scores = {}, {}, {}, {}, {}, {}
     for name, start in starts.items():
         layers = networks[name] = new_network(V, depth, *start)
@@ -130,16 +137,25 @@ def main() -> None:
             with torch.no_grad():
                 for weight, gradient in zip(weights, gradients, strict=True):
                     weight -= rate * gradient
-                if step % max(1, steps // 100) == 0:                    # how far did the step move each matrix?
-                    moves[name].append([float((rate * g.std() / w.std()).log10())
-                                        for g, w in zip(gradients, weights, strict=True) if w.ndim == 2])
+                if step % max(1, steps // 100) == 0:  # how far did the step move each matrix?
+                    moves[name].append(
+                        [
+                            float((rate * g.std() / w.std()).log10())
+                            for g, w in zip(gradients, weights, strict=True)
+                            if w.ndim == 2
+                        ]
+                    )
             losses[name].append(loss.item() / math.log(2))
         after[name] = look(layers, contexts[shown], following[shown])
-        scores[name] = [bits(partial(run, layers, False), *side)
-                        for side in ((contexts[::8], following[::8]), examples(held_out, CONTEXT, V))]
-        print(f"{name:>20}: first loss {before[name].loss:6.3f}, {before[name].saturated.mean():4.0%} saturated, "
-              f"{before[name].dead} of {depth * WIDTH} dead; then train {scores[name][0]:.3f}, held out "
-              f"{scores[name][1]:.3f}")
+        scores[name] = [
+            bits(partial(run, layers, False), *side)
+            for side in ((contexts[::8], following[::8]), examples(held_out, CONTEXT, V))
+        ]
+        print(
+            f"{name:>20}: first loss {before[name].loss:6.3f}, {before[name].saturated.mean():4.0%} saturated, "
+            f"{before[name].dead} of {depth * WIDTH} dead; then train {scores[name][0]:.3f}, held out "
+            f"{scores[name][1]:.3f}"
+        )
 
     # 3. Why 5/3: the spread of signal and gradient from layer to layer, before any step.
     spreads = {}
@@ -152,15 +168,19 @@ def main() -> None:
     with torch.no_grad():
         for size in (4, 16, 64, 256):
             others = torch.randint(len(contexts), (50, size - 1), generator=generator)
-            answers = torch.stack([run(networks["batch norm"], True, torch.cat([contexts[:1], contexts[rest]]))[0]
-                                   for rest in others])                 # (50, V): of the same example
+            answers = torch.stack(
+                [run(networks["batch norm"], True, torch.cat([contexts[:1], contexts[rest]]))[0] for rest in others]
+            )  # (50, V): of the same example
             jitter[size] = float(answers.std(dim=0).mean() / answers.mean(dim=0).std())
     print("batch norm's jitter: " + ", ".join(f"{value:.1%} in batches of {size}" for size, value in jitter.items()))
 
     # 5. The library's MLP is this stack, and what its diagnostics see is what the pictures show.
     torch.manual_seed(0)
-    library = SequenceModel(spec, MLP(MLP.Config(dim=DIM, context=CONTEXT, hidden_dim=WIDTH, num_layers=depth,
-                                                 batch_norm=True)), Parallel(1))
+    library = SequenceModel(
+        spec,
+        MLP(MLP.Config(dim=DIM, context=CONTEXT, hidden_dim=WIDTH, num_layers=depth, batch_norm=True)),
+        Parallel(1),
+    )
     x, _ = encoded.crops(num_frames=64, batch_size=16).batch(0)
     with observe(library) as seen:
         nats, tokens = library.nll(x)
@@ -168,13 +188,21 @@ def main() -> None:
     mine = look(stack_of(library), *examples(x, CONTEXT, V))
     theirs = [layer for name, layer in seen.layers.items() if name.endswith(" tanh")]
     figures = [(nats.item() / tokens / math.log(2), mine.loss)]
-    figures += [pair for layer, *own in zip(theirs, mine.saturated, mine.outputs, mine.gradients, strict=True)
-                for pair in zip((layer.saturated, layer.std, layer.grad_std),
-                                (own[0], *(float(y.std(correction=0)) for y in own[1:])), strict=True)]
+    figures += [
+        pair
+        for layer, *own in zip(theirs, mine.saturated, mine.outputs, mine.gradients, strict=True)
+        for pair in zip(
+            (layer.saturated, layer.std, layer.grad_std),
+            (own[0], *(float(y.std(correction=0)) for y in own[1:])),
+            strict=True,
+        )
+    ]
     apart = max(abs(a - b) / max(abs(b), 1e-9) for a, b in figures)
     assert apart < 1e-3, figures
-    print(f"the library's MLP with batch_norm=True, observed: {len(figures)} figures, none is further than {apart:.0e} "
-          "from this lesson's")
+    print(
+        f"the library's MLP with batch_norm=True, observed: {len(figures)} figures, none is further than {apart:.0e} "
+        "from this lesson's"
+    )
 
     # 6. Sounds: several draws one after the other, each as long as the middle one of the held-out files.
     def sound(name: str, pieces: list[Tensor], about: str) -> Clip:
@@ -183,79 +211,149 @@ def main() -> None:
         return Clip(path, name.capitalize(), notes=[about])
 
     count, length = min(6, len(held_out)), min(int(np.median(held_out.num_frames)), int(4 * spec.frame_rate))
-    sounds = [sound("held-out files", [held_out[i][0, :length] for i in range(count)],
-                    "Through the tokens and back: as good as it can get.")]
+    sounds = [
+        sound(
+            "held-out files",
+            [held_out[i][0, :length] for i in range(count)],
+            "Through the tokens and back: as good as it can get.",
+        )
+    ]
     for name, layers in networks.items():
         generator = torch.Generator().manual_seed(0)
-        sounds.append(sound(name, [draw(partial(run, layers, False), CONTEXT, V, length, generator)
-                                   for _ in range(count)], f"{scores[name][1]:.3f} bits per held-out token."))
+        sounds.append(
+            sound(
+                name,
+                [draw(partial(run, layers, False), CONTEXT, V, length, generator) for _ in range(count)],
+                f"{scores[name][1]:.3f} bits per held-out token.",
+            )
+        )
 
     # 7. The page.
     first, gaps = {name: seen.loss for name, seen in before.items()}, {n: b - a for n, (a, b) in scores.items()}
     page = write_lesson(
-        __file__, args.out / "index.html",
-        text(f"{encoded.sides.summary}. A token is {1000 / spec.frame_rate:.0f} ms, one of {V}. The network: {CONTEXT} "
-             f"tokens of context, {depth} hidden layers of {WIDTH} tanh units."),
-        section("The hockey stick",
-                picture(draw_losses(losses), "Loss by step of each start: the first steps, and all of them",
-                        "Left: the first fiftieth of the training, as it was. Right: all of it, smoothed."),
-                text(f"Who knows nothing needs {math.log2(V):.3f} bits. The careless start needs "
-                     f"{first['careless']:.1f}: its last layer is loud, so that it is sure, and wrong. A hundredth of "
-                     f"these weights, and the first loss is {first['quiet end']:.3f}. That cures the first loss, not "
-                     f"the network: {before['quiet end'].saturated.mean():.0%} of its outputs are saturated all the "
-                     "same."),
-                table(["start", "first loss", "saturated", "dead units", "saturated at the end", "train", "held out"],
-                      [[name, first[name], f"{before[name].saturated.mean():.0%}", before[name].dead,
-                        f"{after[name].saturated.mean():.0%}", *scores[name]] for name in starts],
-                      f"bits per token; at the end is after {steps:,} steps; counted bigram {bigram:.3f}",
-                      main_row=min(range(len(starts)), key=lambda i: list(scores.values())[i][1]))),
-        section("Inside, before and after",
-                picture(draw_insides(before, after, moves, steps), "Activations, gradients and steps of each start",
-                        "A row is a start, a colour a layer (dark: the first). From the left: outputs of tanh before "
-                        "training; how large the gradient is at these; each matrix's gradient as a part of its "
-                        "weights; outputs after training; and the part by which steps moved each matrix (dashed: a "
-                        "thousandth)."),
-                text("In a healthy row the layers lie on top of each other, in every picture. (The last layer begins "
-                     "small, so that its steps begin large.) With a quiet end alone "
-                     f"{before['quiet end'].saturated.mean():.0%} of the outputs lie close to -1 or 1: most of the "
-                     "gradient is lost there, and large weights blow up what is left, so that it differs by a factor "
-                     f"of {before['quiet end'].apart:.0f} between the first layer and the last. After Kaiming's "
-                     f"rule it is one of {before['Kaiming'].apart:.1f}."),
-                picture(draw_dead(before), "Which unit of the first layer is saturated for which example",
-                        "A row is an example, a column a unit of the first layer; white is saturated. A column that is "
-                        "white from top to bottom is a unit that none of these examples teaches anything.")),
-        section("Why 5/3",
-                picture(draw_spreads(spreads), "Spread of activations and gradients from layer to layer by gain",
-                        "Before any step. Dashed: with batch norm."),
-                text("Tanh squeezes, so at a gain of 1 the signal shrinks from "
-                     f"{spreads[1.0, False][0][0]:.2f} in the first layer to {spreads[1.0, False][0][-1]:.2f} in the "
-                     f"last; at 5/3 it goes from {spreads[5 / 3, False][0][0]:.2f} to "
-                     f"{spreads[5 / 3, False][0][-1]:.2f}; at 3 it stays large by saturating. With batch norm the gain "
-                     "makes no difference on the way forward, since the scale is divided out.")),
-        section("Batch norm",
-                code(textwrap.dedent(inspect.getsource(BatchNorm.forward))),
-                table(["examples in the batch", "how much one example's answer varies"],
-                      [[str(size), f"{value:.1%}"] for size, value in jitter.items()],
-                      "deviation over 50 batches, as a part of the logits' own"),
-                text("In training, mean and variance are everybody's: an example's answer depends on what else is in "
-                     "its batch. That is noise which no unit can count on, so it may work against learning by heart. "
-                     f"Here training and held-out loss are {gaps['Kaiming']:.3f} bits apart without it and "
-                     f"{gaps['batch norm']:.3f} with it; held out, {scores['Kaiming'][1]:.3f} and "
-                     f"{scores['batch norm'][1]:.3f}. It is also a coupling that nobody asked for: a bug in one item "
-                     "reaches all, and a model of sequences would see through it what comes later. So evaluation uses "
-                     "running averages, and GPT uses layer norm, which looks at one step at a time.",
-                     "How far does it make up for a bad start? The careless weights with a quiet end need "
-                     f"{scores['quiet end'][1]:.3f} bits without it and {scores['careless, batch norm'][1]:.3f} with "
-                     f"it, Kaiming's {scores['Kaiming'][1]:.3f} and {scores['batch norm'][1]:.3f}.")),
-        section("The same on any run",
-                text("The library's MLP.Config(batch_norm=True) is this stack: with its weights, this lesson's layers "
-                     "give the same loss. observe() is what --diagnostics calls. Of the loss and, for each tanh, "
-                     f"saturation, deviation and gradient, {len(figures)} figures measured in both ways before "
-                     f"training, none is off by more than {apart:.0e} of itself."),
-                table(["what observe() sees", "deviation", "of its gradient", "saturated", "dead"],
-                      [[name, layer.std, f"{layer.grad_std:.2e}", f"{layer.saturated:.1%}",
-                        f"{layer.dead} of {layer.units}"] for name, layer in seen.layers.items() if layer.units])),
-        section("How it sounds", text("Several draws each, one after the other."), grid(clip_cards(sounds))))
+        __file__,
+        args.out / "index.html",
+        text(
+            f"{encoded.sides.summary}. A token is {1000 / spec.frame_rate:.0f} ms, one of {V}. The network: {CONTEXT} "
+            f"tokens of context, {depth} hidden layers of {WIDTH} tanh units."
+        ),
+        section(
+            "The hockey stick",
+            picture(
+                draw_losses(losses),
+                "Loss by step of each start: the first steps, and all of them",
+                "Left: the first fiftieth of the training, as it was. Right: all of it, smoothed.",
+            ),
+            text(
+                f"Who knows nothing needs {math.log2(V):.3f} bits. The careless start needs "
+                f"{first['careless']:.1f}: its last layer is loud, so that it is sure, and wrong. A hundredth of "
+                f"these weights, and the first loss is {first['quiet end']:.3f}. That cures the first loss, not "
+                f"the network: {before['quiet end'].saturated.mean():.0%} of its outputs are saturated all the "
+                "same."
+            ),
+            table(
+                ["start", "first loss", "saturated", "dead units", "saturated at the end", "train", "held out"],
+                [
+                    [
+                        name,
+                        first[name],
+                        f"{before[name].saturated.mean():.0%}",
+                        before[name].dead,
+                        f"{after[name].saturated.mean():.0%}",
+                        *scores[name],
+                    ]
+                    for name in starts
+                ],
+                f"bits per token; at the end is after {steps:,} steps; counted bigram {bigram:.3f}",
+                main_row=min(range(len(starts)), key=lambda i: list(scores.values())[i][1]),
+            ),
+        ),
+        section(
+            "Inside, before and after",
+            picture(
+                draw_insides(before, after, moves, steps),
+                "Activations, gradients and steps of each start",
+                "A row is a start, a colour a layer (dark: the first). From the left: outputs of tanh before "
+                "training; how large the gradient is at these; each matrix's gradient as a part of its "
+                "weights; outputs after training; and the part by which steps moved each matrix (dashed: a "
+                "thousandth).",
+            ),
+            text(
+                "In a healthy row the layers lie on top of each other, in every picture. (The last layer begins "
+                "small, so that its steps begin large.) With a quiet end alone "
+                f"{before['quiet end'].saturated.mean():.0%} of the outputs lie close to -1 or 1: most of the "
+                "gradient is lost there, and large weights blow up what is left, so that it differs by a factor "
+                f"of {before['quiet end'].apart:.0f} between the first layer and the last. After Kaiming's "
+                f"rule it is one of {before['Kaiming'].apart:.1f}."
+            ),
+            picture(
+                draw_dead(before),
+                "Which unit of the first layer is saturated for which example",
+                "A row is an example, a column a unit of the first layer; white is saturated. A column that is "
+                "white from top to bottom is a unit that none of these examples teaches anything.",
+            ),
+        ),
+        section(
+            "Why 5/3",
+            picture(
+                draw_spreads(spreads),
+                "Spread of activations and gradients from layer to layer by gain",
+                "Before any step. Dashed: with batch norm.",
+            ),
+            text(
+                "Tanh squeezes, so at a gain of 1 the signal shrinks from "
+                f"{spreads[1.0, False][0][0]:.2f} in the first layer to {spreads[1.0, False][0][-1]:.2f} in the "
+                f"last; at 5/3 it goes from {spreads[5 / 3, False][0][0]:.2f} to "
+                f"{spreads[5 / 3, False][0][-1]:.2f}; at 3 it stays large by saturating. With batch norm the gain "
+                "makes no difference on the way forward, since the scale is divided out."
+            ),
+        ),
+        section(
+            "Batch norm",
+            code(textwrap.dedent(inspect.getsource(BatchNorm.forward))),
+            table(
+                ["examples in the batch", "how much one example's answer varies"],
+                [[str(size), f"{value:.1%}"] for size, value in jitter.items()],
+                "deviation over 50 batches, as a part of the logits' own",
+            ),
+            text(
+                "In training, mean and variance are everybody's: an example's answer depends on what else is in "
+                "its batch. That is noise which no unit can count on, so it may work against learning by heart. "
+                f"Here training and held-out loss are {gaps['Kaiming']:.3f} bits apart without it and "
+                f"{gaps['batch norm']:.3f} with it; held out, {scores['Kaiming'][1]:.3f} and "
+                f"{scores['batch norm'][1]:.3f}. It is also a coupling that nobody asked for: a bug in one item "
+                "reaches all, and a model of sequences would see through it what comes later. So evaluation uses "
+                "running averages, and GPT uses layer norm, which looks at one step at a time.",
+                "How far does it make up for a bad start? The careless weights with a quiet end need "
+                f"{scores['quiet end'][1]:.3f} bits without it and {scores['careless, batch norm'][1]:.3f} with "
+                f"it, Kaiming's {scores['Kaiming'][1]:.3f} and {scores['batch norm'][1]:.3f}.",
+            ),
+        ),
+        section(
+            "The same on any run",
+            text(
+                "The library's MLP.Config(batch_norm=True) is this stack: with its weights, this lesson's layers "
+                "give the same loss. observe() is what --diagnostics calls. Of the loss and, for each tanh, "
+                f"saturation, deviation and gradient, {len(figures)} figures measured in both ways before "
+                f"training, none is off by more than {apart:.0e} of itself."
+            ),
+            table(
+                ["what observe() sees", "deviation", "of its gradient", "saturated", "dead"],
+                [
+                    [
+                        name,
+                        layer.std,
+                        f"{layer.grad_std:.2e}",
+                        f"{layer.saturated:.1%}",
+                        f"{layer.dead} of {layer.units}",
+                    ]
+                    for name, layer in seen.layers.items()
+                    if layer.units
+                ],
+            ),
+        ),
+        section("How it sounds", text("Several draws each, one after the other."), grid(clip_cards(sounds))),
+    )
     print(f"open {page}")
 
 
@@ -263,7 +361,7 @@ def draw_losses(losses: dict[str, list[float]]) -> Figure:
     figure = Figure(figsize=(12, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name, values in losses.items():
-        left.plot(values[:max(10, len(values) // 50)], label=name)
+        left.plot(values[: max(10, len(values) // 50)], label=name)
         width = max(1, len(values) // 60)
         right.plot(np.convolve(values, np.ones(width) / width, "valid"))
     left.set(xlabel="step", ylabel="bits per token of the batch")
@@ -272,14 +370,17 @@ def draw_losses(losses: dict[str, list[float]]) -> Figure:
     return figure
 
 
-def draw_insides(before: dict[str, Look], after: dict[str, Look], moves: dict[str, list[list[float]]], steps: int
-                 ) -> Figure:
+def draw_insides(
+    before: dict[str, Look], after: dict[str, Look], moves: dict[str, list[list[float]]], steps: int
+) -> Figure:
     figure = Figure(figsize=(17, 2.9 * len(before)), layout="constrained")
     for row, (name, seen) in zip(figure.subplots(len(before), 5), before.items(), strict=True):
-        columns = {f"tanh at first: {seen.saturated.mean():.0%} saturated": seen.outputs,
-                   "its gradient, log10": [g.abs().log10() for g in seen.gradients],
-                   "matrices: gradient / data, log10": [g.abs().log10() for g in seen.matrices[1:]],
-                   f"tanh at the end: {after[name].saturated.mean():.0%} saturated": after[name].outputs}
+        columns = {
+            f"tanh at first: {seen.saturated.mean():.0%} saturated": seen.outputs,
+            "its gradient, log10": [g.abs().log10() for g in seen.gradients],
+            "matrices: gradient / data, log10": [g.abs().log10() for g in seen.matrices[1:]],
+            f"tanh at the end: {after[name].saturated.mean():.0%} saturated": after[name].outputs,
+        }
         for ax, (title, layers) in zip(row, columns.items(), strict=False):
             for values, colour in zip(layers, shades(layers), strict=True):
                 values = values[values.isfinite()].numpy()
@@ -311,8 +412,13 @@ def draw_spreads(spreads: dict[tuple[float, bool], list[list[float]]]) -> Figure
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     for place, (ax, what) in enumerate(zip(figure.subplots(1, 2), ("tanh", "its gradient"), strict=True)):
         for (gain, batch_norm), values in spreads.items():
-            ax.plot(range(1, len(values[place]) + 1), values[place], "--" if batch_norm else "o-",
-                    color=f"C{GAINS.index(gain)}", label=None if batch_norm else f"gain {gain:.2g}")
+            ax.plot(
+                range(1, len(values[place]) + 1),
+                values[place],
+                "--" if batch_norm else "o-",
+                color=f"C{GAINS.index(gain)}",
+                label=None if batch_norm else f"gain {gain:.2g}",
+            )
         ax.set(xlabel="layer", ylabel=f"deviation of {what}", yscale="log", xticks=range(1, len(values[place]) + 1))
         ax.legend()
     return figure

@@ -57,9 +57,11 @@ GRADIENTS = {
     "softmax": "y (dy - sum(y dy))",
     "self_attention": "the transposes: a step hears from later ones",
 }
-SIGNS = ("dy is how much the loss changes for a change of the piece's output y, dx and dW the same for its input x and "
-         "its weights W; ′ turns rows into columns. In the norms n is x less its mean, over its deviation, and g "
-         "is dy times the gain. Each formula is derived in audiogen/course/backward.")
+SIGNS = (
+    "dy is how much the loss changes for a change of the piece's output y, dx and dW the same for its input x and "
+    "its weights W; ′ turns rows into columns. In the norms n is x less its mean, over its deviation, and g "
+    "is dy times the gain. Each formula is derived in audiogen/course/backward."
+)
 
 
 def main() -> None:
@@ -75,7 +77,7 @@ def main() -> None:
     torch.manual_seed(0)
     checks = []
     for name, formula in GRADIENTS.items():
-        twins = PIECES[name](lambda: int(torch.randint(3, 7, ())))          # every size from 3 to 6
+        twins = PIECES[name](lambda: int(torch.randint(3, 7, ())))  # every size from 3 to 6
         _, dy, ours = twins.run()
         oracles = [oracle(twins.reference, twins.inputs, dy) for oracle in (by_autograd, by_differences)]
         largest = max(float(gradient.abs().max()) for gradient in oracles[0])
@@ -87,9 +89,9 @@ def main() -> None:
     encoded = encode_folder(args.folder, args.out, "melvq", codebook_size=args.codes)
     spec, boundary = encoded.spec, args.codes
     print(encoded.sides.summary)
-    x, y = windows([codes[0] for codes in encoded.training], args.context, boundary)        # (N, context), (N,)
+    x, y = windows([codes[0] for codes in encoded.training], args.context, boundary)  # (N, context), (N,)
     held_x, held_y = windows([codes[0] for codes in encoded.held_out], args.context, boundary)
-    held_x, held_y = held_x[held_y != boundary], held_y[held_y != boundary]     # judged on what counting is judged on
+    held_x, held_y = held_x[held_y != boundary], held_y[held_y != boundary]  # judged on what counting is judged on
 
     # 3. The same network twice, from the same weights, on the same batches: one learns by hand, one by autograd.
     #    First in float32, as one trains, then in float64, to see that what comes between them is rounding.
@@ -127,19 +129,25 @@ def main() -> None:
         print(f"{name:>20}: {loss:.3f} bits per token on held-out files")
     statistics = by_hand.statistics(x)
     known = by_hand.nll(x[y != boundary], y[y != boundary], statistics) / math.log(2)
-    verdict = (f"On held-out files; the chance that the model gives to the end of a file is counted against it. On the "
-               f"files that it was trained on it needs {known:.3f} bits per token. ")
+    verdict = (
+        f"On held-out files; the chance that the model gives to the end of a file is counted against it. On the "
+        f"files that it was trained on it needs {known:.3f} bits per token. "
+    )
     if bits["trained by hand"] > counted:
-        verdict += ("Counting does better: it knows those files by heart, rather than what they have in common. More "
-                    "recordings would help, or fewer steps." if known < counted else
-                    "Counting does better: it was not trained for long enough.")
+        verdict += (
+            "Counting does better: it knows those files by heart, rather than what they have in common. More "
+            "recordings would help, or fewer steps."
+            if known < counted
+            else "Counting does better: it was not trained for long enough."
+        )
     print(verdict)
 
     # 5. Sounds: what was held out, through the tokens and back; and what the model makes up.
     sounds = []
     for i in range(min(3, len(encoded.held_out))):
-        sounds.append((f"held-out-{i}.wav", encoded.held_out.names[i], "held out, through the tokens",
-                       encoded.held_out[i]))
+        sounds.append(
+            (f"held-out-{i}.wav", encoded.held_out.names[i], "held out, through the tokens", encoded.held_out[i])
+        )
     for seed in range(3):
         codes = drawn(by_hand, statistics, boundary, math.ceil(args.seconds * spec.frame_rate), seed)
         sounds.append((f"drawn-{seed}.wav", f"Sample {seed}", "drawn, trained by hand", codes[None]))
@@ -150,55 +158,100 @@ def main() -> None:
         clips.append(Clip(args.out / file, title, kind))
 
     # 6. The page.
-    some = torch.cat([codes[0] for codes in encoded.held_out])[:40]             # codes to look at gradients on
-    vectors = by_hand.parameters["embedding"][some][None]                       # (1, S, DIM)
+    some = torch.cat([codes[0] for codes in encoded.held_out])[:40]  # codes to look at gradients on
+    vectors = by_hand.parameters["embedding"][some][None]  # (1, S, DIM)
     before = MLPByHand(args.codes + 1, args.context, DIM, HIDDEN)
     loudness = encoded.frontend.quantizer.decode(torch.arange(args.codes)[None, None])[0].mean(dim=0)
     order = torch.cat([loudness.argsort(), torch.tensor([boundary])])
     milliseconds = 1000 / spec.frame_rate
     reach = 1 + sum(DILATIONS)
     page = write_lesson(
-        __file__, args.out / "index.html",
-        section("Every piece, checked", text(
-            "The largest difference of any gradient, as a part of the piece's largest one, in float64: from autograd "
-            "through torch's own layers; and from the slope (f(x + h) - f(x - h)) / 2h, which knows no calculus, but "
-            "loses half of the digits to rounding.", SIGNS),
-            table(["piece", "what comes back", "from autograd", "from slopes"], checks)),
-        section("Learning without autograd", text(
-            f"{encoded.sides.summary}. {spec.frame_rate:.1f} tokens per second, each one of {spec.codebook_size}; the "
-            f"model sees the last {args.context} ({args.context * milliseconds:.0f} ms)."),
-            picture(training_picture(curves, apart), "Loss curves by hand and by autograd, and their difference",
-                    "Left: the two lie on each other. Right: how far apart they are, at most, in every hundredth of "
-                    "the training. Each sums in its own order, so last digits may differ; that the gap shrinks with "
-                    "the precision shows that it is rounding and nothing else.")),
-        section("How good", table(["model", "bits per token", "bits per second"],
-                                  [[name, loss, loss * spec.frame_rate] for name, loss in bits.items()],
-                                  main_row=list(bits).index("trained by hand")),
-                text(verdict)),
-        section("The first gradient", picture(
-            logits_picture([("before training", before, before.statistics(x)), ("after", by_hand, statistics)],
-                           held_x[:48], held_y[:48], order, milliseconds),
-            "Gradients of the logits over time, before and after training",
-            "Probabilities minus one-hot, a column for each held-out slice. Blue is pulled up: the slice that came. "
-            "Red is pushed down: what was thought likely and did not come. A column sums to zero. Before training the "
-            "push is spread over all codes, too thin to see. After it, a pale column was foreseen and teaches little; "
-            "one with a dark cell of each colour was a surprise.")),
-        section("Back through time", picture(
-            time_picture(vectors, milliseconds), "Size of the gradient at each layer and moment",
-            f"{len(DILATIONS)} WaveNet layers, not yet trained. An error at the last step alone, at the top, goes "
-            "down: each layer hands it on through its two taps, so the moments that it reaches double in number, to "
-            f"{reach} steps or {reach * milliseconds:.0f} ms. White is exactly zero. The present stays dark in every "
-            "row, since the sum around a layer hands the error on as it is; what came through many gates is fainter.")),
-        section("Back through attention", picture(
-            attention_picture(vectors, milliseconds), "Attention, the gradient of its weights, and that of its scores",
-            "Queries, keys and values are the vectors learned above; the loss is how far a step's result lies from the "
-            "vector that comes next. Left: who listened to whom. Middle: what more of each value would have cost (red) "
-            "or saved (blue). Right: what reaches the scores, which is the difference to the row's mean times the "
-            "attention that there was. A row sums to zero, and a step that was hardly listened to hardly learns.")),
-        section("How it sounds", text(
-            "Where the model draws the boundary, a sample goes on with another beginning, as if the next file came. It "
-            f"remembers {args.context * milliseconds:.0f} ms, so nothing longer holds together but by chance."),
-            grid(clip_cards(clips))))
+        __file__,
+        args.out / "index.html",
+        section(
+            "Every piece, checked",
+            text(
+                "The largest difference of any gradient, as a part of the piece's largest one, in float64: from "
+                "autograd through torch's own layers; and from the slope (f(x + h) - f(x - h)) / 2h, which knows no "
+                "calculus, but loses half of the digits to rounding.",
+                SIGNS,
+            ),
+            table(["piece", "what comes back", "from autograd", "from slopes"], checks),
+        ),
+        section(
+            "Learning without autograd",
+            text(
+                f"{encoded.sides.summary}. {spec.frame_rate:.1f} tokens per second, each one of {spec.codebook_size}; "
+                f"the model sees the last {args.context} ({args.context * milliseconds:.0f} ms)."
+            ),
+            picture(
+                training_picture(curves, apart),
+                "Loss curves by hand and by autograd, and their difference",
+                "Left: the two lie on each other. Right: how far apart they are, at most, in every hundredth of "
+                "the training. Each sums in its own order, so last digits may differ; that the gap shrinks with "
+                "the precision shows that it is rounding and nothing else.",
+            ),
+        ),
+        section(
+            "How good",
+            table(
+                ["model", "bits per token", "bits per second"],
+                [[name, loss, loss * spec.frame_rate] for name, loss in bits.items()],
+                main_row=list(bits).index("trained by hand"),
+            ),
+            text(verdict),
+        ),
+        section(
+            "The first gradient",
+            picture(
+                logits_picture(
+                    [("before training", before, before.statistics(x)), ("after", by_hand, statistics)],
+                    held_x[:48],
+                    held_y[:48],
+                    order,
+                    milliseconds,
+                ),
+                "Gradients of the logits over time, before and after training",
+                "Probabilities minus one-hot, a column for each held-out slice. Blue is pulled up: the slice that "
+                "came. Red is pushed down: what was thought likely and did not come. A column sums to zero. Before "
+                "training the push is spread over all codes, too thin to see. After it, a pale column was foreseen and "
+                "teaches little; one with a dark cell of each colour was a surprise.",
+            ),
+        ),
+        section(
+            "Back through time",
+            picture(
+                time_picture(vectors, milliseconds),
+                "Size of the gradient at each layer and moment",
+                f"{len(DILATIONS)} WaveNet layers, not yet trained. An error at the last step alone, at the top, goes "
+                "down: each layer hands it on through its two taps, so the moments that it reaches double in number, "
+                f"to {reach} steps or {reach * milliseconds:.0f} ms. White is exactly zero. The present stays dark in "
+                "every row, since the sum around a layer hands the error on as it is; what came through many gates is "
+                "fainter.",
+            ),
+        ),
+        section(
+            "Back through attention",
+            picture(
+                attention_picture(vectors, milliseconds),
+                "Attention, the gradient of its weights, and that of its scores",
+                "Queries, keys and values are the vectors learned above; the loss is how far a step's result lies from "
+                "the vector that comes next. Left: who listened to whom. Middle: what more of each value would have "
+                "cost (red) or saved (blue). Right: what reaches the scores, which is the difference to the row's mean "
+                "times the attention that there was. A row sums to zero, and a step that was hardly listened to hardly "
+                "learns.",
+            ),
+        ),
+        section(
+            "How it sounds",
+            text(
+                "Where the model draws the boundary, a sample goes on with another beginning, as if the next file "
+                f"came. It remembers {args.context * milliseconds:.0f} ms, so nothing longer holds together but by "
+                "chance."
+            ),
+            grid(clip_cards(clips)),
+        ),
+    )
     print(f"open {page}")
 
 
@@ -222,10 +275,10 @@ def drawn(model: MLPByHand, statistics: tuple[Tensor, Tensor], boundary: int, le
 def training_picture(curves: dict, apart: dict) -> Figure:
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    size = max(1, len(apart[torch.float32]) // 100)                     # steps that make one point
+    size = max(1, len(apart[torch.float32]) // 100)  # steps that make one point
 
     def groups(values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float64)[:len(values) // size * size].view(-1, size)
+        return torch.tensor(values, dtype=torch.float64)[: len(values) // size * size].view(-1, size)
 
     ours, theirs = (groups(curve).mean(dim=1) / math.log(2) for curve in zip(*curves[torch.float32], strict=True))
     steps = torch.arange(len(ours)) * size
@@ -245,8 +298,16 @@ def logits_picture(models: list, x: Tensor, y: Tensor, order: Tensor, millisecon
     for axes, (name, model, statistics) in zip(figure.subplots(1, 2, sharey=True), models, strict=True):
         _, saved = b.cross_entropy(model.logits(x, statistics), y)
         gradient = len(x) * b.cross_entropy_backward(1.0, saved)[:, order]
-        image = axes.imshow(gradient.T.numpy(), origin="lower", aspect="auto", cmap="RdBu_r", vmin=-0.5, vmax=0.5,
-                            interpolation="nearest", extent=(0, len(x) * milliseconds, 0, len(order)))
+        image = axes.imshow(
+            gradient.T.numpy(),
+            origin="lower",
+            aspect="auto",
+            cmap="RdBu_r",
+            vmin=-0.5,
+            vmax=0.5,
+            interpolation="nearest",
+            extent=(0, len(x) * milliseconds, 0, len(order)),
+        )
         axes.set(title=name, xlabel="ms", ylabel="code, quiet to loud" if name == "before training" else "")
     figure.colorbar(image, ax=figure.axes, label="dL/dlogit of one step", extend="both")
     return figure
@@ -258,8 +319,9 @@ def time_picture(x: Tensor, milliseconds: float) -> Figure:
     torch.manual_seed(1)
     for dilation in DILATIONS:
         scale = 1 / math.sqrt(2 * D)
-        (x, _), saved = b.wavenet_layer(x, scale * torch.randn(2, 2 * D, D), torch.zeros(2 * D),
-                                        scale * torch.randn(D, D), torch.zeros(D), dilation)
+        (x, _), saved = b.wavenet_layer(
+            x, scale * torch.randn(2, 2 * D, D), torch.zeros(2 * D), scale * torch.randn(D, D), torch.zeros(D), dilation
+        )
         saves.append(saved)
     dx = torch.zeros_like(x)
     dx[0, -1] = torch.randn(D)
@@ -270,22 +332,35 @@ def time_picture(x: Tensor, milliseconds: float) -> Figure:
     figure = Figure(figsize=(10, 3.4), layout="constrained")
     axes = figure.subplots()
     sizes = torch.stack(rows)
-    image = axes.imshow(sizes.where(sizes > 0, torch.nan).numpy(), aspect="auto", cmap="YlGnBu", norm=LogNorm(),
-                        interpolation="nearest", extent=((0.5 - S) * milliseconds, 0.5 * milliseconds, len(rows), 0))
-    axes.set(xlabel="ms, the error at 0", yticks=[i + 0.5 for i in range(len(rows))],
-             yticklabels=["the error", *(f"below dilation {d}" for d in reversed(DILATIONS))])
+    image = axes.imshow(
+        sizes.where(sizes > 0, torch.nan).numpy(),
+        aspect="auto",
+        cmap="YlGnBu",
+        norm=LogNorm(),
+        interpolation="nearest",
+        extent=((0.5 - S) * milliseconds, 0.5 * milliseconds, len(rows), 0),
+    )
+    axes.set(
+        xlabel="ms, the error at 0",
+        yticks=[i + 0.5 for i in range(len(rows))],
+        yticklabels=["the error", *(f"below dilation {d}" for d in reversed(DILATIONS))],
+    )
     figure.colorbar(image, label="|dL/dx|")
     return figure
 
 
 def attention_picture(x: Tensor, milliseconds: float) -> Figure:
-    q, target = x[:, None, :-1], x[:, None, 1:]                         # (1, 1, S - 1, D)
+    q, target = x[:, None, :-1], x[:, None, 1:]  # (1, 1, S - 1, D)
     y, (*_, weights) = b.causal_attention(q, q, q)
-    dweights = ((y - target) @ q.mT).tril()                             # L = |y - target|^2 / 2, so dy = y - target
+    dweights = ((y - target) @ q.mT).tril()  # L = |y - target|^2 / 2, so dy = y - target
     dscores = b.softmax_backward(dweights, (weights,))
     figure, span = Figure(figsize=(10, 3.2), layout="constrained"), q.shape[2] * milliseconds
-    for axes, matrix, title in zip(figure.subplots(1, 3, sharey=True), (weights, dweights, dscores),
-                                   ("weights", "dL/d weights", "dL/d scores"), strict=True):
+    for axes, matrix, title in zip(
+        figure.subplots(1, 3, sharey=True),
+        (weights, dweights, dscores),
+        ("weights", "dL/d weights", "dL/d scores"),
+        strict=True,
+    ):
         most = float(matrix.abs().quantile(0.99))
         low, colours = (0, "Purples") if title == "weights" else (-most, "RdBu_r")
         image = axes.imshow(matrix[0, 0].numpy(), cmap=colours, vmin=low, vmax=most, extent=(0, span, span, 0))

@@ -38,7 +38,7 @@ from audiogen.models.patterns import Parallel
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.utils.scripts import run_script
 
-DIM, HEADS, CROP, MOST, LONGEST = 64, 4, 64, 1000, 256      # D, H, steps of a crop, crops scored, steps of a clip named
+DIM, HEADS, CROP, MOST, LONGEST = 64, 4, 64, 1000, 256  # D, H, steps of a crop, crops scored, steps of a clip named
 
 
 def main() -> None:
@@ -55,12 +55,19 @@ def main() -> None:
     frames = encode_folder(args.folder, args.out / "frames", "mel")
     print(tokens.sides.summary)
     page = write_lesson(
-        __file__, args.out / "index.html", text(tokens.sides.summary + "."),
-        build_up(frames.held_out[0].T[:CROP].double()), scale(), *language_models(tokens, args), *naming(frames, args))
+        __file__,
+        args.out / "index.html",
+        text(tokens.sides.summary + "."),
+        build_up(frames.held_out[0].T[:CROP].double()),
+        scale(),
+        *language_models(tokens, args),
+        *naming(frames, args),
+    )
     print(f"open {page}")
 
 
 # 1. From averaging the past to the library's own layer. x (S, D) is a clip of sound: its mel frames.
+
 
 @torch.no_grad()
 def build_up(x: Tensor) -> str:
@@ -72,26 +79,35 @@ def build_up(x: Tensor) -> str:
         rows.append([what, f"{(ours - other).abs().max():.0e}"])
         print(f"equal to {rows[-1][1]}: {what}")
 
-    mean = small.past_mean_loop(x)                                      # y[t] = mean of x[0] ... x[t]
+    mean = small.past_mean_loop(x)  # y[t] = mean of x[0] ... x[t]
     same("averaging in a loop = a product with a triangle of ones", small.past_mean_matrix(x), mean)
     same("= weights by softmax, minus infinity where none may look", small.past_mean_softmax(x), mean)
     same("= attention whose queries are zero: it prefers nobody", small.attend(torch.zeros_like(x), x, x, mask), mean)
     ours = Attention(D, HEADS, turned=False).double()
-    q, k, v = ours.qkv(x).chunk(3, dim=1)                               # each step asks, offers, and has something
-    same("attention with queries, keys and values = torch's", small.attend(q, k, v, mask),
-         nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True))
+    q, k, v = ours.qkv(x).chunk(3, dim=1)  # each step asks, offers, and has something
+    same(
+        "attention with queries, keys and values = torch's",
+        small.attend(q, k, v, mask),
+        nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True),
+    )
     heads = [small.attend(*(y[:, part] for y in (q, k, v)), mask) for part in torch.arange(D).chunk(HEADS)]
-    same("many heads = a slice of the features each, side by side", ours(x[None], x[None], mask)[0],
-         ours.out(torch.cat(heads, dim=1)))
+    same(
+        "many heads = a slice of the features each, side by side",
+        ours(x[None], x[None], mask)[0],
+        ours.out(torch.cat(heads, dim=1)),
+    )
     torchs = nn.MultiheadAttention(D, HEADS, batch_first=True).double()
     torchs.in_proj_weight, torchs.in_proj_bias, torchs.out_proj = ours.qkv.weight, ours.qkv.bias, ours.out
-    asking = torch.randn(1, 5, D).double()                              # a sequence of its own: cross-attention
+    asking = torch.randn(1, 5, D).double()  # a sequence of its own: cross-attention
     same("one sequence asks another = torch's again", ours(asking, x[None]), torchs(asking, x[None], x[None])[0])
-    order = torch.cat([torch.randperm(S - 1), torch.tensor([S - 1])])   # the past shuffled, the present in its place
-    same("the past in any order: attention alone does not notice", ours(x[None], x[None], mask)[0, -1],
-         ours(x[None, order], x[None, order], mask)[0, -1])
+    order = torch.cat([torch.randperm(S - 1), torch.tensor([S - 1])])  # the past shuffled, the present in its place
+    same(
+        "the past in any order: attention alone does not notice",
+        ours(x[None], x[None], mask)[0, -1],
+        ours(x[None, order], x[None, order], mask)[0, -1],
+    )
     library = CausalAttention(D, HEADS, window=S).double()
-    ours.turned, library.qkv, library.out = True, ours.qkv, ours.out    # queries and keys turned by their positions
+    ours.turned, library.qkv, library.out = True, ours.qkv, ours.out  # queries and keys turned by their positions
     y, shuffled = library(x[None])[0], library(x[None, order])[0]
     same("with rotary positions = the library's CausalAttention", ours(x[None], x[None], mask), y)
     noticed = float((y - shuffled)[0, -1].norm() / y[0, -1].norm())
@@ -106,18 +122,27 @@ def build_up(x: Tensor) -> str:
         axis.imshow(small.attention_weights(q, x, mask).numpy(), aspect="auto", cmap="Blues", vmin=0, vmax=0.3)
         axis.set(title=title, xlabel="step looked at", ylabel="step")
     return section(
-        "Step by step", table(["each step", "largest difference"], rows),
-        text(f"On {S} frames of a held-out clip, in float64. Attention alone sees a bag of frames; with rotary "
-             f"positions (weights untrained) the shuffled past moves the last output by {noticed:.1%} of its length."),
-        picture(figure, "A spectrogram, its running mean, and two triangles of weights", "In a mean each new frame "
-                "counts for less: it soon stands still. Weights from the data let a step pick the frames like it."))
+        "Step by step",
+        table(["each step", "largest difference"], rows),
+        text(
+            f"On {S} frames of a held-out clip, in float64. Attention alone sees a bag of frames; with rotary "
+            f"positions (weights untrained) the shuffled past moves the last output by {noticed:.1%} of its length."
+        ),
+        picture(
+            figure,
+            "A spectrogram, its running mean, and two triangles of weights",
+            "In a mean each new frame "
+            "counts for less: it soon stands still. Weights from the data let a step pick the frames like it.",
+        ),
+    )
 
 
 # 2. The 1 / sqrt(d): products of longer vectors are larger, and a softmax of large scores has made up its mind.
 
+
 def scale() -> str:
     torch.manual_seed(0)
-    sizes, keys = [2 ** n for n in range(11)], 64
+    sizes, keys = [2**n for n in range(11)], 64
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axes = figure.subplots(1, 2)
     for name, scaled in (("q·k", False), ("q·k / sqrt(d)", True)):
@@ -130,26 +155,41 @@ def scale() -> str:
     axes[0].set(title="largest weight", xlabel="d", ylim=(0, 1), xscale="log")
     axes[1].set(title=f"entropy in bits, at most {math.log2(keys):g}", xlabel="d", ylim=(0, 6.2), xscale="log")
     axes[0].legend()
-    return section("Why the square root", picture(
-        figure, "Largest weight and entropy of a softmax by vector length, with and without the scale",
-        f"Random queries and {keys} random keys. Unscaled, a softmax over long vectors gives nearly all to one key "
-        "before anything was learned; and where a weight is near 1 its gradient, p (1 - p), is near 0: so it stays."))
+    return section(
+        "Why the square root",
+        picture(
+            figure,
+            "Largest weight and entropy of a softmax by vector length, with and without the scale",
+            f"Random queries and {keys} random keys. Unscaled, a softmax over long vectors gives nearly all to one key "
+            "before anything was learned; and where a weight is near 1 its gradient, p (1 - p), is near 0: so it "
+            "stays.",
+        ),
+    )
 
 
 # 3. What stands around attention: the same language model with its parts put in one after the other.
 
-LADDER = {"attention only": {"feed_forward": False, "residual": False, "norm": nn.Identity},
-          "+ feed-forward": {"residual": False, "norm": nn.Identity},
-          "+ residual": {"norm": nn.Identity}, "+ layer norm": {},
-          "batch norm in its place": {"norm": BatchNorm}, "layer norm + dropout": {"dropout": 0.1}}
-BESIDE = {"layer norm, learned positions": {"positions": "learned", "num_steps": CROP},
-          "layer norm, no positions": {"positions": "none"},
-          "+ residual, faster": {"norm": nn.Identity}, "+ layer norm, faster": {}}
+LADDER = {
+    "attention only": {"feed_forward": False, "residual": False, "norm": nn.Identity},
+    "+ feed-forward": {"residual": False, "norm": nn.Identity},
+    "+ residual": {"norm": nn.Identity},
+    "+ layer norm": {},
+    "batch norm in its place": {"norm": BatchNorm},
+    "layer norm + dropout": {"dropout": 0.1},
+}
+BESIDE = {
+    "layer norm, learned positions": {"positions": "learned", "num_steps": CROP},
+    "layer norm, no positions": {"positions": "none"},
+    "+ residual, faster": {"norm": nn.Identity},
+    "+ layer norm, faster": {},
+}
 
 
 def language_models(encoded: Encoded, args: argparse.Namespace) -> list[str]:
-    seen, pieces = (list(islice((piece for codes in side for piece in codes.split(CROP, dim=1)), MOST))
-                    for side in (encoded.training, encoded.held_out))
+    seen, pieces = (
+        list(islice((piece for codes in side for piece in codes.split(CROP, dim=1)), MOST))
+        for side in (encoded.training, encoded.held_out)
+    )
     bits = baselines(encoded.spec, encoded.training, pieces)
     print("bits per code held out: " + ", ".join(f"{name} {loss:.3f}" for name, loss in bits.items()))
     crops, models, curves, rows = encoded.crops(CROP, batch_size=16), {}, {}, []
@@ -159,13 +199,13 @@ def language_models(encoded: Encoded, args: argparse.Namespace) -> list[str]:
         optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.1)
         rate, curve = args.rate * (3 if "faster" in name else 1), {}
         for step in range(args.steps):
-            for group in optimizer.param_groups:                        # up at first, then down to zero
+            for group in optimizer.param_groups:  # up at first, then down to zero
                 group["lr"] = rate * min(1, (step + 1) / 20) * (1 - step / args.steps)
-            nats, entries = model.nll(crops.batch(step)[0])             # of (16, 1, CROP)
+            nats, entries = model.nll(crops.batch(step)[0])  # of (16, 1, CROP)
             optimizer.zero_grad()
             (nats / entries).backward()
             optimizer.step()
-            if 8 * (step + 1) // args.steps > 8 * step // args.steps:   # eight times, the last time at the end
+            if 8 * (step + 1) // args.steps > 8 * step // args.steps:  # eight times, the last time at the end
                 curve[step + 1] = held_out_score(model, pieces).loss
         models[name], curves[name] = model, curve
         rows.append([name, f"{rate:g}", f"{curve[args.steps]:,.3f}", f"{held_out_score(model, seen).loss:,.3f}"])
@@ -180,29 +220,47 @@ def language_models(encoded: Encoded, args: argparse.Namespace) -> list[str]:
         for name, loss in bits.items():
             axis.axhline(loss, color="0.5", lw=0.8, ls=":")
             axis.annotate(name, (0, loss), va="top" if name == "unigram" else "bottom", fontsize=8, color="0.4")
-        axis.set(xlabel="steps of training", ylabel="bits per code", xlim=(0, None),
-                 ylim=(0.95 * low, 1.15 * max(level, reached)))
+        axis.set(
+            xlabel="steps of training",
+            ylabel="bits per code",
+            xlim=(0, None),
+            ylim=(0.95 * low, 1.15 * max(level, reached)),
+        )
         axis.legend(fontsize=8)
     rows += [[name, "", f"{loss:.3f}", ""] for name, loss in bits.items()]
-    return [section(
-        "What stands around attention",
-        table(["model", "learning rate", "held-out bits per code", "in training files"], rows),
-        picture(figure, "Held-out bits per code over training, model by model",
+    return [
+        section(
+            "What stands around attention",
+            table(["model", "learning rate", "held-out bits per code", "in training files"], rows),
+            picture(
+                figure,
+                "Held-out bits per code over training, model by model",
                 f"Dotted: models that only count. Right: seen closer; faster: at {3 * args.rate:g}, not {args.rate:g}. "
-                "A curve that can't be seen there lies far above."),
-        text("Without residuals each layer hands on averages of averages: little of the present frame is left at the "
-             f"top, little gradient at the bottom. What is a norm worth? At a rate of {args.rate:g} the last loss is "
-             "{:.3f} without and {:.3f} with it, at three times that {:.3f} and {:.3f}. Dropout is there against "
-             "learning files by heart.".format(*(curves[name + faster][args.steps] for faster in ("", ", faster")
-                                                 for name in ("+ residual", "+ layer norm"))))),
-        batch_norm(models, crops, pieces), positions(models)]
+                "A curve that can't be seen there lies far above.",
+            ),
+            text(
+                "Without residuals each layer hands on averages of averages: little of the present frame is left at "
+                f"the top, little gradient at the bottom. What is a norm worth? At a rate of {args.rate:g} the last "
+                "loss is {:.3f} without and {:.3f} with it, at three times that {:.3f} and {:.3f}. Dropout is there "
+                "against learning files by heart.".format(
+                    *(
+                        curves[name + faster][args.steps]
+                        for faster in ("", ", faster")
+                        for name in ("+ residual", "+ layer norm")
+                    )
+                )
+            ),
+        ),
+        batch_norm(models, crops, pieces),
+        positions(models),
+    ]
 
 
 def batch_norm(models: dict[str, SequenceModel], crops: Crops, pieces: list[Tensor]) -> str:
     (x, _), (other, _), half, rows = crops.batch(0), crops.batch(1), CROP // 2, []
-    changed = torch.cat([x[:, :, :half], other[:, :, half:]], dim=2)    # the same beginnings, other ends
+    changed = torch.cat([x[:, :, :half], other[:, :, half:]], dim=2)  # the same beginnings, other ends
     for name, mode in product(("+ layer norm", "batch norm in its place"), ("training", "evaluation")):
-        model = copy.deepcopy(models[name]).train(mode == "training")   # training moves the running statistics
+        model = copy.deepcopy(models[name]).train(mode == "training")  # training moves the running statistics
         with torch.no_grad():
             moved = (model.nll_per_entry(x) - model.nll_per_entry(changed))[:, :, :half].abs().mean()
             nats, entries = zip(*(model.nll(piece[None]) for piece in pieces), strict=True)
@@ -211,33 +269,42 @@ def batch_norm(models: dict[str, SequenceModel], crops: Crops, pieces: list[Tens
     return section(
         "Batch norm looks ahead",
         table(["norm", "mode", "bits per code by which other ends move the beginnings", "bits, clip by clip"], rows),
-        text("Layer norm needs a step's own features. Batch norm takes mean and variance over all steps of the batch: "
-             "in training a prediction depends on what comes later, and on which clips share the batch (last column: "
-             "each alone). In evaluation it takes averages kept from training: no look ahead, but another function."))
+        text(
+            "Layer norm needs a step's own features. Batch norm takes mean and variance over all steps of the batch: "
+            "in training a prediction depends on what comes later, and on which clips share the batch (last column: "
+            "each alone). In evaluation it takes averages kept from training: no look ahead, but another function."
+        ),
+    )
 
 
 def positions(models: dict[str, SequenceModel]) -> str:
     figure = Figure(figsize=(9, 3.2), layout="constrained")
-    for axis, name in zip(figure.subplots(1, 2), ("+ layer norm", "layer norm, learned positions"),
-                          strict=True):
+    for axis, name in zip(figure.subplots(1, 2), ("+ layer norm", "layer norm, learned positions"), strict=True):
         model, first = models[name], models[name].backbone.blocks[0]
-        x = model.embed.table.weight.mean(0).expand(1, CROP, DIM)       # the same sound at every step
+        x = model.embed.table.weight.mean(0).expand(1, CROP, DIM)  # the same sound at every step
         x = first.norms[0](x if model.backbone.table is None else x + model.backbone.table)
         q, k, _ = first.attention.heads(x, x)
-        scores = (q @ k.mT)[0, 0].detach() / math.sqrt(q.shape[-1])     # (S, S), of the first head
+        scores = (q @ k.mT)[0, 0].detach() / math.sqrt(q.shape[-1])  # (S, S), of the first head
         for t in (CROP // 3, 2 * CROP // 3, CROP - 1):
-            axis.plot(np.arange(t + 1), scores[t, :t + 1].flip(0), lw=4 - 3 * t / CROP, label=f"step {t}")
+            axis.plot(np.arange(t + 1), scores[t, : t + 1].flip(0), lw=4 - 3 * t / CROP, label=f"step {t}")
         title = "rotary positions" if model.backbone.table is None else name
         axis.set(title=title, xlabel="steps back", ylabel="score q·k / sqrt(d)")
         axis.legend()
-    return section("Positions", picture(
-        figure, "A head's scores over distance, for rotary and for learned positions",
-        "The first head of the first layer, the same sound at every step. Rotary: query and key are turned by angles "
-        "that grow with the step, so a score knows only how far apart they are: three curves in one. A learned table "
-        f"has a vector a place: each step sees a distance in its own way, and step {CROP} has no vector at all."))
+    return section(
+        "Positions",
+        picture(
+            figure,
+            "A head's scores over distance, for rotary and for learned positions",
+            "The first head of the first layer, the same sound at every step. Rotary: query and key are turned by "
+            "angles that grow with the step, so a score knows only how far apart they are: three curves in one. A "
+            f"learned table has a vector a place: each step sees a distance in its own way, and step {CROP} has no "
+            "vector at all.",
+        ),
+    )
 
 
 # 4. Without the mask: an encoder reads a clip to and fro and names it. And cross-attention: each name asks the clip.
+
 
 def naming(encoded: Encoded, args: argparse.Namespace) -> list[str]:
     training, held_out = encoded.training, encoded.held_out
@@ -249,10 +316,12 @@ def naming(encoded: Encoded, args: argparse.Namespace) -> list[str]:
 
     def batch(side: Sequences, chosen: list[int]) -> tuple[Tensor, Tensor]:
         clips = [side[i][:, :LONGEST].T for i in chosen]
-        return (nn.utils.rnn.pad_sequence(clips, batch_first=True, padding_value=math.nan).mT,
-                torch.tensor([labels.index(label_of(side.names[i])) for i in chosen]))
+        return (
+            nn.utils.rnn.pad_sequence(clips, batch_first=True, padding_value=math.nan).mT,
+            torch.tensor([labels.index(label_of(side.names[i])) for i in chosen]),
+        )
 
-    everything = [batch(held_out, places[i:i + 64]) for i in range(0, len(places), 64)]
+    everything = [batch(held_out, places[i : i + 64]) for i in range(0, len(places), 64)]
     truth, named, rows = torch.cat([y for _, y in everything]), {}, []
     for name, mixing, asking in (("bag of frames", False, False), ("encoder", True, False), ("queries", False, True)):
         torch.manual_seed(0)
@@ -279,25 +348,36 @@ def naming(encoded: Encoded, args: argparse.Namespace) -> list[str]:
     maps = Figure(figsize=(10, 5), layout="constrained")
     for (above, below), i in zip(maps.subplots(2, len(shown), sharex="col", squeeze=False).T, shown, strict=True):
         name, (x, _) = held_out.names[i], batch(held_out, [i])
-        q, k, _ = model.attention.heads(model.queries, model.encode(x)[0])      # the last: frames hear no others
+        q, k, _ = model.attention.heads(model.queries, model.encode(x)[0])  # the last: frames hear no others
         place = {"aspect": "auto", "extent": (0, x.shape[2] / encoded.spec.frame_rate, len(labels) - 0.5, -0.5)}
         above.imshow(x[0].flip(0).numpy(), cmap="magma", **place)
         above.set(title=f"spoken: {label_of(name)}", yticks=[])
         below.imshow(small.attention_weights(q, k).mean(1)[0].detach().numpy(), cmap="Blues", **place)
         below.set(xlabel="seconds", yticks=ticks, yticklabels=labels)
         path, rate = args.out / f"held-out-{len(sounds)}.wav", encoded.spec.sample_rate
-        write_audio(path, read_audio(args.folder / name, rate)[:, :LONGEST * encoded.spec.hop_length], rate)
+        write_audio(path, read_audio(args.folder / name, rate)[:, : LONGEST * encoded.spec.hop_length], rate)
         sounds.append(Clip(path, name, f"spoken: {label_of(name)}"))
     return [
-        section("Without the mask", table(["", "% of held-out clips named rightly"], rows), text(
-            "Encoder: the same layers over a whole clip's mel frames, none of them hidden, then their mean. Bag of "
-            "frames: each sees itself alone, no order. Queries: one for each label attends to such frames."),
-            picture(figure, "Confusion matrix of the encoder")),
-        section("One sequence asks another", picture(
-            maps, "Spectrograms, and below each where the query of each label looks",
-            "Cross-attention: queries are the labels' own, keys and values the frames'. A row shows where one label "
-            "looks (mean of the heads), whether it was spoken or not: what it finds there decides."),
-            grid(clip_cards(sounds)))]
+        section(
+            "Without the mask",
+            table(["", "% of held-out clips named rightly"], rows),
+            text(
+                "Encoder: the same layers over a whole clip's mel frames, none of them hidden, then their mean. Bag of "
+                "frames: each sees itself alone, no order. Queries: one for each label attends to such frames."
+            ),
+            picture(figure, "Confusion matrix of the encoder"),
+        ),
+        section(
+            "One sequence asks another",
+            picture(
+                maps,
+                "Spectrograms, and below each where the query of each label looks",
+                "Cross-attention: queries are the labels' own, keys and values the frames'. A row shows where one "
+                "label looks (mean of the heads), whether it was spoken or not: what it finds there decides.",
+            ),
+            grid(clip_cards(sounds)),
+        ),
+    ]
 
 
 if __name__ == "__main__":

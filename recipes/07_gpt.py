@@ -43,10 +43,19 @@ from audiogen.runs.folder import read_source
 from audiogen.runs.run import Run
 from audiogen.utils.scripts import run_script
 
-SHORT = ["frontend.codebook_size=8", "frontend.num_codebooks=2", "frontend.griffin_lim_iterations=2", "backbone.dim=16",
-         "backbone.num_layers=2", "backbone.num_heads=2", "training.crop_frames=32", "training.batch_size=2",
-         "training.evaluations=1", "training.sample_seconds=0.3"]
-STRETCHES = 16                                                          # of held-out sound to look at
+SHORT = [
+    "frontend.codebook_size=8",
+    "frontend.num_codebooks=2",
+    "frontend.griffin_lim_iterations=2",
+    "backbone.dim=16",
+    "backbone.num_layers=2",
+    "backbone.num_heads=2",
+    "training.crop_frames=32",
+    "training.batch_size=2",
+    "training.evaluations=1",
+    "training.sample_seconds=0.3",
+]
+STRETCHES = 16  # of held-out sound to look at
 
 
 def main() -> None:
@@ -60,28 +69,40 @@ def main() -> None:
     # 1. Train: the library's own loop, as `audiogen train` runs it. It writes a page of its own, to listen to.
     place = args.out / "gpt"
     how_long = {"steps": 4} if args.short else {"minutes": args.minutes}
-    run = train(args.folder, place, frontend="melvq" if args.short else args.frontend, backbone="gpt",
-                resume=args.resume, overrides=[*(SHORT if args.short else ()), *args.overrides], **how_long)
+    run = train(
+        args.folder,
+        place,
+        frontend="melvq" if args.short else args.frontend,
+        backbone="gpt",
+        resume=args.resume,
+        overrides=[*(SHORT if args.short else ()), *args.overrides],
+        **how_long,
+    )
 
     # 2. Held-out sound to look at: its codes end to end, as in training, cut into stretches of a crop.
     held_out = Sequences(EncodedCache.open(read_source(place), run.frontend), run.split().held_out)
-    x = stretches(held_out, run.config.training.crop_frames).to(run.model.bos.device)      # (B, K, T)
+    x = stretches(held_out, run.config.training.crop_frames).to(run.model.bos.device)  # (B, K, T)
     with torch.inference_mode():
-        wav = run.frontend.decode(x[:1])[0].cpu()                       # what the model is given, as sound
+        wav = run.frontend.decode(x[:1])[0].cpu()  # what the model is given, as sound
     seconds = wav.shape[1] / run.sample_rate
 
     spec, model, frame_rate = run.frontend.spec, run.model, x.shape[2] / seconds
-    print(f"\n{frame_rate:.1f} frames a second of {spec.num_codebooks} codes of {spec.codebook_size}: "
-          f"{spec.num_codebooks * math.log2(spec.codebook_size) * frame_rate / 1000:.2f} kbit/s before the model "
-          "predicts any of it")
+    print(
+        f"\n{frame_rate:.1f} frames a second of {spec.num_codebooks} codes of {spec.codebook_size}: "
+        f"{spec.num_codebooks * math.log2(spec.codebook_size) * frame_rate / 1000:.2f} kbit/s before the model "
+        "predicts any of it"
+    )
     steps = model.pattern.num_steps(round(frame_rate))
     print(f"pattern {run.config.pattern}: {steps} steps for a second of sound")
-    print(f"each layer sees {model.backbone.config.window} steps, all of them together "
-          f"{model.backbone.receptive_field}")
+    print(
+        f"each layer sees {model.backbone.config.window} steps, all of them together {model.backbone.receptive_field}"
+    )
     print(f"parameters: {sum(p.numel() for p in model.parameters()):,}")
     final = [event for event in read_metrics(place) if event["event"] == "final"][-1]
-    print(f"held-out bits per second: {final['bits_per_second']:.0f}; by counting: "
-          + ", ".join(f"{name} {counted['bits_per_second']:.0f}" for name, counted in final["baselines"].items()))
+    print(
+        f"held-out bits per second: {final['bits_per_second']:.0f}; by counting: "
+        + ", ".join(f"{name} {counted['bits_per_second']:.0f}" for name, counted in final["baselines"].items())
+    )
 
     # 3. Look inside, and write the lesson's own page.
     page = look_inside(run, x, wav, [int(n) for n in np.cumsum(held_out.num_frames)], args.out)
@@ -105,8 +126,10 @@ def stretches(held_out: Sequences, num_frames: int) -> Tensor:
 def attention_maps(model: SequenceModel, x: Tensor) -> Tensor:
     """What the heads look at while the model predicts x (B, K, T): weights (B, L, H, S, S), block by block."""
     maps = []
-    hooks = [block.attention.register_forward_pre_hook(lambda part, given: maps.append(part.weights(given[0])))
-             for block in model.backbone.blocks]
+    hooks = [
+        block.attention.register_forward_pre_hook(lambda part, given: maps.append(part.weights(given[0])))
+        for block in model.backbone.blocks
+    ]
     model.nll_per_entry(x)
     for hook in hooks:
         hook.remove()
@@ -116,8 +139,9 @@ def attention_maps(model: SequenceModel, x: Tensor) -> Tensor:
 @torch.inference_mode()
 def bits_per_code(model: SequenceModel, x: Tensor, silent: tuple[int, int] | None = None) -> float:
     """Of x (B, K, T), with all heads or with one, (layer, head), silenced: what it found is replaced by zeros."""
+
     def silence(part: torch.nn.Module, inputs: tuple[Tensor]) -> Tensor:
-        found = inputs[0].unflatten(-1, (model.backbone.config.num_heads, -1)).clone()     # (B, S, H, D / H)
+        found = inputs[0].unflatten(-1, (model.backbone.config.num_heads, -1)).clone()  # (B, S, H, D / H)
         found[:, :, silent[1]] = 0
         return found.flatten(2)
 
@@ -133,39 +157,60 @@ def look_inside(run: Run, x: Tensor, wav: Tensor, ends: list[int], out: Path) ->
     model, seconds = run.model, wav.shape[1] / run.sample_rate
     maps = attention_maps(model, x)
     _, L, H, S, _ = maps.shape
-    step = seconds / x.shape[2] / (model.pattern.num_steps(2) - model.pattern.num_steps(1))       # seconds
-    late = slice(S // 2, None)                                          # steps that have much to look back on
-    back = 1000 * step * look_back(maps)[..., late].mean(dim=(0, 3))    # (L, H) ms
-    spread = (2 ** entropy(maps)[..., late]).mean(dim=(0, 3))           # (L, H) steps
+    step = seconds / x.shape[2] / (model.pattern.num_steps(2) - model.pattern.num_steps(1))  # seconds
+    late = slice(S // 2, None)  # steps that have much to look back on
+    back = 1000 * step * look_back(maps)[..., late].mean(dim=(0, 3))  # (L, H) ms
+    spread = (2 ** entropy(maps)[..., late]).mean(dim=(0, 3))  # (L, H) steps
     newest = maps.diagonal(dim1=3, dim2=4)[..., late].mean(dim=(0, 3))  # (L, H)
     whole = bits_per_code(model, x)
     worth = torch.tensor([[bits_per_code(model, x, (layer, head)) - whole for head in range(H)] for layer in range(L)])
-    worth = worth.round(decimals=3) + 0.0                               # no "-0.000"
+    worth = worth.round(decimals=3) + 0.0  # no "-0.000"
     name = {(layer, head): f"layer {layer + 1}, head {head + 1}" for layer in range(L) for head in range(H)}
-    seen = torch.arange(1, S + 1).clamp(max=model.backbone.config.window)[late].double()        # steps in a window
+    seen = torch.arange(1, S + 1).clamp(max=model.backbone.config.window)[late].double()  # steps in a window
     rows = [[name[at], float(back[at]), float(spread[at]), 100 * float(newest[at]), float(worth[at])] for at in name]
     for row in rows:
-        print("{0}: looks back {1:.0f} ms on average, on {2:.1f} steps in effect; silenced, it costs {4:.3f} bits a "
-              "code".format(*row))
-    rows.append(["evenly over its window", 500 * step * float((seen - 1).mean()), float(seen.mean()),
-                 100 * float((1 / seen).mean()), None])
+        print(
+            "{0}: looks back {1:.0f} ms on average, on {2:.1f} steps in effect; silenced, it costs {4:.3f} bits a "
+            "code".format(*row)
+        )
+    rows.append(
+        [
+            "evenly over its window",
+            500 * step * float((seen - 1).mean()),
+            float(seen.mean()),
+            100 * float((1 / seen).mean()),
+            None,
+        ]
+    )
 
     # Some heads under the spectrogram of the first stretch: x is the time looked at, y the time that is predicted.
-    chosen: dict[tuple[int, int], list[str]] = {}                       # a head may be chosen for two reasons
-    for why, place in (("looks back least", back.argmin()), ("looks back most", back.argmax()),
-                       ("looks at the fewest", spread.argmin()), ("is worth most", worth.argmax())):
+    chosen: dict[tuple[int, int], list[str]] = {}  # a head may be chosen for two reasons
+    for why, place in (
+        ("looks back least", back.argmin()),
+        ("looks back most", back.argmax()),
+        ("looks at the fewest", spread.argmin()),
+        ("is worth most", worth.argmax()),
+    ):
         chosen.setdefault(divmod(int(place), H), []).append(why)
     figure = Figure(figsize=(4 * len(chosen), 5.7), layout="constrained")
     axes = figure.subplots(2, len(chosen), height_ratios=(1, 3), sharex=True, squeeze=False)
     decibels = 10 * np.log10(mel_power(wav, run.sample_rate, 400, run.sample_rate / 2).numpy() + 1e-10)
     for (above, below), (at, whys) in zip(axes.T, chosen.items(), strict=True):
-        above.imshow(decibels, aspect="auto", origin="lower", cmap="magma", extent=(0, seconds, 0, 1),
-                     vmin=decibels.max() - 80)
+        above.imshow(
+            decibels, aspect="auto", origin="lower", cmap="magma", extent=(0, seconds, 0, 1), vmin=decibels.max() - 80
+        )
         above.set_title(f"{name[at]}:\n{', '.join(whys)}", fontsize=10)
         above.set(yticks=[])
         # Column j is what comes in at step j: code j - 1, and `bos` left of all.
-        below.imshow(maps[0][at].sqrt().numpy(), aspect="auto", cmap="Blues", vmin=0, vmax=0.7,
-                     interpolation="nearest", extent=(-step, (S - 1) * step, S * step, 0))
+        below.imshow(
+            maps[0][at].sqrt().numpy(),
+            aspect="auto",
+            cmap="Blues",
+            vmin=0,
+            vmax=0.7,
+            interpolation="nearest",
+            extent=(-step, (S - 1) * step, S * step, 0),
+        )
         below.set(xlabel="seconds, where it looks", ylabel="seconds, what is predicted", xlim=(0, seconds))
         for end in (end / x.shape[2] * seconds for end in ends if end < x.shape[2]):
             above.axvline(end, color="white", lw=0.7, ls=":")
@@ -187,25 +232,43 @@ def look_inside(run: Run, x: Tensor, wav: Tensor, ends: list[int], out: Path) ->
     path = out / "held-out.wav"
     write_audio(path, wav, run.sample_rate)
     return write_lesson(
-        __file__, out / "index.html",
-        section("How it sounds", text("The run's own page has its sounds, its curves and its figures:"),
-                link(f"{run.folder.name}/index.html")),
-        section("Under the spectrogram", picture(
-            figure, "Attention maps of some heads, each under the spectrogram of the same held-out sound",
-            "A row is a step that is predicted, from top to bottom; dark cells are where it looks (the square root of "
-            "the weight). Nothing lies right of the diagonal, in the future. Dotted lines are the ends of files."),
-            grid(clip_cards([Clip(path, "What the model is given", "held-out sound, through the codes and back")]))),
-        section("How far back", picture(
-            scatter, "Look-back distance and entropy of each head",
-            "Each dot is a head; its size is what it is worth. To the left: heads that look at the last frames. At the "
-            "bottom: heads that pick out single steps. The cross is a head that does not choose."),
-            text(f"The heads look back {float(back.min()):.0f} to {float(back.max()):.0f} ms on average, on "
-                 f"{float(spread.min()):.1f} to {float(spread.max()):.1f} steps in effect. With all of them the model "
-                 f"needs {whole:.3f} bits per code here; silencing one costs from {float(worth.min()):.3f} to "
-                 f"{float(worth.max()):.3f} more. A map shows where a head looks, not whether it matters: what it "
-                 "finds may be known to the others, or to the residual stream, as well."),
-            table(["head", "looks back (ms)", "steps in effect", "% on the newest", "bits per code it saves"], rows)),
-        section("Every head", picture(every, "Attention maps of all heads", "Rows are layers, the first on top.")))
+        __file__,
+        out / "index.html",
+        section(
+            "How it sounds",
+            text("The run's own page has its sounds, its curves and its figures:"),
+            link(f"{run.folder.name}/index.html"),
+        ),
+        section(
+            "Under the spectrogram",
+            picture(
+                figure,
+                "Attention maps of some heads, each under the spectrogram of the same held-out sound",
+                "A row is a step that is predicted, from top to bottom; dark cells are where it looks (the square root "
+                "of the weight). Nothing lies right of the diagonal, in the future. Dotted lines are the ends of "
+                "files.",
+            ),
+            grid(clip_cards([Clip(path, "What the model is given", "held-out sound, through the codes and back")])),
+        ),
+        section(
+            "How far back",
+            picture(
+                scatter,
+                "Look-back distance and entropy of each head",
+                "Each dot is a head; its size is what it is worth. To the left: heads that look at the last frames. At "
+                "the bottom: heads that pick out single steps. The cross is a head that does not choose.",
+            ),
+            text(
+                f"The heads look back {float(back.min()):.0f} to {float(back.max()):.0f} ms on average, on "
+                f"{float(spread.min()):.1f} to {float(spread.max()):.1f} steps in effect. With all of them the model "
+                f"needs {whole:.3f} bits per code here; silencing one costs from {float(worth.min()):.3f} to "
+                f"{float(worth.max()):.3f} more. A map shows where a head looks, not whether it matters: what it "
+                "finds may be known to the others, or to the residual stream, as well."
+            ),
+            table(["head", "looks back (ms)", "steps in effect", "% on the newest", "bits per code it saves"], rows),
+        ),
+        section("Every head", picture(every, "Attention maps of all heads", "Rows are layers, the first on top.")),
+    )
 
 
 if __name__ == "__main__":

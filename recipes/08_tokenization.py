@@ -50,11 +50,11 @@ from audiogen.models.patterns import Parallel
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.utils.scripts import run_script
 
-END, LONGEST = "<|end|>", 64                    # of a document; frames of one token at most
-WINDOW = 64                                     # tokens that the GPT looks back on
+END, LONGEST = "<|end|>", 64  # of a document; frames of one token at most
+WINDOW = 64  # tokens that the GPT looks back on
 SENTENCE = "The tokens of text, the tokens of sound: tokens! In 2024 a token's 16 ms."
 
-Trained = tuple[SequenceModel, list[tuple[int, float]]]         # a model, and (step, held-out bits per second)
+Trained = tuple[SequenceModel, list[tuple[int, float]]]  # a model, and (step, held-out bits per second)
 
 
 def main() -> None:
@@ -65,17 +65,24 @@ def main() -> None:
     args = parser.parse_args()
     if args.short:
         args.codes, args.merges, args.steps = 16, 24, 8
-    codec = {"weights": "fit", "num_codebooks": 1, "codebook_size": args.codes,
-             **({"fit_steps": 4, "dim": 8, "latent_dim": 4} if args.short else {"fit_steps": 400})}
+    codec = {
+        "weights": "fit",
+        "num_codebooks": 1,
+        "codebook_size": args.codes,
+        **({"fit_steps": 4, "dim": 8, "latent_dim": 4} if args.short else {"fit_steps": 400}),
+    }
 
     # 1. Text first. Then one folder of sound in six ways: samples, typical frames, a codec's frames, plain and merged.
     sections = [letters(30 if args.short else 300)]
     encoded: dict[str, Encoded] = {}
-    for name, kind, settings in (("samples", "mulaw", {}), ("frames", "melvq", {"codebook_size": args.codes}),
-                                 ("codec", "codec", codec)):
+    for name, kind, settings in (
+        ("samples", "mulaw", {}),
+        ("frames", "melvq", {"codebook_size": args.codes}),
+        ("codec", "codec", codec),
+    ):
         encoded[name] = plain = encode_folder(args.folder, args.out / name, kind, **settings)
         front = BPE.over(plain.frontend, num_merges=args.merges, longest=LONGEST, fit_frames=1_000_000)
-        front.learn(plain.training)             # from the codes of the training files alone
+        front.learn(plain.training)  # from the codes of the training files alone
         index = dataclasses.replace(plain.cache.index, folder=args.folder)
         cache = EncodedCache.open_or_build(index, front, args.out / f"{name}-merged" / "cache")
         encoded[f"{name}, merged"] = Encoded(front, cache, plain.sides)
@@ -91,10 +98,11 @@ def main() -> None:
 
 # 3. Text: the merges, then the pattern that keeps words apart, then special tokens.
 
+
 def letters(num_merges: int) -> str:
     notes = [path.read_text(encoding="utf-8").split('"""')[1] for path in sorted(Path(__file__).parent.glob("0*.py"))]
     whole = "".join(notes)
-    training, held_out = whole[:len(whole) * 9 // 10], whole[len(whole) * 9 // 10:]
+    training, held_out = whole[: len(whole) * 9 // 10], whole[len(whole) * 9 // 10 :]
     tokenizers = {"whole text": bpe.BasicTokenizer(), "in pieces": bpe.SplitTokenizer(specials=[END])}
 
     def spelt(tokenizer: bpe.BasicTokenizer, tokens: list[int]) -> list[str]:
@@ -105,41 +113,71 @@ def letters(num_merges: int) -> str:
         tokenizer.train(training, num_merges)
         new = spelt(tokenizer, list(range(256, 256 + len(tokenizer.merges))))
         across = [token for token in new if re.search(r"\w[·⏎]+\w", token)]
-        rows.append([name, *(len(side.encode()) / len(tokenizer.encode(side)) for side in (training, held_out)),
-                     len(across), max(across, key=len, default=None)])
+        rows.append(
+            [
+                name,
+                *(len(side.encode()) / len(tokenizer.encode(side)) for side in (training, held_out)),
+                len(across),
+                max(across, key=len, default=None),
+            ]
+        )
         print(f"{name}: {rows[-1][2]:.2f} bytes a token on unseen text, {len(across)} tokens reach across words")
     basic, split = tokenizers.values()
-    first = [[256 + i, " ".join(spelt(basic, list(pair))), *spelt(basic, [256 + i])]
-             for i, pair in enumerate(basic.merges[:12])]
+    first = [
+        [256 + i, " ".join(spelt(basic, list(pair))), *spelt(basic, [256 + i])]
+        for i, pair in enumerate(basic.merges[:12])
+    ]
     print("the first merges: " + ", ".join(made for _, _, made in first))
     imitated = f"tokens{END}sound"
     return section(
-        "Text", text(f"The first of {num_merges} merges of {len(training.encode()):,} bytes, the lessons' notes. A dot "
-                     "is a space: to one who counts pairs it is a letter like any other."),
+        "Text",
+        text(
+            f"The first of {num_merges} merges of {len(training.encode()):,} bytes, the lessons' notes. A dot "
+            "is a space: to one who counts pairs it is a letter like any other."
+        ),
         table(["new token", "made of", "stands for"], first),
-        text(f"Merged as one whole, the text gets {rows[0][3]} tokens that begin in one word and end in another: by "
-             "these a word is spelt now this way, now that, and a model has to learn each by itself. Cut into pieces "
-             "first (GPT-4's pattern: words with the space before them, up to three digits, signs), no merge reaches "
-             "across."),
+        text(
+            f"Merged as one whole, the text gets {rows[0][3]} tokens that begin in one word and end in another: by "
+            "these a word is spelt now this way, now that, and a model has to learn each by itself. Cut into pieces "
+            "first (GPT-4's pattern: words with the space before them, up to three digits, signs), no merge reaches "
+            "across."
+        ),
         table(["merged", "bytes per token", "on unseen text", "tokens across words", "the longest of them"], rows),
-        code("\n".join(f"{name:10}  " + " ".join(spelt(tokenizer, tokenizer.encode(SENTENCE)))
-                       for name, tokenizer in tokenizers.items())),
-        code("\n".join(f"{how:22}  " + " ".join(spelt(split, tokens)) for how, tokens in (
-            ("as anyone's text", split.encode(imitated)), ("special tokens allowed", split.encode(imitated, True))))),
-        text(f"{END} tells documents apart: one token, which no text can imitate unless it is allowed to. Files of "
-             "sound do without: merges never reach from one file into the next."))
+        code(
+            "\n".join(
+                f"{name:10}  " + " ".join(spelt(tokenizer, tokenizer.encode(SENTENCE)))
+                for name, tokenizer in tokenizers.items()
+            )
+        ),
+        code(
+            "\n".join(
+                f"{how:22}  " + " ".join(spelt(split, tokens))
+                for how, tokens in (
+                    ("as anyone's text", split.encode(imitated)),
+                    ("special tokens allowed", split.encode(imitated, True)),
+                )
+            )
+        ),
+        text(
+            f"{END} tells documents apart: one token, which no text can imitate unless it is allowed to. Files of "
+            "sound do without: merges never reach from one file into the next."
+        ),
+    )
 
 
 # 4. How much shorter? The first n merges of a long list are the list of n merges, so each kind is learned from once.
 
+
 def ratios(encoded: dict[str, Encoded], most: int) -> str:
     script = np.frombuffer(Path(__file__).read_bytes(), np.uint8)
-    kinds = {"this script's bytes": ([script[:len(script) * 9 // 10]], [script[len(script) * 9 // 10:]], 256)}
+    kinds = {"this script's bytes": ([script[: len(script) * 9 // 10]], [script[len(script) * 9 // 10 :]], 256)}
     for name in ("frames", "codec", "samples"):
         way, files = encoded[name], 200 if name == "samples" else None
-        kinds[name] = (*([codes[0].numpy() for codes in islice(side, files)] for side in (way.training, way.held_out)),
-                       way.spec.codebook_size)
-    few, size = kinds["frames"][0][:50], kinds["frames"][2]             # the fast one finds what the readable one finds
+        kinds[name] = (
+            *([codes[0].numpy() for codes in islice(side, files)] for side in (way.training, way.held_out)),
+            way.spec.codebook_size,
+        )
+    few, size = kinds["frames"][0][:50], kinds["frames"][2]  # the fast one finds what the readable one finds
     assert learn_merges(few, size, 8, LONGEST).tolist() == [list(pair) for pair in bpe.learn_merges(few, 8, size)]
 
     figure, counts = Figure(figsize=(8, 3.6), layout="constrained"), 2 ** np.arange(1, int(math.log2(most)) + 1)
@@ -154,28 +192,35 @@ def ratios(encoded: dict[str, Encoded], most: int) -> str:
         print(f"{name}: {shorter[-1]:.2f} times fewer tokens on unseen files after {len(merges)} merges")
     axis.set(xscale="log", xlabel="merges", ylabel="times fewer tokens")
     axis.legend()
-    return section("How much shorter", picture(
-        figure, "Compression by number of merges",
-        "Tokens before merging over tokens after it; dashed: where the merges were not learned from. Where the two "
-        "part, tokens begin to stand for the training files rather than for the language. A dashed line above its "
-        "solid one: these held-out files happen to hold more of what repeats."))
+    return section(
+        "How much shorter",
+        picture(
+            figure,
+            "Compression by number of merges",
+            "Tokens before merging over tokens after it; dashed: where the merges were not learned from. Where the two "
+            "part, tokens begin to stand for the training files rather than for the language. A dashed line above its "
+            "solid one: these held-out files happen to hold more of what repeats.",
+        ),
+    )
 
 
 # 5. Where words of sound begin and end, and which they are.
+
 
 def words(merged: Encoded, args: argparse.Namespace) -> str:
     front, rate, hop = merged.frontend, merged.spec.sample_rate, merged.frontend.base.spec.hop_length
     shown = min(2, len(merged.held_out))
     figure = Figure(figsize=(9, 2.4 * shown), layout="constrained")
-    for axis, name, codes in zip(figure.subplots(shown, 1, squeeze=False)[:, 0], merged.held_out.names, merged.held_out,
-                                 strict=False):
+    for axis, name, codes in zip(
+        figure.subplots(shown, 1, squeeze=False)[:, 0], merged.held_out.names, merged.held_out, strict=False
+    ):
         power = front.base.mel.power(read_audio(args.folder / name, rate)[None])[0]
         ends = front.frame_lengths(codes[None])[0].cumsum(0) / hop
         axis.imshow(power.clamp_min(1e-6).log10().numpy(), origin="lower", aspect="auto", cmap="magma")
         axis.vlines(ends[:-1].numpy() - 0.5, -0.5, len(power) - 0.5, color="white", lw=0.8)
         axis.set(title=f"{name}: {power.shape[1]} frames, {codes.shape[1]} tokens", xlabel="frames", yticks=[])
 
-    places: dict[int, list[tuple[str, int]]] = {}                       # token -> (file, its first sample there)
+    places: dict[int, list[tuple[str, int]]] = {}  # token -> (file, its first sample there)
     for name, codes in zip(merged.training.names, merged.training, strict=True):
         lengths = front.frame_lengths(codes[None])[0]
         for token, begin in zip(codes[0].tolist(), (lengths.cumsum(0) - lengths).tolist(), strict=True):
@@ -189,30 +234,45 @@ def words(merged: Encoded, args: argparse.Namespace) -> str:
     for token in [*often, *long]:
         samples, why = length_of[token], "covers the most time" if token in often else "longest"
         label, times = Counter(label_of(name) for name, _ in places[token]).most_common(1)[0]
-        rows.append([str(token), why, 1000 * samples / rate, len(places[token]),
-                     f"{label}: {100 * times / len(places[token]):.0f} %" if labelled else None])
+        rows.append(
+            [
+                str(token),
+                why,
+                1000 * samples / rate,
+                len(places[token]),
+                f"{label}: {100 * times / len(places[token]):.0f} %" if labelled else None,
+            ]
+        )
         fade = (torch.arange(samples) / (0.004 * rate)).clamp(max=1)
         with torch.inference_mode():
             pieces = [front.decode(torch.tensor([[[token]]]))[0], torch.zeros(1, rate // 2)]
         for name, begin in islice(dict(places[token]).items(), 8):
-            wav = read_audio(args.folder / name, rate)[:, begin:begin + samples]
-            pieces += [wav * (fade * fade.flip(0))[:wav.shape[1]], torch.zeros(1, rate // 5)]
+            wav = read_audio(args.folder / name, rate)[:, begin : begin + samples]
+            pieces += [wav * (fade * fade.flip(0))[: wav.shape[1]], torch.zeros(1, rate // 5)]
         path = args.out / f"token-{token}.wav"
         write_audio(path, torch.cat(pieces, dim=1), rate)
         sounds.append(Clip(path, f"Token {token}", f"{why}, {1000 * samples / rate:.0f} ms"))
         print(f"token {token}: {1000 * samples / rate:.0f} ms, {len(places[token])} times, chosen for: {why}")
     return section(
-        "Words of sound", picture(figure, "Spectrograms with lines where tokens end",
-                                  "Mel spectrograms of held-out files, a line where a token ends. Counting alone makes "
-                                  "long tokens of what holds still and short ones of what moves."),
-        text("Some of the new tokens: those that cover the most time of the training files, times and length together, "
-             "and the longest. Each sound below is what a token decodes to, and then recordings of it, each from "
-             "another file."),
+        "Words of sound",
+        picture(
+            figure,
+            "Spectrograms with lines where tokens end",
+            "Mel spectrograms of held-out files, a line where a token ends. Counting alone makes "
+            "long tokens of what holds still and short ones of what moves.",
+        ),
+        text(
+            "Some of the new tokens: those that cover the most time of the training files, times and length together, "
+            "and the longest. Each sound below is what a token decodes to, and then recordings of it, each from "
+            "another file."
+        ),
         table(["token", "chosen for", "ms", "times", "label it occurs in most often"], rows),
-        grid(clip_cards(sounds)))
+        grid(clip_cards(sounds)),
+    )
 
 
 # 6. What is a token worth to a model? The same model, the same number of steps and of tokens a step, in plain sight.
+
 
 def train(encoded: Encoded, steps: int) -> Trained:
     torch.manual_seed(0)
@@ -223,7 +283,7 @@ def train(encoded: Encoded, steps: int) -> Trained:
     curve, best = [], {}
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 2e-3 * min(1, (step + 1) / 50) * (1 - step / steps)
-        nats, entries = model.nll(crops.batch(step)[0])                 # of (8, 1, 128)
+        nats, entries = model.nll(crops.batch(step)[0])  # of (8, 1, 128)
         optimizer.zero_grad()
         (nats / entries).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -242,53 +302,92 @@ def rates(encoded: dict[str, Encoded], models: dict[str, Trained], args: argpars
     for name, way in encoded.items():
         rate = float(way.held_out.num_frames.sum()) / way.frontend.seconds(way.held_out)
         bits = [loss * rate for loss in baselines(way.spec, way.training, way.held_out).values()]
-        bits += [None] * (3 - len(bits))                                # beyond 4,096 codes no bigram is counted
+        bits += [None] * (3 - len(bits))  # beyond 4,096 codes no bigram is counted
         bits.append(min(bits for _, bits in models[name][1]) if name in models else None)
         if name in models:
-            axis.plot(*zip(*models[name][1], strict=True), "--" if "merged" in name else "-", label=name,
-                      color="b" if "frames" in name else "r")
+            axis.plot(
+                *zip(*models[name][1], strict=True),
+                "--" if "merged" in name else "-",
+                label=name,
+                color="b" if "frames" in name else "r",
+            )
         sound = originals(args.folder, way.sides.held_out, way.spec.sample_rate)
         trip = round_trip(way.frontend, sound)
-        if "merged" not in name:                                        # which sounds the same
+        if "merged" not in name:  # which sounds the same
             (title, wav), path = sound[0], args.out / f"heard-{name}.wav"
             with torch.inference_mode():
-                back = way.frontend.decode(way.frontend.encode(wav[None]))[0, :, :wav.shape[1]]
+                back = way.frontend.decode(way.frontend.encode(wav[None]))[0, :, : wav.shape[1]]
             write_audio(path, back, way.spec.sample_rate)
             heard.append(Clip(path, title, f"through {name}"))
         rows.append([name, way.spec.codebook_size, rate, *bits, trip["mel_distance"]])
-        print(f"{name}: {rate:.1f} tokens a second; bits per second, uniform, unigram, bigram, GPT: "
-              + ", ".join("-" if x is None else f"{x:.0f}" for x in bits) + f"; mel distance {rows[-1][-1]:.3f}")
+        print(
+            f"{name}: {rate:.1f} tokens a second; bits per second, uniform, unigram, bigram, GPT: "
+            + ", ".join("-" if x is None else f"{x:.0f}" for x in bits)
+            + f"; mel distance {rows[-1][-1]:.3f}"
+        )
     axis.set(xlabel="steps", ylabel="held-out bits per second")
     axis.legend()
-    saved = [[plain[0], plain[2] / merged[2], *(None if None in (before, after) else round(100 * (1 - after / before))
-                                                for before, after in zip(plain[3:7], merged[3:7], strict=True))]
-             for plain, merged in zip(rows[::2], rows[1::2], strict=True)]
+    saved = [
+        [
+            plain[0],
+            plain[2] / merged[2],
+            *(
+                None if None in (before, after) else round(100 * (1 - after / before))
+                for before, after in zip(plain[3:7], merged[3:7], strict=True)
+            ),
+        ]
+        for plain, merged in zip(rows[::2], rows[1::2], strict=True)
+    ]
     lost = min(row[-1] or 0.0 for row in saved[1:]) < 0
     turned = [name for name, (_, curve) in models.items() if min(bits for _, bits in curve) < curve[-1][1]]
     return section(
         "Two answers to one question",
-        text(f"Throwing away: frames are {rows[0][2] / rows[2][2]:.0f} times fewer than samples, and the distance is "
-             "the price. Merging costs no sound: within a pair of rows the distance stays. Frames and a codec's frames "
-             "differ in it, so their bits are for different sounds, and do not rank them. (Samples are only counted: "
-             f"the {WINDOW} tokens that the GPT looks back on would be {1000 * WINDOW / rows[0][2]:.0f} ms of them.)"),
-        table(["", "vocabulary", "tokens per second", "uniform", "unigram", "bigram", "GPT", "mel distance"], rows,
-              "Bits per second of sound on held-out files, and how far the round trip lies from the original"),
-        text("One held-out file, through each of them and back:"), grid(clip_cards(heard)),
-        text("Who knows nothing of order gains, since order moves into the tokens. Who knows it already pays for a "
-             "larger vocabulary, whose entries are met less often each, and gains only where longer tokens let it see "
-             "further. " + ("Models of text are always fed merged tokens; with so few minutes of sound the plain ones "
-                            "need fewer bits. " if lost else "")
-             + "What merging saves for certain is steps: work, and the reach of a window."),
-        table(["", "times fewer tokens", "uniform", "unigram", "bigram", "GPT"], saved,
-              "% of the bits that merging saves; below 0 it costs some"),
-        picture(figure, "Held-out bits per second by training step",
-                "The same model, and steps of as many tokens; the table has the lowest points. Lines of one colour "
-                "stand for the same sound. A step of merged tokens is more of the sound. "
-                + (f"Turned before the end, by learning the files by heart: {'; '.join(turned)}." if turned else
-                   "None has turned: each was best at its last point.")))
+        text(
+            f"Throwing away: frames are {rows[0][2] / rows[2][2]:.0f} times fewer than samples, and the distance is "
+            "the price. Merging costs no sound: within a pair of rows the distance stays. Frames and a codec's frames "
+            "differ in it, so their bits are for different sounds, and do not rank them. (Samples are only counted: "
+            f"the {WINDOW} tokens that the GPT looks back on would be {1000 * WINDOW / rows[0][2]:.0f} ms of them.)"
+        ),
+        table(
+            ["", "vocabulary", "tokens per second", "uniform", "unigram", "bigram", "GPT", "mel distance"],
+            rows,
+            "Bits per second of sound on held-out files, and how far the round trip lies from the original",
+        ),
+        text("One held-out file, through each of them and back:"),
+        grid(clip_cards(heard)),
+        text(
+            "Who knows nothing of order gains, since order moves into the tokens. Who knows it already pays for a "
+            "larger vocabulary, whose entries are met less often each, and gains only where longer tokens let it see "
+            "further. "
+            + (
+                "Models of text are always fed merged tokens; with so few minutes of sound the plain ones "
+                "need fewer bits. "
+                if lost
+                else ""
+            )
+            + "What merging saves for certain is steps: work, and the reach of a window."
+        ),
+        table(
+            ["", "times fewer tokens", "uniform", "unigram", "bigram", "GPT"],
+            saved,
+            "% of the bits that merging saves; below 0 it costs some",
+        ),
+        picture(
+            figure,
+            "Held-out bits per second by training step",
+            "The same model, and steps of as many tokens; the table has the lowest points. Lines of one colour "
+            "stand for the same sound. A step of merged tokens is more of the sound. "
+            + (
+                f"Turned before the end, by learning the files by heart: {'; '.join(turned)}."
+                if turned
+                else "None has turned: each was best at its last point."
+            ),
+        ),
+    )
 
 
 # 7. How it sounds, and how many tokens had to be drawn for it.
+
 
 def samples(encoded: dict[str, Encoded], models: dict[str, Trained], args: argparse.Namespace) -> str:
     sounds, seconds = [], 0.3 if args.short else 3.0
@@ -303,8 +402,11 @@ def samples(encoded: dict[str, Encoded], models: dict[str, Trained], args: argpa
             write_audio(path, wav, front.spec.sample_rate)
             sounds.append(Clip(path, f"Seed {seed}", f"{name}: {drawn} tokens"))
             print(f"{name}, seed {seed}: {seconds:g} s took {drawn} tokens")
-    return section("How it sounds", text("A model draws tokens until the sound is long enough, however many it takes."),
-                   grid(clip_cards(sounds)))
+    return section(
+        "How it sounds",
+        text("A model draws tokens until the sound is long enough, however many it takes."),
+        grid(clip_cards(sounds)),
+    )
 
 
 if __name__ == "__main__":

@@ -51,16 +51,39 @@ from audiogen.utils.devices import choose_device
 from audiogen.utils.scripts import run_script
 
 PRESETS = {
-    "tiny": ["backbone.dim=32", "backbone.num_layers=2", "training.crop_frames=32", "training.batch_size=4",
-             "training.accumulation=2", "training.evaluations=2"],
-    "small": ["backbone.dim=256", "backbone.num_layers=6", "backbone.num_heads=4", "training.crop_frames=256",
-              "training.batch_size=4", "training.accumulation=2", "training.learning_rate=1e-3"],
+    "tiny": [
+        "backbone.dim=32",
+        "backbone.num_layers=2",
+        "training.crop_frames=32",
+        "training.batch_size=4",
+        "training.accumulation=2",
+        "training.evaluations=2",
+    ],
+    "small": [
+        "backbone.dim=256",
+        "backbone.num_layers=6",
+        "backbone.num_heads=4",
+        "training.crop_frames=256",
+        "training.batch_size=4",
+        "training.accumulation=2",
+        "training.learning_rate=1e-3",
+    ],
     # Radford et al. 2019, table 2, first row, and the schedule of Brown et al. 2020 (GPT-3), table 2.1 and appendix B,
     # that reproductions of it use: half a million tokens a step, of which 16 x 1024 at once.
-    "124M": ["backbone.dim=768", "backbone.num_layers=12", "backbone.num_heads=12", "backbone.window=1024",
-             "backbone.dropout=0.0", "training.crop_frames=1024", "training.batch_size=16", "training.accumulation=32",
-             "training.learning_rate=6e-4", "training.final_learning_rate=0.1", "training.warmup=0.0375",
-             "training.weight_decay=0.1"],
+    "124M": [
+        "backbone.dim=768",
+        "backbone.num_layers=12",
+        "backbone.num_heads=12",
+        "backbone.window=1024",
+        "backbone.dropout=0.0",
+        "training.crop_frames=1024",
+        "training.batch_size=16",
+        "training.accumulation=32",
+        "training.learning_rate=6e-4",
+        "training.final_learning_rate=0.1",
+        "training.warmup=0.0375",
+        "training.weight_decay=0.1",
+    ],
 }
 
 
@@ -87,16 +110,19 @@ def main() -> None:
     torch.manual_seed(0)
     model = build_model(config, spec).to(device)
     size = sum(p.numel() for p in model.parameters())
-    tokens = config.training.batch_size * config.training.crop_frames * spec.num_codebooks      # of one crop batch
+    tokens = config.training.batch_size * config.training.crop_frames * spec.num_codebooks  # of one crop batch
     print(f"{encoded.sides.summary}; {spec.num_codebooks * spec.frame_rate:.0f} tokens a second")
-    print(f"preset {preset}: {size:,} parameters, {tokens:,} tokens at once, "
-          f"{tokens * config.training.accumulation:,} a step")
+    print(
+        f"preset {preset}: {size:,} parameters, {tokens:,} tokens at once, "
+        f"{tokens * config.training.accumulation:,} a step"
+    )
 
     # 2. Which weights decay: matrices, since decay pulls them towards using every input a little. A bias or a gain
     #    that is pulled to zero would only be wrong.
-    groups = [["decay" if group["weight_decay"] else "do not", len(group["params"]),
-               sum(p.numel() for p in group["params"])]
-              for group in make_optimizer(model, config.training).param_groups]
+    groups = [
+        ["decay" if group["weight_decay"] else "do not", len(group["params"]), sum(p.numel() for p in group["params"])]
+        for group in make_optimizer(model, config.training).param_groups
+    ]
     for row in groups:
         print(f"  {row[0]:>6}: {row[1]} tensors, {row[2]:,} numbers")
 
@@ -114,77 +140,141 @@ def main() -> None:
     for name, precision, compiled in modes(device):
         seconds = step_seconds(config, spec, crops, device, precision, compiled, repeats)
         best = matmul_rate(device, torch.bfloat16 if precision == "bf16" else torch.float32, 0.2 if args.short else 1)
-        speeds.append([name, 1000 * seconds, tokens / seconds, flops / seconds / 1e9, best / 1e9,
-                       100 * flops / seconds / best])
-        print(f"  {name:>13}: {1000 * seconds:8.1f} ms for {tokens:,} tokens, {tokens / seconds:9,.0f} tokens/s, "
-              f"{flops / seconds / 1e9:8,.0f} GFLOP/s, {100 * flops / seconds / best:4.0f} % of a matrix product's")
+        speeds.append(
+            [name, 1000 * seconds, tokens / seconds, flops / seconds / 1e9, best / 1e9, 100 * flops / seconds / best]
+        )
+        print(
+            f"  {name:>13}: {1000 * seconds:8.1f} ms for {tokens:,} tokens, {tokens / seconds:9,.0f} tokens/s, "
+            f"{flops / seconds / 1e9:8,.0f} GFLOP/s, {100 * flops / seconds / best:4.0f} % of a matrix product's"
+        )
 
     # 6. Checkpoint and resume: crops and dropout are functions of (seed, step), the rest is in the file.
     resumed = resume_difference(config, spec, crops, args.out / "checkpoint-demo", device)
-    print(f"weights of a resumed run differ by {resumed:g}" + ("" if device.type == "cpu" else " (sums on a GPU may be "
-                                                              "added up in another order)"))
+    print(
+        f"weights of a resumed run differ by {resumed:g}"
+        + ("" if device.type == "cpu" else " (sums on a GPU may be added up in another order)")
+    )
 
     # 7. All of it together is the library's one training loop.
-    run = train(args.folder, place, frontend=str(args.out / "cache"), backbone="gpt", minutes=minutes,
-                device=args.device, resume=args.resume, overrides=[
-                    *overrides, f"training.sample_seconds={1 if args.short else 4}",
-                    *(["training.compile=true"] if device.type == "cuda" else [])])
+    run = train(
+        args.folder,
+        place,
+        frontend=str(args.out / "cache"),
+        backbone="gpt",
+        minutes=minutes,
+        device=args.device,
+        resume=args.resume,
+        overrides=[
+            *overrides,
+            f"training.sample_seconds={1 if args.short else 4}",
+            *(["training.compile=true"] if device.type == "cuda" else []),
+        ],
+    )
     events = read_metrics(run.folder)
     curve = [event for event in events if event["event"] == "train"]
     final = [event for event in events if event["event"] == "final"][-1]
     steps, seconds = (curve[-1][key] - curve[0][key] for key in ("step", "seconds"))
-    speed = (f"{steps:,} steps at {tokens * config.training.accumulation * steps / seconds:,.0f} tokens per second"
-             if steps else "Too few steps to tell a speed")
-    print(f"run: {speed}; held-out {final['loss']:.3f} bits per token, counted bigram "
-          f"{final['baselines']['bigram']['loss']:.3f}")
+    speed = (
+        f"{steps:,} steps at {tokens * config.training.accumulation * steps / seconds:,.0f} tokens per second"
+        if steps
+        else "Too few steps to tell a speed"
+    )
+    print(
+        f"run: {speed}; held-out {final['loss']:.3f} bits per token, counted bigram "
+        f"{final['baselines']['bigram']['loss']:.3f}"
+    )
 
     held_out = [event for event in events if event["event"] == "held_out"]
-    loss = line_chart([Line("held-out files", [e["step"] for e in held_out], [e["loss"] for e in held_out]),
-                       Line("training files", [e["step"] for e in curve], [e["loss"] for e in curve])],
-                      {name: counted["loss"] for name, counted in final["baselines"].items()}, "training steps",
-                      "Bits per token, lower is better", "Loss by training step, and the counting models as levels.")
+    loss = line_chart(
+        [
+            Line("held-out files", [e["step"] for e in held_out], [e["loss"] for e in held_out]),
+            Line("training files", [e["step"] for e in curve], [e["loss"] for e in curve]),
+        ],
+        {name: counted["loss"] for name, counted in final["baselines"].items()},
+        "training steps",
+        "Bits per token, lower is better",
+        "Loss by training step, and the counting models as levels.",
+    )
     sounds = choose(read_folder(run.folder))
     page = write_lesson(
-        __file__, args.out / "index.html",
-        section("The model and its batch",
-                text(f"{encoded.sides.summary}. Preset {preset}: {size:,} parameters. A step takes "
-                     f"{config.training.accumulation} batches of {tokens:,} tokens."),
-                table(["matrices and the rest", "tensors", "numbers"], groups),
-                text("Matrices decay, biases and gains do not.")),
-        section("The schedule", line_chart([schedule], {}, "percent of the run", "Learning rate",
-                                           "Learning rate: a short rise, then half a cosine down."),
-                text("The rise is short and matters at the very start: AdamW divides by a running mean of squared "
-                     "gradients that has seen next to nothing yet.")),
-        section("A batch in pieces",
-                text(f"The gradient of one batch, taken at once and taken in halves that are added up, differs by "
-                     f"{difference:.1e} of its norm: rounding.")),
-        section("Bits, compiling, and the machine",
-                table(["a step in", "ms", "tokens per second", "GFLOP/s", "best matrix product, GFLOP/s",
-                       "% of it"], speeds),
-                picture(speed_picture(speeds), "Bars: tokens per second of each mode"),
-                text("The operations of a step are counted (two for each weight and token forward, four backward, and "
-                     "those of attention) and divided by its time; the right column compares that with the fastest "
-                     "matrix product of the same precision, measured here a moment later. What is missing to 100 "
-                     "percent is memory traffic, normalisation, the optimizer and Python."
-                     + (" Compiling is measured on a GPU only."
-                        if device.type == "cpu" else ""))),
-        section("Killed and resumed",
-                text(f"Eight steps in one go, and four, a checkpoint, a new model and optimizer filled from it, and "
-                     f"four more: the weights differ by {resumed:g}.")),
-        section("The run", loss,
-                text(f"{speed}. Held-out files: {final['loss']:.3f} bits per token, {final['bits_per_second']:.0f} "
-                     "bits per second of sound. Its own page has more of it:"), link("gpt/index.html")),
-        section("How it sounds",
-                text("Held-out files, each followed by its round trip through the tokens; then what the model makes "
-                     "up from nothing, and how it goes on from the beginning of a held-out file, marked as prompt."),
-                grid(clip_cards([*sounds.pairs[:4], *sounds.generated[:2], *sounds.generated[-1:]]))))
+        __file__,
+        args.out / "index.html",
+        section(
+            "The model and its batch",
+            text(
+                f"{encoded.sides.summary}. Preset {preset}: {size:,} parameters. A step takes "
+                f"{config.training.accumulation} batches of {tokens:,} tokens."
+            ),
+            table(["matrices and the rest", "tensors", "numbers"], groups),
+            text("Matrices decay, biases and gains do not."),
+        ),
+        section(
+            "The schedule",
+            line_chart(
+                [schedule],
+                {},
+                "percent of the run",
+                "Learning rate",
+                "Learning rate: a short rise, then half a cosine down.",
+            ),
+            text(
+                "The rise is short and matters at the very start: AdamW divides by a running mean of squared "
+                "gradients that has seen next to nothing yet."
+            ),
+        ),
+        section(
+            "A batch in pieces",
+            text(
+                f"The gradient of one batch, taken at once and taken in halves that are added up, differs by "
+                f"{difference:.1e} of its norm: rounding."
+            ),
+        ),
+        section(
+            "Bits, compiling, and the machine",
+            table(
+                ["a step in", "ms", "tokens per second", "GFLOP/s", "best matrix product, GFLOP/s", "% of it"], speeds
+            ),
+            picture(speed_picture(speeds), "Bars: tokens per second of each mode"),
+            text(
+                "The operations of a step are counted (two for each weight and token forward, four backward, and "
+                "those of attention) and divided by its time; the right column compares that with the fastest "
+                "matrix product of the same precision, measured here a moment later. What is missing to 100 "
+                "percent is memory traffic, normalisation, the optimizer and Python."
+                + (" Compiling is measured on a GPU only." if device.type == "cpu" else "")
+            ),
+        ),
+        section(
+            "Killed and resumed",
+            text(
+                f"Eight steps in one go, and four, a checkpoint, a new model and optimizer filled from it, and "
+                f"four more: the weights differ by {resumed:g}."
+            ),
+        ),
+        section(
+            "The run",
+            loss,
+            text(
+                f"{speed}. Held-out files: {final['loss']:.3f} bits per token, {final['bits_per_second']:.0f} "
+                "bits per second of sound. Its own page has more of it:"
+            ),
+            link("gpt/index.html"),
+        ),
+        section(
+            "How it sounds",
+            text(
+                "Held-out files, each followed by its round trip through the tokens; then what the model makes "
+                "up from nothing, and how it goes on from the beginning of a held-out file, marked as prompt."
+            ),
+            grid(clip_cards([*sounds.pairs[:4], *sounds.generated[:2], *sounds.generated[-1:]])),
+        ),
+    )
     print(f"open {page}")
 
 
 def accumulation_difference(model: SequenceModel, crops: Crops, device: torch.device) -> float:
     """How far the gradient of a batch is from the mean of its two halves', relative to its norm."""
     x = crops.batch(0)[0].to(device)
-    model.eval()                                        # dropout would draw other units for each piece
+    model.eval()  # dropout would draw other units for each piece
     gradients = []
     for pieces in (1, 2):
         model.zero_grad()
@@ -201,8 +291,9 @@ def modes(device: torch.device) -> list[tuple[str, str, bool]]:
     return [*out, ("bf16, compiled", "bf16", True)] if device.type == "cuda" else out
 
 
-def step_seconds(config, spec, crops: Crops, device: torch.device, precision: str, compiled: bool, repeats: int
-                 ) -> float:
+def step_seconds(
+    config, spec, crops: Crops, device: torch.device, precision: str, compiled: bool, repeats: int
+) -> float:
     """The median time of one batch, forward, backward and optimizer."""
     torch.manual_seed(0)
     model = build_model(config, spec).to(device)
@@ -218,7 +309,7 @@ def step_seconds(config, spec, crops: Crops, device: torch.device, precision: st
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         times.append(now(device) - began)
-    return statistics.median(times[2:])                 # the first ones make room, and compile
+    return statistics.median(times[2:])  # the first ones make room, and compile
 
 
 def resume_difference(config, spec, crops: Crops, folder: Path, device: torch.device) -> float:
@@ -232,7 +323,7 @@ def resume_difference(config, spec, crops: Crops, folder: Path, device: torch.de
 
     def steps(model: SequenceModel, optimizer: torch.optim.Optimizer, start: int, stop: int) -> None:
         for step in range(start, stop):
-            torch.manual_seed(step)                     # dropout
+            torch.manual_seed(step)  # dropout
             x = crops.batch(step)[0].to(device)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step / 8, config.training)
@@ -247,7 +338,7 @@ def resume_difference(config, spec, crops: Crops, folder: Path, device: torch.de
     save_checkpoint(folder, Checkpoint(4, {"model": first.state_dict(), "optimizer": optimizer_tensors(optimizer)}, {}))
     steps(first, optimizer, 4, 8)
 
-    second, optimizer = fresh()                         # as after a crash: nothing is left but the file
+    second, optimizer = fresh()  # as after a crash: nothing is left but the file
     checkpoint = load_checkpoint(folder, device)
     second.load_state_dict(checkpoint.tensors["model"])
     load_optimizer_tensors(optimizer, checkpoint.tensors["optimizer"])

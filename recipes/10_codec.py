@@ -47,8 +47,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8.0, help="training time; a codec goes on gaining for hours")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--resume", action="store_true", help="go on where it was stopped")
-    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="frontend.A=1",
-                        help="any setting of the codec")
+    parser.add_argument(
+        "--set", action="append", default=[], dest="overrides", metavar="frontend.A=1", help="any setting of the codec"
+    )
     parser.add_argument("--export", type=Path, help="also write the weights to this file, in half the bytes")
     args = parser.parse_args()
     settings, unknown = frontend_settings(args.overrides)
@@ -57,23 +58,40 @@ def main() -> None:
     if settings.get("weights", "fit") != "fit":
         raise ConfigError("--set frontend.weights: this script fits its own; leave it out")
     if args.short:
-        settings = {"num_codebooks": 4, "codebook_size": 16, "dim": 8, "latent_dim": 4, "batch_size": 2,
-                    "adversarial_from": 0.5, "discriminator_channels": 2, **settings}
+        settings = {
+            "num_codebooks": 4,
+            "codebook_size": 16,
+            "dim": 8,
+            "latent_dim": 4,
+            "batch_size": 2,
+            "adversarial_from": 0.5,
+            "discriminator_channels": 2,
+            **settings,
+        }
     else:
         settings = {"num_codebooks": 12, **settings}
 
     # 1. Training, on the files that are not held out. Ctrl-C saves; --resume goes on.
-    trained = train_frontend("codec", [args.folder, *args.more], args.out, {**settings, "weights": "fit"},
-                             steps=6 if args.short else None, minutes=None if args.short else args.minutes,
-                             resume=args.resume, device=args.device)
+    trained = train_frontend(
+        "codec",
+        [args.folder, *args.more],
+        args.out,
+        {**settings, "weights": "fit"},
+        steps=6 if args.short else None,
+        minutes=None if args.short else args.minutes,
+        resume=args.resume,
+        device=args.device,
+    )
     if not trained.finished:
         print("stopped and saved: go on with --resume")
         return
     codec = trained.frontend
     spec = codec.spec
-    bits = spec.bitrate / spec.num_codebooks                            # a second, of one codebook
-    print(f"{spec.frame_rate:g} frames a second of {spec.num_codebooks} codebooks, {bits:g} bits a second each; "
-          f"a frame is heard after {codec.latency_ms:g} ms")
+    bits = spec.bitrate / spec.num_codebooks  # a second, of one codebook
+    print(
+        f"{spec.frame_rate:g} frames a second of {spec.num_codebooks} codebooks, {bits:g} bits a second each; "
+        f"a frame is heard after {codec.latency_ms:g} ms"
+    )
     if args.export:
         export_weights(codec, args.export)
         print(f"{args.export}: {args.export.stat().st_size / 1e6:.2f} MB")
@@ -100,29 +118,52 @@ def main() -> None:
     steps = [event for event in events if event["event"] == "train"]
     books = [event for event in events if event["event"] == "codebooks"]
     page = write_lesson(
-        __file__, args.out / "index.html",
-        section("What each codebook is worth",
-                text("Held-out files, joined to clips of about ten seconds. The mel distance is what ears would notice "
-                     "first, 0 is perfect; the STFT distance counts high and low frequencies alike. The ratio of "
-                     "signal to distortion compares waveforms, higher is closer; a codec that makes up what can't be "
-                     "told apart is low there and may sound well."),
-                table(["bitrate", "codebooks", "mel distance", "STFT distance", "SI-SDR (dB)"], rows),
-                text(f"With ideal entropy coding of each code by its frequency, all {spec.num_codebooks} codebooks "
-                     f"would need {statistics['bits_per_second']:,.0f} bits a second of these clips in the place of "
-                     f"{spec.bitrate:,.0f}.")),
-        section("What it sounds like",
-                text("Each original is followed by what is left of it, with few codebooks first. Listen for what goes "
-                     "first: breath and hiss, the edges of consonants, the shimmer of a high string. In the "
-                     "spectrograms look at the top, and at the gaps between the harmonics."),
-                side_by_side(args.out / "samples", heard, spec.sample_rate)),
-        section("How it learned",
-                line_chart([Line("log mel distance", [e["step"] for e in steps], [e["mel"] for e in steps]),
-                            Line("linear magnitudes", [e["step"] for e in steps], [e["stft"] for e in steps])], {},
-                           "steps", "loss", "Losses by step."),
-                text("The step upwards, early on, is where the codebooks come in: from then on the decoder hears what "
-                     "they say in the place of what the encoder meant.")),
+        __file__,
+        args.out / "index.html",
+        section(
+            "What each codebook is worth",
+            text(
+                "Held-out files, joined to clips of about ten seconds. The mel distance is what ears would notice "
+                "first, 0 is perfect; the STFT distance counts high and low frequencies alike. The ratio of "
+                "signal to distortion compares waveforms, higher is closer; a codec that makes up what can't be "
+                "told apart is low there and may sound well."
+            ),
+            table(["bitrate", "codebooks", "mel distance", "STFT distance", "SI-SDR (dB)"], rows),
+            text(
+                f"With ideal entropy coding of each code by its frequency, all {spec.num_codebooks} codebooks "
+                f"would need {statistics['bits_per_second']:,.0f} bits a second of these clips in the place of "
+                f"{spec.bitrate:,.0f}."
+            ),
+        ),
+        section(
+            "What it sounds like",
+            text(
+                "Each original is followed by what is left of it, with few codebooks first. Listen for what goes "
+                "first: breath and hiss, the edges of consonants, the shimmer of a high string. In the "
+                "spectrograms look at the top, and at the gaps between the harmonics."
+            ),
+            side_by_side(args.out / "samples", heard, spec.sample_rate),
+        ),
+        section(
+            "How it learned",
+            line_chart(
+                [
+                    Line("log mel distance", [e["step"] for e in steps], [e["mel"] for e in steps]),
+                    Line("linear magnitudes", [e["step"] for e in steps], [e["stft"] for e in steps]),
+                ],
+                {},
+                "steps",
+                "loss",
+                "Losses by step.",
+            ),
+            text(
+                "The step upwards, early on, is where the codebooks come in: from then on the decoder hears what "
+                "they say in the place of what the encoder meant."
+            ),
+        ),
         codebooks(books[-1] if books else None, spec.codebook_size),
-        section("What happened on the way", *rollbacks(events)))
+        section("What happened on the way", *rollbacks(events)),
+    )
     print(f"open {page}")
 
 
@@ -136,26 +177,36 @@ def figures(originals: list[Tensor], decoded: list[Tensor], rate: int) -> list[f
 def round_trip(codec: Codec, wav: Tensor, count: int) -> Tensor:
     """(1, N) through its first `count` codebooks and back."""
     codes = codec.encode(wav[None].to(codec.device))[:, :count]
-    return codec.decode(codes)[0, :, :wav.shape[1]].cpu()
+    return codec.decode(codes)[0, :, : wav.shape[1]].cpu()
 
 
 def codebooks(event: dict | None, size: int) -> str:
     """How much of each codebook is in use, by the moving averages of training."""
     if event is None:
         return section("The codebooks", text("The run was too short for its codebooks to be counted."))
-    rows = [[number + 1, perplexity, 100 * perplexity / size, 100 * used] for number, (perplexity, used) in
-            enumerate(zip(event["perplexity"], event["usage"], strict=True))]
-    return section("The codebooks",
-                   text(f"Each has {size:,} codewords. The perplexity is how many of them, used equally often, would "
-                        "say as much. A codeword that hardly any frame chooses is put where a frame is."),
-                   table(["codebook", "perplexity", "% of its size", "% in use"], rows))
+    rows = [
+        [number + 1, perplexity, 100 * perplexity / size, 100 * used]
+        for number, (perplexity, used) in enumerate(zip(event["perplexity"], event["usage"], strict=True))
+    ]
+    return section(
+        "The codebooks",
+        text(
+            f"Each has {size:,} codewords. The perplexity is how many of them, used equally often, would "
+            "say as much. A codeword that hardly any frame chooses is put where a frame is."
+        ),
+        table(["codebook", "perplexity", "% of its size", "% in use"], rows),
+    )
 
 
 def rollbacks(events: list[dict]) -> list[str]:
     found = [event for event in events if event["event"] == "rolled_back"]
-    return [text(f"At step {event['exploded_at']:.0f} the loss exploded: training went back to step "
-                 f"{event['rolled_back_to']:.0f}, with the learning rate times {event['lr_scale']:g}.")
-            for event in found] or [text("No step exploded, so nothing had to be rolled back.")]
+    return [
+        text(
+            f"At step {event['exploded_at']:.0f} the loss exploded: training went back to step "
+            f"{event['rolled_back_to']:.0f}, with the learning rate times {event['lr_scale']:g}."
+        )
+        for event in found
+    ] or [text("No step exploded, so nothing had to be rolled back.")]
 
 
 if __name__ == "__main__":

@@ -50,24 +50,42 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8.0, help="training time")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--resume", action="store_true", help="go on where it was stopped")
-    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="frontend.A=1",
-                        help="any setting of the front-end")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="frontend.A=1",
+        help="any setting of the front-end",
+    )
     args = parser.parse_args()
     settings, unknown = frontend_settings(args.overrides)
     if unknown:
-        raise ConfigError(f"--set {unknown[0]}: only settings of the front-end can be set here, such as "
-                          "frontend.num_features")
+        raise ConfigError(
+            f"--set {unknown[0]}: only settings of the front-end can be set here, such as frontend.num_features"
+        )
     settings = {"vocoder": {}, **settings}
     if args.short:
-        settings = {"num_features": 20, "griffin_lim_iterations": 2, **settings,
-                    "vocoder": {"dim": 8, "num_layers": 1, **settings["vocoder"]}}
+        settings = {
+            "num_features": 20,
+            "griffin_lim_iterations": 2,
+            **settings,
+            "vocoder": {"dim": 8, "num_layers": 1, **settings["vocoder"]},
+        }
         if args.frontend == "melvq":
             settings.setdefault("codebook_size", 8)
 
     # 1. Training, on the files that are not held out. Ctrl-C saves; --resume goes on.
-    trained = train_frontend(args.frontend, [args.folder, *args.more], args.out, settings,
-                             steps=6 if args.short else None, minutes=None if args.short else args.minutes,
-                             resume=args.resume, device=args.device)
+    trained = train_frontend(
+        args.frontend,
+        [args.folder, *args.more],
+        args.out,
+        settings,
+        steps=6 if args.short else None,
+        minutes=None if args.short else args.minutes,
+        resume=args.resume,
+        device=args.device,
+    )
     if not trained.finished:
         print("stopped and saved: go on with --resume")
         return
@@ -78,37 +96,60 @@ def main() -> None:
     clips = joined(trained.held_out, rate, 1.0 if args.short else 10.0)[:4]
     encoded = [vocoder.encode(clip[None].to(vocoder.device)) for clip in clips]
     iterations = vocoder.config.griffin_lim_iterations
-    ways = {f"Griffin-Lim, librosa, {iterations}": lambda x: griffin_lim_by_librosa(vocoder, x),
-            f"Griffin-Lim, ours, {iterations}": vocoder.without_vocoder().decode,
-            "vocoder": vocoder.decode}
+    ways = {
+        f"Griffin-Lim, librosa, {iterations}": lambda x: griffin_lim_by_librosa(vocoder, x),
+        f"Griffin-Lim, ours, {iterations}": vocoder.without_vocoder().decode,
+        "vocoder": vocoder.decode,
+    }
     heard, rows = {"original": clips}, []
     for name, way in ways.items():
-        way(encoded[0][..., :16])                                       # what is loaded at the first call
+        way(encoded[0][..., :16])  # what is loaded at the first call
         began = time.perf_counter()
-        heard[name] = [way(x)[0, :, :clip.shape[1]].cpu() for x, clip in zip(encoded, clips, strict=True)]
+        heard[name] = [way(x)[0, :, : clip.shape[1]].cpu() for x, clip in zip(encoded, clips, strict=True)]
         speed = sum(clip.shape[1] for clip in clips) / rate / (time.perf_counter() - began)
         rows.append([name, *figures(clips, heard[name], rate), speed])
-        print(f"{name:>24}: mel distance {rows[-1][1]:.3f}, STFT distance {rows[-1][2]:.3f}, PESQ "
-              f"{'-' if rows[-1][3] is None else format(rows[-1][3], '.2f')}, {speed:.0f} times real time")
+        print(
+            f"{name:>24}: mel distance {rows[-1][1]:.3f}, STFT distance {rows[-1][2]:.3f}, PESQ "
+            f"{'-' if rows[-1][3] is None else format(rows[-1][3], '.2f')}, {speed:.0f} times real time"
+        )
 
     # 3. The page.
     steps = [event for event in read_metrics(args.out) if event["event"] == "train"]
     page = write_lesson(
-        __file__, args.out / "index.html",
-        section("Three ways back",
-                text("Held-out files, joined to clips of about ten seconds; all ways are given the very same frames. "
-                     "The distances are of spectra, 0 is perfect. PESQ judges speech, from 1 (bad) to 4.5 (perfect)."),
-                table(["way", "mel distance", "STFT distance", "PESQ", "times real time"], rows),
-                text(verdict(rows, settings.get("num_features", 80), rate))),
-        section("What they sound like",
-                text("Where Griffin-Lim fails it is hollow, as if heard through a pipe, and onsets are smeared. What a "
-                     "vocoder that has not heard enough gets wrong is another thing: it buzzes, or is rough where a "
-                     "tone should be steady. In the spectrograms look at the gaps between the harmonics."),
-                side_by_side(args.out / "samples", heard, rate)),
-        section("How it learned",
-                line_chart([Line("log mel distance", [e["step"] for e in steps], [e["mel"] for e in steps]),
-                            Line("linear magnitudes", [e["step"] for e in steps], [e["stft"] for e in steps])], {},
-                           "steps", "loss", "Losses by step.")))
+        __file__,
+        args.out / "index.html",
+        section(
+            "Three ways back",
+            text(
+                "Held-out files, joined to clips of about ten seconds; all ways are given the very same frames. "
+                "The distances are of spectra, 0 is perfect. PESQ judges speech, from 1 (bad) to 4.5 (perfect)."
+            ),
+            table(["way", "mel distance", "STFT distance", "PESQ", "times real time"], rows),
+            text(verdict(rows, settings.get("num_features", 80), rate)),
+        ),
+        section(
+            "What they sound like",
+            text(
+                "Where Griffin-Lim fails it is hollow, as if heard through a pipe, and onsets are smeared. What a "
+                "vocoder that has not heard enough gets wrong is another thing: it buzzes, or is rough where a "
+                "tone should be steady. In the spectrograms look at the gaps between the harmonics."
+            ),
+            side_by_side(args.out / "samples", heard, rate),
+        ),
+        section(
+            "How it learned",
+            line_chart(
+                [
+                    Line("log mel distance", [e["step"] for e in steps], [e["mel"] for e in steps]),
+                    Line("linear magnitudes", [e["step"] for e in steps], [e["stft"] for e in steps]),
+                ],
+                {},
+                "steps",
+                "loss",
+                "Losses by step.",
+            ),
+        ),
+    )
     print(f"open {page}")
 
 
@@ -119,10 +160,17 @@ def verdict(rows: list[list], num_features: int, rate: int) -> str:
     if fast < min(usual, slow):
         return f"The vocoder is the closest. {faster}."
     closest = "Our Griffin-Lim" if slow <= usual else "Griffin-Lim as it is usually done"
-    said = (f"{closest} is the closest: {num_features} bands say much of a sound at {rate} Hz, and the vocoder "
-            f"has not been trained for long. {faster}, and can speak while the frames come.")
-    return said + (" It is closer than Griffin-Lim as it is usually done." if fast < usual else
-                   " It is closer than our Griffin-Lim." if fast < slow else "")
+    said = (
+        f"{closest} is the closest: {num_features} bands say much of a sound at {rate} Hz, and the vocoder "
+        f"has not been trained for long. {faster}, and can speak while the frames come."
+    )
+    return said + (
+        " It is closer than Griffin-Lim as it is usually done."
+        if fast < usual
+        else " It is closer than our Griffin-Lim."
+        if fast < slow
+        else ""
+    )
 
 
 def griffin_lim_by_librosa(frontend: MelFrontend, x: Tensor) -> Tensor:
@@ -130,24 +178,30 @@ def griffin_lim_by_librosa(frontend: MelFrontend, x: Tensor) -> Tensor:
     import librosa
 
     mel = getattr(frontend, "mel", frontend)
-    power = mel.power_of(frontend.frames_of(x))[0].cpu()                # (F, T)
-    power = torch.cat([power, power[:, -1:]], dim=1)                    # librosa has one more, behind the end
+    power = mel.power_of(frontend.frames_of(x))[0].cpu()  # (F, T)
+    power = torch.cat([power, power[:, -1:]], dim=1)  # librosa has one more, behind the end
     magnitude = librosa.feature.inverse.mel_to_stft(power.numpy(), sr=mel.spec.sample_rate, n_fft=mel.n_fft)
-    wav = librosa.griffinlim(magnitude, n_iter=mel.config.griffin_lim_iterations, hop_length=mel.spec.hop_length,
-                             n_fft=mel.n_fft, random_state=0)
+    wav = librosa.griffinlim(
+        magnitude,
+        n_iter=mel.config.griffin_lim_iterations,
+        hop_length=mel.spec.hop_length,
+        n_fft=mel.n_fft,
+        random_state=0,
+    )
     return torch.from_numpy(wav).float().clamp(-1, 1)[None, None]
 
 
 def figures(originals: list[Tensor], decoded: list[Tensor], rate: int) -> list[float | None]:
     """Means over clips (1, N): mel distance, STFT distance, PESQ; None where that can't be measured."""
     pairs = list(zip(originals, decoded, strict=True))
-    means: list[float | None] = [sum(measure(a, b, rate) for a, b in pairs) / len(pairs)
-                                 for measure in (mel_distance, stft_distance)]
+    means: list[float | None] = [
+        sum(measure(a, b, rate) for a, b in pairs) / len(pairs) for measure in (mel_distance, stft_distance)
+    ]
     try:
         judged = sum(pesq(a, b, rate) for a, b in pairs) / len(pairs)
-    except AudiogenError:                                               # the package is not there
+    except AudiogenError:  # the package is not there
         return [*means, None]
-    return [*means, judged if math.isfinite(judged) else None]          # NaN where no speech was found
+    return [*means, judged if math.isfinite(judged) else None]  # NaN where no speech was found
 
 
 if __name__ == "__main__":

@@ -43,8 +43,11 @@ from audiogen.runs.folder import holds_run, read_config
 from audiogen.runs.run import Run, load_run
 from audiogen.utils.scripts import run_script
 
-RUNGS = [f"{frontend}:{backbone}" for frontend in ("mulaw", "melvq", "codec")
-         for backbone in ("bigram", "mlp", "wavenet", "gpt")]
+RUNGS = [
+    f"{frontend}:{backbone}"
+    for frontend in ("mulaw", "melvq", "codec")
+    for backbone in ("bigram", "mlp", "wavenet", "gpt")
+]
 SHORT = {"melvq:bigram", "melvq:mlp"}
 TINY = ["frontend.num_features=12", "frontend.codebook_size=16", "frontend.griffin_lim_iterations=2"]
 HEADER = ["rung", "parameters", "minutes", "steps", "loss", "bits per second", "bits per sample", "counted bigram"]
@@ -85,15 +88,28 @@ class Rung:
 
     def row(self) -> list[str | float | int | None]:
         counted = (self.final["baselines"] or {}).get("bigram")
-        return [f"{self.frontend}:{self.backbone}", self.size, self.seconds / 60, self.steps, self.loss,
-                self.final["bits_per_second"], self.final["bits_per_sample"], counted and counted["loss"]]
+        return [
+            f"{self.frontend}:{self.backbone}",
+            self.size,
+            self.seconds / 60,
+            self.steps,
+            self.loss,
+            self.final["bits_per_second"],
+            self.final["bits_per_sample"],
+            counted and counted["loss"],
+        ]
 
 
 def main() -> None:
     parser = LessonParser(__file__, __doc__)
     parser.add_argument("--minutes", type=float, default=2.0, help="training time of each rung")
-    parser.add_argument("--rungs", nargs="+", default=RUNGS, metavar="FRONTEND:BACKBONE",
-                        help='the front-end "default" is what audiogen train takes unasked')
+    parser.add_argument(
+        "--rungs",
+        nargs="+",
+        default=RUNGS,
+        metavar="FRONTEND:BACKBONE",
+        help='the front-end "default" is what audiogen train takes unasked',
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     args = parser.parse_args()
     rungs = [rung for rung in RUNGS if rung in SHORT] if args.short else args.rungs
@@ -129,21 +145,42 @@ def main() -> None:
     for frontend, steps in ladder.items():
         counted = steps[0].final["baselines"] or {}
         rate = steps[0].final["bits_per_second"]
-        rows = [[f"counted: {kind}", None, None, None, values["loss"], values["bits_per_second"],
-                 values["loss"] if steps[0].final["bits_per_sample"] is not None else None]
-                for kind, values in counted.items()]
-        sections.append(section(
-            f"{frontend}", text(about(steps[0], losses[frontend])),
-            *([picture(bars(steps), f"Bars of {frontend}: bits per second of each rung")] if rate else []),
-            filled_table(["loss, " + steps[0].unit if name == "loss" else name for name in HEADER[:-1]],
-                         [*rows, *([rung.backbone, *rung.row()[1:-1]] for rung in steps)]),
-            *(text(sentence) for sentence in verdicts(steps)),
-            grid([next(cards) for _ in clips(args.out, frontend, steps)])))
+        rows = [
+            [
+                f"counted: {kind}",
+                None,
+                None,
+                None,
+                values["loss"],
+                values["bits_per_second"],
+                values["loss"] if steps[0].final["bits_per_sample"] is not None else None,
+            ]
+            for kind, values in counted.items()
+        ]
+        sections.append(
+            section(
+                f"{frontend}",
+                text(about(steps[0], losses[frontend])),
+                *([picture(bars(steps), f"Bars of {frontend}: bits per second of each rung")] if rate else []),
+                filled_table(
+                    ["loss, " + steps[0].unit if name == "loss" else name for name in HEADER[:-1]],
+                    [*rows, *([rung.backbone, *rung.row()[1:-1]] for rung in steps)],
+                ),
+                *(text(sentence) for sentence in verdicts(steps)),
+                grid([next(cards) for _ in clips(args.out, frontend, steps)]),
+            )
+        )
     budgets = sorted({rung.budget for steps in ladder.values() for rung in steps})
-    page = write_lesson(__file__, args.out / "index.html",
-                        text(f"{args.folder.name}: {first.split().summary}. Every rung was trained for at most "
-                             f"{' or '.join(f'{budget:g}' for budget in budgets)} minutes, and is judged on the files "
-                             "that were held out."), *sections)
+    page = write_lesson(
+        __file__,
+        args.out / "index.html",
+        text(
+            f"{args.folder.name}: {first.split().summary}. Every rung was trained for at most "
+            f"{' or '.join(f'{budget:g}' for budget in budgets)} minutes, and is judged on the files "
+            "that were held out."
+        ),
+        *sections,
+    )
     print(f"open {page}")
 
 
@@ -152,8 +189,11 @@ def encoded(index: Index, place: Path, name: str, device: str, settings: list[st
     if not is_cache(place):
         tokenize(index.folder, place, None if name == "default" else name, device, settings)
     cache, (values, _) = EncodedCache.open(place, index=index), frontend_settings(settings)
-    asked = frontend_for(index, FRONTEND, {**FRONTEND_SETTINGS, **values}) if name == "default" else (
-        frontend_for(index, name, values))
+    asked = (
+        frontend_for(index, FRONTEND, {**FRONTEND_SETTINGS, **values})
+        if name == "default"
+        else (frontend_for(index, name, values))
+    )
     if frontend_to_dict(cache.frontend()) != frontend_to_dict(asked):
         raise CacheError(f"{place}: was made with other settings of {name}; choose another --out")
     return cache
@@ -161,12 +201,22 @@ def encoded(index: Index, place: Path, name: str, device: str, settings: list[st
 
 def climb(cache: EncodedCache, place: Path, frontend: str, backbone: str, minutes: float, device: str) -> Rung:
     """Trains one rung, or goes on with it, or reads it if it was trained for as long already."""
-    if (holds_run(place) and any(event["event"] == "final" for event in read_metrics(place))
-            and (before := read_config(place).training.minutes) >= minutes):
+    if (
+        holds_run(place)
+        and any(event["event"] == "final" for event in read_metrics(place))
+        and (before := read_config(place).training.minutes) >= minutes
+    ):
         print(f"{frontend}:{backbone}: kept as it is, trained before for at most {before:g} minutes", file=sys.stderr)
     else:
-        train(cache.folder, place, backbone=backbone, minutes=minutes, device=device, resume=holds_run(place),
-              overrides=[f"training.sample_seconds={1 if cache.spec.hop_length == 1 else 3}"])
+        train(
+            cache.folder,
+            place,
+            backbone=backbone,
+            minutes=minutes,
+            device=device,
+            resume=holds_run(place),
+            overrides=[f"training.sample_seconds={1 if cache.spec.hop_length == 1 else 3}"],
+        )
     events = read_metrics(place)
     final = [event for event in events if event["event"] == "final"][-1]
     spent = [event for event in events if event["event"] == "held_out"][-1]
@@ -176,12 +226,17 @@ def climb(cache: EncodedCache, place: Path, frontend: str, backbone: str, minute
 def about(rung: Rung, loss: dict[str, float] | None) -> str:
     """What the front-end makes, and what it loses."""
     spec = rung.run.frontend.spec
-    said = (f"A second of sound at {spec.sample_rate:,} Hz is {spec.num_rows * spec.frame_rate:,.6g} codes of "
-            f"{spec.codebook_size}. " if spec.unit == "bits" and spec.frame_rate else "")
+    said = (
+        f"A second of sound at {spec.sample_rate:,} Hz is {spec.num_rows * spec.frame_rate:,.6g} codes of "
+        f"{spec.codebook_size}. "
+        if spec.unit == "bits" and spec.frame_rate
+        else ""
+    )
     if loss:
         ratio = "" if loss["si_sdr"] is None else f", SI-SDR {loss['si_sdr']:.1f} dB"
-        said += ("Its own round trip, with no model between: mel distance "
-                 f"{loss['mel_distance']:.3f} (0 is perfect){ratio}.")
+        said += (
+            f"Its own round trip, with no model between: mel distance {loss['mel_distance']:.3f} (0 is perfect){ratio}."
+        )
     return said
 
 
@@ -191,11 +246,14 @@ def verdicts(steps: list[Rung]) -> list[str]:
     for below, rung in zip(steps, steps[1:], strict=False):
         gain, unit = below.loss - rung.loss, rung.unit
         if gain > 0:
-            out.append(f"{rung.backbone} beats {below.backbone} by {gain:.3f} {unit}; it hears "
-                       f"{rung.heard_back:,.0f} ms back, {below.backbone} {below.heard_back:,.0f} ms.")
+            out.append(
+                f"{rung.backbone} beats {below.backbone} by {gain:.3f} {unit}; it hears "
+                f"{rung.heard_back:,.0f} ms back, {below.backbone} {below.heard_back:,.0f} ms."
+            )
         else:
-            out.append(f"{rung.backbone} does not beat {below.backbone} here ({-gain:.3f} {unit} worse): "
-                       f"{reason(below, rung)}")
+            out.append(
+                f"{rung.backbone} does not beat {below.backbone} here ({-gain:.3f} {unit} worse): {reason(below, rung)}"
+            )
     return out
 
 
@@ -206,12 +264,16 @@ def reason(below: Rung, rung: Rung) -> str:
     if len(losses) < 5:
         return f"after {rung.steps:,} steps its log is too short to say why."
     if best < len(losses) - 3:
-        return (f"its held-out loss turned at step {rung.run.step:,} of {rung.steps:,}: its {rung.size:,} parameters "
-                "began to learn the training files by heart. More recordings would help, or a smaller model.")
+        return (
+            f"its held-out loss turned at step {rung.run.step:,} of {rung.steps:,}: its {rung.size:,} parameters "
+            "began to learn the training files by heart. More recordings would help, or a smaller model."
+        )
     if losses[-1] < losses[-4] - 0.002:
         dear = ", since each of its steps costs more" if rung.steps < below.steps else ""
-        return (f"its loss was still falling when its time was over, after {rung.steps:,} steps against "
-                f"{below.steps:,}{dear}. More minutes would help.")
+        return (
+            f"its loss was still falling when its time was over, after {rung.steps:,} steps against "
+            f"{below.steps:,}{dear}. More minutes would help."
+        )
     if rung.heard_back < below.heard_back:
         return f"it hears {rung.heard_back:,.0f} ms back, the rung below {below.heard_back:,.0f} ms."
     return "its loss had levelled off; there is little left in these codes that a longer view could tell."
@@ -227,10 +289,13 @@ def bars(steps: list[Rung]) -> Figure:
     """Bits per second of counting and of each rung, the lowest rung on top."""
     counted = steps[0].final["baselines"] or {}
     names = [*(f"counted {kind}" for kind in counted if kind != "uniform"), *(rung.backbone for rung in steps)]
-    values = [*(v["bits_per_second"] for kind, v in counted.items() if kind != "uniform"),
-              *(rung.final["bits_per_second"] for rung in steps)]
-    colours = ["#b9b4c4"] * (len(names) - len(steps)) + [matplotlib.colormaps["magma"](0.25 + 0.5 * i / len(steps))
-                                                         for i in range(len(steps))]
+    values = [
+        *(v["bits_per_second"] for kind, v in counted.items() if kind != "uniform"),
+        *(rung.final["bits_per_second"] for rung in steps),
+    ]
+    colours = ["#b9b4c4"] * (len(names) - len(steps)) + [
+        matplotlib.colormaps["magma"](0.25 + 0.5 * i / len(steps)) for i in range(len(steps))
+    ]
     figure = Figure(figsize=(7, 0.7 + 0.36 * len(names)), layout="constrained")
     axes = figure.subplots()
     drawn = axes.barh(names, values, color=colours)
@@ -245,11 +310,22 @@ def bars(steps: list[Rung]) -> Figure:
 def clips(out: Path, frontend: str, steps: list[Rung]) -> list[Clip]:
     """Two originals with their round trips, then two sounds of each rung."""
     sounds = out / f"{frontend}-sounds"
-    pairs = [Clip(sounds / f"{kind}-{i}.wav", f"{kind.replace('-', ' ').capitalize()} {i + 1}", "held-out file")
-             for i in range(2) for kind in ("original", "round-trip") if (sounds / f"{kind}-{i}.wav").exists()]
-    return pairs + [Clip(rung.run.folder / "samples" / f"generated-{seed}.wav", f"{rung.backbone}, seed {seed}",
-                         f"{frontend} made up by", [f"{rung.loss:.3f} {rung.unit} on held-out files"])
-                    for rung in steps for seed in range(2)]
+    pairs = [
+        Clip(sounds / f"{kind}-{i}.wav", f"{kind.replace('-', ' ').capitalize()} {i + 1}", "held-out file")
+        for i in range(2)
+        for kind in ("original", "round-trip")
+        if (sounds / f"{kind}-{i}.wav").exists()
+    ]
+    return pairs + [
+        Clip(
+            rung.run.folder / "samples" / f"generated-{seed}.wav",
+            f"{rung.backbone}, seed {seed}",
+            f"{frontend} made up by",
+            [f"{rung.loss:.3f} {rung.unit} on held-out files"],
+        )
+        for rung in steps
+        for seed in range(2)
+    ]
 
 
 def cell(value: str | float | int | None) -> str:

@@ -21,9 +21,22 @@ from pathlib import Path
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser", "chrome"))), None)
 WHY_NOT = "no chromium or google-chrome on PATH"
 
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions",
-         "--autoplay-policy=no-user-gesture-required", "--mute-audio", "--hide-scrollbars", "--remote-debugging-pipe"]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-extensions",
+    "--autoplay-policy=no-user-gesture-required",
+    "--mute-audio",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+]
 
 # A trampoline puts the two pipes on the descriptors that Chromium expects, by way of high ones so that none is lost.
 TRAMPOLINE = """
@@ -50,8 +63,11 @@ class Chromium:
         child_in, self.out = os.pipe()
         self.back, child_out = os.pipe()
         command = [PROGRAM, *FLAGS, f"--user-data-dir={self.folder}", "about:blank"]
-        self.process = subprocess.Popen([sys.executable, "-c", TRAMPOLINE, str(child_in), str(child_out), *command],
-                                        pass_fds=(child_in, child_out), stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", TRAMPOLINE, str(child_in), str(child_out), *command],
+            pass_fds=(child_in, child_out),
+            stderr=subprocess.DEVNULL,
+        )
         os.close(child_in), os.close(child_out)
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -71,18 +87,28 @@ class Chromium:
 
     def open(self, path: Path, width: int = 1200, height: int = 800, dark: bool = False) -> None:
         """Opens a file in a window of so many CSS pixels, as a phone would below 600, and waits until it has loaded."""
-        self.send("Emulation.setDeviceMetricsOverride", tab=True, width=width, height=height, deviceScaleFactor=1,
-                  mobile=width < 600)
-        self.send("Emulation.setEmulatedMedia", tab=True,
-                  features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        self.send(
+            "Emulation.setDeviceMetricsOverride",
+            tab=True,
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
+        self.send(
+            "Emulation.setEmulatedMedia",
+            tab=True,
+            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
+        )
         self.errors, self.requests, self.loaded, self.page = [], [], False, path.resolve().as_uri()
         self.send("Page.navigate", tab=True, url=self.page)
         self.wait(lambda: self.loaded)
 
     def run(self, script: str):
         """The value of a JavaScript expression, awaited if it is a promise."""
-        answer = self.send("Runtime.evaluate", tab=True, expression=script, awaitPromise=True, returnByValue=True,
-                           userGesture=True)
+        answer = self.send(
+            "Runtime.evaluate", tab=True, expression=script, awaitPromise=True, returnByValue=True, userGesture=True
+        )
         if "exceptionDetails" in answer:
             raise AssertionError(answer["exceptionDetails"])
         return answer["result"].get("value")

@@ -20,11 +20,16 @@ def fixed_seed():
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope="session", params=[
-    "cpu",
-    pytest.param("cuda", marks=[pytest.mark.cuda,
-                                pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]),
-])
+@pytest.fixture(
+    scope="session",
+    params=[
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")],
+        ),
+    ],
+)
 def device(request) -> torch.device:
     """The CPU, and a GPU where there is one."""
     return torch.device(request.param)

@@ -17,22 +17,48 @@ RATE = 8000
 TINY_FRONTENDS: dict[str, dict[str, Any]] = {
     "mulaw": {"sample_rate": RATE, "bits": 4},
     "mel": {"sample_rate": RATE, "num_features": 6, "hop_length": 64, "griffin_lim_iterations": 2},
-    "melvq": {"sample_rate": RATE, "num_features": 6, "hop_length": 64, "griffin_lim_iterations": 2,
-              "num_codebooks": 2, "codebook_size": 8},
+    "melvq": {
+        "sample_rate": RATE,
+        "num_features": 6,
+        "hop_length": 64,
+        "griffin_lim_iterations": 2,
+        "num_codebooks": 2,
+        "codebook_size": 8,
+    },
     "encodec": {"bandwidth": 1.5, "weights": "random"},
-    "codec": {"weights": "fit", "sample_rate": RATE, "num_codebooks": 2, "codebook_size": 8,
-              "hop_length": 64, "dim": 8, "latent_dim": 4, "fit_steps": 3, "batch_size": 2},
-    "bpe": {"num_merges": 4, "longest": 8,
-            "base": {"kind": "melvq", "sample_rate": RATE, "num_features": 6, "hop_length": 64, "codebook_size": 8,
-                     "griffin_lim_iterations": 2}},
+    "codec": {
+        "weights": "fit",
+        "sample_rate": RATE,
+        "num_codebooks": 2,
+        "codebook_size": 8,
+        "hop_length": 64,
+        "dim": 8,
+        "latent_dim": 4,
+        "fit_steps": 3,
+        "batch_size": 2,
+    },
+    "bpe": {
+        "num_merges": 4,
+        "longest": 8,
+        "base": {
+            "kind": "melvq",
+            "sample_rate": RATE,
+            "num_features": 6,
+            "hop_length": 64,
+            "codebook_size": 8,
+            "griffin_lim_iterations": 2,
+        },
+    },
 }
 
 
 def tiny_settings(kind: str) -> dict[str, Any]:
     """The small settings of a registered front-end."""
     if kind not in TINY_FRONTENDS:
-        pytest.fail(f"front-end {kind!r} is registered but has no small settings: add them to TINY_FRONTENDS of "
-                    f"{__file__}", pytrace=False)
+        pytest.fail(
+            f"front-end {kind!r} is registered but has no small settings: add them to TINY_FRONTENDS of {__file__}",
+            pytrace=False,
+        )
     return TINY_FRONTENDS[kind]
 
 

@@ -9,13 +9,13 @@ import numpy as np
 def write_wav(path: Path, samples: np.ndarray, sample_rate: int = 8000) -> np.ndarray:
     """Writes samples (N,) or (N, C) in [-1, 1] with 16 bits -> what they are read as."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    steps = np.clip(np.round(np.asarray(samples) * 2 ** 15), -2 ** 15, 2 ** 15 - 1).astype("<i2")
+    steps = np.clip(np.round(np.asarray(samples) * 2**15), -(2**15), 2**15 - 1).astype("<i2")
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1 if steps.ndim == 1 else steps.shape[1])
         file.setsampwidth(2)
         file.setframerate(sample_rate)
         file.writeframes(steps.tobytes())
-    return (steps / 2 ** 15).astype(np.float32)
+    return (steps / 2**15).astype(np.float32)
 
 
 def noise(seed: int, num_samples: int, loudness: float = 0.1) -> np.ndarray:

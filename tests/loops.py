@@ -56,9 +56,15 @@ def losses(*values: float) -> Callable[[SequenceModel], Score]:
     return lambda model: Score(next(rest), "bits", 0.0, None, 1, 1.0)
 
 
-def trainer(folder: Path, config: TrainingConfig, walks: Walks | None = None, model: SequenceModel | None = None,
-            evaluate: Callable[[SequenceModel], Score] | None = None, keep: Callable = lambda model, progress: None,
-            **more: Any) -> Trainer:
+def trainer(
+    folder: Path,
+    config: TrainingConfig,
+    walks: Walks | None = None,
+    model: SequenceModel | None = None,
+    evaluate: Callable[[SequenceModel], Score] | None = None,
+    keep: Callable = lambda model, progress: None,
+    **more: Any,
+) -> Trainer:
     walks = walks or Walks()
     evaluate = evaluate or (lambda model: held_out_score(model, walks.held_out()))
     return Trainer(model or walks.model(), walks, evaluate, keep, config, folder / "checkpoints", **more)

@@ -33,7 +33,8 @@ class Command:
         name = f"process-{time.monotonic_ns()}"
         self.out, self.err = folder / f"{name}.out", folder / f"{name}.err"
         self.process: ForkServerProcess = context.Process(
-            target=_main, args=([str(argument) for argument in arguments], self.out, self.err))
+            target=_main, args=([str(argument) for argument in arguments], self.out, self.err)
+        )
         self.process.start()
 
     def send(self, number: signal.Signals) -> None:
@@ -76,6 +77,6 @@ def _main(arguments: list[str], out: Path, err: Path) -> None:
     from audiogen.cli import main
 
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)        # as in a terminal, wherever the tests are run
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal, wherever the tests are run
     sys.argv = ["audiogen", *arguments]
     main()

@@ -1,5 +1,4 @@
-"""A CUDA graph for those who have no GPU: it notes down what a step calls, with the places that this reads and writes.
-"""
+"""A CUDA graph for those who have no GPU: it records what a step calls, with the memory that it reads and writes."""
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -7,8 +6,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from audiogen.generation.engines.cuda_graph import GraphEngine
 
 #: What makes the host wait for the device, or makes sizes of values: none of it can be captured.
-FORBIDDEN = {"_local_scalar_dense", "item", "nonzero", "masked_select", "unique", "_unique2", "unique_consecutive",
-             "equal", "allclose", "is_nonzero", "bincount", "repeat_interleave", "lift_fresh", "histc"}
+FORBIDDEN = {
+    "_local_scalar_dense",
+    "item",
+    "nonzero",
+    "masked_select",
+    "unique",
+    "_unique2",
+    "unique_consecutive",
+    "equal",
+    "allclose",
+    "is_nonzero",
+    "bincount",
+    "repeat_interleave",
+    "lift_fresh",
+    "histc",
+}
 
 
 class Recorder(TorchDispatchMode):
@@ -31,7 +44,7 @@ class Recorder(TorchDispatchMode):
         for operator, arguments, keywords, result in self.calls:
             again = operator(*arguments, **keywords)
             for old, new in zip(_tensors(result), _tensors(again), strict=True):
-                if old.data_ptr() != new.data_ptr():                    # else a view, or written in place
+                if old.data_ptr() != new.data_ptr():  # else a view, or written in place
                     old.copy_(new)
 
 
@@ -57,7 +70,7 @@ class GraphOnCPU(GraphEngine):
         before = [tensor.clone() for tensor in kept]
         with Recorder() as recorder:
             self._run_step(sampling)
-        for tensor, value in zip(kept, before, strict=True):            # a capture runs nothing
+        for tensor, value in zip(kept, before, strict=True):  # a capture runs nothing
             tensor.copy_(value)
         self.captures += 1
         return recorder.replay

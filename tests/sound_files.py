@@ -24,13 +24,31 @@ def flac(path: Path, total: int | None = None, num_samples: int = 5_000) -> Path
     return path
 
 
-def wav_bytes(data: bytes, data_size: int | None = None, *, riff_size: int | None = None, coding: int = 1,
-              num_channels: int = 1, sample_rate: int = 16_000, bits: int = 16, before: bytes = b"",
-              after: bytes = b"") -> bytes:
+def wav_bytes(
+    data: bytes,
+    data_size: int | None = None,
+    *,
+    riff_size: int | None = None,
+    coding: int = 1,
+    num_channels: int = 1,
+    sample_rate: int = 16_000,
+    bits: int = 16,
+    before: bytes = b"",
+    after: bytes = b"",
+) -> bytes:
     """A WAV made by hand, so that every field can lie."""
     align = num_channels * bits // 8
-    fmt = struct.pack("<4sIHHIIHH", b"fmt ", 16, coding, num_channels, sample_rate, sample_rate * align & 0xFFFFFFFF,
-                      align & 0xFFFF, bits)
+    fmt = struct.pack(
+        "<4sIHHIIHH",
+        b"fmt ",
+        16,
+        coding,
+        num_channels,
+        sample_rate,
+        sample_rate * align & 0xFFFFFFFF,
+        align & 0xFFFF,
+        bits,
+    )
     size = len(data) if data_size is None else data_size
     body = b"WAVE" + fmt + before + struct.pack("<4sI", b"data", size) + data + after
     return struct.pack("<4sI", b"RIFF", len(body) if riff_size is None else riff_size) + body
@@ -38,13 +56,13 @@ def wav_bytes(data: bytes, data_size: int | None = None, *, riff_size: int | Non
 
 def put(data: bytes, at: int, layout: str, value: int) -> bytes:
     new = struct.pack(layout, value)
-    return data[:at] + new + data[at + len(new):]
+    return data[:at] + new + data[at + len(new) :]
 
 
 def ogg_page(data: bytes, at: int, offset: int, layout: str, value: int) -> bytes:
     """Changes a field of the page at `at`, and its checksum, without which decoders would pass over the page."""
     body = at + 27 + data[at + 26]
-    end = body + sum(data[at + 27:body])
+    end = body + sum(data[at + 27 : body])
     page = put(put(data[at:end], offset, layout, value), 22, "<I", 0)
     crc = 0
     for byte in page:

@@ -64,14 +64,14 @@ def test_the_scale_keeps_the_softmax_as_soft_for_long_vectors():
     d = 4096
     q, k = randn(200, 1, d), randn(200, 16, d)
     flat, peaked = (entropy(attention_weights(q, k, scaled=scaled)).mean() for scaled in (True, False))
-    assert 3.2 < flat < 4 and peaked < 0.2                              # of log2(16) = 4 bits
+    assert 3.2 < flat < 4 and peaked < 0.2  # of log2(16) = 4 bits
 
 
 def test_heads_are_split_as_torch_splits_them():
     """Buries heads that share features, and heads merged in another order than they were split in."""
     x = randn(2, S, D)
     assert split_heads(x, H).shape == (2, H, S, D // H)
-    assert torch.equal(split_heads(x, H)[1, 2], x[1, :, 2 * D // H:])
+    assert torch.equal(split_heads(x, H)[1, 2], x[1, :, 2 * D // H :])
     assert torch.equal(merge_heads(split_heads(x, H)), x)
 
 
@@ -109,10 +109,19 @@ def test_a_transformer_with_all_its_parts_equals_the_librarys_gpt():
     close(ours(x)[0], gpt(x)[0])
 
 
-@pytest.mark.parametrize("settings", [
-    {}, {"feed_forward": False, "residual": False, "norm": nn.Identity}, {"residual": False, "norm": nn.Identity},
-    {"norm": nn.Identity}, {"norm": BatchNorm}, {"positions": "learned", "num_steps": S}, {"positions": "none"},
-], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"feed_forward": False, "residual": False, "norm": nn.Identity},
+        {"residual": False, "norm": nn.Identity},
+        {"norm": nn.Identity},
+        {"norm": BatchNorm},
+        {"positions": "learned", "num_steps": S},
+        {"positions": "none"},
+    ],
+    ids=str,
+)
 def test_no_part_lets_a_step_see_the_future(settings):
     """Buries a rung of the ladder that is good because it cheats (batch norm in training does, and is tested below)."""
     model = lively(Transformer(D, H, num_layers=2, **settings)).double().eval()
@@ -176,5 +185,5 @@ def test_the_librarys_weights_are_those_of_its_forward(device, window):
     t, j = torch.arange(S, device=device)[:, None], torch.arange(S, device=device)
     outside = (j > t) | (j <= t - window)
     assert (weights[..., outside] == 0).all() and (weights[..., ~outside] > 0).all()
-    v = split_heads(attention.qkv(x)[:, :, 2 * D:], H)
+    v = split_heads(attention.qkv(x)[:, :, 2 * D :], H)
     close(attention.out(merge_heads(weights @ v)), attention(x)[0])

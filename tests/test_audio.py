@@ -61,7 +61,8 @@ def test_reads_every_format(stored):
     error = (wav[0] - expected).square().mean().sqrt() / expected.square().mean().sqrt()
     lossy = 0.7 if path.name == "six.oga" else 0.45  # they give up the noise, and all but the bass of a sixth channel
     assert error < {"PCM_U8": 1e-2, "PCM_S8": 1e-2, "ULAW": 5e-2, "ALAW": 5e-2}.get(
-        subtype, lossy if subtype in LOSSY else 1e-4)
+        subtype, lossy if subtype in LOSSY else 1e-4
+    )
     info = audio_info(path)
     assert (info.path, info.sample_rate, info.num_channels) == (path, sample_rate, given.shape[1])
     assert (info.num_samples, info.subtype, info.duration) == (len(given), subtype, len(given) / sample_rate)
@@ -77,7 +78,7 @@ def test_equals_the_wave_module(tmp_path, bits, num_channels):
         file.setparams((num_channels, bits // 8, 16_000, 0, "NONE", ""))
         file.writeframes(raw)
     width = bits // 8
-    values = [int.from_bytes(raw[i:i + width], "little", signed=bits > 8) for i in range(0, len(raw), width)]
+    values = [int.from_bytes(raw[i : i + width], "little", signed=bits > 8) for i in range(0, len(raw), width)]
     values = (np.array(values, dtype=np.float64) - (128 if bits == 8 else 0)) / 2 ** (bits - 1)
     expected = values.astype(np.float32).reshape(-1, num_channels).astype(np.float64).mean(axis=1)
     np.testing.assert_allclose(read_audio(tmp_path / "a.wav")[0].numpy(), expected, atol=1e-7)
@@ -90,7 +91,7 @@ def test_a_stretch_is_the_same_stretch_of_the_whole(stored):
     last = len(given) - 500
     for start in [0, 1, *np.random.default_rng(1).integers(0, last, 12).tolist(), last - 5_000, last]:
         stretch = read_audio(path, start=start, num_samples=500)
-        torch.testing.assert_close(stretch, whole[:, start:start + 500], rtol=0, atol=1e-6 if subtype in LOSSY else 0)
+        torch.testing.assert_close(stretch, whole[:, start : start + 500], rtol=0, atol=1e-6 if subtype in LOSSY else 0)
     assert read_audio(path, start=len(given) - 3, num_samples=500).shape == (1, 3)
     assert read_audio(path, start=5, num_samples=0).shape == read_audio(path, start=len(given)).shape == (1, 0)
 
@@ -171,8 +172,9 @@ def test_what_tags_say_of_an_mp3(tmp_path, tag):
 
 def test_a_vbri_tag_has_to_be_right(tmp_path):
     """Buries: an MP3 cut between two frames."""
-    soundfile.write(tmp_path / "a.mp3", sounds(20_000, 16_000, 1), 16_000, bitrate_mode="CONSTANT",
-                    compression_level=0.5)
+    soundfile.write(
+        tmp_path / "a.mp3", sounds(20_000, 16_000, 1), 16_000, bitrate_mode="CONSTANT", compression_level=0.5
+    )
     data = (tmp_path / "a.mp3").read_bytes()
     vbri = struct.pack(">4sHHHII", b"VBRI", 1, 0, 0, len(data), len(data) // 360 + 2)
     (tmp_path / "a.mp3").write_bytes((data[:4] + bytes(32) + vbri).ljust(360, b"\0") + data[360:])
@@ -186,7 +188,7 @@ def test_an_mp3_of_varying_bitrate_without_a_tag_is_refused(tmp_path):
     soundfile.write(tmp_path / "a.mp3", loud_last, 44_100)
     data = (tmp_path / "a.mp3").read_bytes()
     assert b"Xing" in data[:60]
-    (tmp_path / "bare.mp3").write_bytes(data[data.index(data[:2], 2):])
+    (tmp_path / "bare.mp3").write_bytes(data[data.index(data[:2], 2) :])
     with pytest.raises(AudioReadError, match="by its container"):
         audio_info(tmp_path / "bare.mp3")
 
@@ -242,8 +244,10 @@ def test_mild_overshoot_is_clipped(tmp_path):
     assert read_audio(tmp_path / "b.wav", 44_100).abs().max() == 1  # resampling overshoots at the edges
 
 
-@pytest.mark.parametrize("name", ["gehört 音.wav", "new\nline.wav", "-x.wav", "100%.wav", b"\xff\xfe.wav", "no suffix",
-                                  "UPPER.WAV", "wrong.mp3"])
+@pytest.mark.parametrize(
+    "name",
+    ["gehört 音.wav", "new\nline.wav", "-x.wav", "100%.wav", b"\xff\xfe.wav", "no suffix", "UPPER.WAV", "wrong.mp3"],
+)
 def test_odd_file_names(tmp_path, name):
     """Buries: names that are no valid Unicode, and messages of two lines. The suffix is not believed."""
     try:

@@ -15,6 +15,7 @@ def stored_as(suffix: str, **settings):
     def make(path):
         soundfile.write(path.with_suffix(suffix), sounds(9_000, 16_000, 1), 16_000, **settings)
         return path.with_suffix(suffix)
+
     return make
 
 
@@ -22,6 +23,7 @@ def stored_and_cut(suffix: str, count: int):
     def make(path):
         path = stored_as(suffix)(path)
         return content(path.read_bytes()[:-count])(path)
+
     return make
 
 
@@ -29,6 +31,7 @@ def content(data: bytes):
     def make(path):
         path.write_bytes(data)
         return path
+
     return make
 
 
@@ -56,13 +59,13 @@ def two_streams(path):
 def no_end_of_stream(path):
     data = stored_as(".ogg")(path).read_bytes()
     flags = data.rindex(b"OggS") + 5
-    return content(data[:flags] + b"\0" + data[flags + 1:])(path)
+    return content(data[:flags] + b"\0" + data[flags + 1 :])(path)
 
 
 def bare_mp3(path, change):
     """Without the first frame, which states the length."""
     data = stored_as(".mp3", bitrate_mode="CONSTANT", compression_level=0.5)(path).read_bytes()
-    return content(change(data[data.index(data[:2], 2):]))(path)
+    return content(change(data[data.index(data[:2], 2) :]))(path)
 
 
 def raw_suffix(path):
@@ -127,9 +130,23 @@ def test_refusals(tmp_path, kind):
         list(read_blocks(path, 8_000))
 
 
-@pytest.mark.parametrize("kind", ["empty", "text", "header only", "9 channels", "rate 0", "truncated",
-                                  "truncated by a byte", "truncated RF64", "truncated Vorbis", "truncated MP3",
-                                  "MP3 without a tag", "MP3 without a frame"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "empty",
+        "text",
+        "header only",
+        "9 channels",
+        "rate 0",
+        "truncated",
+        "truncated by a byte",
+        "truncated RF64",
+        "truncated Vorbis",
+        "truncated MP3",
+        "MP3 without a tag",
+        "MP3 without a frame",
+    ],
+)
 def test_info_refuses_what_headers_reveal(tmp_path, kind):
     """Buries: a folder of truncated files that is only found out while training."""
     with pytest.raises(AudioReadError):

@@ -24,8 +24,10 @@ def test_sixteen_bits_come_back_bit_for_bit(tmp_path, suffix):
     assert audio_info(tmp_path / f"b.{suffix}").subtype == "PCM_16"
 
 
-@pytest.mark.parametrize(("name", "subtype", "bits"), [("a.wav", "PCM_U8", 8), ("a.flac", "PCM_S8", 8),
-                                                       ("a.wav", "PCM_24", 24), ("a.flac", "PCM_24", 24)])
+@pytest.mark.parametrize(
+    ("name", "subtype", "bits"),
+    [("a.wav", "PCM_U8", 8), ("a.flac", "PCM_S8", 8), ("a.wav", "PCM_24", 24), ("a.flac", "PCM_24", 24)],
+)
 def test_other_widths_come_back_too(tmp_path, name, subtype, bits):
     """Buries: rounding down, which is half a step too low."""
     scale = 2 ** (bits - 1)
@@ -72,19 +74,22 @@ def test_clips_with_a_warning(tmp_path):
         write_audio(tmp_path / "b.wav", torch.tensor([1.0, -1.0]), 16_000)
 
 
-@pytest.mark.parametrize(("name", "wav", "settings", "message"), [
-    ("a.wav", torch.tensor([0.0, float("nan")]), {}, "NaN or infinite"),
-    ("a.wav", torch.tensor([0.0, float("inf")]), {}, "NaN or infinite"),
-    ("a.wav", torch.zeros(1, 0), {}, "no samples"),
-    ("a.wav", torch.zeros(9, 10), {}, "shape"),
-    ("a.wav", torch.zeros(1, 1, 10), {}, "shape"),
-    ("a.aiff", torch.zeros(10), {}, "is no format to write; use .wav"),
-    ("a", torch.zeros(10), {}, "no suffix"),
-    ("a.flac", torch.zeros(10), {"subtype": "FLOAT"}, "FLAC can't hold"),
-    ("a.wav", torch.zeros(10), {"subtype": "PCM_12"}, "WAV can't hold"),
-    ("a.opus", torch.zeros(10), {"sample_rate": 44_100}, "OGG can't hold"),
-    ("a.mp3", torch.zeros(3, 10), {}, "MP3 can't hold"),
-])
+@pytest.mark.parametrize(
+    ("name", "wav", "settings", "message"),
+    [
+        ("a.wav", torch.tensor([0.0, float("nan")]), {}, "NaN or infinite"),
+        ("a.wav", torch.tensor([0.0, float("inf")]), {}, "NaN or infinite"),
+        ("a.wav", torch.zeros(1, 0), {}, "no samples"),
+        ("a.wav", torch.zeros(9, 10), {}, "shape"),
+        ("a.wav", torch.zeros(1, 1, 10), {}, "shape"),
+        ("a.aiff", torch.zeros(10), {}, "is no format to write; use .wav"),
+        ("a", torch.zeros(10), {}, "no suffix"),
+        ("a.flac", torch.zeros(10), {"subtype": "FLOAT"}, "FLAC can't hold"),
+        ("a.wav", torch.zeros(10), {"subtype": "PCM_12"}, "WAV can't hold"),
+        ("a.opus", torch.zeros(10), {"sample_rate": 44_100}, "OGG can't hold"),
+        ("a.mp3", torch.zeros(3, 10), {}, "MP3 can't hold"),
+    ],
+)
 def test_what_can_not_be_written(tmp_path, name, wav, settings, message):
     """Buries: a half-written or silent file in the place of a good one."""
     (tmp_path / name).write_bytes(b"before")

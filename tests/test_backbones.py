@@ -43,15 +43,15 @@ def test_wavenet_is_a_stack_of_gated_dilated_convolutions():
     straight to the head that is left out or goes through a ReLU."""
     wavenet = build("wavenet", num_layers=5, dilation_cycle=3)
     x = noise(2, 20, 8)
-    h = F.linear(x, wavenet.first.weight, wavenet.first.bias).transpose(1, 2)       # (B, R, S)
+    h = F.linear(x, wavenet.first.weight, wavenet.first.bias).transpose(1, 2)  # (B, R, S)
     R = h.shape[1]
     skips = torch.zeros(2, 8, 20, dtype=torch.float64)
     for layer, dilation in enumerate([1, 2, 4, 1, 2]):
         gate = wavenet.gates[layer].linear
-        weight = torch.stack([gate.weight[:, :R], gate.weight[:, R:]], dim=2)       # (2 R, R, 2): past, present
+        weight = torch.stack([gate.weight[:, :R], gate.weight[:, R:]], dim=2)  # (2 R, R, 2): past, present
         z = F.conv1d(F.pad(h, (dilation, 0)), weight, gate.bias, dilation=dilation)
         z = torch.tanh(z[:, :R]) * torch.sigmoid(z[:, R:])
-        skips += torch.einsum("dr,brs->bds", wavenet.skip.weight[:, layer * R:(layer + 1) * R], z)
+        skips += torch.einsum("dr,brs->bds", wavenet.skip.weight[:, layer * R : (layer + 1) * R], z)
         if layer < 4:
             h = h + F.conv1d(z, wavenet.residuals[layer].weight[:, :, None], wavenet.residuals[layer].bias)
     y = F.relu(skips.transpose(1, 2) + wavenet.skip.bias)
@@ -92,6 +92,6 @@ def test_batch_norm_scales_by_the_batch_in_training_and_by_its_history_after():
     h = torch.tanh((sums - mean) / torch.sqrt(variance + 1e-5) * scale + shift)
     torch.testing.assert_close(mlp(x)[0], mlp.last(h), rtol=0, atol=1e-10)
     mlp.eval()
-    mean, variance = 0.1 * mean, 0.9 + 0.1 * sums.var(dim=(0, 1), correction=1)         # momentum 0.1 from 0 and 1
+    mean, variance = 0.1 * mean, 0.9 + 0.1 * sums.var(dim=(0, 1), correction=1)  # momentum 0.1 from 0 and 1
     h = torch.tanh((sums - mean) / torch.sqrt(variance + 1e-5) * scale + shift)
     torch.testing.assert_close(mlp(x)[0], mlp.last(h), rtol=0, atol=1e-10)

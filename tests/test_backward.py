@@ -22,7 +22,8 @@ from audiogen.spec import TokenSpec
 def test_every_piece_of_the_library_is_checked():
     """Buries a backward pass that is added without a twin."""
     assert {f"{name}_backward" for name in PIECES} - {"linear_without_bias_backward"} == {
-        name for name in b.__all__ if name.endswith("_backward")}
+        name for name in b.__all__ if name.endswith("_backward")
+    }
 
 
 @pytest.mark.parametrize("piece", PIECES)
@@ -49,9 +50,9 @@ def test_a_piece_has_the_slope_that_small_steps_measure(piece):
 def test_the_two_oracles_know_a_slope_and_tell_a_wrong_one():
     """Buries checks that can't fail: an oracle that returns what it is given, and a comparison that broadcasts."""
     x, y, dy = torch.randn(3, 3, dtype=torch.float64)
-    truth = (dy * 3 * x * x * y, dy * x ** 3)
+    truth = (dy * 3 * x * x * y, dy * x**3)
     for oracle, tolerance in ((by_autograd, 1e-14), (by_differences, 1e-8)):
-        found = oracle(lambda x, y: x ** 3 * y, [x, y], dy)
+        found = oracle(lambda x, y: x**3 * y, [x, y], dy)
         assert largest_difference(found, truth) < tolerance
         assert largest_difference(found, (truth[0], truth[1] + 0.5)) == pytest.approx(0.5, abs=1e-8)
     with pytest.raises(ValueError, match="shapes"):
@@ -71,16 +72,17 @@ def test_cross_entropy_of_holes_alone_and_of_enormous_logits():
 
 def test_a_whole_wavenet_by_hand_equals_the_library_s():
     """Buries pieces that are right alone and do not fit each other: both paths out of a layer, the skip sum, holes."""
-    model = SequenceModel(TokenSpec(8000, 1, 1, V := 5), WaveNet(WaveNet.Config(dim=6, residual_dim=4, num_layers=3)),
-                          Parallel(1)).double()
-    torch.nn.init.normal_(model.backbone.direct)                    # from 0, at which nothing would pass
+    model = SequenceModel(
+        TokenSpec(8000, 1, 1, V := 5), WaveNet(WaveNet.Config(dim=6, residual_dim=4, num_layers=3)), Parallel(1)
+    ).double()
+    torch.nn.init.normal_(model.backbone.direct)  # from 0, at which nothing would pass
     p = {name: parameter.detach() for name, parameter in model.named_parameters()}
     codes = torch.randint(V, (2, 1, 9))
-    codes[1, 0, 6:] = V                                             # the second item is shorter
+    codes[1, 0, 6:] = V  # the second item is shorter
     nats, entries = model.nll(codes)
     (nats / entries).backward()
 
-    def taps(weight):                                               # (2 R, 2 R) of both taps side by side
+    def taps(weight):  # (2 R, 2 R) of both taps side by side
         return weight.unflatten(1, (2, -1)).transpose(0, 1)
 
     table, of_embedding = b.embedding(p["embed.table.weight"], codes[:, 0, :-1])
@@ -89,8 +91,14 @@ def test_a_whole_wavenet_by_hand_equals_the_library_s():
     of_layers, skips = [], []
     for layer in (0, 1):
         conv, residual = f"backbone.gates.{layer}.linear", f"backbone.residuals.{layer}"
-        (x, skip), of_layer = b.wavenet_layer(x, taps(p[f"{conv}.weight"]), p[f"{conv}.bias"], p[f"{residual}.weight"],
-                                              p[f"{residual}.bias"], dilation=2 ** layer)
+        (x, skip), of_layer = b.wavenet_layer(
+            x,
+            taps(p[f"{conv}.weight"]),
+            p[f"{conv}.bias"],
+            p[f"{residual}.weight"],
+            p[f"{residual}.bias"],
+            dilation=2**layer,
+        )
         of_layers.append(of_layer)
         skips.append(skip)
     gates, of_conv = b.causal_conv(x, taps(p["backbone.gates.2.linear.weight"]), p["backbone.gates.2.linear.bias"], 4)
@@ -116,8 +124,11 @@ def test_a_whole_wavenet_by_hand_equals_the_library_s():
     g["backbone.gates.2.linear.weight"], g["backbone.gates.2.linear.bias"] = conv_gradients
     for layer in (1, 0):
         dx, *gradients = b.wavenet_layer_backward((dx, dskips[layer]), of_layers[layer])
-        names = [f"backbone.{part}{kind}" for part in (f"gates.{layer}.linear.", f"residuals.{layer}.")
-                 for kind in ("weight", "bias")]
+        names = [
+            f"backbone.{part}{kind}"
+            for part in (f"gates.{layer}.linear.", f"residuals.{layer}.")
+            for kind in ("weight", "bias")
+        ]
         g.update(zip(names, gradients, strict=True))
     dx, g["backbone.first.weight"], g["backbone.first.bias"] = b.linear_backward(dx, of_first)
     dx = dx + dembedded
@@ -174,7 +185,8 @@ def test_a_whole_set_is_judged_row_by_row(monkeypatch):
     assert model.nll(x, y, statistics) == pytest.approx(whole, abs=1e-12)
     torch.testing.assert_close(model.logits(x[:1], statistics), model.logits(x, statistics)[:1])
     assert model.nll(x[:5], y[:5], statistics) == pytest.approx(
-        F.cross_entropy(model.logits(x, statistics)[:5], y[:5]).item(), abs=1e-12)
+        F.cross_entropy(model.logits(x, statistics)[:5], y[:5]).item(), abs=1e-12
+    )
 
 
 def test_first_weights_are_the_same_in_every_precision():

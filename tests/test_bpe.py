@@ -25,8 +25,10 @@ from audiogen.errors import ConfigError, RunError
 from audiogen.frontends.bpe import merges as fast
 from audiogen.utils import jit as compiled
 
-TEXT = ("The cat sat on the mat. The cat's hat sat on the cat! In 2024 the cat counted 12345 hats.\n\n"
-        "   \tWo der Hut saß, saß die Katze: Ähm, «ähm». 猫は帽子の上に座った。 ") * 4
+TEXT = (
+    "The cat sat on the mat. The cat's hat sat on the cat! In 2024 the cat counted 12345 hats.\n\n"
+    "   \tWo der Hut saß, saß die Katze: Ähm, «ähm». 猫は帽子の上に座った。 "
+) * 4
 FAR = 10**9  # no limit to a code's length
 
 # Few codes and many repeats: ties, runs, and pairs that overlap. A tail of sequences of 0 and 1 codes as well.
@@ -109,18 +111,52 @@ def test_the_split_keeps_words_apart():
 
 def test_the_split_is_that_of_gpt4():
     """Buries a rewritten pattern that cuts elsewhere. Expected by hand from cl100k_base's pattern."""
-    expected = ["Hello", "'ve", " world", "123", "45", " how", "'s", " are", " you", "!!!?", "  ", "  x", "_y", " \n",
-                "\t", "DON", "'T", " été"]
-    assert SplitTokenizer().pieces("".join(expected)) == ["Hello", "'ve", " world", "123", "45", " how", "'s", " are",
-                                                          " you", "!!!?", "   ", " x", "_y", " \n", "\tDON", "'T",
-                                                          " été"]
+    expected = [
+        "Hello",
+        "'ve",
+        " world",
+        "123",
+        "45",
+        " how",
+        "'s",
+        " are",
+        " you",
+        "!!!?",
+        "  ",
+        "  x",
+        "_y",
+        " \n",
+        "\t",
+        "DON",
+        "'T",
+        " été",
+    ]
+    assert SplitTokenizer().pieces("".join(expected)) == [
+        "Hello",
+        "'ve",
+        " world",
+        "123",
+        "45",
+        " how",
+        "'s",
+        " are",
+        " you",
+        "!!!?",
+        "   ",
+        " x",
+        "_y",
+        " \n",
+        "\tDON",
+        "'T",
+        " été",
+    ]
     with pytest.raises(ConfigError, match="leaves out a part"):
         SplitTokenizer("[a-z]+").pieces("ab 1")
 
 
 def test_letters_and_digits_are_those_of_unicode():
     """Buries `[^\\W\\d_]` taken on trust: it is \\p{L} and the numerals that are no decimal digits, nothing else."""
-    everything = [chr(code) for code in range(0x20000)]         # the planes in which nearly all of them are
+    everything = [chr(code) for code in range(0x20000)]  # the planes in which nearly all of them are
     categories = {sign: unicodedata.category(sign) for sign in everything}
     letters, digits = (set(re.findall(pattern, "".join(everything))) for pattern in (r"[^\W\d_]", r"\d"))
     assert letters == {sign for sign, kind in categories.items() if kind[0] == "L" or kind in ("Nl", "No")}
@@ -130,11 +166,18 @@ def test_letters_and_digits_are_those_of_unicode():
 def test_the_split_equals_the_original_pattern():
     """Buries the same, in all of its alternatives at once. The original needs the `regex` package."""
     regex = pytest.importorskip("regex", reason="the regex package is not installed")
-    original = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|"
-                r"\s+(?!\S)|\s+")
+    original = (
+        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|"
+        r"\s+(?!\S)|\s+"
+    )
     rng = random.Random(0)
-    texts = [TEXT, *("".join(rng.choices("ab Z_'sSlLv19\t\n\r .,!-é中\u0301\u00a0\u2028ªº", k=rng.randint(1, 12)))
-                     for _ in range(20_000))]
+    texts = [
+        TEXT,
+        *(
+            "".join(rng.choices("ab Z_'sSlLv19\t\n\r .,!-é中\u0301\u00a0\u2028ªº", k=rng.randint(1, 12)))
+            for _ in range(20_000)
+        ),
+    ]
     for text in texts:
         assert [match.group() for match in re.finditer(GPT4_SPLIT, text)] == regex.findall(original, text)
 
@@ -163,10 +206,22 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
     assert again.encode(TEXT + "<|end|>", specials=True) == tokenizer.encode(TEXT + "<|end|>", specials=True)
 
 
-@pytest.mark.parametrize("change", [
-    {"format": 2}, {"format": None}, {"merges": [[256, 97]]}, {"merges": [[97, -1]]}, {"merges": [[97]]},
-    {"merges": [[97.0, 98]]}, {"merges": 3}, {"pattern": "("}, {"pattern": 3}, {"specials": ["", "a"]}, "half",
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 2},
+        {"format": None},
+        {"merges": [[256, 97]]},
+        {"merges": [[97, -1]]},
+        {"merges": [[97]]},
+        {"merges": [[97.0, 98]]},
+        {"merges": 3},
+        {"pattern": "("},
+        {"pattern": 3},
+        {"specials": ["", "a"]},
+        "half",
+    ],
+)
 def test_a_damaged_file_is_refused(tmp_path, change):
     """Buries a merge of a token that comes later, on which decoding would never end, and tracebacks of json."""
     path = tmp_path / "tokenizer.json"
@@ -265,6 +320,7 @@ def test_where_nothing_can_be_kept_it_is_compiled_anew(monkeypatch):
             if "cache" in options:
                 raise RuntimeError("cannot cache function 'f': no locator available for file 'merges.py'")
             return function
+
         return compile_it
 
     monkeypatch.setattr(compiled.numba, "njit", njit)
@@ -285,11 +341,15 @@ def test_equals_the_tokenizers_library(longest):
         while len(codes) < 400:
             codes.append(int(followers[codes[-1], min(3, rng.geometric(0.6) - 1)]))
         lists.append(np.array(codes))
-    words = ["".join(chr(0x4E00 + code) for code in codes) for codes in lists]      # letters, in the order of the codes
-    limit = {} if longest is None else {"max_token_length": longest + 1}       # theirs is a length that is not reached
-    trainer = tokenizers.trainers.BpeTrainer(vocab_size=num_codes + num_merges, min_frequency=2, show_progress=False,
-                                             initial_alphabet=[chr(0x4E00 + code) for code in range(num_codes)],
-                                             **limit)
+    words = ["".join(chr(0x4E00 + code) for code in codes) for codes in lists]  # letters, in the order of the codes
+    limit = {} if longest is None else {"max_token_length": longest + 1}  # theirs is a length that is not reached
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=num_codes + num_merges,
+        min_frequency=2,
+        show_progress=False,
+        initial_alphabet=[chr(0x4E00 + code) for code in range(num_codes)],
+        **limit,
+    )
     library = tokenizers.Tokenizer(tokenizers.models.BPE())
     library.train_from_iterator(words, trainer)
     model = json.loads(library.to_str())["model"]

@@ -37,13 +37,22 @@ from audiogen.utils.files import sha256_file
 
 HOP = 64
 TINY = [f"frontend.{name}={json.dumps(value)}" for name, value in tiny_settings("bpe").items() if name != "base"] + [
-    f"frontend.base.{name}={json.dumps(value)}" for name, value in tiny_settings("bpe")["base"].items()]
-SMALL = [*TINY, "backbone.dim=8", "backbone.num_layers=1", "backbone.num_heads=2", "training.crop_frames=16",
-         "training.batch_size=2", "training.sample_seconds=0.1", "training.evaluations=2"]
+    f"frontend.base.{name}={json.dumps(value)}" for name, value in tiny_settings("bpe")["base"].items()
+]
+SMALL = [
+    *TINY,
+    "backbone.dim=8",
+    "backbone.num_layers=1",
+    "backbone.num_heads=2",
+    "training.crop_frames=16",
+    "training.batch_size=2",
+    "training.sample_seconds=0.1",
+    "training.evaluations=2",
+]
 
 
 def sound(seed, num_samples):
-    return torch.from_numpy(note(seed, num_samples)).float()[None]         # (1, N)
+    return torch.from_numpy(note(seed, num_samples)).float()[None]  # (1, N)
 
 
 @pytest.fixture
@@ -123,7 +132,7 @@ def test_merges_come_from_each_file_by_itself():
     """Buries a code that stands for the end of one file and the beginning of the next."""
     front = BPE(BPE.Config(base={"kind": "mulaw", "bits": 2}, num_merges=1))
     ends = samples_of(front, [2, 3, 3, 3, 0])[0]
-    front.fit([ends, samples_of(front, [1, 3, 3, 2])[0]] * 3)           # 0 1 at six borders, 3 3 twice in a file
+    front.fit([ends, samples_of(front, [1, 3, 3, 2])[0]] * 3)  # 0 1 at six borders, 3 3 twice in a file
     assert front.merges.tolist() == [[3, 3]]
 
 
@@ -192,13 +201,16 @@ def test_the_base_is_named_in_many_ways_and_written_in_one():
     assert frontend_to_dict(BPE(BPE.Config(base="mulaw")))["base"] == whole
 
 
-@pytest.mark.parametrize("assignments, base", [
-    (["frontend.base=mulaw"], "mulaw"),
-    (["frontend.base.codebook_size=9"], {"codebook_size": 9}),
-    (["frontend.base=mulaw", "frontend.base.bits=6"], {"kind": "mulaw", "bits": 6}),
-    (["frontend.base.bits=6", "frontend.base=mulaw"], {"kind": "mulaw", "bits": 6}),
-    (["frontend.base.kind=mulaw", "frontend.base.bits=6"], {"kind": "mulaw", "bits": 6}),
-])
+@pytest.mark.parametrize(
+    "assignments, base",
+    [
+        (["frontend.base=mulaw"], "mulaw"),
+        (["frontend.base.codebook_size=9"], {"codebook_size": 9}),
+        (["frontend.base=mulaw", "frontend.base.bits=6"], {"kind": "mulaw", "bits": 6}),
+        (["frontend.base.bits=6", "frontend.base=mulaw"], {"kind": "mulaw", "bits": 6}),
+        (["frontend.base.kind=mulaw", "frontend.base.bits=6"], {"kind": "mulaw", "bits": 6}),
+    ],
+)
 def test_settings_of_the_base_can_be_overridden(assignments, base):
     """Buries `--set frontend.base.codebook_size=9` that only works for config files, or forgets what came before."""
     settings, rest = frontend_settings([*assignments, "frontend.num_merges=7", "backbone.dim=8"])
@@ -206,19 +218,22 @@ def test_settings_of_the_base_can_be_overridden(assignments, base):
     assert BPE.Config(**settings).base.items() >= (base if isinstance(base, dict) else {"kind": base}).items()
 
 
-@pytest.mark.parametrize("settings, message", [
-    ({"base": "mel"}, r"frontend.base: there is no 'mel', did you mean melvq\?"),
-    ({"base": "encodec"}, "frontend.base: there is no 'encodec'"),
-    ({"base": {"kind": "mulaw", "bit": 8}}, r"did you mean frontend.base.bits\?"),
-    ({"base": {"kind": "mulaw", "bits": 99}}, "^frontend.base.bits: must be from 2 to 16"),
-    ({"base": {"num_features": 500}}, "^frontend.base.num_features: 500 bands .* frontend.base.hop_length"),
-    ({"base": {"num_codebooks": 2}}, "frontend.base.num_codebooks: must be 1"),
-    ({"base": 3}, "frontend.base: expected"),
-    ({"num_merges": 0}, "frontend.num_merges: must be"),
-    ({"longest": 1}, "frontend.longest: must be"),
-    ({"num_merges": 65536, "longest": 65536}, "frontend.longest: must be from 2 to 256 frames"),
-    ({"fit_frames": 0}, "frontend.fit_frames: must be"),
-])
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"base": "mel"}, r"frontend.base: there is no 'mel', did you mean melvq\?"),
+        ({"base": "encodec"}, "frontend.base: there is no 'encodec'"),
+        ({"base": {"kind": "mulaw", "bit": 8}}, r"did you mean frontend.base.bits\?"),
+        ({"base": {"kind": "mulaw", "bits": 99}}, "^frontend.base.bits: must be from 2 to 16"),
+        ({"base": {"num_features": 500}}, "^frontend.base.num_features: 500 bands .* frontend.base.hop_length"),
+        ({"base": {"num_codebooks": 2}}, "frontend.base.num_codebooks: must be 1"),
+        ({"base": 3}, "frontend.base: expected"),
+        ({"num_merges": 0}, "frontend.num_merges: must be"),
+        ({"longest": 1}, "frontend.longest: must be"),
+        ({"num_merges": 65536, "longest": 65536}, "frontend.longest: must be from 2 to 256 frames"),
+        ({"fit_frames": 0}, "frontend.fit_frames: must be"),
+    ],
+)
 def test_bad_settings_name_their_key(settings, message):
     """Buries a message about `frontend.bits`, which is no setting of this front-end."""
     with pytest.raises(ConfigError, match=message):
@@ -246,20 +261,25 @@ def test_fewer_merges_can_be_asked_for(frontend, tmp_path):
     wav = sound(1, 3000)[None]
     assert torch.equal(fewer.expand(fewer.encode(wav)[0]), frontend.expand(frontend.encode(wav)[0]))
     assert load_frontend(tmp_path, base={"griffin_lim_iterations": 1}).base.mel.config.griffin_lim_iterations == 1
-    for settings, message in (({"num_merges": 5}, "do not reach as far"),
-                              ({"longest": 4}, "frontend.longest.* 8, not 4"),
-                              ({"base": {"codebook_size": 4}}, "frontend.base.codebook_size.* 8, not 4"),
-                              ({"base": "mulaw"}, "frontend.base.kind.*'melvq', not 'mulaw'"),
-                              ({"base": {"kind": "mulaw"}}, "frontend.base.kind.*'melvq', not 'mulaw'")):
+    for settings, message in (
+        ({"num_merges": 5}, "do not reach as far"),
+        ({"longest": 4}, "frontend.longest.* 8, not 4"),
+        ({"base": {"codebook_size": 4}}, "frontend.base.codebook_size.* 8, not 4"),
+        ({"base": "mulaw"}, "frontend.base.kind.*'melvq', not 'mulaw'"),
+        ({"base": {"kind": "mulaw"}}, "frontend.base.kind.*'melvq', not 'mulaw'"),
+    ):
         with pytest.raises(ConfigError, match=message):
             load_frontend(tmp_path, **settings)
 
 
-@pytest.mark.parametrize("merges", [
-    [[0, 1], [8, 8], [9, 9], [10, 10]],             # 16 frames, and 2^M in general: all memory for one code
-    [[0, 1], [9, 0], [8, 8], [0, 0]],               # made of itself
-    [[0, 1], [-1, 0], [8, 8], [0, 0]],
-])
+@pytest.mark.parametrize(
+    "merges",
+    [
+        [[0, 1], [8, 8], [9, 9], [10, 10]],  # 16 frames, and 2^M in general: all memory for one code
+        [[0, 1], [9, 0], [8, 8], [0, 0]],  # made of itself
+        [[0, 1], [-1, 0], [8, 8], [0, 0]],
+    ],
+)
 def test_merges_of_a_stranger_can_at_worst_fail_to_load(frontend, tmp_path, merges):
     save_frontend(frontend, tmp_path)
     path = tmp_path / "frontend.safetensors"
@@ -302,7 +322,7 @@ def test_a_file_of_one_code_does_not_upset_the_cache(tmp_path, merged_samples):
 
 def test_a_file_is_cut_by_time(tmp_path, merged_samples):
     """Buries a held-out side that begins amid the training side: half of the codes are not half of the sound."""
-    quiet, busy = [0, 1] * 400, [3, 0, 2, 1] * 200                     # 200 codes and 800 codes of 800 samples
+    quiet, busy = [0, 1] * 400, [3, 0, 2, 1] * 200  # 200 codes and 800 codes of 800 samples
     write_wav(tmp_path / "sound" / "one.wav", samples_of(merged_samples, quiet + busy)[0, 0].numpy(), RATE)
     cache = EncodedCache.build(tmp_path / "sound", merged_samples, tmp_path / "cache")
     file = cache.index.files[0]
@@ -316,9 +336,21 @@ def test_a_file_is_cut_by_time(tmp_path, merged_samples):
 def test_the_gap_in_one_file_is_as_long_as_the_model_can_hear(tmp_path):
     """Buries a gap of so many frames for a model that hears as many codes of up to `longest` frames each."""
     place = folder_of_notes(tmp_path / "one", [40_000])
-    run = train(place, tmp_path / "run", "bpe", "mlp", steps=2,
-                overrides=[*TINY, "backbone.dim=8", "backbone.context=5", "backbone.hidden_dim=8",
-                           "training.crop_frames=8", "training.sample_seconds=0.1"])
+    run = train(
+        place,
+        tmp_path / "run",
+        "bpe",
+        "mlp",
+        steps=2,
+        overrides=[
+            *TINY,
+            "backbone.dim=8",
+            "backbone.context=5",
+            "backbone.hidden_dim=8",
+            "training.crop_frames=8",
+            "training.sample_seconds=0.1",
+        ],
+    )
     sides = run.split()
     gap = (sides.held_out[0].start - sides.train[0].stop) * 40_000
     assert gap == pytest.approx(5 * 8 * HOP)
@@ -350,7 +382,7 @@ def test_bits_per_second_are_those_of_the_sound(merged_samples):
     model = tiny_model(spec, "bigram", "parallel", dim=8)
     for parameter in model.head.parameters():
         torch.nn.init.zeros_(parameter)
-    sequences = [torch.tensor([[6, 6, 6, 5]]), torch.tensor([[3, 7, 7, 7]])]    # 14 samples, and 1 with holes behind
+    sequences = [torch.tensor([[6, 6, 6, 5]]), torch.tensor([[3, 7, 7, 7]])]  # 14 samples, and 1 with holes behind
     found = held_out_score(model, sequences, merged_samples.seconds(sequences))
     assert found.seconds == 15 / RATE and found.per_sample is None
     assert found.loss == pytest.approx(math.log2(7))
@@ -369,8 +401,7 @@ def test_the_report_stands_beside_plain_codes(folder, tmp_path):
     found = report(run, held_out, training, [])
     plain = EncodedCache.build(folder, run.frontend.base, tmp_path / "plain")
     counted = baselines(plain.spec, Sequences(plain, sides.train), Sequences(plain, sides.held_out))
-    assert found["base_bits_per_second"] == pytest.approx(
-        {name: loss * RATE / HOP for name, loss in counted.items()})
+    assert found["base_bits_per_second"] == pytest.approx({name: loss * RATE / HOP for name, loss in counted.items()})
     seconds = sum(math.ceil(part.file.num_samples / HOP) * HOP for part in sides.held_out) / RATE
     assert found["seconds"] == pytest.approx(seconds)
     num_codes = int(held_out.num_frames.sum())
@@ -402,7 +433,7 @@ def test_an_item_ends_with_the_code_that_reaches_the_length(merged_samples, prom
     assert together.seeds == seeds
     plain = generate(model, 60, prompt, 4, seeds=seeds)
     for item, seed in enumerate(seeds):
-        ends = Lengths()(plain[item:item + 1])[0].cumsum(0)
+        ends = Lengths()(plain[item : item + 1])[0].cumsum(0)
         needed = int((ends < total).sum()) + 1
         codes = together[item, 0].tolist()
         assert codes[:needed] == plain[item, 0, :needed].tolist()

@@ -43,10 +43,22 @@ FRONTENDS = {
     "mulaw": lambda folder: mulaw(),
     "mulaw of 12 bits": lambda folder: mulaw(bits=12),
     "mulaw at another rate": lambda folder: mulaw(sample_rate=6000),
-    "mel": lambda folder: fitted(Mel(Mel.Config(sample_rate=8000, num_features=8, hop_length=64,
-                                                griffin_lim_iterations=2)), folder),
-    "melvq": lambda folder: fitted(MelVQ(MelVQ.Config(sample_rate=8000, num_features=8, hop_length=64, num_codebooks=2,
-                                                      codebook_size=16, griffin_lim_iterations=2)), folder),
+    "mel": lambda folder: fitted(
+        Mel(Mel.Config(sample_rate=8000, num_features=8, hop_length=64, griffin_lim_iterations=2)), folder
+    ),
+    "melvq": lambda folder: fitted(
+        MelVQ(
+            MelVQ.Config(
+                sample_rate=8000,
+                num_features=8,
+                hop_length=64,
+                num_codebooks=2,
+                codebook_size=16,
+                griffin_lim_iterations=2,
+            )
+        ),
+        folder,
+    ),
 }
 
 
@@ -68,9 +80,14 @@ def test_holds_what_the_front_end_makes(tmp_path, folder, name):
             assert torch.equal(cache.codes(i, 3, 7), expected[:, 3:7])
             assert (file.num_samples, file.num_frames) == (wav.shape[1], expected.shape[1])
             decoded = cache.decode(i)
-            assert torch.equal(decoded, frontend.decode(expected[None])[0, :, :wav.shape[1]])
-    sizes = {"mulaw": 6301, "mulaw of 12 bits": 2 * 6301, "mulaw at another rate": 4726, "mel": 4 * 8 * 100,
-             "melvq": 2 * 100}
+            assert torch.equal(decoded, frontend.decode(expected[None])[0, :, : wav.shape[1]])
+    sizes = {
+        "mulaw": 6301,
+        "mulaw of 12 bits": 2 * 6301,
+        "mulaw at another rate": 4726,
+        "mel": 4 * 8 * 100,
+        "melvq": 2 * 100,
+    }
     assert (tmp_path / "cache" / "data.bin").stat().st_size == sizes[name]
 
 
@@ -118,7 +135,7 @@ def test_writes_wavs(tmp_path):
     for i, path in enumerate(written):
         wav = read_audio(path)
         assert wav.shape == (1, [900, 1100, 1000][i])
-        assert torch.allclose(wav, cache.decode(i), atol=2 ** -15)
+        assert torch.allclose(wav, cache.decode(i), atol=2**-15)
 
 
 # ---- refused when it does not match
@@ -139,7 +156,7 @@ def test_another_front_end_is_refused(tmp_path, folder):
 
 def test_other_files_are_refused_but_other_names_are_not(tmp_path, folder):
     """Buries: a key of names and sizes, which an edited file keeps."""
-    write_wav(folder / "short.wav", noise(7, 1))                # left out by the cache, and asked for by nobody
+    write_wav(folder / "short.wav", noise(7, 1))  # left out by the cache, and asked for by nobody
     EncodedCache.build(folder, mulaw(), tmp_path / "cache")
     os.rename(folder / "00.wav", folder / "zz.wav")
     EncodedCache.open(tmp_path / "cache", index=scan(folder))
@@ -186,10 +203,10 @@ def test_damage_is_refused(tmp_path, folder, name):
             values = json.loads(damaged) if name.endswith(".json") else None
         except ValueError:
             values = None
-        if values is None or values != json.loads(whole):       # a blank may become another blank
+        if values is None or values != json.loads(whole):  # a blank may become another blank
             with pytest.raises(CacheError):
                 EncodedCache.open(tmp_path / "cache")
-    for damaged in (whole[:-2], whole[:len(whole) // 2], b"", whole + b"x"):
+    for damaged in (whole[:-2], whole[: len(whole) // 2], b"", whole + b"x"):
         path.write_bytes(damaged)
         with pytest.raises(CacheError):
             EncodedCache.open(tmp_path / "cache")
@@ -228,7 +245,7 @@ def test_a_cache_of_a_stranger_can_not_write_elsewhere(tmp_path, folder, name):
     path.write_text(json.dumps({"format": version, **values, "checksum": checksum(values)}))
     with pytest.raises(CacheError, match="leads elsewhere|does not add up"):
         EncodedCache.open(tmp_path / "cache")
-    values["files"][0]["entry"]["path"] = "harmless.wav"        # the checksum itself was not what refused it
+    values["files"][0]["entry"]["path"] = "harmless.wav"  # the checksum itself was not what refused it
     path.write_text(json.dumps({"format": version, **values, "checksum": checksum(values)}))
     EncodedCache.open(tmp_path / "cache")
 
@@ -282,15 +299,19 @@ def test_a_build_that_was_killed_starts_over(tmp_path, folder, missing):
     """Buries: temporary files that pile up, and a new front-end beside old codes."""
     out = tmp_path / "cache"
     EncodedCache.build(folder, mulaw(bits=5), out)
-    (out / "index.json").unlink()                               # it goes first and comes last
+    (out / "index.json").unlink()  # it goes first and comes last
     if missing != "index.json":
         (out / missing).unlink()
     (out / ".data-abc123.tmp.bin").write_bytes(b"half of it")
     with pytest.raises(CacheError, match="half-written"):
         EncodedCache.open(out)
     EncodedCache.build(folder, mulaw(), out)
-    assert sorted(path.name for path in out.iterdir()) == ["config.json", "data.bin", "frontend.safetensors",
-                                                           "index.json"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "config.json",
+        "data.bin",
+        "frontend.safetensors",
+        "index.json",
+    ]
     EncodedCache.open(out, mulaw(), scan(folder))
 
 
@@ -356,7 +377,7 @@ def test_a_front_end_that_is_not_fitted(tmp_path, folder):
 
 def test_a_full_disk_names_the_file(tmp_path, folder):
     """Buries: a bare OSError, and the half-written file left behind."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)          # stands for the disk's end
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)  # stands for the disk's end
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
         with pytest.raises(AudiogenError, match=r"data\.bin.*4096 bytes"):
@@ -367,7 +388,7 @@ def test_a_full_disk_names_the_file(tmp_path, folder):
 
 
 def test_a_folder_without_a_cache(tmp_path, folder):
-    (folder / "index.json").write_text("{}")                    # some corpora have one
+    (folder / "index.json").write_text("{}")  # some corpora have one
     assert not is_cache(folder)
     with pytest.raises(CacheError):
         EncodedCache.open(folder)
@@ -389,8 +410,21 @@ def test_memory_does_not_grow_with_the_folder(tmp_path):
     tests/bench/memory_of_a_folder.py alone measures it at 8 kHz, against 200 MiB.
     """
     script = os.path.join(os.path.dirname(__file__), "bench", "memory_of_a_folder.py")
-    command = [sys.executable, script, "--hours", "1", "20", "--sample-rate", "1000", "--file-seconds", "300",
-               "--limit", "40", "--place", str(tmp_path)]
+    command = [
+        sys.executable,
+        script,
+        "--hours",
+        "1",
+        "20",
+        "--sample-rate",
+        "1000",
+        "--file-seconds",
+        "300",
+        "--limit",
+        "40",
+        "--place",
+        str(tmp_path),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "grows by" in done.stdout

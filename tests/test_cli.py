@@ -22,8 +22,14 @@ from audiogen.runs.run import load_run
 from audiogen.training.checkpoint import load_checkpoint
 
 TINY = ["--frontend", "mulaw", "--backbone", "bigram", "--device", "cpu"]
-SETTINGS = ["frontend.bits=4", "backbone.dim=8", "training.crop_frames=32", "training.batch_size=2",
-            "training.evaluations=2", "training.sample_seconds=0.02"]
+SETTINGS = [
+    "frontend.bits=4",
+    "backbone.dim=8",
+    "training.crop_frames=32",
+    "training.batch_size=2",
+    "training.evaluations=2",
+    "training.sample_seconds=0.02",
+]
 SET = [word for setting in SETTINGS for word in ("--set", setting)]
 FROM_CACHE = [word for setting in SETTINGS if "frontend" not in setting for word in ("--set", setting)]
 
@@ -47,7 +53,7 @@ def assert_refused(result: Result, message: str, code: int = 1):
     assert result.code == code, result
     assert "Traceback" not in result.err + result.out
     assert result.out == ""
-    line, = (line for line in result.err.splitlines() if line.startswith("audiogen: "))
+    (line,) = (line for line in result.err.splitlines() if line.startswith("audiogen: "))
     assert result.err.splitlines()[-1] == line
     assert re.search(message, line), line
 
@@ -60,8 +66,15 @@ def test_train_leaves_a_run_and_says_what_matters(trained, corpus):
     run, result = trained
     assert result.out == ""
     assert "3 files (0.0 min) to train on, 1 (0.0 min) held out" in result.err
-    for line in ("bits per code: ", "bits per sample: ", "bits per second of audio: ", "uniform, counted",
-                 "unigram, counted", "bigram, counted", "round trip: mel distance"):
+    for line in (
+        "bits per code: ",
+        "bits per sample: ",
+        "bits per second of audio: ",
+        "uniform, counted",
+        "unigram, counted",
+        "bigram, counted",
+        "round trip: mel distance",
+    ):
         assert line in result.err
     assert f"listen: open {run / 'index.html'}" in result.err
     assert "\r" not in result.err and "it/s" not in result.err
@@ -88,20 +101,42 @@ def test_train_resume_generate_evaluate_listen(trained, corpus, tmp_path):
         said = json.loads(Path(path).with_suffix(".json").read_text())
         assert said["seed"] == int(seed) and said["kind"] == "generated"
         assert audio_info(path).num_samples == 400
-        one = audiogen(tmp_path, "generate", run, "--out", tmp_path / "again", "--seconds", "0.05", "--num", "1",
-                       "--seed", seed)
+        one = audiogen(
+            tmp_path, "generate", run, "--out", tmp_path / "again", "--seconds", "0.05", "--num", "1", "--seed", seed
+        )
         assert Path(one.out.split()[0]).read_bytes() == Path(path).read_bytes()
 
     prompt = next(corpus.iterdir())
-    on = audiogen(tmp_path, "generate", run, "--out", tmp_path / "on", "--seconds", "0.05", "--num", "1", "--prompt",
-                  prompt, "--temperature", "0.8", "--top-k", "5", "--top-p", "0.9", "--min-p", "0.01", "--seed", "7")
+    on = audiogen(
+        tmp_path,
+        "generate",
+        run,
+        "--out",
+        tmp_path / "on",
+        "--seconds",
+        "0.05",
+        "--num",
+        "1",
+        "--prompt",
+        prompt,
+        "--temperature",
+        "0.8",
+        "--top-k",
+        "5",
+        "--top-p",
+        "0.9",
+        "--min-p",
+        "0.01",
+        "--seed",
+        "7",
+    )
     assert on.code == 0, on.err
     said = json.loads((tmp_path / "on" / "sample-7.json").read_text())
     assert said["sampling"] == {"temperature": 0.8, "top_k": 5, "top_p": 0.9, "min_p": 0.01}
     assert audio_info(tmp_path / "on" / "sample-7.wav").num_samples == audio_info(prompt).num_samples + 400
     decoded = load_run(run).frontend.decode(load_run(run).frontend.encode(read_audio(prompt)[None]))[0]
-    kept = read_audio(tmp_path / "on" / "sample-7.wav")[:, :decoded.shape[1]]
-    assert float((kept - decoded).abs().max()) < 1e-3               # it begins with the prompt
+    kept = read_audio(tmp_path / "on" / "sample-7.wav")[:, : decoded.shape[1]]
+    assert float((kept - decoded).abs().max()) < 1e-3  # it begins with the prompt
 
     found = audiogen(tmp_path, "evaluate", run, corpus, "--json")
     assert found.code == 0, found.err
@@ -133,8 +168,10 @@ def test_tokenize_train_from_the_cache_decode(trained, corpus, tmp_path):
     assert result.code == 0, result.err
     assert (run / "model.safetensors").read_bytes() == (trained[0] / "model.safetensors").read_bytes()
     assert not (run / "cache").exists()
-    counted = [json.loads(audiogen(tmp_path, "evaluate", folder, cache, "--json").out)["baselines"]
-               for folder in (trained[0], run)]
+    counted = [
+        json.loads(audiogen(tmp_path, "evaluate", folder, cache, "--json").out)["baselines"]
+        for folder in (trained[0], run)
+    ]
     assert counted[0] == counted[1] is not None, "a run finds the codes that it was trained from, wherever they lie"
 
     result = audiogen(tmp_path, "decode", cache, tmp_path / "wavs")
@@ -161,17 +198,22 @@ def test_a_file_of_codes_is_decoded_by_the_front_end_that_is_named(trained, corp
     assert audiogen(tmp_path, "decode", tmp_path / "two.npy", tmp_path / "wavs", "--frontend", trained[0]).code == 0
     assert read_audio(tmp_path / "wavs" / "two-1.wav").shape == back.shape
 
-    assert_refused(audiogen(tmp_path, "decode", tmp_path / "one.npy", tmp_path / "wavs", "--frontend", "melvq"),
-                   "melvq: learns from recordings, .*give the folder", code=2)
+    assert_refused(
+        audiogen(tmp_path, "decode", tmp_path / "one.npy", tmp_path / "wavs", "--frontend", "melvq"),
+        "melvq: learns from recordings, .*give the folder",
+        code=2,
+    )
     assert_refused(audiogen(tmp_path, "decode", tmp_path / "one.npy", tmp_path / "wavs"), "add --frontend", code=2)
     np.save(tmp_path / "large.npy", np.full(9, 99))
     result = audiogen(tmp_path, "decode", tmp_path / "large.npy", tmp_path / "wavs", "--frontend", trained[0])
     assert result.code == 1 and "large.npy: codes must lie in [0, 16)" in result.err
     np.save(tmp_path / "evil.npy", np.array([print], dtype=object), allow_pickle=True)
     (tmp_path / "README.md").write_text("# mine")
-    for name, message in (("evil.npy", "evil.npy: can't be read as codes .*Python objects"),
-                          ("not-there.npy", "not-there.npy: is not there; give an encoded cache"),
-                          ("README.md", "README.md: is no .npy file; give an encoded cache")):
+    for name, message in (
+        ("evil.npy", "evil.npy: can't be read as codes .*Python objects"),
+        ("not-there.npy", "not-there.npy: is not there; give an encoded cache"),
+        ("README.md", "README.md: is no .npy file; give an encoded cache"),
+    ):
         for more in ([], ["--frontend", "mulaw"]) if "evil" not in name else (["--frontend", "mulaw"],):
             result = audiogen(tmp_path, "decode", tmp_path / name, tmp_path / "wavs", *more)
             assert_refused(result, message)
@@ -191,20 +233,34 @@ def test_a_front_end_can_be_taken_from_a_run(trained, corpus, tmp_path):
 def test_a_learned_front_end_is_fitted_on_training_files_alone(corpus, tmp_path):
     """Buries held-out sound heard while fitting: with another held-out file the front-end must stay the same."""
     settings = [word for name, value in tiny_settings("mel").items() for word in ("--set", f"frontend.{name}={value}")]
-    tail = ["--frontend", "mel", "--backbone", "bigram", "--steps", "1", *settings, "--set", "backbone.dim=4",
-            "--set", "training.sample_seconds=0.02", "--set", "training.crop_frames=8"]
+    tail = [
+        "--frontend",
+        "mel",
+        "--backbone",
+        "bigram",
+        "--steps",
+        "1",
+        *settings,
+        "--set",
+        "backbone.dim=4",
+        "--set",
+        "training.sample_seconds=0.02",
+        "--set",
+        "training.crop_frames=8",
+    ]
     first = audiogen(tmp_path, "train", corpus, "--out", tmp_path / "run", *tail)
     assert first.code == 0, first.err
-    held_out, = (part.file for part in load_run(tmp_path / "run").split().held_out)
+    (held_out,) = (part.file for part in load_run(tmp_path / "run").split().held_out)
     for seed in range(50, 90):
         other = shutil.copytree(corpus, tmp_path / f"other-{seed}")
         write_wav(other / held_out.path, note(seed, held_out.num_samples))
         second = audiogen(tmp_path, "train", other, "--out", tmp_path / f"run-{seed}", *tail)
         assert second.code == 0, second.err
         if [part.file.path for part in load_run(tmp_path / f"run-{seed}").split().held_out] == [held_out.path]:
-            break                                                   # its hash, too, comes first
+            break  # its hash, too, comes first
     assert (tmp_path / f"run-{seed}" / "frontend.safetensors").read_bytes() == (
-        tmp_path / "run" / "frontend.safetensors").read_bytes()
+        tmp_path / "run" / "frontend.safetensors"
+    ).read_bytes()
 
 
 def test_the_doctor_looks_through_a_folder(corpus, tmp_path):
@@ -221,14 +277,20 @@ def test_the_doctor_looks_through_a_folder(corpus, tmp_path):
 # ---- wrong usage
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["sing"], "No such command"), (["train"], "Missing"), (["train", "x"], "Missing"),
-    (["train", "x", "--out", "y", "--stepz", "3"], "No such option"),
-    (["train", "x", "--out", "y", "--steps", "many"], "--steps"),
-    (["generate", "x", "--out", "y", "--num", "0"], "--num"),
-    (["generate", "x", "--out", "y", "--seconds", "long"], "--seconds"),
-    (["doctor", "--overfit"], "needs a FOLDER"), (["listen"], "Missing"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["sing"], "No such command"),
+        (["train"], "Missing"),
+        (["train", "x"], "Missing"),
+        (["train", "x", "--out", "y", "--stepz", "3"], "No such option"),
+        (["train", "x", "--out", "y", "--steps", "many"], "--steps"),
+        (["generate", "x", "--out", "y", "--num", "0"], "--num"),
+        (["generate", "x", "--out", "y", "--seconds", "long"], "--seconds"),
+        (["doctor", "--overfit"], "needs a FOLDER"),
+        (["listen"], "Missing"),
+    ],
+)
 def test_wrong_usage_exits_with_2(tmp_path, arguments, message):
     """Buries scripts that can't tell a slip of the pen from a bad file."""
     result = audiogen(tmp_path, *arguments)
@@ -239,11 +301,36 @@ def test_wrong_usage_exits_with_2(tmp_path, arguments, message):
 def test_help_names_every_command_and_option(tmp_path):
     """Buries a name that was fixed and has been changed."""
     fixed = {
-        "doctor": ["--overfit"], "tokenize": ["--frontend"], "decode": [], "listen": [], "evaluate": ["--json"],
-        "train": ["--out", "--frontend", "--backbone", "--steps", "--minutes", "--seed", "--device", "--resume",
-                  "--set", "--strict", "--diagnostics"],
-        "generate": ["--out", "--seconds", "--num", "--prompt", "--temperature", "--top-k", "--top-p", "--min-p",
-                     "--seed", "--device"],
+        "doctor": ["--overfit"],
+        "tokenize": ["--frontend"],
+        "decode": [],
+        "listen": [],
+        "evaluate": ["--json"],
+        "train": [
+            "--out",
+            "--frontend",
+            "--backbone",
+            "--steps",
+            "--minutes",
+            "--seed",
+            "--device",
+            "--resume",
+            "--set",
+            "--strict",
+            "--diagnostics",
+        ],
+        "generate": [
+            "--out",
+            "--seconds",
+            "--num",
+            "--prompt",
+            "--temperature",
+            "--top-k",
+            "--top-p",
+            "--min-p",
+            "--seed",
+            "--device",
+        ],
     }
     said = audiogen(tmp_path, "--help")
     assert said.code == 0
@@ -264,25 +351,31 @@ def test_the_module_runs_as_a_command(tmp_path):
 # ---- settings
 
 
-@pytest.mark.parametrize("settings, message", [
-    (["training.learning_rat=1"], "training.learning_rat: unknown setting, did you mean training.learning_rate"),
-    (["backbone.dims=3"], "backbone.dims: unknown setting, did you mean backbone.dim"),
-    (["frontend.bitz=3"], "frontend.bitz: unknown setting, did you mean frontend.bits"),
-    (["trainin.steps=3"], "trainin.steps: unknown setting, did you mean training"),
-    (["pattern.kin=delay"], "pattern.kin: unknown setting, did you mean pattern.kind"),
-    (["bakbone=3"], "bakbone: unknown setting, did you mean backbone"),
-    (["pattern.kind=dealy"], "there is no 'dealy', did you mean delay"),
-    (["training"], "'training': settings are written as name=value"), (["=1"], "settings are written as name=value"),
-    (["training=3"], "training: is a group of settings"),
-    (["training.batch_size=many"], "training.batch_size: expected int, got 'many'"),
-    (["training.crop_frames=long"], "training.crop_frames: expected int"),
-    (["training.crop_frames=null"], "training.crop_frames: expected int"),
-    (["training.crop_frames=0"], "training.crop_frames: must be 1 or more"),
-    (["training.precision=fp8"], "training.precision: expected one of auto, fp32, bf16"),
-    (["training.steps=5", "training.minutes=1"], "set either steps or minutes"),
-    (["backbone.dim=0"], "backbone.dim: must be 1 or more"), (["backbone.dim=1e9"], "backbone.dim: expected int"),
-    (["frontend.bits=99"], "frontend.bits: must be from 2 to 16"), (["data.held_out=1"], "data.held_out"),
-])
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (["training.learning_rat=1"], "training.learning_rat: unknown setting, did you mean training.learning_rate"),
+        (["backbone.dims=3"], "backbone.dims: unknown setting, did you mean backbone.dim"),
+        (["frontend.bitz=3"], "frontend.bitz: unknown setting, did you mean frontend.bits"),
+        (["trainin.steps=3"], "trainin.steps: unknown setting, did you mean training"),
+        (["pattern.kin=delay"], "pattern.kin: unknown setting, did you mean pattern.kind"),
+        (["bakbone=3"], "bakbone: unknown setting, did you mean backbone"),
+        (["pattern.kind=dealy"], "there is no 'dealy', did you mean delay"),
+        (["training"], "'training': settings are written as name=value"),
+        (["=1"], "settings are written as name=value"),
+        (["training=3"], "training: is a group of settings"),
+        (["training.batch_size=many"], "training.batch_size: expected int, got 'many'"),
+        (["training.crop_frames=long"], "training.crop_frames: expected int"),
+        (["training.crop_frames=null"], "training.crop_frames: expected int"),
+        (["training.crop_frames=0"], "training.crop_frames: must be 1 or more"),
+        (["training.precision=fp8"], "training.precision: expected one of auto, fp32, bf16"),
+        (["training.steps=5", "training.minutes=1"], "set either steps or minutes"),
+        (["backbone.dim=0"], "backbone.dim: must be 1 or more"),
+        (["backbone.dim=1e9"], "backbone.dim: expected int"),
+        (["frontend.bits=99"], "frontend.bits: must be from 2 to 16"),
+        (["data.held_out=1"], "data.held_out"),
+    ],
+)
 def test_settings_that_can_not_be_are_refused(corpus, tmp_path, settings, message):
     """Buries a key that is ignored: an hour of training with the setting that one thought to have changed."""
     more = [word for setting in settings for word in ("--set", setting)]
@@ -290,49 +383,80 @@ def test_settings_that_can_not_be_are_refused(corpus, tmp_path, settings, messag
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-@pytest.mark.parametrize("command, setting", [
-    ("tokenize", "backbone.dim"), ("tokenize", "training.seed"), ("tokenize", "pattern.kind"),
-    ("decode", "backbone.dim")])
+@pytest.mark.parametrize(
+    "command, setting",
+    [
+        ("tokenize", "backbone.dim"),
+        ("tokenize", "training.seed"),
+        ("tokenize", "pattern.kind"),
+        ("decode", "backbone.dim"),
+    ],
+)
 def test_settings_that_would_be_ignored_are_refused(corpus, tmp_path, command, setting):
     """Buries a setting of the model given to a command that makes none, which says nothing and does as if unasked."""
     np.save(tmp_path / "codes.npy", np.zeros(9, int))
     what = corpus if command == "tokenize" else tmp_path / "codes.npy"
-    assert_refused(audiogen(tmp_path, command, what, tmp_path / "out", "--frontend", "mulaw", "--set", f"{setting}=8"),
-                   f"{setting}: nothing is trained here", code=2)
+    assert_refused(
+        audiogen(tmp_path, command, what, tmp_path / "out", "--frontend", "mulaw", "--set", f"{setting}=8"),
+        f"{setting}: nothing is trained here",
+        code=2,
+    )
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--steps", "3", "--minutes", "1"], "give one of them, not both"), (["--steps", "0"], "training.steps"),
-    (["--minutes", "-1"], "training.minutes"), (["--minutes", "nan"], "training.minutes"),
-    (["--seed", "-1"], "training.seed"), (["--seed", str(2**64)], "training.seed"),
-    (["--device", "gpu"], "--device: 'gpu' is unknown; choose auto, cpu or cuda"),
-    (["--device", "cpu:x"], "--device: 'cpu:x' is unknown; choose auto, cpu or cuda"),
-    (["--frontend", "melvg"], "there is no 'melvg', did you mean melvq"),
-    (["--backbone", "gtp"], "there is no 'gtp', did you mean gpt"),
-    (["--frontend", "mel", "--set", "pattern.kind=delay"], "only the pattern parallel"),
-    (["--device", "cuda:99"], "--device: there is no GPU 'cuda:99'"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--steps", "3", "--minutes", "1"], "give one of them, not both"),
+        (["--steps", "0"], "training.steps"),
+        (["--minutes", "-1"], "training.minutes"),
+        (["--minutes", "nan"], "training.minutes"),
+        (["--seed", "-1"], "training.seed"),
+        (["--seed", str(2**64)], "training.seed"),
+        (["--device", "gpu"], "--device: 'gpu' is unknown; choose auto, cpu or cuda"),
+        (["--device", "cpu:x"], "--device: 'cpu:x' is unknown; choose auto, cpu or cuda"),
+        (["--frontend", "melvg"], "there is no 'melvg', did you mean melvq"),
+        (["--backbone", "gtp"], "there is no 'gtp', did you mean gpt"),
+        (["--frontend", "mel", "--set", "pattern.kind=delay"], "only the pattern parallel"),
+        (["--device", "cuda:99"], "--device: there is no GPU 'cuda:99'"),
+    ],
+)
 def test_options_that_can_not_be_are_refused(corpus, tmp_path, arguments, message):
     """Buries a traceback behind every option."""
-    assert_refused(audiogen(tmp_path, "train", corpus, "--out", tmp_path / "run", "--backbone", "bigram", *arguments),
-                   message, code=2)
+    assert_refused(
+        audiogen(tmp_path, "train", corpus, "--out", tmp_path / "run", "--backbone", "bigram", *arguments),
+        message,
+        code=2,
+    )
 
 
-@pytest.mark.parametrize("frontend, message", [
-    ("./none", "none.*not there"), ("melvq", "frontend.codebook_size: 512 codes .*choose fewer, or add recordings")])
+@pytest.mark.parametrize(
+    "frontend, message",
+    [("./none", "none.*not there"), ("melvq", "frontend.codebook_size: 512 codes .*choose fewer, or add recordings")],
+)
 def test_front_ends_that_do_not_go_with_what_is_there_are_refused(corpus, tmp_path, frontend, message):
     """Buries an exit status that blames the words of a command for what is or is not on the disk."""
-    assert_refused(audiogen(tmp_path, "train", corpus, "--out", tmp_path / "run", "--backbone", "bigram", "--frontend",
-                            frontend), message)
+    assert_refused(
+        audiogen(tmp_path, "train", corpus, "--out", tmp_path / "run", "--backbone", "bigram", "--frontend", frontend),
+        message,
+    )
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--seconds", "0"], "seconds: must be above 0"), (["--seconds", "nan"], "seconds"),
-    (["--temperature", "-1"], "temperature: must be 0 or more"), (["--temperature", "nan"], "temperature"),
-    (["--top-k", "0"], "top_k"), (["--top-p", "0"], "top_p"), (["--min-p", "2"], "min_p"),
-    (["--seed", "-1"], "seed.*-1"), (["--seed", str(2**64)], "seed"), (["--device", "gpu"], "--device"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--seconds", "0"], "seconds: must be above 0"),
+        (["--seconds", "nan"], "seconds"),
+        (["--temperature", "-1"], "temperature: must be 0 or more"),
+        (["--temperature", "nan"], "temperature"),
+        (["--top-k", "0"], "top_k"),
+        (["--top-p", "0"], "top_p"),
+        (["--min-p", "2"], "min_p"),
+        (["--seed", "-1"], "seed.*-1"),
+        (["--seed", str(2**64)], "seed"),
+        (["--device", "gpu"], "--device"),
+    ],
+)
 def test_generate_refuses_what_can_not_be(trained, tmp_path, arguments, message):
     """Buries sound made with an option that was out of its range."""
     assert_refused(audiogen(tmp_path, "generate", trained[0], "--out", tmp_path / "out", *arguments), message, code=2)
@@ -352,10 +476,14 @@ def test_settings_are_checked_before_the_folder_is_read(tmp_path):
     sound, out = tmp_path / "sound", tmp_path / "out"
     sound.mkdir()
     (sound / "broken.wav").write_bytes(b"RIFF")
-    assert_refused(audiogen(tmp_path, "train", sound, "--out", out, "--set", "backbone.dimm=1"),
-                   "backbone.dimm: unknown setting", code=2)
-    assert_refused(audiogen(tmp_path, "tokenize", sound, out, "--set", "frontend.bitz=1"),
-                   "frontend.bitz: unknown setting", code=2)
+    assert_refused(
+        audiogen(tmp_path, "train", sound, "--out", out, "--set", "backbone.dimm=1"),
+        "backbone.dimm: unknown setting",
+        code=2,
+    )
+    assert_refused(
+        audiogen(tmp_path, "tokenize", sound, out, "--set", "frontend.bitz=1"), "frontend.bitz: unknown setting", code=2
+    )
 
 
 def test_a_run_that_was_not_there_is_begun_aloud(corpus, tmp_path):
@@ -370,9 +498,23 @@ def test_what_only_the_front_end_can_not_use_is_told_of(corpus, tmp_path):
     """Buries a file lost in silence: long enough for the folder's report, too short for two frames of a front-end."""
     sound = shutil.copytree(corpus, tmp_path / "sound")
     write_wav(sound / "tick.wav", note(5, 100))
-    for command in (["tokenize", sound, tmp_path / "cache", "--frontend", "mel"],
-                    ["train", sound, "--out", tmp_path / "run", "--frontend", "mel", "--backbone", "bigram", "--steps",
-                     "1", "--device", "cpu"]):
+    for command in (
+        ["tokenize", sound, tmp_path / "cache", "--frontend", "mel"],
+        [
+            "train",
+            sound,
+            "--out",
+            tmp_path / "run",
+            "--frontend",
+            "mel",
+            "--backbone",
+            "bigram",
+            "--steps",
+            "1",
+            "--device",
+            "cpu",
+        ],
+    ):
         result = audiogen(tmp_path, *command)
         assert result.code == 0 and "left out: tick.wav: too short" in result.err, result.err
 
@@ -401,8 +543,10 @@ def test_places_that_are_none_are_refused(trained, corpus, tmp_path):
         (["generate", run, "--out", file, "--stream"], "file: is a file; give a folder"),
         (["decode", run / "cache", file], "file: is a file; give a folder"),
         (["tokenize", corpus, file], "file: is a file; give a folder"),
-        (["evaluate", run, empty], "holds no sound files"), (["evaluate", corpus, corpus], "is no run folder"),
-        (["listen", empty], "is no run folder"), (["listen", run, tmp_path / "none"], "none: is no run folder"),
+        (["evaluate", run, empty], "holds no sound files"),
+        (["evaluate", corpus, corpus], "is no run folder"),
+        (["listen", empty], "is no run folder"),
+        (["listen", run, tmp_path / "none"], "none: is no run folder"),
         (["listen", run, "--out", file / "page.html"], "page.html"),
     ):
         assert_refused(audiogen(tmp_path, *arguments), message)
@@ -449,19 +593,22 @@ def truncated(path):
 def bad_float(value):
     def write(path):
         soundfile.write(path, np.array([0.1, value, 0.2] * 500), RATE, "FLOAT")
+
     return write
 
 
-BAD = {"text.wav": lambda path: path.write_text("la la la"),
-       "empty.wav": lambda path: path.write_bytes(b""),
-       "header-only.wav": header_only,
-       "truncated.wav": truncated,
-       "nan.wav": bad_float(np.nan),
-       "inf.wav": bad_float(np.inf),
-       "absurd.wav": bad_float(1e6),
-       "silent.wav": lambda path: write_wav(path, np.zeros(900)),
-       "one-sample.wav": lambda path: write_wav(path, np.array([0.5])),
-       "lying.flac": lambda path: path.write_bytes(b"fLaC" + b"\xff" * 60)}
+BAD = {
+    "text.wav": lambda path: path.write_text("la la la"),
+    "empty.wav": lambda path: path.write_bytes(b""),
+    "header-only.wav": header_only,
+    "truncated.wav": truncated,
+    "nan.wav": bad_float(np.nan),
+    "inf.wav": bad_float(np.inf),
+    "absurd.wav": bad_float(1e6),
+    "silent.wav": lambda path: write_wav(path, np.zeros(900)),
+    "one-sample.wav": lambda path: write_wav(path, np.array([0.5])),
+    "lying.flac": lambda path: path.write_bytes(b"fLaC" + b"\xff" * 60),
+}
 
 
 def test_bad_files_are_left_out_and_told_of(corpus, tmp_path):
@@ -490,11 +637,13 @@ def test_bad_files_are_errors_when_asked(corpus, tmp_path, name):
 
 def test_folders_that_hold_too_little_say_what_would_do(tmp_path):
     """Buries a split into nothing, which fails somewhere inside a model."""
-    for number, (files, message) in enumerate([
-        ({"a.txt": lambda path: path.write_text("la")}, "holds no sound files.*1 files are of other kinds"),
-        (BAD, "none of its 10 sound files can be used"),
-        ({"short.wav": lambda path: write_wav(path, note(0, 200))}, "one file only .*two files or more would do"),
-    ]):
+    for number, (files, message) in enumerate(
+        [
+            ({"a.txt": lambda path: path.write_text("la")}, "holds no sound files.*1 files are of other kinds"),
+            (BAD, "none of its 10 sound files can be used"),
+            ({"short.wav": lambda path: write_wav(path, note(0, 200))}, "one file only .*two files or more would do"),
+        ]
+    ):
         folder = tmp_path / str(number)
         folder.mkdir()
         for name, write in files.items():

@@ -58,8 +58,9 @@ def test_a_frame_is_made_of_half_a_hop_more_and_is_heard_so_too(hop_length):
     encoder, decoder = networks(hop_length)
     last = seen(encoder, torch.randn(1, 1, 50 * hop_length).double(), frame)[1]
     assert last == (frame + 1) * hop_length + half - 1
-    lasts = [seen(decoder, torch.randn(1, 3, 50).double(), frame * hop_length + offset)[1]
-             for offset in range(1, hop_length)]
+    lasts = [
+        seen(decoder, torch.randn(1, 3, 50).double(), frame * hop_length + offset)[1] for offset in range(1, hop_length)
+    ]
     assert lasts == [frame] * half + [frame + 1] * (half - 1)
 
 
@@ -77,7 +78,7 @@ def test_any_blocks_with_state_give_what_the_whole_gives(hop_length):
         for block in wav.split([size * hop_length for size in sizes], dim=2):
             y, state = encoder(block, state, last=False)
             blocks.append(y)
-            assert sum(y.shape[2] for y in blocks) == sum(sizes[:len(blocks)]) - 1
+            assert sum(y.shape[2] for y in blocks) == sum(sizes[: len(blocks)]) - 1
         blocks.append(encoder(wav[..., :0], state, last=True)[0])
         torch.testing.assert_close(torch.cat(blocks, dim=2), latent, rtol=0, atol=1e-12)
         state, blocks = None, []
@@ -85,7 +86,7 @@ def test_any_blocks_with_state_give_what_the_whole_gives(hop_length):
             y, state = decoder(block, state, last=block.shape[2] == 0)
             blocks.append(y)
             waiting = hop_length // 2 if block.shape[2] else 0
-            assert sum(y.shape[2] for y in blocks) == sum(sizes[:len(blocks)]) * hop_length - waiting
+            assert sum(y.shape[2] for y in blocks) == sum(sizes[: len(blocks)]) * hop_length - waiting
         torch.testing.assert_close(torch.cat(blocks, dim=2), decoded, rtol=0, atol=1e-12)
 
 
@@ -95,12 +96,12 @@ def test_spectra_that_the_decoder_is_told_to_speak_are_heard(hop_length):
     Buries windows that do not add up, and a magnitude or a phase that is read wrongly."""
     _, decoder = networks(hop_length)
     step, n_fft = hop_length // SPECTRA, OVERLAP * hop_length // SPECTRA
-    wav = torch.randn(2, 20 * hop_length + n_fft - step).double()      # from half a hop before the sound
+    wav = torch.randn(2, 20 * hop_length + n_fft - step).double()  # from half a hop before the sound
     spectra = torch.stft(wav, n_fft, step, window=decoder.window, center=False, return_complex=True).transpose(1, 2)
-    said = torch.stack([(spectra / (n_fft / 4)).abs().log() + 3, spectra.angle()], dim=2)   # (B, S, 2, bins)
+    said = torch.stack([(spectra / (n_fft / 4)).abs().log() + 3, spectra.angle()], dim=2)  # (B, S, 2, bins)
     decoder.blocks.forward = lambda x, state: (said.reshape(2, 20, -1), None)
     heard = decoder(torch.zeros(2, 3, 20).double())[0].squeeze(1)
-    torch.testing.assert_close(heard, wav[:, step:20 * hop_length + step], rtol=0, atol=1e-6)
+    torch.testing.assert_close(heard, wav[:, step : 20 * hop_length + step], rtol=0, atol=1e-6)
 
 
 def test_a_block_is_a_depthwise_convolution_and_a_wide_layer():
@@ -156,9 +157,19 @@ def test_the_frame_rate_is_about_the_same_at_any_rate(rate):
     assert 49 < spec.frame_rate < 51.5
 
 
-@pytest.mark.parametrize("settings", [{"hop_length": 0}, {"hop_length": 15}, {"decoder_layers": 0}, {"dim": 1},
-                                      {"fit_steps": 0}, {"learning_rate": 0.0}, {"num_codebooks": 0},
-                                      {"latent_dim": 10**9}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"hop_length": 0},
+        {"hop_length": 15},
+        {"decoder_layers": 0},
+        {"dim": 1},
+        {"fit_steps": 0},
+        {"learning_rate": 0.0},
+        {"num_codebooks": 0},
+        {"latent_dim": 10**9},
+    ],
+)
 def test_senseless_settings(settings):
     with pytest.raises(ConfigError, match=f"frontend.{next(iter(settings))}"):
         load_frontend("codec", weights="fit", **settings)

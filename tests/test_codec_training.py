@@ -19,9 +19,18 @@ from audiogen.frontends.neural.balancer import Balancer
 from audiogen.frontends.neural.discriminators import Discriminators, generator_losses, hinge_loss
 from audiogen.runs.event_log import read_metrics
 
-TINY = {"weights": "fit", "num_codebooks": 2, "codebook_size": 8, "hop_length": 64, "dim": 4, "latent_dim": 4,
-        "batch_size": 2, "adversarial_from": 0.5, "discriminator_channels": 2,
-        "discriminator_windows": (0.016, 0.008)}
+TINY = {
+    "weights": "fit",
+    "num_codebooks": 2,
+    "codebook_size": 8,
+    "hop_length": 64,
+    "dim": 4,
+    "latent_dim": 4,
+    "batch_size": 2,
+    "adversarial_from": 0.5,
+    "discriminator_channels": 2,
+    "discriminator_windows": (0.016, 0.008),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +97,8 @@ def test_the_phases_come_in_turn():
     trainer = tiny_trainer()
     records = [trainer.train_step(step / 20) for step in range(20)]
     assert [("commitment" in record, "adversarial" in record) for record in records] == [
-        (step >= 1, step >= 10) for step in range(20)]
+        (step >= 1, step >= 10) for step in range(20)
+    ]
     figures = trainer.figures()
     assert all(1 <= value <= 8 for value in figures["perplexity"]) and all(0 < value <= 1 for value in figures["usage"])
 
@@ -160,7 +170,7 @@ def test_a_resumed_run_ends_with_the_very_weights(tmp_path, monkeypatch, stops):
         record = advance(self, progress)
         if self.step in due:
             due.discard(self.step)
-            os.kill(os.getpid(), signal.SIGTERM)                # SIGINT is ignored where a shell started us behind
+            os.kill(os.getpid(), signal.SIGTERM)  # SIGINT is ignored where a shell started us behind
         return record
 
     monkeypatch.setattr(training.Trainer, "train_step", stopped_at)
@@ -178,8 +188,11 @@ def test_a_resumed_run_ends_with_the_very_weights(tmp_path, monkeypatch, stops):
 
 
 def untimed(folder, name):
-    return [{key: value for key, value in event.items() if key != "seconds"} for event in read_metrics(folder)
-            if event["event"] == name]
+    return [
+        {key: value for key, value in event.items() if key != "seconds"}
+        for event in read_metrics(folder)
+        if event["event"] == name
+    ]
 
 
 def test_a_run_folder_is_not_overwritten_and_not_resumed_with_other_settings(tmp_path):
@@ -212,7 +225,7 @@ def test_rollbacks_are_written_down(tmp_path, monkeypatch):
 
     monkeypatch.setattr(training.Trainer, "_step", stumble)
     train_frontend("codec", [folder], tmp_path / "run", TINY, steps=4)
-    event, = (e for e in read_metrics(tmp_path / "run") if e["event"] == "rolled_back")
+    (event,) = (e for e in read_metrics(tmp_path / "run") if e["event"] == "rolled_back")
     assert event["exploded_at"] == 3 and event["rolled_back_to"] == 0 and event["lr_scale"] == 0.5
 
 
@@ -228,9 +241,20 @@ def test_a_run_folder_is_a_front_end_for_later_runs(tmp_path):
     """Buries a codec that can be listened to and not be trained upon."""
     folder = folder_of_notes(tmp_path / "a", [8000] * 6)
     codec = train_frontend("codec", [folder], tmp_path / "codec", TINY, steps=2).frontend
-    run = train(folder, tmp_path / "run", frontend=str(tmp_path / "codec"), backbone="bigram", steps=1,
-                overrides=["backbone.dim=8", "training.crop_frames=16", "training.batch_size=2",
-                           "training.evaluations=1", "training.sample_seconds=0.2"])
+    run = train(
+        folder,
+        tmp_path / "run",
+        frontend=str(tmp_path / "codec"),
+        backbone="bigram",
+        steps=1,
+        overrides=[
+            "backbone.dim=8",
+            "training.crop_frames=16",
+            "training.batch_size=2",
+            "training.evaluations=1",
+            "training.sample_seconds=0.2",
+        ],
+    )
     assert run.frontend.fingerprint() == codec.fingerprint()
     assert run.generate(seconds=0.1, seed=0).shape == (1, 1, 800)
 

@@ -34,9 +34,15 @@ class Outer:
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 outers = st.builds(
-    Outer, name=st.text("aä-", max_size=4), rate=finite, steps=st.none() | st.integers(), fast=st.booleans(),
-    mode=st.sampled_from(["mean", "max"]), span=st.tuples(st.integers(), finite),
-    inner=st.builds(Inner, depth=st.integers(), ratios=st.lists(st.integers()).map(tuple)))
+    Outer,
+    name=st.text("aä-", max_size=4),
+    rate=finite,
+    steps=st.none() | st.integers(),
+    fast=st.booleans(),
+    mode=st.sampled_from(["mean", "max"]),
+    span=st.tuples(st.integers(), finite),
+    inner=st.builds(Inner, depth=st.integers(), ratios=st.lists(st.integers()).map(tuple)),
+)
 
 
 @given(config=outers)
@@ -58,30 +64,33 @@ def test_every_backbones_config_survives_json(kind):
     assert part_from_dict(values, BACKBONES, "backbone") == config
 
 
-@pytest.mark.parametrize("values, message", [
-    ({"name": "x", "rat": 1.0}, r"^rat: unknown setting, did you mean rate\?"),
-    ({"name": "x", "inner": {"dept": 1}}, r"^inner\.dept: unknown setting, did you mean inner\.depth\?"),
-    ({"name": "x", "zzzzz": 1}, r"^zzzzz: unknown setting; valid are name, rate"),
-    ({}, r"^name: a value is needed"),
-    ({"name": 5}, r"^name: expected str, got 5"),
-    ({"name": "x", "rate": "fast"}, r"^rate: expected float, got 'fast'"),
-    ({"name": "x", "rate": True}, r"^rate: expected float, got True"),
-    ({"name": "x", "rate": None}, r"^rate: expected float, got None"),
-    ({"name": "x", "rate": math.nan}, r"^rate: .*nan"),
-    ({"name": "x", "rate": math.inf}, r"^rate: .*inf"),
-    ({"name": "x", "rate": 10**400}, r"^rate: expected float"),
-    ({"name": "x", "steps": 1.0}, r"^steps: expected int or null, got 1\.0"),
-    ({"name": "x", "steps": True}, r"^steps: expected int or null, got True"),
-    ({"name": "x", "fast": 1}, r"^fast: expected bool, got 1"),
-    ({"name": "x", "mode": "min"}, r"^mode: expected one of mean, max, got 'min'"),
-    ({"name": "x", "mode": []}, r"^mode: expected one of mean, max, got \[\]"),
-    ({"name": "x", "span": [1]}, r"^span: expected tuple\[int, float\], got \[1\]"),
-    ({"name": "x", "span": "ab"}, r"^span: expected"),
-    ({"name": "x", "inner": {"ratios": [1, "2"]}}, r"^inner\.ratios: expected int, got '2'"),
-    ({"name": "x", "inner": 3}, r"^inner: expected settings by name, got 3"),
-    ([], r"Outer: expected settings by name"),
-    ("name", r"Outer: expected settings by name"),
-])
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"name": "x", "rat": 1.0}, r"^rat: unknown setting, did you mean rate\?"),
+        ({"name": "x", "inner": {"dept": 1}}, r"^inner\.dept: unknown setting, did you mean inner\.depth\?"),
+        ({"name": "x", "zzzzz": 1}, r"^zzzzz: unknown setting; valid are name, rate"),
+        ({}, r"^name: a value is needed"),
+        ({"name": 5}, r"^name: expected str, got 5"),
+        ({"name": "x", "rate": "fast"}, r"^rate: expected float, got 'fast'"),
+        ({"name": "x", "rate": True}, r"^rate: expected float, got True"),
+        ({"name": "x", "rate": None}, r"^rate: expected float, got None"),
+        ({"name": "x", "rate": math.nan}, r"^rate: .*nan"),
+        ({"name": "x", "rate": math.inf}, r"^rate: .*inf"),
+        ({"name": "x", "rate": 10**400}, r"^rate: expected float"),
+        ({"name": "x", "steps": 1.0}, r"^steps: expected int or null, got 1\.0"),
+        ({"name": "x", "steps": True}, r"^steps: expected int or null, got True"),
+        ({"name": "x", "fast": 1}, r"^fast: expected bool, got 1"),
+        ({"name": "x", "mode": "min"}, r"^mode: expected one of mean, max, got 'min'"),
+        ({"name": "x", "mode": []}, r"^mode: expected one of mean, max, got \[\]"),
+        ({"name": "x", "span": [1]}, r"^span: expected tuple\[int, float\], got \[1\]"),
+        ({"name": "x", "span": "ab"}, r"^span: expected"),
+        ({"name": "x", "inner": {"ratios": [1, "2"]}}, r"^inner\.ratios: expected int, got '2'"),
+        ({"name": "x", "inner": 3}, r"^inner: expected settings by name, got 3"),
+        ([], r"Outer: expected settings by name"),
+        ("name", r"Outer: expected settings by name"),
+    ],
+)
 def test_what_does_not_fit_is_refused_by_its_key(values, message):
     """Buries a typing mistake that silently trains with the default, and messages that do not say which key."""
     with pytest.raises(ConfigError, match=message):
@@ -102,14 +111,17 @@ def test_whole_numbers_are_taken_for_floats_and_lists_for_tuples():
     assert type(config.rate) is type(config.span[1]) is float
 
 
-@pytest.mark.parametrize("values, message", [
-    ({"kind": "gptt"}, r"backbone: there is no 'gptt', did you mean gpt\?; choose one of bigram"),
-    ({"kind": ["gpt"]}, r"backbone: there is no \['gpt'\]"),
-    ({"kind": None}, "backbone: there is no None"),
-    ({"dim": 3}, 'backbone: a "kind" is needed, one of bigram'),
-    (["kind"], 'backbone: a "kind" is needed'),
-    ({"kind": "bigram", "window": 3}, r"backbone\.window: unknown setting"),
-])
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"kind": "gptt"}, r"backbone: there is no 'gptt', did you mean gpt\?; choose one of bigram"),
+        ({"kind": ["gpt"]}, r"backbone: there is no \['gpt'\]"),
+        ({"kind": None}, "backbone: there is no None"),
+        ({"dim": 3}, 'backbone: a "kind" is needed, one of bigram'),
+        (["kind"], 'backbone: a "kind" is needed'),
+        ({"kind": "bigram", "window": 3}, r"backbone\.window: unknown setting"),
+    ],
+)
 def test_unknown_parts_are_refused(values, message):
     """Buries code chosen by a string that somebody else wrote."""
     with pytest.raises(ConfigError, match=message):
@@ -122,11 +134,22 @@ def test_a_config_of_no_part_is_refused():
         part_to_dict(Inner(), BACKBONES)
 
 
-@pytest.mark.parametrize("text, path, value", [
-    ("a=1", ["a"], 1), ("a.b.c=1e-3", ["a", "b", "c"], 0.001), ("a=true", ["a"], True), ("a=null", ["a"], None),
-    ("a=[1, 2]", ["a"], [1, 2]), ("a=mean", ["a"], "mean"), ('a="1"', ["a"], "1"), ("a=x=y", ["a"], "x=y"),
-    ("a=", ["a"], ""), (" a = 2 ", ["a"], 2), ("a=folder/with space", ["a"], "folder/with space"),
-])
+@pytest.mark.parametrize(
+    "text, path, value",
+    [
+        ("a=1", ["a"], 1),
+        ("a.b.c=1e-3", ["a", "b", "c"], 0.001),
+        ("a=true", ["a"], True),
+        ("a=null", ["a"], None),
+        ("a=[1, 2]", ["a"], [1, 2]),
+        ("a=mean", ["a"], "mean"),
+        ('a="1"', ["a"], "1"),
+        ("a=x=y", ["a"], "x=y"),
+        ("a=", ["a"], ""),
+        (" a = 2 ", ["a"], 2),
+        ("a=folder/with space", ["a"], "folder/with space"),
+    ],
+)
 def test_overrides_are_read_as_json_or_else_as_text(text, path, value):
     """Buries numbers kept as text, and values cut at a second equals sign."""
     got_path, got = parse_override(text)
@@ -149,11 +172,14 @@ def test_overrides_are_laid_over_a_copy():
     assert values == {"backbone": {"kind": "gpt", "dim": 1}, "steps": 2}
 
 
-@pytest.mark.parametrize("assignment, message", [
-    ("bacbone.dim=1", r"bacbone\.dim: unknown setting, did you mean backbone"),
-    ("steps.more=1", r"steps\.more: unknown setting"),
-    ("backbone=gpt", r"backbone: is a group of settings; set one of them, such as backbone\.kind="),
-])
+@pytest.mark.parametrize(
+    "assignment, message",
+    [
+        ("bacbone.dim=1", r"bacbone\.dim: unknown setting, did you mean backbone"),
+        ("steps.more=1", r"steps\.more: unknown setting"),
+        ("backbone=gpt", r"backbone: is a group of settings; set one of them, such as backbone\.kind="),
+    ],
+)
 def test_overrides_of_what_is_not_there_are_refused(assignment, message):
     """Buries a path made up on the way: a typing mistake in the name of a group would be lost."""
     with pytest.raises(ConfigError, match=message):

@@ -49,7 +49,7 @@ def test_whole_equals_any_chunking(device, kind, changes, lengths):
     backbone = build(kind, changes, device)
     x = noise(device, 2, sum(lengths), backbone.dim)
     whole, _ = backbone(x)
-    assert whole.std() > 0.01                                   # else equality would say nothing
+    assert whole.std() > 0.01  # else equality would say nothing
     torch.testing.assert_close(in_chunks(backbone, x, lengths), whole, rtol=0, atol=1e-10)
 
 
@@ -62,7 +62,7 @@ def test_receptive_field_measured_by_gradient_is_the_declared_one(device, kind, 
     y, _ = backbone(x)
     weights = noise(device, backbone.dim)
     for t in range(LONG):
-        gradient, = torch.autograd.grad((y[:, t] * weights).sum(), x, retain_graph=True)
+        (gradient,) = torch.autograd.grad((y[:, t] * weights).sum(), x, retain_graph=True)
         seen = gradient.abs().amax(dim=(0, 2)).nonzero().flatten().tolist()
         assert seen == list(range(max(0, t - backbone.receptive_field + 1), t + 1)), f"at step {t}"
 
@@ -77,7 +77,7 @@ def test_only_the_receptive_field_matters_however_far_along(device, kind, change
     x = noise(device, 2, field + 170, backbone.dim)
     steps = in_chunks(backbone, x, [1] * x.shape[1])
     for t in (field - 1, field, field + 1, field + 97, field + 169):
-        alone, _ = backbone(x[:, t - field + 1:t + 1])
+        alone, _ = backbone(x[:, t - field + 1 : t + 1])
         torch.testing.assert_close(steps[:, t], alone[:, -1], rtol=0, atol=1e-10)
 
 
@@ -90,7 +90,7 @@ def test_state_has_fixed_shapes_and_never_grows(device, kind, changes):
     for lengths in ([1], [LONG], [3, LONG, 1], [1] * LONG, [LONG, 1, 2]):
         state = None
         for steps in lengths:
-            _, state = backbone(noise(device, 2, steps, backbone.dim), state)   # with gradients on, as in training
+            _, state = backbone(noise(device, 2, steps, backbone.dim), state)  # with gradients on, as in training
         tensors = state_tensors(state)
         described = {name: (x.shape, x.dtype, x.device) for name, x in tensors.items()}
         first = first or described
@@ -109,7 +109,7 @@ def test_a_state_can_be_branched_by_cloning(device, kind, changes):
     _, state = backbone(x[:, :20])
     branch = clone_state(state)
     for t in range(20, LONG):
-        _, state = backbone(other[:, t:t + 1], state)
+        _, state = backbone(other[:, t : t + 1], state)
     y, _ = backbone(x[:, 20:], branch)
     torch.testing.assert_close(y, backbone(x)[0][:, 20:], rtol=0, atol=1e-10)
 
@@ -138,8 +138,8 @@ def test_items_of_a_batch_are_independent(device, kind, changes, lengths):
     x = noise(device, 3, LONG, backbone.dim)
     together = in_chunks(backbone, x, lengths)
     for item in range(3):
-        alone = in_chunks(backbone, x[item:item + 1], lengths)
-        torch.testing.assert_close(together[item:item + 1], alone, rtol=0, atol=1e-10)
+        alone = in_chunks(backbone, x[item : item + 1], lengths)
+        torch.testing.assert_close(together[item : item + 1], alone, rtol=0, atol=1e-10)
 
 
 @every_backbone
@@ -153,8 +153,8 @@ def test_the_present_step_has_its_gradient_however_it_is_chunked(device, kind, c
     chunked = x.clone().requires_grad_()
     expected, y = backbone(whole)[0], in_chunks(backbone, chunked, lengths)
     for t in range(20, 24):
-        wanted, = torch.autograd.grad((expected[:, t] * weights).sum(), whole, retain_graph=True)
-        got, = torch.autograd.grad((y[:, t] * weights).sum(), chunked, retain_graph=True)
+        (wanted,) = torch.autograd.grad((expected[:, t] * weights).sum(), whole, retain_graph=True)
+        (got,) = torch.autograd.grad((y[:, t] * weights).sum(), chunked, retain_graph=True)
         torch.testing.assert_close(got[:, t], wanted[:, t], rtol=0, atol=1e-10)
 
 
@@ -174,11 +174,14 @@ def test_the_chunks_above_overrun_the_rings():
         assert tiny_backbone(kind).receptive_field < LONG // 2
 
 
-@pytest.mark.parametrize("kind, settings", [
-    ("wavenet", {"dim": 2, "residual_dim": 2, "num_layers": 64, "dilation_cycle": 64}),
-    ("wavenet", {"dim": 2, "residual_dim": 2, "num_layers": 1024, "dilation_cycle": 1024}),
-    ("gpt", {"dim": 64, "num_heads": 2, "num_layers": 4, "window": 2**20}),
-])
+@pytest.mark.parametrize(
+    "kind, settings",
+    [
+        ("wavenet", {"dim": 2, "residual_dim": 2, "num_layers": 64, "dilation_cycle": 64}),
+        ("wavenet", {"dim": 2, "residual_dim": 2, "num_layers": 1024, "dilation_cycle": 1024}),
+        ("gpt", {"dim": 64, "num_heads": 2, "num_layers": 4, "window": 2**20}),
+    ],
+)
 def test_a_state_that_fills_memory_is_refused(kind, settings):
     """Buries a stranger's config whose weights are tiny and whose rings take all memory at the first step."""
     with pytest.raises(ConfigError, match="^backbone..*the state of one item would take"):

@@ -27,8 +27,10 @@ def test_added_counts_equal_a_slow_loop(added):
     a, b = chain(50, 6), chain(20, 6, seed=1)
     model = counted(a, b)
     pairs = [pair for codes in (a, b) for pair in zip(codes[:-1], codes[1:], strict=True)]
-    expected = [[(pairs.count((i, j)) + added) / (sum(pair[0] == i for pair in pairs) + 6 * added) for j in range(6)]
-                for i in range(6)]
+    expected = [
+        [(pairs.count((i, j)) + added) / (sum(pair[0] == i for pair in pairs) + 6 * added) for j in range(6)]
+        for i in range(6)
+    ]
     before = model.counts.copy()
     np.testing.assert_allclose(model.with_added(added), expected, rtol=1e-12)
     np.testing.assert_array_equal(model.counts, before)

@@ -17,13 +17,15 @@ from audiogen.spec import TokenSpec
 
 def numbered(*lengths):
     """A cache of which every frame is another code, 0, 1, 2, ... through the files, and a part for each file."""
-    entries = [FileEntry(f"{i}.wav", f"{i:064x}", 8000, 1, length, 0.5, 0.1, False, 0.0)
-               for i, length in enumerate(lengths)]
-    files = [SimpleNamespace(sha256=entry.sha256, num_frames=length)
-             for entry, length in zip(entries, lengths, strict=True)]
+    entries = [
+        FileEntry(f"{i}.wav", f"{i:064x}", 8000, 1, length, 0.5, 0.1, False, 0.0) for i, length in enumerate(lengths)
+    ]
+    files = [
+        SimpleNamespace(sha256=entry.sha256, num_frames=length) for entry, length in zip(entries, lengths, strict=True)
+    ]
     offsets = np.cumsum([0, *lengths])
     data = np.arange(offsets[-1], dtype=np.uint32)[:, None]
-    spec = TokenSpec(8000, 1, 1, 2 ** 32)
+    spec = TokenSpec(8000, 1, 1, 2**32)
     cache = SimpleNamespace(folder=Path("numbered"), files=files, offsets=offsets, data=data, spec=spec)
     return cache, [Part(entry) for entry in entries]
 
@@ -57,7 +59,7 @@ def test_a_batch_depends_on_seed_and_step_alone(corpus):
         assert equal(crops.batch(step), in_order[step])
         assert equal(Crops(EncodedCache.open(cache.folder), sides.train, 300, 4, seed=5).batch(step), in_order[step])
     assert not any(equal(in_order[0], batch) for batch in in_order[1:])
-    for seed in (4, 6, -5, 2 ** 70):
+    for seed in (4, 6, -5, 2**70):
         assert not equal(Crops(cache, sides.train, 300, 4, seed=seed).batch(0), in_order[0])
     # (seed, step) = (1, 0) and (0, 1) are different draws, as they would not be if the two were added up.
     assert not equal(Crops(cache, sides.train, 300, 4, 1).batch(0), Crops(cache, sides.train, 300, 4, 0).batch(1))
@@ -120,27 +122,29 @@ def test_crops_of_long_files_are_drawn_evenly():
     lengths, num_frames = (100, 250, 650), 60
     cache, parts = numbered(*lengths)
     codes, names = draw(Crops(cache, parts, num_frames, 100), 600)
-    assert (np.diff(codes) == 1).all()                          # each crop lies in one piece
+    assert (np.diff(codes) == 1).all()  # each crop lies in one piece
     starts = codes[:, 0]
     for i, length in enumerate(lengths):
         here = starts[(starts >= cache.offsets[i]) & (starts < cache.offsets[i + 1])] - cache.offsets[i]
         counts = np.bincount(here)
-        assert len(counts) == length - num_frames + 1           # the last possible start is drawn, and none beyond
-        expected = np.full(len(counts), len(starts) / 1000)     # as often as there are frames in the middle of a crop
+        assert len(counts) == length - num_frames + 1  # the last possible start is drawn, and none beyond
+        expected = np.full(len(counts), len(starts) / 1000)  # as often as there are frames in the middle of a crop
         expected[0] *= num_frames // 2 + 1
         expected[-1] *= num_frames // 2
         assert (np.abs(counts - expected) < 5 * np.sqrt(expected)).all()
     heard = np.bincount(codes.ravel(), minlength=1000) / codes.size * 1000
-    assert 0.45 < heard.min() and heard.max() < 2               # of the average
-    assert all([f"{np.searchsorted(cache.offsets, start, 'right') - 1}.wav"] == name
-               for start, name in zip(starts, names, strict=True))
+    assert 0.45 < heard.min() and heard.max() < 2  # of the average
+    assert all(
+        [f"{np.searchsorted(cache.offsets, start, 'right') - 1}.wav"] == name
+        for start, name in zip(starts, names, strict=True)
+    )
 
 
 def test_a_file_as_long_as_a_crop():
     cache, parts = numbered(60, 61)
     codes, _ = draw(Crops(cache, parts, 60, 20), 20)
     assert set(codes[:, 0]) == {0, 60, 61}
-    cache, parts = numbered(2, 2, 2)                            # so short that one frame too many would show
+    cache, parts = numbered(2, 2, 2)  # so short that one frame too many would show
     codes, _ = draw(Crops(cache, parts, 2, 100), 20)
     assert np.allclose(np.bincount(codes[:, 0])[::2], 2000 / 3, atol=100)
 
@@ -151,13 +155,17 @@ def test_short_files_are_joined_from_their_beginnings():
     codes, names = draw(Crops(cache, parts, 40, 16), 200)
     seen = set()
     for crop, files in zip(codes, names, strict=True):
-        expected = np.concatenate([cache.data[cache.offsets[i]:cache.offsets[i + 1], 0]
-                                   for i in (int(name.split(".")[0]) for name in files)])
+        expected = np.concatenate(
+            [
+                cache.data[cache.offsets[i] : cache.offsets[i + 1], 0]
+                for i in (int(name.split(".")[0]) for name in files)
+            ]
+        )
         assert np.array_equal(crop, expected[:40])
         last = cache.files[int(files[-1].split(".")[0])].num_frames
-        assert len(expected) - last < 40 <= len(expected)       # no name of a file that is not in it
+        assert len(expected) - last < 40 <= len(expected)  # no name of a file that is not in it
         seen.add(tuple(files[:2]))
-    assert len(seen) == 25                                  # any file may follow any other
+    assert len(seen) == 25  # any file may follow any other
 
 
 @pytest.mark.parametrize("lengths, least", [((36, 36, 36), 0.5), ((7, 8, 9, 10), 0.75), ((7, 20, 3, 39, 11), 0.25)])
@@ -166,7 +174,7 @@ def test_every_frame_of_short_files_has_nearly_the_same_chance(lengths, least):
     cache, parts = numbered(*lengths)
     codes, _ = draw(Crops(cache, parts, 40, 50), 400)
     counts = np.bincount(codes.ravel(), minlength=sum(lengths))
-    beginnings = counts[cache.offsets[:-1]]                     # never cut off
+    beginnings = counts[cache.offsets[:-1]]  # never cut off
     assert beginnings.min() > 0.95 * beginnings.max()
     assert counts.min() > 0.95 * least * counts.max()
 
@@ -185,7 +193,7 @@ def test_nothing_outside_of_the_parts_is_ever_read():
     cache, (part,) = numbered(1000)
     for stop, num_frames in ((0.85, 64), (0.85, 850), (0.85, 900), (0.02, 64)):
         codes, _ = draw(Crops(cache, [Part(part.file, 0.0, stop)], num_frames, 20), 50)
-        assert codes.max() == 1000 * stop - 1                   # up to the very end of the part, and no further
+        assert codes.max() == 1000 * stop - 1  # up to the very end of the part, and no further
         assert codes.min() == 0
     codes, _ = draw(Crops(cache, [Part(part.file, 0.3, 0.6)], 64, 20), 50)
     assert codes.min() >= 300 and codes.max() < 600
@@ -202,7 +210,7 @@ def test_held_out_files_are_never_read(corpus):
 def test_one_long_file_from_folder_to_crops(tmp_path):
     """The gap, on the codes themselves: training hears nothing of the last tenth, nor of the second before it."""
     samples = np.concatenate([noise(0, 17_000, 0.05), np.full(1000, 0.5), np.full(2000, -0.5)])
-    write_wav(tmp_path / "sound" / "x.wav", samples, 1000)      # 17 s to train on, 1 s gap, 2 s held out
+    write_wav(tmp_path / "sound" / "x.wav", samples, 1000)  # 17 s to train on, 1 s gap, 2 s held out
     cache = EncodedCache.build(tmp_path / "sound", MuLaw(MuLaw.Config(sample_rate=1000)), tmp_path / "cache")
     sides = split(cache.index, gap_seconds=1.0)
     crops = Crops(cache, sides.train, 500, 32)

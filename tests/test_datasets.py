@@ -38,19 +38,39 @@ def wav(num_samples=80, sample_rate=8000):
 
 
 TOP = "free-spoken-digit-dataset-26eb9aaf76e81b692f806f9140c2d2777410d7a1"
-FSDD = tar_of((f"{TOP}/README.md", b"hello"), (f"{TOP}/recordings", {"type": tarfile.DIRTYPE}),
-              (f"{TOP}/recordings/0_theo_4.wav", wav(40)), (f"{TOP}/recordings/0_theo_5.wav", wav(80)),
-              (f"{TOP}/recordings/1_theo_49.wav", wav(120)), (f"{TOP}/recordings/tool.wav", {"mode": 0o755}))
+FSDD = tar_of(
+    (f"{TOP}/README.md", b"hello"),
+    (f"{TOP}/recordings", {"type": tarfile.DIRTYPE}),
+    (f"{TOP}/recordings/0_theo_4.wav", wav(40)),
+    (f"{TOP}/recordings/0_theo_5.wav", wav(80)),
+    (f"{TOP}/recordings/1_theo_49.wav", wav(120)),
+    (f"{TOP}/recordings/tool.wav", {"mode": 0o755}),
+)
 FSDD_TREE = "d6f6c281439f97cd479441badbc2efbaf251b8bc"
 ARCHIVES = {  # script: archive, its name, further arguments, the files that should come of it
     "fsdd": (FSDD, "x.tar.gz", ["--tree", FSDD_TREE], ["0_theo_5.wav", "1_theo_49.wav"]),
-    "ljspeech": (tar_of(("LJSpeech-1.1/wavs/LJ001-0001.wav", wav()), ("LJSpeech-1.1/README", b"readme"),
-                        ("LJSpeech-1.1/metadata.csv", b"LJ001-0001|Hello|hello"), compress=bz2.compress),
-                 "LJSpeech-1.1.tar.bz2", [], ["LJ001-0001.wav", "README", "metadata.csv"]),
-    "speech_commands": (tar_of(("./yes/004ae714_nohash_0.wav", wav()), ("./no/004ae714_nohash_0.wav", wav()),
-                               ("./_background_noise_/pink_noise.wav", wav()), ("./testing_list.txt", b"list")),
-                        "speech_commands_v0.02.tar.gz", [],
-                        ["no/004ae714_nohash_0.wav", "testing_list.txt", "yes/004ae714_nohash_0.wav"]),
+    "ljspeech": (
+        tar_of(
+            ("LJSpeech-1.1/wavs/LJ001-0001.wav", wav()),
+            ("LJSpeech-1.1/README", b"readme"),
+            ("LJSpeech-1.1/metadata.csv", b"LJ001-0001|Hello|hello"),
+            compress=bz2.compress,
+        ),
+        "LJSpeech-1.1.tar.bz2",
+        [],
+        ["LJ001-0001.wav", "README", "metadata.csv"],
+    ),
+    "speech_commands": (
+        tar_of(
+            ("./yes/004ae714_nohash_0.wav", wav()),
+            ("./no/004ae714_nohash_0.wav", wav()),
+            ("./_background_noise_/pink_noise.wav", wav()),
+            ("./testing_list.txt", b"list"),
+        ),
+        "speech_commands_v0.02.tar.gz",
+        [],
+        ["no/004ae714_nohash_0.wav", "testing_list.txt", "yes/004ae714_nohash_0.wav"],
+    ),
 }
 
 
@@ -108,8 +128,20 @@ def test_fsdd_is_checked_by_the_id_of_its_folder_in_git(tmp_path, monkeypatch, c
         assert not (tmp_path / "out").exists() and not (tmp_path / "out.part" / "x.tar.gz").exists()
         for part, wavs in (("test", 1), ("all", 3)):
             out = tmp_path / part
-            assert run_by_path("fsdd", out, "--url", server.url + "/x.tar.gz", "--tree", FSDD_TREE, "--part", part,
-                               monkeypatch=monkeypatch) == 0
+            assert (
+                run_by_path(
+                    "fsdd",
+                    out,
+                    "--url",
+                    server.url + "/x.tar.gz",
+                    "--tree",
+                    FSDD_TREE,
+                    "--part",
+                    part,
+                    monkeypatch=monkeypatch,
+                )
+                == 0
+            )
             assert len(list(out.glob("*.wav"))) == wavs
 
 

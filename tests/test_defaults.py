@@ -36,6 +36,13 @@ def test_training_counts_the_folder_s_codes(tmp_path):
     """Buries a rule that training never asks."""
     folder = folder_of_notes(tmp_path / "corpus", [4000] * 4)
     settings = [f"frontend.{name}={value}" for name, value in tiny_settings("melvq").items()]
-    run = train(folder, tmp_path / "run", frontend="melvq", backbone="gpt", steps=1, device="cpu",
-                overrides=[*settings, "training.sample_seconds=0.02", "training.crop_frames=8"])
+    run = train(
+        folder,
+        tmp_path / "run",
+        frontend="melvq",
+        backbone="gpt",
+        steps=1,
+        device="cpu",
+        overrides=[*settings, "training.sample_seconds=0.02", "training.crop_frames=8"],
+    )
     assert {name: getattr(run.config.backbone, name) for name in OF_FEW["gpt"]} == OF_FEW["gpt"]

@@ -25,8 +25,10 @@ from audiogen.training.diagnostics import SATURATED, observe
 
 #: Small backbones, and rates that suit them.
 RATES = {"bigram": 1e-2, "mlp": 2e-3, "wavenet": 2e-3, "gpt": 2e-3}
-SIZES = {"mlp": {"dim": 16, "context": 4, "hidden_dim": 64},
-         "wavenet": {"dim": 32, "residual_dim": 16, "num_layers": 4, "dilation_cycle": 4}}
+SIZES = {
+    "mlp": {"dim": 16, "context": 4, "hidden_dim": 64},
+    "wavenet": {"dim": 32, "residual_dim": 16, "num_layers": 4, "dilation_cycle": 4},
+}
 
 
 # ---- figures by hand
@@ -57,12 +59,12 @@ def test_saturation_of_a_tanh_however_it_is_called(tanh):
         model(X).sum().backward()
     assert list(seen.layers) == ["linear", "linear tanh"]
     layer = seen.layers["linear tanh"]
-    assert layer.saturated == 6 / 12 and (layer.units, layer.dead) == (3, 1)        # the last column is all beyond
+    assert layer.saturated == 6 / 12 and (layer.units, layer.dead) == (3, 1)  # the last column is all beyond
     y = [math.tanh(x) for row in X.tolist() for x in row]
     mean = sum(y) / 12
     assert layer.mean == pytest.approx(mean, abs=1e-12)
     assert layer.std == pytest.approx(math.sqrt(sum((v - mean) ** 2 for v in y) / 12), abs=1e-12)
-    assert layer.grad_std == 0                                                      # of a sum: one for all
+    assert layer.grad_std == 0  # of a sum: one for all
     slopes = [1 - v * v for v in y]
     mean = sum(slopes) / 12
     assert seen.layers["linear"].grad_std == pytest.approx(math.sqrt(sum((v - mean) ** 2 for v in slopes) / 12))
@@ -79,13 +81,15 @@ def test_saturation_of_a_sigmoid_is_that_of_the_tanh_it_is():
         assert (layer.saturated, layer.dead) == (0.5, 1)
 
 
-@pytest.mark.parametrize("function", [F.relu, torch.Tensor.relu, nn.ReLU(), nn.GELU(approximate="tanh"), F.gelu, F.silu,
-                                      lambda x: x.clone().relu_()])
+@pytest.mark.parametrize(
+    "function",
+    [F.relu, torch.Tensor.relu, nn.ReLU(), nn.GELU(approximate="tanh"), F.gelu, F.silu, lambda x: x.clone().relu_()],
+)
 def test_a_dead_unit_is_found_and_one_that_wakes_once_is_not(function):
     """Buries units called dead for being off now and then, and a second batch that overrules the first."""
     model = Through(function, bias=(0.0, -100.0, -4.0))
     with observe(model) as seen:
-        model(torch.zeros(2, 5, 3).double())            # (B, S, D): all off, but nothing is awake at 0 either
+        model(torch.zeros(2, 5, 3).double())  # (B, S, D): all off, but nothing is awake at 0 either
         model(torch.tensor([1.0, 99.0, 5.0]).double().expand(2, 5, 3))
         model(-torch.ones(2, 5, 3).double())
     (layer,) = [layer for name, layer in seen.layers.items() if " " in name]
@@ -95,16 +99,16 @@ def test_a_dead_unit_is_found_and_one_that_wakes_once_is_not(function):
 def test_update_and_gradient_of_a_matrix():
     """Buries a ratio that is inverted, of norms, in natural logarithms, or of a gradient that was clipped already."""
     model = nn.Linear(2, 2).double()
-    model.weight.data = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).double()             # deviation: sqrt(1.25)
+    model.weight.data = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).double()  # deviation: sqrt(1.25)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with observe(model) as seen:
         (model(torch.tensor([[1.0, 3.0]]).double()) * torch.tensor([1.0, 2.0])).sum().backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
-        for parameter in model.parameters():                                        # as if it had not been clipped
+        for parameter in model.parameters():  # as if it had not been clipped
             parameter.grad = torch.tensor([[1.0, 3.0], [2.0, 6.0]]).double() if parameter.ndim == 2 else None
         optimizer.step()
     (matrix,) = seen.weights.values()
-    gradient_std = math.sqrt((4 + 0 + 1 + 9) / 4)                                   # of 1, 3, 2, 6, whose mean is 3
+    gradient_std = math.sqrt((4 + 0 + 1 + 9) / 4)  # of 1, 3, 2, 6, whose mean is 3
     assert matrix.grad_std == pytest.approx(gradient_std)
     assert matrix.std == pytest.approx(math.sqrt(1.25))
     assert matrix.update == pytest.approx(math.log10(0.1 * gradient_std / math.sqrt(1.25)))
@@ -134,8 +138,11 @@ def test_every_backbone_equals_what_autograd_keeps(kind, changes):
         y.retain_grad()
         kept[name] = y
 
-    handles = [module.register_forward_hook(partial(keep, name)) for name, module in model.named_modules()
-               if isinstance(module, nn.Linear | nn.Embedding | nn.LayerNorm | nn.BatchNorm1d)]
+    handles = [
+        module.register_forward_hook(partial(keep, name))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Embedding | nn.LayerNorm | nn.BatchNorm1d)
+    ]
     (model.nll(x)[0] / model.num_entries(x)).backward()
     for handle in handles:
         handle.remove()
@@ -156,16 +163,31 @@ def test_every_backbone_equals_what_autograd_keeps(kind, changes):
 def test_the_functions_of_each_backbone_are_seen_and_named():
     """Buries a backbone whose activation functions nobody looks at, because they are plain calls and no modules."""
     functions = {}
-    for kind, changes in (("bigram", {}), ("mlp", {"num_layers": 2}), ("mlp", {"num_layers": 1, "batch_norm": True}),
-                          ("wavenet", {"num_layers": 2}), ("gpt", {"num_layers": 1})):
+    for kind, changes in (
+        ("bigram", {}),
+        ("mlp", {"num_layers": 2}),
+        ("mlp", {"num_layers": 1, "batch_norm": True}),
+        ("wavenet", {"num_layers": 2}),
+        ("gpt", {"num_layers": 1}),
+    ):
         model = tiny_model(SPEC_CASES[0].values[0], kind, "parallel", **changes)
         with observe(model) as seen:
             model.nll(random_input(model.spec, 2, 12))
         functions[kind, *changes] = [name.removeprefix("backbone.") for name in seen.layers if " " in name]
     assert list(functions.values()) == [
-        [], ["first.linear tanh", "hidden.0 tanh"], ["norms.0 tanh"],
-        ["gates.0.linear tanh", "gates.0.linear sigmoid", "gates.1.linear tanh", "gates.1.linear sigmoid", "skip relu",
-         "last relu"], ["blocks.0.attention.qkv attention", "blocks.0.up gelu"]]
+        [],
+        ["first.linear tanh", "hidden.0 tanh"],
+        ["norms.0 tanh"],
+        [
+            "gates.0.linear tanh",
+            "gates.0.linear sigmoid",
+            "gates.1.linear tanh",
+            "gates.1.linear sigmoid",
+            "skip relu",
+            "last relu",
+        ],
+        ["blocks.0.attention.qkv attention", "blocks.0.up gelu"],
+    ]
 
 
 @pytest.mark.parametrize("steps", [6, 17], ids=["one window", "several windows"])
@@ -178,7 +200,7 @@ def test_attention_is_sharp_where_one_key_takes_over(steps):
     x = torch.randn(3, steps, 8).double()
     with observe(attention) as seen:
         attention(x)
-    largest = attention.weights(x)[0].amax(dim=-1)[:, 1:]           # (H, S - 1): the first step sees itself alone
+    largest = attention.weights(x)[0].amax(dim=-1)[:, 1:]  # (H, S - 1): the first step sees itself alone
     assert 0.1 < float((largest > SATURATED).double().mean()) < 0.9
     assert seen.layers["qkv attention"].saturated == pytest.approx(float((largest > SATURATED).double().mean()))
 
@@ -190,7 +212,7 @@ def test_attention_with_other_masks_and_shared_keys():
     model = nn.Identity()
     with observe(model) as seen:
         F.scaled_dot_product_attention(q, k, k, attn_mask=mask, enable_gqa=True)
-    assert seen.layers[" attention"].saturated == 0.5               # of the second and third query, the second
+    assert seen.layers[" attention"].saturated == 0.5  # of the second and third query, the second
 
 
 def test_nothing_is_left_behind():
@@ -212,8 +234,10 @@ def test_nothing_is_left_behind():
 # ---- training does not notice
 
 
-@pytest.mark.parametrize("kind, changes", [("bigram", {}), ("mlp", {"batch_norm": True, "num_layers": 2}),
-                                           ("wavenet", {}), ("gpt", {"dropout": 0.3})])
+@pytest.mark.parametrize(
+    "kind, changes",
+    [("bigram", {}), ("mlp", {"batch_norm": True, "num_layers": 2}), ("wavenet", {}), ("gpt", {"dropout": 0.3})],
+)
 def test_the_weights_are_the_same_to_the_bit(tmp_path, monkeypatch, kind, changes):
     """Buries an observation that draws from dropout's generator, moves BatchNorm's averages, or leaves gradients."""
     monkeypatch.setattr(loop, "LOG_EVERY", 1)
@@ -221,8 +245,13 @@ def test_the_weights_are_the_same_to_the_bit(tmp_path, monkeypatch, kind, change
     for diagnostics in (False, True):
         torch.manual_seed(0)
         walks, folder = Walks(), tmp_path / str(diagnostics)
-        it = trainer(folder, settings(steps=6, accumulation=2, average=0.9, learning_rate=0.01), walks,
-                     walks.model(kind, **{**SIZES.get(kind, {}), **changes}), diagnostics=diagnostics)
+        it = trainer(
+            folder,
+            settings(steps=6, accumulation=2, average=0.9, learning_rate=0.01),
+            walks,
+            walks.model(kind, **{**SIZES.get(kind, {}), **changes}),
+            diagnostics=diagnostics,
+        )
         it.run(Metrics(folder))
         found.append({**weights(it.model), **{f"average {name}": x for name, x in weights(it.weights).items()}})
         assert [event["step"] for event in events(folder, "diagnostics")] == (list(range(1, 7)) if diagnostics else [])
@@ -250,9 +279,15 @@ def test_a_run_with_and_without_and_resumed_with(tmp_path):
     """The whole way. Buries a flag that a resume refuses, one that is remembered as a setting, and a page that shows
     nothing of it."""
     corpus = folder_of_notes(tmp_path / "corpus", [900] * 4)
-    overrides = [*(f"frontend.{name}={value}" for name, value in tiny_settings("mulaw").items()), "backbone.dim=4",
-                 "backbone.context=2", "backbone.hidden_dim=8", "training.crop_frames=16", "training.evaluations=2",
-                 "training.sample_seconds=0.02"]
+    overrides = [
+        *(f"frontend.{name}={value}" for name, value in tiny_settings("mulaw").items()),
+        "backbone.dim=4",
+        "backbone.context=2",
+        "backbone.hidden_dim=8",
+        "training.crop_frames=16",
+        "training.evaluations=2",
+        "training.sample_seconds=0.02",
+    ]
 
     def run(name, steps, **more):
         train(corpus, tmp_path / name, "mulaw", "mlp", steps=steps, overrides=overrides, **more)
@@ -264,8 +299,10 @@ def test_a_run_with_and_without_and_resumed_with(tmp_path):
     kept = [load_file(folder / "model.safetensors") for folder in (plain, observed, later)]
     for name, x in kept[0].items():
         assert torch.equal(x, kept[1][name]), name
-    steps = [[event["step"] for event in read_metrics(folder) if event["event"] == "diagnostics"]
-             for folder in (plain, observed, later)]
+    steps = [
+        [event["step"] for event in read_metrics(folder) if event["event"] == "diagnostics"]
+        for folder in (plain, observed, later)
+    ]
     assert steps == [[], [1, 10], [10]]
     assert (plain / "config.json").read_text() == (observed / "config.json").read_text()
     assert "Inside the network" not in Page(plain / "index.html").text()
@@ -275,6 +312,7 @@ def test_a_run_with_and_without_and_resumed_with(tmp_path):
 
 
 # ---- faults that were planted
+
 
 def seen_in_training(tmp_path, monkeypatch, kind, factor=1.0, size=1.0, harm=lambda model: None):
     monkeypatch.setattr(loop, "LOG_EVERY", 4)
@@ -318,6 +356,7 @@ def test_a_rate_far_too_low_is_found(tmp_path, monkeypatch):
 
 def test_dead_units_are_found_by_name(tmp_path, monkeypatch):
     """Buries dead units of one layer that are averaged away by the healthy ones of the others."""
+
     def kill(model):
         model.backbone.skip.bias.fill_(-50)
 
@@ -345,11 +384,23 @@ def test_the_page_shows_what_there_is_and_survives_the_rest(tmp_path):
     """Buries a page that a damaged line, or a run without functions, costs."""
     run = make_run(tmp_path / "run")
     layer = {"mean": 0.0, "std": 1.5, "grad_std": 1e-5, "saturated": 0.85, "units": 4, "dead": 1}
-    good = {"event": "diagnostics", "step": 40, "layers": {"<b> tanh": layer, "head": {"mean": 0.0, "std": 0.1}},
-            "weights": {"head.weight": {"std": 0.1, "grad_std": 1e-6, "update": -2.5}}}
-    bad = [{"event": "diagnostics"}, {**good, "step": "x"}, {**good, "layers": [1]},
-           {**good, "step": 20, "layers": {"<b> tanh": 3, "c tanh": {"saturated": "x", "dead": 2}},
-            "weights": {"head.weight": {"update": None}, "odd": {}}}]
+    good = {
+        "event": "diagnostics",
+        "step": 40,
+        "layers": {"<b> tanh": layer, "head": {"mean": 0.0, "std": 0.1}},
+        "weights": {"head.weight": {"std": 0.1, "grad_std": 1e-6, "update": -2.5}},
+    }
+    bad = [
+        {"event": "diagnostics"},
+        {**good, "step": "x"},
+        {**good, "layers": [1]},
+        {
+            **good,
+            "step": 20,
+            "layers": {"<b> tanh": 3, "c tanh": {"saturated": "x", "dead": 2}},
+            "weights": {"head.weight": {"update": None}, "odd": {}},
+        },
+    ]
     with open(run / "metrics.jsonl", "a") as file:
         file.writelines(json.dumps(event) + "\n" for event in [*bad, good])
     page = Page(write_page([run, make_run(tmp_path / "other")], tmp_path / "page.html"))

@@ -26,9 +26,12 @@ RATE = 8000
 STEPS = 100  # small models need no more, healthy or ill
 FRONTENDS = {"mulaw": {"bits": 6}, "melvq": {"num_features": 20, "codebook_size": 32}, "mel": {"num_features": 20}}
 #: Models a fraction of the default size: the very code, in a second each.
-SMALL = {"bigram": [], "mlp": ["backbone.hidden_dim=128"],
-         "wavenet": ["backbone.dim=64", "backbone.residual_dim=32", "backbone.num_layers=4"],
-         "gpt": ["backbone.dim=32", "backbone.num_layers=2"]}
+SMALL = {
+    "bigram": [],
+    "mlp": ["backbone.hidden_dim=128"],
+    "wavenet": ["backbone.dim=64", "backbone.residual_dim=32", "backbone.num_layers=4"],
+    "gpt": ["backbone.dim=32", "backbone.num_layers=2"],
+}
 
 
 def melody(seed: int, seconds: float = 2.0) -> np.ndarray:
@@ -75,15 +78,26 @@ def shuffled(x: torch.Tensor, seed: int = 7) -> torch.Tensor:
 
 def said(width: int | None = None) -> Console:
     """As the command line's own: names of files and reasons are no markup."""
-    return Console(file=io.StringIO(), highlight=False, soft_wrap=True, markup=False, width=width,
-                   force_terminal=width is not None, color_system=None)
+    return Console(
+        file=io.StringIO(),
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+        width=width,
+        force_terminal=width is not None,
+        color_system=None,
+    )
 
 
-cases = pytest.mark.parametrize(("frontend", "backbone"), [
-    *((frontend, backbone) for frontend in ("mulaw", "melvq") for backbone in BACKBONES), ("mel", "mlp")])
+cases = pytest.mark.parametrize(
+    ("frontend", "backbone"),
+    [*((frontend, backbone) for frontend in ("mulaw", "melvq") for backbone in BACKBONES), ("mel", "mlp")],
+)
 #: Each backbone once, each kind of front-end at least once.
-some_cases = pytest.mark.parametrize(("frontend", "backbone"), [
-    ("mulaw", "bigram"), ("melvq", "mlp"), ("mulaw", "wavenet"), ("melvq", "gpt"), ("mel", "mlp")])
+some_cases = pytest.mark.parametrize(
+    ("frontend", "backbone"),
+    [("mulaw", "bigram"), ("melvq", "mlp"), ("mulaw", "wavenet"), ("melvq", "gpt"), ("mel", "mlp")],
+)
 
 
 @cases
@@ -129,8 +143,10 @@ def test_initialisation_times_10(crops, frontend, backbone, matrices_alone):
     assert found.text.startswith("starting loss is far from ")
 
 
-@pytest.mark.parametrize(("frontend", "backbone", "layer"), [("melvq", "mlp", "backbone.first.linear tanh"),
-                                                             ("mulaw", "wavenet", "backbone.gates.0.linear tanh")])
+@pytest.mark.parametrize(
+    ("frontend", "backbone", "layer"),
+    [("melvq", "mlp", "backbone.first.linear tanh"), ("mulaw", "wavenet", "backbone.gates.0.linear tanh")],
+)
 def test_initialisation_that_the_first_loss_does_not_show(crops, frontend, backbone, layer):
     """The head starts quietly, but behind saturated units. Buries "the model can learn this": slowly, and little."""
     model, x, training = parts(crops, frontend, backbone)
@@ -281,9 +297,16 @@ def test_each_file_of_a_folder_has_its_line(mixed_folder):
     index = check_folder(console, mixed_folder)
     lines = console.file.getvalue().splitlines()
 
-    for name, words in {"good.wav": "kept", "[red].wav": "16000", "faint.wav": "near-silent", "loud.wav": "clipped",
-                        "zeros.wav": "silent", "broken.wav": "left out", "later.wav": "same content as good.wav",
-                        "stereo.wav": " 2 "}.items():
+    for name, words in {
+        "good.wav": "kept",
+        "[red].wav": "16000",
+        "faint.wav": "near-silent",
+        "loud.wav": "clipped",
+        "zeros.wav": "silent",
+        "broken.wav": "left out",
+        "later.wav": "same content as good.wav",
+        "stereo.wav": " 2 ",
+    }.items():
         (line,) = (line for line in lines if name in line and (name != "good.wav" or "later" not in line))
         assert words in line
     assert len(index.files) == 6 and len(index.rejected) == 3
@@ -342,13 +365,16 @@ def test_setup_names_versions_and_devices():
     assert torch.__version__ in text
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({}, None),
-    ({"torchaudio": "2.10.0"}, "not a pair"),
-    ({"torch": "2.11.0+cpu", "torchaudio": "2.11.0+cu130"}, "different devices"),
-    ({"torch": "2.11.0+cpu", "torchaudio": "2.11.0"}, None),
-    ({"safetensors": None}, "safetensors is not installed"),
-])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, None),
+        ({"torchaudio": "2.10.0"}, "not a pair"),
+        ({"torch": "2.11.0+cpu", "torchaudio": "2.11.0+cu130"}, "different devices"),
+        ({"torch": "2.11.0+cpu", "torchaudio": "2.11.0"}, None),
+        ({"safetensors": None}, "safetensors is not installed"),
+    ],
+)
 def test_warnings_of_the_setup(changes, words, monkeypatch):
     monkeypatch.setattr("audiogen.doctor.setup.shutil.which", lambda name: None)
     versions = {**dict.fromkeys(PACKAGES, "1.0"), "torch": "2.11.0+cu130", "torchaudio": "2.11.0+cu130", **changes}

@@ -34,8 +34,11 @@ def test_a_file_is_fetched_once(tmp_path):
 def test_a_cut_connection_is_resumed(tmp_path):
     with local_server(files={"/a": BODY}, cuts=[1000, 500]) as server:
         assert fetch(server.url + "/a", tmp_path / "a") == HASH
-        assert server.requests == [("/a", None, None, 200), ("/a", "bytes=1000-", '"1"', 206),
-                                   ("/a", "bytes=1500-", '"1"', 206)]
+        assert server.requests == [
+            ("/a", None, None, 200),
+            ("/a", "bytes=1000-", '"1"', 206),
+            ("/a", "bytes=1500-", '"1"', 206),
+        ]
     assert os.listdir(tmp_path) == ["a"]
 
 

@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from audiogen.errors import ConfigError, NotFittedError
 from audiogen.frontends import load_frontend
-from audiogen.frontends.encodec.frontend import EnCodec, seanet
 from audiogen.frontends.encodec import frontend as encodec
+from audiogen.frontends.encodec.frontend import EnCodec, seanet
 from audiogen.frontends.encodec.lstm import lstm_layer
 
 
@@ -174,10 +174,20 @@ def test_random_weights_are_always_the_same_and_give_varied_codes(frontend):
 def test_the_precision_of_the_rest_of_the_program_moves_no_code(frontend):
     """Buries: TF32, bf16 products or autocast around `encode`, as a training loop has them. Not every machine computes
     in these, so the settings are looked at, too."""
+
     def settings():
         backends = torch.backends
-        return [place.fp32_precision for place in (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul,
-                                                   backends.mkldnn.conv, backends.mkldnn.rnn, backends.mkldnn.matmul)]
+        return [
+            place.fp32_precision
+            for place in (
+                backends.cudnn.conv,
+                backends.cudnn.rnn,
+                backends.cuda.matmul,
+                backends.mkldnn.conv,
+                backends.mkldnn.rnn,
+                backends.mkldnn.matmul,
+            )
+        ]
 
     wav, seen = sounds(9600), []
     codes = frontend.encode(wav)

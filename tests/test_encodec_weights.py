@@ -55,8 +55,11 @@ def test_names_are_the_ones_that_the_package_publishes():
 
 def test_the_key_layout_is_the_packages(package_state, frontend):
     """Every key of the package's state dict is wanted, none is made up, and weight norm is gone afterwards."""
-    for change in (lambda s: s.pop("encoder.model.0.conv.conv.weight_g"), lambda s: s.update(extra=torch.zeros(1)),
-                   lambda s: s.update({"quantizer.vq.layers.3._codebook.embed": torch.zeros(1024, 64)})):
+    for change in (
+        lambda s: s.pop("encoder.model.0.conv.conv.weight_g"),
+        lambda s: s.update(extra=torch.zeros(1)),
+        lambda s: s.update({"quantizer.vq.layers.3._codebook.embed": torch.zeros(1024, 64)}),
+    ):
         state = dict(package_state)
         change(state)
         with pytest.raises(RuntimeError):
@@ -68,8 +71,13 @@ def test_the_key_layout_is_the_packages(package_state, frontend):
         torch.testing.assert_close(tensor, frontend.state_dict()[name], check_dtype=False, msg=name)
     name = "decoder.model.3.convtr.convtr.weight"
     v, g = (package_state[f"{name}_{part}"].double() for part in "vg")
-    torch.testing.assert_close(loaded.state_dict()[name], g * v / v.square().sum((1, 2), keepdim=True).sqrt(),
-                               rtol=1e-14, atol=0, msg="folded in float64")
+    torch.testing.assert_close(
+        loaded.state_dict()[name],
+        g * v / v.square().sum((1, 2), keepdim=True).sqrt(),
+        rtol=1e-14,
+        atol=0,
+        msg="folded in float64",
+    )
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 

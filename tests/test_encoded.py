@@ -19,8 +19,9 @@ def test_a_folder_is_split_fitted_and_encoded(tmp_path):
     assert encoded.spec.sample_rate == RATE and encoded.frontend.fitted
     assert not set(encoded.training.names) & set(encoded.held_out.names)
     assert len(encoded.training) == 9 and len(encoded.held_out) == 1
-    alone = encode_folder(folder_of_notes(tmp_path / "again", [4000] * 10), tmp_path / "other", "melvq",
-                          **tiny_settings("melvq"))
+    alone = encode_folder(
+        folder_of_notes(tmp_path / "again", [4000] * 10), tmp_path / "other", "melvq", **tiny_settings("melvq")
+    )
     (tmp_path / "notes" / encoded.held_out.names[0]).unlink()
     assert alone.frontend.fingerprint() == encoded.frontend.fingerprint(), "names and places decide nothing"
     torch.testing.assert_close(alone.held_out[0], encoded.held_out[0], rtol=0, atol=0)
@@ -43,9 +44,10 @@ def test_an_empty_folder_says_so(tmp_path):
         encode_folder(tmp_path, tmp_path / "out")
 
 
-@pytest.mark.parametrize("path, label", [
-    ("7_jackson_32.wav", "7"), ("yes/004ae714_nohash_0.wav", "yes"), ("a/b/c_1.wav", "b"), ("note.wav", ""),
-])
+@pytest.mark.parametrize(
+    "path, label",
+    [("7_jackson_32.wav", "7"), ("yes/004ae714_nohash_0.wav", "yes"), ("a/b/c_1.wav", "b"), ("note.wav", "")],
+)
 def test_labels_come_from_folder_or_name(path, label):
     """Buries a digit that is called after its speaker."""
     assert label_of(path) == label

@@ -28,12 +28,12 @@ OPERATIONS = {
     "2 / a": lambda a, b: 2 / (a * a + 0.5),
     "a - 2": lambda a, b: a - 2,
     "a / 2": lambda a, b: a / 2,
-    "a ** 0": lambda a, b: a ** 0,
-    "a ** 3": lambda a, b: a ** 3,
+    "a ** 0": lambda a, b: a**0,
+    "a ** 3": lambda a, b: a**3,
     "a ** -2": lambda a, b: (a * a + 0.5) ** -2,
     "a ** 0.7": lambda a, b: (a * a + 0.5) ** 0.7,
     "a ** b": lambda a, b: (a * a + 0.5) ** b,
-    "2 ** a": lambda a, b: 2 ** a,
+    "2 ** a": lambda a, b: 2**a,
     "-a": lambda a, b: -a,
     "exp": lambda a, b: a.exp(),
     "log": lambda a, b: (a * a + 0.5).log(),
@@ -86,7 +86,7 @@ def test_a_value_that_is_used_again_and_again_gathers_all_it_is_owed():
     for _ in range(60):
         y = y + y
     y.backward()
-    assert x.grad == 2.0 ** 60
+    assert x.grad == 2.0**60
 
 
 def test_deep_chains_equal_torch():
@@ -137,35 +137,43 @@ def test_the_slope_is_that_of_the_numbers_that_were_computed_with():
 
 def test_slopes_at_the_edges():
     """Buries 0 * inf = NaN in x ** 0 and in the branch that relu has closed; and a NaN that relu turns into 0."""
-    for function, at, slope in ((lambda x: x.relu(), 0.0, 0.0), (lambda x: x ** 0, 0.0, 0.0),
-                                (lambda x: x ** 1, 0.0, 1.0), (lambda x: x ** 2, -3.0, -6.0),
-                                (lambda x: (x * 1e200 * 1e200 * -1).relu() + x, 1.0, 1.0),
-                                (lambda x: (-x).exp(), 1000.0, 0.0), (lambda x: x.tanh(), 1000.0, 0.0)):
+    for function, at, slope in (
+        (lambda x: x.relu(), 0.0, 0.0),
+        (lambda x: x**0, 0.0, 0.0),
+        (lambda x: x**1, 0.0, 1.0),
+        (lambda x: x**2, -3.0, -6.0),
+        (lambda x: (x * 1e200 * 1e200 * -1).relu() + x, 1.0, 1.0),
+        (lambda x: (-x).exp(), 1000.0, 0.0),
+        (lambda x: x.tanh(), 1000.0, 0.0),
+    ):
         x = Value(at)
         function(x).backward()
         assert x.grad == slope
     assert math.isnan(Value(math.nan).relu().data)
 
 
-@pytest.mark.parametrize("compute, error, words", [
-    (lambda: Value(0.0).log(), ValueError, "log of 0.0"),
-    (lambda: Value(-1.5).log(), ValueError, "log of -1.5"),
-    (lambda: Value(1.0) / 0, ZeroDivisionError, "zero"),
-    (lambda: 1 / Value(0.0), ZeroDivisionError, "zero"),
-    (lambda: Value(0.0) ** -1, ZeroDivisionError, r"0.0 \*\* -1"),
-    (lambda: Value(0.0) ** 0.5, ZeroDivisionError, "slope"),
-    (lambda: Value(-8.0) ** (1 / 3), ValueError, "-8.0"),
-    (lambda: Value(-2.0) ** Value(2.0), ValueError, "constants"),
-    (lambda: (-2) ** Value(2.0), ValueError, "constants"),
-    (lambda: Value(1000.0).exp(), OverflowError, "exp of 1000.0"),
-    (lambda: Value(10.0) ** 400, OverflowError, "too large"),
-    (lambda: (Value(1e200) * 1e200).backward(), FloatingPointError, "inf"),
-    (lambda: Value(math.nan).backward(), FloatingPointError, "nan"),
-    (lambda: weighted_sum([Value(1.0)] * 3, [1.0, 2.0], Value(0.0)), ValueError, "2 inputs for 3 weights"),
-    (lambda: Neuron(3)([1.0, 2.0]), ValueError, "2 inputs for 3 weights"),
-    (lambda: Value("loud"), ValueError, "loud"),
-    (lambda: Value(1.0) + 1j, TypeError, "complex"),
-])
+@pytest.mark.parametrize(
+    "compute, error, words",
+    [
+        (lambda: Value(0.0).log(), ValueError, "log of 0.0"),
+        (lambda: Value(-1.5).log(), ValueError, "log of -1.5"),
+        (lambda: Value(1.0) / 0, ZeroDivisionError, "zero"),
+        (lambda: 1 / Value(0.0), ZeroDivisionError, "zero"),
+        (lambda: Value(0.0) ** -1, ZeroDivisionError, r"0.0 \*\* -1"),
+        (lambda: Value(0.0) ** 0.5, ZeroDivisionError, "slope"),
+        (lambda: Value(-8.0) ** (1 / 3), ValueError, "-8.0"),
+        (lambda: Value(-2.0) ** Value(2.0), ValueError, "constants"),
+        (lambda: (-2) ** Value(2.0), ValueError, "constants"),
+        (lambda: Value(1000.0).exp(), OverflowError, "exp of 1000.0"),
+        (lambda: Value(10.0) ** 400, OverflowError, "too large"),
+        (lambda: (Value(1e200) * 1e200).backward(), FloatingPointError, "inf"),
+        (lambda: Value(math.nan).backward(), FloatingPointError, "nan"),
+        (lambda: weighted_sum([Value(1.0)] * 3, [1.0, 2.0], Value(0.0)), ValueError, "2 inputs for 3 weights"),
+        (lambda: Neuron(3)([1.0, 2.0]), ValueError, "2 inputs for 3 weights"),
+        (lambda: Value("loud"), ValueError, "loud"),
+        (lambda: Value(1.0) + 1j, TypeError, "complex"),
+    ],
+)
 def test_what_can_not_be_computed_is_said_at_once(compute, error, words):
     """Buries NaN that surfaces a thousand steps later; a complex number; inputs that are cut to the shorter side."""
     with pytest.raises(error, match=words):
@@ -184,6 +192,7 @@ def test_numbers_of_numpy_work_on_either_side():
 
 def test_a_weighted_sum_is_the_chain_that_it_stands_for():
     """Buries weights and inputs that are given each other's slope; one value as two weights, or weight and input."""
+
     def gradients(total):
         a, b, c, bias = inputs = [Value(0.3), Value(-1.2), Value(2.0), Value(0.7)]
         result = total([a, b, a], [c, a, 0.5], bias).tanh()
@@ -212,7 +221,7 @@ def test_values_of_earlier_steps_are_freed(no_collector):
         loss = sum((model([0.1 * i, -0.2]) - 1) ** 2 for i in range(10))
         model.zero_grad()
         loss.backward()
-        model([1.0, 1.0])                       # an evaluation, never gone back from
+        model([1.0, 1.0])  # an evaluation, never gone back from
         loss = None
         held.append(sum(type(thing) is Value for thing in gc.get_objects()))
     assert held == [len(model.parameters())] * 4
@@ -222,8 +231,12 @@ def test_an_mlp_learns_step_by_step_what_torch_learns():
     """Buries a layer without its bias, a last layer that is not linear, gradients that are not cleared."""
     rng = random.Random(0)
     model = MLP(3, [5, 1, 4, 2], Value.tanh, rng)
-    layers = [torch.tensor([[*(w.data for w in n.w), n.b.data] for n in layer.neurons], dtype=torch.float64,
-                           requires_grad=True) for layer in model.layers]           # (nout, nin + 1) each
+    layers = [
+        torch.tensor(
+            [[*(w.data for w in n.w), n.b.data] for n in layer.neurons], dtype=torch.float64, requires_grad=True
+        )
+        for layer in model.layers
+    ]  # (nout, nin + 1) each
     for _ in range(5):
         x = [[rng.gauss(0, 1) for _ in range(3)] for _ in range(4)]
         loss = sum(y * y for point in x for y in model(point))

@@ -25,14 +25,18 @@ from audiogen.models.patterns import PATTERNS
 from audiogen.models.sampling import Sampling, draw, probabilities, uniforms
 from audiogen.models.sequence_model import SequenceModel
 
-CASES = [pytest.param(name, *case.values, id=f"{name}-{case.id}") for name, kind in ENGINES.items()
-         for case in BACKBONE_CASES
-         if issubclass(BACKBONES[case.values[0]], kind.backbone)]
-PLAIN_CASES = [case for case in CASES if not case.values[2]]           # the small settings alone
+CASES = [
+    pytest.param(name, *case.values, id=f"{name}-{case.id}")
+    for name, kind in ENGINES.items()
+    for case in BACKBONE_CASES
+    if issubclass(BACKBONES[case.values[0]], kind.backbone)
+]
+PLAIN_CASES = [case for case in CASES if not case.values[2]]  # the small settings alone
 every_case = pytest.mark.parametrize("name, kind, changes", CASES)
 every_engine = pytest.mark.parametrize("name, kind, changes", PLAIN_CASES)
-every_kernel = pytest.mark.parametrize("name, kind, changes", [
-    case for case in PLAIN_CASES if issubclass(ENGINES[case.values[0]], KernelEngine)])
+every_kernel = pytest.mark.parametrize(
+    "name, kind, changes", [case for case in PLAIN_CASES if issubclass(ENGINES[case.values[0]], KernelEngine)]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -72,11 +76,11 @@ def assert_same_luck(model, got, expected, seeds, sampling=Sampling()):
     hole = model.hole
     a, b = (model.pattern.apply(x, hole)[0] for x in (got, expected))
     for item, seed in enumerate(seeds):
-        differ = (a[item] != b[item]).nonzero()                         # (n, 2): row, step
+        differ = (a[item] != b[item]).nonzero()  # (n, 2): row, step
         if not len(differ):
             continue
         step = int(differ[:, 1].min())
-        logits = true_logits(model, a[item:item + 1, :, :step + 1])[0, -1]              # (K, V)
+        logits = true_logits(model, a[item : item + 1, :, : step + 1])[0, -1]  # (K, V)
         edges = probabilities(logits, sampling).cumsum(dim=-1)
         numbers = uniforms([seed], step, step + 1, len(logits))[0, 0]
         for row in differ[differ[:, 1] == step, 0].tolist():
@@ -95,9 +99,9 @@ def test_teacher_forced_logits_are_the_models(name, kind, changes, batch_size):
     """Contract 7. Buries a weight in the wrong place, a ring one step off, a scale forgotten: over 10,000 codes, in
     batches that fill fours and leave a rest. Greedy codes are equal wherever the margin exceeds 1e-3."""
     model = small_model(kind, changes)
-    codes = 1_000 if name == "graph" and batch_size == 1 else 10_000    # whose steps are torch's own, and slow on a CPU
+    codes = 1_000 if name == "graph" and batch_size == 1 else 10_000  # whose steps are torch's own, and slow on a CPU
     seq, _ = model.pattern.apply(random_input(TOKENS, batch_size, codes // (3 * batch_size) + 1), model.hole)
-    expected = true_logits(model, seq)                                  # the holes of the delay are observed as well
+    expected = true_logits(model, seq)  # the holes of the delay are observed as well
     got = ENGINES[name](model, batch_size).logits(seq)
     assert got.shape == expected.shape
     assert float((got - expected).abs().max()) <= 1e-4
@@ -123,8 +127,18 @@ def test_draws_are_those_of_the_plain_loop(monkeypatch, name, kind, changes, pat
 
 
 @every_engine
-@pytest.mark.parametrize("sampling", [Sampling(0.0), Sampling(0.5), Sampling(top_k=2), Sampling(top_p=0.6),
-                                      Sampling(min_p=0.3), Sampling(1.3, 5, 0.9, 0.1)], ids=str)
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(0.0),
+        Sampling(0.5),
+        Sampling(top_k=2),
+        Sampling(top_p=0.6),
+        Sampling(min_p=0.3),
+        Sampling(1.3, 5, 0.9, 0.1),
+    ],
+    ids=str,
+)
 def test_filters_are_those_of_the_plain_loop(monkeypatch, name, kind, changes, sampling):
     """Buries a filter that an engine leaves out, or applies in another order."""
     model = small_model(kind, changes)
@@ -144,8 +158,8 @@ def test_an_item_is_what_it_would_be_alone(name, kind, changes):
     prompt = random_input(TOKENS, 6, 4)
     together = generate(model, 80, prompt=prompt, seeds=range(6))
     for item in range(6):
-        alone = generate(model, 80, prompt=prompt[item:item + 1], seeds=[item])
-        assert_same_luck(model, alone, together[item:item + 1], [item])
+        alone = generate(model, 80, prompt=prompt[item : item + 1], seeds=[item])
+        assert_same_luck(model, alone, together[item : item + 1], [item])
 
 
 @pytest.mark.parametrize("name, precision", [("wavenet", "bf16"), ("wavenet", "int8"), ("gpt", "int8")])
@@ -159,16 +173,21 @@ def test_rounded_weights_give_an_item_the_very_same_alone(name, precision):
 
     def logits(hidden, state, items):
         found, engine = torch.empty(len(items), 50, 3, TOKENS.codebook_size), ENGINES[name](model, len(items))
-        engine.set_state(hidden[items].clone(), [{key: value[items].clone() if value.ndim else value.clone()
-                                              for key, value in layer.items()} for layer in state])
+        engine.set_state(
+            hidden[items].clone(),
+            [
+                {key: value[items].clone() if value.ndim else value.clone() for key, value in layer.items()}
+                for layer in state
+            ],
+        )
         engine.decode(seq[items].clone(), known, numbers[items], Sampling(), found)
         return found
 
     with torch.inference_mode():
-        start = model.start(6)                  # by torch, which may round by the size of a batch
+        start = model.start(6)  # by torch, which may round by the size of a batch
         together = logits(*start, list(range(6)))
         for item in range(6):
-            assert torch.equal(logits(*start, [item]), together[item:item + 1])
+            assert torch.equal(logits(*start, [item]), together[item : item + 1])
 
 
 @every_engine
@@ -227,11 +246,14 @@ def test_reduced_precision_costs_less_than_a_hundredth(name, kind, changes, prec
     logits = ENGINES[name](model, 5).logits(seq)
     exact, total = true_logits(model, seq), {}
     for which, x in (("exact", exact), ("rounded", logits)):
-        total[which] = float(torch.nn.functional.cross_entropy(
-            x.flatten(0, 2).double(), seq.transpose(1, 2).flatten(), ignore_index=TOKENS.codebook_size))
+        total[which] = float(
+            torch.nn.functional.cross_entropy(
+                x.flatten(0, 2).double(), seq.transpose(1, 2).flatten(), ignore_index=TOKENS.codebook_size
+            )
+        )
     assert abs(total["rounded"] / total["exact"] - 1) < 0.01
     if any(isinstance(module, nn.Linear) for module in model.backbone.modules()):
-        assert float((logits - exact).abs().max()) > 1e-4               # it was rounded at all
+        assert float((logits - exact).abs().max()) > 1e-4  # it was rounded at all
     assert all(map(torch.equal, model.state_dict().values(), before.values()))
 
 
@@ -254,6 +276,7 @@ def test_a_prompt_seen_at_once_is_as_if_seen_step_by_step(name, kind, changes, p
 
 
 # ---- a graph
+
 
 def test_a_step_is_captured_once_and_serves_all_blocks(monkeypatch):
     """Buries a capture for each block, or none at all, a graph that goes on with the filters of the last call, and one
@@ -292,6 +315,7 @@ def test_frames_go_through_a_graph_too(monkeypatch, name, kind):
 
 def test_what_can_not_be_captured_runs_by_itself_and_says_so_once(monkeypatch, caplog):
     """Buries a model that can't be run on a GPU at all, since a step of it waits for the host."""
+
     class Refused(GraphEngine):
         device = "cpu"
 
@@ -299,16 +323,21 @@ def test_what_can_not_be_captured_runs_by_itself_and_says_so_once(monkeypatch, c
     def graph(*_, **__):
         try:
             raise RuntimeError("operation not permitted when stream is capturing\nand more")
-        except RuntimeError:                                            # torch tells the cause in this way
+        except RuntimeError:  # torch tells the cause in this way
             raise RuntimeError("operation failed due to a previous error during capture") from None
         yield
 
     model, streams = small_model("mlp", {}), []
     wanted = generate(model, 50, seeds=[1])
-    for name, fake in {"CUDAGraph": object, "graph": graph, "current_stream": lambda device: "before",
-                       "Stream": lambda device: "own", "set_stream": streams.append}.items():
+    for name, fake in {
+        "CUDAGraph": object,
+        "graph": graph,
+        "current_stream": lambda device: "before",
+        "Stream": lambda device: "own",
+        "set_stream": streams.append,
+    }.items():
         monkeypatch.setattr(torch.cuda, name, fake)
-    monkeypatch.setattr(GraphEngine, "broken", None)                    # both are put back afterwards
+    monkeypatch.setattr(GraphEngine, "broken", None)  # both are put back afterwards
     monkeypatch.setattr(GraphEngine, "_failed", None)
     use_alone(monkeypatch, Refused)
     log_once.cache_clear()
@@ -319,14 +348,20 @@ def test_what_can_not_be_captured_runs_by_itself_and_says_so_once(monkeypatch, c
     assert streams == ["before"]
     assert [record.getMessage() for record in caplog.records] == [
         "the engine graph can't run this model (a CUDA graph can't be captured: operation not permitted when stream is "
-        "capturing), so the plain loop does"]
+        "capturing), so the plain loop does"
+    ]
 
 
 def test_the_stand_in_notices_what_a_graph_could_not_do():
     """Buries a recorder under which all is well: a value that the host looks at must not pass."""
     x = torch.ones(3)
-    for look in (lambda: int(x.sum()), lambda: bool(x.any()), lambda: x[x > 0], lambda: x.nonzero(),
-                 lambda: torch.tensor([1.0])):
+    for look in (
+        lambda: int(x.sum()),
+        lambda: bool(x.any()),
+        lambda: x[x > 0],
+        lambda: x.nonzero(),
+        lambda: torch.tensor([1.0]),
+    ):
         with torch.inference_mode(), pytest.raises(RuntimeError, match="can't be captured"), Recorder():
             look()
 
@@ -340,7 +375,7 @@ def test_on_a_gpu_draws_are_those_of_the_plain_loop(monkeypatch, caplog, kind, c
     prompt = random_input(TOKENS, 3, 4, "cuda")
     with caplog.at_level(logging.INFO, logger="audiogen"):
         got = generate(model, 300, prompt=prompt, seeds=[1, 2, 3])
-    assert not caplog.records                                           # it was captured
+    assert not caplog.records  # it was captured
     plain(monkeypatch)
     expected = generate(model, 300, prompt=prompt, seeds=[1, 2, 3])
     assert_same_luck(model.cpu(), got.cpu(), expected.cpu(), [1, 2, 3])
@@ -359,6 +394,7 @@ def test_choose_takes_the_engine(name, kind, changes):
 def test_what_no_engine_runs_goes_the_plain_way_and_says_so_once(caplog, name, kind, changes):
     """Buries a fallback in silence, a line for every batch, and an engine that takes models it does not mean: of other
     types, watched by hooks, or edited."""
+
     def reset():
         log_once.cache_clear()
         caplog.clear()
@@ -379,10 +415,12 @@ def test_what_no_engine_runs_goes_the_plain_way_and_says_so_once(caplog, name, k
         assert "float32" in caplog.text
 
         reset()
+
         class Edited(type(model.backbone)):
             def forward(self, x, state=None):
                 y, state = super().forward(x, state)
                 return -y, state
+
         model.backbone.__class__ = Edited
         assert type(choose(model, 1)) is Eager
 
@@ -392,7 +430,7 @@ def test_compiling_is_told_of_where_it_happens(caplog, name, kind, changes):
     """Buries ten seconds of silence before the first sound, and a line each time although nothing is compiled."""
     from numba import njit
 
-    @njit                                                               # kept nowhere, and so compiled here
+    @njit  # kept nowhere, and so compiled here
     def nothing(*arguments):
         return None
 
@@ -403,8 +441,9 @@ def test_compiling_is_told_of_where_it_happens(caplog, name, kind, changes):
         engine.set_state(*model.start(1))
         engine._run = nothing
         for _ in range(2):
-            engine.decode(seq, torch.zeros(3, 2, dtype=torch.bool), torch.full((1, 2, 3), 0.5, dtype=torch.float64),
-                        Sampling())
+            engine.decode(
+                seq, torch.zeros(3, 2, dtype=torch.bool), torch.full((1, 2, 3), 0.5, dtype=torch.float64), Sampling()
+            )
     assert [said in record.message for record in caplog.records] == [True]
 
 
@@ -417,7 +456,8 @@ def test_what_is_not_rounded_says_so(caplog):
         for _ in range(2):
             generate(model, 4, seeds=[0])
     assert [record.getMessage() for record in caplog.records] == [
-        "the plain loop runs this model, with its weights as they are: nothing is rounded to int8"]
+        "the plain loop runs this model, with its weights as they are: nothing is rounded to int8"
+    ]
 
 
 def test_an_unknown_precision_is_refused():
@@ -431,10 +471,26 @@ def test_an_unknown_precision_is_refused():
 # ---- the compiled parts
 
 
-@pytest.mark.parametrize("sampling", [
-    Sampling(), Sampling(0.0), Sampling(0.01), Sampling(3.0), Sampling(top_k=1), Sampling(top_k=4), Sampling(top_k=100),
-    Sampling(top_p=0.5), Sampling(top_p=1e-9), Sampling(top_p=1.0), Sampling(min_p=0.2), Sampling(min_p=1.0),
-    Sampling(min_p=0.0), Sampling(0.8, 6, 0.7, 0.1)], ids=str)
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(),
+        Sampling(0.0),
+        Sampling(0.01),
+        Sampling(3.0),
+        Sampling(top_k=1),
+        Sampling(top_k=4),
+        Sampling(top_k=100),
+        Sampling(top_p=0.5),
+        Sampling(top_p=1e-9),
+        Sampling(top_p=1.0),
+        Sampling(min_p=0.2),
+        Sampling(min_p=1.0),
+        Sampling(min_p=0.0),
+        Sampling(0.8, 6, 0.7, 0.1),
+    ],
+    ids=str,
+)
 def test_the_compiled_draw_is_the_draw(sampling):
     """Buries a filter that breaks ties another way, or sums in another order: equal for each of 2,000 draws, among them
     logits that are equal to each other."""
@@ -442,7 +498,7 @@ def test_the_compiled_draw_is_the_draw(sampling):
 
     rng = np.random.default_rng(0)
     logits = rng.standard_normal((2000, 9)).astype(np.float32) * 2
-    logits[::3] = logits[::3].round()                                   # ties
+    logits[::3] = logits[::3].round()  # ties
     numbers = rng.random(2000)
     p = np.empty(9)
     got = [draws.draw(row, draws.filters(sampling, 9), u, p) for row, u in zip(logits, numbers, strict=True)]

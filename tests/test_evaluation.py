@@ -70,7 +70,7 @@ def test_long_files_go_through_in_chunks(monkeypatch, spec, pattern, kind):
     found = [result.nats for result in file_likelihoods(model, sequences)]
     assert found == pytest.approx(expected, abs=1e-9)
     assert max(widths) <= 16
-    assert len(widths) < sum([90, 4, 200, 7])                       # in chunks, not step by step
+    assert len(widths) < sum([90, 4, 200, 7])  # in chunks, not step by step
 
 
 @torch.no_grad()
@@ -119,14 +119,14 @@ def test_bits_per_second_and_per_sample():
     assert mulaw.seconds == pytest.approx(210 / 8000)
 
     codes = score(TokenSpec(22050, 320, 4, 512), [FileLikelihood(600 * math.log(2), 400, 100)])
-    assert codes.loss == pytest.approx(1.5)                         # of a code
+    assert codes.loss == pytest.approx(1.5)  # of a code
     assert codes.per_second == pytest.approx(1.5 * 4 * 22050 / 320)
     assert codes.per_sample is None
 
     frames = score(FrameSpec(8000, 80, 40), [FileLikelihood(-50.0, 100, 100)])
     assert (frames.unit, frames.loss, frames.per_sample) == ("nats", -0.5, None)
     assert frames.per_second == pytest.approx(-50.0)
-    assert score(TokenSpec(8000, 1, 3, 256), [FileLikelihood(1.0, 3, 1)]).per_sample is None     # three codes a sample
+    assert score(TokenSpec(8000, 1, 3, 256), [FileLikelihood(1.0, 3, 1)]).per_sample is None  # three codes a sample
 
 
 def test_a_uniform_model_scores_log2_v():
@@ -164,11 +164,12 @@ def slow_strength(training, size):
     def loss(strength):
         total = 0.0
         for i, (a, b) in enumerate(pairs):
-            rest = pairs[:i] + pairs[i + 1:]
+            rest = pairs[:i] + pairs[i + 1 :]
             seen, row = sum(pair == (a, b) for pair in rest), sum(pair[0] == a for pair in rest)
             total -= math.log((seen + strength * prior[b]) / (row + strength))
         return total
-    return min((2.0 ** power for power in range(-4, 14)), key=loss)
+
+    return min((2.0**power for power in range(-4, 14)), key=loss)
 
 
 def walk(generator, rows, length, size=6):
@@ -199,8 +200,9 @@ def test_counting_models_equal_slow_loops():
             x = x[row].tolist()
             codes += len(x)
             nats["unigram"] -= sum(math.log(unigram[code]) for code in x)
-            nats["bigram"] -= math.log(unigram[x[0]]) + sum(math.log(bigram[a][b]) for a, b in
-                                                            zip(x, x[1:], strict=False))
+            nats["bigram"] -= math.log(unigram[x[0]]) + sum(
+                math.log(bigram[a][b]) for a, b in zip(x, x[1:], strict=False)
+            )
     found = held_out_counts([torch.from_numpy(x) for x in training], [torch.from_numpy(x) for x in held_out], 2, 6)
     for name in ("unigram", "bigram"):
         assert found[name] == pytest.approx(nats[name] / codes / math.log(2), rel=1e-12)
@@ -241,7 +243,7 @@ def test_baselines_of_densities_and_of_large_codebooks(monkeypatch):
 def test_si_sdr_is_the_closed_form():
     """Buries a power taken for an amplitude, a scale that matters, a mean that is left in, and the two swapped."""
     t = torch.arange(1000) / 1000
-    signal, noise = torch.sin(2 * math.pi * 5 * t), torch.sin(2 * math.pi * 7 * t)       # orthogonal, mean-free
+    signal, noise = torch.sin(2 * math.pi * 5 * t), torch.sin(2 * math.pi * 7 * t)  # orthogonal, mean-free
     for level in (1.0, 0.1, 1e-3):
         expected = -20 * math.log10(level)
         assert si_sdr(signal, signal + level * noise) == pytest.approx(expected, abs=1e-3)
@@ -260,13 +262,13 @@ def test_mel_distance_has_its_known_properties(rate, recwarn):
     """Buries a distance that is not nought for the same sound, that knows no decades, and bands of no frequency."""
     wav = 0.3 * torch.randn(1, rate // 2)
     assert mel_distance(wav, wav, rate) == 0
-    assert mel_distance(wav, 0.1 * wav, rate) == pytest.approx(1, abs=0.01)             # a tenth is a decade
+    assert mel_distance(wav, 0.1 * wav, rate) == pytest.approx(1, abs=0.01)  # a tenth is a decade
     assert mel_distance(wav, -wav, rate) == pytest.approx(0, abs=1e-6)
     other = 0.3 * torch.randn(1, rate // 2)
     near, far = mel_distance(wav, wav + 0.1 * other, rate), mel_distance(wav, wav + 0.4 * other, rate)
     assert 0 < near < far < mel_distance(wav, torch.zeros_like(wav), rate)
     assert mel_distance(wav, other, rate) == mel_distance(other, wav, rate)
-    assert mel_distance(torch.zeros(1, 10), torch.zeros(1, 10), rate) == 0              # shorter than any window
+    assert mel_distance(torch.zeros(1, 10), torch.zeros(1, 10), rate) == 0  # shorter than any window
     assert [str(warning.message) for warning in recwarn] == []
 
 
@@ -285,10 +287,23 @@ def test_round_trip_of_an_exact_front_end():
 
 
 def start(corpus, out, kind="mulaw", backbone="bigram", *overrides):
-    return train(corpus, out, kind, backbone, steps=6, overrides=[
-        "training.crop_frames=32", "training.batch_size=2", "training.evaluations=1", "training.sample_seconds=0.02",
-        "backbone.dim=8", "data.held_out=0.25", *overrides,
-        *(f"frontend.{name}={value}" for name, value in tiny_settings(kind).items())])
+    return train(
+        corpus,
+        out,
+        kind,
+        backbone,
+        steps=6,
+        overrides=[
+            "training.crop_frames=32",
+            "training.batch_size=2",
+            "training.evaluations=1",
+            "training.sample_seconds=0.02",
+            "backbone.dim=8",
+            "data.held_out=0.25",
+            *overrides,
+            *(f"frontend.{name}={value}" for name, value in tiny_settings(kind).items()),
+        ],
+    )
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ def test_examples_are_each_code_with_the_ones_before_it():
 
 def test_a_draw_sees_what_training_saw():
     """A model that is sure of code = sum of the context modulo V. Buries a draw from other contexts than examples'."""
+
     def logits(contexts):
         return 100.0 * torch.nn.functional.one_hot(contexts.sum(dim=1) % 5, 5)
 

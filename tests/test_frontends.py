@@ -112,8 +112,17 @@ def test_silence_stays_quiet(frontend):
 def test_encode_refuses_what_is_no_wav(frontend):
     """Buries a (1, N) wav read as a batch of channels, and numbers that only fail far downstream."""
     good = sounds(500)
-    for bad in (good[0], good[0, 0], good.expand(1, 2, 500), good[..., :0], good[:0], good.double(), good.half(),
-                (good * 100).to(torch.int16), good.index_fill(2, torch.tensor([3]), float("nan"))):
+    for bad in (
+        good[0],
+        good[0, 0],
+        good.expand(1, 2, 500),
+        good[..., :0],
+        good[:0],
+        good.double(),
+        good.half(),
+        (good * 100).to(torch.int16),
+        good.index_fill(2, torch.tensor([3]), float("nan")),
+    ):
         with pytest.raises(ValueError, match="wav must"):
             frontend.encode(bad)
 
@@ -142,8 +151,11 @@ def test_nothing_works_before_there_are_weights(kind, tmp_path):
         x = torch.zeros(1, frontend.spec.num_features, 2)
     else:
         x = torch.zeros(1, frontend.spec.num_codebooks, 2, dtype=torch.int64)
-    for call in (lambda: frontend.encode(sounds(500)), lambda: frontend.decode(x),
-                 lambda: save_frontend(frontend, tmp_path / "saved")):
+    for call in (
+        lambda: frontend.encode(sounds(500)),
+        lambda: frontend.decode(x),
+        lambda: save_frontend(frontend, tmp_path / "saved"),
+    ):
         with pytest.raises(NotFittedError, match="fit|acquire"):
             call()
     assert not (tmp_path / "saved").exists()
@@ -175,8 +187,7 @@ class iter_again:
         return (wav.clone() for wav in self.files)
 
 
-LONG = {"codec": {"fit_steps": 10 ** 6}, "mel": {"vocoder": {"steps": 10 ** 6}},
-        "melvq": {"vocoder": {"steps": 10 ** 6}}}
+LONG = {"codec": {"fit_steps": 10**6}, "mel": {"vocoder": {"steps": 10**6}}, "melvq": {"vocoder": {"steps": 10**6}}}
 LONG["bpe"] = {"base": {"kind": "melvq", **tiny_settings("melvq"), **LONG["melvq"], "num_codebooks": 1}}
 
 
@@ -287,23 +298,26 @@ def test_flipped_bits_are_refused(frontend, tmp_path):
             assert place < 8 + int.from_bytes(data[:8], "little")
 
 
-@pytest.mark.parametrize("text, what", [
-    (None, "not there"),
-    ("", "damaged"),
-    ("{\"format\": 1, \"front", "damaged"),
-    ("\x00\x00", "damaged"),
-    ("[" * 100_000, "damaged"),
-    ("[]", "format"),
-    ("{\"frontend\": {}}", "format"),
-    ("{\"format\": true, \"frontend\": {}}", "format"),
-    ("{\"format\": 2, \"frontend\": {\"kind\": \"mulaw\"}}", "update audiogen"),
-    ("{\"format\": 1}", "no front-end"),
-    ("{\"format\": 1, \"frontend\": {}}", "kind"),
-    ("{\"format\": 1, \"frontend\": {\"kind\": \"mulow\"}}", "mulaw"),
-    ("{\"format\": 1, \"frontend\": {\"kind\": \"mulaw\", \"bit\": 8}}", "bits"),
-    ("{\"format\": 1, \"frontend\": {\"kind\": \"mulaw\", \"bits\": 1000}}", "bits"),
-    ("{\"format\": 1, \"frontend\": {\"kind\": \"mel\"}}", "frontend.safetensors.*do not fit"),
-])
+@pytest.mark.parametrize(
+    "text, what",
+    [
+        (None, "not there"),
+        ("", "damaged"),
+        ('{"format": 1, "front', "damaged"),
+        ("\x00\x00", "damaged"),
+        ("[" * 100_000, "damaged"),
+        ("[]", "format"),
+        ('{"frontend": {}}', "format"),
+        ('{"format": true, "frontend": {}}', "format"),
+        ('{"format": 2, "frontend": {"kind": "mulaw"}}', "update audiogen"),
+        ('{"format": 1}', "no front-end"),
+        ('{"format": 1, "frontend": {}}', "kind"),
+        ('{"format": 1, "frontend": {"kind": "mulow"}}', "mulaw"),
+        ('{"format": 1, "frontend": {"kind": "mulaw", "bit": 8}}', "bits"),
+        ('{"format": 1, "frontend": {"kind": "mulaw", "bits": 1000}}', "bits"),
+        ('{"format": 1, "frontend": {"kind": "mel"}}', "frontend.safetensors.*do not fit"),
+    ],
+)
 def test_a_damaged_config_is_refused(tmp_path, text, what):
     """Buries a traceback from the depths of json, and a newer folder half-understood."""
     save_frontend(load_frontend("mulaw"), tmp_path)
@@ -360,7 +374,7 @@ def test_weights_are_not_used_with_settings_they_were_not_made_for(kind, tmp_pat
     save_frontend(tiny_frontend(kind), tmp_path)
     wrapped = tiny_frontend(kind).base is not None
     where = "frontend.base" if wrapped else "frontend"
-    own = {"weights": "fit"} if kind == "codec" else {}             # shipped ones have a rate of their own
+    own = {"weights": "fit"} if kind == "codec" else {}  # shipped ones have a rate of their own
     with pytest.raises(ConfigError, match=f"{where}.sample_rate.*8000.*16000"):
         load_frontend(tmp_path, **FRONTENDS[kind].at_rate(own, 16000))
     same = load_frontend(tmp_path, **FRONTENDS[kind].at_rate(own, 8000))
@@ -377,8 +391,10 @@ def test_on_each_device(frontend, device):
     assert x.device.type == device.type and moved.device.type == device.type
     expected = frontend.encode(wav)
     if frontend.base is not None:
-        expanded = [torch.cat([front.expand(item) for item in codes], dim=1).cpu()
-                    for front, codes in ((moved, x), (frontend, expected))]
+        expanded = [
+            torch.cat([front.expand(item) for item in codes], dim=1).cpu()
+            for front, codes in ((moved, x), (frontend, expected))
+        ]
         assert float((expanded[0] == expanded[1]).float().mean()) > 0.98
     elif x.dtype == torch.int64:
         assert float((x.cpu() == expected).float().mean()) > 0.98
@@ -386,12 +402,17 @@ def test_on_each_device(frontend, device):
         torch.testing.assert_close(x.cpu(), expected, rtol=0, atol=1e-3)
     decoded = moved.decode(x)
     assert decoded.device.type == device.type
-    assert decoded.shape[-1] == int(moved.frame_lengths(x).sum(dim=1).max()) == -(-5000 // hop_of(frontend)) * hop_of(
-        frontend)
+    assert (
+        decoded.shape[-1]
+        == int(moved.frame_lengths(x).sum(dim=1).max())
+        == -(-5000 // hop_of(frontend)) * hop_of(frontend)
+    )
     assert moved.fingerprint() == frontend.fingerprint()
     if device.type == "cpu" or not frontend.learned:
         return
-    fresh = load_frontend(next(kind for kind in FRONTENDS if FRONTENDS[kind] is type(frontend)),
-                          **{name: value for name, value in to_dict(frontend.config).items()}).to(device)
+    fresh = load_frontend(
+        next(kind for kind in FRONTENDS if FRONTENDS[kind] is type(frontend)),
+        **{name: value for name, value in to_dict(frontend.config).items()},
+    ).to(device)
     fresh.fit(training_files(fresh.spec.sample_rate))
     assert bool(torch.isfinite(fresh.decode(fresh.encode(wav.to(device)))).all())

@@ -38,7 +38,7 @@ def test_an_items_draw_depends_on_its_own_seed_alone(device, spec, pattern, kind
     prompt[3] = random_input(spec, 1, prompt_frames, device)[0]
     together = generate(model, 8, prompt=prompt, seeds=seeds)
     for item, seed in enumerate(seeds):
-        assert_same(together[item:item + 1], generate(model, 8, prompt=prompt[item:item + 1], seeds=[seed]))
+        assert_same(together[item : item + 1], generate(model, 8, prompt=prompt[item : item + 1], seeds=[seed]))
     assert_same(together[0], together[2])
     assert not torch.equal(together[0], together[1])
     assert_same(generate(model, 8, prompt=prompt.flip(0), seeds=seeds[::-1]), together.flip(0))
@@ -73,7 +73,7 @@ def test_stream_pieces_are_not_written_again():
     for piece in stream(model, 10, seeds=[4]):
         pieces.append(piece)
         copies.append(piece.clone())
-        piece.add_(0)                                           # whoever receives it may work on it in place
+        piece.add_(0)  # whoever receives it may work on it in place
     assert all(map(torch.equal, pieces, copies))
 
 
@@ -144,8 +144,10 @@ def test_sampling_is_used():
     model = tiny_model(TOKENS, "gpt", "parallel")
     free = generate(model, 20, seeds=[1])
     assert not torch.equal(generate(model, 20, seeds=[1], sampling=Sampling(temperature=0.1)), free)
-    assert torch.equal(generate(model, 20, seeds=[1], sampling=Sampling(top_k=1)),
-                       generate(model, 20, seeds=[2], sampling=Sampling(temperature=0)))
+    assert torch.equal(
+        generate(model, 20, seeds=[1], sampling=Sampling(top_k=1)),
+        generate(model, 20, seeds=[2], sampling=Sampling(temperature=0)),
+    )
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -155,7 +157,7 @@ def test_the_mode_of_the_model_is_restored(training):
     model = tiny_model(TOKENS, "gpt", "parallel", dropout=0.5).train(training)
     first = generate(model, 6, seeds=[1])
     assert model.training is training
-    assert torch.equal(generate(model, 6, seeds=[1]), first)    # no dropout while drawing
+    assert torch.equal(generate(model, 6, seeds=[1]), first)  # no dropout while drawing
 
     pieces = stream(model, 6, seeds=[1])
     next(pieces), next(pieces)
@@ -165,6 +167,7 @@ def test_the_mode_of_the_model_is_restored(training):
 
     def fail(*_):
         raise RuntimeError("planted")
+
     handle = model.backbone.register_forward_hook(fail)
     with pytest.raises(RuntimeError, match="planted"):
         generate(model, 6, seeds=[1])
@@ -186,19 +189,22 @@ def test_gradients_are_never_recorded():
     model = tiny_model(FRAMES, "mlp", "parallel")
     result = generate(model, 3, seeds=[1])
     assert not result.requires_grad
-    assert not result.is_inference()                            # so that it can be used in training all the same
+    assert not result.is_inference()  # so that it can be used in training all the same
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ({"num_frames": -1}, "num_frames.*-1"),
-    ({"seeds": [1, 2]}, "seeds.*1 in all.*2"),
-    ({"seeds": [-1]}, "seeds?.*-1"),
-    ({"seeds": [2**64]}, "seeds?.*18446744073709551616"),
-    ({"prompt": torch.zeros(1, 2, 5, dtype=torch.long)}, r"prompt.*\(B, 3, P\).*\(1, 2, 5\)"),
-    ({"prompt": torch.zeros(3, 5, dtype=torch.long)}, r"prompt.*\(B, 3, P\).*\(3, 5\)"),
-    ({"prompt": torch.full((1, 3, 2), 7)}, "prompt.*7"),
-    ({"prompt": torch.full((1, 3, 2), -1)}, "prompt.*-1"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"num_frames": -1}, "num_frames.*-1"),
+        ({"seeds": [1, 2]}, "seeds.*1 in all.*2"),
+        ({"seeds": [-1]}, "seeds?.*-1"),
+        ({"seeds": [2**64]}, "seeds?.*18446744073709551616"),
+        ({"prompt": torch.zeros(1, 2, 5, dtype=torch.long)}, r"prompt.*\(B, 3, P\).*\(1, 2, 5\)"),
+        ({"prompt": torch.zeros(3, 5, dtype=torch.long)}, r"prompt.*\(B, 3, P\).*\(3, 5\)"),
+        ({"prompt": torch.full((1, 3, 2), 7)}, "prompt.*7"),
+        ({"prompt": torch.full((1, 3, 2), -1)}, "prompt.*-1"),
+    ],
+)
 def test_wrong_arguments_are_refused(arguments, message):
     """Buries tracebacks from deep inside, and codes beyond the codebook, which would embed as another row's."""
     model = tiny_model(TOKENS, "bigram", "parallel")

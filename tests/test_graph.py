@@ -25,12 +25,15 @@ def test_the_text_holds_every_value_and_every_slope(loss):
     """Buries an arrow that is missing, turned round or has another one's slope; a name that breaks the text."""
     text = dot_text(loss)
     boxes = dict(re.findall(r'^  (v\d+) \[label="((?:[^"\\]|\\.)*)"', text, re.MULTILINE))
-    arrows = [(boxes[a].split("\\n")[0], boxes[b].split("\\n")[0], slope)
-              for a, b, slope in re.findall(r'(v\d+) -> (v\d+) \[label="([^"]*)"', text)]
+    arrows = [
+        (boxes[a].split("\\n")[0], boxes[b].split("\\n")[0], slope)
+        for a, b, slope in re.findall(r'(v\d+) -> (v\d+) \[label="([^"]*)"', text)
+    ]
     w = 'w \\"left\\\\'
-    slope = f"{1 - loss.data ** 2:.4g}"
-    assert sorted(arrows) == sorted([(w, "*", "0.5"), ("x", "*", "-3"), ("*", "+", "1"), (w, "+", "1"),
-                                     ("+", "loss = tanh", slope)])
+    slope = f"{1 - loss.data**2:.4g}"
+    assert sorted(arrows) == sorted(
+        [(w, "*", "0.5"), ("x", "*", "-3"), ("*", "+", "1"), (w, "+", "1"), ("+", "loss = tanh", slope)]
+    )
     assert f"data {loss.data:.4g}\\ngrad 1" in boxes["v4"] and len(boxes) == 5
 
 
@@ -54,7 +57,7 @@ def test_without_graphviz_the_same_is_drawn(loss, monkeypatch):
     assert len(set(boxes.values())) == 5
     assert boxes["x"][0] < boxes["*"][0] < boxes["+"][0] < boxes["loss = tanh"][0]
     slopes = sorted(t.get_text() for t in figure.axes[0].texts if t.get_text() and "data" not in t.get_text())
-    assert slopes == sorted(["0.5", "-3", "1", "1", f"{1 - loss.data ** 2:.4g}"])
+    assert slopes == sorted(["0.5", "-3", "1", "1", f"{1 - loss.data**2:.4g}"])
 
 
 def test_a_broken_graphviz_is_done_without(loss, monkeypatch):

@@ -81,7 +81,7 @@ def test_density_nll_equals_torch_distributions(device):
     expected = -mixture(head, h).log_prob(target.transpose(1, 2))
     torch.testing.assert_close(head.nll(h, target), expected[:, None], rtol=1e-10, atol=1e-10)
 
-    target[0, 2, 1] = math.nan                                  # one such value makes the frame a hole
+    target[0, 2, 1] = math.nan  # one such value makes the frame a hole
     target[2, :, 3:] = math.nan
     holes = torch.zeros(3, 5, dtype=torch.bool)
     holes[0, 1] = holes[2, 3] = holes[2, 4] = True
@@ -99,7 +99,7 @@ def test_holes_give_no_gradient_and_no_nan():
     head.nll(h, target).sum().backward()
     for weight in (*head.parameters(), *embed.parameters()):
         assert weight.grad is None or weight.grad.isfinite().all()
-    gradient, = torch.autograd.grad(head.nll(h, target).sum(), h)
+    (gradient,) = torch.autograd.grad(head.nll(h, target).sum(), h)
     assert gradient.isfinite().all()
     assert not gradient[1, 2:].any()
 
@@ -110,7 +110,7 @@ def test_density_draws_have_the_moments_of_the_mixture(device, temperature):
     that does not reach the deviations."""
     spec = FrameSpec(8000, 80, num_features=2)
     head = lively(MixtureDensityHead(spec, DIM)).double().to(device)
-    h, count = 0.1 * hidden(1).to(device), 60_000                      # small: the density lies within its LIMIT
+    h, count = 0.1 * hidden(1).to(device), 60_000  # small: the density lies within its LIMIT
     numbers = uniforms([1], 0, count, head.num_uniforms)[0].to(device)
     drawn = head.sample(h.expand(count, -1), Sampling(temperature=temperature), numbers)
 
@@ -120,8 +120,9 @@ def test_density_draws_have_the_moments_of_the_mixture(device, temperature):
     means = density.component_distribution.base_dist.loc[0]
     deviations = density.component_distribution.base_dist.scale[0] * temperature
     mean = weights @ means
-    squares = sum(w * (torch.outer(m, m) + torch.diag(d**2))
-                  for w, m, d in zip(weights, means, deviations, strict=True))
+    squares = sum(
+        w * (torch.outer(m, m) + torch.diag(d**2)) for w, m, d in zip(weights, means, deviations, strict=True)
+    )
     covariance = squares - torch.outer(mean, mean)
     spread = float(covariance.detach().diag().sqrt().max())
     torch.testing.assert_close(drawn.mean(dim=0), mean, rtol=0, atol=0.02 * spread)
@@ -133,10 +134,10 @@ def test_density_at_temperature_zero_is_the_mean_of_the_weightiest_component():
     head = MixtureDensityHead(FRAMES, DIM).double()
     with torch.no_grad():
         head.linear.bias[2] = 5.0
-        head.linear.bias[head.NUM_COMPONENTS:].view(head.NUM_COMPONENTS, 2, -1)[2, 1] = 1000.0
+        head.linear.bias[head.NUM_COMPONENTS :].view(head.NUM_COMPONENTS, 2, -1)[2, 1] = 1000.0
         h = torch.zeros(3, DIM, dtype=torch.float64)
         drawn = head.sample(h, Sampling(temperature=0), torch.rand(3, head.num_uniforms, dtype=torch.float64))
-        mean = head.linear.bias[head.NUM_COMPONENTS:].view(head.NUM_COMPONENTS, 2, -1)[2, 0]
+        mean = head.linear.bias[head.NUM_COMPONENTS :].view(head.NUM_COMPONENTS, 2, -1)[2, 0]
     torch.testing.assert_close(drawn, mean.expand(3, -1))
 
 
@@ -144,7 +145,7 @@ def test_deviations_have_a_floor():
     """Buries a density that earns without bound on a band of digital silence."""
     head = MixtureDensityHead(FRAMES, DIM).double()
     with torch.no_grad():
-        head.linear.bias[head.NUM_COMPONENTS:].view(head.NUM_COMPONENTS, 2, -1)[:, 1] = -1e4
+        head.linear.bias[head.NUM_COMPONENTS :].view(head.NUM_COMPONENTS, 2, -1)[:, 1] = -1e4
     _, _, log_scales = head.parameters_of(torch.zeros(1, DIM, dtype=torch.float64))
     assert float(log_scales.detach().exp().min()) == pytest.approx(head.MIN_SCALE)
 

@@ -15,8 +15,21 @@ ALLOWED = {
     "__main__": {"cli"},
     "cli": {"commands", "data", "doctor", "errors", "evaluation", "frontends", "listen", "models", "runs", "utils"},
     "doctor": {"commands", "data", "errors", "frontends", "models", "runs", "training", "utils"},
-    "commands": {"audio", "config", "data", "errors", "evaluation", "frontends", "generation", "listen", "models", "runs",
-                 "spec", "training", "utils"},
+    "commands": {
+        "audio",
+        "config",
+        "data",
+        "errors",
+        "evaluation",
+        "frontends",
+        "generation",
+        "listen",
+        "models",
+        "runs",
+        "spec",
+        "training",
+        "utils",
+    },
     "course": {"audio", "errors", "frontends", "listen", "models", "spec", "utils"},
     "listen": {"audio", "errors", "evaluation", "runs", "training", "utils"},
     "training": {"config", "errors", "evaluation", "models", "runs", "utils"},
@@ -51,7 +64,7 @@ def read_imports(package):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             for target in _targets(node, home):
                 while target and target not in paths and target.startswith(package.name + "."):
-                    target = target.rpartition(".")[0]          # a name inside of a module
+                    target = target.rpartition(".")[0]  # a name inside of a module
                 if target in paths:
                     inner[name] |= {target} - {name}
                 else:
@@ -65,8 +78,10 @@ def _targets(node, home):
     if isinstance(node, ast.ImportFrom):
         base = home.rsplit(".", node.level - 1)[0] if node.level else ""
         module = ".".join(filter(None, [base, node.module]))
-        return [f"{module}.{alias.name}" if node.level or "." in module or module == home.partition(".")[0] else module
-                for alias in node.names]
+        return [
+            f"{module}.{alias.name}" if node.level or "." in module or module == home.partition(".")[0] else module
+            for alias in node.names
+        ]
     return []
 
 
@@ -76,7 +91,7 @@ def find_circle(imports):
 
     def visit(name, trail):
         if name in trail:
-            return [*trail[trail.index(name):], name]
+            return [*trail[trail.index(name) :], name]
         if name in done:
             return None
         done.add(name)
@@ -129,7 +144,7 @@ def test_the_two_halves_do_not_know_each_other(graph):
     """Buries a front-end that only works with one backbone, and a model that asks what it models."""
     model_half = {"models"}
     used = {target for name, targets in graph[0].items() if room(name) == "frontends" for target in targets}
-    assert {name for name in used if room(name) in model_half} <= {"audiogen.models.layers"}   # which knows neither half
+    assert {name for name in used if room(name) in model_half} <= {"audiogen.models.layers"}  # which knows neither half
     assert not reached(graph[0], model_half) & {"frontends", "data", *AUDIO}
 
 
@@ -155,10 +170,14 @@ def test_audio_is_the_only_door_to_sound_files(graph):
 
 def test_only_the_model_asks_which_spec_it_is():
     """Buries `isinstance(spec, TokenSpec)` all over the house; rows and units answer for themselves."""
-    askers = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py")
-              for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-              if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance"
-              and {"TokenSpec", "FrameSpec"} & {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)}}
+    askers = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "id", "") == "isinstance"
+        and {"TokenSpec", "FrameSpec"} & {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)}
+    }
     assert askers == {"models/sequence_model.py"}
 
 
@@ -178,16 +197,21 @@ def test_importing_the_package_takes_no_time():
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("files, circle", [
-    ({"a": "from .b import x", "b": "x = 1"}, None),
-    ({"a": "from .b import x", "b": "from .a import y"}, "p.a -> p.b -> p.a"),
-    ({"a": "from . import b", "b": "def f():\n    import p.a"}, "p.a -> p.b -> p.a"),
-    ({"a": "import p.b", "b": "from p.c import x", "c": "from p import a"}, "p.a -> p.b -> p.c -> p.a"),
-    ({"a": "", "s/__init__": "from .t import x", "s/t": "from ..a import y"}, None),
-    ({"a": "from .s import x", "s/__init__": "from .t import x", "s/t": "from ..a import y"},
-     "p.a -> p.s -> p.s.t -> p.a"),
-    ({"s/__init__": "from . import t", "s/t": "from . import u", "s/u": "import os.path, torch"}, None),
-])
+@pytest.mark.parametrize(
+    "files, circle",
+    [
+        ({"a": "from .b import x", "b": "x = 1"}, None),
+        ({"a": "from .b import x", "b": "from .a import y"}, "p.a -> p.b -> p.a"),
+        ({"a": "from . import b", "b": "def f():\n    import p.a"}, "p.a -> p.b -> p.a"),
+        ({"a": "import p.b", "b": "from p.c import x", "c": "from p import a"}, "p.a -> p.b -> p.c -> p.a"),
+        ({"a": "", "s/__init__": "from .t import x", "s/t": "from ..a import y"}, None),
+        (
+            {"a": "from .s import x", "s/__init__": "from .t import x", "s/t": "from ..a import y"},
+            "p.a -> p.s -> p.s.t -> p.a",
+        ),
+        ({"s/__init__": "from . import t", "s/t": "from . import u", "s/u": "import os.path, torch"}, None),
+    ],
+)
 def test_circles_are_found(tmp_path, files, circle):
     """Buries a walk over the imports that finds nothing because it reads nothing."""
     for name, text in {"p/__init__": "", **{f"p/{name}": text for name, text in files.items()}}.items():

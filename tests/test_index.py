@@ -36,7 +36,7 @@ def test_finds_what_is_there(tmp_path):
 def test_entry_says_what_is_in_the_file(tmp_path):
     """Buries: figures of one block only, of one channel only, or at another rate. Oracle: numpy and hashlib."""
     stereo = np.stack([noise(0, 300_000), noise(1, 300_000)], axis=1)
-    stereo[-5] = 0.9                                            # the peak lies in the last of several blocks
+    stereo[-5] = 0.9  # the peak lies in the last of several blocks
     samples = write_wav(tmp_path / "stereo.wav", stereo, sample_rate=11025).mean(axis=1)
 
     (file,) = scan(tmp_path).files
@@ -61,19 +61,27 @@ def test_each_file_left_out_has_its_reason(tmp_path):
     write_wav(tmp_path / "constant.wav", np.full(4000, 0.25))
     shutil.copy(good, tmp_path / "later.wav")
     os.symlink(tmp_path / "gone", tmp_path / "dangling.wav")
-    os.mkfifo(tmp_path / "pipe.wav")                            # opening it would wait for ever
+    os.mkfifo(tmp_path / "pipe.wav")  # opening it would wait for ever
 
     index = scan(tmp_path)
 
     assert [file.path for file in index.files] == ["good.wav"]
-    expected = {"empty.wav": "empty", "text.wav": "no WAV", "cut.wav": "truncated", "header.wav": "truncated",
-                "zeros.wav": "silent", "constant.wav": "silent", "later.wav": "same content as good.wav",
-                "dangling.wav": "can't be opened", "pipe.wav": "not a file"}
+    expected = {
+        "empty.wav": "empty",
+        "text.wav": "no WAV",
+        "cut.wav": "truncated",
+        "header.wav": "truncated",
+        "zeros.wav": "silent",
+        "constant.wav": "silent",
+        "later.wav": "same content as good.wav",
+        "dangling.wav": "can't be opened",
+        "pipe.wav": "not a file",
+    }
     found = reasons(index)
     assert sorted(found) == sorted(expected) == [file.path for file in index.rejected]
     for path, words in expected.items():
         assert words in found[path]
-        assert str(tmp_path / path) not in found[path]          # the path stands beside the reason already
+        assert str(tmp_path / path) not in found[path]  # the path stands beside the reason already
 
 
 def test_faint_and_clipped_files_are_kept_and_marked(tmp_path):
@@ -85,7 +93,10 @@ def test_faint_and_clipped_files_are_kept_and_marked(tmp_path):
     write_wav(tmp_path / "loud.wav", loud)
     files = {file.path: file for file in scan(tmp_path).files}
     assert {path: file.silent for path, file in files.items()} == {
-        "faint.wav": True, "quiet.wav": False, "loud.wav": False}
+        "faint.wav": True,
+        "quiet.wav": False,
+        "loud.wav": False,
+    }
     assert files["loud.wav"].clipped == pytest.approx(0.25, abs=0.001)
     assert files["quiet.wav"].clipped == 0
 
@@ -165,6 +176,7 @@ def test_the_order_of_the_disk_changes_nothing(tmp_path, monkeypatch):
                 folders.sort(reverse=reverse)
                 names.sort(reverse=reverse)
                 yield root, folders, names
+
         return listed
 
     monkeypatch.setattr(os, "walk", in_order(reverse=False))
@@ -186,11 +198,14 @@ def test_more_files_than_are_examined_at_once(tmp_path):
     assert [file.path for file in index.files] == sorted(file.path for file in index.files)
 
 
-@pytest.mark.parametrize("make, words", [
-    (lambda folder: folder / "missing", "no such folder"),
-    (lambda folder: (folder / "x.wav"), "is a file"),
-    (lambda folder: (folder / "pictures"), "holds no sound files.*of other kinds"),
-])
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda folder: folder / "missing", "no such folder"),
+        (lambda folder: folder / "x.wav", "is a file"),
+        (lambda folder: folder / "pictures", "holds no sound files.*of other kinds"),
+    ],
+)
 def test_folders_that_are_none(tmp_path, make, words):
     write_wav(tmp_path / "x.wav", noise(0, 100))
     (tmp_path / "pictures").mkdir()
@@ -202,7 +217,7 @@ def test_folders_that_are_none(tmp_path, make, words):
 def test_nothing_that_can_be_used_is_told_with_reasons(tmp_path):
     for number in range(5):
         write_wav(tmp_path / f"{number}.wav", np.zeros(400 + number))
-    index = scan(tmp_path)                                      # does not raise: doctor lists each of them
+    index = scan(tmp_path)  # does not raise: doctor lists each of them
     assert index.files == [] and len(index.rejected) == 5
     for ask in (index.require_files, lambda: main_sample_rate(index)):
         with pytest.raises(DataError, match="none of its 5 sound files.*0.wav: silent.*and 2 more"):
@@ -216,7 +231,7 @@ def test_under_two_frames_is_left_out(tmp_path):
     kept = long_enough(index, FrameSpec(8000, 160, 80))
     assert [file.num_samples for file in kept.files] == [161, 320, 321, 322]
     assert list(reasons(kept)) == ["00.wav"] and "two frames" in reasons(kept)["00.wav"]
-    halved = long_enough(index, FrameSpec(4000, 160, 80))       # 80, 81, 160, 161, 161 samples
+    halved = long_enough(index, FrameSpec(4000, 160, 80))  # 80, 81, 160, 161, 161 samples
     assert [file.num_samples for file in halved.files] == [321, 322]
     assert long_enough(index, TokenSpec(8000, 1, 1, 256)) is index
     assert long_enough(index, TokenSpec(8000, None, 1, 256)) is index
@@ -224,7 +239,7 @@ def test_under_two_frames_is_left_out(tmp_path):
 
 def test_main_sample_rate_goes_by_seconds(tmp_path):
     """Buries: the rate of most files, or of most samples."""
-    write_wav(tmp_path / "long.wav", noise(0, 8000), 4000)      # 2 s
+    write_wav(tmp_path / "long.wav", noise(0, 8000), 4000)  # 2 s
     for number in range(3):
-        write_wav(tmp_path / f"{number}.wav", noise(number + 1, 8000), 16000)    # 1.5 s in all
+        write_wav(tmp_path / f"{number}.wav", noise(number + 1, 8000), 16000)  # 1.5 s in all
     assert main_sample_rate(scan(tmp_path)) == 4000

@@ -9,7 +9,7 @@ def test_each_typical_frame_is_the_mean_of_those_nearest_to_it():
     """Buries a mean over the wrong frames: after enough rounds nothing moves any more, and what is found is near."""
     generator = torch.Generator().manual_seed(1)
     heaps = 10 * torch.eye(4)
-    frames = (heaps[:, None] + torch.randn(4, 50, 4, generator=generator)).flatten(0, 1)        # (200, 4)
+    frames = (heaps[:, None] + torch.randn(4, 50, 4, generator=generator)).flatten(0, 1)  # (200, 4)
     typical = typical_frames(frames, 6, rounds=50)
     nearest = nearest_to(typical, frames)
     for code in range(6):
@@ -17,7 +17,7 @@ def test_each_typical_frame_is_the_mean_of_those_nearest_to_it():
     slow = [min(range(6), key=lambda code: float((frame - typical[code]).square().sum())) for frame in frames]
     assert nearest.tolist() == slow
     before = typical_frames(frames, 6, rounds=0)
-    assert all(any(torch.equal(row, frame) for frame in frames) for row in before)              # some of the frames
+    assert all(any(torch.equal(row, frame) for frame in frames) for row in before)  # some of the frames
     assert _distance(frames, typical) < _distance(frames, before)
 
 

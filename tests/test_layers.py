@@ -14,7 +14,7 @@ def test_causal_conv_equals_a_padded_convolution(device, kernel_size, dilation):
     """Buries taps in the wrong order and a dilation off by one, which every chunking would repeat."""
     conv = CausalConv(3, 5, kernel_size, dilation).double().to(device)
     x = torch.randn(2, 17, 3, dtype=torch.float64).to(device)
-    weight = conv.linear.weight.view(5, kernel_size, 3).permute(0, 2, 1)            # (D_out, D_in, kernel_size)
+    weight = conv.linear.weight.view(5, kernel_size, 3).permute(0, 2, 1)  # (D_out, D_in, kernel_size)
     padded = F.pad(x.transpose(1, 2), ((kernel_size - 1) * dilation, 0))
     expected = F.conv1d(padded, weight, conv.linear.bias, dilation=dilation).transpose(1, 2)
     torch.testing.assert_close(conv(x)[0], expected, rtol=0, atol=1e-12)
@@ -30,7 +30,7 @@ def test_delay_line_holds_the_last_inputs(device, length):
         leaving, tap_state = line.tap(piece, tap_state)
         expected = ([0.0] * length + seen)[-length:] + piece.flatten().tolist()
         assert y.flatten().tolist() == expected
-        assert leaving.flatten().tolist() == expected[:piece.shape[1]]
+        assert leaving.flatten().tolist() == expected[: piece.shape[1]]
         seen += piece.flatten().tolist()
 
 

@@ -33,10 +33,12 @@ def path(tmp_path) -> Path:
     sound = put(tmp_path, "sound")
     out = tmp_path / "runs" / "01_first"
     out.mkdir(parents=True)
-    return write_lesson(str(recipes / "01_first.py"), out / "index.html",
-                        section("The loss", text("It needs 3 nats, and the bigram 4.")),
-                        section("Sounds", grid(clip_cards([Clip(sound, "One")])), grid(clip_cards([
-                            Clip(sound, "Two")]))))
+    return write_lesson(
+        str(recipes / "01_first.py"),
+        out / "index.html",
+        section("The loss", text("It needs 3 nats, and the bigram 4.")),
+        section("Sounds", grid(clip_cards([Clip(sound, "One")])), grid(clip_cards([Clip(sound, "Two")]))),
+    )
 
 
 def test_a_lesson_page_can_be_read_by_itself(path):
@@ -63,11 +65,13 @@ def test_links_of_a_lesson_lead_somewhere(path):
 def test_a_note_sets_options_and_names_apart():
     """Buries an option broken after its dashes, one that swallows the next word, and text that is not escaped."""
     made = note(SCRIPT.split('"""')[1])
-    for part in ("<b>What it teaches.</b> That a &lt; b, and what <code>code</code> and",
-                 "<code>--some-option <wbr>0.5</code> look like,",
-                 "<code>--set <wbr>a.b=1</code> and <code>--resume</code> as well",
-                 "<code>--rate <wbr>3</code>, then 0.01.",
-                 "<pre>python recipes/01_first.py FOLDER</pre>"):
+    for part in (
+        "<b>What it teaches.</b> That a &lt; b, and what <code>code</code> and",
+        "<code>--some-option <wbr>0.5</code> look like,",
+        "<code>--set <wbr>a.b=1</code> and <code>--resume</code> as well",
+        "<code>--rate <wbr>3</code>, then 0.01.",
+        "<pre>python recipes/01_first.py FOLDER</pre>",
+    ):
         assert part in made, part
 
 
@@ -80,7 +84,10 @@ def test_figures_of_a_table_stand_right_also_where_they_are_text():
 
 def test_the_short_form_has_a_folder_of_its_own(monkeypatch):
     """Buries `--short` that leaves a tiny run where the lesson's own is to begin."""
-    for given, expected in (([], "runs/06_wavenet"), (["--short"], "runs/06_wavenet-short"),
-                            (["--short", "--out", "x"], "x")):
+    for given, expected in (
+        ([], "runs/06_wavenet"),
+        (["--short"], "runs/06_wavenet-short"),
+        (["--short", "--out", "x"], "x"),
+    ):
         monkeypatch.setattr("sys.argv", ["06_wavenet.py", "folder", *given])
         assert str(LessonParser("recipes/06_wavenet.py", "A lesson.\n").parse_args().out) == expected

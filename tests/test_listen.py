@@ -57,15 +57,25 @@ def test_the_curve_and_the_figures(run):
     """The counting models are named lines with their bits; the best held-out loss stands beside them in each unit."""
     page = Page(write_page([run]))
     curve = page.texts["how-it-learned"]
-    for name in ("uniform", "unigram", "bigram", "uniform 8.000", "unigram 6.500", "bigram 5.250",
-                 "held-out files", "training files", "training steps", "Loss in bits per code, lower is better"):
+    for name in (
+        "uniform",
+        "unigram",
+        "bigram",
+        "uniform 8.000",
+        "unigram 6.500",
+        "bigram 5.250",
+        "held-out files",
+        "training files",
+        "training steps",
+        "Loss in bits per code, lower is better",
+    ):
         assert name in curve, name
     loss = 4.1 + 4 * math.exp(-100 / 30)
     figures = page.texts["figures"]
     assert {"bits per code", "bits per second", "bits per sample"} <= set(figures)
     assert {f"{loss:.3f}", f"{8000 * loss:,.0f}", "5.250", "42,000", "6.500", "52,000", "64,000"} <= set(figures)
     said = page.text("figures")
-    assert f"guessing among {2 ** loss:.1f} codes, out of 256" in said
+    assert f"guessing among {2**loss:.1f} codes, out of 256" in said
     assert f"saves {5.25 - loss:.2f} bits per code against counting pairs" in said
     assert "A gpt model of mulaw codes, trained for 100 steps in 1.7 minutes" in page.text("")
     assert '"dim": 96' in page.text("settings")
@@ -79,11 +89,25 @@ def test_the_final_report_wins(run):
     """The figures are those of the last evaluation where there is one, not of a held-out subset while training; and
     the samples shown first are those of the weights that were kept. Buries: showing the overfitted last step."""
     with open(run / "metrics.jsonl", "a") as file:
-        file.write(json.dumps({"event": "final", "loss": 4.5, "unit": "bits", "bits_per_second": 36000.0,
-                               "bits_per_sample": 4.5, "round_trip": {"si_sdr": 21.5, "mel_distance": None},
-                               "files": 12, "step": 50, "baselines": {
-                                   name: {"loss": loss, "bits_per_second": loss * 8000}
-                                   for name, loss in (("uniform", 8.0), ("unigram", 6.0), ("bigram", 4.25))}}) + "\n")
+        file.write(
+            json.dumps(
+                {
+                    "event": "final",
+                    "loss": 4.5,
+                    "unit": "bits",
+                    "bits_per_second": 36000.0,
+                    "bits_per_sample": 4.5,
+                    "round_trip": {"si_sdr": 21.5, "mel_distance": None},
+                    "files": 12,
+                    "step": 50,
+                    "baselines": {
+                        name: {"loss": loss, "bits_per_second": loss * 8000}
+                        for name, loss in (("uniform", 8.0), ("unigram", 6.0), ("bigram", 4.25))
+                    },
+                }
+            )
+            + "\n"
+        )
     page = Page(write_page([run]))
     figures = page.texts["figures"]
     assert {"4.500", "36,000", "4.250", "34,000", "21.500", "round trip: SI-SDR (dB)", "files held out"} <= set(figures)
@@ -99,7 +123,8 @@ def test_a_density_is_in_nats(tmp_path):
     run = make_run(tmp_path / "density", "mel", metrics=False)
     (run / "metrics.jsonl").write_text(
         '{"event": "train", "step": 1, "seconds": 1.0, "loss": 90.5}\n'
-        '{"event": "held_out", "step": 1, "seconds": 1.0, "loss": -12.25, "best": true, "bits_per_second": null}\n')
+        '{"event": "held_out", "step": 1, "seconds": 1.0, "loss": -12.25, "best": true, "bits_per_second": null}\n'
+    )
     page = Page(write_page([run]))
     assert "-12.250" in page.texts["figures"] and "nats per frame" in page.texts["figures"]
     assert "mel frames" in page.text("")
@@ -119,8 +144,10 @@ def test_damaged_pieces_are_passed_over(run):
     """A half-written last line, odd lines and NaN, a wav without a json or with a damaged one, a cut-off wav: the
     rest of the page is there, and the bad wav's card says what is wrong with it."""
     with open(run / "metrics.jsonl", "a") as file:
-        file.write('[1]\nnull\n{"event": "train", "step": 110, "loss": NaN}\n'
-                   '{"event": "held_out", "step": "x", "loss": 1}\n{"event": "train", "step": 1')
+        file.write(
+            '[1]\nnull\n{"event": "train", "step": 110, "loss": NaN}\n'
+            '{"event": "held_out", "step": "x", "loss": 1}\n{"event": "train", "step": 1'
+        )
     bare = put(run, "bare")
     broken = put(run, "broken")
     broken.with_suffix(".json").write_text('{"kind": "gen')
@@ -137,9 +164,12 @@ def test_damaged_pieces_are_passed_over(run):
 def test_what_is_no_run_is_refused_in_one_line(tmp_path, run):
     (tmp_path / "empty").mkdir()
     folders = {"absent": "no config.json", "empty": "no config.json", "first/config.json": "no config.json"}
-    for name, config, message in (("damaged", "{", "damaged"), ("list", "[]", "damaged"),
-                                  ("newer", '{"format": 99}', "99"),
-                                  ("frontend", '{"format": 1, "frontend": {}}', "not a run")):
+    for name, config, message in (
+        ("damaged", "{", "damaged"),
+        ("list", "[]", "damaged"),
+        ("newer", '{"format": 99}', "99"),
+        ("frontend", '{"format": 1, "frontend": {}}', "not a run"),
+    ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(config)
         folders[name] = message
@@ -172,8 +202,11 @@ def test_nothing_on_the_page_is_taken_for_html(tmp_path):
 def test_several_runs_side_by_side(tmp_path):
     """One page, a column for each run under its name; losses are ranked within one front-end only. Buries a run that
     is compared with itself where it was named twice."""
-    runs = [make_run(tmp_path / "one" / "x"), make_run(tmp_path / "two" / "x"),
-            make_run(tmp_path / "z", "melvq", 16000)]
+    runs = [
+        make_run(tmp_path / "one" / "x"),
+        make_run(tmp_path / "two" / "x"),
+        make_run(tmp_path / "z", "melvq", 16000),
+    ]
     page = Page(write_page(runs[:2], tmp_path / "both.html"))
     names = ["one/x", "two/x"]
     assert all(name in page.texts["generated"] for name in names)
@@ -228,7 +261,11 @@ def test_a_failed_write_keeps_the_old_page(run, monkeypatch):
     with pytest.raises(AudiogenError, match=r"index\.html.*disk is full"):
         write_page([run])
     assert path.read_bytes() == before and sorted(p.name for p in run.iterdir()) == [
-        "config.json", "index.html", "metrics.jsonl", "samples"]
+        "config.json",
+        "index.html",
+        "metrics.jsonl",
+        "samples",
+    ]
 
 
 def test_a_lesson_s_note_is_its_docstring_below_the_title():

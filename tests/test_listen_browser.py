@@ -31,9 +31,11 @@ OVERFLOW = """[...document.querySelectorAll("html, body *")].filter((e) => !e.cl
 
 def test_the_browser_would_tell(browser, tmp_path):
     """The checks below can fail: a page with an error, a request, a sound that is none, and a wide line."""
-    (tmp_path / "bad.html").write_text('<meta name="viewport" content="width=device-width, initial-scale=1">'
-                                       '<p style="width:900px">wide</p><img src="http://127.0.0.1:9/x.png">'
-                                       '<audio src="data:audio/wav;base64,AAAA"></audio><script>nothing()</script>')
+    (tmp_path / "bad.html").write_text(
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<p style="width:900px">wide</p><img src="http://127.0.0.1:9/x.png">'
+        '<audio src="data:audio/wav;base64,AAAA"></audio><script>nothing()</script>'
+    )
     browser.open(tmp_path / "bad.html", width=360)
     assert browser.requests == ["http://127.0.0.1:9/x.png"]
     assert any("nothing is not defined" in error for error in browser.errors)
@@ -58,7 +60,7 @@ def test_players_load_and_the_page_fits(browser, tmp_path, width, dark):
         assert browser.run(OVERFLOW % width) == []
         expected = [soundfile.info(io.BytesIO(sound)).duration for sound in Page(path).sounds()]
         assert browser.run(DURATIONS) == pytest.approx(expected, abs=1e-3)
-        assert browser.run('[...document.images].every((i) => i.complete && i.naturalWidth > 0)')
+        assert browser.run("[...document.images].every((i) => i.complete && i.naturalWidth > 0)")
         assert browser.run('document.querySelectorAll("nav a").length') >= 5
         assert browser.errors == [] and browser.requests == []
 

@@ -77,8 +77,12 @@ def test_outline_is_the_range_of_each_stretch():
 
 def test_tiny_silent_and_long_sounds(tmp_path):
     """A few samples, silence, and a file far longer than the others: all have their card."""
-    paths = [put(tmp_path, "tiny", tone(0.001)), put(tmp_path, "silent", np.zeros(RATE)),
-             put(tmp_path, "long", tone(40, 200)), put(tmp_path, "other", tone(1))]
+    paths = [
+        put(tmp_path, "tiny", tone(0.001)),
+        put(tmp_path, "silent", np.zeros(RATE)),
+        put(tmp_path, "long", tone(40, 200)),
+        put(tmp_path, "other", tone(1)),
+    ]
     cards = clip_cards([Clip(path, path.stem) for path in paths])
     assert len(cards) == 4 and all("<audio" in card for card in cards)
     assert "the pictures show the first 10.0" in cards[2] and "the pictures show" not in cards[3]
@@ -101,7 +105,15 @@ def test_ticks_labels_and_long_curves():
     assert thinned(Line("x", [], [])).x == []
     assert "NaN" not in line_chart([Line("flat", [0], [1.0])], {}, "x", "y", "a point")
     assert [format_number(v) for v in (None, 12345, 4.64061, 31234.6, 312.34, -0.5, "a", 0)] == [
-        "–", "12,345", "4.641", "31,235", "312.3", "-0.500", "a", "0"]
+        "–",
+        "12,345",
+        "4.641",
+        "31,235",
+        "312.3",
+        "-0.500",
+        "a",
+        "0",
+    ]
     assert "98.2" in table(["", "x"], [["a", 98.238], ["b", 387.04], ["c", None]])
 
 
@@ -110,9 +122,17 @@ def test_a_page_of_ones_own(tmp_path):
     figure = Figure(figsize=(3, 2))
     figure.subplots().plot([1, 2, 3])
     sound = put(tmp_path, "sound")
-    path = write_document(tmp_path / "lesson.html", "Lesson <1>", section(
-        "What broke", text("It is a < b."), table(["step", "loss"], [["first", 27.1], ["last", 3.4]], main_row=1),
-        picture(figure, alt="A line that rises", caption="It rises"), *clip_cards([Clip(sound, "The sound")])))
+    path = write_document(
+        tmp_path / "lesson.html",
+        "Lesson <1>",
+        section(
+            "What broke",
+            text("It is a < b."),
+            table(["step", "loss"], [["first", 27.1], ["last", 3.4]], main_row=1),
+            picture(figure, alt="A line that rises", caption="It rises"),
+            *clip_cards([Clip(sound, "The sound")]),
+        ),
+    )
     page = Page(path)
     assert page.texts["what-broke"][:2] == ["What broke", "It is a < b."]
     assert "27.100" in page.text() and "It rises" in page.text() and "Lesson <1>" in page.text("")

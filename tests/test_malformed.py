@@ -64,7 +64,7 @@ def make(num_samples, sample_rate, num_channels, container, subtype, **settings)
 
 def without_mp3_tag(data: bytes) -> bytes:
     """Without its first frame, which holds the Xing tag: the second begins with the same first bytes."""
-    return data[data.index(data[:2], 2):]
+    return data[data.index(data[:2], 2) :]
 
 
 BASES = {
@@ -77,8 +77,9 @@ BASES = {
     "vorbis.ogg": make(30_000, 22_050, 2, "OGG", "VORBIS"),
     "opus.ogg": make(48_000, 48_000, 1, "OGG", "OPUS"),
     "xing.mp3": make(44_100, 44_100, 2, "MP3", "MPEG_LAYER_III"),
-    "bare.mp3": without_mp3_tag(make(16_000, 16_000, 1, "MP3", "MPEG_LAYER_III", bitrate_mode="CONSTANT",
-                                      compression_level=0.5)),
+    "bare.mp3": without_mp3_tag(
+        make(16_000, 16_000, 1, "MP3", "MPEG_LAYER_III", bitrate_mode="CONSTANT", compression_level=0.5)
+    ),
 }
 
 
@@ -88,33 +89,65 @@ def false_headers(name: str, data: bytes) -> list[bytes]:
         fmt, size = data.index(b"fmt ") + 8, data.index(b"data") + 4
         if name == "rf64.wav":
             long_size = data.index(b"ds64") + 16
-            return [put(data, long_size, "<Q", 1 << 62), put(data, long_size, "<Q", len(data)),
-                    put(data, long_size, "<Q", 0), put(data, data.index(b"ds64") + 4, "<I", 1 << 31),
-                    put(data, size, "<I", 0x7FFFFFF0), put(data, fmt + 12, "<H", 0)]
+            return [
+                put(data, long_size, "<Q", 1 << 62),
+                put(data, long_size, "<Q", len(data)),
+                put(data, long_size, "<Q", 0),
+                put(data, data.index(b"ds64") + 4, "<I", 1 << 31),
+                put(data, size, "<I", 0x7FFFFFF0),
+                put(data, fmt + 12, "<H", 0),
+            ]
         claims = {"pcm16.wav": 0x7FFFFFF0, "pcm24.wav": 0xFFFFFFFF, "float.wav": len(data)}
-        return [put(data, size, "<I", claims[name]), put(data, size, "<I", 0), put(data, fmt + 2, "<H", 65_535),
-                put(data, fmt + 4, "<I", (1 << 32) - 1), put(data, fmt + 4, "<I", 1), put(data, fmt + 12, "<H", 1)]
+        return [
+            put(data, size, "<I", claims[name]),
+            put(data, size, "<I", 0),
+            put(data, fmt + 2, "<H", 65_535),
+            put(data, fmt + 4, "<I", (1 << 32) - 1),
+            put(data, fmt + 4, "<I", 1),
+            put(data, fmt + 12, "<H", 1),
+        ]
     if name.endswith(".flac"):
         (packed,) = struct.unpack_from(">Q", data, 18)
         total = packed & (1 << 36) - 1
-        return [put(data, 18, ">Q", packed | (1 << 36) - 1), put(data, 18, ">Q", packed - total + 60_000_000),
-                put(data, 18, ">Q", packed + 1), put(data, 18, ">Q", packed & (1 << 44) - 1),
-                put(data, 18, ">Q", packed | 7 << 41), put(data, 5, ">H", 0xFFFF)]
+        return [
+            put(data, 18, ">Q", packed | (1 << 36) - 1),
+            put(data, 18, ">Q", packed - total + 60_000_000),
+            put(data, 18, ">Q", packed + 1),
+            put(data, 18, ">Q", packed & (1 << 44) - 1),
+            put(data, 18, ">Q", packed | 7 << 41),
+            put(data, 5, ">H", 0xFFFF),
+        ]
     if name.endswith(".ogg"):
         last = data.rindex(b"OggS")
         head = data.index(b"OpusHead") + 9 if name == "opus.ogg" else data.index(b"vorbis") + 10
         rate = head + (3 if name == "opus.ogg" else 1)
-        return [ogg_page(data, last, 6, "<q", (1 << 62)), ogg_page(data, last, 6, "<q", 100_000_000),
-                ogg_page(data, last, 6, "<q", -1), ogg_page(data, last, 5, "<B", 0),
-                ogg_page(data, 0, head, "<B", 255), ogg_page(data, 0, rate, "<I", (1 << 32) - 1)]
+        return [
+            ogg_page(data, last, 6, "<q", (1 << 62)),
+            ogg_page(data, last, 6, "<q", 100_000_000),
+            ogg_page(data, last, 6, "<q", -1),
+            ogg_page(data, last, 5, "<B", 0),
+            ogg_page(data, 0, head, "<B", 255),
+            ogg_page(data, 0, rate, "<I", (1 << 32) - 1),
+        ]
     if name == "xing.mp3":
         tag = data.index(b"Xing") + 8
         (frames,) = struct.unpack_from(">I", data, tag)
-        return [put(data, tag, ">I", (1 << 32) - 1), put(data, tag, ">I", frames + 1), put(data, tag, ">I", frames * 3),
-                put(data, tag + 4, ">I", (1 << 32) - 1), put(data, tag + 132, ">I", (1 << 32) - 1),
-                b"ID3\4\0\0\x7f\x7f\x7f\x7f" + data]
-    return [b"ID3\4\0\0\0\0\0\x7f" + data, b"ID3\4\0\0\0\0\0\0" * 9 + data, data + data[:100],
-            put(data, 1, ">B", 0xE3), put(data, 2, ">B", 0xF0), data[:2_000] + data]
+        return [
+            put(data, tag, ">I", (1 << 32) - 1),
+            put(data, tag, ">I", frames + 1),
+            put(data, tag, ">I", frames * 3),
+            put(data, tag + 4, ">I", (1 << 32) - 1),
+            put(data, tag + 132, ">I", (1 << 32) - 1),
+            b"ID3\4\0\0\x7f\x7f\x7f\x7f" + data,
+        ]
+    return [
+        b"ID3\4\0\0\0\0\0\x7f" + data,
+        b"ID3\4\0\0\0\0\0\0" * 9 + data,
+        data + data[:100],
+        put(data, 1, ">B", 0xE3),
+        put(data, 2, ">B", 0xF0),
+        data[:2_000] + data,
+    ]
 
 
 def malformed(name: str, data: bytes, rng: np.random.Generator) -> dict[str, bytes]:
@@ -135,7 +168,7 @@ def stated_length(name: str, data: bytes) -> tuple[int, int] | None:
     """The shortest and longest length that the file's own statement allows; read independently of audiogen."""
     if name.endswith(".wav"):
         fmt, at = data.index(b"fmt ") + 8, 12
-        while data[at:at + 4] != b"data":
+        while data[at : at + 4] != b"data":
             (length,) = struct.unpack_from("<I", data, at + 4)
             at += 8 + length + length % 2
         (length,) = struct.unpack_from("<I", data, at + 4)
@@ -155,7 +188,7 @@ def stated_length(name: str, data: bytes) -> tuple[int, int] | None:
     tag = max(data.find(b"Xing", 0, 60), data.find(b"Info", 0, 60))
     if tag < 0 or not data[tag + 7] & 1:
         return None
-    frames, added = (int.from_bytes(data[tag + at:tag + at + size], "big") for at, size in ((8, 4), (141, 3)))
+    frames, added = (int.from_bytes(data[tag + at : tag + at + size], "big") for at, size in ((8, 4), (141, 3)))
     longest = frames * 1152 - ((added >> 12) + (added & 4095) if data[tag + 7] == 15 else 0)
     return longest - 529, longest  # decoders may take their own delay off
 
@@ -172,8 +205,12 @@ def outcomes(tmp_path_factory) -> dict[str, tuple[bytes, dict]]:
         (folder / name).write_bytes(data)
     lists = ["|".join(str(folder / name) for name in names) for names in (BASES, files)]
     settings = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", WORKER, *lists, str(100 << 20)], capture_output=True, text=True,
-                          env=os.environ | settings)
+    done = subprocess.run(
+        [sys.executable, "-c", WORKER, *lists, str(100 << 20)],
+        capture_output=True,
+        text=True,
+        env=os.environ | settings,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Traceback" not in done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]

@@ -50,8 +50,17 @@ def test_mel_power_equals_librosas(rate, hops, extra):
     hop_length = frontend.spec.hop_length
     num_samples = hops * hop_length + extra
     wav = 0.1 * torch.randn(1, 1, num_samples)
-    expected = librosa.feature.melspectrogram(y=wav[0, 0].numpy(), sr=rate, n_fft=4 * hop_length, hop_length=hop_length,
-                                              n_mels=80, htk=False, norm="slaney", center=True, pad_mode="constant")
+    expected = librosa.feature.melspectrogram(
+        y=wav[0, 0].numpy(),
+        sr=rate,
+        n_fft=4 * hop_length,
+        hop_length=hop_length,
+        n_mels=80,
+        htk=False,
+        norm="slaney",
+        center=True,
+        pad_mode="constant",
+    )
     power = frontend.power(wav)[0].numpy()
     assert power.shape == (80, -(-num_samples // hop_length))
     assert expected.shape[1] == power.shape[1] + (extra == 0)
@@ -80,8 +89,16 @@ def test_no_filter_is_empty():
         load_frontend("mel", sample_rate=8000, hop_length=16)
 
 
-@pytest.mark.parametrize("settings", [{"num_features": 0}, {"hop_length": 0}, {"griffin_lim_iterations": 0},
-                                      {"sample_rate": 10}, {"num_features": 10**9}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_features": 0},
+        {"hop_length": 0},
+        {"griffin_lim_iterations": 0},
+        {"sample_rate": 10},
+        {"num_features": 10**9},
+    ],
+)
 def test_senseless_settings(settings):
     with pytest.raises(ConfigError, match=f"frontend.{next(iter(settings))}"):
         load_frontend("mel", **settings)
@@ -138,8 +155,17 @@ def test_the_way_back_is_closer_than_torchaudios():
     torch.manual_seed(0)
     n_fft, hop_length = frontend.n_fft, frontend.spec.hop_length
     other = torchaudio.functional.griffinlim(
-        linear[0], torch.hann_window(n_fft), n_fft, hop_length, n_fft, power=2.0, n_iter=60, momentum=0.99,
-        length=decoded.shape[-1], rand_init=True)[None, None]
+        linear[0],
+        torch.hann_window(n_fft),
+        n_fft,
+        hop_length,
+        n_fft,
+        power=2.0,
+        n_iter=60,
+        momentum=0.99,
+        length=decoded.shape[-1],
+        rand_init=True,
+    )[None, None]
     assert mel_distance(frontend, wav, decoded) < 0.6 * mel_distance(frontend, wav, other)
 
 
@@ -181,7 +207,9 @@ def test_the_same_frames_sound_the_same_whatever_follows():
     frames = frontend.encode(melody(8000)[None])
     near = 8 * frontend.spec.hop_length  # what four walks can carry, 2 hops each, is left out
     shorter, longer = frontend.decode(frames[..., :40]), frontend.decode(frames)
-    torch.testing.assert_close(shorter[..., :-2 * near], longer[..., : shorter.shape[-1] - 2 * near], rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        shorter[..., : -2 * near], longer[..., : shorter.shape[-1] - 2 * near], rtol=0, atol=1e-4
+    )
 
 
 def test_melvq_codes_are_those_of_the_nearest_centroid():

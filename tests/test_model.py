@@ -93,7 +93,7 @@ def test_nll_equals_a_slow_loop_over_steps(device, spec, pattern, kind):
                 odds = model.head.logits(h).log_softmax(dim=-1)
                 expected[:, row, frame] = -torch.stack([odds[b, row, x[b, row, frame]] for b in range(2)])
             else:
-                expected[:, row, frame] = model.head.nll(h[:, None], x[:, :, frame:frame + 1])[:, 0, 0]
+                expected[:, row, frame] = model.head.nll(h[:, None], x[:, :, frame : frame + 1])[:, 0, 0]
     torch.testing.assert_close(model.nll_per_entry(x), expected, rtol=0, atol=1e-10)
     total, count = model.nll(x)
     assert total.dtype == torch.float64
@@ -115,8 +115,8 @@ def test_streamed_nll_equals_training_nll(device, spec, pattern, kind):
     h, state = model.start(2)
     by_steps = 0.0
     for step in range(seq.shape[2]):
-        by_steps += model.head.nll(h[:, None], seq[:, :, step:step + 1]).sum()
-        h, state = model.advance(seq[:, :, step:step + 1], state)
+        by_steps += model.head.nll(h[:, None], seq[:, :, step : step + 1]).sum()
+        h, state = model.advance(seq[:, :, step : step + 1], state)
     torch.testing.assert_close(by_steps, expected, rtol=0, atol=1e-9)
 
     for lengths in ([1] * seq.shape[2], [20, 1, seq.shape[2] - 21], [2, seq.shape[2] - 2]):
@@ -137,13 +137,17 @@ def test_padding_leaves_the_nll_of_an_item_as_it_is_alone(device, spec, pattern,
     lengths = [1, 4, 9, 6]
     items = [random_input(spec, 1, length, device) for length in lengths]
     width = max(lengths) + 2
-    padded = torch.cat([torch.cat([item, item.new_full((1, item.shape[1], width - item.shape[2]), model.hole)], dim=2)
-                        for item in items])
+    padded = torch.cat(
+        [
+            torch.cat([item, item.new_full((1, item.shape[1], width - item.shape[2]), model.hole)], dim=2)
+            for item in items
+        ]
+    )
     together = model.nll_per_entry(padded)
     for row, item in zip(together, items, strict=True):
         alone = model.nll_per_entry(item)[0]
-        torch.testing.assert_close(row[:, :item.shape[2]], alone, rtol=0, atol=1e-10)
-        assert not row[:, item.shape[2]:].any()
+        torch.testing.assert_close(row[:, : item.shape[2]], alone, rtol=0, atol=1e-10)
+        assert not row[:, item.shape[2] :].any()
     total, count = model.nll(padded)
     assert count == sum(lengths) * spec.num_rows
     torch.testing.assert_close(total, sum(model.nll(item)[0] for item in items))
@@ -220,7 +224,7 @@ def test_the_bigram_learns_the_conditional_entropy_of_its_corpus():
     model = SequenceModel(spec, tiny_backbone("bigram", dim=8), PATTERNS["parallel"](1))
     loss = train(model, lambda step: items, 250, 0.1)
     assert entropy - 1e-5 < loss < entropy + 2e-3
-    assert entropy < 0.9 * math.log(size)                       # the corpus has something to learn
+    assert entropy < 0.9 * math.log(size)  # the corpus has something to learn
 
 
 def gaussian_walk(generator, batch_size, num_frames):
@@ -237,10 +241,14 @@ def two_pitches(generator, batch_size, num_frames):
     return side + 0.1 * torch.randn(batch_size, 1, num_frames, generator=generator)
 
 
-@pytest.mark.parametrize("make, num_features, entropy", [
-    (gaussian_walk, 3, 3 * 0.5 * math.log(2 * math.pi * math.e * 0.6**2)),
-    (two_pitches, 1, math.log(2) + 0.5 * math.log(2 * math.pi * math.e * 0.1**2)),
-], ids=["gaussian-walk", "two-pitches"])
+@pytest.mark.parametrize(
+    "make, num_features, entropy",
+    [
+        (gaussian_walk, 3, 3 * 0.5 * math.log(2 * math.pi * math.e * 0.6**2)),
+        (two_pitches, 1, math.log(2) + 0.5 * math.log(2 * math.pi * math.e * 0.1**2)),
+    ],
+    ids=["gaussian-walk", "two-pitches"],
+)
 def test_a_density_learns_the_entropy_of_its_corpus(make, num_features, entropy):
     """Buries a density that does not sum to one (it would fall below the entropy), or whose means, deviations or
     weights can't follow the frame before."""

@@ -24,8 +24,12 @@ from audiogen.runs.training_config import DataConfig, TrainingConfig
 from audiogen.spec import FrameSpec
 from audiogen.training.trainer import Trainer
 
-pairs = [pytest.param(frontend, backbone, pattern, id=f"{frontend}-{backbone}-{pattern}")
-         for frontend in FRONTENDS for backbone in BACKBONES for pattern in PATTERNS]
+pairs = [
+    pytest.param(frontend, backbone, pattern, id=f"{frontend}-{backbone}-{pattern}")
+    for frontend in FRONTENDS
+    for backbone in BACKBONES
+    for pattern in PATTERNS
+]
 
 
 class Same:
@@ -41,8 +45,13 @@ class Same:
 
 def config_of(frontend, backbone, pattern):
     small = tiny.tiny_backbone(backbone).config
-    return RunConfig(frontend.config, small, pattern, DataConfig(),
-                     TrainingConfig(steps=1, minutes=None, warmup=0.0, learning_rate=0.01))
+    return RunConfig(
+        frontend.config,
+        small,
+        pattern,
+        DataConfig(),
+        TrainingConfig(steps=1, minutes=None, warmup=0.0, learning_rate=0.01),
+    )
 
 
 @pytest.mark.parametrize("frontend, backbone, pattern", pairs)
@@ -57,12 +66,18 @@ def test_every_pair_trains_generates_decodes_and_is_saved(device, tmp_path, fron
             build_model(config, spec)
         return
     wavs = torch.stack([torch.from_numpy(note(seed, rate // 10, rate)).float()[None] for seed in range(2)]).to(device)
-    x = frontend.encode(wavs)                                                           # (2, C, T)
+    x = frontend.encode(wavs)  # (2, C, T)
     model = build_model(config, spec).to(device)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    trainer = Trainer(model, Same(x), lambda weights: held_out_score(weights, list(x), frontend.seconds(x)),
-                      lambda weights, progress: save_weights(tmp_path, weights, progress.step, progress.best_loss),
-                      config.training, tmp_path / "checkpoints", "bf16" if device.type == "cuda" else "fp32")
+    trainer = Trainer(
+        model,
+        Same(x),
+        lambda weights: held_out_score(weights, list(x), frontend.seconds(x)),
+        lambda weights, progress: save_weights(tmp_path, weights, progress.step, progress.best_loss),
+        config.training,
+        tmp_path / "checkpoints",
+        "bf16" if device.type == "cuda" else "fp32",
+    )
     start_run(tmp_path, config, frontend)
     trainer.run(Metrics(tmp_path))
     still = [name for name, weight in model.state_dict().items() if torch.equal(weight, before[name])]
@@ -73,7 +88,7 @@ def test_every_pair_trains_generates_decodes_and_is_saved(device, tmp_path, fron
     trained = copy.copy(run)
     trained.frontend, trained.model = frontend, model.eval()
     hop_length = (frontend.base or frontend).spec.hop_length
-    length, prompt = 3 * (hop_length if hop_length > 1 else 20) + 1, wavs[0, :, :rate // 50 + 1]
+    length, prompt = 3 * (hop_length if hop_length > 1 else 20) + 1, wavs[0, :, : rate // 50 + 1]
     for sound in (None, prompt):
         # 2 items: the batch, too, has to fit.
         asked = {"seconds": length / rate, "num": 2, "seed": 3, "prompt": sound, "sampling": Sampling(0.9, top_k=5)}
@@ -94,6 +109,7 @@ def test_a_front_end_without_small_settings_is_told_of():
 
 def test_a_backbone_without_small_settings_is_told_of(monkeypatch):
     """Buries a backbone that is registered and tested at its full size."""
+
     class Large:
         Config = dataclasses.make_dataclass("Config", [("num_experts", int, 64)], frozen=True)
 

@@ -13,8 +13,9 @@ from audiogen.models import patterns
 from audiogen.models.patterns import PATTERNS
 
 every_pattern = pytest.mark.parametrize("kind", PATTERNS)
-sizes = pytest.mark.parametrize("num_rows, num_frames",
-                                [(1, 1), (1, 5), (2, 1), (3, 1), (3, 2), (3, 7), (8, 4), (4, 30)])
+sizes = pytest.mark.parametrize(
+    "num_rows, num_frames", [(1, 1), (1, 5), (2, 1), (3, 1), (3, 2), (3, 7), (8, 4), (4, 30)]
+)
 
 
 def table(pattern, num_frames):
@@ -35,8 +36,10 @@ def test_tables_equal_the_picture_in_the_documentation():
     lines = [line for line in patterns.__doc__.splitlines() if re.search(r"\d [\d.]", line) and "=" not in line]
     assert len(lines) == 3
     cells = re.compile(r"(?:[\d.] )+[\d.]")
-    shown = {kind: [cells.findall(line)[column].split() for line in lines]
-             for column, kind in enumerate(["parallel", "delay", "flatten"])}
+    shown = {
+        kind: [cells.findall(line)[column].split() for line in lines]
+        for column, kind in enumerate(["parallel", "delay", "flatten"])
+    }
     for kind, rows in shown.items():
         assert [[None if cell == "." else int(cell) for cell in row] for row in rows] == table(PATTERNS[kind](3), 3)
 
@@ -64,7 +67,7 @@ def test_invert_undoes_apply(device, kind, num_rows, num_frames, batch_size):
     seq, _ = pattern.apply(x, hole=-1)
     assert seq.dtype == x.dtype
     assert seq.shape == (batch_size, num_rows, pattern.num_steps(num_frames))
-    assert (seq >= 0).sum() == x.numel()                        # every code once, the rest are holes
+    assert (seq >= 0).sum() == x.numel()  # every code once, the rest are holes
     assert torch.equal(pattern.invert(seq, num_frames), x)
 
 

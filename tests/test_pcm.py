@@ -11,16 +11,20 @@ from audiogen.audio.io import AudioFile, audio_info, read_audio, write_audio
 from audiogen.audio.pcm import PCMFile, is_pcm
 from audiogen.errors import AudioReadError
 
-PLAIN = [(container, subtype, num_channels) for container in ("WAV", "WAVEX", "RF64") for num_channels in (1, 2, 5)
-         for subtype in ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")]
+PLAIN = [
+    (container, subtype, num_channels)
+    for container in ("WAV", "WAVEX", "RF64")
+    for num_channels in (1, 2, 5)
+    for subtype in ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")
+]
 
 
 def values(subtype: str, num_channels: int) -> np.ndarray:
     """(N, C) as soundfile takes it: integers over their whole range, or floats of all magnitudes up to 3."""
     rng = np.random.default_rng(0)
     if subtype.startswith("PCM"):
-        x = rng.integers(-2 ** 31, 2 ** 31, (1009, num_channels)).astype(np.int32)
-        x[:4, 0] = -2 ** 31, 2 ** 31 - 1, 0, -1
+        x = rng.integers(-(2**31), 2**31, (1009, num_channels)).astype(np.int32)
+        x[:4, 0] = -(2**31), 2**31 - 1, 0, -1
         return x
     return rng.uniform(-3, 3, (1009, num_channels)) * 10.0 ** rng.integers(-40, 1, (1009, num_channels))
 
@@ -37,14 +41,16 @@ def test_equals_soundfile_to_the_bit(tmp_path, container, subtype, num_channels)
         assert file.seek(start) == start
         samples = file.next(count)
         assert samples.dtype == np.float32
-        np.testing.assert_array_equal(samples, expected[start:start + count])
+        np.testing.assert_array_equal(samples, expected[start : start + count])
     assert file.seek(1004) == 1004 and len(file.next(10)) == 5 and len(file.next(10)) == 0
     file.close()
     assert audio_info(path).subtype == subtype
 
 
-@pytest.mark.parametrize("change", [{"bits": 12}, {"coding": 7, "bits": 8}, {"coding": 6, "bits": 8},
-                                    {"bits": 48}, {"coding": 3, "bits": 16}])
+@pytest.mark.parametrize(
+    "change",
+    [{"bits": 12}, {"coding": 7, "bits": 8}, {"coding": 6, "bits": 8}, {"bits": 48}, {"coding": 3, "bits": 16}],
+)
 def test_what_is_not_plain_is_left_to_libsndfile(tmp_path, change):
     """Buries: mu-law read as integers; fields that contradict each other, guessed at in two places."""
     path = tmp_path / "a.wav"
@@ -69,8 +75,9 @@ def test_a_file_held_open_is_read_in_any_order(tmp_path, name):
             file.read(100_001)
 
 
-@pytest.mark.parametrize(("bad", "message"), [(np.nan, "NaN"), (np.inf, "NaN or infinite"), (1e300, "infinite"),
-                                              (-5.0, "absurd")])
+@pytest.mark.parametrize(
+    ("bad", "message"), [(np.nan, "NaN"), (np.inf, "NaN or infinite"), (1e300, "infinite"), (-5.0, "absurd")]
+)
 def test_bad_samples_are_refused_where_they_are_read(tmp_path, bad, message):
     """Buries: a double too large for a float32, let through or warned about."""
     x = np.zeros(1000)

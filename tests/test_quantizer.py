@@ -70,8 +70,10 @@ def test_kmeans_gives_means_of_what_is_nearest():
     means = torch.stack([points[codes == code].mean(0) for code in range(8)])
     assert float((centres - means).norm(dim=1).max()) < 0.05
     error = (points - centres[codes]).square().sum(1).mean()
-    worse = [(points - other[nearest(points, other)]).square().sum(1).mean()
-             for other in (points[torch.randperm(400, generator=generator(seed))[:8]] for seed in range(20))]
+    worse = [
+        (points - other[nearest(points, other)]).square().sum(1).mean()
+        for other in (points[torch.randperm(400, generator=generator(seed))[:8]] for seed in range(20))
+    ]
     assert error < 0.8 * min(worse), "better than the best of 20 random starts"
 
 
@@ -155,7 +157,7 @@ def test_an_item_is_made_of_its_first_codebooks_only():
 
 def test_codewords_follow_the_moving_average_of_what_chose_them(monkeypatch):
     """The oracle is the definition, one codeword at a time."""
-    monkeypatch.setattr(quantizer_module, "REVIVE_BELOW", 0.1)              # none dies
+    monkeypatch.setattr(quantizer_module, "REVIVE_BELOW", 0.1)  # none dies
     quantizer = filled(num_codebooks=1)
     learner = CodebookLearner(quantizer, decay=0.9)
     counts, sums = torch.ones(5).double(), quantizer.codebooks[0].clone()
@@ -232,7 +234,7 @@ def learn_together(rank, folder):
     learner = CodebookLearner(quantizer, decay=0.5)
     learner.start(torch.randn(50, 3, generator=generator(rank)), generator(rank))
     for step in range(5):
-        x = torch.randn(2, 3, 20, generator=generator(10 * step + rank)) * 9 ** step    # most codewords die
+        x = torch.randn(2, 3, 20, generator=generator(10 * step + rank)) * 9**step  # most codewords die
         learner.quantize(x, torch.tensor([2, 1]), generator(step + 100 * rank))
     torch.save(learner.state_dict(), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()

@@ -81,8 +81,10 @@ def test_what_is_not_installed_is_named(name, monkeypatch):
 def test_short_clips_are_joined_and_long_ones_cut():
     """Buries clips under the promised length, sound that comes twice, and a remainder that is scored like the rest."""
     rate = 100
-    wavs = [torch.arange(start, start + length).float()[None] for start, length in
-            ((0, 300), (300, 450), (750, 60), (810, 2500), (3310, 40))]
+    wavs = [
+        torch.arange(start, start + length).float()[None]
+        for start, length in ((0, 300), (300, 450), (750, 60), (810, 2500), (3310, 40))
+    ]
     clips = joined(wavs, rate, seconds=10)
     assert all(800 <= clip.shape[1] <= 1200 for clip in clips)
     everything = torch.cat(clips, dim=1)[0]

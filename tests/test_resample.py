@@ -9,10 +9,12 @@ from audiogen.audio.io import mono, resample, write_audio
 from audiogen.errors import ConfigError
 
 
-@pytest.mark.parametrize(("from_rate", "to_rate"), [(44_100, 16_000), (16_000, 44_100), (8_000, 24_000),
-                                                    (48_000, 44_100), (22_050, 8_000)])
+@pytest.mark.parametrize(
+    ("from_rate", "to_rate"), [(44_100, 16_000), (16_000, 44_100), (8_000, 24_000), (48_000, 44_100), (22_050, 8_000)]
+)
 def test_resampling_keeps_a_tone(from_rate, to_rate):
     """Buries: a delay of the filter, a changed level, a length that is off."""
+
     def tone(sample_rate):
         return torch.sin(2 * torch.pi * 1_000 * torch.arange(sample_rate, dtype=torch.float64) / sample_rate)[None]
 

@@ -33,15 +33,28 @@ from audiogen.utils import files
 
 STEPS = 12
 #: Everything that has a state or draws at random: dropout, averaging, accumulation, a fitted front-end, early stopping.
-OVERRIDES = ["backbone.dim=8", "backbone.num_layers=1", "backbone.num_heads=2", "backbone.dropout=0.3",
-             "training.crop_frames=16", "training.batch_size=2", "training.accumulation=2", "training.average=0.7",
-             "training.evaluations=4", "training.learning_rate=0.02", "training.sample_seconds=0.02",
-             *(f"frontend.{name}={value}" for name, value in tiny_settings("melvq").items())]
+OVERRIDES = [
+    "backbone.dim=8",
+    "backbone.num_layers=1",
+    "backbone.num_heads=2",
+    "backbone.dropout=0.3",
+    "training.crop_frames=16",
+    "training.batch_size=2",
+    "training.accumulation=2",
+    "training.average=0.7",
+    "training.evaluations=4",
+    "training.learning_rate=0.02",
+    "training.sample_seconds=0.02",
+    *(f"frontend.{name}={value}" for name, value in tiny_settings("melvq").items()),
+]
 
 
 def start(corpus, out, overrides=(), **more):
-    return train(corpus, out, **{"frontend": "melvq", "backbone": "gpt", "steps": STEPS,
-                                 "overrides": [*OVERRIDES, *overrides], **more})
+    return train(
+        corpus,
+        out,
+        **{"frontend": "melvq", "backbone": "gpt", "steps": STEPS, "overrides": [*OVERRIDES, *overrides], **more},
+    )
 
 
 def tensors(path):
@@ -52,12 +65,13 @@ def outcome(run: Path):
     """All that must not depend on where a run was stopped: everything but times, in a form that compares."""
     newest = list_checkpoints(run / "checkpoints")[-1]
     state = json.loads((newest / "state.json").read_text())
-    return {"weights": tensors(run / "model.safetensors"),
-            "checkpoint": {path.name: tensors(path) for path in newest.glob("*.safetensors")},
-            "state": {name: value for name, value in state.items() if name != "seconds"},
-            "metrics": [{name: value for name, value in event.items() if name != "seconds"}
-                        for event in read_metrics(run)],
-            "sound": {path.name: path.read_bytes() for path in (run / "samples").glob("*.wav")}}
+    return {
+        "weights": tensors(run / "model.safetensors"),
+        "checkpoint": {path.name: tensors(path) for path in newest.glob("*.safetensors")},
+        "state": {name: value for name, value in state.items() if name != "seconds"},
+        "metrics": [{name: value for name, value in event.items() if name != "seconds"} for event in read_metrics(run)],
+        "sound": {path.name: path.read_bytes() for path in (run / "samples").glob("*.wav")},
+    }
 
 
 def assert_same(run, whole):
@@ -99,6 +113,7 @@ def interrupt_at(monkeypatch, *batches):
             rest.remove(step)
             signal.raise_signal(signal.SIGINT)
         return batch(self, step)
+
     monkeypatch.setattr(Crops, "batch", drawn)
 
 
@@ -173,8 +188,9 @@ def test_the_state_of_early_stopping_survives(tmp_path):
     first = trainer(tmp_path, config, evaluate=evaluate)
     assert first.run(Metrics(tmp_path)).stopped == "interrupted"
     kept = []
-    second = trainer(tmp_path, config, evaluate=losses(3.3, 3.2, 1),
-                     keep=lambda model, progress: kept.append(progress.step))
+    second = trainer(
+        tmp_path, config, evaluate=losses(3.3, 3.2, 1), keep=lambda model, progress: kept.append(progress.step)
+    )
     second.resume()
     assert second.run(Metrics(tmp_path, 4)).stopped == "early"
     assert (second.progress.step, second.progress.best_step, second.progress.best_loss) == (6, 2, 3)
@@ -251,18 +267,31 @@ def rewrite(folder, change):
     (folder / "manifest.json").write_text(json.dumps({"format": 1, "sha256": sums}))
 
 
-@pytest.mark.parametrize("change", [
-    lambda state, parts: state.update(seconds="long"),
-    lambda state, parts: state.update(step="12"),
-    lambda state, parts: state.update(more=1),
-    lambda state, parts: parts["model"].pop("bos"),
-    lambda state, parts: parts["model"].update(bos=torch.zeros(3)),
-    lambda state, parts: parts["optimizer"].pop("0.exp_avg"),
-    lambda state, parts: parts["optimizer"].update({"0.exp_avg": torch.zeros(2)}),
-    lambda state, parts: parts["optimizer"].update({"x": torch.zeros(2)}),
-    lambda state, parts: parts["average"].clear(),
-], ids=["ill-typed", "ill-typed-step", "unknown", "no-tensor", "shape", "no-moment", "moment-shape",
-        "foreign-moment", "no-average"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state, parts: state.update(seconds="long"),
+        lambda state, parts: state.update(step="12"),
+        lambda state, parts: state.update(more=1),
+        lambda state, parts: parts["model"].pop("bos"),
+        lambda state, parts: parts["model"].update(bos=torch.zeros(3)),
+        lambda state, parts: parts["optimizer"].pop("0.exp_avg"),
+        lambda state, parts: parts["optimizer"].update({"0.exp_avg": torch.zeros(2)}),
+        lambda state, parts: parts["optimizer"].update({"x": torch.zeros(2)}),
+        lambda state, parts: parts["average"].clear(),
+    ],
+    ids=[
+        "ill-typed",
+        "ill-typed-step",
+        "unknown",
+        "no-tensor",
+        "shape",
+        "no-moment",
+        "moment-shape",
+        "foreign-moment",
+        "no-average",
+    ],
+)
 def test_a_strangers_checkpoint_can_at_worst_fail_to_load(corpus, whole, tmp_path, change):
     """Buries tracebacks, and optimizers that go on with a state that is not theirs, where every sum is right but the
     content is of something else."""
@@ -288,10 +317,14 @@ def test_a_checkpoint_of_a_newer_format_asks_for_an_upgrade(corpus, whole, tmp_p
 
 def test_a_resume_keeps_to_the_settings_it_was_begun_with(corpus, whole, tmp_path):
     """Buries a resume that ignores what it is told, or that obeys and ruins the run."""
-    for more, key in (({"overrides": ["training.learning_rate=0.5"]}, "training.learning_rate"),
-                      ({"overrides": ["backbone.dim=16"]}, "backbone.dim"), ({"backbone": "mlp"}, "backbone.kind"),
-                      ({"frontend": "mulaw"}, "frontend.kind"), ({"seed": 5}, "training.seed"),
-                      ({"overrides": ["frontend.codebook_size=4"]}, "frontend.codebook_size")):
+    for more, key in (
+        ({"overrides": ["training.learning_rate=0.5"]}, "training.learning_rate"),
+        ({"overrides": ["backbone.dim=16"]}, "backbone.dim"),
+        ({"backbone": "mlp"}, "backbone.kind"),
+        ({"frontend": "mulaw"}, "frontend.kind"),
+        ({"seed": 5}, "training.seed"),
+        ({"overrides": ["frontend.codebook_size=4"]}, "frontend.codebook_size"),
+    ):
         with pytest.raises(ConfigError, match=f"{key}: .* was begun with .*can't change"):
             train(corpus, whole, resume=True, **more)
     with pytest.raises(ConfigError, match="training.learning_rat: unknown.*training.learning_rate"):
@@ -336,8 +369,11 @@ def test_a_resume_takes_the_very_words_that_it_was_begun_with(corpus, tmp_path):
     """Buries settings of a group of its own that are refused the second time, and a front-end that is named by its
     folder and ignored."""
     small = ["backbone.dim=8", "training.crop_frames=16", "training.batch_size=2", "training.sample_seconds=0.02"]
-    words = {"frontend": "bpe", "backbone": "bigram", "overrides": [
-        "frontend.base.kind=mulaw", "frontend.base.bits=3", "frontend.num_merges=4", *small]}
+    words = {
+        "frontend": "bpe",
+        "backbone": "bigram",
+        "overrides": ["frontend.base.kind=mulaw", "frontend.base.bits=3", "frontend.num_merges=4", *small],
+    }
     train(corpus, tmp_path / "run", steps=1, **words)
     train(corpus, tmp_path / "run", steps=2, resume=True, **words)
     with pytest.raises(ConfigError, match="frontend.num_merges: .* was begun with 4"):
@@ -360,8 +396,13 @@ def test_a_front_end_that_was_saved_by_itself_is_not_trained_over(corpus, whole,
 def test_a_signal_to_the_whole_group_is_saved_with_loader_processes_too(corpus, tmp_path):
     """Buries loader processes that die of a SIGTERM to all (timeout, a batch system) and take the save with them."""
     (tmp_path / "loop.py").write_text(GROUP)
-    done = subprocess.run([sys.executable, tmp_path / "loop.py", corpus, tmp_path / "run"], capture_output=True,
-                          text=True, timeout=300, start_new_session=True)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "loop.py", corpus, tmp_path / "run"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        start_new_session=True,
+    )
     assert "go on with the same command and --resume" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and done.returncode == 0, done.stderr
     assert list_checkpoints(tmp_path / "run" / "checkpoints")
@@ -409,17 +450,25 @@ def test_a_cache_of_another_front_end_is_refused(corpus, whole, tmp_path):
 
 def full_disk(monkeypatch, error, failing):
     """Saving the named file fails half-way, as on a full disk."""
+
     def save(content, path, metadata=None):
         save_file(content, path, metadata)
         if Path(path).name == failing:
             with open(path, "r+b") as file:
                 file.truncate(Path(path).stat().st_size // 2)
             raise error
+
     monkeypatch.setattr(checkpoint, "save_file", save)
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "Quota"),
-                                   SafetensorError("I/O error: No space left on device (os error 28)")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Quota"),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+    ],
+)
 def test_a_full_disk_leaves_earlier_checkpoints_good(corpus, whole, tmp_path, monkeypatch, error):
     """Buries the last good checkpoint removed to make room for one that never came, half of one left behind to fill the
     disk, and a message that names neither path nor bytes."""
@@ -440,13 +489,16 @@ def test_a_full_disk_leaves_earlier_checkpoints_good(corpus, whole, tmp_path, mo
 def test_a_disk_that_fills_up_while_the_best_weights_are_kept(corpus, whole, tmp_path, monkeypatch):
     """Buries best weights written over by half a file."""
     from audiogen.runs import run as run_module
+
     run = shutil.copytree(whole, tmp_path / "run")
     shutil.rmtree(run / "checkpoints" / "step-12")
     before = (run / "model.safetensors").read_bytes()
     with monkeypatch.context() as patch:
+
         def save(content, path, metadata=None):
             Path(path).write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
+
         patch.setattr(run_module, "save_file", save)
         with pytest.raises(AudiogenError, match=r"model.safetensors: can't be written \(the disk is full, 4 bytes"):
             start(corpus, run, resume=True)
@@ -460,8 +512,10 @@ def test_a_disk_that_fills_up_while_the_best_weights_are_kept(corpus, whole, tmp
 
 
 #: As above, but that every step is judged and saved.
-FREQUENT = [item for item in OVERRIDES if "evaluations" not in item] + [f"training.evaluations={STEPS}",
-                                                                        "training.patience=null"]
+FREQUENT = [item for item in OVERRIDES if "evaluations" not in item] + [
+    f"training.evaluations={STEPS}",
+    "training.patience=null",
+]
 
 
 class Killed:
@@ -469,14 +523,29 @@ class Killed:
 
     def __init__(self, corpus: Path, run: Path, log: Path):
         self.run, self.log = run, log
-        self.arguments = ["train", corpus, "--out", run, "--frontend", "melvq", "--backbone", "gpt", "--resume",
-                          "--steps", str(STEPS), *(word for item in FREQUENT for word in ("--set", item))]
+        self.arguments = [
+            "train",
+            corpus,
+            "--out",
+            run,
+            "--frontend",
+            "melvq",
+            "--backbone",
+            "gpt",
+            "--resume",
+            "--steps",
+            str(STEPS),
+            *(word for item in FREQUENT for word in ("--set", item)),
+        ]
 
     def half_written(self) -> set[tuple[str, int]]:
         """What a save has begun and has not ended, with the time of its last change: a kill leaves it behind."""
         found = set()
-        for path in [*(self.run / "checkpoints").glob(".step-*.tmp"), *self.run.glob(".model-*.tmp.*"),
-                     *self.run.glob(".tmp*")]:
+        for path in [
+            *(self.run / "checkpoints").glob(".step-*.tmp"),
+            *self.run.glob(".model-*.tmp.*"),
+            *self.run.glob(".tmp*"),
+        ]:
             with contextlib.suppress(FileNotFoundError):
                 found.add((path.name, path.stat().st_ctime_ns))
         return found
@@ -494,10 +563,10 @@ class Killed:
         before = self.half_written()
         command = Command(self.log, *self.arguments)
         if seconds is None:
-            for _ in range(dice.randint(1, 3)):                     # which save of this start it is
+            for _ in range(dice.randint(1, 3)):  # which save of this start it is
                 command.wait_until(lambda: not self.half_written() - before)
                 command.wait_until(lambda: bool(self.half_written() - before))
-            time.sleep(dice.choice((0, 0.003, 0.03)) * dice.random())          # disks differ in how long a save takes
+            time.sleep(dice.choice((0, 0.003, 0.03)) * dice.random())  # disks differ in how long a save takes
         else:
             time.sleep(seconds)
         if command.process.exitcode is None:
@@ -515,7 +584,7 @@ def test_sigkill_at_any_moment_loses_nothing(corpus, tmp_path):
     the run resumes each time and ends with the weights, the metrics and the sound of a run left in peace."""
     dice, log = random.Random(0), tmp_path / "log"
     peaceful = Killed(corpus, tmp_path / "peaceful", log)
-    peaceful.to_the_end()                                           # the first process has much to import
+    peaceful.to_the_end()  # the first process has much to import
     whole, count = outcome(peaceful.run), {"saving": 0, "elsewhere": 0}
     seconds = Killed(corpus, tmp_path / "again", log).to_the_end()
     for number in range(30):
@@ -538,8 +607,20 @@ def test_two_processes_do_not_train_into_one_folder(corpus, tmp_path):
     """Buries a second `--resume` beside a first that had not stopped: each deleted what the other saved, and both lost
     their time. Killed, the first leaves the folder free; what it held is gone on with."""
     out = tmp_path / "run"
-    first = Command(tmp_path, "train", corpus, "--out", out, "--frontend", "melvq", "--backbone", "gpt", "--steps",
-                    "1000000", *(word for override in OVERRIDES for word in ("--set", override)))
+    first = Command(
+        tmp_path,
+        "train",
+        corpus,
+        "--out",
+        out,
+        "--frontend",
+        "melvq",
+        "--backbone",
+        "gpt",
+        "--steps",
+        "1000000",
+        *(word for override in OVERRIDES for word in ("--set", override)),
+    )
     assert first.wait_until(lambda: holds_run(out))
     with pytest.raises(RunError, match="run: another training is writing to it"):
         train(corpus, out, steps=1, resume=True)

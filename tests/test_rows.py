@@ -20,8 +20,9 @@ def call():
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
-@pytest.mark.parametrize("batch_size, rows, columns", [(1, 1, 1), (1, 7, 40), (3, 8, 13), (4, 4, 64), (5, 23, 200),
-                                                       (9, 6, 130)])
+@pytest.mark.parametrize(
+    "batch_size, rows, columns", [(1, 1, 1), (1, 7, 40), (3, 8, 13), (4, 4, 64), (5, 23, 200), (9, 6, 130)]
+)
 def test_products_are_those_of_the_rounded_weights(call, precision, batch_size, rows, columns):
     """Buries rows or items that are left out where fours do not go in, a scale or a layer for another. bf16 is rounded
     as torch does, int8 to the nearest of 255 steps of each row."""
@@ -40,8 +41,14 @@ def test_products_are_those_of_the_rounded_weights(call, precision, batch_size, 
             weight = (weight / step).round() * step
         expected = x.double() @ weight.double().T + bias
         y = np.full((batch_size, rows), np.nan, np.float32)
-        call(x.numpy(), packed, i, y, np.empty((batch_size, columns + 3), np.int16),
-             np.empty((4, columns + 3), np.float32))
+        call(
+            x.numpy(),
+            packed,
+            i,
+            y,
+            np.empty((batch_size, columns + 3), np.int16),
+            np.empty((4, columns + 3), np.float32),
+        )
         # A weight halfway between two steps may go either way.
         tolerance = 2e-5 if precision != "int8" else 0.01
         assert np.abs(y - expected.numpy()).max() < tolerance
@@ -56,6 +63,12 @@ def test_int8_sums_do_not_overflow(call):
         layer.weight.fill_(-1.0)
         layer.bias.zero_()
     y = np.empty((1, 2), np.float32)
-    call(np.full((1, 6144), 3, np.float32), pack([layer], "int8"), 0, y, np.empty((1, 6144), np.int16),
-         np.empty((4, 6144), np.float32))
+    call(
+        np.full((1, 6144), 3, np.float32),
+        pack([layer], "int8"),
+        0,
+        y,
+        np.empty((1, 6144), np.int16),
+        np.empty((4, 6144), np.float32),
+    )
     np.testing.assert_allclose(y, -3.0 * 6144, rtol=1e-3)

@@ -36,9 +36,16 @@ RATE, HOP = 8000, 64
 def made(tmp_path_factory):
     """A run folder that nobody may change."""
     place = tmp_path_factory.mktemp("made")
-    overrides = ["backbone.dim=8", "backbone.num_layers=1", "backbone.num_heads=2", "training.crop_frames=16",
-                 "training.sample_seconds=0.1", "training.evaluations=2", "training.sample_every=1",
-                 *(f"frontend.{name}={value}" for name, value in tiny_settings("melvq").items())]
+    overrides = [
+        "backbone.dim=8",
+        "backbone.num_layers=1",
+        "backbone.num_heads=2",
+        "training.crop_frames=16",
+        "training.sample_seconds=0.1",
+        "training.evaluations=2",
+        "training.sample_every=1",
+        *(f"frontend.{name}={value}" for name, value in tiny_settings("melvq").items()),
+    ]
     train(folder_of_notes(place / "corpus", [4000] * 6), place / "run", "melvq", "gpt", steps=4, overrides=overrides)
     return place / "run"
 
@@ -72,29 +79,58 @@ def assert_refused(folder, message):
 def test_a_folder_holds_what_the_design_promises(made, run):
     """Buries a run that can't be understood, gone on with, or listened to from its folder alone."""
     there = {path.name for path in made.iterdir()}
-    assert there >= {"config.json", "frontend.safetensors", "model.safetensors", "checkpoints", "metrics.jsonl",
-                     "samples", "split.json", "index.html"}
+    assert there >= {
+        "config.json",
+        "frontend.safetensors",
+        "model.safetensors",
+        "checkpoints",
+        "metrics.jsonl",
+        "samples",
+        "split.json",
+        "index.html",
+    }
     assert not [path for path in made.rglob("*") if ".tmp" in path.name]
     config = config_of(made)
     assert config["format"] == 1
     assert list(config) == ["format", "frontend", "backbone", "pattern", "data", "training"]
     assert config["frontend"]["kind"] == "melvq" and config["pattern"] == {"kind": "delay"}
     assert {path.name for path in (made / "checkpoints" / "step-4").iterdir()} == {
-        "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"}
+        "model.safetensors",
+        "optimizer.safetensors",
+        "state.json",
+        "manifest.json",
+    }
     assert run.config == read_config(made)
     assert not run.model.training and not run.frontend.training
     assert sorted(part.file.path for part in [*run.split().train, *run.split().held_out]) == [
-        f"note-{i:02d}.wav" for i in range(6)]
+        f"note-{i:02d}.wav" for i in range(6)
+    ]
 
 
 def test_samples_say_how_to_make_them_again(made, run, tmp_path):
     """Buries sounds that nobody can trace: no seed, the seed of another item, the weights of another step."""
     notes = {path.stem: json.loads(path.read_text()) for path in (made / "samples").glob("*.json")}
     assert {name for name in notes if name[-1] in "0"} == {
-        "original-0", "round-trip-0", "generated-0", "continued-0", "step-2-0", "step-4-0"}
+        "original-0",
+        "round-trip-0",
+        "generated-0",
+        "continued-0",
+        "step-2-0",
+        "step-4-0",
+    }
     assert {path.stem for path in (made / "samples").glob("*.wav")} == set(notes)
-    keys = {"kind", "source", "seed", "sampling", "precision", "prompt", "prompt_seconds", "step", "checkpoint",
-            "seconds"}
+    keys = {
+        "kind",
+        "source",
+        "seed",
+        "sampling",
+        "precision",
+        "prompt",
+        "prompt_seconds",
+        "step",
+        "checkpoint",
+        "seconds",
+    }
     for name, note_ in notes.items():
         assert set(note_) == keys, name
         assert note_["seconds"] == audio_info(made / "samples" / f"{name}.wav").duration
@@ -148,8 +184,8 @@ def test_generate_goes_on_from_the_prompt(run):
     sound = torch.from_numpy(note(1, 20 * HOP)).float()[None]
     wav = run.generate(seconds=0.1, seed=1, prompt=sound)
     codes = run.frontend.encode(sound[None])
-    again = run.frontend.encode(wav[:, :, :20 * HOP])
-    assert (codes == again).float().mean() > 0.5                    # Griffin-Lim gives most of them back
+    again = run.frontend.encode(wav[:, :, : 20 * HOP])
+    assert (codes == again).float().mean() > 0.5  # Griffin-Lim gives most of them back
     assert torch.equal(run.generate(seconds=0.1, seed=1, prompt=sound[None]), wav)
     other = run.generate(seconds=0.1, seed=1, prompt=torch.from_numpy(note(3, 20 * HOP)).float()[None])
     assert not torch.equal(other, wav)
@@ -184,7 +220,7 @@ def test_many_items_go_in_batches(run, tmp_path, monkeypatch):
 def test_a_prompt_file_is_resampled_and_named(run, tmp_path):
     """Buries a prompt taken at another rate, an octave too low."""
     prompt = folder_of_notes(tmp_path / "prompt", [22050], rate=22050) / "note-00.wav"
-    (path, _), = generate_files(run, tmp_path / "out", 0.1, 1, prompt=prompt, seed=0)
+    ((path, _),) = generate_files(run, tmp_path / "out", 0.1, 1, prompt=prompt, seed=0)
     assert audio_info(path).num_samples == 8000 + 800
     said = json.loads(path.with_suffix(".json").read_text())
     assert (said["prompt"], said["prompt_seconds"], said["seconds"]) == (str(prompt), 1.0, 1.1)
@@ -220,7 +256,7 @@ def test_a_damaged_folder_gives_one_clear_error(folder, name, damage):
     data = bytearray(path.read_bytes())
     path.unlink()
     if damage == "half":
-        path.write_bytes(data[:len(data) // 2])
+        path.write_bytes(data[: len(data) // 2])
     elif damage == "flipped":
         data[-5] ^= 0x10
         path.write_bytes(data)
@@ -228,49 +264,52 @@ def test_a_damaged_folder_gives_one_clear_error(folder, name, damage):
         path.mkdir()
     elif damage != "gone":
         path.write_bytes(b"" if damage == "empty" else b"\x80\x04\xff not what you think\n" * 9)
-    if name == "config.json" and damage == "flipped":               # }, the last brace, as something else
+    if name == "config.json" and damage == "flipped":  # }, the last brace, as something else
         assert_refused(folder, "config.json.*damaged")
         return
     assert_refused(folder, "no config.json" if (name, damage) == ("config.json", "gone") else name)
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda config: config.update(format=2), "has format 2, this audiogen reads up to 1; upgrade"),
-    (lambda config: config.update(format="1"), "format"),
-    (lambda config: config.pop("format"), "format"),
-    (lambda config: config.pop("training"), "training: this group of settings is missing"),
-    (lambda config: config.pop("frontend"), "frontend"),
-    (lambda config: config.update(backbone=None), "backbone"),
-    (lambda config: config.update(backbone=[]), "backbone"),
-    (lambda config: config.update(extra=1), "extra: unknown setting"),
-    (lambda config: config["backbone"].update(kind="os.system"), "there is no 'os.system'"),
-    (lambda config: config["backbone"].update(kind=["gpt"]), "backbone"),
-    (lambda config: config["backbone"].pop("kind"), "backbone.*kind"),
-    (lambda config: config["backbone"].update(dims=8), "backbone.dims: unknown setting, did you mean backbone.dim"),
-    (lambda config: config["backbone"].update(dim="8"), "backbone.dim: expected int, got '8'"),
-    (lambda config: config["backbone"].update(dim=True), "backbone.dim: expected int, got True"),
-    (lambda config: config["backbone"].update(dim=8.5), "backbone.dim: expected int"),
-    (lambda config: config["backbone"].update(dim=-8), "backbone.dim: must be 1 or more"),
-    (lambda config: config["backbone"].update(num_heads=3), "backbone.dim"),
-    (lambda config: config["backbone"].update(num_heads=0), "backbone.num_heads: must be 1 or more"),
-    (lambda config: config["backbone"].update(window=0), "backbone.window: must be 1 or more"),
-    (lambda config: config["backbone"].update(dropout=7), "backbone.*dropout"),
-    (lambda config: config["backbone"].update(dim=2**20), "backbone: this gpt can't be built"),
-    (lambda config: config["backbone"].update(dim=10**9), "backbone.dim: must be 1048576 or less"),
-    (lambda config: config["backbone"].update(num_layers=10**6), "backbone.num_layers: must be 1024 or less"),
-    (lambda config: config["backbone"].update(dim=64), "model.safetensors.*backbone"),
-    (lambda config: config["backbone"].update(num_layers=3), "model.safetensors.*missing"),
-    (lambda config: config.update(backbone={"kind": "bigram", "dim": 8}), "model.safetensors.*not known"),
-    (lambda config: config.update(pattern={"kind": "zigzag"}), "pattern.kind: there is no 'zigzag'"),
-    (lambda config: config.update(pattern={"kind": "delay", "steps": 2}), "pattern.steps: unknown setting"),
-    (lambda config: config["frontend"].update(kind="mulaw"), "frontend"),
-    (lambda config: config["frontend"].update(codebook_size=16), "frontend.safetensors"),
-    (lambda config: config["frontend"].update(sample_rate=10**12), "frontend.sample_rate"),
-    (lambda config: config["training"].update(steps=-1), "training.steps: must be 1 or more"),
-    (lambda config: config["training"].update(learning_rate=math.nan), "training.learning_rate"),
-    (lambda config: config["training"].update(minutes="10"), "training.minutes: expected"),
-    (lambda config: config["data"].update(held_out=2.0), "data.held_out"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda config: config.update(format=2), "has format 2, this audiogen reads up to 1; upgrade"),
+        (lambda config: config.update(format="1"), "format"),
+        (lambda config: config.pop("format"), "format"),
+        (lambda config: config.pop("training"), "training: this group of settings is missing"),
+        (lambda config: config.pop("frontend"), "frontend"),
+        (lambda config: config.update(backbone=None), "backbone"),
+        (lambda config: config.update(backbone=[]), "backbone"),
+        (lambda config: config.update(extra=1), "extra: unknown setting"),
+        (lambda config: config["backbone"].update(kind="os.system"), "there is no 'os.system'"),
+        (lambda config: config["backbone"].update(kind=["gpt"]), "backbone"),
+        (lambda config: config["backbone"].pop("kind"), "backbone.*kind"),
+        (lambda config: config["backbone"].update(dims=8), "backbone.dims: unknown setting, did you mean backbone.dim"),
+        (lambda config: config["backbone"].update(dim="8"), "backbone.dim: expected int, got '8'"),
+        (lambda config: config["backbone"].update(dim=True), "backbone.dim: expected int, got True"),
+        (lambda config: config["backbone"].update(dim=8.5), "backbone.dim: expected int"),
+        (lambda config: config["backbone"].update(dim=-8), "backbone.dim: must be 1 or more"),
+        (lambda config: config["backbone"].update(num_heads=3), "backbone.dim"),
+        (lambda config: config["backbone"].update(num_heads=0), "backbone.num_heads: must be 1 or more"),
+        (lambda config: config["backbone"].update(window=0), "backbone.window: must be 1 or more"),
+        (lambda config: config["backbone"].update(dropout=7), "backbone.*dropout"),
+        (lambda config: config["backbone"].update(dim=2**20), "backbone: this gpt can't be built"),
+        (lambda config: config["backbone"].update(dim=10**9), "backbone.dim: must be 1048576 or less"),
+        (lambda config: config["backbone"].update(num_layers=10**6), "backbone.num_layers: must be 1024 or less"),
+        (lambda config: config["backbone"].update(dim=64), "model.safetensors.*backbone"),
+        (lambda config: config["backbone"].update(num_layers=3), "model.safetensors.*missing"),
+        (lambda config: config.update(backbone={"kind": "bigram", "dim": 8}), "model.safetensors.*not known"),
+        (lambda config: config.update(pattern={"kind": "zigzag"}), "pattern.kind: there is no 'zigzag'"),
+        (lambda config: config.update(pattern={"kind": "delay", "steps": 2}), "pattern.steps: unknown setting"),
+        (lambda config: config["frontend"].update(kind="mulaw"), "frontend"),
+        (lambda config: config["frontend"].update(codebook_size=16), "frontend.safetensors"),
+        (lambda config: config["frontend"].update(sample_rate=10**12), "frontend.sample_rate"),
+        (lambda config: config["training"].update(steps=-1), "training.steps: must be 1 or more"),
+        (lambda config: config["training"].update(learning_rate=math.nan), "training.learning_rate"),
+        (lambda config: config["training"].update(minutes="10"), "training.minutes: expected"),
+        (lambda config: config["data"].update(held_out=2.0), "data.held_out"),
+    ],
+)
 def test_a_config_that_does_not_fit_gives_one_clear_error(folder, change, message):
     """Buries keys that are ignored, values that are bent into shape, and memory taken for what a config claims."""
     config = config_of(folder)
@@ -279,8 +318,24 @@ def test_a_config_that_does_not_fit_gives_one_clear_error(folder, change, messag
     assert_refused(folder, message)
 
 
-@pytest.mark.parametrize("text", ["", "null", "7", "[]", "[[1]]", '"run"', "{", "{}", '{"format": 1}', "\x00" * 50,
-                                  "[" * 100_000, '{"format": 1, "format": null}'], ids=range(12))
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "null",
+        "7",
+        "[]",
+        "[[1]]",
+        '"run"',
+        "{",
+        "{}",
+        '{"format": 1}',
+        "\x00" * 50,
+        "[" * 100_000,
+        '{"format": 1, "format": null}',
+    ],
+    ids=range(12),
+)
 def test_a_config_of_any_text_gives_one_clear_error(folder, text):
     """Buries a TypeError, a RecursionError and a UnicodeError, which the commands would show as tracebacks; and a run
     that is trained over because its damaged config was taken for none."""
@@ -297,10 +352,10 @@ def test_a_config_of_any_text_gives_one_clear_error(folder, text):
 def test_only_a_finished_start_is_a_run(made, tmp_path):
     """Buries a folder that was killed while it was made and can neither be begun nor gone on with."""
     assert not holds_run(tmp_path)
-    save_frontend(load_frontend(made), tmp_path)                    # writes a config.json of the front-end alone
+    save_frontend(load_frontend(made), tmp_path)  # writes a config.json of the front-end alone
     with pytest.raises(RunError, match="holds a front-end that was saved there"):
         holds_run(tmp_path)
-    shutil.copy(made / "split.json", tmp_path)                      # which a run writes before that
+    shutil.copy(made / "split.json", tmp_path)  # which a run writes before that
     assert not holds_run(tmp_path)
     assert holds_run(made)
 
@@ -348,7 +403,7 @@ def test_nothing_is_unpickled(folder, name, monkeypatch, tmp_path):
     assert_refused(folder, name)
     assert not (tmp_path / "exploded").exists()
     assert pickle.loads(pickle.dumps(Bomb())) is None
-    assert (tmp_path / "exploded").exists()                         # the bomb works
+    assert (tmp_path / "exploded").exists()  # the bomb works
 
 
 def header(names, size=0):
@@ -356,19 +411,25 @@ def header(names, size=0):
     return struct.pack("<Q", size or len(text)) + text
 
 
-@pytest.mark.parametrize("data", [
-    header({}, 2**63), header({}, 2**40), header({}, 100_000_000),
-    header({"bos": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}),
-    header({"bos": {"dtype": "F32", "shape": [2**62, 8], "data_offsets": [0, 16]}}) + b"\0" * 16,
-    header({"bos": {"dtype": "F32", "shape": [8], "data_offsets": [16, 0]}}) + b"\0" * 16,
-], ids=["size-2^63", "size-2^40", "size-10^8", "tensor-2^40", "shape-overflow", "backwards"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        header({}, 2**63),
+        header({}, 2**40),
+        header({}, 100_000_000),
+        header({"bos": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}),
+        header({"bos": {"dtype": "F32", "shape": [2**62, 8], "data_offsets": [0, 16]}}) + b"\0" * 16,
+        header({"bos": {"dtype": "F32", "shape": [8], "data_offsets": [16, 0]}}) + b"\0" * 16,
+    ],
+    ids=["size-2^63", "size-2^40", "size-10^8", "tensor-2^40", "shape-overflow", "backwards"],
+)
 @pytest.mark.parametrize("name", ["model.safetensors", "frontend.safetensors"])
 def test_false_headers_are_refused_before_memory_is_taken(folder, name, data):
     """Buries gigabytes taken because eight bytes ask for them."""
     (folder / name).write_bytes(data)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert_refused(folder, name)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024           # KiB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024  # KiB
 
 
 def test_a_large_claim_is_refused_before_memory_is_touched(folder):
@@ -378,7 +439,7 @@ def test_a_large_claim_is_refused_before_memory_is_touched(folder):
     (folder / "config.json").write_text(json.dumps(config))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert_refused(folder, "model.safetensors|can't be built")
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024           # KiB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024  # KiB
 
 
 def test_blank_models_have_the_shapes_of_built_ones_and_load_quickly(made, run):
@@ -386,11 +447,14 @@ def test_blank_models_have_the_shapes_of_built_ones_and_load_quickly(made, run):
     blank = blank_model(run.config, run.frontend.spec)
     built = build_model(run.config, run.frontend.spec)
     assert {name: x.shape for name, x in blank.state_dict().items()} == {
-        name: x.shape for name, x in built.state_dict().items()}
+        name: x.shape for name, x in built.state_dict().items()
+    }
     assert dict(blank.named_buffers()).keys() == dict(built.named_buffers()).keys()
     assert all(torch.equal(x, dict(built.named_buffers())[name]) for name, x in blank.named_buffers())
-    script = ("import sys; from audiogen.runs.run import load_run; load_run(sys.argv[1]).generate(seconds=0.05); "
-              "sys.exit('torch._dynamo' in sys.modules)")
+    script = (
+        "import sys; from audiogen.runs.run import load_run; load_run(sys.argv[1]).generate(seconds=0.05); "
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", script, str(made)]).returncode == 0
 
 
@@ -407,10 +471,15 @@ def test_leftovers_of_a_killed_process_are_cleared(folder):
 # ---- where a run may be
 
 
-@pytest.mark.parametrize("place, message", [
-    ("file", "is a file; give a folder to write to"), ("corpus/run", "lies in .*samples would be trained on"),
-    ("corpus", "lies in .*samples would be trained on"), ("cache", "is an encoded cache"),
-])
+@pytest.mark.parametrize(
+    "place, message",
+    [
+        ("file", "is a file; give a folder to write to"),
+        ("corpus/run", "lies in .*samples would be trained on"),
+        ("corpus", "lies in .*samples would be trained on"),
+        ("cache", "is an encoded cache"),
+    ],
+)
 def test_a_run_needs_a_place_of_its_own(made, tmp_path, place, message):
     """Buries a run that writes its samples among the recordings, where the next run learns from them, one that turns a
     cache into half a run, and a traceback for a file."""
@@ -425,16 +494,24 @@ def test_a_run_needs_a_place_of_its_own(made, tmp_path, place, message):
 
 def test_a_front_end_that_claims_all_memory_is_refused_before_it_is_built(folder):
     """Buries gigabytes taken for the front-end of a stranger's config, before its weights are even looked at."""
-    claims = ({"kind": "melvq", "sample_rate": 16000, "num_codebooks": 64, "codebook_size": 65536,
-               "num_features": 1024, "hop_length": 4096},
-              {"kind": "codec", "weights": "fit", "dim": 4096, "hop_length": 16384})
+    claims = (
+        {
+            "kind": "melvq",
+            "sample_rate": 16000,
+            "num_codebooks": 64,
+            "codebook_size": 65536,
+            "num_features": 1024,
+            "hop_length": 4096,
+        },
+        {"kind": "codec", "weights": "fit", "dim": 4096, "hop_length": 16384},
+    )
     for claim in claims:
         path = folder / "config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "frontend": claim}))
         began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with pytest.raises(RunError, match="config.json.*weights together"):
             load_frontend(folder)
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - began < 100_000             # KiB
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - began < 100_000  # KiB
 
 
 def test_generated_sound_can_be_changed_in_place(run):

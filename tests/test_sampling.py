@@ -16,11 +16,14 @@ from audiogen.models.sampling import Sampling, draw, fresh_seeds, philox, probab
 # --- uniform numbers ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("counter, key, expected", [
-    ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
-    ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff", "408f276d 41c83b0e a20bc7c6 6d5451fd"),
-    ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0", "d16cfe09 94fdcceb 5001e420 24126ea1"),
-])
+@pytest.mark.parametrize(
+    "counter, key, expected",
+    [
+        ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+        ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff", "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+        ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0", "d16cfe09 94fdcceb 5001e420 24126ea1"),
+    ],
+)
 def test_philox_gives_the_known_answers(counter, key, expected):
     """The vectors of philox4x32 10 in kat_vectors of Random123. Buries a generator that only looks random."""
     words = philox(*([np.uint64(int(word, 16)) for word in text.split()] for text in (counter, key)))
@@ -66,7 +69,7 @@ def test_uniform_numbers_never_reach_zero_or_one(monkeypatch, word):
 
 def test_uniform_numbers_are_uniform_and_unrelated():
     """Buries words used twice: by the two numbers of a pair, by neighbouring steps or by neighbouring seeds."""
-    numbers = uniforms(range(40), 0, 250, 4).numpy()            # (seeds, steps, numbers)
+    numbers = uniforms(range(40), 0, 250, 4).numpy()  # (seeds, steps, numbers)
     assert stats.kstest(numbers.flatten(), "uniform").pvalue > 1e-3
     assert len(np.unique(numbers)) == numbers.size
     for other in (np.roll(numbers, 1, axis=0), np.roll(numbers, 1, axis=1), np.roll(numbers, 1, axis=2)):
@@ -102,7 +105,7 @@ def slow_probabilities(logits, sampling):
 
     ranked = sorted(range(len(p)), key=lambda i: (-p[i], i))
     if sampling.top_k is not None:
-        p = keep(set(ranked[:sampling.top_k]))
+        p = keep(set(ranked[: sampling.top_k]))
     if sampling.top_p is not None:
         kept, held = set(), 0.0
         for i in ranked:
@@ -116,8 +119,13 @@ def slow_probabilities(logits, sampling):
     return p
 
 
-samplings = st.builds(Sampling, temperature=st.floats(0.05, 5), top_k=st.none() | st.integers(1, 25),
-                      top_p=st.none() | st.floats(0.01, 1), min_p=st.none() | st.floats(0, 1))
+samplings = st.builds(
+    Sampling,
+    temperature=st.floats(0.05, 5),
+    top_k=st.none() | st.integers(1, 25),
+    top_p=st.none() | st.floats(0.01, 1),
+    min_p=st.none() | st.floats(0, 1),
+)
 
 
 @given(seed=st.integers(0, 10**6), size=st.integers(1, 20), spread=st.floats(0.1, 30), sampling=samplings)
@@ -142,7 +150,7 @@ def test_draws_equal_a_slow_inverse(device, seed, size, sampling):
     assert got.dtype == torch.int64
     for code, row, number in zip(got.tolist(), logits.double().tolist(), numbers.tolist(), strict=True):
         p = slow_probabilities(row, sampling)
-        below, upto = math.fsum(p[:code]), math.fsum(p[:code + 1])
+        below, upto = math.fsum(p[:code]), math.fsum(p[: code + 1])
         assert p[code] > 0
         assert below - 1e-12 <= number <= upto + 1e-12
 
@@ -168,8 +176,11 @@ def test_the_ends_of_the_line_never_land_on_a_filtered_code(device, number, size
         assert (probabilities(logits, sampling).gather(1, drawn[:, None]) > 0).all()
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.7, top_k=12), Sampling(top_p=0.8),
-                                      Sampling(temperature=1.5, min_p=0.2)], ids=repr)
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(), Sampling(temperature=0.7, top_k=12), Sampling(top_p=0.8), Sampling(temperature=1.5, min_p=0.2)],
+    ids=repr,
+)
 def test_frequencies_are_the_probabilities(sampling):
     """Buries a bias: chi-square over 40,000 draws with the library's own uniform numbers."""
     logits = torch.linspace(-1.5, 1.5, 20)[torch.randperm(20)]
@@ -216,11 +227,22 @@ def test_filters_that_keep_everything_change_nothing():
         torch.testing.assert_close(probabilities(logits, sampling), expected)
 
 
-@pytest.mark.parametrize("name, value", [
-    ("temperature", -0.1), ("temperature", math.nan), ("temperature", math.inf),
-    ("top_k", 0), ("top_k", -3), ("top_p", 0.0), ("top_p", 1.1), ("top_p", math.nan),
-    ("min_p", -0.1), ("min_p", 1.1), ("min_p", math.nan),
-])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("temperature", -0.1),
+        ("temperature", math.nan),
+        ("temperature", math.inf),
+        ("top_k", 0),
+        ("top_k", -3),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("top_p", math.nan),
+        ("min_p", -0.1),
+        ("min_p", 1.1),
+        ("min_p", math.nan),
+    ],
+)
 def test_settings_out_of_range_are_refused(name, value):
     """Buries a setting that leaves no code to draw, or every one."""
     with pytest.raises(ConfigError, match=f"{name}: .*{value}"):

@@ -28,6 +28,7 @@ def sound(num_samples=32000, seeds=3):
 
 def test_it_is_there_without_a_network(monkeypatch):
     """Buries a download, and a file that was forgotten in the package."""
+
     def refuse(*args):
         raise AssertionError("a connection was asked for")
 
@@ -61,12 +62,15 @@ def test_more_codebooks_come_closer():
     assert torch.equal(load_frontend("codec", num_codebooks=3).encode(wav), codes[:, :3])
 
 
-@pytest.mark.parametrize("settings, message", [
-    ({"dim": 96}, "frontend.dim: the shipped weights are for 256, not 96.*frontend.weights=fit"),
-    ({"sample_rate": 8000}, "frontend.sample_rate: the shipped weights are for 16000"),
-    ({"num_codebooks": 13}, "frontend.num_codebooks: must be at most 12"),
-    ({"weights": "shiped"}, "frontend.weights"),
-])
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"dim": 96}, "frontend.dim: the shipped weights are for 256, not 96.*frontend.weights=fit"),
+        ({"sample_rate": 8000}, "frontend.sample_rate: the shipped weights are for 16000"),
+        ({"num_codebooks": 13}, "frontend.num_codebooks: must be at most 12"),
+        ({"weights": "shiped"}, "frontend.weights"),
+    ],
+)
 def test_what_the_weights_can_not_do(settings, message):
     """Buries weights that are cut or stretched to what was asked for."""
     with pytest.raises(ConfigError, match=message):

@@ -48,8 +48,9 @@ def test_a_stream_is_what_generate_makes(kind, with_prompt):
     torch.testing.assert_close(torch.cat(chunks, dim=2), expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize(("base", "settings"), [("codec", {"num_codebooks": 1}),
-                                                 ("melvq", {"num_codebooks": 1, "vocoder": TINY_VOCODER})])
+@pytest.mark.parametrize(
+    ("base", "settings"), [("codec", {"num_codebooks": 1}), ("melvq", {"num_codebooks": 1, "vocoder": TINY_VOCODER})]
+)
 def test_a_stream_at_a_variable_rate_ends_where_generate_ends(base, settings):
     """Buries codes beyond the end, whose sound would be heard in the last frame's."""
     notes = [torch.from_numpy(note(seed, 4000)).float()[None] for seed in range(6)]
@@ -57,10 +58,17 @@ def test_a_stream_at_a_variable_rate_ends_where_generate_ends(base, settings):
     frontend.fit(notes)
     model = model_for(frontend, "parallel")
     for seed in range(6):
-        asked = (frontend, model, 40 * frontend.base.spec.hop_length / frontend.spec.sample_rate, [seed], None,
-                 Sampling())
-        torch.testing.assert_close(torch.cat(list(stream_sound(*asked)), dim=2), generate_sound(*asked), rtol=0,
-                                   atol=1e-4)
+        asked = (
+            frontend,
+            model,
+            40 * frontend.base.spec.hop_length / frontend.spec.sample_rate,
+            [seed],
+            None,
+            Sampling(),
+        )
+        torch.testing.assert_close(
+            torch.cat(list(stream_sound(*asked)), dim=2), generate_sound(*asked), rtol=0, atol=1e-4
+        )
 
 
 def test_the_first_sound_comes_before_the_rest_is_drawn():
@@ -115,16 +123,31 @@ def test_the_command_streams(tmp_path):
     settings = [f"frontend.{name}={value}" for name, value in tiny_settings("mulaw").items()]
     settings += ["backbone.dim=8", "backbone.residual_dim=8", "backbone.num_layers=2", "training.crop_frames=64"]
     run, corpus = tmp_path / "run", folder_of_notes(tmp_path / "corpus", [3000] * 4)
-    made = audiogen(tmp_path, "train", corpus, "--out", run, "--frontend", "mulaw", "--backbone", "wavenet", "--steps",
-                    "2", *(word for setting in settings for word in ("--set", setting)))
+    made = audiogen(
+        tmp_path,
+        "train",
+        corpus,
+        "--out",
+        run,
+        "--frontend",
+        "mulaw",
+        "--backbone",
+        "wavenet",
+        "--steps",
+        "2",
+        *(word for setting in settings for word in ("--set", setting)),
+    )
     assert made.code == 0, made.err
     words = ("generate", run, "--seconds", "0.4", "--num", "2", "--seed", "6", "--precision", "bf16", "--out")
     whole = audiogen(tmp_path, *words, tmp_path / "whole")
     streamed = audiogen(tmp_path, *words, tmp_path / "streamed", "--stream")
     assert whole.code == streamed.code == 0, streamed.err
     for seed, line in zip((6, 7), streamed.out.splitlines(), strict=True):
-        told = re.fullmatch(rf"\S+sample-{seed}.wav  seed {seed}  first sound after ([\d.]+) s, ([\d.]+) times "
-                            "real time", line)
+        told = re.fullmatch(
+            rf"\S+sample-{seed}.wav  seed {seed}  first sound after ([\d.]+) s, ([\d.]+) times "
+            "real time",
+            line,
+        )
         assert told and float(told[2]) > 0
         a, b = (read_audio(tmp_path / place / f"sample-{seed}.wav") for place in ("whole", "streamed"))
         assert a.shape[1] == 3200

@@ -15,8 +15,10 @@ from audiogen.frontends import Mel
 
 
 def made_up(tmp_path, number, seconds=1.0):
-    files = [FileEntry(f"{i}.wav", f"{i * 7919 % 10007:064x}", 8000, 1, round(8000 * seconds), 0.5, 0.1, False, 0.0)
-             for i in range(number)]
+    files = [
+        FileEntry(f"{i}.wav", f"{i * 7919 % 10007:064x}", 8000, 1, round(8000 * seconds), 0.5, 0.1, False, 0.0)
+        for i in range(number)
+    ]
     return Index(tmp_path, files, [])
 
 
@@ -38,8 +40,10 @@ def test_content_alone_decides(tmp_path):
     assert "27 files" in one.summary and "3 (" in one.summary
 
 
-@pytest.mark.parametrize("number, fraction, expected", [
-    (2, 0.1, 1), (2, 0.9, 1), (3, 0.001, 1), (3, 0.999, 2), (10, 0.1, 1), (25, 0.2, 5), (1000, 0.1, 100)])
+@pytest.mark.parametrize(
+    "number, fraction, expected",
+    [(2, 0.1, 1), (2, 0.9, 1), (3, 0.001, 1), (3, 0.999, 2), (10, 0.1, 1), (25, 0.2, 5), (1000, 0.1, 100)],
+)
 def test_each_side_has_a_file(tmp_path, number, fraction, expected):
     sides = split(made_up(tmp_path, number), fraction)
     assert (len(sides.held_out), len(sides.train)) == (expected, number - expected)
@@ -50,7 +54,7 @@ def test_one_more_file_moves_at_most_one_other_across(tmp_path):
     index = made_up(tmp_path, 60)
     for count in range(2, 60):
         before = set(hashes(split(replace(index, files=index.files[:count])).held_out))
-        after = set(hashes(split(replace(index, files=index.files[:count + 1])).held_out))
+        after = set(hashes(split(replace(index, files=index.files[: count + 1])).held_out))
         assert len(before - after) <= 1 and len(after - before) <= 1
 
 
@@ -74,7 +78,7 @@ def test_too_little_says_what_would_do(tmp_path):
         split(made_up(tmp_path, 1, seconds=0.5))
     with pytest.raises(DataError, match=r"one of 11\.2.* s or more"):
         split(made_up(tmp_path, 1, seconds=11), gap_seconds=10)
-    split(made_up(tmp_path, 1, seconds=11.3), gap_seconds=10)   # what the message asked for
+    split(made_up(tmp_path, 1, seconds=11.3), gap_seconds=10)  # what the message asked for
     with pytest.raises(DataError, match="none of its 0 sound files"):
         split(made_up(tmp_path, 0))
 
@@ -96,19 +100,19 @@ def test_training_wavs_are_the_files_of_the_parts(tmp_path):
 def test_training_wavs_of_a_piece(tmp_path, sample_rate):
     """Buries: held-out sound in what a front-end is fitted on, at the file's rate and at another one."""
     samples = noise(0, 200_000)
-    write_wav(tmp_path / "x.wav", samples, 1000)                # 200 s: several pieces of a minute
+    write_wav(tmp_path / "x.wav", samples, 1000)  # 200 s: several pieces of a minute
     index = scan(tmp_path)
     sides = split(index, gap_seconds=1.0)
     pieces = list(training_wavs(index, sides.train, sample_rate))
     assert len(pieces) >= 3 and max(piece.shape[1] for piece in pieces) <= 61 * sample_rate
     heard = torch.cat(pieces, dim=1)
     whole = read_audio(tmp_path / "x.wav", sample_rate)
-    assert heard.shape[1] == round(179 * sample_rate)           # 0.9 of 200 s, less the gap
-    assert torch.equal(heard, whole[:, :heard.shape[1]])
+    assert heard.shape[1] == round(179 * sample_rate)  # 0.9 of 200 s, less the gap
+    assert torch.equal(heard, whole[:, : heard.shape[1]])
     end = list(training_wavs(index, sides.held_out, sample_rate))
-    assert torch.equal(torch.cat(end, dim=1), whole[:, 180 * sample_rate:])
+    assert torch.equal(torch.cat(end, dim=1), whole[:, 180 * sample_rate :])
     middle = list(training_wavs(index, [Part(index.files[0], 0.35, 0.4)], sample_rate))
-    assert torch.equal(torch.cat(middle, dim=1), whole[:, 70 * sample_rate:80 * sample_rate])
+    assert torch.equal(torch.cat(middle, dim=1), whole[:, 70 * sample_rate : 80 * sample_rate])
 
 
 def test_a_front_end_fitted_on_them_knows_nothing_of_what_is_held_out(tmp_path):

@@ -66,7 +66,7 @@ def test_the_library_s_model_as_a_stack():
     config = MLP.Config(dim=4, context=3, hidden_dim=6, num_layers=2, batch_norm=True)
     model = SequenceModel(TokenSpec(8000, 1, 1, 5), MLP(config), Parallel(1)).double()
     x = torch.randint(5, (4, 1, 7))
-    model.nll(x)                                                        # moves the running averages
+    model.nll(x)  # moves the running averages
     stack, (contexts, following) = stack_of(model), examples(x, 3, 5)
     for training in (False, True):
         nats = F.cross_entropy(run(stack, training, contexts), following, reduction="sum")

@@ -39,15 +39,22 @@ def cut(x, lengths):
     for length in itertools.chain(lengths, itertools.repeat(lengths[-1])):
         if begin >= x.shape[-1]:
             return chunks
-        chunks.append(x[..., begin:begin + length])
+        chunks.append(x[..., begin : begin + length])
         begin += length
 
 
 def chunkings(block, hop, whole):
     """Lengths of chunks, around those of frames and blocks."""
-    return {"whole": [whole], "ones": [1], "frames": [hop], "blocks": [block], "first alone": [1, whole],
-            "empty ones": [0, 0, 3, 0, block - 3, 0, 0, hop + 1], "odd": [block + 1, hop - 1 or 1, 17],
-            "long": [3 * block + 1]}
+    return {
+        "whole": [whole],
+        "ones": [1],
+        "frames": [hop],
+        "blocks": [block],
+        "first alone": [1, whole],
+        "empty ones": [0, 0, 3, 0, block - 3, 0, 0, hop + 1],
+        "odd": [block + 1, hop - 1 or 1, 17],
+        "long": [3 * block + 1],
+    }
 
 
 @pytest.mark.parametrize("hops, extra", [(0, 1), (3, 1), (BLOCK, 0), (BLOCK, 1), (3 * BLOCK + 2, -1)])
@@ -81,8 +88,14 @@ def test_a_stream_is_decoded_as_the_whole(frontend, num_frames):
 def test_what_streams_are_there(frontend):
     """Buries a front-end that falls out of the tests above because it says that it can't."""
     kind = next(kind for kind in FRONTENDS if FRONTENDS[kind] is type(frontend))
-    expected = {"mulaw": (True, 1 / 8), "mel": (False, None), "melvq": (False, None), "encodec": (True, 1000 / 75),
-                "codec": (True, 16), "bpe": (False, None)}
+    expected = {
+        "mulaw": (True, 1 / 8),
+        "mel": (False, None),
+        "melvq": (False, None),
+        "encodec": (True, 1000 / 75),
+        "codec": (True, 16),
+        "bpe": (False, None),
+    }
     if getattr(getattr(frontend, "mel", frontend), "vocoder", None) is not None:
         expected[kind] = (True, 20)
     if kind in expected:
@@ -174,6 +187,7 @@ def test_an_endless_stream_takes_no_more_memory(frontend):
             sizes.append(sum(leaf.nbytes for leaf in leaves(state)))
             views.extend(leaf for leaf in leaves(state) if leaf.untyped_storage().nbytes() > leaf.nbytes)
             return y, clone_state(state)
+
         return run
 
     for way, inputs, ratio in (("encode", chunk, 3), ("decode", frontend.encode(chunk), 3)):
@@ -186,15 +200,19 @@ def test_an_endless_stream_takes_no_more_memory(frontend):
             pass
         assert (fed - 1) * ratio <= 12 * BLOCK + frontend.lookahead + ratio
         assert len(set(sizes[2:])) == 1, sizes
-        assert sizes[-1] < 64 * BLOCK * frontend.spec.hop_length * 4 + 2 ** 20
+        assert sizes[-1] < 64 * BLOCK * frontend.spec.hop_length * 4 + 2**20
         assert not views, "each of which keeps more than itself in memory"
 
 
 def test_streams_refuse_what_the_whole_would(frontend):
     """Buries NaNs that pass because they came in a chunk, and a chunk of another batch that fails deep inside."""
     good = sounds(50)
-    for bad, words in ((good.double(), "must be"), (good[0], "shape"), (good * float("nan"), "finite"),
-                       (sounds(50, batch=2), "one shape")):
+    for bad, words in (
+        (good.double(), "must be"),
+        (good[0], "shape"),
+        (good * float("nan"), "finite"),
+        (sounds(50, batch=2), "one shape"),
+    ):
         with pytest.raises(ValueError, match=words):
             list(frontend.encode_stream(iter([good, bad])))
     with pytest.raises(ValueError, match="block_frames"):

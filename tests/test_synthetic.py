@@ -52,8 +52,12 @@ def period_by_autocorrelation(wav: np.ndarray, rate: int) -> float:
     spectrum = np.fft.rfft(wav, 2 * len(wav))
     correlation = np.fft.irfft(np.abs(spectrum) ** 2)[: len(wav)] / np.arange(len(wav), 0, -1)
     lags = np.arange(rate // 1000, rate // 50)
-    high = [lag for lag in lags if correlation[lag - 1] < correlation[lag] >= correlation[lag + 1]
-            and correlation[lag] > 0.9 * correlation[lags].max()]
+    high = [
+        lag
+        for lag in lags
+        if correlation[lag - 1] < correlation[lag] >= correlation[lag + 1]
+        and correlation[lag] > 0.9 * correlation[lags].max()
+    ]
     a, b, c = correlation[high[0] - 1 : high[0] + 2]
     return rate / (high[0] + 0.5 * (a - c) / (a - 2 * b + c))
 
@@ -140,7 +144,7 @@ def test_level_and_format(corpus):
         assert 0.07 < np.sqrt(np.mean(wav**2)) <= 0.101
         assert abs(wav.mean()) < 1e-3
         assert wav[-1] == 0
-        assert np.abs(wav[: RATE]).max() > 0.05
+        assert np.abs(wav[:RATE]).max() > 0.05
     assert 120 <= total < 131
 
 
@@ -148,8 +152,12 @@ def test_same_seed_same_bytes(synthetic, corpus, tmp_path):
     """A fresh process, run by path as a user would, gives the very same bytes; a longer corpus begins with the
     shorter one; another seed gives other tunes. Buries: Python's salted hash() as a seed, and a noise generator
     shared by all tunes."""
-    done = subprocess.run([sys.executable, SCRIPT, tmp_path / "again", "--minutes", "1", "--seed", "3"],
-                          capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, SCRIPT, tmp_path / "again", "--minutes", "1", "--seed", "3"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "7 tunes" in done.stdout or "8 tunes" in done.stdout
     again, before = hashes(tmp_path / "again"), hashes(corpus)
     assert again.items() <= before.items() and len(again) >= 6

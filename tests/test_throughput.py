@@ -10,7 +10,7 @@ from audiogen.training.throughput import training_flops
 def test_operations_are_six_a_weight_and_step_and_those_of_attention():
     """Buries a count without the backward pass, of the embedding's table, or without attention."""
     model = tiny_model(TOKENS, "gpt", "delay", window=32)
-    frames, steps = 20, 22                                              # K = 3: delayed by two
+    frames, steps = 20, 22  # K = 3: delayed by two
     weights = sum(p.numel() for p in [*model.backbone.parameters(), model.head.linear.weight] if p.ndim == 2)
     # Forward: queries by keys and weights by values, (S, S, D) products of 2 operations; backward: two products each.
     attention = 3 * model.backbone.config.num_layers * 2 * 2 * steps * steps * model.backbone.dim

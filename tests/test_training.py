@@ -41,10 +41,10 @@ def test_schedule_rises_in_a_line_and_falls_in_half_a_cosine():
     """Buries a schedule that starts at nothing, jumps where its halves meet, or ends somewhere else than it says."""
     config = settings(learning_rate=0.1, warmup=0.2, final_learning_rate=0.25)
     rate = [learning_rate(i / 100, config) for i in range(101)]
-    assert rate[0] == pytest.approx(0.001)                          # 1 % of the top: the first step moves too
+    assert rate[0] == pytest.approx(0.001)  # 1 % of the top: the first step moves too
     assert rate[10] == pytest.approx(0.05)
     assert rate[20] == pytest.approx(0.1)
-    assert rate[60] == pytest.approx(0.1 * (0.25 + 0.75 / 2))       # half-way down
+    assert rate[60] == pytest.approx(0.1 * (0.25 + 0.75 / 2))  # half-way down
     assert rate[100] == pytest.approx(0.025)
     assert all(a < b for a, b in zip(rate[:20], rate[1:21], strict=True))
     assert all(a > b for a, b in zip(rate[20:], rate[21:], strict=False))
@@ -91,7 +91,7 @@ class Parts(Walks):
             x, files = self.batch(step // self.parts)
             size = len(x) // self.parts
             at = step % self.parts * size
-            yield x[at:at + size], files[at:at + size]
+            yield x[at : at + size], files[at : at + size]
             step += 1
 
 
@@ -129,10 +129,18 @@ def test_averaged_weights_are_the_ones_judged_and_kept(tmp_path):
     """Buries an average that is made but not used, one of stale weights, and one that training goes on from."""
     walks, judged, kept, raw = Walks(), [], [], []
     model = walks.model()
-    it = trainer(tmp_path, settings(steps=5, evaluations=5, average=0.75, learning_rate=0.1), walks, model,
-                 evaluate=lambda weighed: (judged.append(weights(weighed)), raw.append(weights(model)),
-                                           Score(-len(raw), "bits", 0.0, None, 1, 1.0))[-1],
-                 keep=lambda weighed, progress: kept.append(weights(weighed)))
+    it = trainer(
+        tmp_path,
+        settings(steps=5, evaluations=5, average=0.75, learning_rate=0.1),
+        walks,
+        model,
+        evaluate=lambda weighed: (
+            judged.append(weights(weighed)),
+            raw.append(weights(model)),
+            Score(-len(raw), "bits", 0.0, None, 1, 1.0),
+        )[-1],
+        keep=lambda weighed, progress: kept.append(weights(weighed)),
+    )
     it.run(Metrics(tmp_path))
     expected = raw[0]
     for step in range(5):
@@ -161,11 +169,16 @@ def test_early_stopping_keeps_the_best_weights_and_stops(tmp_path):
         seen.append(weights(weighed))
         return found(weighed)
 
-    it = trainer(tmp_path, settings(steps=8, evaluations=8, patience=3, learning_rate=0.1), model=model,
-                 evaluate=evaluate, keep=lambda weighed, progress: kept.append((progress.step, weights(weighed))))
+    it = trainer(
+        tmp_path,
+        settings(steps=8, evaluations=8, patience=3, learning_rate=0.1),
+        model=model,
+        evaluate=evaluate,
+        keep=lambda weighed, progress: kept.append((progress.step, weights(weighed))),
+    )
     outcome = it.run(Metrics(tmp_path))
     assert outcome.stopped == "early"
-    assert outcome.progress.step == 7                   # an equal loss is no better: 3.2, 3 and 3.1 are three in a row
+    assert outcome.progress.step == 7  # an equal loss is no better: 3.2, 3 and 3.1 are three in a row
     assert (outcome.progress.best_step, outcome.progress.best_loss) == (4, 3)
     assert [step for step, _ in kept] == [1, 2, 4]
     assert all(torch.equal(x, seen[3][name]) for name, x in kept[-1][1].items())
@@ -174,8 +187,7 @@ def test_early_stopping_keeps_the_best_weights_and_stops(tmp_path):
 
 def test_a_loss_that_rises_at_first_stops_nothing(tmp_path):
     """Buries a run that a slow machine ends after seconds, with the weights that it began with."""
-    it = trainer(tmp_path, settings(steps=12, evaluations=12, patience=2),
-                 evaluate=losses(5, 6, 7, 6, 4, *[3] * 7))
+    it = trainer(tmp_path, settings(steps=12, evaluations=12, patience=2), evaluate=losses(5, 6, 7, 6, 4, *[3] * 7))
     assert it.run(Metrics(tmp_path)).stopped == "early" and it.progress.step > 5 and it.progress.best_loss == 3
 
 
@@ -189,13 +201,18 @@ def test_patience_null_never_stops(tmp_path):
 def test_a_held_out_loss_that_is_no_number_is_never_the_best(tmp_path):
     """Buries weights that were kept because nan compares false, and metrics that no JSON reader takes."""
     kept = []
-    it = trainer(tmp_path, settings(steps=3, evaluations=3, patience=2), evaluate=losses(math.nan, math.inf, 1),
-                 keep=lambda weighed, progress: kept.append(progress.step))
+    it = trainer(
+        tmp_path,
+        settings(steps=3, evaluations=3, patience=2),
+        evaluate=losses(math.nan, math.inf, 1),
+        keep=lambda weighed, progress: kept.append(progress.step),
+    )
     assert it.run(Metrics(tmp_path)).stopped == "early"
     assert kept == []
 
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
+
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line, parse_constant=refuse)["event"] for line in lines] == ["train", "held_out", "held_out"]
 
@@ -204,8 +221,14 @@ def test_a_run_without_a_single_held_out_loss_says_why(tmp_path, monkeypatch):
     """Buries advice to go on with --resume where nothing would ever come of it."""
     monkeypatch.setattr(session, "held_out_score", lambda model, *given: losses(math.nan)(model))
     with pytest.raises(TrainingError, match="run: the held-out loss was never a number, so that no weights were kept"):
-        session.train(folder_of_notes(tmp_path / "corpus", [900] * 3), tmp_path / "run", "mulaw", "bigram", steps=1,
-                      overrides=["backbone.dim=4", "training.crop_frames=16", "training.evaluations=1"])
+        session.train(
+            folder_of_notes(tmp_path / "corpus", [900] * 3),
+            tmp_path / "run",
+            "mulaw",
+            "bigram",
+            steps=1,
+            overrides=["backbone.dim=4", "training.crop_frames=16", "training.evaluations=1"],
+        )
 
 
 def test_evaluations_take_at_most_so_many_frames():
@@ -219,8 +242,9 @@ def test_evaluations_take_at_most_so_many_frames():
     assert [x.shape[1] for x in session._some(long, 3 * least)] == [5, least, least], "the first is not all there is"
 
 
-@pytest.mark.parametrize("steps, evaluations, at", [(7, 3, [3, 5, 7]), (2, 5, [1, 2]), (6, 1, [6]),
-                                                    (4, 4, [1, 2, 3, 4])])
+@pytest.mark.parametrize(
+    "steps, evaluations, at", [(7, 3, [3, 5, 7]), (2, 5, [1, 2]), (6, 1, [6]), (4, 4, [1, 2, 3, 4])]
+)
 def test_evaluations_are_spread_evenly_and_the_last_step_has_one(tmp_path, steps, evaluations, at):
     """Buries a run whose last steps are never judged, and so never kept."""
     it = trainer(tmp_path, settings(steps=steps, evaluations=evaluations))
@@ -265,6 +289,7 @@ def clock(monkeypatch):
 
 def test_minutes_count_training_time_only_and_the_schedule_follows_them(tmp_path, clock):
     """Buries a budget that evaluation and saving eat up, and a schedule of steps that nobody knows the number of."""
+
     def evaluate(model):
         clock.now += 500
         return Score(1.0, "bits", 0.0, None, 1, 1.0)
@@ -290,7 +315,7 @@ def test_minutes_survive_a_resume(tmp_path, clock):
 
     first = trainer(tmp_path, config, SlowWalks(clock), evaluate=evaluate)
     assert first.run(Metrics(tmp_path)).stopped == "interrupted"
-    clock.now += 9999                                               # the machine slept in between
+    clock.now += 9999  # the machine slept in between
     second = trainer(tmp_path, config, SlowWalks(clock))
     second.resume()
     assert (second.progress.step, second.progress.seconds) == (4, 4)
@@ -331,8 +356,13 @@ def test_a_nan_loss_stops_before_the_step_and_names_the_files(tmp_path):
     """Buries a step that spreads one bad batch over all weights, and a checkpoint written after it."""
     walks = Poisoned(3)
     model, at_evaluation = walks.model(), []
-    it = trainer(tmp_path, settings(steps=9, evaluations=9, learning_rate=0.01), walks, model,
-                 evaluate=lambda weighed: (at_evaluation.append(weights(weighed)), losses(1)(weighed))[1])
+    it = trainer(
+        tmp_path,
+        settings(steps=9, evaluations=9, learning_rate=0.01),
+        walks,
+        model,
+        evaluate=lambda weighed: (at_evaluation.append(weights(weighed)), losses(1)(weighed))[1],
+    )
     with pytest.raises(TrainingError, match="step 4: the loss is not a number.*take-3-0.wav.*take-3-3.wav.*checkpoint"):
         it.run(Metrics(tmp_path))
     assert all(torch.equal(x, at_evaluation[-1][name]) for name, x in model.state_dict().items())
@@ -383,22 +413,30 @@ def test_bf16_trains_as_well_as_fp32(tmp_path):
         model = walks.model("gpt")
         seen = dtypes.setdefault(precision, {True: set(), False: set()})
         model.backbone.blocks[0].up.register_forward_hook(
-            lambda module, x, y, seen=seen: seen[module.training].add(y.dtype))
+            lambda module, x, y, seen=seen: seen[module.training].add(y.dtype)
+        )
         folder = tmp_path / precision
         trainer(folder, settings(steps=120, learning_rate=0.02), walks, model, precision=precision).run(Metrics(folder))
         found[precision] = held_out_score(model, walks.held_out()).loss
         assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert found["fp32"] < 2.0                                      # from 4 bits at the start, towards log2(3)
+    assert found["fp32"] < 2.0  # from 4 bits at the start, towards log2(3)
     assert found["bf16"] == pytest.approx(found["fp32"], rel=0.01)
     assert dtypes["fp32"] == {True: {torch.float32}, False: {torch.float32}}
-    assert dtypes["bf16"] == {True: {torch.bfloat16}, False: {torch.float32}}     # judged in fp32 alike
+    assert dtypes["bf16"] == {True: {torch.bfloat16}, False: {torch.float32}}  # judged in fp32 alike
 
 
-@pytest.mark.parametrize("device, hardware, asked, expected", [
-    ("cpu", False, "auto", "fp32"), ("cpu", True, "auto", "bf16"), ("cpu", True, "fp32", "fp32"),
-    ("cpu", False, "bf16", "bf16"), ("cuda", True, "auto", "bf16"), ("cuda", False, "auto", "fp32"),
-    ("cuda", True, "fp32", "fp32"),
-])
+@pytest.mark.parametrize(
+    "device, hardware, asked, expected",
+    [
+        ("cpu", False, "auto", "fp32"),
+        ("cpu", True, "auto", "bf16"),
+        ("cpu", True, "fp32", "fp32"),
+        ("cpu", False, "bf16", "bf16"),
+        ("cuda", True, "auto", "bf16"),
+        ("cuda", False, "auto", "fp32"),
+        ("cuda", True, "fp32", "fp32"),
+    ],
+)
 def test_precision_auto_asks_the_hardware(monkeypatch, device, hardware, asked, expected):
     """Buries bfloat16 that is emulated, ten times slower, and a setting that is overruled."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: hardware)
@@ -416,12 +454,13 @@ def test_dropout_depends_on_seed_and_step(tmp_path, changed):
         one = trainer(tmp_path / str(number), settings(seed=number if changed == "seed" else 3))
         one.progress.step = 5 if changed == "seed" else number
         one._step(one.batches.loader(one.progress.step))
-        masks.add(tuple(torch.rand(64).gt(0.5).tolist()))       # what comes next of the generator that the step seeded
+        masks.add(tuple(torch.rand(64).gt(0.5).tolist()))  # what comes next of the generator that the step seeded
     assert len(masks) == 3
 
 
 def test_compiling_is_not_training_time(tmp_path, monkeypatch, clock):
     """Buries minutes of budget that the compiler spends, at the start and again after every resume."""
+
     def slow(function):
         calls = []
 
@@ -430,6 +469,7 @@ def test_compiling_is_not_training_time(tmp_path, monkeypatch, clock):
                 clock.now += 500
             calls.append(x)
             return function(x)
+
         return compiled
 
     monkeypatch.setattr(loop.torch, "compile", slow)
@@ -464,7 +504,12 @@ def test_metrics_are_lines_of_json_and_cut_back_on_resume(tmp_path):
     Metrics(tmp_path, after=2).close()
     kept = [json.loads(line) for line in metrics.path.read_text().splitlines()]
     assert [(event["event"], event.get("step")) for event in kept] == [
-        ("baselines", None), ("train", 1), ("held_out", 1), ("train", 2), ("held_out", 2)]
+        ("baselines", None),
+        ("train", 1),
+        ("held_out", 1),
+        ("train", 2),
+        ("held_out", 2),
+    ]
     Metrics(tmp_path).close()
     assert metrics.path.read_text() == ""
 
@@ -491,13 +536,22 @@ def test_a_full_disk_is_told_by_the_metrics_too(tmp_path):
 # ---- settings
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"steps": 5}, "either steps or minutes"), ({"steps": None, "minutes": None}, "either steps or minutes"),
-    ({"steps": 0, "minutes": None}, "training.steps.*1 or more.*0"), ({"batch_size": 0}, "training.batch_size"),
-    ({"seed": -1}, "training.seed"), ({"seed": 2**31}, "training.seed"), ({"minutes": math.inf}, "training.minutes"),
-    ({"learning_rate": math.nan}, "training.learning_rate"), ({"warmup": 1.5}, "training.warmup"),
-    ({"average": -0.1}, "training.average"), ({"gradient_clip": 0.0}, "training.gradient_clip"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"steps": 5}, "either steps or minutes"),
+        ({"steps": None, "minutes": None}, "either steps or minutes"),
+        ({"steps": 0, "minutes": None}, "training.steps.*1 or more.*0"),
+        ({"batch_size": 0}, "training.batch_size"),
+        ({"seed": -1}, "training.seed"),
+        ({"seed": 2**31}, "training.seed"),
+        ({"minutes": math.inf}, "training.minutes"),
+        ({"learning_rate": math.nan}, "training.learning_rate"),
+        ({"warmup": 1.5}, "training.warmup"),
+        ({"average": -0.1}, "training.average"),
+        ({"gradient_clip": 0.0}, "training.gradient_clip"),
+    ],
+)
 def test_settings_out_of_range_are_refused(changes, message):
     """Buries settings that fail, or train nonsense, an hour later."""
     with pytest.raises(ConfigError, match=message):
@@ -516,9 +570,25 @@ def test_the_largest_seed_trains(tmp_path):
 def test_an_interrupt_finishes_the_step_saves_and_says_how_to_resume(tmp_path, number):
     """Buries a Ctrl-C that loses the work, tears a step in two, leaves a traceback, or passes for success."""
     corpus, run = folder_of_notes(tmp_path / "corpus", [2000] * 4), tmp_path / "run"
-    command = Command(tmp_path, "train", corpus, "--out", run, "--frontend", "mulaw", "--backbone", "bigram",
-                      "--steps", "1000000", "--set", "training.evaluations=1000", "--set", "backbone.dim=4",
-                      "--set", "training.crop_frames=16")
+    command = Command(
+        tmp_path,
+        "train",
+        corpus,
+        "--out",
+        run,
+        "--frontend",
+        "mulaw",
+        "--backbone",
+        "bigram",
+        "--steps",
+        "1000000",
+        "--set",
+        "training.evaluations=1000",
+        "--set",
+        "backbone.dim=4",
+        "--set",
+        "training.crop_frames=16",
+    )
     assert command.wait_until(lambda: any(event["event"] == "train" for event in read_metrics(run)))
     command.send(number)
     result = command.wait()
@@ -539,17 +609,23 @@ def test_the_signal_handlers_are_given_back(tmp_path):
 def test_an_ignored_signal_stays_ignored(tmp_path):
     """Buries a run that was sent to the background with nohup and is stopped by a Ctrl-C meant for another."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    it = trainer(tmp_path, settings(evaluations=4), evaluate=losses(4, 3, 2, 1),
-                 keep=lambda model, progress: signal.raise_signal(signal.SIGINT))
+    it = trainer(
+        tmp_path,
+        settings(evaluations=4),
+        evaluate=losses(4, 3, 2, 1),
+        keep=lambda model, progress: signal.raise_signal(signal.SIGINT),
+    )
     assert it.run(Metrics(tmp_path)).stopped == "finished"
     assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
 def test_a_second_interrupt_acts_at_once(tmp_path):
     """Buries an evaluation of an hour that nothing but SIGKILL can end."""
+
     def evaluate(model):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         raise AssertionError("went on")
+
     with pytest.raises(KeyboardInterrupt):
         trainer(tmp_path, settings(steps=2, evaluations=2), evaluate=evaluate).run(Metrics(tmp_path))

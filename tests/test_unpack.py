@@ -39,7 +39,7 @@ def zip_with_a_password():
 
 
 def flipped(data, at):
-    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1:]
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
 NOISE = hashlib.shake_128(b"noise").digest(20_000)
@@ -94,8 +94,13 @@ def test_malicious_archives(kind, tmp_path):
     tracemalloc.start()
     try:
         with pytest.raises(DownloadError, match=message) as info:
-            unpack(tmp_path / "archive", tmp_path / "in" / "folder", lambda name: None if name == "skip" else name,
-                   max_bytes=10**6, max_files=100)
+            unpack(
+                tmp_path / "archive",
+                tmp_path / "in" / "folder",
+                lambda name: None if name == "skip" else name,
+                max_bytes=10**6,
+                max_files=100,
+            )
         assert tracemalloc.get_traced_memory()[1] < 20 * 2**20
     finally:
         tracemalloc.stop()
@@ -114,11 +119,21 @@ def test_good_archives(compress, tmp_path):
     if compress is zip_of:
         content = zip_of(("top/", b""), *[(name, name.encode()) for name in names], ("top/long.wav", long))
     else:
-        content = tar_of(("top", {"type": tarfile.DIRTYPE}), *[(f"./{name}", name.encode()) for name in names],
-                         ("top/run.wav", {"mode": 0o755}), ("x" * 150 + "/long.wav", long), compress=compress)
+        content = tar_of(
+            ("top", {"type": tarfile.DIRTYPE}),
+            *[(f"./{name}", name.encode()) for name in names],
+            ("top/run.wav", {"mode": 0o755}),
+            ("x" * 150 + "/long.wav", long),
+            compress=compress,
+        )
     (tmp_path / "archive").write_bytes(content)
-    members = unpack(tmp_path / "archive", tmp_path / "folder",
-                     lambda name: name.removeprefix("top/") if name.endswith(".wav") else None, 10**7, 100)
+    members = unpack(
+        tmp_path / "archive",
+        tmp_path / "folder",
+        lambda name: name.removeprefix("top/") if name.endswith(".wav") else None,
+        10**7,
+        100,
+    )
     assert [member.name for member in members][:2] == names[:2]
     assert (tmp_path / "folder" / "deep" / "é b.wav").read_bytes() == names[1].encode()
     assert not (tmp_path / "folder" / "README").exists()

@@ -35,8 +35,11 @@ def tone(hertz, num_samples=RATE // 2):
 def test_it_learns_to_say_what_the_frames_say(kind):
     """Buries a vocoder that is trained and not used, and one trained on frames that are not those it is given: tones
     that it has not heard must come out one above the other."""
-    settings = {**tiny_settings(kind), "num_features": 12,
-                "vocoder": {"dim": 32, "num_layers": 2, "steps": 100, "learning_rate": 3e-3}}
+    settings = {
+        **tiny_settings(kind),
+        "num_features": 12,
+        "vocoder": {"dim": 32, "num_layers": 2, "steps": 100, "learning_rate": 3e-3},
+    }
     if kind == "melvq":
         settings["codebook_size"] = 24
     frontend = load_frontend(kind, **settings)
@@ -95,8 +98,10 @@ def test_a_folder_trained_for_a_time_is_a_front_end_for_later_runs(kind, tmp_pat
     """Buries a vocoder that can be listened to and not be trained upon or streamed, and a resumed one that is
     another."""
     folder = folder_of_notes(tmp_path / "a", [4000] * 6)
-    settings = {**tiny_settings(kind), "vocoder": {**TINY_VOCODER, "adversarial_from": 0.5, "batch_size": 1,
-                                                   "discriminator_channels": 2}}
+    settings = {
+        **tiny_settings(kind),
+        "vocoder": {**TINY_VOCODER, "adversarial_from": 0.5, "batch_size": 1, "discriminator_channels": 2},
+    }
     trained = train_frontend(kind, [folder], tmp_path / "vocoder", settings, steps=4)
     assert trained.finished
     advance, due = training.Trainer.train_step, {2}
@@ -112,9 +117,20 @@ def test_a_folder_trained_for_a_time_is_a_front_end_for_later_runs(kind, tmp_pat
     assert not train_frontend(kind, [folder], tmp_path / "again", settings, steps=4).finished
     resumed = train_frontend(kind, [folder], tmp_path / "again", settings, steps=4, resume=True)
     assert resumed.finished and resumed.frontend.fingerprint() == trained.frontend.fingerprint()
-    run = train(folder, tmp_path / "run", frontend=str(tmp_path / "vocoder"), backbone="bigram", steps=1,
-                overrides=["backbone.dim=8", "training.crop_frames=16", "training.batch_size=2",
-                           "training.evaluations=1", "training.sample_seconds=0.2"])
+    run = train(
+        folder,
+        tmp_path / "run",
+        frontend=str(tmp_path / "vocoder"),
+        backbone="bigram",
+        steps=1,
+        overrides=[
+            "backbone.dim=8",
+            "training.crop_frames=16",
+            "training.batch_size=2",
+            "training.evaluations=1",
+            "training.sample_seconds=0.2",
+        ],
+    )
     assert run.frontend.fingerprint() == trained.frontend.fingerprint()
     whole = run.generate(seconds=0.1, seed=0)
     assert whole.shape == (1, 1, 800)
@@ -144,9 +160,16 @@ def test_in_float64_and_over_what_is_not_a_number():
             trainer.train_step(0.0)
 
 
-@pytest.mark.parametrize("settings, key", [({"steps": 0}, "vocoder.steps"), ({"dim": 0}, "vocoder.dim"),
-                                           ({"num_layers": 0}, "vocoder.num_layers"), ({"dims": 8}, "vocoder.dims"),
-                                           ({"learning_rate": 2.0}, "vocoder.learning_rate")])
+@pytest.mark.parametrize(
+    "settings, key",
+    [
+        ({"steps": 0}, "vocoder.steps"),
+        ({"dim": 0}, "vocoder.dim"),
+        ({"num_layers": 0}, "vocoder.num_layers"),
+        ({"dims": 8}, "vocoder.dims"),
+        ({"learning_rate": 2.0}, "vocoder.learning_rate"),
+    ],
+)
 def test_senseless_settings(settings, key):
     with pytest.raises(ConfigError, match=f"frontend.{key}"):
         load_frontend("mel", vocoder=settings)

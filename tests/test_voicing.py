@@ -33,8 +33,10 @@ def test_what_repeats_at_the_pitch_of_a_voice_is_periodic_and_noise_is_not(rate)
 def test_periodicity_is_the_largest_correlation_over_the_lags():
     """Buries a correlation over 1, which a norm of the whole frame gives at long lags."""
     frames = cut(np.concatenate([hiss(8000, 0.2), buzz(100, 8000, 0.2)]), 8000)
-    slow = [max(x[:-lag] @ x[lag:] / np.sqrt((x[:-lag] @ x[:-lag]) * (x[lag:] @ x[lag:])) for lag in range(20, 115))
-            for x in frames]
+    slow = [
+        max(x[:-lag] @ x[lag:] / np.sqrt((x[:-lag] @ x[:-lag]) * (x[lag:] @ x[lag:])) for lag in range(20, 115))
+        for x in frames
+    ]
     assert periodicity(frames, 8000) == pytest.approx(slow, abs=1e-9)
 
 
@@ -49,8 +51,8 @@ def test_features_of_white_noise_are_those_of_its_distribution(rate):
 def test_features_do_not_see_what_the_label_sees():
     """Buries a feature that answers by itself: partials moved off the harmonic series look alike, and do not repeat."""
     t, rng = np.arange(4000) / 8000, np.random.default_rng(0)
-    harmonic = 125.0 * np.arange(1, 32)                     # on every fifth bin of the frame's spectrum
-    moved = harmonic + 25 * rng.integers(-1, 2, 31)         # by one bin or none; those next to 1 kHz stay on their side
+    harmonic = 125.0 * np.arange(1, 32)  # on every fifth bin of the frame's spectrum
+    moved = harmonic + 25 * rng.integers(-1, 2, 31)  # by one bin or none; those next to 1 kHz stay on their side
     moved[7] = harmonic[7]
     x, repeats = [], []
     for hertz in (harmonic, moved):
@@ -84,6 +86,7 @@ def test_short_and_silent_sounds_have_no_frames():
 
 def test_no_more_frames_are_read_than_asked_for():
     """Buries an hour of reading for a lesson of minutes."""
+
     def endless():
         while True:
             yield torch.from_numpy(hiss(8000, 0.5)).float()[None]

@@ -13,8 +13,16 @@ from audiogen.models.sequence_model import SequenceModel
 from audiogen.spec import FrameSpec, Spec, TokenSpec
 
 #: A small value for each whole-number setting that a backbone may have, by its name.
-SMALL = {"dim": 8, "num_layers": 3, "num_heads": 2, "window": 5, "context": 6, "hidden_dim": 12, "residual_dim": 6,
-         "dilation_cycle": 2}
+SMALL = {
+    "dim": 8,
+    "num_layers": 3,
+    "num_heads": 2,
+    "window": 5,
+    "context": 6,
+    "hidden_dim": 12,
+    "residual_dim": 6,
+    "dilation_cycle": 2,
+}
 
 #: Besides the small one: settings at the edge of their range, where rings have one slot, none, or are never full.
 EDGES: dict[str, list[dict[str, Any]]] = {
@@ -24,15 +32,20 @@ EDGES: dict[str, list[dict[str, Any]]] = {
 }
 
 #: (kind, changes) for every registered backbone, the small one and its edges.
-BACKBONE_CASES = [pytest.param(kind, changes, id="-".join([kind, *(f"{name}{x}" for name, x in changes.items())]))
-                  for kind in BACKBONES for changes in [{}, *EDGES.get(kind, [])]]
+BACKBONE_CASES = [
+    pytest.param(kind, changes, id="-".join([kind, *(f"{name}{x}" for name, x in changes.items())]))
+    for kind in BACKBONES
+    for changes in [{}, *EDGES.get(kind, [])]
+]
 
 TOKENS = TokenSpec(sample_rate=8000, hop_length=80, num_codebooks=3, codebook_size=7)
 FRAMES = FrameSpec(sample_rate=8000, hop_length=80, num_features=4)
 
 #: (spec, pattern) for every pattern that fits.
-SPEC_CASES = [*(pytest.param(TOKENS, kind, id=f"codes-{kind}") for kind in PATTERNS),
-              pytest.param(FRAMES, "parallel", id="frames")]
+SPEC_CASES = [
+    *(pytest.param(TOKENS, kind, id=f"codes-{kind}") for kind in PATTERNS),
+    pytest.param(FRAMES, "parallel", id="frames"),
+]
 
 
 def tiny_backbone(kind: str, **changes: Any) -> Backbone:
@@ -41,15 +54,18 @@ def tiny_backbone(kind: str, **changes: Any) -> Backbone:
     wholes = [field.name for field in dataclasses.fields(config) if field.type in (int, "int")]
     unknown = [name for name in wholes if name not in SMALL and name not in changes]
     if unknown:
-        pytest.fail(f"backbone {kind!r} has the settings {', '.join(unknown)}: give each a small value in SMALL of "
-                    f"{__file__}, and settings at the edge of their range in EDGES", pytrace=False)
+        pytest.fail(
+            f"backbone {kind!r} has the settings {', '.join(unknown)}: give each a small value in SMALL of "
+            f"{__file__}, and settings at the edge of their range in EDGES",
+            pytrace=False,
+        )
     return BACKBONES[kind](config(**{**{name: SMALL[name] for name in wholes if name in SMALL}, **changes}))
 
 
 def tiny_model(spec: Spec, kind: str, pattern: str, **changes: Any) -> SequenceModel:
     """A lively small model in float64 and in evaluation mode."""
     model = lively(SequenceModel(spec, tiny_backbone(kind, **changes), PATTERNS[pattern](spec.num_rows)))
-    if spec.unit == "nats":                                     # or frames fed back would grow without bound
+    if spec.unit == "nats":  # or frames fed back would grow without bound
         model.embed.linear.weight.data.mul_(0.3)
         model.head.linear.weight.data.mul_(0.3)
     return model.double().eval()

@@ -93,8 +93,11 @@ class Decoder:
         except _FAILURES as error:
             raise _refused(self.info.path, error) from error
         if len(samples) == 0:
-            raise refusal(self.info.path, f"is damaged or truncated: it states {self.info.num_samples} samples, but "
-                          f"only {self.position} can be decoded")
+            raise refusal(
+                self.info.path,
+                f"is damaged or truncated: it states {self.info.num_samples} samples, but "
+                f"only {self.position} can be decoded",
+            )
         self.position += len(samples)
         if self.info.subtype.startswith("PCM_"):
             return samples
@@ -103,8 +106,11 @@ class Decoder:
         if not math.isfinite(peak):
             raise refusal(self.info.path, "holds NaN or infinite samples", "export it again, or remove it")
         if peak > MAX_PEAK:
-            raise refusal(self.info.path, f"holds absurd samples (up to {peak:.3g}, where full scale is 1)",
-                          "scale them to [-1, 1], or remove it")
+            raise refusal(
+                self.info.path,
+                f"holds absurd samples (up to {peak:.3g}, where full scale is 1)",
+                "scale them to [-1, 1], or remove it",
+            )
         return samples
 
 
@@ -126,8 +132,9 @@ def _open(path: str | Path) -> _File:
     try:  # bytes, since soundfile refuses names that are no valid Unicode; Windows has no such names
         return _File(os.fspath(path) if os.name == "nt" else os.fsencode(path))
     except TypeError as error:
-        raise refusal(path, "is taken for samples without a header because of its suffix",
-                      "give it the suffix of its format") from error
+        raise refusal(
+            path, "is taken for samples without a header because of its suffix", "give it the suffix of its format"
+        ) from error
 
 
 _FAILURES = (soundfile.SoundFileError, OSError)
@@ -142,8 +149,11 @@ def _refused(path: str | Path, error: Exception) -> AudioReadError:
 def _agreed(path: str | Path, header: Header, file: _File | PCMFile) -> AudioInfo:
     """What the container states, once libsndfile's understanding of it agrees."""
     if (file.samplerate, file.channels) != (header.sample_rate, header.num_channels):
-        raise refusal(path, f"states {header.num_channels} channels at {header.sample_rate} Hz but decodes to "
-                      f"{file.channels} at {file.samplerate} Hz")
+        raise refusal(
+            path,
+            f"states {header.num_channels} channels at {header.sample_rate} Hz but decodes to "
+            f"{file.channels} at {file.samplerate} Hz",
+        )
     num_samples = _agreed_length(path, header, file)
     return AudioInfo(Path(path), file.samplerate, file.channels, num_samples, header.container, file.subtype)
 
@@ -156,8 +166,9 @@ def _agreed_length(path: str | Path, header: Header, file: _File | PCMFile) -> i
     # the bitrate varies.
     num_samples = min(file.frames, header.num_samples) if header.counted else file.frames
     if abs(num_samples - header.num_samples) > header.tolerance:
-        raise refusal(path, f"holds {header.num_samples} samples by its container but {num_samples} by its decoder",
-                      CONVERT)
+        raise refusal(
+            path, f"holds {header.num_samples} samples by its container but {num_samples} by its decoder", CONVERT
+        )
     return num_samples
 
 

@@ -88,8 +88,9 @@ class AudioFile:
         self.close()
 
 
-def read_audio(path: str | Path, sample_rate: int | None = None, start: int = 0,
-               num_samples: int | None = None) -> torch.Tensor:
+def read_audio(
+    path: str | Path, sample_rate: int | None = None, start: int = 0, num_samples: int | None = None
+) -> torch.Tensor:
     """Reads a sound file, or a stretch of it, as mono.
 
     The channels are averaged; samples over full scale, as lossy codecs and resampling make them, are clipped. A
@@ -114,8 +115,9 @@ def read_audio(path: str | Path, sample_rate: int | None = None, start: int = 0,
         return file.read(start, num_samples, sample_rate)
 
 
-def read_blocks(path: str | Path, sample_rate: int | None = None,
-                block_seconds: float = 10.0) -> Iterator[torch.Tensor]:
+def read_blocks(
+    path: str | Path, sample_rate: int | None = None, block_seconds: float = 10.0
+) -> Iterator[torch.Tensor]:
     """The same as `read_audio` bit for bit, in pieces of at most about `block_seconds`, so in constant memory.
 
     Yields:
@@ -150,8 +152,10 @@ def write_audio(path: str | Path, wav: torch.Tensor, sample_rate: int, subtype: 
     wav = torch.as_tensor(wav).detach().to("cpu", torch.float32)
     samples = np.atleast_2d(wav.numpy()).T  # (N, C)
     if samples.ndim != 2 or not 1 <= samples.shape[1] <= MAX_CHANNELS:
-        raise AudiogenError(f"{path}: a wav of shape {tuple(wav.shape)} can't be written; give (N,) or (C, N) with "
-                            f"1 to {MAX_CHANNELS} channels")
+        raise AudiogenError(
+            f"{path}: a wav of shape {tuple(wav.shape)} can't be written; give (N,) or (C, N) with "
+            f"1 to {MAX_CHANNELS} channels"
+        )
     if samples.size == 0:
         raise AudiogenError(f"{path}: there are no samples to write; make at least one")
     peak = float(np.abs(samples).max())
@@ -159,8 +163,9 @@ def write_audio(path: str | Path, wav: torch.Tensor, sample_rate: int, subtype: 
         raise AudiogenError(f"{path}: NaN or infinite samples can't be written; look for what made them")
     if peak > 1:
         count = np.count_nonzero(np.abs(samples) > 1)
-        warnings.warn(f"{path}: {count} of {samples.size} samples clipped (peak {peak:.3g}); lower the level",
-                      stacklevel=2)
+        warnings.warn(
+            f"{path}: {count} of {samples.size} samples clipped (peak {peak:.3g}); lower the level", stacklevel=2
+        )
     container, usual = _FORMATS[suffix]
     atomic_write_bytes(path, _encode(path, samples, sample_rate, container, subtype or usual))
 
@@ -191,8 +196,14 @@ def resample(wav: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
         rows = soxr.resample(np.ascontiguousarray(rows.numpy().T), from_rate, to_rate)  # (N', R)
         return torch.from_numpy(rows.T).reshape(*wav.shape[:-1], num_samples).to(wav.dtype)
     return torchaudio.functional.resample(
-        wav, from_rate, to_rate, lowpass_filter_width=64, rolloff=0.9475937167399596,
-        resampling_method="sinc_interp_kaiser", beta=14.769656459379492)[..., :num_samples]
+        wav,
+        from_rate,
+        to_rate,
+        lowpass_filter_width=64,
+        rolloff=0.9475937167399596,
+        resampling_method="sinc_interp_kaiser",
+        beta=14.769656459379492,
+    )[..., :num_samples]
 
 
 def mono(wav: torch.Tensor) -> torch.Tensor:
@@ -203,15 +214,19 @@ def mono(wav: torch.Tensor) -> torch.Tensor:
 # ---- reading
 
 
-def _read(decoder: Decoder, sample_rate: int | None, start: int, num_samples: int | None,
-          block_seconds: float) -> Iterator[torch.Tensor]:
+def _read(
+    decoder: Decoder, sample_rate: int | None, start: int, num_samples: int | None, block_seconds: float
+) -> Iterator[torch.Tensor]:
     if sample_rate is not None:
         _check_rate(sample_rate)
     info = decoder.info
     stop = info.num_samples if num_samples is None else min(start + num_samples, info.num_samples)
     if not 0 <= start <= stop:
-        raise refusal(info.path, f"holds {info.num_samples} samples, and none can be read from {start} to {stop}",
-                      "ask for a stretch within it")
+        raise refusal(
+            info.path,
+            f"holds {info.num_samples} samples, and none can be read from {start} to {stop}",
+            "ask for a stretch within it",
+        )
     to_rate = sample_rate or info.sample_rate
     stream = soxr.ResampleStream(info.sample_rate, to_rate, 1) if to_rate != info.sample_rate else None
     block = min(block_seconds * info.sample_rate, DECODE_AT_ONCE, DECODE_AT_ONCE * info.sample_rate / to_rate)
@@ -230,8 +245,10 @@ def _read(decoder: Decoder, sample_rate: int | None, start: int, num_samples: in
 
 def _check_rate(sample_rate: int) -> None:
     if not isinstance(sample_rate, Integral) or not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
-        raise ConfigError(f"sample_rate={sample_rate} is not possible; give a whole number of Hz from "
-                          f"{MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE}")
+        raise ConfigError(
+            f"sample_rate={sample_rate} is not possible; give a whole number of Hz from "
+            f"{MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE}"
+        )
 
 
 # ---- writing
@@ -243,12 +260,14 @@ def _encode(path: str | Path, samples: np.ndarray, sample_rate: int, container: 
     try:
         with soundfile.SoundFile(buffer, "w", sample_rate, samples.shape[1], subtype, format=container) as sound:
             for start in range(0, len(samples), _WRITE_AT_ONCE):
-                block = samples[start:start + _WRITE_AT_ONCE].clip(-1, 1)
+                block = samples[start : start + _WRITE_AT_ONCE].clip(-1, 1)
                 sound.write(_to_integers(block, _BITS[subtype]) if subtype in _BITS else block)
     except (soundfile.SoundFileError, ValueError) as error:
         reason = getattr(error, "error_string", None) or str(error)
-        raise AudiogenError(f"{path}: {container} can't hold {samples.shape[1]} channels at {sample_rate} Hz as "
-                            f"{subtype} ({reason.strip(' .')}); choose another format, rate or coding") from error
+        raise AudiogenError(
+            f"{path}: {container} can't hold {samples.shape[1]} channels at {sample_rate} Hz as "
+            f"{subtype} ({reason.strip(' .')}); choose another format, rate or coding"
+        ) from error
     return buffer.getvalue()
 
 

@@ -33,8 +33,10 @@ class Coded:
 def code_opus(wav: Tensor, sample_rate: int, bitrate: float) -> Coded:
     """wav (1, N) in [-1, 1] at one of OPUS_RATES through Opus, at 6,000 to 256,000 bit/s."""
     if sample_rate not in OPUS_RATES or not 6000 <= bitrate <= 256_000:
-        raise AudiogenError(f"Opus takes {', '.join(map(str, OPUS_RATES))} Hz and 6000 to 256000 bit/s, not "
-                            f"{sample_rate} Hz at {bitrate:g} bit/s; resample first, or choose another bitrate")
+        raise AudiogenError(
+            f"Opus takes {', '.join(map(str, OPUS_RATES))} Hz and 6000 to 256000 bit/s, not "
+            f"{sample_rate} Hz at {bitrate:g} bit/s; resample first, or choose another bitrate"
+        )
     level = 1 - (bitrate - 6000) / 250_000  # as libsndfile's ogg_opus.c has it for one channel
     data, decoded = _through(wav, sample_rate, "OGG", "OPUS", compression_level=level)
     return _coded(wav, decoded, sample_rate, data, _ogg_payload(data))
@@ -47,11 +49,13 @@ def code_mp3(wav: Tensor, sample_rate: int, bitrate: float) -> Coded:
     """
     lowest, highest = next(bounds for rate, bounds in _MP3_BITRATES if sample_rate >= rate)
     if not lowest <= bitrate <= highest:
-        raise AudiogenError(f"an MP3 of {sample_rate} Hz has {lowest} to {highest} bit/s, not {bitrate:g}; choose "
-                            "another bitrate")
+        raise AudiogenError(
+            f"an MP3 of {sample_rate} Hz has {lowest} to {highest} bit/s, not {bitrate:g}; choose another bitrate"
+        )
     level = min((highest - bitrate) / (highest - lowest), 0.999)  # as libsndfile's mpeg_l3_encode.c; it refuses 1
-    data, decoded = _through(wav, sample_rate, "MP3", "MPEG_LAYER_III", compression_level=level,
-                             bitrate_mode="CONSTANT")
+    data, decoded = _through(
+        wav, sample_rate, "MP3", "MPEG_LAYER_III", compression_level=level, bitrate_mode="CONSTANT"
+    )
     return _coded(wav, decoded, sample_rate, data, len(data))
 
 
@@ -62,13 +66,14 @@ def _through(wav: Tensor, sample_rate: int, container: str, subtype: str, **sett
     try:
         with soundfile.SoundFile(buffer, "w", sample_rate, 1, subtype, format=container, **settings) as file:
             for start in range(0, len(samples), 1 << 16):
-                file.write(samples[start:start + (1 << 16)])
+                file.write(samples[start : start + (1 << 16)])
         data = buffer.getvalue()
         buffer.seek(0)
         decoded, rate = soundfile.read(buffer, dtype="float32")
     except soundfile.SoundFileError as error:
-        raise AudiogenError(f"{container} can't hold {sample_rate} Hz as {subtype} with this libsndfile ({error})"
-                            ) from error
+        raise AudiogenError(
+            f"{container} can't hold {sample_rate} Hz as {subtype} with this libsndfile ({error})"
+        ) from error
     if rate != sample_rate:
         raise AudiogenError(f"{container} gave {rate} Hz back for {sample_rate}; resample to {rate} Hz first")
     return data, torch.from_numpy(decoded)[None]
@@ -84,8 +89,8 @@ def _aligned(wav: Tensor, decoded: Tensor) -> Tensor:
     n = wav.shape[1]
     size = 2 * max(n, decoded.shape[1])
     likeness = torch.fft.irfft(torch.fft.rfft(decoded[0], size) * torch.fft.rfft(wav[0].float(), size).conj(), size)
-    delay = int(likeness[:min(_LONGEST_DELAY, n)].argmax())
-    shifted = decoded[:, delay:delay + n]
+    delay = int(likeness[: min(_LONGEST_DELAY, n)].argmax())
+    shifted = decoded[:, delay : delay + n]
     return torch.nn.functional.pad(shifted, (0, n - shifted.shape[1]))
 
 
@@ -95,7 +100,7 @@ def _ogg_payload(data: bytes) -> int:
     while at < len(data):
         count = data[at + 26]
         body = int(np.frombuffer(data, np.uint8, count, at + 27).sum(dtype=np.int64))
-        if data[at:at + 4] != b"OggS":
+        if data[at : at + 4] != b"OggS":
             raise AudiogenError("an Ogg file that was just written does not consist of pages")
         total += body if page >= 2 else 0
         at, page = at + 27 + count + body, page + 1

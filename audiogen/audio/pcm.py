@@ -8,10 +8,10 @@ import numpy as np
 from .containers import Header
 
 _SUBTYPES = {  # (coding, bits): libsndfile's name, how the bytes are read, full scale
-    ("PCM", 8): ("PCM_U8", "u1", 2 ** 7),
-    ("PCM", 16): ("PCM_16", "<i2", 2 ** 15),
-    ("PCM", 24): ("PCM_24", "<i4", 2 ** 23),
-    ("PCM", 32): ("PCM_32", "<i4", 2 ** 31),
+    ("PCM", 8): ("PCM_U8", "u1", 2**7),
+    ("PCM", 16): ("PCM_16", "<i2", 2**15),
+    ("PCM", 24): ("PCM_24", "<i4", 2**23),
+    ("PCM", 32): ("PCM_32", "<i4", 2**31),
     ("float", 32): ("FLOAT", "<f4", 1),
     ("float", 64): ("DOUBLE", "<f8", 1),
 }
@@ -52,7 +52,7 @@ class PCMFile:
             self._file.seek(begin)
             held = self._file.readinto(values) // self._width
         if held < count:
-            values = values[:max(held, 0) // self.channels * self.channels]
+            values = values[: max(held, 0) // self.channels * self.channels]
         if self._width == 3:
             values = values >> 8
         elif self._width == 1:

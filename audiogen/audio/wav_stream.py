@@ -43,7 +43,7 @@ def write_chunks(path: Path, chunks: Iterable[Tensor], sample_rate: int) -> int:
                     file.write(_header(0, sample_rate))
                 file.seek(0, io.SEEK_END)
                 file.write(data)
-                file.flush()                                            # before the header that promises it
+                file.flush()  # before the header that promises it
                 num_samples += len(samples)
                 file.seek(0)
                 file.write(_header(num_samples, sample_rate))
@@ -55,11 +55,27 @@ def write_chunks(path: Path, chunks: Iterable[Tensor], sample_rate: int) -> int:
 
 def _header(num_samples: int, sample_rate: int) -> bytes:
     """44 bytes (RIFF WAVE, PCM); a length beyond what its 32 bits can say is said to be the most that they can."""
-    size = min(2 * num_samples, 2 ** 32 - 38)
-    return struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + size, b"WAVE", b"fmt ", 16, 1, 1, sample_rate,
-                       2 * sample_rate, 2, 16, b"data", size)
+    size = min(2 * num_samples, 2**32 - 38)
+    return struct.pack(
+        "<4sI4s4sIHHIIHH4sI",
+        b"RIFF",
+        36 + size,
+        b"WAVE",
+        b"fmt ",
+        16,
+        1,
+        1,
+        sample_rate,
+        2 * sample_rate,
+        2,
+        16,
+        b"data",
+        size,
+    )
 
 
 def _unwritten(path: Path, error: OSError, size: int) -> AudiogenError:
-    return AudiogenError(f"{path}: can't be written ({error.strerror or error}, {size} bytes of sound are); free some "
-                         "room or choose another folder")
+    return AudiogenError(
+        f"{path}: can't be written ({error.strerror or error}, {size} bytes of sound are); free some "
+        "room or choose another folder"
+    )

@@ -38,17 +38,18 @@ def read_codes(path: str | Path, frontend: Frontend) -> Tensor:
     path = Path(path)
     check_code_file(path)
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)    # mapped: a header may promise anything
+        array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header may promise anything
     except (OSError, ValueError, EOFError, OverflowError, MemoryError) as error:
-        raise CacheError(f"{path}: can't be read as codes ({error}); give an encoded cache, or a .npy file of codes "
-                         "(numpy.save)") from error
+        raise CacheError(
+            f"{path}: can't be read as codes ({error}); give an encoded cache, or a .npy file of codes (numpy.save)"
+        ) from error
     codes, wanted = frontend.spec.unit == "bits", frontend.spec
     rows = wanted.num_rows if codes else wanted.num_features
     if array.dtype.kind not in ("iu" if codes else "f") or not 1 <= array.ndim <= 3:
         kind = f"integers (B, {rows}, T)" if codes else f"floating-point frames (B, {rows}, T)"
         raise CacheError(f"{path}: holds {array.dtype} {array.shape}, but this front-end decodes {kind}")
     x = torch.from_numpy(array.astype(np.int64 if codes else np.float32))
-    x = x.reshape(*[1] * (3 - x.ndim), *x.shape)                        # (B, C, T)
+    x = x.reshape(*[1] * (3 - x.ndim), *x.shape)  # (B, C, T)
     return x.to(frontend.device, x.dtype if codes else frontend.dtype)
 
 
@@ -61,11 +62,11 @@ def decode_file(path: str | Path, frontend: Frontend, out: str | Path) -> list[P
     """
     path, x = Path(path), read_codes(path, frontend)
     try:
-        wavs = frontend.decode(x)                                       # (B, 1, N)
+        wavs = frontend.decode(x)  # (B, 1, N)
     except ValueError as error:
         raise CacheError(f"{path}: {error}; name the front-end that made it by --frontend") from error
     names = [path.stem] if len(wavs) == 1 else [f"{path.stem}-{i}" for i in range(len(wavs))]
-    lengths = frontend.frame_lengths(x).sum(dim=1).tolist()             # where the rate varies, so do they
+    lengths = frontend.frame_lengths(x).sum(dim=1).tolist()  # where the rate varies, so do they
     for name, wav, length in zip(names, wavs, lengths, strict=True):
         write_audio(Path(out, f"{name}.wav"), wav[:, :length].float().cpu(), frontend.spec.sample_rate)
     return [Path(out, f"{name}.wav") for name in names]

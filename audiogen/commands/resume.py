@@ -23,8 +23,10 @@ def same_source(source: Index | EncodedCache, front: Frontend, out: Path) -> Enc
         raise other_files(index.folder, out)
     if isinstance(source, EncodedCache):
         if source.frontend().fingerprint() != front.fingerprint():
-            raise RunError(f"{source.folder}: was encoded by another front-end than that of {out}; give the one that "
-                           "the run was begun with, or train anew into another folder")
+            raise RunError(
+                f"{source.folder}: was encoded by another front-end than that of {out}; give the one that "
+                "the run was begun with, or train anew into another folder"
+            )
         return source
     return EncodedCache.open_or_build(long_enough(source, front.spec), front, out / "cache")
 
@@ -35,8 +37,10 @@ def contents(sides: Split) -> list[list[tuple[str, float, float]]]:
 
 
 def other_files(folder: Path, out: Path) -> RunError:
-    return RunError(f"{folder}: its files are not those that {out} was begun with; put them back as they were, or "
-                    "train anew into another folder")
+    return RunError(
+        f"{folder}: its files are not those that {out} was begun with; put them back as they were, or "
+        "train anew into another folder"
+    )
 
 
 def check_same_frontend(out: Path, front: Frontend, name: str | None, settings: dict[str, Any]) -> None:
@@ -44,8 +48,10 @@ def check_same_frontend(out: Path, front: Frontend, name: str | None, settings: 
     saved = frontend_to_dict(front)
     if name is not None and name not in FRONTENDS:
         if load_frontend(name, **settings).fingerprint() != front.fingerprint():
-            raise RunError(f"{name}: is another front-end than {out} was begun with; leave out --frontend, or train "
-                           "into another folder")
+            raise RunError(
+                f"{name}: is another front-end than {out} was begun with; leave out --frontend, or train "
+                "into another folder"
+            )
         return
     if name is not None and name != saved["kind"]:
         raise _begun_with(out, "frontend.kind", saved["kind"])
@@ -56,8 +62,9 @@ def check_same_frontend(out: Path, front: Frontend, name: str | None, settings: 
             raise _begun_with(out, f"frontend.{key}", saved[key])
 
 
-def resumed_config(saved: RunConfig, out: Path, backbone: str | None, asked: dict[str, Any], overrides: Sequence[str]
-             ) -> RunConfig:
+def resumed_config(
+    saved: RunConfig, out: Path, backbone: str | None, asked: dict[str, Any], overrides: Sequence[str]
+) -> RunConfig:
     """The run's own settings, of which only those that say how long it goes on may change."""
     before = saved.to_dict()
     after = override(before, [*overrides, *([] if backbone is None else [f"backbone.kind={backbone}"])])
@@ -70,5 +77,7 @@ def resumed_config(saved: RunConfig, out: Path, backbone: str | None, asked: dic
 
 
 def _begun_with(out: Path, key: str, value: Any) -> ConfigError:
-    return ConfigError(f"{key}: {out} was begun with {value!r}, and resuming can't change it; train into another "
-                       "folder, or leave it out")
+    return ConfigError(
+        f"{key}: {out} was begun with {value!r}, and resuming can't change it; train into another "
+        "folder, or leave it out"
+    )

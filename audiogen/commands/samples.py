@@ -35,8 +35,9 @@ def write_sample(path: Path, wav: Tensor, sample_rate: int, kind: str, **about: 
 
 def _write_about(path: Path, seconds: float, kind: str, **about: Any) -> Path:
     keys = ("source", "seed", "sampling", "precision", "prompt", "prompt_seconds", "step", "checkpoint")
-    atomic_write_json(path.with_suffix(".json"), {"kind": kind, **{key: about.get(key) for key in keys},
-                                                  "seconds": seconds})
+    atomic_write_json(
+        path.with_suffix(".json"), {"kind": kind, **{key: about.get(key) for key in keys}, "seconds": seconds}
+    )
     return path
 
 
@@ -46,13 +47,20 @@ def write_round_trips(folder: Path, frontend: Frontend, sound: Sequence[tuple[st
     for i, (name, wav) in enumerate(sound):
         write_sample(folder / f"original-{i}.wav", wav, rate, "original", source=name)
         with torch.inference_mode():
-            back = frontend.decode(frontend.encode(wav[None].to(frontend.device)))[0, :, :wav.shape[1]]
+            back = frontend.decode(frontend.encode(wav[None].to(frontend.device)))[0, :, : wav.shape[1]]
         write_sample(folder / f"round-trip-{i}.wav", back, rate, "round-trip", source=name)
 
 
-def write_generated(folder: Path, run: Run, seconds: float, seeds: Sequence[int], sampling: Sampling = Sampling(),
-                    prompt: tuple[str, Tensor] | None = None, prefix: str = "generated", weights: Path | None = None
-                    ) -> Iterator[tuple[Path, int]]:
+def write_generated(
+    folder: Path,
+    run: Run,
+    seconds: float,
+    seeds: Sequence[int],
+    sampling: Sampling = Sampling(),
+    prompt: tuple[str, Tensor] | None = None,
+    prefix: str = "generated",
+    weights: Path | None = None,
+) -> Iterator[tuple[Path, int]]:
     """Generates one WAV a seed, folder/PREFIX-SEED.wav, and yields (path, seed) as they are written.
 
     Args:
@@ -62,18 +70,26 @@ def write_generated(folder: Path, run: Run, seconds: float, seeds: Sequence[int]
     """
     about = _about(run, sampling, prompt, weights)
     for first in range(0, len(seeds), BATCH):
-        batch = list(seeds[first:first + BATCH])
+        batch = list(seeds[first : first + BATCH])
         wavs = run.generate(seconds, seeds=batch, sampling=sampling, prompt=None if prompt is None else prompt[1])
         for seed, wav in zip(batch, wavs, strict=True):
             path = folder / f"{prefix}-{seed}.wav"
             yield write_sample(path, wav, run.sample_rate, "generated", seed=seed, **about), seed
 
 
-def generate_files(run: Run, out: Path, seconds: float, num: int, prompt: Path | None = None,
-                   sampling: Sampling = Sampling(), seed: int | None = None) -> Iterator[tuple[Path, int]]:
+def generate_files(
+    run: Run,
+    out: Path,
+    seconds: float,
+    num: int,
+    prompt: Path | None = None,
+    sampling: Sampling = Sampling(),
+    seed: int | None = None,
+) -> Iterator[tuple[Path, int]]:
     """What `audiogen generate` does: `num` WAVs with seeds counting up from `seed`, or fresh ones."""
-    return write_generated(out, run, seconds, choose_seeds(num, seed, None), sampling, _read_prompt(run, prompt),
-                           prefix="sample")
+    return write_generated(
+        out, run, seconds, choose_seeds(num, seed, None), sampling, _read_prompt(run, prompt), prefix="sample"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +103,15 @@ class Streamed:
     real_times: float
 
 
-def stream_files(run: Run, out: Path, seconds: float, num: int, prompt: Path | None = None,
-                 sampling: Sampling = Sampling(), seed: int | None = None) -> Iterator[Streamed]:
+def stream_files(
+    run: Run,
+    out: Path,
+    seconds: float,
+    num: int,
+    prompt: Path | None = None,
+    sampling: Sampling = Sampling(),
+    seed: int | None = None,
+) -> Iterator[Streamed]:
     """What `audiogen generate --stream` does: the same WAVs one after the other, each growing while it is made."""
     about, sound = None, _read_prompt(run, prompt)
     for used in choose_seeds(num, seed, None):
@@ -116,11 +139,16 @@ def _read_prompt(run: Run, prompt: Path | None) -> tuple[str, Tensor] | None:
     return str(prompt), sound
 
 
-def _about(run: Run, sampling: Sampling, prompt: tuple[str, Tensor] | None, weights: Path | None = None
-           ) -> dict[str, Any]:
+def _about(
+    run: Run, sampling: Sampling, prompt: tuple[str, Tensor] | None, weights: Path | None = None
+) -> dict[str, Any]:
     """What is known of all sound that is made with one set of weights."""
-    about = {"sampling": dataclasses.asdict(sampling), "precision": run.model.precision, "step": run.step,
-             "checkpoint": sha256_file(weights or run.folder / "model.safetensors")}
+    about = {
+        "sampling": dataclasses.asdict(sampling),
+        "precision": run.model.precision,
+        "step": run.step,
+        "checkpoint": sha256_file(weights or run.folder / "model.safetensors"),
+    }
     if prompt is not None:
         about |= {"prompt": prompt[0], "prompt_seconds": prompt[1].shape[-1] / run.sample_rate}
     return about

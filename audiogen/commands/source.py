@@ -32,8 +32,10 @@ def frontend_of(source: Index | EncodedCache, name: str | None, settings: dict[s
     """The front-end that the user names, at the folder's own rate if it has one to choose."""
     if isinstance(source, EncodedCache):
         if name is not None or settings:
-            raise ConfigError(f"{source.folder}: was encoded by a front-end of its own; leave out --frontend and "
-                              "--set frontend...., or give the folder of sound files")
+            raise ConfigError(
+                f"{source.folder}: was encoded by a front-end of its own; leave out --frontend and "
+                "--set frontend...., or give the folder of sound files"
+            )
         return source.frontend()
     if name is None:
         name, settings = FRONTEND, {**FRONTEND_SETTINGS, **settings}
@@ -46,8 +48,9 @@ def num_codes(source: Index | EncodedCache, front: Frontend) -> float:
     return index.seconds * (front.spec.frame_rate or math.inf) * front.spec.num_rows
 
 
-def check_settings(frontend: str | None, settings: dict[str, Any], backbone: str, rest: Sequence[str],
-                    asked: dict[str, Any]) -> None:
+def check_settings(
+    frontend: str | None, settings: dict[str, Any], backbone: str, rest: Sequence[str], asked: dict[str, Any]
+) -> None:
     """Raises what is wrong with the settings, before a folder is read through for minutes."""
     if frontend is None:
         frontend, settings = FRONTEND, {**FRONTEND_SETTINGS, **settings}

@@ -9,17 +9,16 @@ from ..frontends import frontend_to_dict
 from ..utils.devices import choose_device
 from ..utils.files import check_is_no_file
 from .defaults import BACKBONE, default_config, frontend_settings, refuse_settings
-from .source import (
-    check_settings,
-    fit_new,
-    frontend_of,
-    open_source,
-    tell_left_out,
-)
+from .source import check_settings, fit_new, frontend_of, open_source, tell_left_out
 
 
-def tokenize(folder: str | Path, out: str | Path, frontend: str | None = None, device: str = "auto",
-             overrides: Sequence[str] = ()) -> EncodedCache:
+def tokenize(
+    folder: str | Path,
+    out: str | Path,
+    frontend: str | None = None,
+    device: str = "auto",
+    overrides: Sequence[str] = (),
+) -> EncodedCache:
     """Encodes a folder into the cache `out`, which `train` takes in its place. A learned front-end is fitted on the
     files that `train` would not hold out.
 

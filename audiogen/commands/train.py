@@ -38,14 +38,7 @@ from ..utils.files import alone_in, atomic_write_json, check_is_no_file
 from .defaults import BACKBONE, default_config, frontend_settings, resolve_precision
 from .resume import check_same_frontend, contents, other_files, resumed_config, same_source
 from .samples import write_generated, write_round_trips
-from .source import (
-    check_settings,
-    encoded,
-    frontend_of,
-    num_codes,
-    open_source,
-    split_for,
-)
+from .source import check_settings, encoded, frontend_of, num_codes, open_source, split_for
 
 log = logging.getLogger("audiogen")
 
@@ -56,9 +49,20 @@ NUM_SAMPLES = 4
 LEAST_SHARE = 8192
 
 
-def train(folder: str | Path, out: str | Path, frontend: str | None = None, backbone: str | None = None,
-          steps: int | None = None, minutes: float | None = None, seed: int | None = None, device: str = "auto",
-          resume: bool = False, strict: bool = False, diagnostics: bool = False, overrides: Sequence[str] = ()) -> Run:
+def train(
+    folder: str | Path,
+    out: str | Path,
+    frontend: str | None = None,
+    backbone: str | None = None,
+    steps: int | None = None,
+    minutes: float | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    strict: bool = False,
+    diagnostics: bool = False,
+    overrides: Sequence[str] = (),
+) -> Run:
     """Trains a model on a folder of sound files, or on an encoded cache, and writes the run folder `out`.
 
     With `resume` it goes on where `out` stopped, with the settings that it holds; from the start if nothing was saved.
@@ -95,16 +99,19 @@ def train(folder: str | Path, out: str | Path, frontend: str | None = None, back
                 atomic_write_json(out / "config.json", config.to_dict())
         else:
             if list_checkpoints(out / "checkpoints"):
-                raise RunError(f"{out}: holds checkpoints, but not the config.json that they belong to; restore it, or "
-                               "choose another --out")
+                raise RunError(
+                    f"{out}: holds checkpoints, but not the config.json that they belong to; restore it, or "
+                    "choose another --out"
+                )
             if resume:
                 log.info("%s: holds no run yet, so that this one begins anew", out)
             if not is_cache(folder):
                 check_settings(frontend, settings, backbone or BACKBONE, rest, asked)
             source = open_source(folder, strict)
             front = frontend_of(source, frontend, settings).to(where)
-            config = default_config(frontend_to_dict(front), front.spec, backbone or BACKBONE, rest, asked,
-                                    num_codes(source, front))
+            config = default_config(
+                frontend_to_dict(front), front.spec, backbone or BACKBONE, rest, asked, num_codes(source, front)
+            )
             cache = encoded(source, front, config, out)
             sides = split_for(cache.index, config, front)
             save_split(out, sides, cache.folder)
@@ -112,7 +119,7 @@ def train(folder: str | Path, out: str | Path, frontend: str | None = None, back
         log.info("%s", sides.summary)
         sound = []
         if isinstance(source, Index):
-            named = {file.sha256: file for file in source.files}    # a cache may know them by the names that they had
+            named = {file.sha256: file for file in source.files}  # a cache may know them by the names that they had
             parts = [dataclasses.replace(part, file=named[part.file.sha256]) for part in sides.held_out]
             sound = originals(folder, parts, front.spec.sample_rate, NUM_SAMPLES)
         return _train(out, config, front, cache, sides, sound, where, diagnostics)
@@ -124,12 +131,22 @@ def _check_place(out: Path, folder: Path) -> None:
     if is_cache(out):
         raise RunError(f"{out}: is an encoded cache; give another folder for the run")
     if not is_cache(folder) and out.resolve().is_relative_to(folder.resolve()):
-        raise RunError(f"{out}: lies in {folder}, so that the model's own samples would be trained on; choose an --out "
-                       "outside of it")
+        raise RunError(
+            f"{out}: lies in {folder}, so that the model's own samples would be trained on; choose an --out "
+            "outside of it"
+        )
 
 
-def _train(out: Path, config: RunConfig, front: Frontend, cache: EncodedCache, sides: Split,
-           sound: list[tuple[str, Tensor]], device: torch.device, diagnostics: bool) -> Run:
+def _train(
+    out: Path,
+    config: RunConfig,
+    front: Frontend,
+    cache: EncodedCache,
+    sides: Split,
+    sound: list[tuple[str, Tensor]],
+    device: torch.device,
+    diagnostics: bool,
+) -> Run:
     settings = config.training
     clear_leftovers(out)
     torch.manual_seed(settings.seed)
@@ -138,10 +155,17 @@ def _train(out: Path, config: RunConfig, front: Frontend, cache: EncodedCache, s
     held_out = Sequences(cache, sides.held_out)
     some = _some(held_out, settings.evaluation_frames)
     seconds = front.seconds(some)
-    trainer = Trainer(model, crops, lambda weights: held_out_score(weights, some, seconds),
-                      lambda weights, progress: save_weights(out, weights, progress.step, progress.best_loss),
-                      settings, out / "checkpoints", resolve_precision(settings.precision, device),
-                      config.data.num_workers, diagnostics)
+    trainer = Trainer(
+        model,
+        crops,
+        lambda weights: held_out_score(weights, some, seconds),
+        lambda weights, progress: save_weights(out, weights, progress.step, progress.best_loss),
+        settings,
+        out / "checkpoints",
+        resolve_precision(settings.precision, device),
+        config.data.num_workers,
+        diagnostics,
+    )
     begun = bool(list_checkpoints(out / "checkpoints"))
     if begun:
         trainer.resume()
@@ -165,16 +189,23 @@ def _train(out: Path, config: RunConfig, front: Frontend, cache: EncodedCache, s
             log.info("stopped at step %d and saved; go on with the same command and --resume", outcome.progress.step)
             raise KeyboardInterrupt
         if outcome.progress.best_step == 0:
-            raise TrainingError(f"{out}: the held-out loss was never a number, so that no weights were kept; look at "
-                                "the held-out files, or train anew with a lower training.learning_rate")
+            raise TrainingError(
+                f"{out}: the held-out loss was never a number, so that no weights were kept; look at "
+                "the held-out files, or train anew with a lower training.learning_rate"
+            )
         again = "" if outcome.progress.step > first else ", so that there was nothing left to train"
         if outcome.stopped == "early":
-            log.info("stopped early at step %d: the held-out loss has not got better since step %d%s; more recordings "
-                     "would help, and to go on all the same: --resume --set training.patience=null",
-                     outcome.progress.step, outcome.progress.best_step, again)
+            log.info(
+                "stopped early at step %d: the held-out loss has not got better since step %d%s; more recordings "
+                "would help, and to go on all the same: --resume --set training.patience=null",
+                outcome.progress.step,
+                outcome.progress.best_step,
+                again,
+            )
         elif again:
-            log.info("its budget was spent at step %d%s; for more, give --resume a larger --steps or --minutes", first,
-                     again)
+            log.info(
+                "its budget was spent at step %d%s; for more, give --resume a larger --steps or --minutes", first, again
+            )
         run = load_run(out, device)
         patience = settings.patience or TrainingConfig.patience
         result = {**report(run, held_out, crops.sequences, sound), "turned": outcome.progress.worse >= patience}
@@ -182,15 +213,17 @@ def _train(out: Path, config: RunConfig, front: Frontend, cache: EncodedCache, s
         for name, value in report_rows(result):
             log.info("%s: %s", name, value)
         log.info("%s", in_words(result))
-        log.info("generating samples of %g seconds; meanwhile, all else is on %s", settings.sample_seconds,
-                 write_page([out]))
+        log.info(
+            "generating samples of %g seconds; meanwhile, all else is on %s", settings.sample_seconds, write_page([out])
+        )
         _write_samples(run, metrics, "generated", settings.sample_seconds)
         if sound:
             # Half a clip to go on from, at most a second: the page shows where the model takes over.
             name, wav = sound[0]
-            prompt = wav[:, :min(wav.shape[1] // 2, run.sample_rate)]
-            for path, _ in write_generated(out / "samples", run, settings.sample_seconds, [0], prompt=(name, prompt),
-                                           prefix="continued"):
+            prompt = wav[:, : min(wav.shape[1] // 2, run.sample_rate)]
+            for path, _ in write_generated(
+                out / "samples", run, settings.sample_seconds, [0], prompt=(name, prompt), prefix="continued"
+            ):
                 log.debug("%s", path)
     finally:
         metrics.close()
@@ -199,8 +232,9 @@ def _train(out: Path, config: RunConfig, front: Frontend, cache: EncodedCache, s
 
 
 def _write_samples(run: Run, metrics: Metrics, prefix: str, seconds: float, weights: Path | None = None) -> None:
-    for path, seed in write_generated(run.folder / "samples", run, seconds, range(NUM_SAMPLES), prefix=prefix,
-                                      weights=weights):
+    for path, seed in write_generated(
+        run.folder / "samples", run, seconds, range(NUM_SAMPLES), prefix=prefix, weights=weights
+    ):
         metrics.audio(f"samples/{seed}", read_audio(path), run.sample_rate, run.step)
 
 
@@ -209,7 +243,7 @@ def _some(sequences: Sequences, most_frames: int) -> list[Tensor]:
     ones the beginning alone, so that more files than the first have a say."""
     some, left, share = [], most_frames, max(most_frames // len(sequences), LEAST_SHARE)
     for x in sequences:
-        some.append(x[:, :min(left, share)])
+        some.append(x[:, : min(left, share)])
         left -= some[-1].shape[1]
         if left == 0:
             break

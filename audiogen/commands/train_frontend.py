@@ -64,9 +64,16 @@ class TrainedFrontend:
     finished: bool
 
 
-def train_frontend(kind: str, folders: Sequence[str | Path], out: str | Path, settings: dict[str, Any],
-                   steps: int | None = None, minutes: float | None = None, resume: bool = False, device: str = "auto"
-                   ) -> TrainedFrontend:
+def train_frontend(
+    kind: str,
+    folders: Sequence[str | Path],
+    out: str | Path,
+    settings: dict[str, Any],
+    steps: int | None = None,
+    minutes: float | None = None,
+    resume: bool = False,
+    device: str = "auto",
+) -> TrainedFrontend:
     """Trains a front-end on the files of folders that are not held out, and writes it to `out`, where
     `load_frontend(out)` finds it.
 
@@ -97,13 +104,16 @@ def train_frontend(kind: str, folders: Sequence[str | Path], out: str | Path, se
     config = from_dict(FRONTENDS[kind].Config, settings, "frontend")
     with alone_in(out):
         if list_checkpoints(checkpoints) and not resume:
-            raise RunError(f"{out}: holds a front-end in training already; go on with it by --resume, or choose "
-                           "another --out")
+            raise RunError(
+                f"{out}: holds a front-end in training already; go on with it by --resume, or choose another --out"
+            )
         sides = [split(index) for index in indices]
         for index, one in zip(indices, sides, strict=True):
             log.info("%s: %s", index.folder, one.summary)
-        training, held_out = (Side([(index, getattr(one, name)) for index, one in zip(indices, sides, strict=True)],
-                                   config.sample_rate) for name in ("train", "held_out"))
+        training, held_out = (
+            Side([(index, getattr(one, name)) for index, one in zip(indices, sides, strict=True)], config.sample_rate)
+            for name in ("train", "held_out")
+        )
         frontend = FRONTENDS[kind](config).to(choose_device(device)).eval()
         trainer, seconds = frontend.trainer(training), 0.0
         files = hashlib.sha256(json.dumps([contents(one) for one in sides]).encode()).hexdigest()
@@ -121,13 +131,24 @@ def export_weights(frontend: Frontend, path: str | Path) -> None:
 
     What is read from there is a front-end of its own, whose codes are well defined: its weights are the rounded ones.
     """
-    tensors = {name: (tensor.half() if tensor.is_floating_point() else tensor).cpu().contiguous()
-               for name, tensor in frontend.state_dict().items()}
+    tensors = {
+        name: (tensor.half() if tensor.is_floating_point() else tensor).cpu().contiguous()
+        for name, tensor in frontend.state_dict().items()
+    }
     atomic_write_bytes(path, safetensors.torch.save(tensors))
 
 
-def _run(trainer: Trainer, frontend: Frontend, held_out: Side, metrics: Metrics, out: Path, steps: int | None,
-         minutes: float | None, seconds: float, begun_with: dict[str, Any]) -> bool:
+def _run(
+    trainer: Trainer,
+    frontend: Frontend,
+    held_out: Side,
+    metrics: Metrics,
+    out: Path,
+    steps: int | None,
+    minutes: float | None,
+    seconds: float,
+    begun_with: dict[str, Any],
+) -> bool:
     """Trains until the budget is spent (True) or a signal comes (False)."""
 
     def spent() -> float:
@@ -137,8 +158,10 @@ def _run(trainer: Trainer, frontend: Frontend, held_out: Side, metrics: Metrics,
         save_checkpoint(out / "checkpoints", _checkpoint(trainer, {**begun_with, "seconds": seconds}))
 
     last_save, marks = time.perf_counter(), int(spent() * EVALUATIONS)
-    with interruptible() as interrupted, tqdm(desc="training the front-end", unit="step", initial=trainer.step,
-                                              total=steps, disable=None) as bar:
+    with (
+        interruptible() as interrupted,
+        tqdm(desc="training the front-end", unit="step", initial=trainer.step, total=steps, disable=None) as bar,
+    ):
         while spent() < 1:
             began = time.perf_counter()
             losses = trainer.train_step(spent())
@@ -146,8 +169,12 @@ def _run(trainer: Trainer, frontend: Frontend, held_out: Side, metrics: Metrics,
             bar.update(trainer.step - bar.n)
             if "rolled_back_to" in losses:
                 metrics.write("rolled_back", step=trainer.step, seconds=round(seconds, 3), **losses)
-                log.warning("step %d: the loss exploded; back to step %d, with the learning rate times %g",
-                            losses["exploded_at"], losses["rolled_back_to"], losses["lr_scale"])
+                log.warning(
+                    "step %d: the loss exploded; back to step %d, with the learning rate times %g",
+                    losses["exploded_at"],
+                    losses["rolled_back_to"],
+                    losses["lr_scale"],
+                )
             elif trainer.step % LOG_EVERY == 0 or trainer.step == 1:
                 metrics.write("train", step=trainer.step, seconds=round(seconds, 3), **losses)
             if trainer.learner is not None and trainer.step % (10 * LOG_EVERY) == 0:
@@ -174,8 +201,8 @@ def _held_out(frontend: Frontend, held_out: Side) -> dict[str, float]:
     rate = frontend.spec.sample_rate
     distances, left = [], HELD_OUT_SECONDS * rate * len(held_out.parts)
     for wav in held_out:
-        wav = wav[None, :, :rate * 10].to(frontend.device)
-        decoded = frontend.decode(frontend.encode(wav))[..., :wav.shape[-1]]
+        wav = wav[None, :, : rate * 10].to(frontend.device)
+        decoded = frontend.decode(frontend.encode(wav))[..., : wav.shape[-1]]
         distances.append(mel_distance(wav, decoded, rate))
         left -= wav.shape[-1]
         if left <= 0:
@@ -185,8 +212,10 @@ def _held_out(frontend: Frontend, held_out: Side) -> dict[str, float]:
 
 def _checkpoint(trainer: Trainer, scalars: dict[str, Any]) -> Checkpoint:
     state = trainer.state()
-    tensors = {**state.pop("modules"), **{f"{name}_optimizer": optimizer_tensors(optimizer)
-                                          for name, optimizer in trainer.optimizers.items()}}
+    tensors = {
+        **state.pop("modules"),
+        **{f"{name}_optimizer": optimizer_tensors(optimizer) for name, optimizer in trainer.optimizers.items()},
+    }
     del state["optimizers"]
     return Checkpoint(state.pop("step"), tensors, {**state, **scalars})
 
@@ -208,6 +237,8 @@ def _resume(trainer: Trainer, begun_with: dict[str, Any], folder: Path) -> float
         trainer.load({"modules": checkpoint.tensors, "optimizers": optimizers, "step": checkpoint.step, **scalars})
     except (KeyError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise RunError(f"{folder}: its checkpoint at step {checkpoint.step} is of another front-end or is damaged "
-                       f"({reason}); restore it, or train anew into another folder") from error
+        raise RunError(
+            f"{folder}: its checkpoint at step {checkpoint.step} is of another front-end or is damaged "
+            f"({reason}); restore it, or train anew into another folder"
+        ) from error
     return seconds

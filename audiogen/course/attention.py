@@ -14,12 +14,12 @@ from torch import Tensor
 
 def past_mean_loop(x: Tensor) -> Tensor:
     """y[t] = the mean of x[0] to x[t], one step after the other: (S, D) -> (S, D)."""
-    return torch.stack([x[:t + 1].mean(dim=0) for t in range(len(x))])
+    return torch.stack([x[: t + 1].mean(dim=0) for t in range(len(x))])
 
 
 def past_mean_matrix(x: Tensor) -> Tensor:
     """The same as one product with a triangle of ones, each row divided by its sum."""
-    triangle = torch.ones(len(x), len(x), dtype=x.dtype).tril()         # (S, S)
+    triangle = torch.ones(len(x), len(x), dtype=x.dtype).tril()  # (S, S)
     return triangle / triangle.sum(dim=1, keepdim=True) @ x
 
 

@@ -7,7 +7,8 @@ That is `aa` -> 256, `ab` -> 257, `aaab` -> 258: the merges, in this order, are 
 them out on other sequences, decoding undoes them, and nothing is lost on the way.
 
 The first half below works on any integers: bytes of text, or codes of sound. The second makes tokenizers of text from
-it. It is written to be read, in the spirit of minbpe (Karpathy 2024); audiogen/frontends/bpe/merges.py does the same fast.
+it. It is written to be read, in the spirit of minbpe (Karpathy 2024); audiogen/frontends/bpe/merges.py does the same,
+fast.
 
 Source: Gage 1994, A New Algorithm for Data Compression; Sennrich et al. 2016, Neural Machine Translation of Rare Words
 with Subword Units.
@@ -103,24 +104,26 @@ BYTES = 256
 # punctuation. `re` knows no \p{L} and no \p{N}: [^\W\d_] is letters (and numerals that are no decimal digits, such as
 # a superscript two, which the original counts as numbers), \d is decimal digits.
 # Source: tiktoken, cl100k_base.
-GPT4_SPLIT = "|".join([
-    r"'(?i:[sdmt]|ll|ve|re)",           # 's 'd 'll
-    r"(?:[^\r\n\w]|_)?+[^\W\d_]+",      # a word, with the space (or another sign) before it
-    r"\d{1,3}",                         # digits, three at most
-    r" ?(?:[^\s\w]|_)++[\r\n]*",        # punctuation
-    r"\s*[\r\n]",                       # line ends, with the spaces before them
-    r"\s+(?!\S)",                       # spaces, all but the last one: that belongs to the next word
-    r"\s+",
-])
+GPT4_SPLIT = "|".join(
+    [
+        r"'(?i:[sdmt]|ll|ve|re)",  # 's 'd 'll
+        r"(?:[^\r\n\w]|_)?+[^\W\d_]+",  # a word, with the space (or another sign) before it
+        r"\d{1,3}",  # digits, three at most
+        r" ?(?:[^\s\w]|_)++[\r\n]*",  # punctuation
+        r"\s*[\r\n]",  # line ends, with the spaces before them
+        r"\s+(?!\S)",  # spaces, all but the last one: that belongs to the next word
+        r"\s+",
+    ]
+)
 
 
 class BasicTokenizer:
     """Text as tokens: its UTF-8 bytes are tokens 0 to 255, then comes a token for each merge.
 
-        >>> tokenizer = BasicTokenizer()
-        >>> tokenizer.train("aaabdaaabac", num_merges=3)
-        >>> tokenizer.encode("aaab"), tokenizer.decode([258, 100])
-        ([258], 'aaabd')
+    >>> tokenizer = BasicTokenizer()
+    >>> tokenizer.train("aaabdaaabac", num_merges=3)
+    >>> tokenizer.encode("aaab"), tokenizer.decode([258, 100])
+    ([258], 'aaabd')
     """
 
     def __init__(self) -> None:
@@ -205,8 +208,9 @@ class SplitTokenizer(BasicTokenizer):
 
     def save(self, path: str | Path) -> None:
         """Writes it as JSON: the pattern, the special tokens and the merges are all that there is to it."""
-        atomic_write_json(path, {"format": 1, "pattern": self.pattern, "specials": self.specials,
-                                 "merges": self.merges})
+        atomic_write_json(
+            path, {"format": 1, "pattern": self.pattern, "specials": self.specials, "merges": self.merges}
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> "SplitTokenizer":

@@ -53,8 +53,9 @@ class Value:
 
     __slots__ = ("data", "grad", "parents", "slopes", "op", "label", "place")  # no dict for each
 
-    def __init__(self, data: float, parents: Sequence["Value"] = (), slopes: Sequence[float] = (), op: str = "",
-                 label: str = ""):
+    def __init__(
+        self, data: float, parents: Sequence["Value"] = (), slopes: Sequence[float] = (), op: str = "", label: str = ""
+    ):
         self.data = float(data)
         self.grad = 0.0
         self.parents = parents
@@ -89,7 +90,7 @@ class Value:
         if x < 0 and p % 1 or x <= 0 and isinstance(exponent, Value):
             raise ValueError(f"{x} ** {p}: only whole constants may be the exponent of a base that is not above 0")
         try:
-            power, slope = x ** p, p * x ** (p - 1) if p else 0.0
+            power, slope = x**p, p * x ** (p - 1) if p else 0.0
         except OverflowError:
             raise OverflowError(f"{x} ** {p}, or its slope, is too large for a float") from None
         except ZeroDivisionError:

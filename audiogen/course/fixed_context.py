@@ -42,14 +42,17 @@ def bits(logits: Callable[[Tensor], Tensor], contexts: Tensor, following: Tensor
         logits: contexts (N, n) -> (N, V).
         contexts, following: as `examples` gives them.
     """
-    nats = [F.cross_entropy(logits(x), y, reduction="sum")
-            for x, y in zip(contexts.split(8192), following.split(8192), strict=True)]
+    nats = [
+        F.cross_entropy(logits(x), y, reduction="sum")
+        for x, y in zip(contexts.split(8192), following.split(8192), strict=True)
+    ]
     return float(sum(nats)) / len(following) / math.log(2)
 
 
 @torch.no_grad()
-def draw(logits: Callable[[Tensor], Tensor], context: int, codebook_size: int, length: int,
-         generator: torch.Generator) -> Tensor:
+def draw(
+    logits: Callable[[Tensor], Tensor], context: int, codebook_size: int, length: int, generator: torch.Generator
+) -> Tensor:
     """A sequence (length,) drawn code by code from its start.
 
     Args:

@@ -21,8 +21,9 @@ def by_autograd(function: Function, inputs: Sequence[Tensor], dy: Tensor | tuple
 
 
 @torch.no_grad()
-def by_differences(function: Function, inputs: Sequence[Tensor], dy: Tensor | tuple[Tensor, ...],
-                   step: float = 1e-6) -> tuple[Tensor, ...]:
+def by_differences(
+    function: Function, inputs: Sequence[Tensor], dy: Tensor | tuple[Tensor, ...], step: float = 1e-6
+) -> tuple[Tensor, ...]:
     """The same from (f(x + step) - f(x - step)) / (2 step), one entry at a time, without any calculus.
 
     In float64 a step of 1e-6 leaves an error of about 1e-9: step^2 times the third derivative, and the rounding of f

@@ -9,11 +9,11 @@ from torch import Tensor
 def typical_frames(frames: Tensor, size: int, rounds: int = 10) -> Tensor:
     """Frames (N, F) -> (size, F), each the mean of the frames that lie nearest to it (Lloyd 1982)."""
     start = torch.randperm(len(frames), generator=torch.Generator().manual_seed(0))[:size]
-    typical = frames[start]                                             # some of the frames themselves
+    typical = frames[start]  # some of the frames themselves
     for _ in range(rounds):
         nearest = nearest_to(typical, frames)
         for code in range(size):
-            if (nearest == code).any():                                 # one that is nearest to none stays as it is
+            if (nearest == code).any():  # one that is nearest to none stays as it is
                 typical[code] = frames[nearest == code].mean(dim=0)
     return typical
 
@@ -35,8 +35,15 @@ def draw_steps(wav: Tensor, frames: Tensor, codes: Tensor, typical: Tensor, samp
     wave.plot(sample * np.arange(len(wav)), wav.numpy(), lw=0.5)
     tokens.step(frame * np.arange(len(codes)), codes.numpy(), where="post", lw=1)
     for axes, rows in (above, frames), (below, typical[codes]):
-        axes.imshow(rows.T.numpy(), origin="lower", aspect="auto", cmap="magma", vmin=float(frames.min()),
-                    vmax=float(frames.max()), extent=(0, end, 0, frames.shape[1]))
+        axes.imshow(
+            rows.T.numpy(),
+            origin="lower",
+            aspect="auto",
+            cmap="magma",
+            vmin=float(frames.min()),
+            vmax=float(frames.max()),
+            extent=(0, end, 0, frames.shape[1]),
+        )
     for axes, label in (wave, "waveform"), (above, "mel band"), (tokens, "token"), (below, "mel band, typical"):
         axes.set(ylabel=label)
     below.set(xlabel="ms", xlim=(0, end))

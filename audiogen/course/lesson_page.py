@@ -15,14 +15,14 @@ from ..listen.clips import Clip, clip_cards, legend
 from ..listen.figures import MEANINGS
 from ..listen.html import Html, contents, glossary, grid, note, section, write_document
 
-CLIPS = '<div class="clips"><article class="card clip"'         # where the first sounds of a page begin
+CLIPS = '<div class="clips"><article class="card clip"'  # where the first sounds of a page begin
 
 #: Words of the course, each under the form in which it stands on a page.
 WORDS = {
     "mel": "A scale of pitch as ears hear it: fine for low frequencies, coarse for high ones. A mel spectrogram says "
-           "how loud each of some bands of it is, frame by frame.",
+    "how loud each of some bands of it is, frame by frame.",
     "nats": "A loss is the mean of -log(probability of what came). With the natural logarithm it is in nats, with that "
-            "to base 2 in bits: 1 nat is 1.443 bits.",
+    "to base 2 in bits: 1 nat is 1.443 bits.",
     "bits": MEANINGS["bits per code"].replace("model is of the next code", "model is of what comes next"),
     "bits per second": MEANINGS["bits per second"],
     **{name: MEANINGS[name] for name in ("uniform", "unigram", "bigram")},
@@ -53,8 +53,15 @@ def write_lesson(script: str, path: Path, *blocks: Html) -> Path:
     words = {word: meaning for word, meaning in WORDS.items() if re.search(rf"(?<!\w){word}(?!\w)", said)}
     body += section("Words of this page", glossary(words)) if words else ""
     titles = [unescape(title) for title in re.findall(r'<section id="[^"]*"><h2>(.*?)</h2>', body)]
-    return write_document(path, docstring.splitlines()[0].rstrip("."), contents(titles), note(docstring),
-                          beside(lesson, scratch_modules(tree), path.parent), body, following(lesson, path.parent))
+    return write_document(
+        path,
+        docstring.splitlines()[0].rstrip("."),
+        contents(titles),
+        note(docstring),
+        beside(lesson, scratch_modules(tree), path.parent),
+        body,
+        following(lesson, path.parent),
+    )
 
 
 def side_by_side(folder: Path, heard: Mapping[str, Sequence[Tensor]], sample_rate: int) -> Html:
@@ -75,8 +82,14 @@ def scratch_modules(tree: ast.Module) -> list[str]:
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("audiogen.course"):
-            found |= {name if importlib.util.find_spec(name := f"{node.module}.{alias.name}") else node.module
-                      for alias in node.names} if node.module == "audiogen.course" else {node.module}
+            found |= (
+                {
+                    name if importlib.util.find_spec(name := f"{node.module}.{alias.name}") else node.module
+                    for alias in node.names
+                }
+                if node.module == "audiogen.course"
+                else {node.module}
+            )
     return sorted(found)
 
 
@@ -87,8 +100,11 @@ def beside(lesson: Path, modules: list[str], place: Path) -> Html:
         origin = Path(importlib.util.find_spec(name).origin)
         inside = Path(*name.split("."))
         files[(inside if origin.name == "__init__.py" else inside.with_suffix(".py")).as_posix()] = origin
-    links = [f'<a href="{escape(Path(os.path.relpath(file.resolve(), place.resolve())).as_posix())}">'
-             f"<code>{escape(name)}</code></a>" for name, file in files.items()]
+    links = [
+        f'<a href="{escape(Path(os.path.relpath(file.resolve(), place.resolve())).as_posix())}">'
+        f"<code>{escape(name)}</code></a>"
+        for name, file in files.items()
+    ]
     return f'<p class="note">To be read beside this page: {", ".join(links)}.</p>'
 
 

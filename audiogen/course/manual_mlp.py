@@ -32,7 +32,7 @@ def windows(words: Iterable[Tensor], context: int, boundary: int) -> tuple[Tenso
     x, y = [], []
     for word in words:
         padded = F.pad(word, (context, 1), value=boundary)
-        x.append(padded[:-1].unfold(0, context, 1))                     # (T + 1, context)
+        x.append(padded[:-1].unfold(0, context, 1))  # (T + 1, context)
         y.append(padded[context:])
     return torch.cat(x), torch.cat(y)
 
@@ -62,8 +62,15 @@ class MLPByHand:
         parameters, gradients: name -> tensor, both in the order of the forward.
     """
 
-    def __init__(self, num_symbols: int, context: int = 3, dim: int = 10, hidden_dim: int = 200, seed: int = 0,
-                 dtype: torch.dtype = torch.float32):
+    def __init__(
+        self,
+        num_symbols: int,
+        context: int = 3,
+        dim: int = 10,
+        hidden_dim: int = 200,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+    ):
         generator = torch.Generator().manual_seed(seed)
 
         def normal(*shape: int, std: float = 1.0) -> Tensor:
@@ -85,11 +92,11 @@ class MLPByHand:
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """The batch's mean nats: (N, context), (N,) int64 -> a scalar. Keeps what `backward` needs."""
         p = self.parameters
-        vectors, of_embedding = b.embedding(p["embedding"], x)                              # (N, context, dim)
-        sums, of_hidden = b.linear(vectors.flatten(1), p["hidden_weight"])                  # (N, hidden_dim)
+        vectors, of_embedding = b.embedding(p["embedding"], x)  # (N, context, dim)
+        sums, of_hidden = b.linear(vectors.flatten(1), p["hidden_weight"])  # (N, hidden_dim)
         normalised, of_norm = b.batch_norm(sums, p["gain"], p["bias"])
         active, of_tanh = b.tanh(normalised)
-        logits, of_out = b.linear(active, p["out_weight"], p["out_bias"])                   # (N, V)
+        logits, of_out = b.linear(active, p["out_weight"], p["out_bias"])  # (N, V)
         loss, of_loss = b.cross_entropy(logits, y)
         self._saved = [of_embedding, of_hidden, of_norm, of_tanh, of_out, of_loss]
         return loss
@@ -141,8 +148,10 @@ class MLPByHand:
 
     def nll(self, x: Tensor, y: Tensor, statistics: tuple[Tensor, Tensor]) -> float:
         """The mean nats of a whole set."""
-        nats = sum(float(b.cross_entropy(self.logits(rows, statistics), targets)[0]) * len(rows)
-                   for rows, targets in zip(x.split(ROWS), y.split(ROWS), strict=True))
+        nats = sum(
+            float(b.cross_entropy(self.logits(rows, statistics), targets)[0]) * len(rows)
+            for rows, targets in zip(x.split(ROWS), y.split(ROWS), strict=True)
+        )
         return nats / len(x)
 
     def _sums(self, x: Tensor) -> Tensor:

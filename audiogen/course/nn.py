@@ -25,8 +25,7 @@ class Neuron(Module):
         rng: draws the weights, uniformly from [-1, 1]; the bias begins at 0.
     """
 
-    def __init__(self, nin: int, nonlin: Callable[[Value], Value] | None = Value.relu,
-                 rng: random.Random = random):
+    def __init__(self, nin: int, nonlin: Callable[[Value], Value] | None = Value.relu, rng: random.Random = random):
         self.w = [Value(rng.uniform(-1, 1)) for _ in range(nin)]
         self.b = Value(0.0)
         self.nonlin = nonlin
@@ -45,8 +44,9 @@ class Neuron(Module):
 class Layer(Module):
     """`nout` neurons with the same `nin` inputs; see `Neuron`. One neuron gives its Value, several give a list."""
 
-    def __init__(self, nin: int, nout: int, nonlin: Callable[[Value], Value] | None = Value.relu,
-                 rng: random.Random = random):
+    def __init__(
+        self, nin: int, nout: int, nonlin: Callable[[Value], Value] | None = Value.relu, rng: random.Random = random
+    ):
         self.neurons = [Neuron(nin, nonlin, rng) for _ in range(nout)]
 
     def __call__(self, x: Sequence[Number] | Value) -> Value | list[Value]:
@@ -64,14 +64,19 @@ class Layer(Module):
 class MLP(Module):
     """Layers of `nouts` neurons, one after the other; the last one is linear.
 
-        >>> model = MLP(2, [16, 16, 1], rng=random.Random(0))
-        >>> len(model.parameters())
-        337
-        >>> score = model([0.3, -0.2])
+    >>> model = MLP(2, [16, 16, 1], rng=random.Random(0))
+    >>> len(model.parameters())
+    337
+    >>> score = model([0.3, -0.2])
     """
 
-    def __init__(self, nin: int, nouts: Sequence[int], nonlin: Callable[[Value], Value] | None = Value.relu,
-                 rng: random.Random = random):
+    def __init__(
+        self,
+        nin: int,
+        nouts: Sequence[int],
+        nonlin: Callable[[Value], Value] | None = Value.relu,
+        rng: random.Random = random,
+    ):
         sizes = [nin, *nouts]
         last = len(nouts) - 1
         self.layers = [Layer(sizes[i], sizes[i + 1], nonlin if i < last else None, rng) for i in range(len(nouts))]

@@ -37,14 +37,19 @@ def dot_text(result: Value) -> str:
     """The graph in Graphviz's language DOT; see `draw`."""
     values = _values(result)
     names = {value: f"v{i}" for i, value in enumerate(values)}
-    lines = ["digraph {", "  rankdir=LR; bgcolor=white; nodesep=0.15; ranksep=0.4",
-             '  node [shape=box style="rounded,filled" fontname=Helvetica fontsize=11 height=0.1 margin="0.1,0.05"]',
-             "  edge [fontname=Helvetica fontsize=10 fontcolor=gray40 color=gray50 arrowsize=0.6]"]
+    lines = [
+        "digraph {",
+        "  rankdir=LR; bgcolor=white; nodesep=0.15; ranksep=0.4",
+        '  node [shape=box style="rounded,filled" fontname=Helvetica fontsize=11 height=0.1 margin="0.1,0.05"]',
+        "  edge [fontname=Helvetica fontsize=10 fontcolor=gray40 color=gray50 arrowsize=0.6]",
+    ]
     for value in values:
         text = _text(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
         lines.append(f'  {names[value]} [label="{text}" fillcolor="{_FILL[not value.parents]}"]')
-        lines += [f'  {names[parent]} -> {names[value]} [label="{_short(slope)}"]'
-                  for parent, slope in zip(value.parents, value.slopes, strict=True)]
+        lines += [
+            f'  {names[parent]} -> {names[value]} [label="{_short(slope)}"]'
+            for parent, slope in zip(value.parents, value.slopes, strict=True)
+        ]
     return "\n".join([*lines, "}", ""])
 
 
@@ -84,11 +89,26 @@ def _draw_in_columns(values: list[Value]) -> Figure:
     axes = figure.add_subplot(xlim=(left - _WIDTH / 2, _WIDTH / 2), ylim=(low - _HEIGHT / 2, high + _HEIGHT / 2))
     axes.set_axis_off()
     for value, (x, y) in place.items():
-        axes.text(x, y, _text(value), fontsize=7, ha="center", va="center",
-                  bbox={"boxstyle": "round", "facecolor": _FILL[not value.parents], "edgecolor": "black", "lw": 0.7})
+        axes.text(
+            x,
+            y,
+            _text(value),
+            fontsize=7,
+            ha="center",
+            va="center",
+            bbox={"boxstyle": "round", "facecolor": _FILL[not value.parents], "edgecolor": "black", "lw": 0.7},
+        )
         for parent, slope in zip(value.parents, value.slopes, strict=True):
             (px, py), gap = place[parent], 0.27 * _WIDTH
             axes.annotate("", (x - gap, y), (px + gap, py), arrowprops={"arrowstyle": "-|>", "color": "gray"})
-            axes.text((px + x) / 2, (py + y) / 2, _short(slope), fontsize=6.5, color="dimgray", ha="center",
-                      va="center", bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8})
+            axes.text(
+                (px + x) / 2,
+                (py + y) / 2,
+                _short(slope),
+                fontsize=6.5,
+                color="dimgray",
+                ha="center",
+                va="center",
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+            )
     return figure

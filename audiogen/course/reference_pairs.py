@@ -1,8 +1,8 @@
 """Each piece of backward/ beside its twin made of torch's own layers: what the tests and lesson 5 compare.
 
-    twins = PIECES["layer_norm"](lambda: 4)                     # inputs of random numbers, every size a 4
-    y, dy, gradients = twins.run()                              # forward and backward by hand
-    by_autograd(twins.reference, twins.inputs, dy)              # should be the gradients, see gradient_check.py
+twins = PIECES["layer_norm"](lambda: 4)                     # inputs of random numbers, every size a 4
+y, dy, gradients = twins.run()                              # forward and backward by hand
+by_autograd(twins.reference, twins.inputs, dy)              # should be the gradients, see gradient_check.py
 """
 
 from collections.abc import Callable
@@ -49,8 +49,12 @@ class Twins:
 def embedding(size: Size) -> Twins:
     num_codes = size()
     codes = torch.randint(num_codes, (size(), size()))
-    return Twins(lambda table: b.embedding(table, codes), b.embedding_backward,
-                 lambda table: F.embedding(codes, table), [_normal(num_codes, size())])
+    return Twins(
+        lambda table: b.embedding(table, codes),
+        b.embedding_backward,
+        lambda table: F.embedding(codes, table),
+        [_normal(num_codes, size())],
+    )
 
 
 def linear(size: Size) -> Twins:
@@ -77,21 +81,22 @@ def softmax(size: Size) -> Twins:
 
 def cross_entropy(size: Size) -> Twins:
     B, S, V = size(), size(), size()
-    target = torch.randint(V + 1, (B, S))                               # V is a hole
-    target[0, 0] = 0                                                    # torch has no mean of holes alone
+    target = torch.randint(V + 1, (B, S))  # V is a hole
+    target[0, 0] = 0  # torch has no mean of holes alone
 
     def reference(logits: Tensor) -> Tensor:
         return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=V)
 
-    return Twins(lambda logits: b.cross_entropy(logits, target), b.cross_entropy_backward, reference,
-                 [5 * _normal(B, S, V)])
+    return Twins(
+        lambda logits: b.cross_entropy(logits, target), b.cross_entropy_backward, reference, [5 * _normal(B, S, V)]
+    )
 
 
 def batch_norm(size: Size, forward: Callable = b.batch_norm, backward: Callable = b.batch_norm_backward) -> Twins:
     def reference(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
         return F.batch_norm(x, None, None, gain, bias, training=True)
 
-    D = size()                                                          # and torch refuses a batch of one
+    D = size()  # and torch refuses a batch of one
     return Twins(forward, backward, reference, [3 * _normal(1 + size(), D) + 2, _normal(D), _normal(D)])
 
 
@@ -101,15 +106,22 @@ def batch_norm_steps(size: Size) -> Twins:
 
 def layer_norm(size: Size) -> Twins:
     D = 1 + size()
-    return Twins(b.layer_norm, b.layer_norm_backward, lambda x, gain, bias: F.layer_norm(x, (D,), gain, bias),
-                 [3 * _normal(size(), size(), D) + 2, _normal(D), _normal(D)])
+    return Twins(
+        b.layer_norm,
+        b.layer_norm_backward,
+        lambda x, gain, bias: F.layer_norm(x, (D,), gain, bias),
+        [3 * _normal(size(), size(), D) + 2, _normal(D), _normal(D)],
+    )
 
 
 def causal_conv(size: Size) -> Twins:
     D, E, dilation = size(), size(), size()
-    return Twins(lambda *inputs: b.causal_conv(*inputs, dilation), b.causal_conv_backward,
-                 lambda *inputs: _padded_conv(*inputs, dilation),
-                 [_normal(size(), size(), D), _normal(size(), E, D), _normal(E)])
+    return Twins(
+        lambda *inputs: b.causal_conv(*inputs, dilation),
+        b.causal_conv_backward,
+        lambda *inputs: _padded_conv(*inputs, dilation),
+        [_normal(size(), size(), D), _normal(size(), E, D), _normal(E)],
+    )
 
 
 def gate(size: Size) -> Twins:
@@ -122,15 +134,22 @@ def wavenet_layer(size: Size) -> Twins:
         return x + F.linear(z, out_weight, out_bias), z
 
     D, dilation = size(), size()
-    return Twins(lambda *inputs: b.wavenet_layer(*inputs, dilation), b.wavenet_layer_backward, reference,
-                 [_normal(size(), size(), D), _normal(size(), 2 * D, D), _normal(2 * D), _normal(D, D), _normal(D)])
+    return Twins(
+        lambda *inputs: b.wavenet_layer(*inputs, dilation),
+        b.wavenet_layer_backward,
+        reference,
+        [_normal(size(), size(), D), _normal(size(), 2 * D, D), _normal(2 * D), _normal(D, D), _normal(D)],
+    )
 
 
 def causal_attention(size: Size) -> Twins:
     shape = size(), size(), size(), size()
-    return Twins(b.causal_attention, b.causal_attention_backward,
-                 lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
-                 [_normal(*shape) for _ in range(3)])
+    return Twins(
+        b.causal_attention,
+        b.causal_attention_backward,
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
+        [_normal(*shape) for _ in range(3)],
+    )
 
 
 def self_attention(size: Size) -> Twins:
@@ -141,16 +160,38 @@ def self_attention(size: Size) -> Twins:
 
     def reference(x: Tensor, *parameters: Tensor) -> Tensor:
         names = "in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias"
-        return torch.func.functional_call(layer, dict(zip(names, parameters, strict=True)), (x, x, x),
-                                          {"attn_mask": mask, "need_weights": False})[0]
+        return torch.func.functional_call(
+            layer, dict(zip(names, parameters, strict=True)), (x, x, x), {"attn_mask": mask, "need_weights": False}
+        )[0]
 
-    return Twins(lambda *inputs: b.self_attention(*inputs, num_heads), b.self_attention_backward, reference,
-                 [_normal(size(), S, D), _normal(3 * D, D), _normal(3 * D), _normal(D, D), _normal(D)])
+    return Twins(
+        lambda *inputs: b.self_attention(*inputs, num_heads),
+        b.self_attention_backward,
+        reference,
+        [_normal(size(), S, D), _normal(3 * D, D), _normal(3 * D), _normal(D, D), _normal(D)],
+    )
 
 
-PIECES: dict[str, Callable[[Size], Twins]] = {make.__name__: make for make in (
-    cross_entropy, linear, linear_without_bias, tanh, relu, batch_norm_steps, batch_norm, embedding, causal_conv, gate,
-    wavenet_layer, layer_norm, softmax, causal_attention, self_attention)}
+PIECES: dict[str, Callable[[Size], Twins]] = {
+    make.__name__: make
+    for make in (
+        cross_entropy,
+        linear,
+        linear_without_bias,
+        tanh,
+        relu,
+        batch_norm_steps,
+        batch_norm,
+        embedding,
+        causal_conv,
+        gate,
+        wavenet_layer,
+        layer_norm,
+        softmax,
+        causal_attention,
+        self_attention,
+    )
+}
 
 
 def _normal(*shape: int) -> Tensor:

@@ -1,8 +1,8 @@
 """A stack of layers in plain torch, without modules: what lesson 4 trains and looks into.
 
-    layers = [Embedding(C), Linear(W1, b1), BatchNorm(gain, shift), Tanh(), Linear(W2, b2)]
-    logits = run(layers, training=True, x=contexts)
-    layers[3].out                                       # (N, H), what tanh gave
+layers = [Embedding(C), Linear(W1, b1), BatchNorm(gain, shift), Tanh(), Linear(W2, b2)]
+logits = run(layers, training=True, x=contexts)
+layers[3].out                                       # (N, H), what tanh gave
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class Embedding(Layer):
     """Contexts (N, n) -> (N, n D), the rows of one table (V, D) side by side; its last row gets no gradient."""
 
     def forward(self, x: Tensor) -> Tensor:
-        table, = self.weights
+        (table,) = self.weights
         return F.embedding(x, table, padding_idx=len(table) - 1).flatten(1)
 
 
@@ -69,7 +69,7 @@ class BatchNorm(Layer):
         mean, variance = self.mean, self.variance
         if self.training:
             mean, variance = x.mean(dim=0), x.var(dim=0, correction=0)
-            with torch.no_grad():                       # the batch is a sample of all there is: N - 1
+            with torch.no_grad():  # the batch is a sample of all there is: N - 1
                 self.mean += 0.1 * (mean - self.mean)
                 self.variance += 0.1 * (x.var(dim=0) - self.variance)
         return (x - mean) / (variance + 1e-5).sqrt() * gain + shift
@@ -89,10 +89,14 @@ def stack_of(model: SequenceModel) -> list[Layer]:
     `fixed_context.examples`. The model's last two linear layers, with nothing between them, are one here."""
     backbone, head = model.backbone, model.head.linear
     V = model.spec.codebook_size
-    layers: list[Layer] = [Embedding(torch.cat([model.embed.table.weight[:V], model.bos[None],
-                                                torch.zeros_like(model.bos[None])]))]
+    layers: list[Layer] = [
+        Embedding(torch.cat([model.embed.table.weight[:V], model.bos[None], torch.zeros_like(model.bos[None])]))
+    ]
     for linear, norm in zip([backbone.first.linear, *backbone.hidden], backbone.norms, strict=True):
-        layers += [Linear(linear.weight.T.clone(), linear.bias.clone()),
-                   BatchNorm(norm.weight.clone(), norm.bias.clone()), Tanh()]
+        layers += [
+            Linear(linear.weight.T.clone(), linear.bias.clone()),
+            BatchNorm(norm.weight.clone(), norm.bias.clone()),
+            Tanh(),
+        ]
         layers[-2].mean, layers[-2].variance = norm.running_mean.clone(), norm.running_var.clone()
     return [*layers, Linear((head.weight @ backbone.last.weight).T, head.weight @ backbone.last.bias + head.bias)]

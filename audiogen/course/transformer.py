@@ -28,8 +28,10 @@ class Attention(nn.Module):
     def heads(self, x: Tensor, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, S, D / H), keys and values (B, H, T, D / H)."""
         weights, biases = self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)
-        q, k, v = (split_heads(F.linear(y, weight, bias), self.num_heads)
-                   for y, weight, bias in zip((x, source, source), weights, biases, strict=True))
+        q, k, v = (
+            split_heads(F.linear(y, weight, bias), self.num_heads)
+            for y, weight, bias in zip((x, source, source), weights, biases, strict=True)
+        )
         if self.turned:
             q, k = (rotate(y, *rotary(torch.arange(y.shape[2], device=y.device), y.shape[3])) for y in (q, k))
         return q, k, v
@@ -54,13 +56,24 @@ class Block(nn.Module):
         norm: makes a norm for a dim; nn.Identity for none.
     """
 
-    def __init__(self, dim: int, num_heads: int, feed_forward: bool, residual: bool, norm: type[nn.Module],
-                 dropout: float, turned: bool):
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        feed_forward: bool,
+        residual: bool,
+        norm: type[nn.Module],
+        dropout: float,
+        turned: bool,
+    ):
         super().__init__()
         self.residual, self.dropout, self.attention = residual, nn.Dropout(dropout), Attention(dim, num_heads, turned)
         self.norms = nn.ModuleList(norm(dim) for _ in range(1 + feed_forward))
-        self.feed_forward = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(approximate="tanh"),
-                                          nn.Linear(4 * dim, dim)) if feed_forward else None
+        self.feed_forward = (
+            nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(approximate="tanh"), nn.Linear(4 * dim, dim))
+            if feed_forward
+            else None
+        )
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         y = self.norms[0](x)
@@ -79,20 +92,31 @@ class Transformer(nn.Module):
         positions: "rotary"; "learned", a vector for each of `num_steps` places, beyond which it can't go; or "none".
     """
 
-    def __init__(self, dim: int, num_heads: int, num_layers: int, feed_forward: bool = True, residual: bool = True,
-                 norm: type[nn.Module] = nn.LayerNorm, dropout: float = 0.0, positions: str = "rotary",
-                 num_steps: int = 64):
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        num_layers: int,
+        feed_forward: bool = True,
+        residual: bool = True,
+        norm: type[nn.Module] = nn.LayerNorm,
+        dropout: float = 0.0,
+        positions: str = "rotary",
+        num_steps: int = 64,
+    ):
         super().__init__()
         self.dim, self.norm = dim, norm(dim)
         self.table = nn.Parameter(torch.randn(num_steps, dim)) if positions == "learned" else None
-        self.blocks = nn.ModuleList(Block(dim, num_heads, feed_forward, residual, norm, dropout, positions == "rotary")
-                                    for _ in range(num_layers))
+        self.blocks = nn.ModuleList(
+            Block(dim, num_heads, feed_forward, residual, norm, dropout, positions == "rotary")
+            for _ in range(num_layers)
+        )
 
     def forward(self, x: Tensor, state: None = None, mask: Tensor | None = None) -> tuple[Tensor, None]:
         """`mask` as in `Attention`; None is the causal one, and makes it a language model."""
         mask = causal_mask(x.shape[1]).to(x.device) if mask is None else mask
         if self.table is not None:
-            x = x + self.table[:x.shape[1]]
+            x = x + self.table[: x.shape[1]]
         for block in self.blocks:
             x = block(x, mask)
         return self.norm(x), None

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
-FRAME_SECONDS, HOP_SECONDS = 0.040, 0.010   # a frame holds two periods of the lowest pitch and more
+FRAME_SECONDS, HOP_SECONDS = 0.040, 0.010  # a frame holds two periods of the lowest pitch and more
 #: Hz: how often vocal folds swing, from low voices to high ones.
 LOWEST_PITCH, HIGHEST_PITCH = 70, 400
 
@@ -32,7 +32,7 @@ def let_through(wav: np.ndarray, which: np.ndarray, sample_rate: int) -> np.ndar
 
 def sounding(frames: np.ndarray) -> np.ndarray:
     """(T, size) -> (T,) bool: at most 35 dB below the loudest of the frames, and above -60 dB of full scale."""
-    level = 10 * np.log10(np.mean(frames ** 2, axis=1) + 1e-12)
+    level = 10 * np.log10(np.mean(frames**2, axis=1) + 1e-12)
     return level > max(level.max(initial=-100) - 35, -60)
 
 
@@ -59,7 +59,7 @@ def periodicity(frames: np.ndarray, sample_rate: int) -> np.ndarray:
     Returns:
         (T,) up to 1, whatever the loudness; 0 in silence.
     """
-    squares, best = np.cumsum(frames ** 2, axis=1), np.full(len(frames), -1.0)
+    squares, best = np.cumsum(frames**2, axis=1), np.full(len(frames), -1.0)
     for lag in range(max(1, sample_rate // HIGHEST_PITCH), sample_rate // LOWEST_PITCH + 1):
         products = np.einsum("ti,ti->t", frames[:, :-lag], frames[:, lag:])
         powers = squares[:, -lag - 1] * (squares[:, -1] - squares[:, lag - 1])

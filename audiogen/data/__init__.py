@@ -9,7 +9,26 @@ from .pipeline import Encoded, encode_folder, fit_to, frontend_for
 from .sequences import Sequences
 from .split import Part, Split, split, training_wavs
 
-__all__ = ["CachedFile", "Crops", "Encoded", "EncodedCache", "FileEntry", "Index", "Part", "Rejected", "Sequences",
-           "Split", "encode_folder", "fit_to", "frontend_for", "is_cache",
-           "label_names", "label_of", "long_enough", "main_sample_rate", "scan", "split",
-           "training_wavs"]
+__all__ = [
+    "CachedFile",
+    "Crops",
+    "Encoded",
+    "EncodedCache",
+    "FileEntry",
+    "Index",
+    "Part",
+    "Rejected",
+    "Sequences",
+    "Split",
+    "encode_folder",
+    "fit_to",
+    "frontend_for",
+    "is_cache",
+    "label_names",
+    "label_of",
+    "long_enough",
+    "main_sample_rate",
+    "scan",
+    "split",
+    "training_wavs",
+]

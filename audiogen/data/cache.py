@@ -66,15 +66,18 @@ class EncodedCache:
         if not intact:
             raise damaged(folder, f"{' and '.join(FRONTEND_FILES)} are not of the front-end that made it")
         if frontend is not None and frontend.fingerprint() != made_by:
-            raise CacheError(f"{folder}: was made by another front-end (kind, settings or weights differ); "
-                             "use that one, or encode again")
+            raise CacheError(
+                f"{folder}: was made by another front-end (kind, settings or weights differ); "
+                "use that one, or encode again"
+            )
         if index is not None and _hashes(long_enough(index, cache.spec)) != _hashes(cache.index):
             raise CacheError(f"{folder}: was made from other files than those now in {index.folder}; encode again")
         return cache
 
     @classmethod
-    def build(cls, source: Index | str | Path, frontend: Frontend, out: str | Path, progress: bool = True
-              ) -> "EncodedCache":
+    def build(
+        cls, source: Index | str | Path, frontend: Frontend, out: str | Path, progress: bool = True
+    ) -> "EncodedCache":
         """Encodes a folder file by file, on the front-end's device.
 
         Files that can't be read are left out and reported (`cache.index.rejected`), as are those under two frames. A
@@ -115,8 +118,15 @@ class EncodedCache:
             (out / INDEX_FILE).unlink(missing_ok=True)
             num_frames, dtype = sum(file.num_frames for file in files), _stored_as(frontend)
             num_rows = temporary.stat().st_size // (num_frames * np.dtype(dtype).itemsize)
-            record = Record(frontend.fingerprint(), dtype, [num_frames, num_rows], sha256_file(temporary), files,
-                            kept.rejected, index.ignored)
+            record = Record(
+                frontend.fingerprint(),
+                dtype,
+                [num_frames, num_rows],
+                sha256_file(temporary),
+                files,
+                kept.rejected,
+                index.ignored,
+            )
         for name in FRONTEND_FILES:
             (out / name).unlink(missing_ok=True)
         save_frontend(frontend, out)
@@ -152,7 +162,7 @@ class EncodedCache:
     def data(self) -> np.ndarray:
         """(total frames, C) as stored, uint8 to uint32 or float32, mapped into memory."""
         stored = np.memmap(self.folder / DATA_FILE, self.record.dtype, "r", shape=tuple(self.record.shape))
-        return stored.view(np.ndarray)      # slicing a memmap costs ten times as much
+        return stored.view(np.ndarray)  # slicing a memmap costs ten times as much
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("data", "_frontend")}
@@ -160,14 +170,14 @@ class EncodedCache:
     def codes(self, i: int, start: int = 0, stop: int | None = None) -> Tensor:
         """Frames [start, stop) of file i: codes (K, T) int64, or frames (F, T) float32."""
         start, stop, _ = slice(start, stop).indices(self.files[i].num_frames)
-        return as_tensor(self.data[self.offsets[i] + start:self.offsets[i] + stop].T)
+        return as_tensor(self.data[self.offsets[i] + start : self.offsets[i] + stop].T)
 
     @torch.no_grad()
     def decode(self, i: int) -> Tensor:
         """File i as sound again: (1, num_samples) float32 on the CPU, at spec.sample_rate."""
-        frontend, x = self.frontend(), self.codes(i)[None]                  # (1, C, T)
+        frontend, x = self.frontend(), self.codes(i)[None]  # (1, C, T)
         wav = frontend.decode(x.to(frontend.device, frontend.dtype if x.is_floating_point() else x.dtype))
-        return wav[0, :, :self.files[i].num_samples].float().cpu()
+        return wav[0, :, : self.files[i].num_samples].float().cpu()
 
     def write_wavs(self, out: str | Path, progress: bool = True) -> list[Path]:
         """Decodes every file to a WAV below `out`, a/b.wav as a/b.wav and a/b.flac as a/b.flac.wav.
@@ -215,13 +225,14 @@ def _encode(frontend: Frontend, path: Path, entry: FileEntry, data: BinaryIO) ->
     if changed:
         return Rejected(entry.path, "has changed since the folder was scanned")
     try:
+
         def chunks() -> Iterator[Tensor]:
             nonlocal num_samples
             for wav in read_blocks(path, frontend.spec.sample_rate):
                 num_samples += wav.shape[1]
                 yield wav[None].to(frontend.device, frontend.dtype)
 
-        for x in frontend.encode_stream(chunks()):                                      # (1, C, t)
+        for x in frontend.encode_stream(chunks()):  # (1, C, t)
             data.write(np.ascontiguousarray(x[0].T.cpu().numpy(), dtype))
             num_frames += x.shape[2]
     except AudioReadError as error:

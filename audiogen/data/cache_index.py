@@ -17,7 +17,7 @@ from .index import FileEntry, Rejected
 FORMAT = 1
 INDEX_FILE, DATA_FILE = "index.json", "data.bin"
 #: How codes are stored, by how many codes each type can hold; frames are float32.
-CODE_TYPES, FRAME_TYPE = {2 ** 8: "<u1", 2 ** 16: "<u2", 2 ** 32: "<u4"}, "<f4"
+CODE_TYPES, FRAME_TYPE = {2**8: "<u1", 2**16: "<u2", 2**32: "<u4"}, "<f4"
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,12 @@ def _check(record: Record) -> int:
         path = Path(file.path)
         if path.anchor or ".." in path.parts or not path.name:
             raise ValueError(f"the path {file.path!r} leads elsewhere")
-        if not (isinstance(file.num_frames, int) and isinstance(file.num_samples, int) and
-                file.num_frames > 0 and file.num_samples > 0):
+        if not (
+            isinstance(file.num_frames, int)
+            and isinstance(file.num_samples, int)
+            and file.num_frames > 0
+            and file.num_samples > 0
+        ):
             raise ValueError(f"{file.path} has {file.num_frames!r} frames of {file.num_samples!r} samples")
     num_frames, num_rows = record.shape
     if record.dtype not in (*CODE_TYPES.values(), FRAME_TYPE) or num_frames != record.offsets[-1]:

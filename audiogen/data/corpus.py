@@ -81,9 +81,18 @@ def make_corpus(corpus: Corpus, out: str | Path, check: Callable[[list[Member]],
     num_wavs = sum(1 for _ in folder.rglob("*.wav"))
     if not num_wavs:
         raise DataError(f"{corpus.url}: holds no recordings in the places of {corpus.name}: check the address")
-    atomic_write_json(folder / SOURCE_FILE, {"name": corpus.name, "page": corpus.page, "licence": corpus.licence,
-                                             "credit": corpus.credit, "url": corpus.url, "sha256": digest,
-                                             "files": num_wavs})
+    atomic_write_json(
+        folder / SOURCE_FILE,
+        {
+            "name": corpus.name,
+            "page": corpus.page,
+            "licence": corpus.licence,
+            "credit": corpus.credit,
+            "url": corpus.url,
+            "sha256": digest,
+            "files": num_wavs,
+        },
+    )
     if hasattr(os, "sync"):  # the files must be on the disk before the name says that they are whole
         os.sync()
     os.replace(folder, out)

@@ -49,10 +49,10 @@ class Crops(Dataset):
     def __init__(self, cache: EncodedCache, parts: Sequence[Part], num_frames: int, batch_size: int, seed: int = 0):
         if num_frames < 1 or batch_size < 1:
             raise ValueError(f"num_frames and batch_size must be 1 or more, got {num_frames} and {batch_size}")
-        self.num_frames, self.batch_size, self.seed = num_frames, batch_size, seed % 2 ** 64
+        self.num_frames, self.batch_size, self.seed = num_frames, batch_size, seed % 2**64
         self.sequences = Sequences(cache, parts)
         lengths = self.sequences.num_frames
-        self._ends = np.cumsum(lengths)                         # of the parts, as if laid end to end
+        self._ends = np.cumsum(lengths)  # of the parts, as if laid end to end
         self._short = np.flatnonzero(lengths < num_frames)
         shortest = int(lengths[self._short].min()) if len(self._short) else num_frames
         self._most_joined = -(-num_frames // shortest)
@@ -67,7 +67,7 @@ class Crops(Dataset):
         for crop, frame in zip(x, rng.integers(self._ends[-1], size=self.batch_size), strict=True):
             pieces, position = self._pieces(int(frame), rng), 0
             for _, begin, length in pieces:
-                crop[position:position + length] = data[begin:begin + length]
+                crop[position : position + length] = data[begin : begin + length]
                 position += length
             files.append([names[part] for part, _, _ in pieces])
         return as_tensor(x.transpose(0, 2, 1)), files
@@ -94,8 +94,9 @@ class Crops(Dataset):
     def __getitem__(self, step: int) -> tuple[Tensor, list[list[str]]]:
         return self.batch(step)
 
-    def loader(self, start: int = 0, stop: int | None = None, num_workers: int = 0
-               ) -> Iterator[tuple[Tensor, list[list[str]]]]:
+    def loader(
+        self, start: int = 0, stop: int | None = None, num_workers: int = 0
+    ) -> Iterator[tuple[Tensor, list[list[str]]]]:
         """The batches of steps [start, stop), without end if `stop` is None.
 
         Args:
@@ -105,8 +106,17 @@ class Crops(Dataset):
         if num_workers == 0:
             return map(self.batch, steps)
         # A generator of its own: DataLoader draws from the one it has, and training's must not notice.
-        return iter(DataLoader(self, batch_size=None, sampler=steps, num_workers=num_workers, collate_fn=_as_it_is,
-                               generator=torch.Generator(), worker_init_fn=_leave_interrupts_alone))
+        return iter(
+            DataLoader(
+                self,
+                batch_size=None,
+                sampler=steps,
+                num_workers=num_workers,
+                collate_fn=_as_it_is,
+                generator=torch.Generator(),
+                worker_init_fn=_leave_interrupts_alone,
+            )
+        )
 
 
 def _as_it_is(batch: tuple[Tensor, list[list[str]]]) -> tuple[Tensor, list[list[str]]]:

@@ -16,7 +16,7 @@ from ..utils.files import check_folder_is_there, sha256_file
 
 #: Half the distance between highest and lowest sample. Below one step of 16 bits there is no sound at all; below
 #: -50 dBFS it is so faint that a model learns little but the noise.
-NO_SOUND, FAINT = 2.0 ** -16, 10 ** (-50 / 20)
+NO_SOUND, FAINT = 2.0**-16, 10 ** (-50 / 20)
 CLIPPED = 0.999
 SUFFIXES = ", ".join(sorted(AUDIO_SUFFIXES))
 
@@ -85,8 +85,10 @@ class Index:
         if not self.files:
             reasons = "; ".join(f"{file.path}: {file.reason}" for file in self.rejected[:3])
             more = f"; and {len(self.rejected) - 3} more" if len(self.rejected) > 3 else ""
-            raise DataError(f"{self.folder}: none of its {len(self.rejected)} sound files can be used "
-                            f"({reasons}{more}); add recordings that can")
+            raise DataError(
+                f"{self.folder}: none of its {len(self.rejected)} sound files can be used "
+                f"({reasons}{more}); add recordings that can"
+            )
 
 
 def scan(folder: str | Path, strict: bool = False, progress: bool = True) -> Index:
@@ -113,8 +115,9 @@ def scan(folder: str | Path, strict: bool = False, progress: bool = True) -> Ind
         raise AudioReadError(f"{folder / rejected[0].path}: {rejected[0].reason}; check its permissions")
     if not paths:
         there = f"; its {ignored} files are of other kinds" if ignored else ""
-        raise DataError(f"{folder}: holds no sound files ({SUFFIXES}){there}; "
-                        "give a folder with two of them or more, or a long one")
+        raise DataError(
+            f"{folder}: holds no sound files ({SUFFIXES}){there}; give a folder with two of them or more, or a long one"
+        )
     files, seen = [], {}
     for found in _examine_all(folder, paths, strict, progress):
         if isinstance(found, Rejected):
@@ -136,10 +139,19 @@ def long_enough(index: Index, spec: Spec) -> Index:
     if not short:
         return index
     paths = {file.path for file in short}
-    added = [Rejected(file.path, f"too short: {file.duration:.4g} s is under two frames of the front-end "
-                                 f"({2 * hop_length / spec.sample_rate:.4g} s)") for file in short]
-    return replace(index, files=[file for file in index.files if file.path not in paths],
-                   rejected=sorted(index.rejected + added, key=lambda file: file.path))
+    added = [
+        Rejected(
+            file.path,
+            f"too short: {file.duration:.4g} s is under two frames of the front-end "
+            f"({2 * hop_length / spec.sample_rate:.4g} s)",
+        )
+        for file in short
+    ]
+    return replace(
+        index,
+        files=[file for file in index.files if file.path not in paths],
+        rejected=sorted(index.rejected + added, key=lambda file: file.path),
+    )
 
 
 def main_sample_rate(index: Index) -> int:
@@ -169,7 +181,7 @@ def _find(folder: Path) -> tuple[list[str], list[Rejected], int]:
 
     for root, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
         status = os.stat(root)
-        if (status.st_dev, status.st_ino) in entered:   # a link back to where we have been
+        if (status.st_dev, status.st_ino) in entered:  # a link back to where we have been
             folders.clear()
             continue
         entered.add((status.st_dev, status.st_ino))
@@ -184,17 +196,19 @@ def _find(folder: Path) -> tuple[list[str], list[Rejected], int]:
     return sorted(paths), rejected, ignored
 
 
-def _examine_all(folder: Path, paths: list[str], strict: bool, progress: bool
-                 ) -> Iterator[FileEntry | Rejected]:
+def _examine_all(folder: Path, paths: list[str], strict: bool, progress: bool) -> Iterator[FileEntry | Rejected]:
     """FileEntry or Rejected for each path, in order; several files at once, in threads."""
+
     def examine(path: str) -> FileEntry | Rejected:
         return _examine(folder, path, strict)
 
-    with (ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-          tqdm(total=len(paths), unit="file", desc="reading", disable=None if progress else True) as bar):
+    with (
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+        tqdm(total=len(paths), unit="file", desc="reading", disable=None if progress else True) as bar,
+    ):
         # A thousand at a time, so that an error or Ctrl-C does not wait for the rest of a large folder.
         for first in range(0, len(paths), 1000):
-            for found in pool.map(examine, paths[first:first + 1000]):
+            for found in pool.map(examine, paths[first : first + 1000]):
                 bar.update()
                 yield found
 
@@ -218,5 +232,14 @@ def _examine(folder: Path, path: str, strict: bool) -> FileEntry | Rejected:
     swing = (high - low) / 2
     if swing < NO_SOUND:
         return Rejected(path, "silent: nothing but zeros, or a constant")
-    return FileEntry(path, sha256, info.sample_rate, info.num_channels, count, peak=float(max(high, -low)),
-                     rms=(squares / count) ** 0.5, silent=bool(swing < FAINT), clipped=clipped / count)
+    return FileEntry(
+        path,
+        sha256,
+        info.sample_rate,
+        info.num_channels,
+        count,
+        peak=float(max(high, -low)),
+        rms=(squares / count) ** 0.5,
+        silent=bool(swing < FAINT),
+        clipped=clipped / count,
+    )

@@ -41,16 +41,18 @@ class Sequences:
             begin.append(cache.offsets[i] + first)
             num_frames.append(end - first)
         if not begin:
-            raise DataError(f"{cache.folder}: none of the {len(parts)} parts has two frames of the front-end; "
-                            "add recordings, or longer ones")
+            raise DataError(
+                f"{cache.folder}: none of the {len(parts)} parts has two frames of the front-end; "
+                "add recordings, or longer ones"
+            )
         self.begin, self.num_frames = np.array(begin, np.int64), np.array(num_frames, np.int64)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, i: int) -> Tensor:
-        begin = self.begin[i]       # raises the IndexError that ends an iteration
-        return as_tensor(self.cache.data[begin:begin + self.num_frames[i]].T)
+        begin = self.begin[i]  # raises the IndexError that ends an iteration
+        return as_tensor(self.cache.data[begin : begin + self.num_frames[i]].T)
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self[i] for i in range(len(self)))

@@ -52,11 +52,16 @@ class Split:
     def summary(self) -> str:
         """One line: "2430 files (17.7 min) to train on, 270 (2.0 min) held out"."""
         train, held_out = (sum(part.seconds for part in side) / 60 for side in (self.train, self.held_out))
-        little = ("that is little, which a model may soon know by heart; ten minutes or more are better"
-                  if train < LITTLE else "")
+        little = (
+            "that is little, which a model may soon know by heart; ten minutes or more are better"
+            if train < LITTLE
+            else ""
+        )
         notes = "".join(f"; {note}" for note in (self.note, little) if note)
-        return (f"{len(self.train)} files ({train:.1f} min) to train on, {len(self.held_out)} ({held_out:.1f} min) "
-                f"held out{notes}")
+        return (
+            f"{len(self.train)} files ({train:.1f} min) to train on, {len(self.held_out)} ({held_out:.1f} min) "
+            f"held out{notes}"
+        )
 
 
 def split(index: Index, held_out: float = 0.1, gap_seconds: float = 0.0) -> Split:
@@ -89,10 +94,14 @@ def _cut(index: Index, file: FileEntry, held_out: float, gap_seconds: float) -> 
     stop = start - gap_seconds / file.duration
     if min(stop, held_out) * file.duration < SHORTEST_PIECE:
         needed = max(SHORTEST_PIECE / held_out, (SHORTEST_PIECE + gap_seconds) / start)
-        raise DataError(f"{index.folder}: one file only ({file.path}, {file.duration:.4g} s) is too little to hold "
-                        f"anything out; two files or more would do, or one of {needed:.4g} s or more")
-    note = (f"one file only: its last {held_out:.0%} ({held_out * file.duration:.4g} s) is held out, after a gap of "
-            f"{gap_seconds:.4g} s")
+        raise DataError(
+            f"{index.folder}: one file only ({file.path}, {file.duration:.4g} s) is too little to hold "
+            f"anything out; two files or more would do, or one of {needed:.4g} s or more"
+        )
+    note = (
+        f"one file only: its last {held_out:.0%} ({held_out * file.duration:.4g} s) is held out, after a gap of "
+        f"{gap_seconds:.4g} s"
+    )
     return Split([Part(file, 0.0, stop)], [Part(file, start, 1.0)], note)
 
 
@@ -119,11 +128,11 @@ class _Wavs:
     def __iter__(self) -> Iterator[Tensor]:
         for part in self.parts:
             first, end = part.span(round(part.file.num_samples * self.sample_rate / part.file.sample_rate))
-            if part.stop == 1:      # a resampled length may be one more than the rounded one
+            if part.stop == 1:  # a resampled length may be one more than the rounded one
                 end = sys.maxsize
             position = 0
             for block in read_blocks(self.folder / part.file.path, self.sample_rate, PIECE_SECONDS):
-                piece = block[:, max(0, first - position):max(0, min(end - position, block.shape[1]))]
+                piece = block[:, max(0, first - position) : max(0, min(end - position, block.shape[1]))]
                 if piece.shape[1]:
                     yield piece
                 position += block.shape[1]

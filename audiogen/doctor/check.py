@@ -24,8 +24,14 @@ SECONDS, SHORTEST_SHARE = 120.0, 10.0
 CROP_FRAMES = 64
 
 
-def check_overfit(console: Console, folder: "str | Path | Index | EncodedCache", frontend: str | None = None,
-                  backbone: str | None = None, device: str = "auto", overrides: Sequence[str] = ()) -> Verdict:
+def check_overfit(
+    console: Console,
+    folder: "str | Path | Index | EncodedCache",
+    frontend: str | None = None,
+    backbone: str | None = None,
+    device: str = "auto",
+    overrides: Sequence[str] = (),
+) -> Verdict:
     """Tries whether the model that `train` would begin with can learn the folder, and prints the verdict.
 
     Takes the training side alone, and of it at most two minutes. A learned front-end is fitted on those, one that is
@@ -45,8 +51,9 @@ def check_overfit(console: Console, folder: "str | Path | Index | EncodedCache",
     source = open_source(Path(folder), strict=False) if isinstance(folder, str | Path) else folder
     settings, rest = frontend_settings(overrides)
     front = frontend_of(source, frontend, settings)
-    config = default_config(frontend_to_dict(front), front.spec, backbone or BACKBONE, rest,
-                            num_codes=num_codes(source, front))
+    config = default_config(
+        frontend_to_dict(front), front.spec, backbone or BACKBONE, rest, num_codes=num_codes(source, front)
+    )
     cached = isinstance(source, EncodedCache)
     index = source.index if cached else long_enough(source, front.spec)
     parts = excerpts(split_for(index, config, front).train, SECONDS)
@@ -72,8 +79,11 @@ def near_silence(parts: Sequence["Part"]) -> Verdict | None:
     silent = sum(part.seconds for part in parts if part.file.silent)
     if silent <= 0.5 * seconds:
         return None
-    return Verdict("silence", f"the recordings are near-silent: {silent / seconds:.0%} of the sound lies below -50 "
-                              "dBFS, so that a model would learn their noise; record louder, or leave these files out")
+    return Verdict(
+        "silence",
+        f"the recordings are near-silent: {silent / seconds:.0%} of the sound lies below -50 "
+        "dBFS, so that a model would learn their noise; record louder, or leave these files out",
+    )
 
 
 def excerpts(parts: Sequence["Part"], seconds: float) -> list["Part"]:
@@ -97,7 +107,7 @@ def cut(sequences: Sequence[Tensor], num_frames: int) -> Tensor:
     if num_frames < 2:
         raise DataError(f"{joined.shape[1]} frames are too few for the check; add recordings, or longer ones")
     count = joined.shape[1] // num_frames
-    crops = joined[:, :count * num_frames].unflatten(1, (count, num_frames)).transpose(0, 1)
+    crops = joined[:, : count * num_frames].unflatten(1, (count, num_frames)).transpose(0, 1)
     return crops[torch.randperm(count, generator=torch.Generator().manual_seed(0)).to(crops.device)]
 
 

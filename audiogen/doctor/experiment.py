@@ -109,11 +109,15 @@ class Overfit:
     @property
     def better_rate(self) -> float | None:
         """Of the learning rates that were tried, one at which the batch is learned quietly, and further or sooner."""
+
         def rank(losses: list[float]) -> tuple[bool, float]:
             return (False, len(losses)) if losses[-1] < self.goal else (True, losses[-1])
 
-        better = [(rank(losses), rate) for rate, losses in self.retries.items()
-                  if self.learned(losses) and self.settled(losses) and rank(losses) < rank(self.losses)]
+        better = [
+            (rank(losses), rate)
+            for rate, losses in self.retries.items()
+            if self.learned(losses) and self.settled(losses) and rank(losses) < rank(self.losses)
+        ]
         return min(better)[1] if better else None
 
     @property
@@ -149,7 +153,7 @@ def overfit(model: SequenceModel, crops: Tensor, training: TrainingConfig, steps
     for loss in _by_heart(model, batch, training, rate, goal, steps, found.events):
         found.losses.append(loss)
         if found.starts_far or found.ran_away(found.losses):
-            return found                        # a fault that hides all others
+            return found  # a fault that hides all others
     settled = found.settled(found.losses)
     if not found.learned(found.losses) or not settled:
         # A quiet run that learns too little is slow rather than wild.
@@ -165,13 +169,17 @@ def overfit(model: SequenceModel, crops: Tensor, training: TrainingConfig, steps
     return found
 
 
-def _compare_order(model: SequenceModel, crops: Tensor, size: int, training: TrainingConfig, rate: float,
-                   steps: int, found: Overfit) -> None:
+def _compare_order(
+    model: SequenceModel, crops: Tensor, size: int, training: TrainingConfig, rate: float, steps: int, found: Overfit
+) -> None:
     generator = torch.Generator().manual_seed(1)
     order = torch.stack([torch.randperm(crops.shape[2], generator=generator) for _ in crops]).to(crops.device)
-    mixed = crops.gather(2, order[:, None].expand_as(crops))            # rows of a frame stay together
-    runs = zip(_learn(model, _batches(crops, size), training, rate),
-               _learn(model, _batches(mixed, size), training, rate), strict=True)
+    mixed = crops.gather(2, order[:, None].expand_as(crops))  # rows of a frame stay together
+    runs = zip(
+        _learn(model, _batches(crops, size), training, rate),
+        _learn(model, _batches(mixed, size), training, rate),
+        strict=True,
+    )
     for given, shuffled in itertools.islice(runs, steps):
         if not (math.isfinite(given) and math.isfinite(shuffled)):
             break
@@ -182,8 +190,13 @@ def _compare_order(model: SequenceModel, crops: Tensor, size: int, training: Tra
             break
 
 
-def _learn(model: SequenceModel, batches: Iterable[Tensor], training: TrainingConfig, rate: float,
-           events: list[dict[str, Any]] | None = None) -> Iterator[float]:
+def _learn(
+    model: SequenceModel,
+    batches: Iterable[Tensor],
+    training: TrainingConfig,
+    rate: float,
+    events: list[dict[str, Any]] | None = None,
+) -> Iterator[float]:
     """Trains a copy, and yields the loss of each batch before its step; adds what is seen of some steps to `events`."""
     # Evaluation mode: dropout is there to hinder what is tried here.
     model = copy.deepcopy(model).eval()
@@ -203,8 +216,15 @@ def _learn(model: SequenceModel, batches: Iterable[Tensor], training: TrainingCo
         yield float(loss.detach()) * to_unit
 
 
-def _by_heart(model: SequenceModel, batch: Tensor, training: TrainingConfig, rate: float, goal: float, steps: int,
-              events: list[dict[str, Any]] | None = None) -> Iterator[float]:
+def _by_heart(
+    model: SequenceModel,
+    batch: Tensor,
+    training: TrainingConfig,
+    rate: float,
+    goal: float,
+    steps: int,
+    events: list[dict[str, Any]] | None = None,
+) -> Iterator[float]:
     """The losses of so many steps and the one after them; fewer if the goal is met or there is no number."""
     learning = _learn(model, itertools.repeat(batch), training, rate, events)
     for loss in itertools.islice(learning, steps + 1):
@@ -219,7 +239,7 @@ def _batches(crops: Tensor, size: int) -> Iterator[Tensor]:
     while True:
         order = torch.randperm(len(crops), generator=generator).to(crops.device)
         for first in range(0, max(1, len(crops) - size + 1), size):
-            yield crops[order[first:first + size]]
+            yield crops[order[first : first + size]]
 
 
 def _reference(model: SequenceModel, batch: Tensor) -> float:

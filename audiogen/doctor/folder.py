@@ -56,8 +56,11 @@ def check_folder(console: Console, folder: str | Path, verbose: bool = False) ->
     if len(usable.files) < len(index.files):
         short = plural(len(index.files) - len(usable.files), "kept file")
         rows.append(("too short", f"{short} under two frames of the default front-end, and not trained on"))
-    rows += [("to train on", sides.summary), ("default crop", _crops(usable.files, crop_seconds)),
-             ("default rate", _rates(usable.files, front.spec.sample_rate))]
+    rows += [
+        ("to train on", sides.summary),
+        ("default crop", _crops(usable.files, crop_seconds)),
+        ("default rate", _rates(usable.files, front.spec.sample_rate)),
+    ]
     console.print(str(folder), style="italic")
     # Lines, not a table: a terminal folds them without loss, and a pipe not at all.
     for name, value in rows:
@@ -99,13 +102,21 @@ def _totals(index: "Index") -> list[tuple[str, str]]:
         ("kept", f"{len(files)} of {found} sound files{others}"),
         ("left out", str(len(index.rejected))),
         ("total", time_text(index.seconds)),
-        ("length", f"shortest {time_text(min(lengths))}, median {time_text(statistics.median(lengths))}, longest "
-                   f"{time_text(max(lengths))}"),
+        (
+            "length",
+            f"shortest {time_text(min(lengths))}, median {time_text(statistics.median(lengths))}, longest "
+            f"{time_text(max(lengths))}",
+        ),
         ("sample rates", _counts(f"{file.sample_rate} Hz" for file in files)),
-        ("channels", _counts({1: "mono", 2: "stereo"}.get(file.num_channels, f"{file.num_channels} channels")
-                             for file in files)),
-        ("loudness", f"median {decibels(statistics.median(file.rms for file in files))} RMS, "
-                     f"highest peak {decibels(max(file.peak for file in files))}"),
+        (
+            "channels",
+            _counts({1: "mono", 2: "stereo"}.get(file.num_channels, f"{file.num_channels} channels") for file in files),
+        ),
+        (
+            "loudness",
+            f"median {decibels(statistics.median(file.rms for file in files))} RMS, "
+            f"highest peak {decibels(max(file.peak for file in files))}",
+        ),
         ("near-silent", f"{plural(near_silent, 'file')} below -50 dBFS"),
         ("clipped", f"{plural(clipped, 'file')} with over {AUDIBLE_CLIPPING:.1%} of the samples at full scale"),
         ("duplicates", f"{plural(duplicates, 'file')} left out for having the bytes of another"),
@@ -136,7 +147,7 @@ def decibels(level: float) -> str:
 
 
 def time_text(seconds: float) -> str:
-    """"0.43 s", "12.5 min", "3.2 h"."""
+    """ "0.43 s", "12.5 min", "3.2 h"."""
     if seconds < 120:
         return f"{seconds:.2f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
@@ -144,4 +155,3 @@ def time_text(seconds: float) -> str:
 
 def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-

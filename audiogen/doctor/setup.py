@@ -14,8 +14,20 @@ from rich.text import Text
 from .. import __version__
 from ..errors import AudiogenError
 
-PACKAGES = ("torch", "torchaudio", "numpy", "soundfile", "soxr", "librosa", "numba", "safetensors", "typer",
-            "rich", "tqdm", "matplotlib")
+PACKAGES = (
+    "torch",
+    "torchaudio",
+    "numpy",
+    "soundfile",
+    "soxr",
+    "librosa",
+    "numba",
+    "safetensors",
+    "typer",
+    "rich",
+    "tqdm",
+    "matplotlib",
+)
 OPTIONAL = ("tensorboard", "pesq", "pystoi")
 MEND = "install the pair anew: pip install --force-reinstall 'torch==2.11.*' 'torchaudio==2.11.*'"
 
@@ -30,7 +42,7 @@ def check_setup(console: Console) -> None:
     table.add_row("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     table.add_row("audiogen", __version__)
     versions = {name: _version(name) for name in (*PACKAGES, *OPTIONAL)}
-    versions["torch"] = torch.__version__           # with the build, which the package's own version may leave out
+    versions["torch"] = torch.__version__  # with the build, which the package's own version may leave out
     for name, found in versions.items():
         table.add_row(name, found or ("not installed (optional)" if name in OPTIONAL else Text("not installed", "red")))
     table.add_row("libsndfile", _libsndfile())
@@ -64,8 +76,11 @@ def setup_warnings(versions: dict[str, str | None]) -> list[str]:
     Args:
         versions: by name of the package, None where it is not installed.
     """
-    warnings = [f"{name} is not installed; install audiogen anew: pip install -e ." for name in PACKAGES
-                if not versions.get(name)]
+    warnings = [
+        f"{name} is not installed; install audiogen anew: pip install -e ."
+        for name in PACKAGES
+        if not versions.get(name)
+    ]
     pair = [versions.get(name) for name in ("torch", "torchaudio")]
     if all(pair) and _release(pair[0]) != _release(pair[1]):
         warnings.append(f"torch {pair[0]} and torchaudio {pair[1]} are not a pair; {MEND}")
@@ -73,8 +88,10 @@ def setup_warnings(versions: dict[str, str | None]) -> list[str]:
         warnings.append(f"torch {pair[0]} and torchaudio {pair[1]} were built for different devices; {MEND}")
     if shutil.which("nvidia-smi") and not torch.cuda.is_available():
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a CPU build"
-        warnings.append(f"an NVIDIA driver is installed, but this torch ({built}) can't use it; update the driver, or "
-                        "install a torch built for it")
+        warnings.append(
+            f"an NVIDIA driver is installed, but this torch ({built}) can't use it; update the driver, or "
+            "install a torch built for it"
+        )
     return warnings
 
 
@@ -85,8 +102,12 @@ def _gpus() -> list[tuple[str, str]]:
     for i in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(i)
         bf16 = "bfloat16" if properties.major >= 8 else "no bfloat16"
-        rows.append((f"cuda:{i}", f"{properties.name}, {properties.total_memory / 2 ** 30:.0f} GiB, {bf16}, CUDA "
-                                  f"{torch.version.cuda}"))
+        rows.append(
+            (
+                f"cuda:{i}",
+                f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, {bf16}, CUDA {torch.version.cuda}",
+            )
+        )
     return rows
 
 
@@ -114,7 +135,7 @@ def _release(text: str) -> list[str]:
 
 
 def _build(text: str) -> str:
-    """"2.11.0+cu130" -> "cu130"; empty where the version does not say."""
+    """ "2.11.0+cu130" -> "cu130"; empty where the version does not say."""
     return text.partition("+")[2]
 
 

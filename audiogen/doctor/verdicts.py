@@ -27,37 +27,58 @@ def verdict(found: Overfit) -> Verdict:
     inside = {finding.fault: finding.text for finding in reversed(findings(found.events))}
     if found.starts_far:
         yardstick = "ln V" if found.unit == "bits" else "a standard Gaussian's"
-        return Verdict("initialisation", f"starting loss is far from {yardstick}: {first} against "
-                                         f"{_number(found.reference)} {found.unit}: the weights are initialised too "
-                                         f"large{_saturated(found)}")
+        return Verdict(
+            "initialisation",
+            f"starting loss is far from {yardstick}: {first} against "
+            f"{_number(found.reference)} {found.unit}: the weights are initialised too "
+            f"large{_saturated(found)}",
+        )
     if "initialisation" in inside:
         return Verdict("initialisation", inside["initialisation"])
     if found.ran_away(found.losses):
         how = f"rose from {first} to {last} {unit}" if math.isfinite(found.losses[-1]) else "became no number"
-        return Verdict("learning rate", f"the learning rate of {rate:g} is too high: the loss {how} within {steps} "
-                                        f"steps{_moved(found)}; try --set training.learning_rate={rate / 100:.2g}")
+        return Verdict(
+            "learning rate",
+            f"the learning rate of {rate:g} is too high: the loss {how} within {steps} "
+            f"steps{_moved(found)}; try --set training.learning_rate={rate / 100:.2g}",
+        )
     told = f"loss {first} to {last} {unit} in {steps} steps"
     if (dead := worst(found.events[-1]["layers"], "dead")) is not None and dead[1] == 1:
-        return Verdict("dead units", f"no gradient gets through {dead[0]}: all of its units are dead, so that nothing "
-                                     f"before it learns ({told} on one batch); it begins with weights or biases that "
-                                     "are far off")
+        return Verdict(
+            "dead units",
+            f"no gradient gets through {dead[0]}: all of its units are dead, so that nothing "
+            f"before it learns ({told} on one batch); it begins with weights or biases that "
+            "are far off",
+        )
     other = found.better_rate
     if found.order_gain is not None and not found.order_told:
-        return Verdict("order", "what comes before tells the model nothing of what comes next: it learns the sound no "
-                                "better than the same frames in a shuffled order; the targets are shuffled, or the "
-                                "recordings are noise")
+        return Verdict(
+            "order",
+            "what comes before tells the model nothing of what comes next: it learns the sound no "
+            "better than the same frames in a shuffled order; the targets are shuffled, or the "
+            "recordings are noise",
+        )
     if other:
         much, losses = "high" if other < rate else "low", found.retries[other]
-        return Verdict("learning rate", f"the learning rate of {rate:g} is too {much}: {told} on one batch, but to "
-                                        f"{_number(losses[-1])} in {len(losses) - 1} at {other:.2g}; try --set "
-                                        f"training.learning_rate={other:.2g}")
+        return Verdict(
+            "learning rate",
+            f"the learning rate of {rate:g} is too {much}: {told} on one batch, but to "
+            f"{_number(losses[-1])} in {len(losses) - 1} at {other:.2g}; try --set "
+            f"training.learning_rate={other:.2g}",
+        )
     if not found.learned(found.losses):
         why = inside.get("saturation") or inside.get("dead units") or "it may be too small for this front-end"
-        return Verdict("unknown", f"the model does not learn even one batch: {told}, and no learning rate from "
-                                  f"{rate / 100:.2g} to {10 * rate:.2g} mends it; {why}")
+        return Verdict(
+            "unknown",
+            f"the model does not learn even one batch: {told}, and no learning rate from "
+            f"{rate / 100:.2g} to {10 * rate:.2g} mends it; {why}",
+        )
     if not found.order_told:
-        return Verdict("unknown", f"the model learns one batch by heart ({told}), but fresh batches too slowly to tell "
-                                  "whether the order of the sound helps it; try a higher learning rate")
+        return Verdict(
+            "unknown",
+            f"the model learns one batch by heart ({told}), but fresh batches too slowly to tell "
+            "whether the order of the sound helps it; try a higher learning rate",
+        )
     by_heart = found.unit == "nats" or found.losses[-1] <= 2 * found.goal
     more = "" if by_heart else f" (knowing only how often each code occurs gives {_number(found.frequencies)})"
     return Verdict(None, f"the model can learn this: {told} on one batch{more}")

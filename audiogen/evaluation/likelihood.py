@@ -9,7 +9,7 @@ from torch import Tensor
 from ..models.sequence_model import SequenceModel
 
 #: Steps of one batch, all items together, and probabilities of one: they bound memory whatever the files' lengths.
-BATCH_STEPS, BATCH_PROBABILITIES = 32_768, 2 ** 24
+BATCH_STEPS, BATCH_PROBABILITIES = 32_768, 2**24
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def file_likelihoods(model: SequenceModel, sequences: Iterable[Tensor]) -> Itera
             padded = torch.stack([_padded(x, longest, model.hole) for x in batch]).to(model.bos.device)
             nats = _nats(model, padded, steps)
             for i, x in enumerate(batch):
-                yield FileLikelihood(float(nats[i]), model.num_entries(padded[i:i + 1]), x.shape[1])
+                yield FileLikelihood(float(nats[i]), model.num_entries(padded[i : i + 1]), x.shape[1])
     finally:
         model.train(training)
 

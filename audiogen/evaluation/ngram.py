@@ -93,8 +93,7 @@ def row_entropies(table: np.ndarray) -> np.ndarray:
     return -(table * np.log2(table, out=np.zeros_like(table), where=table > 0)).sum(axis=1)
 
 
-def held_out_counts(training: Iterable, held_out: Iterable, num_codebooks: int, codebook_size: int
-                    ) -> dict[str, float]:
+def held_out_counts(training: Iterable, held_out: Iterable, num_codebooks: int, codebook_size: int) -> dict[str, float]:
     """Bits per held-out code of both models counted on the training sequences.
 
     Each of the K rows has models of its own, and a sequence's first code is the unigram's in both. One row is counted

@@ -39,7 +39,7 @@ def mel_distance(reference: Tensor, estimate: Tensor, sample_rate: int) -> float
     for level, bands in enumerate((5, 10, 20, 40, 80, 160, 320)):
         n_fft = max(8, shortest << level)
         bank = mel_filters(sample_rate, n_fft, min(bands, n_fft // 4)).to(reference)
-        bank = bank[bank.sum(dim=1) > 0]                # the lowest may lie between two bins, and hold nothing
+        bank = bank[bank.sum(dim=1) > 0]  # the lowest may lie between two bins, and hold nothing
         logs = [_log_mel(x.reshape(1, -1), n_fft, bank) for x in (reference, estimate)]
         distances.append((logs[0] - logs[1]).abs().mean())
     return float(torch.stack(distances).mean())
@@ -96,7 +96,7 @@ def joined(wavs: Iterable[Tensor], sample_rate: int, seconds: float = 10.0) -> l
     clips, pieces, count = [], [], 0
     for wav in wavs:
         for piece in wav.split(wanted, dim=1):
-            pieces.append(piece[:, :round(1.2 * seconds * sample_rate) - count])
+            pieces.append(piece[:, : round(1.2 * seconds * sample_rate) - count])
             count += pieces[-1].shape[1]
             if count >= least:
                 clips.append(torch.cat(pieces, dim=1))
@@ -117,10 +117,13 @@ def codebook_statistics(sequences: Iterable[Tensor], spec: TokenSpec) -> dict[st
         for row, book in zip(codes.cpu(), counts, strict=True):
             book += torch.bincount(row, minlength=len(book))
     p = counts / counts.sum(1, keepdim=True)
-    entropy = -torch.special.xlogy(p, p).sum(1) / math.log(2)                  # (K,) bits
+    entropy = -torch.special.xlogy(p, p).sum(1) / math.log(2)  # (K,) bits
     rate = spec.frame_rate
-    return {"codebook_usage": (counts > 0).double().mean(1).tolist(), "perplexity": entropy.exp2().tolist(),
-            "bits_per_second": None if rate is None else float(entropy.sum()) * rate}
+    return {
+        "codebook_usage": (counts > 0).double().mean(1).tolist(),
+        "perplexity": entropy.exp2().tolist(),
+        "bits_per_second": None if rate is None else float(entropy.sum()) * rate,
+    }
 
 
 def _log_mel(wav: Tensor, n_fft: int, bank: Tensor) -> Tensor:

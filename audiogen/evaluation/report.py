@@ -47,8 +47,11 @@ def evaluate_folder(run: Run, folder: str | Path) -> dict[str, Any]:
     held_out = {part.file.sha256: part for part in sides.held_out}
     trained = {part.file.sha256 for part in sides.train} - set(held_out)
     # Of a single long file the held-out piece alone is unseen. Its name may be another one here.
-    parts = [replace(held_out[file.sha256], file=file) if file.sha256 in held_out else Part(file)
-             for file in index.files if file.sha256 not in trained]
+    parts = [
+        replace(held_out[file.sha256], file=file) if file.sha256 in held_out else Part(file)
+        for file in index.files
+        if file.sha256 not in trained
+    ]
     if not parts:
         raise DataError(f"{folder}: the model was trained on every file in it; evaluate on others")
     with tempfile.TemporaryDirectory(prefix="audiogen-", ignore_cleanup_errors=True) as temporary:
@@ -61,8 +64,9 @@ def evaluate_folder(run: Run, folder: str | Path) -> dict[str, Any]:
     return {**result, "turned": turned, "seen": len(index.files) - len(parts)}
 
 
-def report(run: Run, held_out: Sequences, training: Sequences | None, sound: Iterable[tuple[str, Tensor]]
-           ) -> dict[str, Any]:
+def report(
+    run: Run, held_out: Sequences, training: Sequences | None, sound: Iterable[tuple[str, Tensor]]
+) -> dict[str, Any]:
     """The yardstick on held-out sequences.
 
     Args:
@@ -89,8 +93,8 @@ def report(run: Run, held_out: Sequences, training: Sequences | None, sound: Ite
         "loss": score.loss,
         "bits_per_second": score.per_second if score.unit == "bits" else None,
         "bits_per_sample": score.per_sample,
-        "baselines": counted and {name: {"loss": loss, "bits_per_second": loss * codes_per_second}
-                                  for name, loss in counted.items()},
+        "baselines": counted
+        and {name: {"loss": loss, "bits_per_second": loss * codes_per_second} for name, loss in counted.items()},
         "round_trip": round_trip(run.frontend, sound),
         "step": run.step,
         "files": score.files,
@@ -119,7 +123,7 @@ def round_trip(frontend: Frontend, sound: Iterable[tuple[str, Tensor]]) -> dict[
     rate = frontend.spec.sample_rate
     for _, wav in sound:
         with torch.inference_mode():
-            back = frontend.decode(frontend.encode(wav[None].to(frontend.device)))[0, :, :wav.shape[1]].cpu()
+            back = frontend.decode(frontend.encode(wav[None].to(frontend.device)))[0, :, : wav.shape[1]].cpu()
         distances.append(mel_distance(wav, back, rate))
         ratio = si_sdr(wav, back)
         if math.isfinite(ratio):
@@ -129,14 +133,15 @@ def round_trip(frontend: Frontend, sound: Iterable[tuple[str, Tensor]]) -> dict[
     return {"mel_distance": statistics.mean(distances), "si_sdr": statistics.median(ratios) if ratios else None}
 
 
-def originals(folder: Path, parts: list[Part], sample_rate: int, most: int = ROUND_TRIPS, seconds: float = 10.0
-              ) -> list[tuple[str, Tensor]]:
+def originals(
+    folder: Path, parts: list[Part], sample_rate: int, most: int = ROUND_TRIPS, seconds: float = 10.0
+) -> list[tuple[str, Tensor]]:
     """(name, wav (1, N)) of the first `seconds` of the first `most` parts."""
     sound = []
     for part in parts[:most]:
         first, end = part.span(part.file.num_samples)
         end = min(end, first + round(seconds * part.file.sample_rate))
         wav = read_audio(folder / part.file.path, sample_rate, first, end - first)
-        if wav.shape[1]:                                # a click at a high rate may be nothing at a low one
+        if wav.shape[1]:  # a click at a high rate may be nothing at a low one
             sound.append((part.file.path, wav))
     return sound

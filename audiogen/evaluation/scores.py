@@ -44,8 +44,9 @@ def score(spec: Spec, results: Sequence[FileLikelihood], seconds: float | None =
         seconds = sum(r.frames for r in results) / spec.frame_rate
     total = nats / math.log(2) if spec.unit == "bits" else nats
     one_to_one = spec.unit == "bits" and spec.hop_length == spec.num_codebooks == 1
-    return Score(total / entries, spec.unit, total / seconds, total / entries if one_to_one else None,
-                 len(results), seconds)
+    return Score(
+        total / entries, spec.unit, total / seconds, total / entries if one_to_one else None, len(results), seconds
+    )
 
 
 def held_out_score(model: SequenceModel, sequences: Iterable[Tensor], seconds: float | None = None) -> Score:
@@ -61,5 +62,7 @@ def baselines(spec: Spec, training: Iterable[Tensor], held_out: Iterable[Tensor]
     """
     if spec.unit != "bits":
         return None
-    return {"uniform": math.log2(spec.codebook_size),
-            **held_out_counts(training, held_out, spec.num_codebooks, spec.codebook_size)}
+    return {
+        "uniform": math.log2(spec.codebook_size),
+        **held_out_counts(training, held_out, spec.num_codebooks, spec.codebook_size),
+    }

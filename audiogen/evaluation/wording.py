@@ -14,15 +14,23 @@ def report_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     if result["bits_per_second"] is not None:
         rows.append(("bits per second of audio", f"{result['bits_per_second']:.0f}"))
     for name, counted in (result["baselines"] or {}).items():
-        rows.append((f"{name}, counted on the training codes",
-                     f"{counted['loss']:.3f} bits per code, {counted['bits_per_second']:.0f} bits per second"))
+        rows.append(
+            (
+                f"{name}, counted on the training codes",
+                f"{counted['loss']:.3f} bits per code, {counted['bits_per_second']:.0f} bits per second",
+            )
+        )
     for name, value in result.get("base_bits_per_second", {}).items():
         rows.append((f"{name}, counted on the codes before merging", f"{value:.0f} bits per second"))
     if result["round_trip"]:
         ratio = result["round_trip"]["si_sdr"]
         rows.append(("round trip: mel distance (0 is perfect)", f"{result['round_trip']['mel_distance']:.3f}"))
-        rows.append(("round trip: SI-SDR (low where phases are made up, as by mel)",
-                     "-" if ratio is None else f"{ratio:.1f} dB"))
+        rows.append(
+            (
+                "round trip: SI-SDR (low where phases are made up, as by mel)",
+                "-" if ratio is None else f"{ratio:.1f} dB",
+            )
+        )
     rows.append(("held out", f"{result['files']} files, {result['seconds'] / 60:.1f} min"))
     if result.get("seen"):
         rows.append(("left out, since trained on", f"{result['seen']} files"))
@@ -35,8 +43,9 @@ def in_words(result: Mapping[str, Any]) -> str:
     return verdict(result["loss"], result["unit"], counted, result["step"], bool(result.get("turned")))
 
 
-def verdict(loss: float, unit: str, baselines: Mapping[str, float], step: int | None = None, turned: bool = False
-            ) -> str:
+def verdict(
+    loss: float, unit: str, baselines: Mapping[str, float], step: int | None = None, turned: bool = False
+) -> str:
     """What a held-out loss means, in two sentences.
 
     Args:
@@ -48,24 +57,31 @@ def verdict(loss: float, unit: str, baselines: Mapping[str, float], step: int | 
     when = "" if step is None else f" (step {step:,})"
     if unit != "bits":
         return f"{loss:.3f} nats per frame on held-out files{when}. Compare it with runs of the same front-end only."
-    said = f"On held-out files{when} the model is as unsure as someone guessing among {2 ** loss:,.1f} codes"
+    said = f"On held-out files{when} the model is as unsure as someone guessing among {2**loss:,.1f} codes"
     if "uniform" in baselines:
         said += f", out of {2 ** baselines['uniform']:,.0f}"
     if "bigram" in baselines:
         name = min(baselines, key=baselines.get)
         gain = baselines[name] - loss
         if gain > 0.005 and name == "bigram":
-            said += (f". It saves {gain:.2f} bits per code against counting pairs: it has learned from further back "
-                     "than one code")
+            said += (
+                f". It saves {gain:.2f} bits per code against counting pairs: it has learned from further back "
+                "than one code"
+            )
         elif gain > 0.005:
-            said += (f". It saves {gain:.2f} bits per code against the best of counting ({name}); pairs are too rare "
-                     "here for counting them to say more")
+            said += (
+                f". It saves {gain:.2f} bits per code against the best of counting ({name}); pairs are too rare "
+                "here for counting them to say more"
+            )
         else:
             said += f". It does not beat the best of counting ({name}) yet"
             if baselines.get("uniform", math.inf) - loss <= 0.005:
                 said += ", not even a blind guess, so that what it makes is noise"
             said += ": " + (
                 "its held-out loss had stopped getting better, so that more recordings, more alike, or a smaller model "
-                "(such as --set backbone.dim=64) will help, not more time" if turned else
-                "train it longer, or let it hear further back (--set backbone.window=, of an mlp backbone.context=)")
+                "(such as --set backbone.dim=64) will help, not more time"
+                if turned
+                else "train it longer, or let it hear further back (--set backbone.window=, of an mlp "
+                "backbone.context=)"
+            )
     return said + "."

@@ -20,11 +20,29 @@ from .mel.mel import Mel
 from .mel.melvq import MelVQ
 from .mulaw import MuLaw
 
-__all__ = ["BPE", "FRONTENDS", "Codec", "EnCodec", "Frontend", "Mel", "MelVQ", "MuLaw", "frontend_from_dict",
-           "frontend_to_dict", "load_frontend", "save_frontend"]
+__all__ = [
+    "BPE",
+    "FRONTENDS",
+    "Codec",
+    "EnCodec",
+    "Frontend",
+    "Mel",
+    "MelVQ",
+    "MuLaw",
+    "frontend_from_dict",
+    "frontend_to_dict",
+    "load_frontend",
+    "save_frontend",
+]
 
-FRONTENDS: dict[str, type[Frontend]] = {"mulaw": MuLaw, "mel": Mel, "melvq": MelVQ, "encodec": EnCodec, "codec": Codec,
-                                        "bpe": BPE}
+FRONTENDS: dict[str, type[Frontend]] = {
+    "mulaw": MuLaw,
+    "mel": Mel,
+    "melvq": MelVQ,
+    "encodec": EnCodec,
+    "codec": Codec,
+    "bpe": BPE,
+}
 
 FORMAT = 1  # of the folders written here
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "frontend.safetensors"
@@ -113,8 +131,10 @@ def _load_folder(folder: Path) -> Frontend:
 def _read_config(path: Path) -> dict[str, Any]:
     """The front-end's part of a config.json."""
     if not path.is_file():
-        raise RunError(f"{path}: not there, so this folder holds no front-end: name a run, a cache, or one of "
-                       f"{', '.join(FRONTENDS)}")
+        raise RunError(
+            f"{path}: not there, so this folder holds no front-end: name a run, a cache, or one of "
+            f"{', '.join(FRONTENDS)}"
+        )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -130,8 +150,9 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise RunError(f"{path}: not there, the folder is half-written or was copied in part: copy all of it again, or "
-                       "train again")
+        raise RunError(
+            f"{path}: not there, the folder is half-written or was copied in part: copy all of it again, or train again"
+        )
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             digest = (file.metadata() or {}).get("sha256")
@@ -151,8 +172,10 @@ def _adjusted(frontend: Frontend, settings: Mapping[str, Any]) -> Frontend:
     for name in changed:
         if frontend.learned and name not in frontend.reconfigurable:
             allowed = ", ".join(sorted(frontend.reconfigurable)) or "nothing"
-            raise ConfigError(f"frontend.{name}: the saved weights are for {saved.get(name)!r}, not {values[name]!r}; "
-                              f"only {allowed} can be changed: leave it out, or fit anew")
+            raise ConfigError(
+                f"frontend.{name}: the saved weights are for {saved.get(name)!r}, not {values[name]!r}; "
+                f"only {allowed} can be changed: leave it out, or fit anew"
+            )
     result = type(frontend)(config)
     weights = frontend.state_dict()
     kept = {}
@@ -179,6 +202,9 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
     flat = {}
     for name, value in values.items():
-        flat |= {f"{name}.{key}": inner for key, inner in _flat(value).items()} if isinstance(value, Mapping) else {
-            name: value}
+        flat |= (
+            {f"{name}.{key}": inner for key, inner in _flat(value).items()}
+            if isinstance(value, Mapping)
+            else {name: value}
+        )
     return flat

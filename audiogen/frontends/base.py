@@ -76,9 +76,13 @@ class Frontend(nn.Module):
             ValueError, NotFittedError: as `encode`, when the chunk's turn comes.
         """
         size, hop_length = self._block_size(block_frames), self.spec.hop_length
-        return blockwise(torch.no_grad()(self.encode_block), _checked(chunks, self.check_wav),
-                         math.ceil(max(size, self.start_frames, 1 + self.lookahead) * hop_length),
-                         size * hop_length, flushes=self.lookahead > 0)
+        return blockwise(
+            torch.no_grad()(self.encode_block),
+            _checked(chunks, self.check_wav),
+            math.ceil(max(size, self.start_frames, 1 + self.lookahead) * hop_length),
+            size * hop_length,
+            flushes=self.lookahead > 0,
+        )
 
     def decode_stream(self, chunks: Iterable[Tensor], block_frames: int | None = None) -> Iterator[Tensor]:
         """Chunks (B, C, t) of any lengths -> wav (B, 1, n), in all `decode` of the whole. As `encode_stream`.
@@ -87,12 +91,19 @@ class Frontend(nn.Module):
             ConfigError: this front-end decodes only all frames at once; `streams` says so beforehand.
         """
         if not self.streams:
-            raise ConfigError(f"front-end {type(self).__name__} needs all frames at once to make sound of them, so it "
-                              "can't decode a stream: decode the whole, use another front-end, or train a vocoder for "
-                              "mel frames (recipes/11_vocoder.py)")
+            raise ConfigError(
+                f"front-end {type(self).__name__} needs all frames at once to make sound of them, so it "
+                "can't decode a stream: decode the whole, use another front-end, or train a vocoder for "
+                "mel frames (recipes/11_vocoder.py)"
+            )
         size = self._block_size(block_frames)
-        return blockwise(torch.no_grad()(self.decode_block), _checked(chunks, self.check),
-                         max(size, self.start_frames), size, flushes=self.output_delay > 0)
+        return blockwise(
+            torch.no_grad()(self.decode_block),
+            _checked(chunks, self.check),
+            max(size, self.start_frames),
+            size,
+            flushes=self.output_delay > 0,
+        )
 
     def encode_block(self, wav: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
         """The next samples (B, 1, n) -> frames (B, C, t), state. `state` is None at the beginning; n is a multiple of
@@ -185,8 +196,10 @@ class Frontend(nn.Module):
 
     def check_fitted(self) -> None:
         if not self.fitted:
-            raise NotFittedError(f"{type(self).__name__} has not been fitted: call fit(wavs) with the training files, "
-                                 "or load a folder where it was saved")
+            raise NotFittedError(
+                f"{type(self).__name__} has not been fitted: call fit(wavs) with the training files, "
+                "or load a folder where it was saved"
+            )
 
     def check_wav(self, wav: Tensor) -> None:
         self.check_fitted()
@@ -205,8 +218,9 @@ class Frontend(nn.Module):
         _check_is_tensor("codes", codes)
         rows, size = self.spec.num_codebooks, self.spec.codebook_size
         if codes.ndim != 3 or not 1 <= codes.shape[1] <= rows or codes.shape[0] < 1 or codes.shape[2] < 1:
-            raise ValueError(f"codes must have shape (B, K, T) with 1 <= K <= {rows} and B, T >= 1, got "
-                             f"{tuple(codes.shape)}")
+            raise ValueError(
+                f"codes must have shape (B, K, T) with 1 <= K <= {rows} and B, T >= 1, got {tuple(codes.shape)}"
+            )
         if codes.dtype != torch.int64:
             raise ValueError(f"codes must be int64, got {codes.dtype}")
         if codes.device != self.device:
@@ -240,16 +254,18 @@ def _checked(chunks: Iterable[Tensor], check: Callable[[Tensor], None]) -> Itera
             continue
         check(chunk)
         if shape not in (None, chunk.shape[:2]):
-            raise ValueError(f"chunks must have one shape but for their length, got {tuple(chunk.shape)} after "
-                             f"{(*shape, '...')}")
+            raise ValueError(
+                f"chunks must have one shape but for their length, got {tuple(chunk.shape)} after {(*shape, '...')}"
+            )
         shape = chunk.shape[:2]
         yield chunk
 
 
 def _check_is_tensor(name: str, x: object) -> None:
     if not isinstance(x, Tensor):
-        raise ValueError(f"{name} must be a torch tensor, got {type(x).__name__}: of a numpy array x, give "
-                         "torch.from_numpy(x)")
+        raise ValueError(
+            f"{name} must be a torch tensor, got {type(x).__name__}: of a numpy array x, give torch.from_numpy(x)"
+        )
 
 
 def training_wavs(wavs: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -289,11 +305,13 @@ def check_setting(good: bool, key: str, rule: str, value: object) -> None:
 
 
 #: Numbers in one group of weights: 512 MiB. More is a slip, or the config of a stranger who would have us fill memory.
-MOST_WEIGHTS = 2 ** 27
+MOST_WEIGHTS = 2**27
 
 
 def check_weights(count: int, keys: str) -> None:
     """For a Config's __post_init__: raises the ConfigError of settings that ask for too many weights together."""
     if count > MOST_WEIGHTS:
-        raise ConfigError(f"frontend.{keys}: ask for {count:,} weights together, and at most {MOST_WEIGHTS:,} are "
-                          "taken; choose smaller ones")
+        raise ConfigError(
+            f"frontend.{keys}: ask for {count:,} weights together, and at most {MOST_WEIGHTS:,} are "
+            "taken; choose smaller ones"
+        )

@@ -23,8 +23,16 @@ SHIPPED = Path(__file__).parents[1] / "weights" / "codec-16khz.safetensors"
 SHIPPED_CODEBOOKS = 12
 QUICK_STEPS = 60  # after which it does not sound well, but codes a folder
 #: What the shipped weights were trained for: the defaults of these settings.
-SHIPPED_SETTINGS = ("sample_rate", "codebook_size", "hop_length", "dim", "latent_dim", "lookup_dim", "encoder_layers",
-                    "decoder_layers")
+SHIPPED_SETTINGS = (
+    "sample_rate",
+    "codebook_size",
+    "hop_length",
+    "dim",
+    "latent_dim",
+    "lookup_dim",
+    "encoder_layers",
+    "decoder_layers",
+)
 
 
 class Codec(Frontend):
@@ -80,20 +88,31 @@ class Codec(Frontend):
             check_setting(1000 <= self.sample_rate <= 768000, "sample_rate", "from 1000 to 768000 Hz", self.sample_rate)
             check_setting(1 <= self.num_codebooks <= 64, "num_codebooks", "from 1 to 64", self.num_codebooks)
             check_setting(2 <= self.codebook_size <= 65536, "codebook_size", "from 2 to 65536", self.codebook_size)
-            check_setting(self.hop_length is None or 4 <= self.hop_length <= 16384 and self.hop_length % SPECTRA == 0,
-                          "hop_length", "null, or an even number from 4 to 16384", self.hop_length)
+            check_setting(
+                self.hop_length is None or 4 <= self.hop_length <= 16384 and self.hop_length % SPECTRA == 0,
+                "hop_length",
+                "null, or an even number from 4 to 16384",
+                self.hop_length,
+            )
             check_setting(2 <= self.dim <= 4096, "dim", "from 2 to 4096", self.dim)
             for key in ("encoder_layers", "decoder_layers"):
                 check_setting(1 <= getattr(self, key) <= 64, key, "from 1 to 64", getattr(self, key))
             check_setting(1 <= self.latent_dim <= 1024, "latent_dim", "from 1 to 1024", self.latent_dim)
-            check_setting(self.lookup_dim is None or 1 <= self.lookup_dim <= self.latent_dim, "lookup_dim",
-                          "null, or from 1 to frontend.latent_dim", self.lookup_dim)
-            check_weights(self.num_codebooks * self.codebook_size * self.latent_dim,
-                          "num_codebooks, codebook_size, latent_dim")
+            check_setting(
+                self.lookup_dim is None or 1 <= self.lookup_dim <= self.latent_dim,
+                "lookup_dim",
+                "null, or from 1 to frontend.latent_dim",
+                self.lookup_dim,
+            )
+            check_weights(
+                self.num_codebooks * self.codebook_size * self.latent_dim, "num_codebooks, codebook_size, latent_dim"
+            )
             hop_length = self.hop_length or frame_samples(self.sample_rate)
             layers = self.encoder_layers + self.decoder_layers
-            check_weights(self.dim * (8 * hop_length + 6 * self.dim * layers + 2 * self.latent_dim),
-                          "hop_length, dim, encoder_layers, decoder_layers")
+            check_weights(
+                self.dim * (8 * hop_length + 6 * self.dim * layers + 2 * self.latent_dim),
+                "hop_length, dim, encoder_layers, decoder_layers",
+            )
             check_setting(self.fit_steps >= 1, "fit_steps", "1 or more", self.fit_steps)
             check_training(self)
             if self.weights == "shipped":
@@ -103,11 +122,16 @@ class Codec(Frontend):
             for field in fields(self):
                 value = getattr(self, field.name)
                 if field.name in SHIPPED_SETTINGS and value != field.default:
-                    raise ConfigError(f"frontend.{field.name}: the shipped weights are for {field.default}, not "
-                                      f"{value}: leave it out, or set frontend.weights=fit to train one of your own")
-            check_setting(self.num_codebooks <= SHIPPED_CODEBOOKS, "num_codebooks",
-                          f"at most {SHIPPED_CODEBOOKS}, as many as were shipped, unless frontend.weights=fit",
-                          self.num_codebooks)
+                    raise ConfigError(
+                        f"frontend.{field.name}: the shipped weights are for {field.default}, not "
+                        f"{value}: leave it out, or set frontend.weights=fit to train one of your own"
+                    )
+            check_setting(
+                self.num_codebooks <= SHIPPED_CODEBOOKS,
+                "num_codebooks",
+                f"at most {SHIPPED_CODEBOOKS}, as many as were shipped, unless frontend.weights=fit",
+                self.num_codebooks,
+            )
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -118,8 +142,9 @@ class Codec(Frontend):
             torch.manual_seed(config.seed)
             self.encoder = Encoder(hop_length, config.dim, config.encoder_layers, config.latent_dim)
             self.decoder = Decoder(config.latent_dim, config.dim, config.decoder_layers, hop_length)
-            self.quantizer = ResidualVQ(config.num_codebooks, config.codebook_size, config.latent_dim,
-                                        config.lookup_dim)
+            self.quantizer = ResidualVQ(
+                config.num_codebooks, config.codebook_size, config.latent_dim, config.lookup_dim
+            )
         self.register_buffer("level", torch.ones(()))  # root mean square of the training audio, 1 to the networks
 
     @classmethod
@@ -135,8 +160,12 @@ class Codec(Frontend):
         """Loads the shipped weights, unless it is to be fitted."""
         if self.config.weights == "shipped":
             shipped = load_file(SHIPPED)
-            self.load_state_dict({name: shipped[name][: here.shape[0]] if here.ndim else shipped[name]
-                                  for name, here in self.state_dict().items()})
+            self.load_state_dict(
+                {
+                    name: shipped[name][: here.shape[0]] if here.ndim else shipped[name]
+                    for name, here in self.state_dict().items()
+                }
+            )
 
     def encode_block(self, wav: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
         """(B, 1, N) -> codes (B, K, ceil(N / hop_length)); zeros come before and after."""
@@ -173,8 +202,10 @@ class Codec(Frontend):
         """What trains this codec from scratch, step by step; its `level` is set here, its weights by `load_trained`."""
         config = self.config
         if config.weights == "shipped":
-            raise ConfigError("frontend.weights: the shipped weights are not fitted; set frontend.weights=fit to train "
-                              "a codec of your own")
+            raise ConfigError(
+                "frontend.weights: the shipped weights are not fitted; set frontend.weights=fit to train "
+                "a codec of your own"
+            )
         self.is_fitted.zero_()
         level, batch = training_batches(wavs, self.spec, config.batch_size, config.seed)
         self.level.copy_(level)

@@ -14,8 +14,14 @@ def full_precision(device: torch.device) -> Iterator[None]:
     would move a good part of the codes.
     """
     backends = torch.backends
-    places = [backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.rnn,
-              backends.mkldnn.matmul]
+    places = [
+        backends.cudnn.conv,
+        backends.cudnn.rnn,
+        backends.cuda.matmul,
+        backends.mkldnn.conv,
+        backends.mkldnn.rnn,
+        backends.mkldnn.matmul,
+    ]
     before = [place.fp32_precision for place in places]
     try:
         for place in places:

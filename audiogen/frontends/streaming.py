@@ -26,7 +26,7 @@ def reblocked(chunks: Iterable[Tensor], first: int, size: int) -> Iterator[tuple
             continue
         joined, begin = waiting[0] if len(waiting) == 1 else torch.cat(waiting, dim=-1), 0
         while count >= wanted:
-            yield _own(joined[..., begin:begin + wanted]), False
+            yield _own(joined[..., begin : begin + wanted]), False
             begin, count, wanted = begin + wanted, count - wanted, size
         waiting = [_own(joined[..., begin:])]  # a view would keep all of it in memory
     if waiting:
@@ -37,8 +37,13 @@ def _own(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format)
 
 
-def blockwise(block: Callable[[Tensor, Any, bool], tuple[Tensor, Any]], chunks: Iterable[Tensor], first: int, size: int,
-              flushes: bool) -> Iterator[Tensor]:
+def blockwise(
+    block: Callable[[Tensor, Any, bool], tuple[Tensor, Any]],
+    chunks: Iterable[Tensor],
+    first: int,
+    size: int,
+    flushes: bool,
+) -> Iterator[Tensor]:
     """block(x, state, last) -> (y, state) over the blocks of chunks, without those y that are empty.
 
     Args:

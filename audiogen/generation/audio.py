@@ -25,8 +25,14 @@ def choose_seeds(num: int, seed: int | None, seeds: Sequence[int] | None) -> lis
     return fresh_seeds(num) if seed is None else [seed + i for i in range(num)]
 
 
-def generate_sound(frontend: Frontend, model: SequenceModel, seconds: float, seeds: Sequence[int],
-                   prompt: Tensor | None, sampling: Sampling) -> Tensor:
+def generate_sound(
+    frontend: Frontend,
+    model: SequenceModel,
+    seconds: float,
+    seeds: Sequence[int],
+    prompt: Tensor | None,
+    sampling: Sampling,
+) -> Tensor:
     """(num, 1, N), beginning with the prompt (1, N) as the front-end renders it; its attribute `seeds` says which."""
     length, num_frames, prompt = _measured(frontend, model, seconds, prompt)
     if frontend.spec.hop_length is None:
@@ -35,13 +41,19 @@ def generate_sound(frontend: Frontend, model: SequenceModel, seconds: float, see
         codes = generate(model, num_frames, prompt, len(seeds), sampling, seeds)
     with torch.inference_mode():
         wav = frontend.decode(codes)[..., :length]
-    wav = wav.clone()                               # outside, so that the caller may change it
+    wav = wav.clone()  # outside, so that the caller may change it
     wav.seeds = codes.seeds
     return wav
 
 
-def stream_sound(frontend: Frontend, model: SequenceModel, seconds: float, seeds: Sequence[int],
-                 prompt: Tensor | None, sampling: Sampling) -> Iterator[Tensor]:
+def stream_sound(
+    frontend: Frontend,
+    model: SequenceModel,
+    seconds: float,
+    seeds: Sequence[int],
+    prompt: Tensor | None,
+    sampling: Sampling,
+) -> Iterator[Tensor]:
     """The same in chunks (num, 1, n) of about `SECONDS_AT_ONCE`, each as soon as its codes are drawn.
 
     Raises:
@@ -51,7 +63,7 @@ def stream_sound(frontend: Frontend, model: SequenceModel, seconds: float, seeds
     length, num_frames, prompt = _measured(frontend, model, seconds, prompt)
     if frontend.spec.hop_length is None and len(seeds) != 1:
         raise ConfigError(f"num: codes of a variable rate stream one item at a time, not {len(seeds)}")
-    frame_rate = (frontend.base or frontend).spec.frame_rate            # of what decodes them in the end
+    frame_rate = (frontend.base or frontend).spec.frame_rate  # of what decodes them in the end
     if frontend.spec.hop_length is None:
         codes = stream_until(model, length, frontend.frame_lengths, num_frames, prompt, len(seeds), sampling, seeds)
     else:
@@ -68,8 +80,9 @@ def _until(length: int, chunks: Iterator[Tensor]) -> Iterator[Tensor]:
             return
 
 
-def _measured(frontend: Frontend, model: SequenceModel, seconds: float,
-              prompt: Tensor | None) -> tuple[int, int, Tensor | None]:
+def _measured(
+    frontend: Frontend, model: SequenceModel, seconds: float, prompt: Tensor | None
+) -> tuple[int, int, Tensor | None]:
     """Samples in all, new frames (at most), and the prompt encoded."""
     if not 0 < seconds < math.inf:
         raise ConfigError(f"seconds: must be above 0, got {seconds}")

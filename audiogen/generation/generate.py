@@ -21,8 +21,14 @@ log = logging.getLogger("audiogen")
 UNIFORMS_BLOCK = 1024
 
 
-def generate(model: SequenceModel, num_frames: int, prompt: Tensor | None = None, batch_size: int = 1,
-             sampling: Sampling = Sampling(), seeds: Sequence[int] | None = None) -> Tensor:
+def generate(
+    model: SequenceModel,
+    num_frames: int,
+    prompt: Tensor | None = None,
+    batch_size: int = 1,
+    sampling: Sampling = Sampling(),
+    seeds: Sequence[int] | None = None,
+) -> Tensor:
     """Draws `num_frames` frames after the prompt.
 
     Args:
@@ -42,9 +48,16 @@ def generate(model: SequenceModel, num_frames: int, prompt: Tensor | None = None
     return result
 
 
-def generate_until(model: SequenceModel, num_samples: int, frame_lengths: Callable[[Tensor], Tensor], num_frames: int,
-                   prompt: Tensor | None = None, batch_size: int = 1, sampling: Sampling = Sampling(),
-                   seeds: Sequence[int] | None = None) -> Tensor:
+def generate_until(
+    model: SequenceModel,
+    num_samples: int,
+    frame_lengths: Callable[[Tensor], Tensor],
+    num_frames: int,
+    prompt: Tensor | None = None,
+    batch_size: int = 1,
+    sampling: Sampling = Sampling(),
+    seeds: Sequence[int] | None = None,
+) -> Tensor:
     """Draws frames of varying length until each item stands for so many samples, those of the prompt included.
 
     Args:
@@ -58,50 +71,65 @@ def generate_until(model: SequenceModel, num_samples: int, frame_lengths: Callab
         `num_samples`; behind it are holes, so that it is what it would be alone, however long the others take.
     """
     prompt, seeds = _checked(model, num_frames, prompt, batch_size, seeds)
-    result = torch.cat(list(stream_until(model, num_samples, frame_lengths, num_frames, prompt, batch_size, sampling,
-                                         seeds)), dim=2)
+    result = torch.cat(
+        list(stream_until(model, num_samples, frame_lengths, num_frames, prompt, batch_size, sampling, seeds)), dim=2
+    )
     result.seeds = seeds
     return result
 
 
-def stream_until(model: SequenceModel, num_samples: int, frame_lengths: Callable[[Tensor], Tensor], num_frames: int,
-                 prompt: Tensor | None = None, batch_size: int = 1, sampling: Sampling = Sampling(),
-                 seeds: Sequence[int] | None = None) -> Iterator[Tensor]:
+def stream_until(
+    model: SequenceModel,
+    num_samples: int,
+    frame_lengths: Callable[[Tensor], Tensor],
+    num_frames: int,
+    prompt: Tensor | None = None,
+    batch_size: int = 1,
+    sampling: Sampling = Sampling(),
+    seeds: Sequence[int] | None = None,
+) -> Iterator[Tensor]:
     """The same as it goes, as `stream`."""
     reached = 0
     for piece in stream(model, num_frames, prompt, batch_size, sampling, seeds):
-        lengths = frame_lengths(piece)                                  # (B, n)
+        lengths = frame_lengths(piece)  # (B, n)
         before = reached + lengths.cumsum(dim=1) - lengths
         yield piece.masked_fill((before >= num_samples)[:, None], model.hole)
-        reached = reached + lengths.sum(dim=1, keepdim=True)            # (B, 1)
+        reached = reached + lengths.sum(dim=1, keepdim=True)  # (B, 1)
         if bool((reached >= num_samples).all()):
             return
 
 
-def stream(model: SequenceModel, num_frames: int, prompt: Tensor | None = None, batch_size: int = 1,
-           sampling: Sampling = Sampling(), seeds: Sequence[int] | None = None) -> Iterator[Tensor]:
+def stream(
+    model: SequenceModel,
+    num_frames: int,
+    prompt: Tensor | None = None,
+    batch_size: int = 1,
+    sampling: Sampling = Sampling(),
+    seeds: Sequence[int] | None = None,
+) -> Iterator[Tensor]:
     """The same as it goes: (B, C, n) pieces, the prompt first, then frames as soon as all their rows are drawn."""
     prompt, seeds = _checked(model, num_frames, prompt, batch_size, seeds)
     return itertools.chain([prompt], _frames(model, prompt, num_frames, sampling, seeds))
 
 
-def _frames(model: SequenceModel, prompt: Tensor, num_frames: int, sampling: Sampling,
-            seeds: Sequence[int]) -> Iterator[Tensor]:
+def _frames(
+    model: SequenceModel, prompt: Tensor, num_frames: int, sampling: Sampling, seeds: Sequence[int]
+) -> Iterator[Tensor]:
     """The frames after the prompt, (B, C, n) each. A step draws all rows, and those known before are put back:
 
-        delay, K = 3, a prompt of 2 frames and 3 new ones
+    delay, K = 3, a prompt of 2 frames and 3 new ones
 
-        p p x x x . .       p prompt, x drawn, . hole
-        . p p x x x .       steps 0 and 1 are known whole and are observed as one chunk;
-        . . p p x x x       from step 2 on each step is drawn, its known rows are kept
+    p p x x x . .       p prompt, x drawn, . hole
+    . p p x x x .       steps 0 and 1 are known whole and are observed as one chunk;
+    . . p p x x x       from step 2 on each step is drawn, its known rows are kept
     """
     batch_size, num_rows, P = prompt.shape
     total = P + num_frames
     padded = torch.cat([prompt, prompt.new_full((batch_size, num_rows, num_frames), model.hole)], dim=2)
-    seq, index = model.pattern.apply(padded, model.hole)                # (B, C, S), (K, S)
-    steps = model.pattern.step_index(total).to(prompt.device)           # (K, T)
+    seq, index = model.pattern.apply(padded, model.hole)  # (B, C, S), (K, S)
+    steps = model.pattern.step_index(total).to(prompt.device)  # (K, T)
     last_step = steps.amax(dim=0).tolist()
-    known = index < P                                                   # of the prompt, or a hole
+    known = index < P  # of the prompt, or a hole
     unknown_steps = (~known).any(dim=0).nonzero()
     if not len(unknown_steps):
         return
@@ -116,10 +144,11 @@ def _frames(model: SequenceModel, prompt: Tensor, num_frames: int, sampling: Sam
             numbers = uniforms(seeds, begin, end, model.head.num_uniforms).to(prompt.device)
             for start in range(begin, end, at_once):
                 stop = min(start + at_once, end)
-                engine.decode(seq[:, :, start:stop], known[:, start:stop], numbers[:, start - begin:stop - begin],
-                            sampling)
+                engine.decode(
+                    seq[:, :, start:stop], known[:, start:stop], numbers[:, start - begin : stop - begin], sampling
+                )
                 bar.update(stop - start)
-                whole = bisect.bisect_left(last_step, stop)             # frames whose last row is drawn
+                whole = bisect.bisect_left(last_step, stop)  # frames whose last row is drawn
                 if whole > emitted:
                     yield seq.gather(2, steps[:, emitted:whole].expand(batch_size, num_rows, -1))
                     emitted = whole
@@ -141,16 +170,18 @@ def _evaluating(model: SequenceModel) -> Iterator[None]:
             module.training = training
 
 
-def _checked(model: SequenceModel, num_frames: int, prompt: Tensor | None, batch_size: int,
-             seeds: Sequence[int] | None) -> tuple[Tensor, list[int]]:
+def _checked(
+    model: SequenceModel, num_frames: int, prompt: Tensor | None, batch_size: int, seeds: Sequence[int] | None
+) -> tuple[Tensor, list[int]]:
     """The prompt, one an item (of no frames if there is none), and the seeds."""
     if num_frames < 0:
         raise ConfigError(f"num_frames: must be 0 or more, got {num_frames}")
     empty = model.embed.empty(batch_size)
     prompt = empty if prompt is None else prompt.to(empty)
     if prompt.ndim != 3 or prompt.shape[1] != empty.shape[1]:
-        raise ConfigError(f"prompt: expected shape (B, {empty.shape[1]}, P) from this model's front-end, "
-                          f"got {tuple(prompt.shape)}")
+        raise ConfigError(
+            f"prompt: expected shape (B, {empty.shape[1]}, P) from this model's front-end, got {tuple(prompt.shape)}"
+        )
     model.embed.check(prompt)
     if prompt.shape[0] == 1:
         prompt = prompt.expand(batch_size, -1, -1)

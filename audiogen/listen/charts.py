@@ -21,8 +21,14 @@ class Line:
     y: Sequence[float]
 
 
-def line_chart(lines: Sequence[Line], levels: Mapping[str, float], x_label: str, y_label: str, alt: str,
-               y_range: tuple[float, float] | None = None) -> Html:
+def line_chart(
+    lines: Sequence[Line],
+    levels: Mapping[str, float],
+    x_label: str,
+    y_label: str,
+    alt: str,
+    y_range: tuple[float, float] | None = None,
+) -> Html:
     """Curves over a common x, and named horizontal lines to judge them by.
 
     Args:
@@ -49,22 +55,28 @@ def line_chart(lines: Sequence[Line], levels: Mapping[str, float], x_label: str,
         marks += f'<span class="mark l{index}" style="top:{place:.1f}%">{escape(list(levels)[index])}</span>'
     for index, line in reversed(list(enumerate(lines))):
         if len(line.x):
-            points = "L".join(f"{1000 * x / right:.1f} {to_y(min(max(y, low), high)):.1f}"
-                              for x, y in zip(line.x, line.y, strict=True))
+            points = "L".join(
+                f"{1000 * x / right:.1f} {to_y(min(max(y, low), high)):.1f}"
+                for x, y in zip(line.x, line.y, strict=True)
+            )
             drawing += f'<path class="line c{index}" d="M{points}{"h.1" if len(line.x) == 1 else ""}"/>'
-    names = "".join(f'<li><i class="c{index}"></i>{escape(line.name)}</li>' for index, line in enumerate(lines)
-                    if len(line.x))
+    names = "".join(
+        f'<li><i class="c{index}"></i>{escape(line.name)}</li>' for index, line in enumerate(lines) if len(line.x)
+    )
     area = f'<div class="area chart"><svg {SVG} role="img" aria-label="{escape(alt)}">{drawing}</svg>{marks}</div>'
-    return (f'<p class="note">{escape(y_label)}</p><ul class="key">{names}{key}</ul>'
-            + frame([(area, [((y - low) / (high - low), tidy(y)) for y in y_ticks], "")],
-                    [(x / right, tidy(x)) for x in nice_ticks(0, right)], x_label))
+    return f'<p class="note">{escape(y_label)}</p><ul class="key">{names}{key}</ul>' + frame(
+        [(area, [((y - low) / (high - low), tidy(y)) for y in y_ticks], "")],
+        [(x / right, tidy(x)) for x in nice_ticks(0, right)],
+        x_label,
+    )
 
 
 SVG = 'viewBox="0 0 1000 1000" preserveAspectRatio="none" xmlns="http://www.w3.org/2000/svg"'
 
 
-def frame(areas: Sequence[tuple[Html, Sequence[tuple[float, str]], str]], x_ticks: Sequence[tuple[float, str]],
-          x_label: str) -> Html:
+def frame(
+    areas: Sequence[tuple[Html, Sequence[tuple[float, str]], str]], x_ticks: Sequence[tuple[float, str]], x_label: str
+) -> Html:
     """Drawings above each other with one common x axis.
 
     Args:
@@ -76,8 +88,10 @@ def frame(areas: Sequence[tuple[Html, Sequence[tuple[float, str]], str]], x_tick
         labels = "".join(f'<span style="bottom:{100 * at:.1f}%">{escape(label)}</span>' for at, label in ticks)
         rows += f'<div class="y">{f"<b class=unit>{escape(unit)}</b>" if unit else ""}{labels}</div>{drawing}'
     # Under its tick, but for one at the very end: that would hang over the edge.
-    labels = "".join(f'<span{" class=end" if at >= 0.97 else ""} style="left:{100 * at:.1f}%">{escape(label)}</span>'
-                     for at, label in x_ticks)
+    labels = "".join(
+        f'<span{" class=end" if at >= 0.97 else ""} style="left:{100 * at:.1f}%">{escape(label)}</span>'
+        for at, label in x_ticks
+    )
     return f'<div class="plot">{rows}<div class="x">{labels}<b>{escape(x_label)}</b></div></div>'
 
 

@@ -84,10 +84,16 @@ def clip_cards(clips: Sequence[Clip]) -> list[Html]:
     span = time_span([wav.shape[-1] / rate for wav, rate in wavs.values()])
     top = max((rate for _, rate in wavs.values()), default=0) / 2
     sounds = {index: _sound(wav, rate, span, top) for index, (wav, rate) in wavs.items()}
-    scale = Scale(span, top, _round_up(max((float(s.wav.abs().max()) for s in sounds.values()), default=0.0)),
-                  max((float(s.power.max()) for s in sounds.values()), default=0.0) or 1.0)
-    return [_card(clip, sounds[index], scale) if index in sounds else _trouble_card(clip, trouble[index])
-            for index, clip in enumerate(clips)]
+    scale = Scale(
+        span,
+        top,
+        _round_up(max((float(s.wav.abs().max()) for s in sounds.values()), default=0.0)),
+        max((float(s.power.max()) for s in sounds.values()), default=0.0) or 1.0,
+    )
+    return [
+        _card(clip, sounds[index], scale) if index in sounds else _trouble_card(clip, trouble[index])
+        for index, clip in enumerate(clips)
+    ]
 
 
 def time_span(seconds: Sequence[float]) -> float:
@@ -100,13 +106,18 @@ def time_span(seconds: Sequence[float]) -> float:
 
 def legend() -> Html:
     """How the pictures of a page's sounds are to be read, and which colour is which level."""
-    said = text("All pictures share their axes, so a quiet sound looks quiet. Above, the waveform: amplitude over "
-                "time, 1 is full scale. Below, the mel spectrogram: low frequencies at the bottom, high ones at the "
-                "top, bright where it is loud. Tap a picture to play from there.", style="note")
+    said = text(
+        "All pictures share their axes, so a quiet sound looks quiet. Above, the waveform: amplitude over "
+        "time, 1 is full scale. Below, the mel spectrogram: low frequencies at the bottom, high ones at the "
+        "top, bright where it is loud. Tap a picture to play from there.",
+        style="note",
+    )
     stops = ",".join(f"rgb({r} {g} {b})" for r, g, b in SHADES[:: len(SHADES) // 8])
-    return (f'{said}<p class="ramp" role="img" aria-label="Colours: dark is {-DECIBELS:.0f} dB, bright is 0 dB">'
-            f'<span>−{DECIBELS:.0f} dB</span><i style="background:linear-gradient(90deg,{stops})"></i>'
-            "<span>0 dB: the loudest here</span></p>")
+    return (
+        f'{said}<p class="ramp" role="img" aria-label="Colours: dark is {-DECIBELS:.0f} dB, bright is 0 dB">'
+        f'<span>−{DECIBELS:.0f} dB</span><i style="background:linear-gradient(90deg,{stops})"></i>'
+        "<span>0 dB: the loudest here</span></p>"
+    )
 
 
 def _sound(wav: torch.Tensor, sample_rate: int, span: float, top: float) -> Sound:
@@ -127,9 +138,11 @@ def _card(clip: Clip, sound: Sound, scale: Scale) -> Html:
     wave = (_wave(clip, sound, scale), [(0.5, "0"), (0.9, f"{scale.peak:g}"), (0.1, f"−{scale.peak:g}")], "")
     y_ticks = [(mel_scale(hertz) / mel_scale(scale.top), tidy(hertz)) for hertz in hertz_ticks(scale.top)]
     mel = (_mel(clip, sound, scale), y_ticks, "Hz")
-    return (f'<article class="card clip" data-span="{scale.span:.4f}">{_titles(clip, notes)}'
-            f"{player(clip.path.read_bytes(), ' '.join(filter(None, [clip.kind, clip.title])))}"
-            f"{frame([wave, mel], x_ticks, 'seconds')}</article>")
+    return (
+        f'<article class="card clip" data-span="{scale.span:.4f}">{_titles(clip, notes)}'
+        f"{player(clip.path.read_bytes(), ' '.join(filter(None, [clip.kind, clip.title])))}"
+        f"{frame([wave, mel], x_ticks, 'seconds')}</article>"
+    )
 
 
 def _trouble_card(clip: Clip, reason: str) -> Html:
@@ -147,19 +160,27 @@ def _wave(clip: Clip, sound: Sound, scale: Scale) -> Html:
     x = np.linspace(0, width, len(low)).round().astype(int)
     y = [(500 - 400 * side / scale.peak).round().astype(int) for side in (high, low)]
     points = [f"{a} {b}" for a, b in zip([*x, *x[::-1]], [*y[0], *y[1][::-1]], strict=True)]
-    alt = (f"Waveform of {clip.title}: {sound.seconds:.2f} seconds, largest amplitude "
-           f"{float(sound.wav.abs().max()):.2f} of full scale.")
-    return (f'<div class="area wave"><svg {SVG} role="img" aria-label="{escape(alt)}">'
-            f'<path class="grid" d="M0 500H1000"/><path class="sound" d="M{"L".join(points)}Z"/></svg>'
-            f"{_prompt(clip, scale, 'prompt')}</div>")
+    alt = (
+        f"Waveform of {clip.title}: {sound.seconds:.2f} seconds, largest amplitude "
+        f"{float(sound.wav.abs().max()):.2f} of full scale."
+    )
+    return (
+        f'<div class="area wave"><svg {SVG} role="img" aria-label="{escape(alt)}">'
+        f'<path class="grid" d="M0 500H1000"/><path class="sound" d="M{"L".join(points)}Z"/></svg>'
+        f"{_prompt(clip, scale, 'prompt')}</div>"
+    )
 
 
 def _mel(clip: Clip, sound: Sound, scale: Scale) -> Html:
     width = 100 * sound.wav.shape[-1] / sound.sample_rate / scale.span
-    alt = (f"Mel spectrogram of {clip.title} in decibels: {sound.wav.shape[-1] / sound.sample_rate:.2f} seconds from "
-           f"left to right, 0 to {scale.top:g} Hz from bottom to top.")
-    return (f'<div class="area mel"><img src="{png_uri(mel_image(sound.power, scale.loudest))}" alt="{escape(alt)}" '
-            f'style="width:{width:.2f}%">{_prompt(clip, scale)}</div>')
+    alt = (
+        f"Mel spectrogram of {clip.title} in decibels: {sound.wav.shape[-1] / sound.sample_rate:.2f} seconds from "
+        f"left to right, 0 to {scale.top:g} Hz from bottom to top."
+    )
+    return (
+        f'<div class="area mel"><img src="{png_uri(mel_image(sound.power, scale.loudest))}" alt="{escape(alt)}" '
+        f'style="width:{width:.2f}%">{_prompt(clip, scale)}</div>'
+    )
 
 
 def _prompt(clip: Clip, scale: Scale, name: str = "") -> Html:

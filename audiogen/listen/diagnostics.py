@@ -21,7 +21,8 @@ INTRODUCTION = (
     "at the start. Lines that rise, or lie apart from the rest, are parts that learn at another pace. Middle: how much "
     f"of each tanh and sigmoid lies in the outermost {1 - SATURATED:.0%} of its range, where hardly any gradient gets "
     "through. Right: how strong the signal is on its way forward, and the gradient on its way back: a line that falls "
-    "or rises by powers of ten from layer to layer means that some layers learn nothing, or everything.")
+    "or rises by powers of ten from layer to layer means that some layers learn nothing, or everything."
+)
 
 
 def insides(run: RunFolder) -> Html:
@@ -30,18 +31,33 @@ def insides(run: RunFolder) -> Html:
     if not events:
         return ""
     last = events[-1]
-    rows = [[name, *(layer.get(key) for key in ("mean", "std", "grad_std", "saturated")), dead_text(layer)]
-            for name, layer in last["layers"].items()]
-    matrices = [[name, matrix.get("std"), matrix.get("grad_std"), matrix.get("update")]
-                for name, matrix in last["weights"].items()]
+    rows = [
+        [name, *(layer.get(key) for key in ("mean", "std", "grad_std", "saturated")), dead_text(layer)]
+        for name, layer in last["layers"].items()
+    ]
+    matrices = [
+        [name, matrix.get("std"), matrix.get("grad_std"), matrix.get("update")]
+        for name, matrix in last["weights"].items()
+    ]
     return card(
         bullets(*verdict(events)),
-        picture(draw(events), f"Steps of {len(matrices)} matrices, saturation and signal of {len(rows)} layers, over "
-                              f"{len(events)} observed steps"),
-        details(f"Layers at step {last['step']:,}", table(
-            ["what comes out of", "mean", "deviation", "of its gradient", "saturated", "dead units"], rows_text(rows))),
-        details(f"Matrices at step {last['step']:,}", table(
-            ["matrix", "deviation", "of its gradient", "step, log10 of the part"], rows_text(matrices))))
+        picture(
+            draw(events),
+            f"Steps of {len(matrices)} matrices, saturation and signal of {len(rows)} layers, over "
+            f"{len(events)} observed steps",
+        ),
+        details(
+            f"Layers at step {last['step']:,}",
+            table(
+                ["what comes out of", "mean", "deviation", "of its gradient", "saturated", "dead units"],
+                rows_text(rows),
+            ),
+        ),
+        details(
+            f"Matrices at step {last['step']:,}",
+            table(["matrix", "deviation", "of its gradient", "step, log10 of the part"], rows_text(matrices)),
+        ),
+    )
 
 
 def verdict(events: Sequence[dict[str, Any]]) -> list[str]:
@@ -50,8 +66,11 @@ def verdict(events: Sequence[dict[str, Any]]) -> list[str]:
     if said:
         return said
     steps = events[-1]["step"]
-    said = ["Nothing is amiss inside."] if steps >= FEW_STEPS else [
-        f"Nothing is amiss inside, as far as {steps} steps can tell: too few to have learned much."]
+    said = (
+        ["Nothing is amiss inside."]
+        if steps >= FEW_STEPS
+        else [f"Nothing is amiss inside, as far as {steps} steps can tell: too few to have learned much."]
+    )
     if (step := largest_step(events)) is not None:
         said.append(f"The largest step changed the middle one of the matrices by {share(step)} of its size.")
     for figure, what in (("saturated", "of the outputs are saturated"), ("dead", "of the units are dead")):
@@ -66,8 +85,14 @@ def observed(run: RunFolder) -> list[dict[str, Any]]:
     for event in run.events:
         step, parts = number(event.get("step")), [event.get(part) for part in ("layers", "weights")]
         if event.get("event") == "diagnostics" and step is not None and all(isinstance(part, dict) for part in parts):
-            layers, weights = ({name: {key: value for key, value in figures.items() if number(value) is not None}
-                                for name, figures in part.items() if isinstance(figures, dict)} for part in parts)
+            layers, weights = (
+                {
+                    name: {key: value for key, value in figures.items() if number(value) is not None}
+                    for name, figures in part.items()
+                    if isinstance(figures, dict)
+                }
+                for part in parts
+            )
             events.append({"step": int(step), "layers": layers, "weights": weights})
     return events
 
@@ -85,8 +110,12 @@ def draw(events: Sequence[dict[str, Any]]) -> Figure:
     for key, name in (("std", "outputs"), ("grad_std", "gradient")):
         values = np.array([layer.get(key, np.nan) for layer in layers])
         right.plot(np.where(values > 0, values, np.nan), ".-", label=name)
-    right.set(title=f"signal and gradient at step {events[-1]['step']:,}", xlabel="layer, from input to output",
-              ylabel="deviation", yscale="log")
+    right.set(
+        title=f"signal and gradient at step {events[-1]['step']:,}",
+        xlabel="layer, from input to output",
+        ylabel="deviation",
+        yscale="log",
+    )
     right.legend()
     return figure
 
@@ -96,8 +125,12 @@ def curves(ax: Any, events: Sequence[dict[str, Any]], part: str, key: str) -> No
     names = [name for name, figures in events[-1][part].items() if key in figures]
     for place, name in enumerate(names):
         points = [(event["step"], event[part][name][key]) for event in events if key in event[part].get(name, {})]
-        ax.plot(*zip(*points, strict=True), marker="." if len(points) == 1 else "", linewidth=1.2,
-                color=matplotlib.colormaps["viridis"](place / max(1, len(names) - 1)))
+        ax.plot(
+            *zip(*points, strict=True),
+            marker="." if len(points) == 1 else "",
+            linewidth=1.2,
+            color=matplotlib.colormaps["viridis"](place / max(1, len(names) - 1)),
+        )
     if not names:
         ax.text(0.5, 0.5, "no such layers", transform=ax.transAxes, ha="center", color="grey")
 

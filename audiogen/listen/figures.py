@@ -11,25 +11,28 @@ from .run_reader import RunFolder, number
 
 BASELINES = ("uniform", "unigram", "bigram")
 # The evaluation's other figures in words; one that is not listed is shown under its own name.
-WORDS = {"round_trip si_sdr": "round trip: SI-SDR (dB)", "round_trip mel_distance": "round trip: mel distance",
-         "files": "files held out", "seconds": "seconds held out",
-         **{f"base_bits_per_second {name}": f"{name} of the codes before merging: bits per second"
-            for name in BASELINES}}
+WORDS = {
+    "round_trip si_sdr": "round trip: SI-SDR (dB)",
+    "round_trip mel_distance": "round trip: mel distance",
+    "files": "files held out",
+    "seconds": "seconds held out",
+    **{f"base_bits_per_second {name}": f"{name} of the codes before merging: bits per second" for name in BASELINES},
+}
 
 MEANINGS = {
     "bits per code": "How unsure the model is of the next code, on average, in sound that it was not trained on. With "
-                     "n bits it is as unsure as someone who guesses among 2 to the power of n equally likely codes. "
-                     "Lower is better.",
+    "n bits it is as unsure as someone who guesses among 2 to the power of n equally likely codes. "
+    "Lower is better.",
     "bits per second": "The same over a second of sound: what the model would need to store it. A CD takes 1,411,200.",
     "bits per sample": "The same per number of the waveform. Only front-ends that keep each sample have it.",
     "nats per frame": "How unlikely the model finds the next frame, on average, in sound that it was not trained on. "
-                      "It can be negative, and can't be compared with bits. Lower is better.",
+    "It can be negative, and can't be compared with bits. Lower is better.",
     "bigram": "A table of which code follows which, counted on the training files. A model worth its name is below it.",
     "unigram": "How often each code occurs, and no idea of what came before.",
     "uniform": "No idea at all: each code is as likely as any other.",
     "round trip: SI-SDR (dB)": "How far what the front-end's round trip adds lies below the original; higher is "
-                               "closer. It compares waveforms, so a front-end that makes up its phases, such as mel, "
-                               "is low even where it sounds right.",
+    "closer. It compares waveforms, so a front-end that makes up its phases, such as mel, "
+    "is low even where it sounds right.",
     "round trip: mel distance": "How far the round trip's spectrogram lies from the original's; 0 is perfect.",
 }
 
@@ -59,15 +62,28 @@ class Figures:
 def read_figures(run: RunFolder) -> Figures:
     final, held_out = flat(run.last("final")), best_held_out(run)
     counted = flat(run.last("baselines"))
-    baselines = {name: value for name in BASELINES
-                 if (value := final.get(f"baselines {name} loss", counted.get(name))) is not None}
+    baselines = {
+        name: value
+        for name in BASELINES
+        if (value := final.get(f"baselines {name} loss", counted.get(name))) is not None
+    }
     report = final if "loss" in final else held_out
     bits = baselines or number(report.get("bits_per_second")) is not None
-    more = {WORDS.get(name, name.replace("_", " ")): value for name, value in final.items()
-            if name not in ("loss", "step", "bits_per_second", "bits_per_sample") and not name.startswith("baselines ")}
-    return Figures("bits per code" if bits else "nats per frame", number(report.get("loss")),
-                   number(report.get("bits_per_second")), number(report.get("bits_per_sample")),
-                   number(report.get("step")), baselines, more, run.last("final").get("turned") is True)
+    more = {
+        WORDS.get(name, name.replace("_", " ")): value
+        for name, value in final.items()
+        if name not in ("loss", "step", "bits_per_second", "bits_per_sample") and not name.startswith("baselines ")
+    }
+    return Figures(
+        "bits per code" if bits else "nats per frame",
+        number(report.get("loss")),
+        number(report.get("bits_per_second")),
+        number(report.get("bits_per_sample")),
+        number(report.get("step")),
+        baselines,
+        more,
+        run.last("final").get("turned") is True,
+    )
 
 
 def best_held_out(run: RunFolder) -> dict[str, Any]:
@@ -93,11 +109,14 @@ def learning_curve(run: RunFolder, y_range: tuple[float, float]) -> Html:
     if not any(line.x for line in lines):
         return card(text("No step has been logged yet.", style="note"))
     best = best_held_out(run)
-    alt = f"Loss in {figures.unit} by training step." + (
-        f" The best held-out loss is {best['loss']:.3f} at step {best.get('step')}." if best else "") + "".join(
-        f" The {name} model is at {value:.3f}." for name, value in figures.baselines.items())
-    return card(line_chart(lines, figures.baselines, "training steps", f"Loss in {figures.unit}, lower is better",
-                           alt, y_range))
+    alt = (
+        f"Loss in {figures.unit} by training step."
+        + (f" The best held-out loss is {best['loss']:.3f} at step {best.get('step')}." if best else "")
+        + "".join(f" The {name} model is at {value:.3f}." for name, value in figures.baselines.items())
+    )
+    return card(
+        line_chart(lines, figures.baselines, "training steps", f"Loss in {figures.unit}, lower is better", alt, y_range)
+    )
 
 
 def curve_lines(run: RunFolder) -> list[Line]:
@@ -125,8 +144,10 @@ def figures_table(run: RunFolder) -> Html:
         columns["bits per second"] = f.per_second / f.loss
     if f.per_sample is not None and f.loss:
         columns["bits per sample"] = f.per_sample / f.loss
-    rows = [[name, *(value * factor for factor in columns.values())]
-            for name, value in [("this model", f.loss), *((n, f.baselines[n]) for n in reversed(f.baselines))]]
+    rows = [
+        [name, *(value * factor for factor in columns.values())]
+        for name, value in [("this model", f.loss), *((n, f.baselines[n]) for n in reversed(f.baselines))]
+    ]
     said = verdict(f.loss, f.unit.split()[0], f.baselines, f.step, f.turned)
     blocks = [table(["", *columns], rows, main_row=0), text(said, style="note")]
     if f.more:

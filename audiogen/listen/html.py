@@ -50,13 +50,16 @@ def note(docstring: str) -> Html:
     The name of a part stands out, and `names` and options such as --steps 100 are set in letters of one width.
     """
     blocks = re.split(r"\n\s*\n", docstring.strip("\n"))[1:]
-    return "".join(code(textwrap.dedent(block)) if block.startswith("    ") else
-                   f"<p>{prose(' '.join(block.split()))}</p>" for block in blocks)
+    return "".join(
+        code(textwrap.dedent(block)) if block.startswith("    ") else f"<p>{prose(' '.join(block.split()))}</p>"
+        for block in blocks
+    )
 
 
 def prose(paragraph: str) -> Html:
     """A paragraph of a docstring."""
-    def as_code(found: re.Match) -> Html:                   # which a line's end may part at spaces alone
+
+    def as_code(found: re.Match) -> Html:  # which a line's end may part at spaces alone
         return f"<code>{(found[1] or found[2]).replace(' ', ' <wbr>')}</code>"
 
     marked = OPTION.sub(as_code, escape(paragraph, quote=False))
@@ -78,28 +81,35 @@ def glossary(words: dict[str, str]) -> Html:
     return "<dl>" + "".join(f"<dt>{escape(word)}</dt><dd>{escape(words[word])}</dd>" for word in words) + "</dl>"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str | float | None]], caption: str = "",
-          main_row: int | None = None) -> Html:
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str | float | None]], caption: str = "", main_row: int | None = None
+) -> Html:
     """A table; the first cell of each row names it.
 
     Numbers are set right, with as many decimals as the largest of their column needs for four digits, and with one
     where the header says that they are percent; None is a dash. `main_row` is highlighted.
     """
-    right = [i > 0 and all(not isinstance(row[i], str) or FIGURE.fullmatch(row[i]) for row in rows)
-             for i in range(len(header))]
+    right = [
+        i > 0 and all(not isinstance(row[i], str) or FIGURE.fullmatch(row[i]) for row in rows)
+        for i in range(len(header))
+    ]
     marks = [' class="n"' if side else "" for side in right]
     scales = [max((abs(row[i]) for row in rows if isinstance(row[i], float)), default=0) for i in range(len(header))]
     scales = [100 if re.search("%|percent", name) else scale for name, scale in zip(header, scales, strict=True)]
     head = "".join(f'<th scope="col"{mark}>{escape(name)}</th>' for name, mark in zip(header, marks, strict=True))
     body = ""
     for number, row in enumerate(rows):
-        cells = [f"<td{mark}>{escape(format_number(value, scale))}</td>"
-                 for value, mark, scale in zip(row, marks, scales, strict=True)]
+        cells = [
+            f"<td{mark}>{escape(format_number(value, scale))}</td>"
+            for value, mark, scale in zip(row, marks, scales, strict=True)
+        ]
         cells[0] = f'<th scope="row">{escape(format_number(row[0]))}</th>'
         body += ('<tr class="main">' if number == main_row else "<tr>") + "".join(cells) + "</tr>"
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return (f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption or header[0] or "table")}">'
-            f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>")
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption or header[0] or "table")}">'
+        f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
 
 
 def format_number(value: str | float | None, scale: float = 0.0) -> str:
@@ -128,8 +138,10 @@ def picture(image: bytes | Figure, alt: str, caption: str = "") -> Html:
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     # A screen too narrow for its letters (10 points, a pixel each at half of the 144 dots per inch) scrolls sideways.
     least = int.from_bytes(image[16:20], "big") * 60 // 144
-    return (f'<figure class="picture"><div class="scroll" tabindex="0"><img src="{png_uri(image)}" alt="{escape(alt)}" '
-            f'style="min-width:{least}px"></div>{below}</figure>')
+    return (
+        f'<figure class="picture"><div class="scroll" tabindex="0"><img src="{png_uri(image)}" alt="{escape(alt)}" '
+        f'style="min-width:{least}px"></div>{below}</figure>'
+    )
 
 
 def png_uri(image: bytes) -> str:
@@ -139,8 +151,10 @@ def png_uri(image: bytes) -> str:
 
 def player(sound: bytes, label: str) -> Html:
     """A player for the bytes of a WAV file; `label` is read out."""
-    return (f'<audio controls preload="metadata" aria-label="{escape(label)}" '
-            f'src="data:audio/wav;base64,{base64.b64encode(sound).decode()}"></audio>')
+    return (
+        f'<audio controls preload="metadata" aria-label="{escape(label)}" '
+        f'src="data:audio/wav;base64,{base64.b64encode(sound).decode()}"></audio>'
+    )
 
 
 def details(summary: str, *blocks: Html) -> Html:
@@ -167,8 +181,11 @@ def columns(blocks: dict[str, Html]) -> Html:
     """Columns with their headings, beside each other on a wide screen and stacked on a phone; one needs no heading."""
     if len(blocks) == 1:
         return "".join(blocks.values())
-    return ('<div class="columns">'
-            + "".join(f"<div>{heading(name, 3)}{block}</div>" for name, block in blocks.items()) + "</div>")
+    return (
+        '<div class="columns">'
+        + "".join(f"<div>{heading(name, 3)}{block}</div>" for name, block in blocks.items())
+        + "</div>"
+    )
 
 
 def section(title: str, *blocks: Html) -> Html:
@@ -183,20 +200,26 @@ def anchor(title: str) -> str:
 
 def contents(titles: Sequence[str]) -> Html:
     """Links to the sections of these titles."""
-    return ('<nav aria-label="On this page">'
-            + "".join(f'<a href="#{anchor(title)}">{escape(title)}</a>' for title in titles) + "</nav>")
+    return (
+        '<nav aria-label="On this page">'
+        + "".join(f'<a href="#{anchor(title)}">{escape(title)}</a>' for title in titles)
+        + "</nav>"
+    )
 
 
 def document(title: str, *blocks: Html, wide: bool = False) -> Html:
     """A whole page that needs nothing but itself. `wide` gives columns more room."""
-    return ("<!doctype html>\n"
-            '<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-            '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
-            f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n"
-            f'<main{" class=wide" if wide else ""}>\n' + "\n".join(blocks) +
-            f"\n</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n")
+    return (
+        "<!doctype html>\n"
+        '<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
+        f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n"
+        f"<main{' class=wide' if wide else ''}>\n"
+        + "\n".join(blocks)
+        + f"\n</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
+    )
 
 
 def write_document(path: str | Path, title: str, *blocks: Html, wide: bool = False) -> Path:

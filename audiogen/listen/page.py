@@ -10,19 +10,7 @@ from ..utils.files import sha256_file
 from .clips import clip_cards, legend
 from .diagnostics import INTRODUCTION, insides
 from .figures import figures_table, learning_curves, meanings, read_figures
-from .html import (
-    Html,
-    bullets,
-    code,
-    columns,
-    contents,
-    details,
-    grid,
-    section,
-    table,
-    text,
-    write_document,
-)
+from .html import Html, bullets, code, columns, contents, details, grid, section, table, text, write_document
 from .run_reader import RunFolder, number, read_folder
 from .selection import choose
 
@@ -63,11 +51,15 @@ def write_page(runs: Sequence[str | Path], out: str | Path | None = None) -> Pat
     names = run_names(folders)
     title = " and ".join(names) if len(names) < 4 else f"{len(names)} runs"
     parts = sections(names, folders)
-    blocks = [*(text(summary(folder) if len(folders) == 1 else f"{name}: {summary(folder)}", style="lead")
-                for name, folder in zip(names, folders, strict=True)),
-              contents(list(parts)),
-              legend(),
-              *(section(name, *content) for name, content in parts.items())]
+    blocks = [
+        *(
+            text(summary(folder) if len(folders) == 1 else f"{name}: {summary(folder)}", style="lead")
+            for name, folder in zip(names, folders, strict=True)
+        ),
+        contents(list(parts)),
+        legend(),
+        *(section(name, *content) for name, content in parts.items()),
+    ]
     return write_document(_place(folders, out), title, *blocks, wide=len(names) > 1)
 
 
@@ -84,7 +76,8 @@ def sections(names: Sequence[str], folders: Sequence[RunFolder]) -> dict[str, li
     cards = iter(clip_cards([clip for choice in choices for group in choice.groups for clip in group]))
     pairs, generated, along, other = zip(
         *([grid([next(cards) for _ in group]) if group else "" for group in choice.groups] for choice in choices),
-        strict=True)
+        strict=True,
+    )
 
     def side_by_side(blocks: Sequence[Html]) -> Html:
         return columns(dict(zip(names, [block or text("None yet.", style="note") for block in blocks], strict=True)))
@@ -92,33 +85,52 @@ def sections(names: Sequence[str], folders: Sequence[RunFolder]) -> dict[str, li
     out: dict[str, list[Html]] = {}
     if any(pairs):
         out["Originals and their round trip"] = [
-            text("Each original is followed by its round trip: the same sound, turned into the numbers that the model "
-                 "sees and straight back, with no model between. What is lost here is lost to the front-end: generated "
-                 "sound can't be better than this."), side_by_side(pairs)]
+            text(
+                "Each original is followed by its round trip: the same sound, turned into the numbers that the model "
+                "sees and straight back, with no model between. What is lost here is lost to the front-end: generated "
+                "sound can't be better than this."
+            ),
+            side_by_side(pairs),
+        ]
     out["Generated"] = [
         text("Sound that the model made up. What to listen for, in the order in which models tend to learn it:"),
-        bullets(*LISTEN_FOR), side_by_side(generated)]
+        bullets(*LISTEN_FOR),
+        side_by_side(generated),
+    ]
     if any(along):
-        out["On the way"] = [
-            text("The same model at other moments of its training, in order."), side_by_side(along)]
+        out["On the way"] = [text("The same model at other moments of its training, in order."), side_by_side(along)]
     if any(other):
         out["Other sounds"] = [
-            text("Files in the samples folder with nothing written down about them."), side_by_side(other)]
+            text("Files in the samples folder with nothing written down about them."),
+            side_by_side(other),
+        ]
     if left_out := sum(choice.left_out for choice in choices):
         out[list(out)[-1]].append(text(f"{left_out} more in the samples folder.", style="note"))
     out["How it learned"] = [
-        text("The loss says how unsure the model is of what comes next. When the curve of the held-out files turns up "
-             "while that of the training files still falls, the model begins to learn the training files by heart. "
-             "Dashed lines are models that only count: the lower, the harder to beat."),
-        side_by_side(learning_curves(folders))]
+        text(
+            "The loss says how unsure the model is of what comes next. When the curve of the held-out files turns up "
+            "while that of the training files still falls, the model begins to learn the training files by heart. "
+            "Dashed lines are models that only count: the lower, the harder to beat."
+        ),
+        side_by_side(learning_curves(folders)),
+    ]
     inside = [insides(folder) for folder in folders]
     if any(inside):
         out["Inside the network"] = [text(INTRODUCTION), side_by_side(inside)]
     tables = [figures_table(folder) for folder in folders]
-    out["Figures"] = [grid([*tables, meanings(folders)])] if len(folders) == 1 else [
-        comparison(names, folders), side_by_side(tables), meanings(folders)]
-    out["Settings"] = [side_by_side([
-        details("config.json", code(json.dumps(folder.config, indent=2, ensure_ascii=False))) for folder in folders])]
+    out["Figures"] = (
+        [grid([*tables, meanings(folders)])]
+        if len(folders) == 1
+        else [comparison(names, folders), side_by_side(tables), meanings(folders)]
+    )
+    out["Settings"] = [
+        side_by_side(
+            [
+                details("config.json", code(json.dumps(folder.config, indent=2, ensure_ascii=False)))
+                for folder in folders
+            ]
+        )
+    ]
     return out
 
 
@@ -131,11 +143,16 @@ def run_names(folders: Sequence[RunFolder]) -> list[str]:
 
 def summary(folder: RunFolder) -> str:
     """One sentence on what was trained, for how long, and how well."""
-    said = f"A {folder.kind('backbone')} model of {folder.kind('frontend')} codes" if (
-        read_figures(folder).unit == "bits per code") else (
-        f"A {folder.kind('backbone')} model of {folder.kind('frontend')} frames")
-    trained = max((e for e in folder.events if e.get("event") in ("train", "held_out")),
-                  key=lambda e: number(e.get("step")) or 0, default={})
+    said = (
+        f"A {folder.kind('backbone')} model of {folder.kind('frontend')} codes"
+        if (read_figures(folder).unit == "bits per code")
+        else (f"A {folder.kind('backbone')} model of {folder.kind('frontend')} frames")
+    )
+    trained = max(
+        (e for e in folder.events if e.get("event") in ("train", "held_out")),
+        key=lambda e: number(e.get("step")) or 0,
+        default={},
+    )
     figures = read_figures(folder)
     if steps := number(trained.get("step")):
         seconds = number(trained.get("seconds"))
@@ -159,18 +176,21 @@ def comparison(names: Sequence[str], folders: Sequence[RunFolder]) -> Html:
     rows = []
     for name, folder in zip(names, folders, strict=True):
         figures = read_figures(folder)
-        rows.append([name, folder.kind("frontend"), folder.kind("backbone"), figures.loss, figures.unit,
-                     figures.per_second])
+        rows.append(
+            [name, folder.kind("frontend"), folder.kind("backbone"), figures.loss, figures.unit, figures.per_second]
+        )
     same = len({frontend_identity(folder) for folder in folders}) == 1
     return table(["run", "front-end", "backbone", "held-out loss", "unit", "bits per second"], rows) + text(
         "These runs share one front-end: if they were trained on the same files, the lower loss is the better model."
-        if same else
-        "These runs have different front-ends, so their losses measure different things and don't rank them: a "
-        "front-end that throws more away is easier to predict. Judge by ear, each beside its own round trip.")
+        if same
+        else "These runs have different front-ends, so their losses measure different things and don't rank them: a "
+        "front-end that throws more away is easier to predict. Judge by ear, each beside its own round trip."
+    )
 
 
 def frontend_identity(folder: RunFolder) -> str:
     """Equal for two runs if their front-ends have equal settings and weights."""
     weights = folder.path / "frontend.safetensors"
     return json.dumps(folder.config.get("frontend"), sort_keys=True) + (
-        sha256_file(weights) if weights.is_file() else "")
+        sha256_file(weights) if weights.is_file() else ""
+    )

@@ -67,8 +67,9 @@ def read_folder(path: Path) -> RunFolder:
         config = json.loads(file.read_text(encoding="utf-8"))
         version = config["format"]
     except (FileNotFoundError, NotADirectoryError):
-        raise RunError(f"{path}: is no run folder, it has no config.json; give the folder that audiogen train wrote "
-                       "with --out") from None
+        raise RunError(
+            f"{path}: is no run folder, it has no config.json; give the folder that audiogen train wrote with --out"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{file}: is damaged ({error}); restore it, or train the run anew") from error
     if not isinstance(version, int) or version > FORMAT:
@@ -94,9 +95,16 @@ def read_sample(wav: Path) -> Sample:
     def of_type(key: str, kind: type) -> Any:
         return notes[key] if isinstance(notes.get(key), kind) and not isinstance(notes[key], bool) else None
 
-    return Sample(wav, of_type("kind", str) or "", of_type("source", str), of_type("seed", int),
-                  of_type("sampling", dict) or {}, of_type("prompt", str), number(notes.get("prompt_seconds")),
-                  of_type("step", int))
+    return Sample(
+        wav,
+        of_type("kind", str) or "",
+        of_type("source", str),
+        of_type("seed", int),
+        of_type("sampling", dict) or {},
+        of_type("prompt", str),
+        number(notes.get("prompt_seconds")),
+        of_type("step", int),
+    )
 
 
 def number(value: Any) -> float | None:

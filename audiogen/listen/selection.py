@@ -75,8 +75,11 @@ def describe(sample: Sample) -> Clip:
     if sample.prompt_seconds:
         name = f", from {Path(sample.prompt).name}" if sample.prompt else ""
         notes.append(f"The first {sample.prompt_seconds:.1f} s are the prompt{name}; the rest is made up.")
-    facts = [f"{name.replace('_', '-')} {value:g}" for name, value in sample.sampling.items()
-             if isinstance(value, int | float)]
+    facts = [
+        f"{name.replace('_', '-')} {value:g}"
+        for name, value in sample.sampling.items()
+        if isinstance(value, int | float)
+    ]
     facts += [f"seed {sample.seed}"] if sample.seed is not None else []
     if facts:
         notes.append(", ".join(facts))

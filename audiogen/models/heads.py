@@ -48,11 +48,12 @@ class CategoricalHead(Head):
         return _at_least_float32(logits)
 
     def nll(self, h: Tensor, target: Tensor) -> Tensor:
-        logits = self.logits(h)                                         # (B, S, K, V)
+        logits = self.logits(h)  # (B, S, K, V)
         # One row a code, V last: with V in the middle torch walks memory with strides, and takes three times as long.
-        nll = F.cross_entropy(logits.flatten(0, 2), target.transpose(1, 2).flatten(),
-                              ignore_index=self.codebook_size, reduction="none")
-        return nll.view(logits.shape[:3]).transpose(1, 2)               # (B, K, S)
+        nll = F.cross_entropy(
+            logits.flatten(0, 2), target.transpose(1, 2).flatten(), ignore_index=self.codebook_size, reduction="none"
+        )
+        return nll.view(logits.shape[:3]).transpose(1, 2)  # (B, K, S)
 
     def sample(self, h: Tensor, sampling: Sampling, uniforms: Tensor) -> Tensor:
         return draw(self.logits(h), sampling, uniforms)
@@ -78,8 +79,8 @@ class MixtureDensityHead(Head):
         self.linear = nn.Linear(dim, self.NUM_COMPONENTS * (1 + 2 * spec.num_features))
         nn.init.normal_(self.linear.weight, std=0.1 / math.sqrt(dim))
         nn.init.zeros_(self.linear.bias)
-        with torch.no_grad():                                           # means apart from each other, deviations of 1
-            self.linear.bias[self.NUM_COMPONENTS:].view(self.NUM_COMPONENTS, 2, -1)[:, 0].normal_(std=0.5)
+        with torch.no_grad():  # means apart from each other, deviations of 1
+            self.linear.bias[self.NUM_COMPONENTS :].view(self.NUM_COMPONENTS, 2, -1)[:, 0].normal_(std=0.5)
 
     def parameters_of(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(..., D) -> log weights (..., M), means (..., M, F), log deviations (..., M, F)."""
@@ -90,18 +91,18 @@ class MixtureDensityHead(Head):
         return weights.log_softmax(dim=-1), rest[..., 0, :], log_scales
 
     def nll(self, h: Tensor, target: Tensor) -> Tensor:
-        log_weights, means, log_scales = self.parameters_of(h)          # (B, S, M), (B, S, M, F) twice
-        hole = target.isnan().any(dim=1)                                # (B, S)
-        x = target.nan_to_num(0.0).transpose(1, 2)[:, :, None].to(means.dtype)          # (B, S, 1, F)
+        log_weights, means, log_scales = self.parameters_of(h)  # (B, S, M), (B, S, M, F) twice
+        hole = target.isnan().any(dim=1)  # (B, S)
+        x = target.nan_to_num(0.0).transpose(1, 2)[:, :, None].to(means.dtype)  # (B, S, 1, F)
         z = (x - means) * (-log_scales).exp()
         log_densities = -0.5 * (z * z + math.log(2 * math.pi)).sum(dim=-1) - log_scales.sum(dim=-1)
-        nll = -torch.logsumexp(log_weights + log_densities, dim=-1)     # (B, S)
+        nll = -torch.logsumexp(log_weights + log_densities, dim=-1)  # (B, S)
         return nll.masked_fill(hole, 0.0)[:, None]
 
     def sample(self, h: Tensor, sampling: Sampling, uniforms: Tensor) -> Tensor:
-        log_weights, means, log_scales = self.parameters_of(h)          # (B, M), (B, M, F) twice
+        log_weights, means, log_scales = self.parameters_of(h)  # (B, M), (B, M, F) twice
         component = draw(log_weights, sampling, uniforms[:, 0])[:, None, None].expand(-1, 1, self.num_features)
-        mean = means.gather(1, component)[:, 0].double()                # (B, F)
+        mean = means.gather(1, component)[:, 0].double()  # (B, F)
         if sampling.temperature == 0:
             return mean.clamp(-self.LIMIT, self.LIMIT).to(means.dtype)
         scale = log_scales.gather(1, component)[:, 0].double().exp()

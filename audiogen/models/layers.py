@@ -28,7 +28,7 @@ class DelayLine(nn.Module):
 
     def forward(self, x: Tensor, state: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         if state is None:
-            y = F.pad(x, (0, 0, self.length, 0))                        # (B, length + S, D)
+            y = F.pad(x, (0, 0, self.length, 0))  # (B, length + S, D)
             return y, self._start(y, x.shape[1])
         y = torch.cat([self._past(state), x], dim=1)
         ring, position = state["ring"], state["position"]
@@ -39,15 +39,15 @@ class DelayLine(nn.Module):
         """Only what leaves the line, x[t - length]: (B, S, D) -> (B, S, D), without copying what stays in it."""
         if state is None:
             y = F.pad(x, (0, 0, self.length, 0))
-            return y[:, :x.shape[1]], self._start(y, x.shape[1])
+            return y[:, : x.shape[1]], self._start(y, x.shape[1])
         ring, position = state["ring"], state["position"]
         steps = x.shape[1]
         slots = _slots(position, min(steps, self.length), self.length)
         y = ring.index_select(1, slots)
-        if steps <= self.length:                                        # what comes takes the place of what leaves
+        if steps <= self.length:  # what comes takes the place of what leaves
             ring.index_copy_(1, slots, x.detach().to(ring.dtype))
         else:
-            y = torch.cat([y, x[:, :steps - self.length]], dim=1)
+            y = torch.cat([y, x[:, : steps - self.length]], dim=1)
             _write(ring, position, x)
         return y, {"ring": ring, "position": position + steps}
 
@@ -57,7 +57,7 @@ class DelayLine(nn.Module):
     def _start(self, y: Tensor, steps: int) -> dict[str, Tensor]:
         """The state after a first chunk of `steps`: `y` is that chunk behind `length` zeros."""
         position = _position(steps, y)
-        newest = y[:, steps:].detach()                                  # (B, length, D), the oldest first
+        newest = y[:, steps:].detach()  # (B, length, D), the oldest first
         return {"ring": torch.roll(newest, steps % max(self.length, 1), dims=1), "position": position}
 
 
@@ -74,12 +74,12 @@ class CausalConv(nn.Module):
         self.linear = nn.Linear(kernel_size * dim_in, dim_out)
 
     def forward(self, x: Tensor, state: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        if self.kernel_size == 2:                                       # WaveNet's case: one tap beside the present
+        if self.kernel_size == 2:  # WaveNet's case: one tap beside the present
             past, state = self.line.tap(x, state)
             return self.linear(torch.cat([past, x], dim=2)), state
         steps = x.shape[1]
         x, state = self.line(x, state)
-        taps = [x[:, k * self.dilation:k * self.dilation + steps] for k in range(self.kernel_size)]
+        taps = [x[:, k * self.dilation : k * self.dilation + steps] for k in range(self.kernel_size)]
         return self.linear(torch.cat(taps, dim=2)), state
 
 
@@ -158,9 +158,15 @@ class CausalAttention(nn.Module):
                 stop, first = min(start + W, S), max(0, start - W + 1)
                 t = torch.arange(start, stop, device=q.device)[:, None]
                 j = torch.arange(first, stop, device=q.device)
-                blocks.append(F.scaled_dot_product_attention(
-                    q[:, :, start:stop], k[:, :, first:stop], v[:, :, first:stop],
-                    attn_mask=self._sees(t, j), dropout_p=dropout))
+                blocks.append(
+                    F.scaled_dot_product_attention(
+                        q[:, :, start:stop],
+                        k[:, :, first:stop],
+                        v[:, :, first:stop],
+                        attn_mask=self._sees(t, j),
+                        dropout_p=dropout,
+                    )
+                )
             y = torch.cat(blocks, dim=2)
         pad = (0, 0, max(0, W - S), 0)
         rings = [torch.roll(F.pad(z[:, :, -W:].detach(), pad), S % W, dims=2) for z in (k, v)]
@@ -169,7 +175,7 @@ class CausalAttention(nn.Module):
     def _chunk(self, q: Tensor, k: Tensor, v: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         S, W = q.shape[2], self.window
         keys, values, position = state["keys"], state["values"], state["position"]
-        if S > W:                                                       # as many windows one after the other
+        if S > W:  # as many windows one after the other
             parts = []
             for start in range(0, S, W):
                 piece = slice(start, start + W)
@@ -186,9 +192,13 @@ class CausalAttention(nn.Module):
             y = F.scaled_dot_product_attention(q, keys, values, attn_mask=slots[None] <= position)
         else:
             t, last = position + torch.arange(S, device=q.device), position - 1
-            j = torch.cat([last - (last - slots) % W, t])               # the step that each slot holds; < 0: none yet
-            y = F.scaled_dot_product_attention(q, torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2),
-                                               attn_mask=(j >= 0) & self._sees(t[:, None], j))
+            j = torch.cat([last - (last - slots) % W, t])  # the step that each slot holds; < 0: none yet
+            y = F.scaled_dot_product_attention(
+                q,
+                torch.cat([keys, k], dim=2),
+                torch.cat([values, v], dim=2),
+                attn_mask=(j >= 0) & self._sees(t[:, None], j),
+            )
             _write(keys, position, k, dim=2)
             _write(values, position, v, dim=2)
         return y, {"keys": keys, "values": values, "position": position + S}
@@ -208,7 +218,7 @@ def clone_state(state):
 def copy_state(into, state):
     """Writes a state into the tensors of another of the same shape, which keep their place in memory."""
     if isinstance(state, Tensor):
-        if into is not state:                                           # a ring was written in place
+        if into is not state:  # a ring was written in place
             into.copy_(state)
     elif state is not None:
         for key in state if isinstance(state, dict) else range(len(state)):

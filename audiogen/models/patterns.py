@@ -62,7 +62,7 @@ class Delay(Pattern):
         return num_frames + self.num_rows - 1 if num_frames else 0
 
     def frame_index(self, num_steps: int) -> Tensor:
-        index = torch.arange(num_steps) - torch.arange(self.num_rows)[:, None]      # (K, S)
+        index = torch.arange(num_steps) - torch.arange(self.num_rows)[:, None]  # (K, S)
         return index.masked_fill(index >= num_steps - self.num_rows + 1, -1).clamp(min=-1)
 
 

@@ -45,7 +45,7 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     p = torch.softmax((logits - logits.amax(dim=-1, keepdim=True)) / sampling.temperature, dim=-1)
     if sampling.top_k is not None and sampling.top_k < p.shape[-1]:
         # By rank, not by value: ties at the edge would let more than k through.
-        ranks = p.argsort(dim=-1, descending=True, stable=True)[..., :sampling.top_k]
+        ranks = p.argsort(dim=-1, descending=True, stable=True)[..., : sampling.top_k]
         p = p * torch.zeros_like(p).scatter_(-1, ranks, 1.0)
         p = p / p.sum(dim=-1, keepdim=True)
     if sampling.top_p is not None and sampling.top_p < 1:
@@ -107,8 +107,10 @@ def uniforms(seeds: Sequence[int], start: int, stop: int, count: int) -> Tensor:
     step = np.arange(start, stop, dtype=np.uint64)[None, :, None]
     pair = np.arange((count + 1) // 2, dtype=np.uint64)[None, None, :]
     words = philox((pair, step & LOW, step >> HALF, np.uint64(0)), (key & LOW, key >> HALF))
-    numbers = [((words[i] >> np.uint64(5)) * np.uint64(2**25) + (words[i + 1] >> np.uint64(7)) + 0.5) * 2.0**-52
-               for i in (0, 2)]
+    numbers = [
+        ((words[i] >> np.uint64(5)) * np.uint64(2**25) + (words[i + 1] >> np.uint64(7)) + 0.5) * 2.0**-52
+        for i in (0, 2)
+    ]
     shape = (len(seeds), stop - start, -1)
     return torch.from_numpy(np.stack(numbers, axis=-1).reshape(shape)[..., :count].copy())
 
@@ -122,7 +124,11 @@ def philox(counter: Sequence[np.ndarray], key: Sequence[np.ndarray]) -> list[np.
     key = list(key)
     for _ in range(10):
         product = [counter[0] * np.uint64(0xD2511F53), counter[2] * np.uint64(0xCD9E8D57)]
-        counter = [(product[1] >> HALF) ^ counter[1] ^ key[0], product[1] & LOW,
-                   (product[0] >> HALF) ^ counter[3] ^ key[1], product[0] & LOW]
+        counter = [
+            (product[1] >> HALF) ^ counter[1] ^ key[0],
+            product[1] & LOW,
+            (product[0] >> HALF) ^ counter[3] ^ key[1],
+            product[0] & LOW,
+        ]
         key = [(key[0] + np.uint64(0x9E3779B9)) & LOW, (key[1] + np.uint64(0xBB67AE85)) & LOW]
     return counter

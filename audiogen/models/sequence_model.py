@@ -74,7 +74,7 @@ class SequenceModel(nn.Module):
 
     def nll_per_entry(self, x: Tensor) -> Tensor:
         """(B, C, T) -> nats (B, rows, T), rows being K or 1; 0 where x is `hole`."""
-        seq, _ = self.pattern.apply(x, self.hole)                       # (B, C, S)
+        seq, _ = self.pattern.apply(x, self.hole)  # (B, C, S)
         nll, _ = self.nll_of_steps(seq)
         return self.pattern.invert(nll, x.shape[2])
 
@@ -85,7 +85,7 @@ class SequenceModel(nn.Module):
             state: None at the beginning, else what the chunk before returned.
         """
         first = self.bos.expand(seq.shape[0], 1, -1) if state is None else self._inputs(state[0])
-        x = torch.cat([first, self._inputs(seq[:, :, :-1])], dim=1)     # (B, S, D), one step late
+        x = torch.cat([first, self._inputs(seq[:, :, :-1])], dim=1)  # (B, S, D), one step late
         h, backbone_state = self.backbone(x, None if state is None else state[1])
         return self.head.nll(h, seq), (seq[:, :, -1:], backbone_state)
 

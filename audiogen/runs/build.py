@@ -21,7 +21,7 @@ def build_model(config: RunConfig, spec: Spec) -> SequenceModel:
     kind = part_to_dict(config.backbone, BACKBONES)["kind"]
     try:
         return SequenceModel(spec, BACKBONES[kind](config.backbone), PATTERNS[config.pattern](spec.num_rows))
-    except (ValueError, RuntimeError) as error:     # of torch: a fraction out of range, a size that no memory holds
+    except (ValueError, RuntimeError) as error:  # of torch: a fraction out of range, a size that no memory holds
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"backbone: this {kind} can't be built ({reason}); choose other settings") from error
 

@@ -24,9 +24,14 @@ class RunConfig:
     training: TrainingConfig
 
     def to_dict(self) -> dict[str, Any]:
-        return {"format": FORMAT, "frontend": part_to_dict(self.frontend, FRONTENDS),
-                "backbone": part_to_dict(self.backbone, BACKBONES), "pattern": {"kind": self.pattern},
-                "data": to_dict(self.data), "training": to_dict(self.training)}
+        return {
+            "format": FORMAT,
+            "frontend": part_to_dict(self.frontend, FRONTENDS),
+            "backbone": part_to_dict(self.backbone, BACKBONES),
+            "pattern": {"kind": self.pattern},
+            "data": to_dict(self.data),
+            "training": to_dict(self.training),
+        }
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "RunConfig":
@@ -43,7 +48,10 @@ class RunConfig:
                 raise unknown_key(f"pattern.{key}", ["pattern.kind"])
         pattern = values["pattern"].get("kind")
         find(pattern, PATTERNS, "pattern.kind")
-        return RunConfig(part_from_dict(values["frontend"], FRONTENDS, "frontend"),
-                         part_from_dict(values["backbone"], BACKBONES, "backbone"), pattern,
-                         from_dict(DataConfig, values["data"], "data"),
-                         from_dict(TrainingConfig, values["training"], "training"))
+        return RunConfig(
+            part_from_dict(values["frontend"], FRONTENDS, "frontend"),
+            part_from_dict(values["backbone"], BACKBONES, "backbone"),
+            pattern,
+            from_dict(DataConfig, values["data"], "data"),
+            from_dict(TrainingConfig, values["training"], "training"),
+        )

@@ -22,22 +22,33 @@ class Metrics:
 
     def __init__(self, folder: Path, after: int | None = None):
         self.path = folder / "metrics.jsonl"
-        kept = [] if after is None else [event for event in read_metrics(folder) if event.get("event") != "final"
-                                         and event.get("step", 0) <= after]
+        kept = (
+            []
+            if after is None
+            else [
+                event
+                for event in read_metrics(folder)
+                if event.get("event") != "final" and event.get("step", 0) <= after
+            ]
+        )
         atomic_write_text(self.path, "".join(json.dumps(event) + "\n" for event in kept))
         self._board = _tensorboard(folder / "tensorboard", after)
 
     def write(self, event: str, **values: Any) -> None:
         # A loss that is not a number has no JSON: other readers would stumble over the whole line.
-        values = {name: None if isinstance(value, float) and not math.isfinite(value) else value
-                  for name, value in values.items()}
+        values = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()
+        }
         line = json.dumps({"event": event, **values}) + "\n"
         try:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(line)
         except OSError as error:
-            raise AudiogenError(f"{self.path}: {len(line)} bytes can't be written ({error.strerror}); free some room "
-                                "and go on with --resume") from error
+            raise AudiogenError(
+                f"{self.path}: {len(line)} bytes can't be written ({error.strerror}); free some room "
+                "and go on with --resume"
+            ) from error
         if self._board and "step" in values:
             for name, value in values.items():
                 if name != "step" and isinstance(value, int | float):

@@ -39,11 +39,13 @@ def holds_run(folder: Path) -> bool:
         return False
     except (OSError, ValueError, RecursionError):
         return True
-    if not isinstance(values, dict) or values.keys() != {"format", "frontend"}:         # what save_frontend leaves
+    if not isinstance(values, dict) or values.keys() != {"format", "frontend"}:  # what save_frontend leaves
         return True
-    if not (folder / "split.json").exists():            # which comes first where a run is begun
-        raise RunError(f"{folder}: holds a front-end that was saved there; choose another folder for the run, and give "
-                       "this one as --frontend")
+    if not (folder / "split.json").exists():  # which comes first where a run is begun
+        raise RunError(
+            f"{folder}: holds a front-end that was saved there; choose another folder for the run, and give "
+            "this one as --frontend"
+        )
     return False
 
 
@@ -74,8 +76,10 @@ def read_config(folder: Path) -> RunConfig:
     if not isinstance(version, int) or version > FORMAT:
         raise RunError(f"{path}: has format {version}, this audiogen reads up to {FORMAT}; upgrade audiogen")
     if "frontend" in values and "backbone" not in values:
-        raise RunError(f"{folder}: holds a front-end or a cache, not a run; give the folder that audiogen train wrote "
-                       "(train takes this one: a front-end by --frontend, a cache in the place of a folder)")
+        raise RunError(
+            f"{folder}: holds a front-end or a cache, not a run; give the folder that audiogen train wrote "
+            "(train takes this one: a front-end by --frontend, a cache in the place of a folder)"
+        )
     try:
         return RunConfig.from_dict(values)
     except ConfigError as error:
@@ -85,10 +89,17 @@ def read_config(folder: Path) -> RunConfig:
 def save_split(folder: Path, split: Split, cache: Path) -> None:
     """Writes split.json: the files of both sides, by content, and where their codes lie."""
     sides = {"train": split.train, "held_out": split.held_out}
-    inside = cache.resolve().is_relative_to(folder.resolve())          # then it moves with the run
+    inside = cache.resolve().is_relative_to(folder.resolve())  # then it moves with the run
     place = cache.resolve().relative_to(folder.resolve()) if inside else cache.resolve()
-    atomic_write_json(folder / "split.json", {"format": FORMAT, "note": split.note, "cache": place.as_posix(), **{
-        name: [asdict(part) for part in parts] for name, parts in sides.items()}})
+    atomic_write_json(
+        folder / "split.json",
+        {
+            "format": FORMAT,
+            "note": split.note,
+            "cache": place.as_posix(),
+            **{name: [asdict(part) for part in parts] for name, parts in sides.items()},
+        },
+    )
 
 
 def read_split(folder: Path) -> Split:
@@ -101,8 +112,10 @@ def read_split(folder: Path) -> Split:
     if values is None:
         return Split([], [])
     try:
-        sides = {name: [Part(FileEntry(**part["file"]), part["start"], part["stop"]) for part in values[name]]
-                 for name in ("train", "held_out")}
+        sides = {
+            name: [Part(FileEntry(**part["file"]), part["start"], part["stop"]) for part in values[name]]
+            for name in ("train", "held_out")
+        }
         return Split(**sides, note=values["note"])
     except (LookupError, TypeError) as error:
         raise _damaged_split(folder, error) from error
@@ -175,5 +188,5 @@ def read_weights(folder: Path, config: RunConfig, spec: Spec) -> tuple[SequenceM
 def clear_leftovers(folder: Path) -> None:
     """Removes the temporary files that a killed process left behind, half-written as they are."""
     for place in (folder, folder / "samples"):
-        for path in [*place.glob(".*.tmp.*"), *place.glob(".tmp*")]:        # of files.atomic_path, and of safetensors
+        for path in [*place.glob(".*.tmp.*"), *place.glob(".tmp*")]:  # of files.atomic_path, and of safetensors
             path.unlink(missing_ok=True)

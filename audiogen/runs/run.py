@@ -49,8 +49,11 @@ class Run:
         """The training codes, or None if the cache that it was trained from is no longer there, or is another now."""
         cache = read_source(self.folder)
         if not is_cache(cache):
-            log.warning("%s: the encoded cache that the run was trained from is gone, so that nothing is said of "
-                        "counting; audiogen train --resume makes it again", cache)
+            log.warning(
+                "%s: the encoded cache that the run was trained from is gone, so that nothing is said of "
+                "counting; audiogen train --resume makes it again",
+                cache,
+            )
             return None
         try:
             return Sequences(EncodedCache.open(cache, self.frontend), self.split().train)
@@ -58,8 +61,15 @@ class Run:
             log.warning("the training codes can't be counted: %s", error)
             return None
 
-    def generate(self, seconds: float = 4.0, num: int = 1, seed: int | None = None, prompt: Tensor | None = None,
-                 sampling: Sampling = Sampling(), seeds: Sequence[int] | None = None) -> Tensor:
+    def generate(
+        self,
+        seconds: float = 4.0,
+        num: int = 1,
+        seed: int | None = None,
+        prompt: Tensor | None = None,
+        sampling: Sampling = Sampling(),
+        seeds: Sequence[int] | None = None,
+    ) -> Tensor:
         """New sound from the model.
 
         Args:
@@ -76,8 +86,15 @@ class Run:
         """
         return generate_sound(self.frontend, self.model, seconds, choose_seeds(num, seed, seeds), prompt, sampling)
 
-    def stream(self, seconds: float = 4.0, num: int = 1, seed: int | None = None, prompt: Tensor | None = None,
-               sampling: Sampling = Sampling(), seeds: Sequence[int] | None = None) -> Iterator[Tensor]:
+    def stream(
+        self,
+        seconds: float = 4.0,
+        num: int = 1,
+        seed: int | None = None,
+        prompt: Tensor | None = None,
+        sampling: Sampling = Sampling(),
+        seeds: Sequence[int] | None = None,
+    ) -> Iterator[Tensor]:
         """The same as it goes: chunks (num, 1, n), the prompt's sound first; side by side they are what `generate` with
         the same seeds gives, but for rounding.
 

@@ -74,11 +74,19 @@ class TrainingConfig:
     def __post_init__(self):
         if (self.steps is None) == (self.minutes is None):
             raise ConfigError("training: set either steps or minutes, the other to null")
-        for name in ("steps", "crop_frames", "batch_size", "accumulation", "evaluations", "evaluation_frames",
-                     "patience", "sample_every"):
+        for name in (
+            "steps",
+            "crop_frames",
+            "batch_size",
+            "accumulation",
+            "evaluations",
+            "evaluation_frames",
+            "patience",
+            "sample_every",
+        ):
             _at_least(f"training.{name}", getattr(self, name), 1)
-        if not 0 <= self.seed < 2 ** 31:
-            raise ConfigError(f"training.seed: must be from 0 to {2 ** 31 - 1}, got {self.seed}")
+        if not 0 <= self.seed < 2**31:
+            raise ConfigError(f"training.seed: must be from 0 to {2**31 - 1}, got {self.seed}")
         for name in ("minutes", "learning_rate", "gradient_clip", "sample_seconds"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):

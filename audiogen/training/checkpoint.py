@@ -41,7 +41,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         AudiogenError: it could not be written; names the path and the bytes. Older checkpoints stay.
     """
     target = folder / f"step-{checkpoint.step}"
-    if target.exists() and _sound(target):          # the same step holds the same state
+    if target.exists() and _sound(target):  # the same step holds the same state
         return target
     temporary = folder / f".step-{checkpoint.step}.tmp"
     try:
@@ -66,9 +66,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space" in str(error)
         size = sum(path.stat().st_size for path in temporary.glob("*")) if temporary.exists() else 0
         shutil.rmtree(temporary, ignore_errors=True)
-        raise AudiogenError(f"{target}: the checkpoint can't be written ({'the disk is full' if full else error}, "
-                            f"{size} bytes written); older checkpoints are untouched: free some room and go on with "
-                            "--resume") from error
+        raise AudiogenError(
+            f"{target}: the checkpoint can't be written ({'the disk is full' if full else error}, "
+            f"{size} bytes written); older checkpoints are untouched: free some room and go on with "
+            "--resume"
+        ) from error
     for old in list_checkpoints(folder)[:-KEEP]:
         shutil.rmtree(old, ignore_errors=True)
     return target
@@ -117,8 +119,9 @@ def _check(path: Path) -> list[str]:
 def _load(path: Path, device: torch.device | str) -> Checkpoint:
     names = _check(path)
     state = json.loads((path / "state.json").read_text())
-    tensors = {Path(name).stem: load_file(path / name, device=str(device))
-               for name in names if name.endswith(".safetensors")}
+    tensors = {
+        Path(name).stem: load_file(path / name, device=str(device)) for name in names if name.endswith(".safetensors")
+    }
     return Checkpoint(state.pop("step"), tensors, state)
 
 
@@ -129,8 +132,11 @@ def _clear_leftovers(folder: Path) -> None:
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's state as a flat dict, "0.exp_avg" being of the first parameter."""
-    return {f"{index}.{name}": value for index, state in optimizer.state_dict()["state"].items()
-            for name, value in state.items()}
+    return {
+        f"{index}.{name}": value
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+    }
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

@@ -42,13 +42,23 @@ def findings(events: Sequence[Mapping[str, Any]]) -> list[Finding]:
         return []
     found, step = _of_the_start(events[0]["layers"]) if events[0]["step"] == 1 else [], largest_step(events)
     if step is not None and step > LARGEST_STEP:
-        found.append(Finding("learning rate", "the steps are too large: one changed the middle one of the matrices by "
-                                              f"{share(step)} of its size; lower the learning rate"))
+        found.append(
+            Finding(
+                "learning rate",
+                "the steps are too large: one changed the middle one of the matrices by "
+                f"{share(step)} of its size; lower the learning rate",
+            )
+        )
     found += _of_the_end(events[-1]["layers"])
-    if not found and step is not None and step < SMALLEST_STEP:         # else they are small because of what was found
-        found.append(Finding("learning rate", "the steps are small: none changed the middle one of the matrices by "
-                                              f"more than {share(step)} of its size; a higher learning rate would "
-                                              "learn sooner"))
+    if not found and step is not None and step < SMALLEST_STEP:  # else they are small because of what was found
+        found.append(
+            Finding(
+                "learning rate",
+                "the steps are small: none changed the middle one of the matrices by "
+                f"more than {share(step)} of its size; a higher learning rate would "
+                "learn sooner",
+            )
+        )
     return found
 
 
@@ -64,34 +74,49 @@ def typical_step(event: Mapping[str, Any]) -> float | None:
 
 def share(update: float) -> str:
     """-1.3 -> "5 %", -3.1 -> "0.08 %", 0.8 -> "630 %"."""
-    return f"{float(f'{100 * 10 ** update:.2g}'):,g} %"
+    return f"{float(f'{100 * 10**update:.2g}'):,g} %"
 
 
 def worst(layers: Mapping[str, Mapping[str, float]], figure: str) -> tuple[str, float] | None:
     """The layer whose "saturated" or "dead" is the largest part -> its name and that part; None if no layer has it."""
-    parts = {name: layer[figure] / (layer.get("units") or 1 if figure == "dead" else 1)
-             for name, layer in layers.items() if figure in layer}
+    parts = {
+        name: layer[figure] / (layer.get("units") or 1 if figure == "dead" else 1)
+        for name, layer in layers.items()
+        if figure in layer
+    }
     return max(parts.items(), key=lambda item: item[1], default=None)
 
 
 def _of_the_start(layers: Mapping[str, Mapping[str, float]]) -> list[Finding]:
     found, top = [], worst(layers, "saturated")
     if top is not None and top[1] > MOST_SATURATED:
-        found.append(Finding("initialisation", f"before the first step {top[1]:.0%} of {top[0]} was saturated: the "
-                                               "weights before it are initialised too large"))
+        found.append(
+            Finding(
+                "initialisation",
+                f"before the first step {top[1]:.0%} of {top[0]} was saturated: the "
+                "weights before it are initialised too large",
+            )
+        )
     name = next(reversed(layers), "")
     if "head" in name.split(".") and layers[name].get("std", 0) > LARGEST_START:
-        found.append(Finding("initialisation", f"before the first step the outputs of {name} had a standard deviation "
-                                               f"of {layers[name]['std']:.1f}, so that the model was sure of what it "
-                                               "could not know: its weights are initialised too large"))
+        found.append(
+            Finding(
+                "initialisation",
+                f"before the first step the outputs of {name} had a standard deviation "
+                f"of {layers[name]['std']:.1f}, so that the model was sure of what it "
+                "could not know: its weights are initialised too large",
+            )
+        )
     return found
 
 
 def _of_the_end(layers: Mapping[str, Mapping[str, float]]) -> list[Finding]:
     found = []
     squashing = {name: layer for name, layer in layers.items() if not name.endswith(" attention")}  # may be sharp
-    for fault, figure, most, said in (("saturation", "saturated", MOST_SATURATED_LATER, "{:.0%} of {} is saturated"),
-                                      ("dead units", "dead", MOST_DEAD, "{:.0%} of the units of {} are dead")):
+    for fault, figure, most, said in (
+        ("saturation", "saturated", MOST_SATURATED_LATER, "{:.0%} of {} is saturated"),
+        ("dead units", "dead", MOST_DEAD, "{:.0%} of the units of {} are dead"),
+    ):
         top = worst(squashing, figure)
         if top is not None and top[1] > most:
             found.append(Finding(fault, said.format(top[1], top[0]) + ": hardly any gradient gets through it"))

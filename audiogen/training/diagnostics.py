@@ -35,7 +35,9 @@ def _above(y: Tensor) -> Tensor:
 AWAKE: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": lambda y: y.abs() <= SATURATED,
     "sigmoid": lambda y: (2 * y - 1).abs() <= SATURATED,
-    "relu": _above, "gelu": _above, "silu": _above,
+    "relu": _above,
+    "gelu": _above,
+    "silu": _above,
 }
 
 
@@ -90,9 +92,17 @@ class Observation:
 
     def event(self) -> dict[str, dict[str, dict[str, float]]]:
         """The same as JSON values of four digits; what is None, or no finite number, is left out."""
-        return {part: {name: {key: float(f"{value:.4g}") if isinstance(value, float) else value
-                              for key, value in asdict(figures).items() if value is not None and math.isfinite(value)}
-                       for name, figures in vars(self)[part].items()} for part in ("layers", "weights")}
+        return {
+            part: {
+                name: {
+                    key: float(f"{value:.4g}") if isinstance(value, float) else value
+                    for key, value in asdict(figures).items()
+                    if value is not None and math.isfinite(value)
+                }
+                for name, figures in vars(self)[part].items()
+            }
+            for part in ("layers", "weights")
+        }
 
 
 @contextmanager
@@ -147,7 +157,7 @@ class _Functions(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         y = function(*args, **(kwargs or {}))
-        name = getattr(function, "__name__", "").rstrip("_")            # relu_ works in place
+        name = getattr(function, "__name__", "").rstrip("_")  # relu_ works in place
         if (name in AWAKE or name == ATTENTION) and isinstance(y, Tensor) and y.is_floating_point():
             self.tell(name, y, args, kwargs or {})
         return y
@@ -157,8 +167,8 @@ class _Meter:
     """The figures of a layer, call by call: as tensors, so that a GPU need not be waited for."""
 
     def __init__(self):
-        self.outputs, self.gradients, self.saturated = [], [], []       # (count, mean, variance) of each call
-        self.awake: Tensor | None = None                                # (units,) bool: somewhere so far
+        self.outputs, self.gradients, self.saturated = [], [], []  # (count, mean, variance) of each call
+        self.awake: Tensor | None = None  # (units,) bool: somewhere so far
 
     def add(self, y: Tensor, awake: Tensor | None = None, squashing: bool = False) -> None:
         self.outputs.append(_moments(y))
@@ -176,10 +186,14 @@ class _Meter:
 
     def figures(self, width: int) -> Layer:
         mean, std = _pooled(self.outputs)
-        return Layer(mean, std, grad_std=_pooled(self.gradients)[1] if self.gradients else None,
-                     saturated=_pooled(self.saturated)[0] if self.saturated else None,
-                     units=None if self.awake is None else width,
-                     dead=None if self.awake is None else int((~self.awake).sum()))
+        return Layer(
+            mean,
+            std,
+            grad_std=_pooled(self.gradients)[1] if self.gradients else None,
+            saturated=_pooled(self.saturated)[0] if self.saturated else None,
+            units=None if self.awake is None else width,
+            dead=None if self.awake is None else int((~self.awake).sum()),
+        )
 
 
 class _MatrixMeter:
@@ -189,12 +203,15 @@ class _MatrixMeter:
         self.parameter, self.before, self.grad_std = parameter, parameter.detach().clone(), None
 
     def gradient(self, parameter: Tensor) -> None:
-        self.grad_std = parameter.grad.std(correction=0)                # of all that has accumulated so far
+        self.grad_std = parameter.grad.std(correction=0)  # of all that has accumulated so far
 
     def figures(self) -> Matrix:
         std, moved = (float(x.std(correction=0)) for x in (self.before, self.parameter.detach() - self.before))
-        return Matrix(std, None if self.grad_std is None else float(self.grad_std),
-                      math.log10(moved / std) if moved > 0 and std > 0 else None)
+        return Matrix(
+            std,
+            None if self.grad_std is None else float(self.grad_std),
+            math.log10(moved / std) if moved > 0 and std > 0 else None,
+        )
 
 
 def _moments(x: Tensor) -> tuple[int, Tensor, Tensor]:
@@ -205,20 +222,29 @@ def _moments(x: Tensor) -> tuple[int, Tensor, Tensor]:
 
 def _pooled(calls: list[tuple[int, Tensor, Tensor]]) -> tuple[float, float]:
     """Mean and standard deviation over all calls together."""
-    counts, means, variances = (torch.stack([torch.as_tensor(x) for x in column]).cpu().double()
-                                for column in zip(*calls, strict=True))
+    counts, means, variances = (
+        torch.stack([torch.as_tensor(x) for x in column]).cpu().double() for column in zip(*calls, strict=True)
+    )
     shares = counts / counts.sum()
     mean = (shares * means).sum()
     return float(mean), math.sqrt(float((shares * (variances + (means - mean).square())).sum()))
 
 
-def _largest_share(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
-                   is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False) -> Tensor:
+def _largest_share(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
     """The largest weight of each of the first item's queries that see more than one key; takes what attention does."""
-    q, k = query[0].detach().float(), key[0].detach().float()           # (H, S, D / H)
+    q, k = query[0].detach().float(), key[0].detach().float()  # (H, S, D / H)
     if enable_gqa:
         k = k.repeat_interleave(q.shape[0] // k.shape[0], dim=0)
-    scores = q @ k.mT * (scale or q.shape[-1] ** -0.5)                  # (H, S, keys)
+    scores = q @ k.mT * (scale or q.shape[-1] ** -0.5)  # (H, S, keys)
     visible = torch.ones(scores.shape, dtype=torch.bool, device=scores.device)
     if is_causal:
         visible = visible.tril()

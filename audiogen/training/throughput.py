@@ -31,7 +31,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 1.0) 
     """
     size = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    a @ b                                                               # what is made ready at the first call
+    a @ b  # what is made ready at the first call
     fastest, begun = float("inf"), time.perf_counter()
     while fastest == float("inf") or time.perf_counter() < begun + seconds:
         before = now(device)

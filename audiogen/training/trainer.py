@@ -42,17 +42,17 @@ class Batches(Protocol):
 class Progress:
     """Where a run stands: all that resuming needs besides tensors."""
 
-    step: int = 0                   # optimizer steps done
-    seconds: float = 0.0            # of training alone
+    step: int = 0  # optimizer steps done
+    seconds: float = 0.0  # of training alone
     best_loss: float = math.inf
     best_step: int = 0
-    worse: int = 0                  # evaluations since the best one
+    worse: int = 0  # evaluations since the best one
 
 
 @dataclass(frozen=True)
 class Outcome:
     progress: Progress
-    stopped: str                    # "finished", "early" or "interrupted"
+    stopped: str  # "finished", "early" or "interrupted"
 
 
 class Trainer:
@@ -69,16 +69,26 @@ class Trainer:
         diagnostics: write what `observe` sees of some steps to the metrics. It changes nothing that is learned.
     """
 
-    def __init__(self, model: SequenceModel, batches: Batches, evaluate: Callable[[SequenceModel], Score],
-                 keep: Callable[[SequenceModel, Progress], None], config: TrainingConfig, folder: Path,
-                 precision: str = "fp32", num_workers: int = 0, diagnostics: bool = False):
+    def __init__(
+        self,
+        model: SequenceModel,
+        batches: Batches,
+        evaluate: Callable[[SequenceModel], Score],
+        keep: Callable[[SequenceModel, Progress], None],
+        config: TrainingConfig,
+        folder: Path,
+        precision: str = "fp32",
+        num_workers: int = 0,
+        diagnostics: bool = False,
+    ):
         self.model, self.batches, self.evaluate, self.keep = model, batches, evaluate, keep
         self.config, self.folder, self.num_workers, self.diagnostics = config, folder, num_workers, diagnostics
         self.device = model.bos.device
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
         self.optimizer = make_optimizer(model, config)
-        self.average = None if config.average is None else AveragedModel(
-            model, multi_avg_fn=get_ema_multi_avg_fn(config.average))
+        self.average = (
+            None if config.average is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.average))
+        )
         self.per_entry = torch.compile(model.nll_per_entry) if config.compile else model.nll_per_entry
         self.to_unit = 1 / math.log(2) if model.spec.unit == "bits" else 1.0
         self.progress = Progress()
@@ -95,8 +105,10 @@ class Trainer:
             self.progress = from_dict(Progress, {"step": checkpoint.step, **state})
         except (KeyError, ValueError, RuntimeError, ConfigError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise RunError(f"{self.folder}: its checkpoint at step {checkpoint.step} is of another model or is damaged "
-                           f"({reason}); restore it, or train anew into another folder") from error
+            raise RunError(
+                f"{self.folder}: its checkpoint at step {checkpoint.step} is of another model or is damaged "
+                f"({reason}); restore it, or train anew into another folder"
+            ) from error
 
     def save(self) -> None:
         tensors = {"model": self.model.state_dict(), "optimizer": optimizer_tensors(self.optimizer)}
@@ -146,8 +158,9 @@ class Trainer:
                 p.seconds += time.perf_counter() - began
                 self._show(bar, loss)
                 if p.step % LOG_EVERY == 0 or p.step == 1:
-                    metrics.write("train", step=p.step, seconds=round(p.seconds, 3), loss=loss,
-                                  learning_rate=rate, grad_norm=norm)
+                    metrics.write(
+                        "train", step=p.step, seconds=round(p.seconds, 3), loss=loss, learning_rate=rate, grad_norm=norm
+                    )
                 if seen is not None:
                     metrics.write("diagnostics", step=p.step, **seen.event())
                 if self._marks() > marks:
@@ -171,7 +184,7 @@ class Trainer:
     def _compile(self) -> None:
         """Runs a batch through and forgets it: compiling takes minutes, which are not training time."""
         x, _ = next(self.batches.loader(self.progress.step * self.config.accumulation, None, 0))
-        before = [buffer.clone() for buffer in self.model.buffers()]    # running statistics
+        before = [buffer.clone() for buffer in self.model.buffers()]  # running statistics
         self.model.train()
         with self.autocast:
             loss = self.per_entry(x.to(self.device)).sum()
@@ -208,7 +221,7 @@ class Trainer:
         for _ in range(self.config.accumulation):
             x, files = next(loader)
             names.update(name for item in files for name in item)
-            entries = self.model.num_entries(x)                         # counted before a GPU would have to be asked
+            entries = self.model.num_entries(x)  # counted before a GPU would have to be asked
             x = x.to(self.device)
             with self.autocast:
                 loss = self.per_entry(x).sum() / entries
@@ -229,7 +242,8 @@ class Trainer:
             raise TrainingError(
                 f"step {self.progress.step + 1}: the {what} is not a number ({number}) on a batch from "
                 f"{', '.join(sorted(files)[:8])}{more}; no step was taken, the last checkpoint is sound: look at these "
-                f"files, or try --set training.learning_rate={self.config.learning_rate / 3:.1g}")
+                f"files, or try --set training.learning_rate={self.config.learning_rate / 3:.1g}"
+            )
         return number
 
     def _evaluate(self, metrics: Metrics) -> None:
@@ -240,9 +254,15 @@ class Trainer:
             self.keep(self.weights, p)
         else:
             p.worse += 1
-        metrics.write("held_out", step=p.step, seconds=round(p.seconds, 3), loss=score.loss, best=best,
-                      bits_per_second=score.per_second if score.unit == "bits" else None,
-                      bits_per_sample=score.per_sample)
+        metrics.write(
+            "held_out",
+            step=p.step,
+            seconds=round(p.seconds, 3),
+            loss=score.loss,
+            best=best,
+            bits_per_second=score.per_second if score.unit == "bits" else None,
+            bits_per_sample=score.per_sample,
+        )
 
     def _bar(self) -> Any:
         total = self.config.steps if self.config.steps is not None else round(60 * self.config.minutes)

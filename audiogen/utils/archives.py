@@ -38,8 +38,9 @@ class Entry:
     open: Callable[[], BinaryIO]
 
 
-def unpack(archive: str | Path, folder: str | Path, place: Callable[[str], str | None], max_bytes: int,
-           max_files: int) -> list[Member]:
+def unpack(
+    archive: str | Path, folder: str | Path, place: Callable[[str], str | None], max_bytes: int, max_files: int
+) -> list[Member]:
     """Unpacks a .zip, .tar, .tar.gz or .tar.bz2 (told by its content) into a new folder.
 
     Nothing but plain files is ever written, each under a name of its own, and none is made a program. An archive that
@@ -68,12 +69,16 @@ def unpack(archive: str | Path, folder: str | Path, place: Callable[[str], str |
         for entry in tqdm(_entries(archive, max_bytes), desc=f"unpacking {archive.name}", unit=" files", disable=None):
             num_entries, num_bytes = num_entries + 1, num_bytes + entry.size
             if num_entries > max_files or num_bytes > max_bytes or entry.size < 0:
-                raise DownloadError(f"{archive}: holds more than {max_files} files or {max_bytes} bytes, which it "
-                                    "should not; nothing of it is used")
+                raise DownloadError(
+                    f"{archive}: holds more than {max_files} files or {max_bytes} bytes, which it "
+                    "should not; nothing of it is used"
+                )
             name = _safe_name(archive, entry.name)
             if entry.kind not in ("file", "folder"):
-                raise DownloadError(f"{archive}: {entry.name!r} is a {entry.kind}; only plain files are unpacked, and "
-                                    "nothing of it is used")
+                raise DownloadError(
+                    f"{archive}: {entry.name!r} is a {entry.kind}; only plain files are unpacked, and "
+                    "nothing of it is used"
+                )
             target = place(name) if entry.kind == "file" else None
             if target is not None:
                 path = folder / target
@@ -82,11 +87,20 @@ def unpack(archive: str | Path, folder: str | Path, place: Callable[[str], str |
                 members.append(Member(name, path, entry.executable))
     except FileExistsError as error:
         raise DownloadError(f"{archive}: {error.filename} is there already, or twice in the archive") from error
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError,
-            OSError) as error:
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        ValueError,
+        NotImplementedError,
+        RuntimeError,
+        OSError,
+    ) as error:
         reason = " ".join(str(error).split())
-        raise DownloadError(f"{archive}: can't be unpacked ({reason}); if the disk is not full, delete it and download "
-                            "it again") from error
+        raise DownloadError(
+            f"{archive}: can't be unpacked ({reason}); if the disk is not full, delete it and download it again"
+        ) from error
     return members
 
 
@@ -107,8 +121,10 @@ def _safe_name(archive: Path, name: str) -> str:
     parts = [part for part in name.split("/") if part not in ("", ".")]
     climbs = name.startswith("/") or ".." in parts or PureWindowsPath(name).drive or "\\" in name
     if climbs or not name.isprintable():
-        raise DownloadError(f"{archive}: {name!r} would be written outside of the folder, or has unprintable "
-                            "characters; nothing of it is used")
+        raise DownloadError(
+            f"{archive}: {name!r} would be written outside of the folder, or has unprintable "
+            "characters; nothing of it is used"
+        )
     return "/".join(parts)
 
 
@@ -128,8 +144,13 @@ def _entries(archive: Path, max_bytes: int) -> Iterator[Entry]:
 def _zip_entries(zipped: zipfile.ZipFile) -> Iterator[Entry]:
     for info in zipped.infolist():
         mode = info.external_attr >> 16
-        kind = "folder" if info.is_dir() else {0: "file", stat.S_IFREG: "file", stat.S_IFDIR: "folder",
-                                               stat.S_IFLNK: "symbolic link"}.get(stat.S_IFMT(mode), "special file")
+        kind = (
+            "folder"
+            if info.is_dir()
+            else {0: "file", stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "symbolic link"}.get(
+                stat.S_IFMT(mode), "special file"
+            )
+        )
         if info.flag_bits & 1:
             kind = "file under a password"
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

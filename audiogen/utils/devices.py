@@ -8,7 +8,7 @@ from ..errors import ConfigError
 
 
 def choose_device(name: str) -> torch.device:
-    """"auto" (a GPU where there is one), "cpu", "cuda" or "cuda:1" -> the device.
+    """ "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:1" -> the device.
 
     Raises:
         ConfigError: an unknown name, or a GPU that is not there.
@@ -27,5 +27,5 @@ def bf16_pays(device: torch.device) -> bool:
     """Whether it multiplies bfloat16 in hardware: then a training step takes 0.4 to 0.7 of the time on a CPU
     (tests/bench/precision.py)."""
     if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)       # older ones emulate it
+        return torch.cuda.get_device_capability(device) >= (8, 0)  # older ones emulate it
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -34,8 +34,9 @@ def cache_folder() -> Path:
     return Path(os.environ.get("AUDIOGEN_CACHE") or "~/.cache/audiogen").expanduser()
 
 
-def fetch(url: str, path: str | Path, sha256: str | None = None, max_bytes: int = 32 * 2**30,
-          otherwise: str = "") -> str:
+def fetch(
+    url: str, path: str | Path, sha256: str | None = None, max_bytes: int = 32 * 2**30, otherwise: str = ""
+) -> str:
     """Downloads `url` to `path`, which is only ever absent or whole.
 
     What has come so far lies in `path` + ".part". The next attempt, in this call or in a later one, asks for the
@@ -68,8 +69,9 @@ def fetch(url: str, path: str | Path, sha256: str | None = None, max_bytes: int 
     except DownloadError as error:
         raise DownloadError(f"{error}; {otherwise}" if otherwise else str(error)) from error
     except OSError as error:  # of the disk: those of the network are dealt with below
-        raise DownloadError(f"{path}: can't be written ({error.strerror or error}); free some room or choose another "
-                            "folder") from error
+        raise DownloadError(
+            f"{path}: can't be written ({error.strerror or error}); free some room or choose another folder"
+        ) from error
 
 
 def _fetch(url: str, path: Path, part: Path, wanted: str, max_bytes: int) -> str:
@@ -85,8 +87,10 @@ def _fetch(url: str, path: Path, part: Path, wanted: str, max_bytes: int) -> str
         digest = sha256_file(part)
     if not digest.startswith(wanted):
         _discard(part)
-        raise DownloadError(f"{url}: what came has the SHA-256 {digest}, not {wanted} as published, and was deleted; "
-                            "try again later, or another network or mirror")
+        raise DownloadError(
+            f"{url}: what came has the SHA-256 {digest}, not {wanted} as published, and was deleted; "
+            "try again later, or another network or mirror"
+        )
     os.replace(part, path)
     sync_folder(path.parent)
     _notes(part).unlink(missing_ok=True)
@@ -106,8 +110,9 @@ def _receive(url: str, part: Path, hash_known: bool, max_bytes: int) -> bool:
                     return True
                 _discard(part)
             elif error.code not in PASSING:
-                raise DownloadError(f"{url}: the server answers {error.code} {error.reason}; check the address, or try "
-                                    "again later") from error
+                raise DownloadError(
+                    f"{url}: the server answers {error.code} {error.reason}; check the address, or try again later"
+                ) from error
             reason = f"the server answers {error.code} {error.reason}"
         except (urllib.error.URLError, http.client.HTTPException, _NetworkError) as error:
             reason = str(getattr(error, "reason", error) or type(error).__name__)
@@ -141,19 +146,22 @@ def _transfer(url: str, part: Path, hash_known: bool, max_bytes: int) -> bool:
         length = response.headers.get("Content-Length", "")
         total = start + int(length) if length.isdecimal() else None
         if max(total or 0, start) > max_bytes:
-            raise DownloadError(f"{url}: {total} bytes are more than the {max_bytes} that were expected; check the "
-                                "address")
+            raise DownloadError(
+                f"{url}: {total} bytes are more than the {max_bytes} that were expected; check the address"
+            )
         free = shutil.disk_usage(part.parent).free
         if total is not None and total - start > free:
             raise DownloadError(f"{part}: {total - start} bytes are needed and {free} are free; free some room")
         etag = response.headers.get("ETag", "")
         validator = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
-        with open(part, "ab") as file:                  # before the notes speak of what follows
+        with open(part, "ab") as file:  # before the notes speak of what follows
             file.truncate(start)
             os.fsync(file.fileno())
         atomic_write_json(_notes(part), {"url": url, "validator": validator})
-        with open(part, "ab") as file, tqdm(desc=part.stem, total=total, initial=start, unit="B", unit_scale=True,
-                                            disable=None) as bar:
+        with (
+            open(part, "ab") as file,
+            tqdm(desc=part.stem, total=total, initial=start, unit="B", unit_scale=True, disable=None) as bar,
+        ):
             size = start
             try:
                 while block := _read(response):

@@ -45,19 +45,20 @@ def alone_in(out: str | Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise RunError(f"{out}: another training is writing to it; wait until it has ended, or choose another --out"
-                       ) from None
-    except (OSError, NotImplementedError):      # no locks on this file system; or it can't be written, as will be said
+        raise RunError(
+            f"{out}: another training is writing to it; wait until it has ended, or choose another --out"
+        ) from None
+    except (OSError, NotImplementedError):  # no locks on this file system; or it can't be written, as will be said
         pass
     try:
         yield
     finally:
         if lock.is_locked:
-            if os.name != "nt":                                         # where it goes by itself
+            if os.name != "nt":  # where it goes by itself
                 with suppress(OSError):
                     Path(lock.lock_file).unlink()
             lock.release()
-        with suppress(OSError):                                         # not empty: something came of it
+        with suppress(OSError):  # not empty: something came of it
             for folder in made:
                 folder.rmdir()
 
@@ -81,15 +82,17 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         temporary, mode = name, stat.S_IMODE(os.stat(name).st_mode)
         yield temporary
-        os.chmod(temporary, mode)               # safetensors puts a file of its own there, with mode 0600
+        os.chmod(temporary, mode)  # safetensors puts a file of its own there, with mode 0600
         sync_file(temporary)
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
         size = temporary.stat().st_size if temporary and temporary.exists() else 0
         reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
-        raise AudiogenError(f"{path}: can't be written ({reason}, {size} bytes written); free some room or choose "
-                            "another folder; what was saved before is untouched") from error
+        raise AudiogenError(
+            f"{path}: can't be written ({reason}, {size} bytes written); free some room or choose "
+            "another folder; what was saved before is untouched"
+        ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -112,7 +115,7 @@ def atomic_write_json(path: str | Path, value: Any) -> None:
 
 def sync_file(path: str | Path) -> None:
     """Flushes a file's content to disk."""
-    with open(path, "r+b") as file:             # Windows flushes what is open for writing alone
+    with open(path, "r+b") as file:  # Windows flushes what is open for writing alone
         os.fsync(file.fileno())
 
 

@@ -16,6 +16,7 @@ def compiled(**options: bool) -> Callable[[Callable], Callable]:
     Args:
         options: numba.njit's, such as fastmath.
     """
+
     def compile_it(function: Callable) -> Callable:
         try:
             return numba.njit(cache=True, nogil=True, **options)(function)
@@ -37,7 +38,7 @@ class _CompilationLogger(event.Listener):
         self.what, self.silent = what, False
 
     def on_start(self, event: event.Event) -> None:
-        if not self.silent:                             # what it calls is compiled within
+        if not self.silent:  # what it calls is compiled within
             log.info("compiling %s, which takes about 10 s; the next time it is there", self.what)
         self.silent = True
 

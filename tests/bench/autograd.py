@@ -64,8 +64,10 @@ class Side:
     def milliseconds(self) -> dict[str, float]:
         """Medians over the steps."""
         both = [a + b for a, b in zip(self.forward, self.backward, strict=True)]
-        return {name: 1000 * statistics.median(times)
-                for name, times in (("forward", self.forward), ("backward", self.backward), ("step", both))}
+        return {
+            name: 1000 * statistics.median(times)
+            for name, times in (("forward", self.forward), ("backward", self.backward), ("step", both))
+        }
 
 
 def clouds(num_points: int, rng: random.Random) -> tuple[list[list[float]], list[int]]:
@@ -75,9 +77,11 @@ def clouds(num_points: int, rng: random.Random) -> tuple[list[list[float]], list
 
 
 def make_sides() -> dict[str, Side]:
-    models = {"micrograd": (micrograd.nn.MLP(2, [16, 16, 1]), micrograd.engine.Value),
-              "audiogen": (nn.MLP(2, [16, 16, 1], rng=random.Random(0)), engine.Value),
-              "audiogen, neurons written out": (nn.MLP(2, [16, 16, 1], rng=random.Random(0)), engine.Value)}
+    models = {
+        "micrograd": (micrograd.nn.MLP(2, [16, 16, 1]), micrograd.engine.Value),
+        "audiogen": (nn.MLP(2, [16, 16, 1], rng=random.Random(0)), engine.Value),
+        "audiogen, neurons written out": (nn.MLP(2, [16, 16, 1], rng=random.Random(0)), engine.Value),
+    }
     for layer in models["audiogen, neurons written out"][0].layers:
         for neuron in layer.neurons:
             neuron.__class__ = WrittenOutNeuron
@@ -122,12 +126,17 @@ def main() -> None:
     print("| engine | forward ms | backward ms | step ms | times as fast | peak MB of a step | loss at the end |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, r in results.items():
-        print(f"| {name} | {r['forward']:.1f} | {r['backward']:.1f} | {r['step']:.1f} | {r['ratio']:.1f} | "
-              f"{r['peak_mb']:.1f} | {r['loss']:.6f} |")
+        print(
+            f"| {name} | {r['forward']:.1f} | {r['backward']:.1f} | {r['step']:.1f} | {r['ratio']:.1f} | "
+            f"{r['peak_mb']:.1f} | {r['loss']:.6f} |"
+        )
     if args.json:
         machine = {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version()}
-        args.json.write_text(json.dumps({"machine": machine, "points": args.points, "steps": args.steps,
-                                         "engines": results}, indent=1) + "\n", encoding="utf-8")
+        args.json.write_text(
+            json.dumps({"machine": machine, "points": args.points, "steps": args.steps, "engines": results}, indent=1)
+            + "\n",
+            encoding="utf-8",
+        )
 
 
 if __name__ == "__main__":

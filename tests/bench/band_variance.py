@@ -25,16 +25,20 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=4)
     args = parser.parse_args()
     run = load_run(args.run)
-    frames = generate(run.model, math.ceil(args.seconds * run.frontend.spec.frame_rate), batch_size=args.num,
-                      seeds=range(args.num))                            # (num, F, T)
-    held_out = torch.cat(list(Sequences(EncodedCache.open(args.cache or args.run / "cache"),
-                                        read_split(args.run).held_out)), dim=1)
-    generated = frames.transpose(0, 1).flatten(1)                       # (F, num T)
+    frames = generate(
+        run.model, math.ceil(args.seconds * run.frontend.spec.frame_rate), batch_size=args.num, seeds=range(args.num)
+    )  # (num, F, T)
+    held_out = torch.cat(
+        list(Sequences(EncodedCache.open(args.cache or args.run / "cache"), read_split(args.run).held_out)), dim=1
+    )
+    generated = frames.transpose(0, 1).flatten(1)  # (F, num T)
     ratios = generated.var(dim=1) / held_out.var(dim=1)
     print("generated / held-out variance, band by band:")
     print(" ".join(f"{ratio:.2f}" for ratio in ratios.tolist()))
-    print(f"lowest {ratios.min():.2f}, highest {ratios.max():.2f}; "
-          f"{int(((ratios > 0.5) & (ratios < 2)).sum())} of {len(ratios)} bands within a factor of 2")
+    print(
+        f"lowest {ratios.min():.2f}, highest {ratios.max():.2f}; "
+        f"{int(((ratios > 0.5) & (ratios < 2)).sum())} of {len(ratios)} bands within a factor of 2"
+    )
 
 
 if __name__ == "__main__":

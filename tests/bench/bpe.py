@@ -56,8 +56,11 @@ def main() -> None:
             words = ["".join(map(chr, (piece + FIRST_LETTER).tolist())) for piece in pieces]
             library = tokenizers.Tokenizer(tokenizers.models.BPE())
             trainer = tokenizers.trainers.BpeTrainer(
-                vocab_size=ALPHABET + args.merges, min_frequency=2, show_progress=False,
-                initial_alphabet=[chr(FIRST_LETTER + code) for code in range(ALPHABET)])
+                vocab_size=ALPHABET + args.merges,
+                min_frequency=2,
+                show_progress=False,
+                initial_alphabet=[chr(FIRST_LETTER + code) for code in range(ALPHABET)],
+            )
 
             merges = timed(times["learn"], lambda x=pieces: learn_merges(x, ALPHABET, args.merges, args.codes))
             timed(times["their learn"], lambda x=words, y=library, z=trainer: y.train_from_iterator(x, z, len(x)))
@@ -70,22 +73,45 @@ def main() -> None:
             assert all(codes.tolist() == found.ids for codes, found in zip(ours, theirs, strict=True))
         medians = {name: statistics.median(seconds) for name, seconds in times.items()}
         shorter = args.codes / sum(len(codes) for codes in ours)
-        rows.append({"codes": kind, "merges": len(merges), "shorter": shorter, **medians,
-                     "learn ratio": medians["their learn"] / medians["learn"],
-                     "encode ratio": medians["their encode"] / medians["encode"]})
+        rows.append(
+            {
+                "codes": kind,
+                "merges": len(merges),
+                "shorter": shorter,
+                **medians,
+                "learn ratio": medians["their learn"] / medians["learn"],
+                "encode ratio": medians["their encode"] / medians["encode"],
+            }
+        )
 
-    print(f"\n{args.codes:,} codes of {ALPHABET}, {args.merges:,} merges, medians of {args.rounds} rounds; "
-          f"tokenizers {tokenizers.__version__} on {args.threads} thread(s), ours on one\n")
-    print("| codes | shorter by | learning, s | theirs, s | ratio | encoding, s | theirs, s | ratio |\n"
-          "| --- | --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        f"\n{args.codes:,} codes of {ALPHABET}, {args.merges:,} merges, medians of {args.rounds} rounds; "
+        f"tokenizers {tokenizers.__version__} on {args.threads} thread(s), ours on one\n"
+    )
+    print(
+        "| codes | shorter by | learning, s | theirs, s | ratio | encoding, s | theirs, s | ratio |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- |"
+    )
     for row in rows:
-        print(f"| {row['codes']} | {row['shorter']:.2f} | {row['learn']:.3f} | {row['their learn']:.3f} | "
-              f"{row['learn ratio']:.1f}x | {row['encode']:.3f} | {row['their encode']:.3f} | "
-              f"{row['encode ratio']:.1f}x |")
+        print(
+            f"| {row['codes']} | {row['shorter']:.2f} | {row['learn']:.3f} | {row['their learn']:.3f} | "
+            f"{row['learn ratio']:.1f}x | {row['encode']:.3f} | {row['their encode']:.3f} | "
+            f"{row['encode ratio']:.1f}x |"
+        )
     if args.json:
-        args.json.write_text(json.dumps({"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-                                         "settings": vars(args) | {"json": str(args.json)}, "first_call_seconds": first,
-                                         "rows": rows}, indent=2) + "\n")
+        args.json.write_text(
+            json.dumps(
+                {
+                    "machine": platform.processor() or platform.machine(),
+                    "cores": os.cpu_count(),
+                    "settings": vars(args) | {"json": str(args.json)},
+                    "first_call_seconds": first,
+                    "rows": rows,
+                },
+                indent=2,
+            )
+            + "\n"
+        )
 
 
 def codes_of(kind: str, num_codes: int, seed: int) -> list[np.ndarray]:
@@ -101,7 +127,7 @@ def codes_of(kind: str, num_codes: int, seed: int) -> list[np.ndarray]:
         for choice in rng.choice(16, num_codes, p=weights / weights.sum()).tolist():
             code = followers[code][choice]
             codes.append(code)
-    return [np.array(codes[start:start + PIECE], np.int64) for start in range(0, num_codes, PIECE)]
+    return [np.array(codes[start : start + PIECE], np.int64) for start in range(0, num_codes, PIECE)]
 
 
 def timed(seconds: list[float], call: Callable):
@@ -113,15 +139,22 @@ def timed(seconds: list[float], call: Callable):
 
 def first_call(fresh: bool) -> float:
     """Seconds until a few codes are learned from and encoded in a new process, numba's import included, torch's not."""
-    script = ("import time; import numpy as np; import audiogen.frontends; began = time.perf_counter()\n"
-              "from audiogen.frontends.bpe.merges import *\n"
-              "merges = learn_merges([np.array([1, 2, 1, 2])], 3, 1, 9)\n"
-              "apply_merges(np.array([1, 2]), rank_table(merges), 3)\n"
-              "print(time.perf_counter() - began)")
+    script = (
+        "import time; import numpy as np; import audiogen.frontends; began = time.perf_counter()\n"
+        "from audiogen.frontends.bpe.merges import *\n"
+        "merges = learn_merges([np.array([1, 2, 1, 2])], 3, 1, 9)\n"
+        "apply_merges(np.array([1, 2]), rank_table(merges), 3)\n"
+        "print(time.perf_counter() - began)"
+    )
 
     def run(cache: str) -> float:
-        done = subprocess.run([sys.executable, "-c", script], env={**os.environ, "NUMBA_CACHE_DIR": cache},
-                              capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "NUMBA_CACHE_DIR": cache},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         return float(done.stdout)
 
     with tempfile.TemporaryDirectory() as cache:

@@ -36,8 +36,12 @@ from audiogen.evaluation.reconstruction import (
 from audiogen.frontends import Frontend, load_frontend
 
 METRICS: dict[str, Callable[[Tensor, Tensor, int], float]] = {
-    "mel distance": mel_distance, "STFT distance": stft_distance,
-    "SI-SDR": lambda reference, estimate, rate: si_sdr(reference, estimate), "PESQ": pesq, "STOI": stoi}
+    "mel distance": mel_distance,
+    "STFT distance": stft_distance,
+    "SI-SDR": lambda reference, estimate, rate: si_sdr(reference, estimate),
+    "PESQ": pesq,
+    "STOI": stoi,
+}
 
 
 def main() -> None:
@@ -67,14 +71,23 @@ def main() -> None:
     for name, code, rates in (("Opus", code_opus, args.opus), ("MP3", code_mp3, args.mp3)):
         for kbps in rates:
             coded = [code(clip, rate, 1000 * kbps) for clip in clips]
-            rows.append(row(f"{name} {kbps:g}", statistics.mean(each.bitrate for each in coded),
-                            statistics.mean(each.file_bitrate for each in coded), clips,
-                            [each.wav for each in coded], rate))
+            rows.append(
+                row(
+                    f"{name} {kbps:g}",
+                    statistics.mean(each.bitrate for each in coded),
+                    statistics.mean(each.file_bitrate for each in coded),
+                    clips,
+                    [each.wav for each in coded],
+                    rate,
+                )
+            )
     print()
     found = codebook_statistics([each[0] for each in codes], codec.spec)
     for k, (usage, perplexity) in enumerate(zip(found["codebook_usage"], found["perplexity"], strict=True)):
-        print(f"codebook {k}: {usage:.0%} of {codec.spec.codebook_size} codes occur, perplexity {perplexity:.0f} "
-              f"({perplexity / codec.spec.codebook_size:.0%})")
+        print(
+            f"codebook {k}: {usage:.0%} of {codec.spec.codebook_size} codes occur, perplexity {perplexity:.0f} "
+            f"({perplexity / codec.spec.codebook_size:.0%})"
+        )
     if args.json:
         args.json.write_text(json.dumps({"clips": len(clips), "rows": rows, "codebooks": found}, indent=2))
 
@@ -90,14 +103,16 @@ def held_out_clips(folder: Path, rate: int, most: int, seconds: float = 10.0) ->
             yield read_audio(folder / part.file.path, rate, first, min(end - first, round(3 * seconds * rate)))
 
     clips = joined(wavs(), rate, seconds)
-    step = max(1, len(clips) // most)           # from all over the files
+    step = max(1, len(clips) // most)  # from all over the files
     return clips[::step][:most]
 
 
 def codec_row(codec: Frontend, clips: list[Tensor], codes: list[Tensor], count: int) -> dict[str, float | str]:
     """The first `count` codebooks alone."""
     spec = codec.spec
-    backs = [codec.decode(each[:, :count])[0, :, :clip.shape[1]].cpu() for clip, each in zip(clips, codes, strict=True)]
+    backs = [
+        codec.decode(each[:, :count])[0, :, : clip.shape[1]].cpu() for clip, each in zip(clips, codes, strict=True)
+    ]
     bitrate = count * math.log2(spec.codebook_size) * spec.frame_rate
     few = type(spec)(spec.sample_rate, spec.hop_length, count, spec.codebook_size)
     ideal = codebook_statistics([each[0, :count] for each in codes], few)["bits_per_second"]
@@ -111,15 +126,17 @@ def row(name: str, bitrate: float, file_bitrate: float, clips: list[Tensor], bac
         try:
             values = [measure(clip, back, rate) for clip, back in zip(clips, backs, strict=True)]
         except AudiogenError as error:
-            figures[metric] = None              # said once, at the first row
+            figures[metric] = None  # said once, at the first row
             METRICS[metric] = lambda *_: math.nan
             print(f"({error})")
             continue
         values = [value for value in values if math.isfinite(value)]
         mean = statistics.median if metric == "SI-SDR" else statistics.mean
         figures[metric] = mean(values) if values else None
-    cells = ["-" if value is None else f"{value:.3f}" if metric != "SI-SDR" else f"{value:.1f} dB"
-             for metric, value in figures.items()]
+    cells = [
+        "-" if value is None else f"{value:.3f}" if metric != "SI-SDR" else f"{value:.1f} dB"
+        for metric, value in figures.items()
+    ]
     print(f"| {name} | {bitrate / 1000:.2f} | {file_bitrate / 1000:.2f} | " + " | ".join(cells) + " |", flush=True)
     return {"coder": name, "bitrate": bitrate, "file_bitrate": file_bitrate, **figures}
 

@@ -43,17 +43,20 @@ def race(codec: Frontend, seconds: float, rounds: int) -> dict[str, float]:
     """Encodes and decodes in turn with the package."""
     from encodec import EncodecModel
 
-    with warnings.catch_warnings():             # torch has a newer weight norm
+    with warnings.catch_warnings():  # torch has a newer weight norm
         warnings.simplefilter("ignore")
         package = EncodecModel.encodec_model_24khz(pretrained=False).eval()
     package.set_target_bandwidth(6.0)
     wav, theirs = (0.1 * torch.randn(1, 1, round(seconds * rate)) for rate in (codec.spec.sample_rate, 24_000))
     codes, their_codes = codec.encode(wav), package.encode(theirs)
     calls: dict[str, Callable] = {
-        "encode": lambda: codec.encode(wav), "package_encode": lambda: package.encode(theirs),
-        "decode": lambda: codec.decode(codes), "package_decode": lambda: package.decode(their_codes)}
+        "encode": lambda: codec.encode(wav),
+        "package_encode": lambda: package.encode(theirs),
+        "decode": lambda: codec.decode(codes),
+        "package_decode": lambda: package.decode(their_codes),
+    }
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for round_number in range(rounds + 1):      # the first is not counted
+    for round_number in range(rounds + 1):  # the first is not counted
         for name, call in calls.items():
             began = time.process_time()
             call()
@@ -62,10 +65,14 @@ def race(codec: Frontend, seconds: float, rounds: int) -> dict[str, float]:
     figures = {name: statistics.median(values) for name, values in times.items()}
     for way in ("encode", "decode"):
         figures[f"{way}_ratio"] = statistics.median(
-            b / a for a, b in zip(times[way], times[f"package_{way}"], strict=True))
-        print(f"{way} {seconds:g} s: {1000 * figures[way]:.0f} ms, the package "
-              f"{1000 * figures[f'package_{way}']:.0f} ms: {figures[f'{way}_ratio']:.1f} times as fast; "
-              f"{seconds / figures[way]:.0f} times real time", flush=True)
+            b / a for a, b in zip(times[way], times[f"package_{way}"], strict=True)
+        )
+        print(
+            f"{way} {seconds:g} s: {1000 * figures[way]:.0f} ms, the package "
+            f"{1000 * figures[f'package_{way}']:.0f} ms: {figures[f'{way}_ratio']:.1f} times as fast; "
+            f"{seconds / figures[way]:.0f} times real time",
+            flush=True,
+        )
     print(f"(the codec at {codec.spec.bitrate / 1000:.2f} kbit/s and {codec.spec.sample_rate} Hz)")
     return figures
 
@@ -81,11 +88,16 @@ def live(codec: Frontend, seconds: float) -> dict[str, float]:
         took.append(time.process_time() - began)
         began = time.process_time()
     frame = hop / rate
-    figures = {"latency_ms": codec.latency_ms, "frame_ms": 1000 * frame,
-               "real_time_factor": statistics.median(took) / frame,
-               "slowest_of_100": sorted(took)[round(0.99 * (len(took) - 1))] / frame}
-    print(f"live, in chunks of {1000 * frame:g} ms: {figures['real_time_factor']:.3f} of real time (the slowest in a "
-          f"hundred: {figures['slowest_of_100']:.3f}); algorithmic latency {codec.latency_ms:g} ms")
+    figures = {
+        "latency_ms": codec.latency_ms,
+        "frame_ms": 1000 * frame,
+        "real_time_factor": statistics.median(took) / frame,
+        "slowest_of_100": sorted(took)[round(0.99 * (len(took) - 1))] / frame,
+    }
+    print(
+        f"live, in chunks of {1000 * frame:g} ms: {figures['real_time_factor']:.3f} of real time (the slowest in a "
+        f"hundred: {figures['slowest_of_100']:.3f}); algorithmic latency {codec.latency_ms:g} ms"
+    )
     return figures
 
 

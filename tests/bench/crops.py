@@ -22,9 +22,16 @@ import soundfile
 
 from audiogen import AudioFile, read_audio
 
-CODINGS = {"PCM_U8": "WAV", "PCM_16": "WAV", "PCM_24": "WAV", "PCM_32": "WAV", "FLOAT": "WAV", "DOUBLE": "WAV",
-           "PCM_24 extensible": "WAVEX"}
-CROPS = 500         # a round
+CODINGS = {
+    "PCM_U8": "WAV",
+    "PCM_16": "WAV",
+    "PCM_24": "WAV",
+    "PCM_32": "WAV",
+    "FLOAT": "WAV",
+    "DOUBLE": "WAV",
+    "PCM_24 extensible": "WAVEX",
+}
+CROPS = 500  # a round
 
 
 def main() -> None:
@@ -45,15 +52,32 @@ def main() -> None:
             rates = race(path, args.sample_rate, args.rounds)
             rows[name] = rates
             ratios = [rates["AudioFile"] / rates[peer] for peer in ("soundfile", "held open")]
-            print("|", name, *(f"| {rate:,.0f}" for rate in rates.values()), *(f"| {ratio:.1f}" for ratio in ratios),
-                  "|", flush=True)
+            print(
+                "|",
+                name,
+                *(f"| {rate:,.0f}" for rate in rates.values()),
+                *(f"| {ratio:.1f}" for ratio in ratios),
+                "|",
+                flush=True,
+            )
     if args.json:
-        args.json.write_text(json.dumps({"crops_per_second": rows, "python": platform.python_version(),
-                                         "soundfile": soundfile.__version__, **vars(args)}, indent=2, default=str))
+        args.json.write_text(
+            json.dumps(
+                {
+                    "crops_per_second": rows,
+                    "python": platform.python_version(),
+                    "soundfile": soundfile.__version__,
+                    **vars(args),
+                },
+                indent=2,
+                default=str,
+            )
+        )
 
 
 def race(path: Path, length: int, rounds: int) -> dict[str, float]:
     """Crops a second by each side: the median of the rounds."""
+
     def opened(start: int) -> np.ndarray:
         with soundfile.SoundFile(path) as file:
             return held_open(start, file)
@@ -63,9 +87,12 @@ def race(path: Path, length: int, rounds: int) -> dict[str, float]:
         return file.read(length, dtype="float32", always_2d=True)
 
     with soundfile.SoundFile(path) as theirs, AudioFile(path) as ours:
-        sides = {"soundfile": opened, "held open": lambda start: held_open(start, theirs),
-                 "AudioFile": lambda start: ours.read(start, length),
-                 "read_audio": lambda start: read_audio(path, None, start, length)}
+        sides = {
+            "soundfile": opened,
+            "held open": lambda start: held_open(start, theirs),
+            "AudioFile": lambda start: ours.read(start, length),
+            "read_audio": lambda start: read_audio(path, None, start, length),
+        }
         times = {name: [] for name in sides}
         for r in range(rounds):
             starts = np.random.default_rng(r).integers(0, ours.info.num_samples - length, CROPS).tolist()

@@ -52,28 +52,40 @@ def main() -> None:
         paths = [part.file.path for part in encoded.sides.held_out]
         right = torch.tensor([DIGITS.index(label_of(path)) for path in paths])
         real = [read_audio(args.folder / path, RATE)[0] for path in paths]
-        clips = {"held-out clips": real, "their round trip": [*round_trips(run, args.folder, paths)],
-                 f"generated, {args.num}": [*generated(run, args.num, args.seed, sampling)],
-                 "held-out clips, backwards": [wav.flip(0) for wav in real], "noise of their spectrum": [*noise(real)]}
+        clips = {
+            "held-out clips": real,
+            "their round trip": [*round_trips(run, args.folder, paths)],
+            f"generated, {args.num}": [*generated(run, args.num, args.seed, sampling)],
+            "held-out clips, backwards": [wav.flip(0) for wav in real],
+            "noise of their spectrum": [*noise(real)],
+        }
         rows = []
         print("| clips | right | a digit | sure | sure of 90 % | spread | how often each of 0 to 9 |")
         print("| --- | --- | --- | --- | --- | --- | --- |")
         for name, wavs in clips.items():
-            odds = torch.stack([hear(model, encoded, wav) for wav in wavs])             # (N, 11)
+            odds = torch.stack([hear(model, encoded, wav) for wav in wavs])  # (N, 11)
             odds, none = odds[:, :NONE], odds[:, NONE]
             named = odds.argmax(dim=1)
             known = name in ("held-out clips", "their round trip")
             counts = torch.bincount(named, minlength=10)
             share = counts / counts.sum()
-            rows.append({"clips": name, "right": float((named == right).float().mean()) if known else None,
-                         "a digit": float((none < 0.5).float().mean()),
-                         "sure": float(odds.amax(dim=1).mean()),
-                         "sure of 90 %": float((odds.amax(dim=1) > 0.9).float().mean()),
-                         "spread": float((-share * share.clamp(min=1e-9).log()).sum().exp()),
-                         "how often each": counts.tolist()})
+            rows.append(
+                {
+                    "clips": name,
+                    "right": float((named == right).float().mean()) if known else None,
+                    "a digit": float((none < 0.5).float().mean()),
+                    "sure": float(odds.amax(dim=1).mean()),
+                    "sure of 90 %": float((odds.amax(dim=1) > 0.9).float().mean()),
+                    "spread": float((-share * share.clamp(min=1e-9).log()).sum().exp()),
+                    "how often each": counts.tolist(),
+                }
+            )
             *figures, counts = list(rows[-1].values())[1:]
-            print(f"| {name} | " + " | ".join("-" if value is None else f"{value:.3f}" for value in figures)
-                  + f" | {' '.join(map(str, counts))} |")
+            print(
+                f"| {name} | "
+                + " | ".join("-" if value is None else f"{value:.3f}" for value in figures)
+                + f" | {' '.join(map(str, counts))} |"
+            )
     if args.json:
         atomic_write_json(args.json, rows)
 
@@ -85,12 +97,27 @@ def train(encoded: Encoded, folder: Path, seed: int, steps: int = 2000, batch_si
     rng = np.random.default_rng(seed)
     x, std, silence = list(encoded.training), encoded.frontend.std, quiet(encoded)
     labels = [DIGITS.index(label_of(part.file.path)) for part in encoded.sides.train]
-    noises = [encoded.frontend.encode(wav[None, None])[0]
-              for wav in noise([read_audio(folder / part.file.path, RATE)[0] for part in encoded.sides.train])]
-    model = nn.Sequential(nn.Conv1d(len(std), 96, 5, padding=2), nn.BatchNorm1d(96), nn.ReLU(), nn.MaxPool1d(2),
-                          nn.Conv1d(96, 96, 5, padding=2), nn.BatchNorm1d(96), nn.ReLU(), nn.MaxPool1d(2),
-                          nn.Conv1d(96, 128, 3, padding=1), nn.BatchNorm1d(128), nn.ReLU(), nn.AdaptiveMaxPool1d(1),
-                          nn.Flatten(), nn.Dropout(0.3), nn.Linear(128, NONE + 1))
+    noises = [
+        encoded.frontend.encode(wav[None, None])[0]
+        for wav in noise([read_audio(folder / part.file.path, RATE)[0] for part in encoded.sides.train])
+    ]
+    model = nn.Sequential(
+        nn.Conv1d(len(std), 96, 5, padding=2),
+        nn.BatchNorm1d(96),
+        nn.ReLU(),
+        nn.MaxPool1d(2),
+        nn.Conv1d(96, 96, 5, padding=2),
+        nn.BatchNorm1d(96),
+        nn.ReLU(),
+        nn.MaxPool1d(2),
+        nn.Conv1d(96, 128, 3, padding=1),
+        nn.BatchNorm1d(128),
+        nn.ReLU(),
+        nn.AdaptiveMaxPool1d(1),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.Linear(128, NONE + 1),
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
     for step in range(steps):
         pieces, wanted = [], []
@@ -100,9 +127,9 @@ def train(encoded: Encoded, folder: Path, seed: int, steps: int = 2000, batch_si
                 label = NONE
                 clip = (clip.flip(1), noises[i], shuffled(clip, rng))[rng.integers(3)]
             follows = x[rng.integers(len(x))] if rng.random() < 0.5 else silence
-            pieces.append(cut(torch.cat([silence[:, :rng.integers(4)], clip, follows], dim=1), silence))
+            pieces.append(cut(torch.cat([silence[:, : rng.integers(4)], clip, follows], dim=1), silence))
             wanted.append(label)
-        louder = torch.randn(batch_size, 1, 1) / std[:, None]                           # nats of power, about 4 dB
+        louder = torch.randn(batch_size, 1, 1) / std[:, None]  # nats of power, about 4 dB
         loss = F.cross_entropy(model(torch.stack(pieces) + louder), torch.tensor(wanted))
         optimizer.zero_grad()
         loss.backward()
@@ -131,7 +158,7 @@ def cut(x: Tensor, silence: Tensor) -> Tensor:
 @torch.inference_mode()
 def hear(model: nn.Module, encoded: Encoded, wav: Tensor) -> Tensor:
     """wav (N,) at RATE -> the odds of the ten digits and of none."""
-    frames = encoded.frontend.encode(wav[None, None, :FRAMES * encoded.spec.hop_length].contiguous())[0]
+    frames = encoded.frontend.encode(wav[None, None, : FRAMES * encoded.spec.hop_length].contiguous())[0]
     return model(cut(frames, quiet(encoded))[None])[0].softmax(dim=0)
 
 
@@ -146,7 +173,7 @@ def at_rate(wav: Tensor, sample_rate: int) -> Tensor:
 def round_trips(run: Run, folder: Path, paths: list[str]) -> Iterator[Tensor]:
     for path in paths:
         wav = read_audio(folder / path, run.sample_rate)
-        yield at_rate(run.frontend.decode(run.frontend.encode(wav[None]))[0, 0, :wav.shape[1]], run.sample_rate)
+        yield at_rate(run.frontend.decode(run.frontend.encode(wav[None]))[0, 0, : wav.shape[1]], run.sample_rate)
 
 
 def generated(run: Run, num: int, seed: int, sampling: Sampling) -> Iterator[Tensor]:

@@ -51,7 +51,7 @@ def race(ours: EnCodec, package: torch.nn.Module, seconds: float, rounds: int) -
     """Encodes and decodes in turn; prints a line for each way."""
     wav = sounds(round(24000 * seconds))
     codes = ours.encode(wav)
-    [(others, _)] = package.encode(wav)         # both have run once before anything is timed
+    [(others, _)] = package.encode(wav)  # both have run once before anything is timed
     package.decode([(others, None)])
     ours.decode(codes)
     times: dict[str, list[float]] = {name: [] for name in ("encode", "decode", "their encode", "their decode")}
@@ -67,10 +67,16 @@ def race(ours: EnCodec, package: torch.nn.Module, seconds: float, rounds: int) -
         row[way] = statistics.median(mine)
         row[f"package_{way}"] = statistics.median(theirs)
         row[f"{way}_ratio"] = statistics.median(b / a for a, b in zip(mine, theirs, strict=True))
-        print(f"{seconds:4.0f} s  {way}: {row[way]:6.2f} s, the package {row[f'package_{way}']:6.2f} s: "
-              f"{row[f'{way}_ratio']:.2f} times as fast; {seconds / row[way]:.1f} times real time", flush=True)
-    print(f"{seconds:4.0f} s  {differing} of {codes.shape[2]} frames differ, their two codewords equally near but for "
-          f"{margin:.1e} of the squared distance", flush=True)
+        print(
+            f"{seconds:4.0f} s  {way}: {row[way]:6.2f} s, the package {row[f'package_{way}']:6.2f} s: "
+            f"{row[f'{way}_ratio']:.2f} times as fast; {seconds / row[way]:.1f} times real time",
+            flush=True,
+        )
+    print(
+        f"{seconds:4.0f} s  {differing} of {codes.shape[2]} frames differ, their two codewords equally near but for "
+        f"{margin:.1e} of the squared distance",
+        flush=True,
+    )
     return row
 
 
@@ -81,7 +87,7 @@ def ties(ours: EnCodec, wav: torch.Tensor, codes: torch.Tensor, others: torch.Te
         return 0, 0.0
     exact = EnCodec(ours.config).double()
     exact.load_state_dict(ours.state_dict())
-    latent = torch.cat(list(latents(exact, wav.double())), dim=2)[0].T        # (T, D)
+    latent = torch.cat(list(latents(exact, wav.double())), dim=2)[0].T  # (T, D)
     margins = []
     for t in frames:
         row = int((codes[0, :, t] != others[0, :, t]).nonzero()[0])

@@ -57,10 +57,17 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     clock = time.process_time if args.threads == 1 else time.perf_counter
 
-    print(f"\nframes a second of each item, medians of {args.rounds} rounds of {args.steps} frames; PyTorch "
-          f"{torch.__version__} on {args.threads} thread(s), our engine on one\n", flush=True)
-    print("| model | batch | prompt | transformers |" + "".join(f" {p} |" for p in PRECISIONS)
-          + "\n| --- | --- | --- | --- |" + " --- |" * len(PRECISIONS))
+    print(
+        f"\nframes a second of each item, medians of {args.rounds} rounds of {args.steps} frames; PyTorch "
+        f"{torch.__version__} on {args.threads} thread(s), our engine on one\n",
+        flush=True,
+    )
+    print(
+        "| model | batch | prompt | transformers |"
+        + "".join(f" {p} |" for p in PRECISIONS)
+        + "\n| --- | --- | --- | --- |"
+        + " --- |" * len(PRECISIONS)
+    )
     rows, sizes = [], {}
     for name in args.only:
         spec, config, batch_sizes, prompts = CASES[name]
@@ -78,7 +85,7 @@ def main() -> None:
             sizes[name, model.precision] = packed, sum(array.nbytes for array in engine._memory)
     print()
     for (name, precision), (packed, state) in sizes.items():
-        print(f"{name}, {precision}: {packed / 2 ** 20:.0f} MiB as packed, an item's state {state / 2 ** 20:.0f} MiB")
+        print(f"{name}, {precision}: {packed / 2**20:.0f} MiB as packed, an item's state {state / 2**20:.0f} MiB")
     accuracy = held_out_bits()
     for precision, bits in accuracy.items():
         print(f"held-out bits per code, {precision}: {bits:.4f} ({bits / accuracy['fp32'] - 1:+.2%})", flush=True)
@@ -86,23 +93,43 @@ def main() -> None:
     for precision in PRECISIONS:
         with tempfile.TemporaryDirectory() as cache:
             first[precision] = [first_call(precision, cache) for _ in range(2)]
-        print("first call, {}: {:.1f} s compiling, {:.2f} s compiled before".format(precision, *first[precision]),
-              flush=True)
+        print(
+            "first call, {}: {:.1f} s compiling, {:.2f} s compiled before".format(precision, *first[precision]),
+            flush=True,
+        )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"\npeak memory of this process, both sides and torch: {peak:.0f} MiB")
     if args.json:
         import transformers
-        about = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-                 "torch": torch.__version__, "transformers": transformers.__version__, "threads": args.threads,
-                 "rounds": args.rounds, "steps": args.steps}
-        args.json.write_text(json.dumps({**about, "held_out_bits": accuracy, "first_call_seconds": first, "rows": rows,
-                                         "mebibytes": {" ".join(key): [x / 2 ** 20 for x in size]
-                                                       for key, size in sizes.items()},
-                                         "peak_mebibytes": peak}, indent=2) + "\n")
+
+        about = {
+            "machine": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "threads": args.threads,
+            "rounds": args.rounds,
+            "steps": args.steps,
+        }
+        args.json.write_text(
+            json.dumps(
+                {
+                    **about,
+                    "held_out_bits": accuracy,
+                    "first_call_seconds": first,
+                    "rows": rows,
+                    "mebibytes": {" ".join(key): [x / 2**20 for x in size] for key, size in sizes.items()},
+                    "peak_mebibytes": peak,
+                },
+                indent=2,
+            )
+            + "\n"
+        )
 
 
-def theirs(spec: TokenSpec, config: GPT.Config, device: str = "cpu", dtype: torch.dtype = torch.float32
-           ) -> Callable[[int, int, int], Any]:
+def theirs(
+    spec: TokenSpec, config: GPT.Config, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> Callable[[int, int, int], Any]:
     """transformers' decoder of this size, as a call of batch size, frames of the prompt, new frames."""
     try:
         import transformers
@@ -111,14 +138,32 @@ def theirs(spec: TokenSpec, config: GPT.Config, device: str = "cpu", dtype: torc
     transformers.logging.set_verbosity_error()
     K, V = spec.num_codebooks, spec.codebook_size
     if K == 1:
-        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(
-            vocab_size=V, n_positions=2048, n_embd=config.dim, n_layer=config.num_layers, n_head=config.num_heads,
-            bos_token_id=None, eos_token_id=None))
+        model = transformers.GPT2LMHeadModel(
+            transformers.GPT2Config(
+                vocab_size=V,
+                n_positions=2048,
+                n_embd=config.dim,
+                n_layer=config.num_layers,
+                n_head=config.num_heads,
+                bos_token_id=None,
+                eos_token_id=None,
+            )
+        )
     else:
-        model = transformers.MusicgenForCausalLM(transformers.MusicgenDecoderConfig(
-            vocab_size=V, num_codebooks=K, hidden_size=config.dim, num_hidden_layers=config.num_layers,
-            ffn_dim=4 * config.dim, num_attention_heads=config.num_heads, max_position_embeddings=2048,
-            pad_token_id=V, bos_token_id=V, eos_token_id=None))
+        model = transformers.MusicgenForCausalLM(
+            transformers.MusicgenDecoderConfig(
+                vocab_size=V,
+                num_codebooks=K,
+                hidden_size=config.dim,
+                num_hidden_layers=config.num_layers,
+                ffn_dim=4 * config.dim,
+                num_attention_heads=config.num_heads,
+                max_position_embeddings=2048,
+                pad_token_id=V,
+                bos_token_id=V,
+                eos_token_id=None,
+            )
+        )
         # What generate asks for, and what no setting of the call reaches.
         model.generation_config.pad_token_id = model.generation_config.bos_token_id = V
         model.generation_config.decoder_start_token_id = V
@@ -131,14 +176,28 @@ def theirs(spec: TokenSpec, config: GPT.Config, device: str = "cpu", dtype: torc
         # Its delay pattern takes K - 1 steps more, as ours does, and it counts them among the new ones.
         new = steps if K == 1 else steps + K - 1
         with torch.inference_mode():
-            return model.generate(ids, do_sample=True, top_k=0, max_new_tokens=new, min_new_tokens=new, use_cache=True,
-                                  eos_token_id=None, **extra)
+            return model.generate(
+                ids,
+                do_sample=True,
+                top_k=0,
+                max_new_tokens=new,
+                min_new_tokens=new,
+                use_cache=True,
+                eos_token_id=None,
+                **extra,
+            )
 
     return call
 
 
-def race(model: SequenceModel, peer: Callable, batch_size: int, prompt: int, args: argparse.Namespace,
-         clock: Callable[[], float]) -> dict[str, float]:
+def race(
+    model: SequenceModel,
+    peer: Callable,
+    batch_size: int,
+    prompt: int,
+    args: argparse.Namespace,
+    clock: Callable[[], float],
+) -> dict[str, float]:
     """Frames a second of each item, by each side."""
     start = torch.randint(model.spec.codebook_size, (batch_size, model.spec.num_codebooks, prompt))
 
@@ -146,6 +205,7 @@ def race(model: SequenceModel, peer: Callable, batch_size: int, prompt: int, arg
         def call() -> Tensor:
             model.precision = precision
             return generate(model, args.steps, prompt=start, seeds=range(batch_size))
+
         return call
 
     sides = {"transformers": lambda: peer(batch_size, prompt, args.steps), **{p: ours(p) for p in PRECISIONS}}
@@ -154,7 +214,7 @@ def race(model: SequenceModel, peer: Callable, batch_size: int, prompt: int, arg
         for name, call in sides.items():
             began = clock()
             call()
-            if r:                                                       # the first round compiles and warms up
+            if r:  # the first round compiles and warms up
                 seconds[name].append(clock() - began)
     return {name: args.steps / statistics.median(times) for name, times in seconds.items()}
 
@@ -172,23 +232,33 @@ def held_out_bits(steps: int = 150) -> dict[str, float]:
         loss.backward()
         optimizer.step()
     model.eval()
-    x, bits = walk(spec, 8, 1024, -1 % 2 ** 31), {}
+    x, bits = walk(spec, 8, 1024, -1 % 2**31), {}
     for model.precision in PRECISIONS:
-        logits = GPTEngine(model, len(x)).logits(x)                     # (B, S, 1, V)
+        logits = GPTEngine(model, len(x)).logits(x)  # (B, S, 1, V)
         bits[model.precision] = float(F.cross_entropy(logits.flatten(0, 2).double(), x.flatten())) / 0.6931471805599453
     return bits
 
 
 def first_call(precision: str, cache: str) -> float:
     """Seconds of two frames in a new process, numba's import included, torch's not."""
-    script = ("import time, torch; from audiogen.models.sequence_model import SequenceModel; from audiogen.generation.generate import generate\n"
-              "from audiogen.models.backbones.gpt import GPT; from audiogen.models.patterns import Parallel\n"
-              "from audiogen.spec import TokenSpec\n"
-              "model = SequenceModel(TokenSpec(8000, 80, 1, 64), GPT(GPT.Config(64, 2, 2, 16)), Parallel(1))\n"
-              f"model.precision = {precision!r}; began = time.perf_counter(); generate(model, 2, seeds=[0])\n"
-              "print(time.perf_counter() - began)")
-    done = subprocess.run([sys.executable, "-c", script], env=os.environ | {"NUMBA_CACHE_DIR": cache}, check=True,
-                          capture_output=True, text=True)
+    script = (
+        "import time, torch\n"
+        "from audiogen.generation.generate import generate\n"
+        "from audiogen.models.backbones.gpt import GPT\n"
+        "from audiogen.models.patterns import Parallel\n"
+        "from audiogen.models.sequence_model import SequenceModel\n"
+        "from audiogen.spec import TokenSpec\n"
+        "model = SequenceModel(TokenSpec(8000, 80, 1, 64), GPT(GPT.Config(64, 2, 2, 16)), Parallel(1))\n"
+        f"model.precision = {precision!r}; began = time.perf_counter(); generate(model, 2, seeds=[0])\n"
+        "print(time.perf_counter() - began)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"NUMBA_CACHE_DIR": cache},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     return float(done.stdout)
 
 

@@ -85,30 +85,44 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     chosen = resolve_precision("auto", torch.device("cpu"))
-    sides = {"plain, fp32": Side(Plain, "fp32"), "ours, fp32": Side(Ours, "fp32"),
-             f"ours, auto ({chosen})": Side(Ours, chosen)}
+    sides = {
+        "plain, fp32": Side(Plain, "fp32"),
+        "ours, fp32": Side(Ours, "fp32"),
+        f"ours, auto ({chosen})": Side(Ours, chosen),
+    }
     clock = time.process_time if args.threads == 1 else time.perf_counter
     for step in range(args.steps):
         x = walk(SPEC, BATCH, BLOCK, step)
         for side in sides.values():
             side.step(x, learning_rate(step / args.steps, CONFIG), clock)
     names = list(sides)
-    figures = {name: {"parameters": sum(p.numel() for p in side.model.parameters()),
-                      "tokens_per_second": BATCH * BLOCK / statistics.median(side.seconds),
-                      "last_bits": statistics.mean(side.bits[-max(args.steps // 10, 1):])}
-               for name, side in sides.items()}
+    figures = {
+        name: {
+            "parameters": sum(p.numel() for p in side.model.parameters()),
+            "tokens_per_second": BATCH * BLOCK / statistics.median(side.seconds),
+            "last_bits": statistics.mean(side.bits[-max(args.steps // 10, 1) :]),
+        }
+        for name, side in sides.items()
+    }
     print(f"medians and last losses of {args.steps} steps; PyTorch {torch.__version__}, {args.threads} thread(s)\n")
     print("| side | parameters | tokens a second | beside the plain stack | bits per code at the end |")
     print("| --- | --- | --- | --- | --- |")
     for name, row in figures.items():
         ratio = row["tokens_per_second"] / figures[names[0]]["tokens_per_second"]
-        print(f"| {name} | {row['parameters']:,} | {row['tokens_per_second']:,.0f} | {ratio:.2f}x | "
-              f"{row['last_bits']:.4f} |")
+        print(
+            f"| {name} | {row['parameters']:,} | {row['tokens_per_second']:,.0f} | {ratio:.2f}x | "
+            f"{row['last_bits']:.4f} |"
+        )
     change = figures[names[2]]["last_bits"] / figures[names[1]]["last_bits"] - 1
     print(f"\nloss of {chosen} beside our own fp32: {change:+.2%}")
     if args.json:
-        about = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-                 "torch": torch.__version__, "threads": args.threads, "steps": args.steps}
+        about = {
+            "machine": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "torch": torch.__version__,
+            "threads": args.threads,
+            "steps": args.steps,
+        }
         args.json.write_text(json.dumps({**about, "sides": figures}, indent=2) + "\n")
 
 

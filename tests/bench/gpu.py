@@ -52,31 +52,45 @@ def main() -> None:
         raise SystemExit("there is no GPU that CUDA can use here; --device cpu --short tries the script")
     wavenet = WaveNet.Config(16, 8, 4) if short else WaveNet.Config()
     gpt = GPT.Config(32, 2, 2, window=64) if short else GPT.Config(768, 12, 12, window=1024)
-    print(torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU", f"PyTorch {torch.__version__}\n",
-          flush=True)
-    rows = [generation("WaveNet, 20 layers, 64", MULAW, WaveNet(wavenet), batch_size, None, args)
-            for batch_size in ((1, 4) if short else (1, 128))]
+    print(
+        torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU",
+        f"PyTorch {torch.__version__}\n",
+        flush=True,
+    )
+    rows = [
+        generation("WaveNet, 20 layers, 64", MULAW, WaveNet(wavenet), batch_size, None, args)
+        for batch_size in ((1, 4) if short else (1, 128))
+    ]
     peer = theirs(CODES, gpt, args.device, torch.bfloat16)
-    rows += [generation("GPT, 12 layers, 768", CODES, GPT(gpt), batch_size, peer, args)
-             for batch_size in ((1, 4) if short else (1, 64))]
+    rows += [
+        generation("GPT, 12 layers, 768", CODES, GPT(gpt), batch_size, peer, args)
+        for batch_size in ((1, 4) if short else (1, 64))
+    ]
     print("| model | items | " + " | ".join(rows[-1]["steps_per_second"]) + " | bf16 beside the best peer |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for row in rows:
         rates = row["steps_per_second"]
         best = max(rates.get("transformers", 0), rates["plain loop"])
-        print(f"| {row['model']} | {row['items']} | " + " | ".join(
-            f"{rates[side]:,.0f}" if side in rates else "-" for side in rows[-1]["steps_per_second"])
-            + f" | {rates['bf16'] / best:.1f}x |")
-    print("\nsteps a second of each item, medians; an item speaks in real time from "
-          f"{MULAW.frame_rate:,.0f} (WaveNet) and {CODES.frame_rate:,.0f} (GPT) steps a second up", flush=True)
+        print(
+            f"| {row['model']} | {row['items']} | "
+            + " | ".join(f"{rates[side]:,.0f}" if side in rates else "-" for side in rows[-1]["steps_per_second"])
+            + f" | {rates['bf16'] / best:.1f}x |"
+        )
+    print(
+        "\nsteps a second of each item, medians; an item speaks in real time from "
+        f"{MULAW.frame_rate:,.0f} (WaveNet) and {CODES.frame_rate:,.0f} (GPT) steps a second up",
+        flush=True,
+    )
     others = {"codec": tokenising(args, device), "training": training(gpt, args, device)}
     if args.json:
-        args.json.write_text(json.dumps({"device": args.device, "torch": torch.__version__, "rows": rows, **others},
-                                        indent=2) + "\n")
+        args.json.write_text(
+            json.dumps({"device": args.device, "torch": torch.__version__, "rows": rows, **others}, indent=2) + "\n"
+        )
 
 
-def generation(name: str, spec: TokenSpec, backbone: Backbone, batch_size: int, peer: Callable | None,
-               args: argparse.Namespace) -> dict:
+def generation(
+    name: str, spec: TokenSpec, backbone: Backbone, batch_size: int, peer: Callable | None, args: argparse.Namespace
+) -> dict:
     device = torch.device(args.device)
     model = SequenceModel(spec, backbone, Parallel(1)).eval().to(device)
     few, many = (20, 40) if args.short else (200, 2000)
@@ -84,22 +98,30 @@ def generation(name: str, spec: TokenSpec, backbone: Backbone, batch_size: int, 
     def plain() -> Tensor:
         engine, seq = Eager(model, batch_size), torch.zeros(batch_size, 1, few, dtype=torch.int64, device=device)
         engine.prefill(seq[:, :, :0])
-        engine.decode(seq, torch.zeros(1, few, dtype=torch.bool, device=device),
-                    uniforms(range(batch_size), 0, few, 1).to(device), Sampling())
+        engine.decode(
+            seq,
+            torch.zeros(1, few, dtype=torch.bool, device=device),
+            uniforms(range(batch_size), 0, few, 1).to(device),
+            Sampling(),
+        )
         return seq
 
     def ours(precision: str) -> Callable[[], Tensor]:
         def call() -> Tensor:
             model.precision = precision
             return generate(model, many, batch_size=batch_size, seeds=range(batch_size))
+
         return call
 
     sides = {"transformers": (lambda: peer(batch_size, 1, few), few)} if peer else {}
     sides |= {"plain loop": (plain, few), "fp32": (ours("fp32"), many), "bf16": (ours("bf16"), many)}
     print(f"{name}, {batch_size}: run by {type(choose(model, batch_size)).__name__}", flush=True)
     seconds = race({side: call for side, (call, _) in sides.items()}, args.rounds, device)
-    return {"model": name, "items": batch_size,
-            "steps_per_second": {side: steps / seconds[side] for side, (_, steps) in sides.items()}}
+    return {
+        "model": name,
+        "items": batch_size,
+        "steps_per_second": {side: steps / seconds[side] for side, (_, steps) in sides.items()},
+    }
 
 
 def tokenising(args: argparse.Namespace, device: torch.device) -> dict[str, float]:
@@ -109,8 +131,9 @@ def tokenising(args: argparse.Namespace, device: torch.device) -> dict[str, floa
     wav = wav.to(device)
     with torch.inference_mode():
         codes = frontend.encode(wav)
-        seconds = race({"encode": lambda: frontend.encode(wav), "decode": lambda: frontend.decode(codes)}, args.rounds,
-                       device)
+        seconds = race(
+            {"encode": lambda: frontend.encode(wav), "decode": lambda: frontend.decode(codes)}, args.rounds, device
+        )
     sound = wav.shape[0] * wav.shape[2] / frontend.spec.sample_rate
     times = {side: sound / s for side, s in seconds.items()}
     print("\ncodec, times real time: " + ", ".join(f"{side} {x:,.0f}" for side, x in times.items()), flush=True)
@@ -135,8 +158,10 @@ def training(config: GPT.Config, args: argparse.Namespace, device: torch.device)
 
     seconds = race({"step": go}, args.rounds, device)["step"] / steps
     rate = training_flops(model, crop) * batch_size / seconds
-    print(f"training it, {batch_size} crops of {crop}: {batch_size * crop / seconds:,.0f} tokens a second, "
-          f"{rate / 1e12:,.1f} TFLOP/s, {rate / args.peak:.1%} of {args.peak / 1e12:,.0f}")
+    print(
+        f"training it, {batch_size} crops of {crop}: {batch_size * crop / seconds:,.0f} tokens a second, "
+        f"{rate / 1e12:,.1f} TFLOP/s, {rate / args.peak:.1%} of {args.peak / 1e12:,.0f}"
+    )
     return {"tokens_per_second": batch_size * crop / seconds, "flops": rate, "share": rate / args.peak}
 
 
@@ -147,7 +172,7 @@ def race(sides: dict[str, Callable], rounds: int, device: torch.device) -> dict[
         for name, call in sides.items():
             began = now(device)
             call()
-            if r:                                                       # the first round makes ready
+            if r:  # the first round makes ready
                 seconds[name].append(now(device) - began)
     return {name: statistics.median(times) for name, times in seconds.items()}
 

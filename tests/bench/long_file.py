@@ -35,8 +35,14 @@ def measure(kind: str, hours: float, place: str | None) -> dict[str, float]:
         make_folder(folder, hours, rate, hours * 3600)
         before, watch, began = anonymous(), Watch(), time.perf_counter()
         cache = EncodedCache.build(scan(folder, progress=False), frontend, Path(temporary) / "cache", progress=False)
-        return {"frontend": kind, "hours": hours, "before_mib": before, "highest_mib": watch.highest,
-                "seconds": time.perf_counter() - began, "frames": cache.files[0].num_frames}
+        return {
+            "frontend": kind,
+            "hours": hours,
+            "before_mib": before,
+            "highest_mib": watch.highest,
+            "seconds": time.perf_counter() - began,
+            "frames": cache.files[0].num_frames,
+        }
 
 
 def main() -> None:
@@ -54,12 +60,16 @@ def main() -> None:
     rows = []
     for kind in args.frontends:
         command = [sys.executable, __file__, "--measure", kind, "--hours", str(args.hours)]
-        done = subprocess.run(command + (["--place", args.place] if args.place else []), check=True,
-                              stdout=subprocess.PIPE)
+        done = subprocess.run(
+            command + (["--place", args.place] if args.place else []), check=True, stdout=subprocess.PIPE
+        )
         row = json.loads(done.stdout)
         rows.append(row)
-        print(f"{kind:8} {args.hours:g} h: {row['before_mib']:.0f} MiB before, {row['highest_mib']:.0f} MiB at most, "
-              f"{row['seconds']:.0f} s, {row['frames']} frames", flush=True)
+        print(
+            f"{kind:8} {args.hours:g} h: {row['before_mib']:.0f} MiB before, {row['highest_mib']:.0f} MiB at most, "
+            f"{row['seconds']:.0f} s, {row['frames']} frames",
+            flush=True,
+        )
     if args.json:
         args.json.write_text(json.dumps(rows, indent=2))
     sys.exit(max(row["highest_mib"] for row in rows) > args.limit)

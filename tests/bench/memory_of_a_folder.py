@@ -58,7 +58,7 @@ def measure(folder: Path) -> dict[str, float]:
     began = stage("scan", began)
     sides = split(index)
     frontend = load_frontend("mulaw", sample_rate=index.files[0].sample_rate)
-    for wav in training_wavs(index, sides.train, frontend.spec.sample_rate):    # what fitting would read
+    for wav in training_wavs(index, sides.train, frontend.spec.sample_rate):  # what fitting would read
         float(wav.sum())
     began = stage("fit", began)
     EncodedCache.build(index, frontend, folder.parent / "cache", progress=False)
@@ -71,7 +71,7 @@ def measure(folder: Path) -> dict[str, float]:
     for codes in Sequences(cache, sides.held_out):
         int(codes[:, :8192].sum())
     stage("held_out", began)
-    return {**figures, "highest_mib": watch.highest, "gib_of_codes": cache.data.nbytes / 2 ** 30}
+    return {**figures, "highest_mib": watch.highest, "gib_of_codes": cache.data.nbytes / 2**30}
 
 
 def make_folder(folder: Path, hours: float, sample_rate: int, file_seconds: float) -> None:
@@ -110,13 +110,17 @@ def main() -> None:
     if options.measure:
         print(json.dumps(measure(options.measure)))
         return
-    figures = [in_a_process_of_its_own(hours, options.sample_rate, options.file_seconds, options.place)
-               for hours in options.hours]
+    figures = [
+        in_a_process_of_its_own(hours, options.sample_rate, options.file_seconds, options.place)
+        for hours in options.hours
+    ]
     for name in figures[0]:
         print(f"{name:14}", *(f"{each[name]:10.2f}" for each in figures))
     growth = figures[-1]["highest_mib"] - figures[0]["highest_mib"]
-    print(f"grows by {growth:.1f} MiB from {options.hours[0]:g} to {options.hours[-1]:g} hours; the limit is "
-          f"{options.limit:g}")
+    print(
+        f"grows by {growth:.1f} MiB from {options.hours[0]:g} to {options.hours[-1]:g} hours; the limit is "
+        f"{options.limit:g}"
+    )
     sys.exit(growth >= options.limit)
 
 

@@ -27,14 +27,20 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     print("| front-end | backbone | fp32 ms a step | bf16 ms a step | ratio | fp32 bits | bf16 bits | change |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for name, frontend, spec in (("mulaw", {"kind": "mulaw"}, TokenSpec(8000, 1, 1, 256)),
-                                 ("melvq", {"kind": "melvq"}, TokenSpec(8000, 128, 1, 512))):
+    for name, frontend, spec in (
+        ("mulaw", {"kind": "mulaw"}, TokenSpec(8000, 1, 1, 256)),
+        ("melvq", {"kind": "melvq"}, TokenSpec(8000, 128, 1, 512)),
+    ):
         for backbone in BACKBONES:
-            times, losses = race(default_config(frontend, spec, backbone, [], {"steps": args.steps, "minutes": None}),
-                                 spec, args.steps)
+            times, losses = race(
+                default_config(frontend, spec, backbone, [], {"steps": args.steps, "minutes": None}), spec, args.steps
+            )
             fp32, bf16 = (statistics.median(t) * 1000 for t in times)
-            print(f"| {name} | {backbone} | {fp32:.0f} | {bf16:.0f} | {fp32 / bf16:.2f} | "
-                  f"{losses[0]:.4f} | {losses[1]:.4f} | {losses[1] / losses[0] - 1:+.2%} |", flush=True)
+            print(
+                f"| {name} | {backbone} | {fp32:.0f} | {bf16:.0f} | {fp32 / bf16:.2f} | "
+                f"{losses[0]:.4f} | {losses[1]:.4f} | {losses[1] / losses[0] - 1:+.2%} |",
+                flush=True,
+            )
 
 
 def race(config, spec: TokenSpec, steps: int) -> tuple[list[list[float]], list[float]]:

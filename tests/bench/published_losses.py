@@ -28,7 +28,7 @@ from audiogen.models.sequence_model import SequenceModel
 from audiogen.runs.training_config import TrainingConfig
 from audiogen.training.schedule import learning_rate, make_optimizer
 
-BUDGET = 200_000 * 32       # predictions
+BUDGET = 200_000 * 32  # predictions
 
 
 def main() -> None:
@@ -69,7 +69,7 @@ class Names:
         rng = random.Random(0)
         while True:
             names = sorted(rng.sample(self.training, len(self.training)), key=lambda x: x.shape[1])
-            groups = [names[i:i + size] for i in range(0, len(names), size)]
+            groups = [names[i : i + size] for i in range(0, len(names), size)]
             rng.shuffle(groups)
             yield from map(self.batch, groups)
 
@@ -97,6 +97,7 @@ def on_names(backbone: Callable[[], Backbone], **settings: float) -> Callable[[P
         with torch.inference_mode():
             nats, entries = trained.eval().nll(names.batch(names.validation))
         return float(nats) / entries, sum(p.numel() for p in model.parameters())
+
     return run
 
 
@@ -122,21 +123,22 @@ def shakespeare(folder: Path, block: int = 64, batch_size: int = 12, steps: int 
     text = (folder / "tinyshakespeare.txt").read_text()
     characters = Characters(text)
     codes = characters.encode(text)
-    training, validation = codes[:, :int(0.9 * len(text))], codes[:, int(0.9 * len(text)):]
-    model = SequenceModel(characters.spec, GPT(GPT.Config(dim=128, num_layers=4, num_heads=4, window=block)),
-                          Parallel(1))
+    training, validation = codes[:, : int(0.9 * len(text))], codes[:, int(0.9 * len(text)) :]
+    model = SequenceModel(
+        characters.spec, GPT(GPT.Config(dim=128, num_layers=4, num_heads=4, window=block)), Parallel(1)
+    )
 
     def batches() -> Iterable[Tensor]:
         generator = torch.Generator().manual_seed(0)
         while True:
             starts = torch.randint(training.shape[1] - block - 1, (batch_size,), generator=generator)
-            yield torch.stack([training[:, start:start + block + 1] for start in starts])
+            yield torch.stack([training[:, start : start + block + 1] for start in starts])
 
-    def loss(x: Tensor) -> Tensor:      # as there: 64 predictions, of which the first has seen one character
+    def loss(x: Tensor) -> Tensor:  # as there: 64 predictions, of which the first has seen one character
         return model.nll_per_entry(x)[:, :, 1:].mean()
 
     fit(model, batches(), steps, loss, learning_rate=1e-3, weight_decay=0.1, warmup=0.05, final_learning_rate=0.1)
-    windows = validation.unfold(1, block + 1, block).transpose(0, 1)            # (windows, 1, 65): every character once
+    windows = validation.unfold(1, block + 1, block).transpose(0, 1)  # (windows, 1, 65): every character once
     with torch.inference_mode():
         model.eval()
         losses = torch.cat([model.nll_per_entry(x)[:, 0, 1:] for x in windows.split(64)])
@@ -146,8 +148,14 @@ def shakespeare(folder: Path, block: int = 64, batch_size: int = 12, steps: int 
 # ------------------------------------------------------------------------------------------------------- the training
 
 
-def fit(model: SequenceModel, batches: Iterable[Tensor], steps: int, loss_of: Callable[[Tensor], Tensor],
-        average: float = 0.0, **settings: float) -> SequenceModel:
+def fit(
+    model: SequenceModel,
+    batches: Iterable[Tensor],
+    steps: int,
+    loss_of: Callable[[Tensor], Tensor],
+    average: float = 0.0,
+    **settings: float,
+) -> SequenceModel:
     """AdamW with the library's schedule -> the model, or its running average if `average` is above 0."""
     config = TrainingConfig(steps=steps, minutes=None, **settings)
     optimizer = make_optimizer(model, config)
@@ -172,16 +180,38 @@ def mean(model: SequenceModel, x: Tensor) -> Tensor:
 
 ROWS: dict[str, tuple[str, Callable[[Path], tuple[float, int]]]] = {
     "bigram, counted": ("2.48", counted),
-    "bigram, by gradient": ("2.48", on_names(lambda: NeuralBigram(NeuralBigram.Config(dim=32)), learning_rate=1e-2,
-                                              weight_decay=0.0)),
-    "MLP": ("2.17", on_names(lambda: MLP(MLP.Config(dim=24, context=3, hidden_dim=200)), learning_rate=3e-3,
-                             weight_decay=0.01, average=0.999)),
-    "MLP with BatchNorm": ("2.11", on_names(lambda: MLP(MLP.Config(dim=24, context=3, hidden_dim=200, batch_norm=True)),
-                                            learning_rate=3e-3, weight_decay=0.01, average=0.999)),
+    "bigram, by gradient": (
+        "2.48",
+        on_names(lambda: NeuralBigram(NeuralBigram.Config(dim=32)), learning_rate=1e-2, weight_decay=0.0),
+    ),
+    "MLP": (
+        "2.17",
+        on_names(
+            lambda: MLP(MLP.Config(dim=24, context=3, hidden_dim=200)),
+            learning_rate=3e-3,
+            weight_decay=0.01,
+            average=0.999,
+        ),
+    ),
+    "MLP with BatchNorm": (
+        "2.11",
+        on_names(
+            lambda: MLP(MLP.Config(dim=24, context=3, hidden_dim=200, batch_norm=True)),
+            learning_rate=3e-3,
+            weight_decay=0.01,
+            average=0.999,
+        ),
+    ),
     "MLP with BatchNorm, backward passes by hand": ("2.11", by_hand),
-    "WaveNet": ("1.993", on_names(lambda: WaveNet(WaveNet.Config(dim=64, residual_dim=64, num_layers=3,
-                                                                 dilation_cycle=3)),
-                                  learning_rate=2e-3, weight_decay=0.1, average=0.999)),
+    "WaveNet": (
+        "1.993",
+        on_names(
+            lambda: WaveNet(WaveNet.Config(dim=64, residual_dim=64, num_layers=3, dilation_cycle=3)),
+            learning_rate=2e-3,
+            weight_decay=0.1,
+            average=0.999,
+        ),
+    ),
     "GPT on tinyshakespeare": ("1.88", shakespeare),
 }
 

@@ -49,18 +49,28 @@ def main() -> None:
     clock = time.process_time if args.threads == 1 else time.perf_counter
 
     rows = [race(name, config, batch_size, args, clock) for name, config in MODELS.items() for batch_size in (1, 8)]
-    print(f"\nsamples a second, medians of {args.rounds} rounds; PyTorch {torch.__version__} on {args.threads} "
-          "thread(s), ours on one\n")
+    print(
+        f"\nsamples a second, medians of {args.rounds} rounds; PyTorch {torch.__version__} on {args.threads} "
+        "thread(s), ours on one\n"
+    )
     print("| model | batch | plain PyTorch loop | audiogen's plain loop | engine, fp32 | bf16 | int8 |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for row in rows:
         engine = " | ".join(f"{row[precision]:,.0f} ({row[precision] / row['peer']:.1f}x)" for precision in PRECISIONS)
         print(f"| {row['model']} | {row['batch']} | {row['peer']:,.0f} | {row['eager']:,.0f} | {engine} |")
-    print("\n| model | weights as packed, MiB: " + " | ".join(PRECISIONS) + " | state of an item, MiB |\n| --- "
-          + "| --- " * (len(PRECISIONS) + 1) + "|")
+    print(
+        "\n| model | weights as packed, MiB: "
+        + " | ".join(PRECISIONS)
+        + " | state of an item, MiB |\n| --- "
+        + "| --- " * (len(PRECISIONS) + 1)
+        + "|"
+    )
     for row in rows[::2]:
-        print(f"| {row['model']} | " + " | ".join(f"{row['mebibytes'][p]:.2f}" for p in PRECISIONS)
-              + f" | {row['state']:.2f} |")
+        print(
+            f"| {row['model']} | "
+            + " | ".join(f"{row['mebibytes'][p]:.2f}" for p in PRECISIONS)
+            + f" | {row['state']:.2f} |"
+        )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"\npeak memory of this process, both sides and torch: {peak:.0f} MiB")
 
@@ -74,17 +84,28 @@ def main() -> None:
     for precision, bits in accuracy.items():
         print(f"held-out bits per sample, {precision}: {bits:.4f} ({bits / accuracy['fp32'] - 1:+.2%})")
     if args.json:
-        about = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-                 "torch": torch.__version__, "threads": args.threads, "rounds": args.rounds, "steps": args.steps}
-        args.json.write_text(json.dumps({**about, "first_call_seconds": first, "rows": rows, "peak_mebibytes": peak,
-                                         "held_out_bits": accuracy}, indent=2) + "\n")
+        about = {
+            "machine": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "torch": torch.__version__,
+            "threads": args.threads,
+            "rounds": args.rounds,
+            "steps": args.steps,
+        }
+        args.json.write_text(
+            json.dumps(
+                {**about, "first_call_seconds": first, "rows": rows, "peak_mebibytes": peak, "held_out_bits": accuracy},
+                indent=2,
+            )
+            + "\n"
+        )
 
 
 def race(name: str, config: WaveNet.Config, batch_size: int, args: argparse.Namespace, clock: Callable) -> dict:
     torch.manual_seed(0)
     model = SequenceModel(SPEC, WaveNet(config), Parallel(1)).eval()
     with torch.no_grad():
-        model.head.linear.weight.mul_(10)                   # an untrained one draws by chance, whatever it has seen
+        model.head.linear.weight.mul_(10)  # an untrained one draws by chance, whatever it has seen
     seq = torch.randint(256, (batch_size, 1, 500))
     peer = RingBufferLoop(model, batch_size)
     with torch.inference_mode():
@@ -106,18 +127,27 @@ def race(name: str, config: WaveNet.Config, batch_size: int, args: argparse.Name
             began = clock()
             go(steps)
             rates[side].append(batch_size * steps / (clock() - began))
-    return {"model": name, "batch": batch_size, **{side: statistics.median(rate) for side, rate in rates.items()},
-            "mebibytes": mebibytes, "state": engine._memory[0].nbytes / batch_size / 2**20, "rounds": rates}
+    return {
+        "model": name,
+        "batch": batch_size,
+        **{side: statistics.median(rate) for side, rate in rates.items()},
+        "mebibytes": mebibytes,
+        "state": engine._memory[0].nbytes / batch_size / 2**20,
+        "rounds": rates,
+    }
 
 
 def filler(engine):
     """steps -> that many steps of the engine, begun anew, with all its inputs made."""
+
     def go(steps: int) -> None:
         seq = torch.zeros(engine.batch_size, 1, steps, dtype=torch.int64)
         with torch.inference_mode():
             engine.set_state(*engine.model.start(engine.batch_size))
-        engine.decode(seq, torch.zeros(1, steps, dtype=torch.bool), uniforms(range(engine.batch_size), 0, steps, 1),
-                    Sampling())
+        engine.decode(
+            seq, torch.zeros(1, steps, dtype=torch.bool), uniforms(range(engine.batch_size), 0, steps, 1), Sampling()
+        )
+
     return go
 
 
@@ -130,7 +160,7 @@ class RingBufferLoop:
         self.layers = []
         for layer, gate in enumerate(backbone.gates):
             residual = backbone.residuals[layer] if layer < len(backbone.residuals) else None
-            skip = backbone.skip.weight[:, layer * R:(layer + 1) * R].detach().contiguous()
+            skip = backbone.skip.weight[:, layer * R : (layer + 1) * R].detach().contiguous()
             past, now = (w.contiguous() for w in gate.linear.weight.detach().split(R, dim=1))
             self.layers.append((past, now, gate.linear.bias, residual, skip))
         self.reset()
@@ -189,11 +219,19 @@ def held_out_bits(run: Path, folder: Path, most: int = 40) -> dict[str, float]:
 
 def first_call(precision: str, cache: str) -> float:
     """Seconds of the processor that the first steps take in a new process, numba's import included, torch's not."""
-    script = ("import time, torch; from audiogen.generation.generate import generate; from tests.bench.wavenet import *\n"
-              f"model = SequenceModel(SPEC, WaveNet(WaveNet.Config()), Parallel(1)); model.precision = {precision!r}\n"
-              "began = time.process_time(); generate(model, 2, seeds=[0]); print(time.process_time() - began)")
-    done = subprocess.run([sys.executable, "-c", script], env={**os.environ, "NUMBA_CACHE_DIR": cache},
-                          cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+    script = (
+        "import time, torch; from audiogen.generation.generate import generate; from tests.bench.wavenet import *\n"
+        f"model = SequenceModel(SPEC, WaveNet(WaveNet.Config()), Parallel(1)); model.precision = {precision!r}\n"
+        "began = time.process_time(); generate(model, 2, seeds=[0]); print(time.process_time() - began)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "NUMBA_CACHE_DIR": cache},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return float(done.stdout)
 
 

@@ -72,8 +72,9 @@ def _check(source: Source, header: Header) -> None:
     if not 1 <= header.num_channels <= MAX_CHANNELS:
         raise source.refusal(f"states {header.num_channels} channels, and 1 to {MAX_CHANNELS} are read", CONVERT)
     if not MIN_SAMPLE_RATE <= header.sample_rate <= MAX_SAMPLE_RATE:
-        raise source.refusal(f"states a sample rate of {header.sample_rate} Hz, and {MIN_SAMPLE_RATE} to "
-                             f"{MAX_SAMPLE_RATE} are read")
+        raise source.refusal(
+            f"states a sample rate of {header.sample_rate} Hz, and {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} are read"
+        )
     if header.num_samples is None:
         return
     if header.num_samples <= 0:

@@ -1,7 +1,7 @@
 """FLAC: STREAMINFO's total, where 0 says that it is not known. Whether the samples are there only decoding can tell.
 
-    "fLaC" <kind> <length> <block sizes 2 x 16 bits> <frame sizes 2 x 24> <rate 20> <channels - 1: 3> <bits - 1: 5>
-    <total samples 36> <MD5 128>                                   (RFC 9639, section 8.2)
+"fLaC" <kind> <length> <block sizes 2 x 16 bits> <frame sizes 2 x 24> <rate 20> <channels - 1: 3> <bits - 1: 5>
+<total samples 36> <MD5 128>                                   (RFC 9639, section 8.2)
 """
 
 import struct

@@ -46,19 +46,27 @@ def parse(source: Source, start: int) -> Header | None:
     tag = _parse_tag(head, frame)
     if tag is not None and tag.num_frames > 0:
         if source.size - start < 0.99 * tag.num_bytes:
-            raise source.refusal(f"is truncated: its header states {tag.num_bytes} bytes, the file holds "
-                                 f"{source.size - start}")
+            raise source.refusal(
+                f"is truncated: its header states {tag.num_bytes} bytes, the file holds {source.size - start}"
+            )
         num_samples = tag.num_frames * frame.num_samples - tag.num_added
     else:
         num_frames = _count_frames(source, start + (frame.num_bytes if tag is not None else 0))
-        if head[_VBRI_OFFSET:_VBRI_OFFSET + 4] == b"VBRI":
+        if head[_VBRI_OFFSET : _VBRI_OFFSET + 4] == b"VBRI":
             (stated,) = struct.unpack_from(">I", head, _VBRI_OFFSET + 14)
             if num_frames - stated not in (0, 1):  # encoders differ on whether the tag's own frame is one
                 raise source.refusal(f"is truncated: its header states {stated} frames, the file holds {num_frames}")
         num_samples = num_frames * frame.num_samples
     # 576 samples at 8 kbit/s and 24 kHz take a frame of 24 bytes
-    return Header("MP3", frame.sample_rate, frame.num_channels, num_samples, max_samples_per_byte=24,
-                  tolerance=_DECODER_DELAY, counted=tag is None or tag.num_frames == 0)
+    return Header(
+        "MP3",
+        frame.sample_rate,
+        frame.num_channels,
+        num_samples,
+        max_samples_per_byte=24,
+        tolerance=_DECODER_DELAY,
+        counted=tag is None or tag.num_frames == 0,
+    )
 
 
 def _parse_frame(head: bytes) -> _Frame | None:
@@ -79,16 +87,16 @@ def _parse_tag(head: bytes, frame: _Frame) -> _Tag | None:
     "Xing" or "Info", flags, then the fields that they name: frames, bytes, 100 bytes of places, quality; then LAME's
     part, with the added samples in 2 x 12 bits behind 21 bytes (http://gabriel.mp3-tech.org/mp3infotag.html).
     """
-    if head[frame.tag_offset:frame.tag_offset + 4] not in (b"Xing", b"Info"):
+    if head[frame.tag_offset : frame.tag_offset + 4] not in (b"Xing", b"Info"):
         return None
     (flags,) = struct.unpack_from(">I", head, frame.tag_offset + 4)
     offset = frame.tag_offset + 8
     fields = []
     for flag, length in ((1, 4), (2, 4), (4, 100), (8, 4)):
         present = length if flags & flag else 0
-        fields.append(int.from_bytes(head[offset:offset + present], "big"))
+        fields.append(int.from_bytes(head[offset : offset + present], "big"))
         offset += present
-    added = int.from_bytes(head[offset + 21:offset + 24], "big") if head[offset:offset + 1] != b"\0" else 0
+    added = int.from_bytes(head[offset + 21 : offset + 24], "big") if head[offset : offset + 1] != b"\0" else 0
     return _Tag(fields[0], fields[1], (added >> 12) + (added & 0xFFF))
 
 

@@ -23,7 +23,7 @@ def parse(source: Source, start: int) -> Header | None:
     if first[:4] != b"OggS":
         return None
     *_, serial, _, _, num_segments = _PAGE.unpack_from(first)
-    packet = first[_PAGE.size + num_segments:]
+    packet = first[_PAGE.size + num_segments :]
     if packet.startswith(b"\x01vorbis"):
         num_channels, sample_rate = struct.unpack_from("<BI", packet, 11)
         num_samples = _last_granule(source, start, serial)
@@ -57,5 +57,5 @@ def _ends_with_page(tail: bytes, at: int) -> bool:
     body = at + _PAGE.size
     if body > len(tail):
         return False
-    sizes = tail[body:body + tail[body - 1]]
+    sizes = tail[body : body + tail[body - 1]]
     return body + len(sizes) + sum(sizes) == len(tail)

@@ -48,8 +48,10 @@ def parse(source: Source, start: int) -> Header | None:
     if coding == _EXTENSIBLE:
         (coding,) = struct.unpack_from(order + "H", form, 24)
     if coding not in _CODINGS:
-        raise source.refusal(f"holds samples of kind 0x{coding:04X}, and a WAV is read where it holds "
-                             f"{', '.join(_CODINGS.values())}", CONVERT)
+        raise source.refusal(
+            f"holds samples of kind 0x{coding:04X}, and a WAV is read where it holds {', '.join(_CODINGS.values())}",
+            CONVERT,
+        )
     if bytes_per_sample == 0:
         raise source.refusal("states samples of 0 bytes")
 
@@ -59,13 +61,23 @@ def parse(source: Source, start: int) -> Header | None:
     elif length == _UNKNOWN == riff_size:
         length = held
     if length > held:
-        raise source.refusal(f"is truncated: its header states {length // bytes_per_sample} samples, the file holds "
-                             f"{held // bytes_per_sample}")
+        raise source.refusal(
+            f"is truncated: its header states {length // bytes_per_sample} samples, the file holds "
+            f"{held // bytes_per_sample}"
+        )
     if length == 0 and held > 0:
-        raise source.refusal(f"states 0 samples, though {held} bytes follow: its header was never finished",
-                             "save it again, for example with ffmpeg, or remove it")
+        raise source.refusal(
+            f"states 0 samples, though {held} bytes follow: its header was never finished",
+            "save it again, for example with ffmpeg, or remove it",
+        )
     # Where the fields contradict each other libsndfile knows which programs wrote such files, and what they meant.
     bits = int.from_bytes(form[14:16], "little")
     plain = order == "<" and 8 * bytes_per_sample == num_channels * bits
-    return Header("WAV", sample_rate, num_channels, length // bytes_per_sample, max_samples_per_byte=1,
-                  plain=(_CODINGS[coding], bits, offset) if plain else None)
+    return Header(
+        "WAV",
+        sample_rate,
+        num_channels,
+        length // bytes_per_sample,
+        max_samples_per_byte=1,
+        plain=(_CODINGS[coding], bits, offset) if plain else None,
+    )

@@ -44,14 +44,7 @@ from .basic import (
     tanh,
     tanh_backward,
 )
-from .convolution import (
-    causal_conv,
-    causal_conv_backward,
-    gate,
-    gate_backward,
-    wavenet_layer,
-    wavenet_layer_backward,
-)
+from .convolution import causal_conv, causal_conv_backward, gate, gate_backward, wavenet_layer, wavenet_layer_backward
 from .norms import (
     EPSILON,
     batch_norm,
@@ -62,9 +55,34 @@ from .norms import (
     layer_norm_backward,
 )
 
-__all__ = ["EPSILON", "batch_norm", "batch_norm_backward", "batch_norm_steps", "batch_norm_steps_backward",
-           "causal_attention", "causal_attention_backward", "causal_conv", "causal_conv_backward", "cross_entropy",
-           "cross_entropy_backward", "embedding", "embedding_backward", "gate", "gate_backward", "layer_norm",
-           "layer_norm_backward", "linear", "linear_backward", "relu", "relu_backward", "self_attention",
-           "self_attention_backward", "softmax", "softmax_backward", "tanh", "tanh_backward", "wavenet_layer",
-           "wavenet_layer_backward"]
+__all__ = [
+    "EPSILON",
+    "batch_norm",
+    "batch_norm_backward",
+    "batch_norm_steps",
+    "batch_norm_steps_backward",
+    "causal_attention",
+    "causal_attention_backward",
+    "causal_conv",
+    "causal_conv_backward",
+    "cross_entropy",
+    "cross_entropy_backward",
+    "embedding",
+    "embedding_backward",
+    "gate",
+    "gate_backward",
+    "layer_norm",
+    "layer_norm_backward",
+    "linear",
+    "linear_backward",
+    "relu",
+    "relu_backward",
+    "self_attention",
+    "self_attention_backward",
+    "softmax",
+    "softmax_backward",
+    "tanh",
+    "tanh_backward",
+    "wavenet_layer",
+    "wavenet_layer_backward",
+]

@@ -10,7 +10,7 @@ from .basic import Saved, linear, linear_backward
 
 def softmax(x: Tensor) -> tuple[Tensor, Saved]:
     """exp(x) / sum(exp(x)) along the last axis: (..., V) -> (..., V). An x of -inf gets 0."""
-    y = (x - x.amax(dim=-1, keepdim=True)).exp()                        # the same y, and exp can't overflow
+    y = (x - x.amax(dim=-1, keepdim=True)).exp()  # the same y, and exp can't overflow
     y = y / y.sum(dim=-1, keepdim=True)
     return y, (y,)
 
@@ -26,7 +26,7 @@ def softmax_backward(dy: Tensor, saved: Saved) -> Tensor:
     sum(y dy) is the mean of dy under the weights y: an entry is raised if it is worth more than the others are on
     average, and lowered if less. A row's dx sums to zero, and where y is 0 (a step that is masked) or 1, so is dx.
     """
-    y, = saved
+    (y,) = saved
     return y * (dy - (y * dy).sum(dim=-1, keepdim=True))
 
 
@@ -62,8 +62,9 @@ def causal_attention_backward(dy: Tensor, saved: Saved) -> tuple[Tensor, Tensor,
     return dscores @ k, dscores.mT @ q, weights.mT @ dy
 
 
-def self_attention(x: Tensor, weight: Tensor, bias: Tensor, out_weight: Tensor, out_bias: Tensor, num_heads: int
-                   ) -> tuple[Tensor, Saved]:
+def self_attention(
+    x: Tensor, weight: Tensor, bias: Tensor, out_weight: Tensor, out_bias: Tensor, num_heads: int
+) -> tuple[Tensor, Saved]:
     """Queries, keys and values of x; attention in each head; a linear layer over the heads side by side.
 
     Args:
@@ -76,9 +77,9 @@ def self_attention(x: Tensor, weight: Tensor, bias: Tensor, out_weight: Tensor, 
 
     Source: Vaswani et al. 2017, section 3.2.2.
     """
-    qkv, in_saved = linear(x, weight, bias)                             # (B, S, 3 D)
+    qkv, in_saved = linear(x, weight, bias)  # (B, S, 3 D)
     q, k, v = (split_heads(z, num_heads) for z in qkv.chunk(3, dim=-1))
-    heads, attention_saved = causal_attention(q, k, v)                  # (B, H, S, D / H)
+    heads, attention_saved = causal_attention(q, k, v)  # (B, H, S, D / H)
     y, out_saved = linear(join_heads(heads), out_weight, out_bias)
     return y, (in_saved, attention_saved, out_saved)
 

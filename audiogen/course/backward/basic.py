@@ -41,7 +41,7 @@ def linear_backward(dy: Tensor, saved: Saved) -> tuple[Tensor, ...]:
     As matrices: dx = dy weight, dweight = dy' x. The shapes leave no other way to multiply them.
     """
     x, weight, has_bias = saved
-    rows = dy.reshape(-1, dy.shape[-1])                                 # (N, D_out)
+    rows = dy.reshape(-1, dy.shape[-1])  # (N, D_out)
     gradients = dy @ weight, rows.T @ x.reshape(-1, x.shape[-1])
     return (*gradients, rows.sum(dim=0)) if has_bias else gradients
 
@@ -58,7 +58,7 @@ def tanh_backward(dy: Tensor, saved: Saved) -> Tensor:
     tanh = sinh / cosh, so its slope is (cosh^2 - sinh^2) / cosh^2 = 1 - tanh^2: one at 0, and nothing where y is near 1
     or -1. A unit that is saturated passes nothing back, whatever dy is.
     """
-    y, = saved
+    (y,) = saved
     return dy * (1 - y * y)
 
 
@@ -70,7 +70,7 @@ def relu(x: Tensor) -> tuple[Tensor, Saved]:
 
 def relu_backward(dy: Tensor, saved: Saved) -> Tensor:
     """dx = dy where x was above 0, else 0: the slope is one there and zero below; at 0 itself, 0 by convention."""
-    y, = saved
+    (y,) = saved
     return dy * (y > 0)
 
 
@@ -80,12 +80,12 @@ def cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, Saved]:
     A target of V is a hole (such as the padding behind a shorter item) and counts for nothing; of holes alone the mean
     is 0.
     """
-    rows, target = logits.flatten(0, -2), target.flatten()[:, None]     # (N, V), (N, 1)
+    rows, target = logits.flatten(0, -2), target.flatten()[:, None]  # (N, V), (N, 1)
     seen = target < rows.shape[1]
     picked = target.clamp(max=rows.shape[1] - 1)
-    rows = rows - rows.amax(dim=1, keepdim=True)                        # the same odds, and exp can't overflow
+    rows = rows - rows.amax(dim=1, keepdim=True)  # the same odds, and exp can't overflow
     log_odds = rows - rows.exp().sum(dim=1, keepdim=True).log()
-    share = seen / seen.sum().clamp(min=1).to(logits.dtype)             # (N, 1): 1 / (number of codes), 0 in holes
+    share = seen / seen.sum().clamp(min=1).to(logits.dtype)  # (N, 1): 1 / (number of codes), 0 in holes
     return -(log_odds.gather(1, picked) * share).sum(), (log_odds, picked, share, logits.shape)
 
 

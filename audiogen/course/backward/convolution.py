@@ -21,8 +21,8 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, dilation: int) -> tuple
     Source: van den Oord et al. 2016, WaveNet, section 2.1.
     """
     S, past = x.shape[1], (len(weight) - 1) * dilation
-    padded = F.pad(x, (0, 0, past, 0))                                  # (B, past + S, D_in)
-    y = bias + sum(padded[:, k * dilation:k * dilation + S] @ tap.T for k, tap in enumerate(weight))
+    padded = F.pad(x, (0, 0, past, 0))  # (B, past + S, D_in)
+    y = bias + sum(padded[:, k * dilation : k * dilation + S] @ tap.T for k, tap in enumerate(weight))
     return y, (padded, weight, dilation)
 
 
@@ -48,7 +48,7 @@ def causal_conv_backward(dy: Tensor, saved: Saved) -> tuple[Tensor, Tensor, Tens
         seen = slice(k * dilation, k * dilation + S)
         dpadded[:, seen] += dy @ tap
         dweight[k] = dy.flatten(0, 1).T @ padded[:, seen].flatten(0, 1)
-    return dpadded[:, padded.shape[1] - S:], dweight, dy.sum(dim=(0, 1))
+    return dpadded[:, padded.shape[1] - S :], dweight, dy.sum(dim=(0, 1))
 
 
 def gate(x: Tensor) -> tuple[Tensor, Saved]:
@@ -72,8 +72,9 @@ def gate_backward(dy: Tensor, saved: Saved) -> Tensor:
     return torch.cat([dy * opened * (1 - signal * signal), dy * signal * opened * (1 - opened)], dim=-1)
 
 
-def wavenet_layer(x: Tensor, weight: Tensor, bias: Tensor, out_weight: Tensor, out_bias: Tensor, dilation: int
-                  ) -> tuple[tuple[Tensor, Tensor], Saved]:
+def wavenet_layer(
+    x: Tensor, weight: Tensor, bias: Tensor, out_weight: Tensor, out_bias: Tensor, dilation: int
+) -> tuple[tuple[Tensor, Tensor], Saved]:
     """Convolution, gate, a linear layer, and x added: two results, y for the next layer and z for the skip path.
 
     Args:

@@ -15,13 +15,13 @@ def batch_norm_steps(x: Tensor, gain: Tensor, bias: Tensor) -> tuple[Tensor, Sav
 
     Source: Ioffe and Szegedy 2015, Batch Normalization, algorithm 1. As there, the variance divides by N, not N - 1.
     """
-    mean = x.mean(dim=0)                                                # (D,)
-    centred = x - mean                                                  # (N, D)
-    squared = centred ** 2                                              # (N, D)
-    variance = squared.mean(dim=0)                                      # (D,)
-    inverse = (variance + EPSILON) ** -0.5                              # (D,)
-    normalised = centred * inverse                                      # (N, D)
-    y = gain * normalised + bias                                        # (N, D)
+    mean = x.mean(dim=0)  # (D,)
+    centred = x - mean  # (N, D)
+    squared = centred**2  # (N, D)
+    variance = squared.mean(dim=0)  # (D,)
+    inverse = (variance + EPSILON) ** -0.5  # (D,)
+    normalised = centred * inverse  # (N, D)
+    y = gain * normalised + bias  # (N, D)
     return y, (centred, inverse, normalised, gain)
 
 
@@ -43,7 +43,7 @@ def batch_norm_steps_backward(dy: Tensor, saved: Saved) -> tuple[Tensor, Tensor,
     dcentred = dnormalised * inverse
     dinverse = (dnormalised * centred).sum(dim=0)
     # inverse = (variance + EPSILON) ** -0.5
-    dvariance = dinverse * -0.5 * inverse ** 3
+    dvariance = dinverse * -0.5 * inverse**3
     # variance = squared.mean(dim=0)
     dsquared = (dvariance / N).expand_as(centred)
     # squared = centred ** 2: the second use of `centred`

@@ -65,8 +65,9 @@ class BPE(Frontend):
             object.__setattr__(self, "base", whole)
             check_setting(1 <= self.num_merges <= 65536, "num_merges", "from 1 to 65536", self.num_merges)
             most = MOST_CONTENT // self.num_merges
-            check_setting(2 <= self.longest <= most, "longest", f"from 2 to {most} frames with so many merges",
-                          self.longest)
+            check_setting(
+                2 <= self.longest <= most, "longest", f"from 2 to {most} frames with so many merges", self.longest
+            )
             check_setting(1 <= self.fit_frames <= 100_000_000, "fit_frames", "from 1 to 100000000", self.fit_frames)
 
     def __init__(self, config: Config):
@@ -76,12 +77,16 @@ class BPE(Frontend):
         except ConfigError as error:
             raise _of_base(error) from error
         inner = self.base.spec
-        check_setting(inner.num_codebooks == 1, "base.num_codebooks", "1, for codes of one row alone can be merged",
-                      inner.num_codebooks)
+        check_setting(
+            inner.num_codebooks == 1,
+            "base.num_codebooks",
+            "1, for codes of one row alone can be merged",
+            inner.num_codebooks,
+        )
         self.spec = TokenSpec(inner.sample_rate, None, 1, inner.codebook_size + config.num_merges)
         self.reconfigurable = frozenset({"num_merges", *(f"base.{name}" for name in self.base.reconfigurable)})
         self.register_buffer("merges", torch.zeros(config.num_merges, 2, dtype=torch.int64))
-        for name in ("code_lengths", "content", "begins"):      # follow from the merges: see _prepare
+        for name in ("code_lengths", "content", "begins"):  # follow from the merges: see _prepare
             self.register_buffer(name, torch.zeros(0, dtype=torch.int64), persistent=False)
         self._table = None  # for `merge`
         self.register_load_state_dict_post_hook(lambda module, keys: module._prepare())
@@ -104,8 +109,11 @@ class BPE(Frontend):
 
     def quick_variant(self) -> "BPE":
         base = part_to_dict(self.base.quick_variant().config, BASES)
-        return self if self.fitted or base == self.config.base else type(self)(replace(self.config, base=base)).to(
-            self.device, self.dtype)
+        return (
+            self
+            if self.fitted or base == self.config.base
+            else type(self)(replace(self.config, base=base)).to(self.device, self.dtype)
+        )
 
     def load_pretrained(self) -> None:
         self.base.load_pretrained()
@@ -135,6 +143,7 @@ class BPE(Frontend):
 
     def decode_stream(self, chunks: Iterable[Tensor], block_frames: int | None = None) -> Iterator[Tensor]:
         """As that of the base, for one item (B = 1): those of a batch would get out of step."""
+
         def expanded() -> Iterator[Tensor]:
             for chunk in chunks:
                 if chunk.ndim == 3 and len(chunk) != 1:
@@ -160,13 +169,13 @@ class BPE(Frontend):
         Behind the end of a shorter one is silence: `frame_lengths` says where.
         """
         self.check(x)
-        items = [self.expand(codes) for codes in x]                         # (1, frames of the base) each
+        items = [self.expand(codes) for codes in x]  # (1, frames of the base) each
         lengths = torch.tensor([codes.shape[1] for codes in items])
         hop_length = self.base.spec.hop_length
         wav = torch.zeros(len(x), 1, int(lengths.max()) * hop_length, dtype=self.dtype, device=self.device)
-        for length in lengths.unique().tolist():        # those of one length at once: padding might be heard
+        for length in lengths.unique().tolist():  # those of one length at once: padding might be heard
             alike = (lengths == length).nonzero()[:, 0].tolist()
-            wav[alike, :, :length * hop_length] = self.base.decode(torch.stack([items[i] for i in alike]))
+            wav[alike, :, : length * hop_length] = self.base.decode(torch.stack([items[i] for i in alike]))
         return wav
 
     def fit(self, wavs: Iterable[Tensor]) -> None:
@@ -193,11 +202,14 @@ class BPE(Frontend):
 
         self.is_fitted.zero_()
         num_merges, size = self.config.num_merges, self.base.spec.codebook_size
-        merges = learn_merges((codes[0].cpu().numpy() for codes in self._first(sequences)), size, num_merges,
-                              self.config.longest)
+        merges = learn_merges(
+            (codes[0].cpu().numpy() for codes in self._first(sequences)), size, num_merges, self.config.longest
+        )
         if len(merges) < num_merges:
-            raise DataError(f"frontend.num_merges: {num_merges} are too many for this corpus, in which no more pair of "
-                            f"codes occurs twice after {len(merges)}: choose fewer, or add recordings")
+            raise DataError(
+                f"frontend.num_merges: {num_merges} are too many for this corpus, in which no more pair of "
+                f"codes occurs twice after {len(merges)}: choose fewer, or add recordings"
+            )
         self.merges.copy_(torch.from_numpy(merges))
         self.is_fitted.fill_(1)
         self._prepare()

@@ -70,8 +70,8 @@ def apply_merges(codes: np.ndarray, table: tuple[np.ndarray, np.ndarray], codebo
 
 # ---- learning
 
-TOKEN, LEFT, RIGHT, PAIR, BEFORE, AFTER = range(6)      # of a place: its links, its pair, the pair's other places
-FIRST, SECOND, COUNT, HEAD, TAIL = range(5)             # of a pair: its tokens, its number of places, the outer ones
+TOKEN, LEFT, RIGHT, PAIR, BEFORE, AFTER = range(6)  # of a place: its links, its pair, the pair's other places
+FIRST, SECOND, COUNT, HEAD, TAIL = range(5)  # of a pair: its tokens, its number of places, the outer ones
 
 
 @compiled()
@@ -129,7 +129,7 @@ def _learn(tokens, order, codebook_size, num_merges, longest):
     heap = [(-pairs[i, COUNT], pairs[i, FIRST], pairs[i, SECOND], i) for i in range(num_pairs) if pairs[i, COUNT] > 1]
     heapq.heapify(heap)
     length = np.ones(codebook_size + num_merges, np.int64)
-    as_first, as_second = np.full(len(length), END), np.full(len(length), END)      # the new token's pairs
+    as_first, as_second = np.full(len(length), END), np.full(len(length), END)  # the new token's pairs
     merges, num_done = np.empty((num_merges, 2), np.int64), 0
     while num_done < num_merges and len(heap) > 0:
         stated, a, b, pair = heapq.heappop(heap)
@@ -202,12 +202,13 @@ def _apply(codes, merges, slots, codebook_size):
     """One merge after the other at the places that are known for it; a place that has changed since is passed over."""
     N = len(codes)
     token, left, right = codes.copy(), np.arange(-1, N - 1, dtype=np.int32), np.arange(1, N + 1, dtype=np.int32)
-    head, tail = np.full(len(merges), END), np.full(len(merges), END)       # by merge: of its list of places
+    head, tail = np.full(len(merges), END), np.full(len(merges), END)  # by merge: of its list of places
     # Each merge takes a token away and adds at most two pairs.
     listed, following, num_listed = np.empty(3 * N, np.int32), np.full(3 * N, END, np.int32), 0
     for place in range(N - 1):
-        num_listed = _list(place, token[place], token[place + 1], merges, slots, head, tail, listed, following,
-                           num_listed)
+        num_listed = _list(
+            place, token[place], token[place + 1], merges, slots, head, tail, listed, following, num_listed
+        )
     for rank in range(len(merges)):
         node = head[rank]
         while node != END:
@@ -218,11 +219,22 @@ def _apply(codes, merges, slots, codebook_size):
             token[place], token[gone], right[place] = codebook_size + rank, END, right[gone]
             if right[place] < N:
                 left[right[place]] = place
-                num_listed = _list(place, token[place], token[right[place]], merges, slots, head, tail, listed,
-                                   following, num_listed)
+                num_listed = _list(
+                    place, token[place], token[right[place]], merges, slots, head, tail, listed, following, num_listed
+                )
             if left[place] != END:
-                num_listed = _list(left[place], token[left[place]], token[place], merges, slots, head, tail, listed,
-                                   following, num_listed)
+                num_listed = _list(
+                    left[place],
+                    token[left[place]],
+                    token[place],
+                    merges,
+                    slots,
+                    head,
+                    tail,
+                    listed,
+                    following,
+                    num_listed,
+                )
     return token[token != END]
 
 

@@ -59,10 +59,18 @@ class EnCodec(Frontend):
         weights: str = "download"
 
         def __post_init__(self):
-            check_setting(self.bandwidth in BANDWIDTHS, "bandwidth", f"one of {', '.join(map(str, BANDWIDTHS))} kbit/s",
-                          self.bandwidth)
-            check_setting(self.weights in ("download", "random") or self.weights.endswith((".th", ".safetensors")),
-                          "weights", '"download", "random" or the path of a .th or .safetensors file', self.weights)
+            check_setting(
+                self.bandwidth in BANDWIDTHS,
+                "bandwidth",
+                f"one of {', '.join(map(str, BANDWIDTHS))} kbit/s",
+                self.bandwidth,
+            )
+            check_setting(
+                self.weights in ("download", "random") or self.weights.endswith((".th", ".safetensors")),
+                "weights",
+                '"download", "random" or the path of a .th or .safetensors file',
+                self.weights,
+            )
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -84,8 +92,10 @@ class EnCodec(Frontend):
 
     def check_fitted(self) -> None:
         if not self.fitted:
-            raise NotFittedError('EnCodec has no weights yet: call acquire(), or load_frontend("encodec"), or load a '
-                                 "folder where it was saved")
+            raise NotFittedError(
+                'EnCodec has no weights yet: call acquire(), or load_frontend("encodec"), or load a '
+                "folder where it was saved"
+            )
 
     def fingerprint(self) -> str:
         """Of the weights alone, which tell the bandwidth too: where they came from moves no code."""
@@ -105,8 +115,9 @@ class EnCodec(Frontend):
             self.load_package_state(state)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:400]
-            raise DownloadError(f"{path}: these are not the weights of EnCodec's 24 kHz model ({reason}); give "
-                                "the published file") from error
+            raise DownloadError(
+                f"{path}: these are not the weights of EnCodec's 24 kHz model ({reason}); give the published file"
+            ) from error
 
     @torch.no_grad()
     def load_package_state(self, state: Mapping[str, Tensor]) -> None:
@@ -125,7 +136,7 @@ class EnCodec(Frontend):
             books.append(_taken(state, f"quantizer.vq.layers.{k}._codebook.embed"))
             for name in ("inited", "cluster_size", "embed_avg"):  # what training it needed
                 _taken(state, f"quantizer.vq.layers.{k}._codebook.{name}")
-        state["codebooks"] = torch.stack(books)[:self.spec.num_codebooks]   # (K, V, D)
+        state["codebooks"] = torch.stack(books)[: self.spec.num_codebooks]  # (K, V, D)
         state["has_weights"] = torch.ones_like(self.has_weights)
         self.load_state_dict(state, strict=True)
 
@@ -136,7 +147,7 @@ class EnCodec(Frontend):
     def encode_block(self, wav: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
         """wav (B, 1, N) -> codes (B, K, T) int64, T = ceil(N / 320)."""
         with full_precision(wav.device):
-            z, state = self.encoder(wav, state, last)                       # (B, D, T)
+            z, state = self.encoder(wav, state, last)  # (B, D, T)
             return quantize(z.transpose(1, 2), self.codebooks).permute(1, 0, 2), state
 
     def decode_block(self, x: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
@@ -174,8 +185,7 @@ class EnCodec(Frontend):
 
 
 def quantize(residual: Tensor, codebooks: Tensor) -> Tensor:
-    """Nearest codeword, then that of what is left, and so on: residual (B, T, D), codebooks (K, V, D) -> (K, B, T).
-    """
+    """Nearest codeword, then that of what is left, and so on: residual (B, T, D), codebooks (K, V, D) -> (K, B, T)."""
     shape, residual = residual.shape[:-1], residual.reshape(-1, residual.shape[-1])
     rows = []
     for book in codebooks:

@@ -42,10 +42,10 @@ class Conv(nn.Module):
         else:
             rows = reflect(torch.cat([state, x]), 0, missing)
         if self.past and not last:
-            state = rows[-self.past:].clone()
-        weight = conv.weight.permute(2, 1, 0)                                   # (kernel, C, C')
-        if conv.in_channels == 1:       # rows of one number make no matrix product: all taps at once
-            windows = rows[..., 0].unfold(0, kernel_size, stride)               # (T, B, kernel)
+            state = rows[-self.past :].clone()
+        weight = conv.weight.permute(2, 1, 0)  # (kernel, C, C')
+        if conv.in_channels == 1:  # rows of one number make no matrix product: all taps at once
+            windows = rows[..., 0].unfold(0, kernel_size, stride)  # (T, B, kernel)
             y = torch.addmm(conv.bias, windows.flatten(0, 1), weight.flatten(0, 1))
             return y.unflatten(0, windows.shape[:2]), state
         # Frames of `stride` steps, each times its part of the kernel: stride 2, kernel 4
@@ -57,7 +57,7 @@ class Conv(nn.Module):
         count = len(frames) - (taps - 1) * batch_size
         y = torch.addmm(conv.bias, frames[:count], weight[0])
         for tap in range(1, taps):
-            y.addmm_(frames[tap * batch_size:tap * batch_size + count], weight[tap])
+            y.addmm_(frames[tap * batch_size : tap * batch_size + count], weight[tap])
         return y.unflatten(0, (-1, batch_size)), state
 
 
@@ -74,7 +74,7 @@ class Upsample(nn.Module):
         conv = self.convtr.convtr
         (stride,), batch_size = conv.stride, x.shape[1]
         rows = torch.cat([torch.zeros_like(x[:1]) if state is None else state, x])  # (S + 1, B, C)
-        now, after = conv.weight.permute(0, 2, 1).flatten(1).chunk(2, dim=1)     # (C, stride C') each
+        now, after = conv.weight.permute(0, 2, 1).flatten(1).chunk(2, dim=1)  # (C, stride C') each
         y = torch.addmm(conv.bias.repeat(stride), rows[1:].flatten(0, 1), now)
         y.addmm_(rows[:-1].flatten(0, 1), after)
         y = y.view(len(x), batch_size, stride, -1).transpose(1, 2).flatten(0, 1)
@@ -87,8 +87,9 @@ class Residual(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.shortcut = Conv(channels, channels, 1)
-        self.block = nn.Sequential(nn.ELU(), Conv(channels, channels // 2, 3), nn.ELU(),
-                                   Conv(channels // 2, channels, 1))
+        self.block = nn.Sequential(
+            nn.ELU(), Conv(channels, channels // 2, 3), nn.ELU(), Conv(channels // 2, channels, 1)
+        )
 
     def forward(self, x: Tensor, state: Tensor | None, last: bool) -> tuple[Tensor, Tensor]:
         y, state = self.block[1](F.elu(x), state, last)
@@ -114,7 +115,8 @@ class SkipLSTM(nn.Module):
         y = x
         for layer in range(2):
             weight_in, weight, bias_in, bias = (
-                getattr(self.lstm, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+                getattr(self.lstm, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            )
             y = lstm_layer(F.linear(y, weight_in, bias_in + bias), weight, h[layer], c[layer])
         return y + x, (h, c)
 
@@ -193,8 +195,8 @@ def reflect(x: Tensor, left: int, right: int) -> Tensor:
         return x
     lacking = max(0, max(left, right) + 1 - len(x))
     x = torch.cat([x, x.new_zeros(lacking, *x.shape[1:])])
-    padded = torch.cat([x[1:left + 1].flip(0), x, x[len(x) - 1 - right:-1].flip(0)])
-    return padded[:len(padded) - lacking]
+    padded = torch.cat([x[1 : left + 1].flip(0), x, x[len(x) - 1 - right : -1].flip(0)])
+    return padded[: len(padded) - lacking]
 
 
 def _order(weight: Tensor, dims: tuple[int, ...]) -> Tensor:

@@ -34,8 +34,13 @@ def load_weights(weights: str) -> tuple[Path, dict[str, Tensor]]:
         kept = kept_weights()
         if not kept.exists():
             path = cache_folder() / CHECKPOINT
-            fetch(ROOT_URL + CHECKPOINT, path, published_digits(), MAX_BYTES,
-                  f"or get that file some other way and give its path: frontend.weights=/path/to/{CHECKPOINT}")
+            fetch(
+                ROOT_URL + CHECKPOINT,
+                path,
+                published_digits(),
+                MAX_BYTES,
+                f"or get that file some other way and give its path: frontend.weights=/path/to/{CHECKPOINT}",
+            )
             keep(read_checkpoint(path))
             path.unlink()
         return kept, read_safetensors(kept)
@@ -46,8 +51,10 @@ def load_weights(weights: str) -> tuple[Path, dict[str, Tensor]]:
         return path, read_safetensors(path)
     digest = sha256_file(path)
     if not digest.startswith(published_digits()):
-        raise DownloadError(f"{path}: its SHA-256 is {digest}, but the published file's begins with "
-                            f"{published_digits()}; get it again from {ROOT_URL}{CHECKPOINT}")
+        raise DownloadError(
+            f"{path}: its SHA-256 is {digest}, but the published file's begins with "
+            f"{published_digits()}; get it again from {ROOT_URL}{CHECKPOINT}"
+        )
     state = read_checkpoint(path)
     keep(state)
     return path, state

@@ -50,10 +50,18 @@ class Mel(MelFrontend):
         def __post_init__(self) -> None:
             check_setting(1000 <= self.sample_rate <= 768000, "sample_rate", "from 1000 to 768000 Hz", self.sample_rate)
             check_setting(1 <= self.num_features <= 1024, "num_features", "from 1 to 1024", self.num_features)
-            check_setting(self.hop_length is None or 1 <= self.hop_length <= 16384, "hop_length",
-                          "from 1 to 16384 samples or null", self.hop_length)
-            check_setting(1 <= self.griffin_lim_iterations <= 10000, "griffin_lim_iterations", "from 1 to 10000",
-                          self.griffin_lim_iterations)
+            check_setting(
+                self.hop_length is None or 1 <= self.hop_length <= 16384,
+                "hop_length",
+                "from 1 to 16384 samples or null",
+                self.hop_length,
+            )
+            check_setting(
+                1 <= self.griffin_lim_iterations <= 10000,
+                "griffin_lim_iterations",
+                "from 1 to 10000",
+                self.griffin_lim_iterations,
+            )
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -63,9 +71,11 @@ class Mel(MelFrontend):
         self.floor = 1e-11 * (self.n_fft / 4) ** 2  # |STFT|^2 of a full-scale sine peaks at (n_fft / 4)^2
         basis = mel_filters(config.sample_rate, self.n_fft, config.num_features)
         if not bool((basis.sum(1) > 0).all()):
-            raise ConfigError(f"frontend.num_features: {config.num_features} bands are too many for windows of "
-                              f"{self.n_fft} samples at {config.sample_rate} Hz, some would hold no frequency: choose "
-                              "fewer, or a longer frontend.hop_length")
+            raise ConfigError(
+                f"frontend.num_features: {config.num_features} bands are too many for windows of "
+                f"{self.n_fft} samples at {config.sample_rate} Hz, some would hold no frequency: choose "
+                "fewer, or a longer frontend.hop_length"
+            )
         self.register_buffer("basis", basis.float(), persistent=False)  # (F, n_fft // 2 + 1)
         self.register_buffer("mean", torch.zeros(config.num_features))  # (F,) nats
         self.register_buffer("std", torch.ones(config.num_features))  # (F,) nats
@@ -137,9 +147,9 @@ class Mel(MelFrontend):
             wav = F.pad(wav, (0, max(0, (count - 1) * hop_length + self.n_fft - wav.shape[1])))
         else:
             count = (wav.shape[1] - self.n_fft) // hop_length + 1
-        state = wav[:, count * hop_length:].clone()
+        state = wav[:, count * hop_length :].clone()
         window = torch.hann_window(self.n_fft, dtype=wav.dtype, device=wav.device)
-        seen = wav[:, :(count - 1) * hop_length + self.n_fft]
+        seen = wav[:, : (count - 1) * hop_length + self.n_fft]
         spectrum = torch.stft(seen, self.n_fft, hop_length, window=window, center=False, return_complex=True)
         return self.basis @ spectrum.abs().square(), state  # (B, bins, n) -> (B, F, n)
 

@@ -39,8 +39,10 @@ class MelVQ(MelFrontend):
             super().__post_init__()
             check_setting(1 <= self.num_codebooks <= 64, "num_codebooks", "from 1 to 64", self.num_codebooks)
             check_setting(2 <= self.codebook_size <= 65536, "codebook_size", "from 2 to 65536", self.codebook_size)
-            check_weights(self.num_codebooks * self.codebook_size * self.num_features,
-                          "num_codebooks, codebook_size, num_features")
+            check_weights(
+                self.num_codebooks * self.codebook_size * self.num_features,
+                "num_codebooks, codebook_size, num_features",
+            )
             check_setting(1 <= self.fit_frames <= 10_000_000, "fit_frames", "from 1 to 10000000", self.fit_frames)
 
     def __init__(self, config: Config):
@@ -87,5 +89,7 @@ class MelVQ(MelFrontend):
         try:
             self.quantizer.fit(frames, generator)
         except ValueError as error:
-            raise DataError(f"frontend.codebook_size: {self.config.codebook_size} codes are too many for {len(frames)} "
-                            f"training frames ({error}): choose fewer, or add recordings") from error
+            raise DataError(
+                f"frontend.codebook_size: {self.config.codebook_size} codes are too many for {len(frames)} "
+                f"training frames ({error}): choose fewer, or add recordings"
+            ) from error

@@ -41,10 +41,13 @@ class Vocoder(nn.Module):
 
     def __init__(self, config: Config, spec: FrameSpec):
         super().__init__()
-        check_setting(spec.hop_length % SPECTRA == 0, "hop_length", "an even number where there is a vocoder",
-                      spec.hop_length)
-        check_weights(config.dim * (spec.num_features + 3 * spec.hop_length + 6 * config.dim * config.num_layers),
-                      "vocoder.dim, vocoder.num_layers")
+        check_setting(
+            spec.hop_length % SPECTRA == 0, "hop_length", "an even number where there is a vocoder", spec.hop_length
+        )
+        check_weights(
+            config.dim * (spec.num_features + 3 * spec.hop_length + 6 * config.dim * config.num_layers),
+            "vocoder.dim, vocoder.num_layers",
+        )
         self.config, self.spec = config, spec
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -118,8 +121,12 @@ class MelFrontend(Frontend):
             ConfigError: it has none.
             DataError: as `fit`.
         """
-        check_setting(self.vocoder is not None, "vocoder", "some settings, such as frontend.vocoder.steps=1200, "
-                      "where one is to be trained", None)
+        check_setting(
+            self.vocoder is not None,
+            "vocoder",
+            "some settings, such as frontend.vocoder.steps=1200, where one is to be trained",
+            None,
+        )
         self.is_fitted.zero_()
         plain = self.without_vocoder()
         plain.fit(wavs)

@@ -33,10 +33,10 @@ def vary(crops: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
         if keeps >= AS_RECORDED:
             crop = torchaudio.functional.resample(crop, *SPEEDS[int(which * len(SPEEDS))])
         start = int(begins * (crop.shape[1] - num_samples + 1))
-        heard.append(crop[:, start:start + num_samples])
+        heard.append(crop[:, start : start + num_samples])
     low, high = LOUDNESS
     gains = 10 ** ((low + (high - low) * draws[3]) / 20)
-    one = torch.stack(heard) * gains.to(crops)[:, None, None]           # (B, 1, num_samples)
+    one = torch.stack(heard) * gains.to(crops)[:, None, None]  # (B, 1, num_samples)
     if batch_size == 1:
         return one
     return one + torch.where(draws[4].to(crops)[:, None, None] < MIXED, one.roll(1, dims=0), 0)

@@ -31,7 +31,7 @@ class Balancer:
         total = torch.zeros_like(output)
         whole = sum(self.weights[name] for name in losses)
         for name, loss in losses.items():
-            grad, = torch.autograd.grad(loss, output, retain_graph=True)
+            (grad,) = torch.autograd.grad(loss, output, retain_graph=True)
             norm = float(grad.norm())
             before = self.norms.get(name, norm)
             self.norms[name] = self.decay * before + (1 - self.decay) * norm

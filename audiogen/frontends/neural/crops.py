@@ -26,8 +26,9 @@ class CropBatches:
         seed: decides all of it.
     """
 
-    def __init__(self, wavs: Callable[[], Iterable[Tensor]], num_samples: int, batch_size: int, capacity: int,
-                 seed: int):
+    def __init__(
+        self, wavs: Callable[[], Iterable[Tensor]], num_samples: int, batch_size: int, capacity: int, seed: int
+    ):
         self.wavs, self.num_samples, self.batch_size = wavs, num_samples, batch_size
         self.capacity, self.seed = capacity, seed
         self._load(0)

@@ -9,7 +9,9 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from .losses import sine_window
 
-DiscriminatorOutput = tuple[Tensor, list[Tensor]]  # (B, 1, T, bins') above 0 for what is taken as recorded; the layers' outputs
+DiscriminatorOutput = tuple[
+    Tensor, list[Tensor]
+]  # (B, 1, T, bins') above 0 for what is taken as recorded; the layers' outputs
 
 
 class StftDiscriminator(nn.Module):
@@ -48,8 +50,9 @@ class Discriminators(nn.Module):
 
     def __init__(self, sample_rate: int, channels: int, windows: Sequence[float]):
         super().__init__()
-        self.scales = nn.ModuleList(StftDiscriminator(2 * round(seconds * sample_rate / 2), channels)
-                                    for seconds in windows)
+        self.scales = nn.ModuleList(
+            StftDiscriminator(2 * round(seconds * sample_rate / 2), channels) for seconds in windows
+        )
 
     def forward(self, wav: Tensor) -> list[DiscriminatorOutput]:
         """(B, 1, N) -> a judgement by window length."""
@@ -58,14 +61,19 @@ class Discriminators(nn.Module):
 
 def hinge_loss(real: list[DiscriminatorOutput], fake: list[DiscriminatorOutput]) -> Tensor:
     """What the discriminators lose: 2 where they know nothing, 0 once they are sure by a margin of 1."""
-    return torch.stack([F.relu(1 - r).mean() + F.relu(1 + f).mean()
-                        for (r, _), (f, _) in zip(real, fake, strict=True)]).mean()
+    return torch.stack(
+        [F.relu(1 - r).mean() + F.relu(1 + f).mean() for (r, _), (f, _) in zip(real, fake, strict=True)]
+    ).mean()
 
 
 def generator_losses(real: list[DiscriminatorOutput], fake: list[DiscriminatorOutput]) -> dict[str, Tensor]:
     """What the decoder loses: `adversarial` for being found out, `features` for looking other inside of them."""
     adversarial = torch.stack([F.relu(1 - judged).mean() for judged, _ in fake]).mean()
-    features = torch.stack([F.l1_loss(mine, theirs.detach()) / theirs.detach().abs().mean().clamp_min(1e-6)
-                            for (_, inner), (_, outer) in zip(fake, real, strict=True)
-                            for mine, theirs in zip(inner, outer, strict=True)]).mean()
+    features = torch.stack(
+        [
+            F.l1_loss(mine, theirs.detach()) / theirs.detach().abs().mean().clamp_min(1e-6)
+            for (_, inner), (_, outer) in zip(fake, real, strict=True)
+            for mine, theirs in zip(inner, outer, strict=True)
+        ]
+    ).mean()
     return {"adversarial": adversarial, "features": features}

@@ -57,18 +57,23 @@ def check_training(settings: TrainingSettings, group: str = "") -> None:
     """
     windows = settings.discriminator_windows
     for name, good, rule in (
-            ("batch_size", 1 <= settings.batch_size <= 4096, "from 1 to 4096"),
-            ("learning_rate", 0 < settings.learning_rate <= 1, "above 0, at most 1"),
-            ("adversarial_from", 0 <= settings.adversarial_from <= 1, "from 0 to 1"),
-            ("discriminator_channels", 1 <= settings.discriminator_channels <= 128, "from 1 to 128"),
-            ("discriminator_windows", len(windows) > 0 and 0.002 <= min(windows) and max(windows) <= 0.5,
-             "one or more numbers from 0.002 to 0.5 seconds"),
-            ("seed", 0 <= settings.seed < 2 ** 31, f"from 0 to {2 ** 31 - 1}")):
+        ("batch_size", 1 <= settings.batch_size <= 4096, "from 1 to 4096"),
+        ("learning_rate", 0 < settings.learning_rate <= 1, "above 0, at most 1"),
+        ("adversarial_from", 0 <= settings.adversarial_from <= 1, "from 0 to 1"),
+        ("discriminator_channels", 1 <= settings.discriminator_channels <= 128, "from 1 to 128"),
+        (
+            "discriminator_windows",
+            len(windows) > 0 and 0.002 <= min(windows) and max(windows) <= 0.5,
+            "one or more numbers from 0.002 to 0.5 seconds",
+        ),
+        ("seed", 0 <= settings.seed < 2**31, f"from 0 to {2**31 - 1}"),
+    ):
         check_setting(good, group + name, rule, getattr(settings, name))
 
 
-def training_batches(wavs: Iterable[Tensor], spec: Spec, batch_size: int, seed: int
-                     ) -> tuple[Tensor, Callable[[int], Tensor]]:
+def training_batches(
+    wavs: Iterable[Tensor], spec: Spec, batch_size: int, seed: int
+) -> tuple[Tensor, Callable[[int], Tensor]]:
     """The root mean square of the files, and step -> varied crops (B, 1, N) of about a second, divided by it.
 
     However long the files are, what is in memory does not grow.

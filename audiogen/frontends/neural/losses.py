@@ -19,11 +19,12 @@ class ReconstructionLoss(nn.Module):
     def __init__(self, sample_rate: int, windows: tuple[float, ...] = WINDOWS):
         super().__init__()
         self.n_ffts = [2 * round(seconds * sample_rate / 2) for seconds in windows]
-        self.shortest = max(self.n_ffts) // 2 + 1       # samples that it takes, at least
+        self.shortest = max(self.n_ffts) // 2 + 1  # samples that it takes, at least
         for index, n_fft in enumerate(self.n_ffts):
             num_bins = n_fft // 2 + 1
             filters = torchaudio.functional.melscale_fbanks(
-                num_bins, 0.0, sample_rate / 2, min(80, num_bins // 5), sample_rate, norm=None, mel_scale="slaney")
+                num_bins, 0.0, sample_rate / 2, min(80, num_bins // 5), sample_rate, norm=None, mel_scale="slaney"
+            )
             self.register_buffer(f"filters_{index}", filters, persistent=False)  # (bins, F)
             self.register_buffer(f"window_{index}", sine_window(n_fft), persistent=False)  # (n_fft,)
 

@@ -39,7 +39,7 @@ class ConvNeXtBlock(nn.Module):
         super().__init__()
         self.line = DelayLine(kernel_size - 1)
         taps = torch.randn(kernel_size, dim) * 0.1
-        taps[-1] += 1                                                   # the present passes from the start
+        taps[-1] += 1  # the present passes from the start
         self.taps = nn.Parameter(taps)
         self.norm = nn.LayerNorm(dim)
         self.wide = nn.Linear(dim, widening * dim)
@@ -47,8 +47,8 @@ class ConvNeXtBlock(nn.Module):
         self.scale = nn.Parameter(torch.full((dim,), 0.2))
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        past, state = self.line(x, state)                               # (B, kernel_size - 1 + S, D)
-        y = sum(tap * past[:, k:k + x.shape[1]] for k, tap in enumerate(self.taps))
+        past, state = self.line(x, state)  # (B, kernel_size - 1 + S, D)
+        y = sum(tap * past[:, k : k + x.shape[1]] for k, tap in enumerate(self.taps))
         return x + self.scale * self.narrow(F.gelu(self.wide(self.norm(y)))), state
 
 
@@ -95,15 +95,15 @@ class Encoder(nn.Module):
         wav = F.pad(wav, (half_hop, 0)) if state is None else torch.cat([state["waiting"], wav], dim=1)
         if last:
             wav = F.pad(wav, (0, half_hop + -(wav.shape[1] + half_hop) % self.hop_length))
-        num_frames = wav.shape[1] // self.hop_length - 1                     # the last half hops are for the next, too
-        waiting = wav[:, num_frames * self.hop_length:].detach().clone()     # a view would keep all of it in memory
-        seen = wav[:, :(SPECTRA * num_frames - 1) * half_hop + n_fft]
+        num_frames = wav.shape[1] // self.hop_length - 1  # the last half hops are for the next, too
+        waiting = wav[:, num_frames * self.hop_length :].detach().clone()  # a view would keep all of it in memory
+        seen = wav[:, : (SPECTRA * num_frames - 1) * half_hop + n_fft]
         spectra = torch.stft(seen, n_fft, half_hop, window=self.window, center=False, return_complex=True) / (n_fft / 4)
-        spectra = spectra.transpose(1, 2)                               # (B, SPECTRA T, bins)
+        spectra = spectra.transpose(1, 2)  # (B, SPECTRA T, bins)
         magnitude = spectra.abs().clamp_min(FLOOR)
         parts = torch.view_as_real(spectra * magnitude ** (COMPRESSION - 1))
         features = torch.cat([1 + 0.2 * magnitude.log(), parts[..., 0], parts[..., 1]], dim=2)
-        features = features.reshape(len(wav), num_frames, -1)           # (B, T, SPECTRA 3 bins)
+        features = features.reshape(len(wav), num_frames, -1)  # (B, T, SPECTRA 3 bins)
         y, inner = self.blocks(features, state and state["blocks"])
         return torch.tanh(y / BOUND).transpose(1, 2), {"waiting": waiting, "blocks": inner}
 
@@ -120,7 +120,7 @@ class Decoder(nn.Module):
         self.hop_length = hop_length
         window = _window(hop_length)
         self.register_buffer("window", window, persistent=False)
-        parts = window.square().view(OVERLAP, -1)                       # what a window comes to, there and back
+        parts = window.square().view(OVERLAP, -1)  # what a window comes to, there and back
         overlapping = torch.stack([parts[:-1].sum(0), parts.sum(0), parts[1:].sum(0)])
         self.register_buffer("overlapping", overlapping, persistent=False)  # (first, usual, end; half hop)
         self.blocks = Blocks(dim_in, dim, num_layers, SPECTRA * 2 * _num_bins(hop_length))
@@ -137,23 +137,23 @@ class Decoder(nn.Module):
         # Half hop s of the sum is made of part k of spectrum s - k; what goes beyond the last waits for the next call.
         total = sum(F.pad(part, (0, 0, k, OVERLAP - 1 - k)) for k, part in enumerate(pieces.unbind(2)))
         if state is not None:
-            rest = state["sounding"]                                            # (B, OVERLAP - 1, half hop)
+            rest = state["sounding"]  # (B, OVERLAP - 1, half hop)
             total = total + F.pad(rest, (0, 0, 0, total.shape[1] - rest.shape[1]))
         num_whole = pieces.shape[1]
         sounding = total[:, num_whole:].detach().clone()
         first, usual, end = self.overlapping
-        if state is None:                               # the first lies before the sound, the next lacks a part
+        if state is None:  # the first lies before the sound, the next lacks a part
             heard = [total[:, 1:2] / first, total[:, 2:num_whole] / usual]
         else:
             heard = [total[:, :num_whole] / usual]
         if last:
-            heard.append(total[:, num_whole:num_whole + 1] / end)
+            heard.append(total[:, num_whole : num_whole + 1] / end)
         return torch.cat(heard, dim=1).reshape(len(x), 1, -1), {"sounding": sounding, "blocks": inner}
 
     def _pieces(self, y: Tensor) -> Tensor:
         """What the blocks say, (B, T, SPECTRA 2 bins) -> windowed waves (B, SPECTRA T, OVERLAP, half hop)."""
         batch_size, num_frames, _ = y.shape
-        log_magnitude, phase = y.reshape(batch_size, SPECTRA * num_frames, 2, -1).unbind(2)     # (B, SPECTRA T, bins)
+        log_magnitude, phase = y.reshape(batch_size, SPECTRA * num_frames, 2, -1).unbind(2)  # (B, SPECTRA T, bins)
         n_fft = len(self.window)
         magnitude = torch.exp((log_magnitude - 3).clamp(max=6)) * (n_fft / 4)
         spectra = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())

@@ -51,7 +51,9 @@ class ResidualVQ(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (B, k, T) of the first k <= K codebooks -> (B, D, T)."""
-        total = sum(self.project_out(row, F.embedding(codes[:, row], self.codebooks[row])) for row in range(codes.shape[1]))
+        total = sum(
+            self.project_out(row, F.embedding(codes[:, row], self.codebooks[row])) for row in range(codes.shape[1])
+        )
         return total.transpose(1, 2).contiguous()  # (B, T, D) -> (B, D, T)
 
     @torch.no_grad()

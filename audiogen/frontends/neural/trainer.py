@@ -72,15 +72,23 @@ class Trainer:
         batch: step -> wavs (B, 1, N) of about unit power, on the CPU.
     """
 
-    def __init__(self, encoder: nn.Module, quantizer: ResidualVQ | None, decoder: Decoder, sample_rate: int,
-                 settings: TrainingSettings, batch: Batch):
+    def __init__(
+        self,
+        encoder: nn.Module,
+        quantizer: ResidualVQ | None,
+        decoder: Decoder,
+        sample_rate: int,
+        settings: TrainingSettings,
+        batch: Batch,
+    ):
         self.settings, self.batch = settings, batch
         self.like = like = decoder.window  # device and dtype
         self.device = like.device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            discriminators = Discriminators(sample_rate, settings.discriminator_channels,
-                                            settings.discriminator_windows).to(like)
+            discriminators = Discriminators(
+                sample_rate, settings.discriminator_channels, settings.discriminator_windows
+            ).to(like)
         codec = [copy.deepcopy(encoder), copy.deepcopy(decoder)]
         self.modules = nn.ModuleDict({"encoder": codec[0], "decoder": codec[1], "discriminators": discriminators})
         self.learner = None if quantizer is None else CodebookLearner(copy.deepcopy(quantizer))
@@ -91,9 +99,15 @@ class Trainer:
         self.loss_of = ReconstructionLoss(sample_rate).to(like)
         self.balancer = Balancer(WEIGHTS)
         self.optimizers = {
-            name: torch.optim.AdamW([p for part in parts for p in part.parameters()], settings.learning_rate,
-                                    betas=(0.8, 0.99), weight_decay=0.0, fused=True)
-            for name, parts in (("codec", codec), ("discriminators", [discriminators]))}
+            name: torch.optim.AdamW(
+                [p for part in parts for p in part.parameters()],
+                settings.learning_rate,
+                betas=(0.8, 0.99),
+                weight_decay=0.0,
+                fused=True,
+            )
+            for name, parts in (("codec", codec), ("discriminators", [discriminators]))
+        }
         for parameter in self.modules.parameters():
             parameter.grad = torch.zeros_like(parameter)  # so that the optimizers hold a state of each from the start
         self.step = 0
@@ -122,10 +136,12 @@ class Trainer:
             self.step += 1
             return losses
         step, lr_scale = self.step, self.lr_scale / 2
-        if lr_scale < 0.5 ** MAX_ROLLBACKS:
-            raise TrainingError(f"the front-end's loss explodes or is not a number at step {step + 1}, after "
-                                f"{MAX_ROLLBACKS} rollbacks: lower its learning_rate from "
-                                f"{self.settings.learning_rate:g}, or look for odd files with audiogen doctor")
+        if lr_scale < 0.5**MAX_ROLLBACKS:
+            raise TrainingError(
+                f"the front-end's loss explodes or is not a number at step {step + 1}, after "
+                f"{MAX_ROLLBACKS} rollbacks: lower its learning_rate from "
+                f"{self.settings.learning_rate:g}, or look for odd files with audiogen doctor"
+            )
         self.load(copy.deepcopy(self._snapshot))
         self._snapshot["lr_scale"] = self.lr_scale = lr_scale
         return {"rolled_back_to": float(self.step), "exploded_at": float(step + 1), "lr_scale": lr_scale}
@@ -144,10 +160,16 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """All that going on needs: `modules` and `optimizers` by name, and scalars."""
-        return {"modules": {name: module.state_dict() for name, module in self.modules.items()},
-                "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-                "step": self.step, "quantized": self.quantized, "lr_scale": self.lr_scale, "ema_loss": self.ema_loss,
-                "ema_disc_loss": self.ema_disc_loss, "norms": dict(self.balancer.norms)}
+        return {
+            "modules": {name: module.state_dict() for name, module in self.modules.items()},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "step": self.step,
+            "quantized": self.quantized,
+            "lr_scale": self.lr_scale,
+            "ema_loss": self.ema_loss,
+            "ema_disc_loss": self.ema_disc_loss,
+            "norms": dict(self.balancer.norms),
+        }
 
     def load(self, state: dict[str, Any]) -> None:
         """Goes on from what `state` gave."""
@@ -156,7 +178,11 @@ class Trainer:
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         self.step, self.quantized, self.lr_scale = state["step"], state["quantized"], state["lr_scale"]
-        self.ema_loss, self.ema_disc_loss, self.balancer.norms = state["ema_loss"], state["ema_disc_loss"], dict(state["norms"])
+        self.ema_loss, self.ema_disc_loss, self.balancer.norms = (
+            state["ema_loss"],
+            state["ema_disc_loss"],
+            dict(state["norms"]),
+        )
 
     def _step(self, progress: float) -> dict[str, float] | None:
         """The step's losses, or None if it exploded; then no weight has moved, but codebooks may have."""

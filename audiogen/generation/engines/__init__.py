@@ -31,5 +31,7 @@ def choose(model: SequenceModel, batch_size: int) -> Engine:
                 reason = f"{error.name} can't be imported"
         log_unsupported(name, reason)
     if model.precision != "fp32":
-        log_once(f"the plain loop runs this model, with its weights as they are: nothing is rounded to {model.precision}")
+        log_once(
+            f"the plain loop runs this model, with its weights as they are: nothing is rounded to {model.precision}"
+        )
     return Eager(model, batch_size)

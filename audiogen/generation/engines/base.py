@@ -80,8 +80,9 @@ class Engine:
         May be called again, to begin anew."""
         raise NotImplementedError
 
-    def decode(self, seq: Tensor, known: Tensor, uniforms: Tensor, sampling: Sampling,
-             logits: Tensor | None = None) -> None:
+    def decode(
+        self, seq: Tensor, known: Tensor, uniforms: Tensor, sampling: Sampling, logits: Tensor | None = None
+    ) -> None:
         """Goes through the next n steps: draws each, keeps what is known of it, and observes the result.
 
         A draw is sampling.draw's: the inverse of the cumulative filtered probabilities, in float64.

@@ -64,17 +64,23 @@ class GraphEngine(Engine):
             # Copies: the bigram's hidden is a view of the model's own bos.
             self._hidden = hidden.float().clone(memory_format=torch.contiguous_format)
             self._state = clone_state(state)
-        else:                                                           # where a graph may look for them
+        else:  # where a graph may look for them
             self._hidden.copy_(hidden)
             copy_state(self._state, state)
 
-    def decode(self, seq: Tensor, known: Tensor, uniforms: Tensor, sampling: Sampling,
-             logits: Tensor | None = None) -> None:
+    def decode(
+        self, seq: Tensor, known: Tensor, uniforms: Tensor, sampling: Sampling, logits: Tensor | None = None
+    ) -> None:
         with torch.inference_mode(), torch.cuda.device_of(seq):
             for start in range(0, seq.shape[2], self.BLOCK):
                 piece = slice(start, start + self.BLOCK)
-                self._fill(seq[:, :, piece], known[:, piece], uniforms[:, piece], sampling,
-                           None if logits is None else logits[:, piece])
+                self._fill(
+                    seq[:, :, piece],
+                    known[:, piece],
+                    uniforms[:, piece],
+                    sampling,
+                    None if logits is None else logits[:, piece],
+                )
 
     def _fill(self, seq: Tensor, known: Tensor, uniforms: Tensor, sampling: Sampling, logits: Tensor | None) -> None:
         n, made_for = seq.shape[2], (sampling, logits is not None)
@@ -102,14 +108,14 @@ class GraphEngine(Engine):
         self._known = known.new_empty(known.shape[0], self.BLOCK)
         self._uniforms = uniforms.new_empty(uniforms.shape[0], self.BLOCK, uniforms.shape[2])
         self._logits = None if logits is None else logits.new_empty(logits.shape[0], self.BLOCK, *logits.shape[2:])
-        self._at = torch.zeros(1, dtype=torch.int64, device=seq.device)     # the step within the block
+        self._at = torch.zeros(1, dtype=torch.int64, device=seq.device)  # the step within the block
 
     def _run_step(self, sampling: Sampling) -> None:
         """One step of the plain loop, at the place in the block that a tensor says."""
         at, head = self._at, self.model.head
         if self._logits is not None:
             self._logits.index_copy_(1, at, head.logits(self._hidden)[:, None])
-        x = head.sample(self._hidden, sampling, self._uniforms.index_select(1, at)[:, 0])       # (B, C)
+        x = head.sample(self._hidden, sampling, self._uniforms.index_select(1, at)[:, 0])  # (B, C)
         x = torch.where(self._known.index_select(1, at), self._seq.index_select(2, at), x[:, :, None])
         self._seq.index_copy_(2, at, x)
         with self._autocast:
@@ -125,11 +131,13 @@ class GraphEngine(Engine):
         try:
             # A stream of this device, for torch's own is of that which captured first; and other threads may go on
             # meanwhile, to load data.
-            with _CAPTURING, torch.cuda.graph(graph, stream=torch.cuda.Stream(device),
-                                              capture_error_mode="thread_local"):
-                self._run_step(sampling)                                # noted down, not run
+            with (
+                _CAPTURING,
+                torch.cuda.graph(graph, stream=torch.cuda.Stream(device), capture_error_mode="thread_local"),
+            ):
+                self._run_step(sampling)  # noted down, not run
         except RuntimeError as error:
-            torch.cuda.set_stream(before)                               # what torch leaves out if the end fails too
+            torch.cuda.set_stream(before)  # what torch leaves out if the end fails too
             cause = str(error.__context__ or error).partition("\n")[0]
             GraphEngine.broken, GraphEngine._failed = f"a CUDA graph can't be captured: {cause}", graph
             log_unsupported("graph", GraphEngine.broken)

@@ -13,7 +13,7 @@ from .base import Engine
 class Eager(Engine):
     """Draw a step, observe it, draw the next. A step is observed when the next one is asked for, so none in vain."""
 
-    seconds_at_once = 0.0               # a call costs nothing beside a step
+    seconds_at_once = 0.0  # a call costs nothing beside a step
 
     @classmethod
     def unsupported_reason(cls, model: SequenceModel) -> str | None:
@@ -22,8 +22,9 @@ class Eager(Engine):
     def set_state(self, hidden: Tensor, state: Any) -> None:
         self._hidden, self._state, self._pending = hidden, state, None
 
-    def decode(self, seq: Tensor, known: Tensor, uniforms: Tensor, sampling: Sampling,
-             logits: Tensor | None = None) -> None:
+    def decode(
+        self, seq: Tensor, known: Tensor, uniforms: Tensor, sampling: Sampling, logits: Tensor | None = None
+    ) -> None:
         model = self.model
         with torch.inference_mode():
             for s in range(seq.shape[2]):
@@ -31,6 +32,6 @@ class Eager(Engine):
                     self._hidden, self._state = model.advance(self._pending, self._state)
                 if logits is not None:
                     logits[:, s] = model.head.logits(self._hidden)
-                x = model.head.sample(self._hidden, sampling, uniforms[:, s])           # (B, C)
+                x = model.head.sample(self._hidden, sampling, uniforms[:, s])  # (B, C)
                 seq[:, :, s] = torch.where(known[:, s], seq[:, :, s], x)
-                self._pending = seq[:, :, s:s + 1].clone()
+                self._pending = seq[:, :, s : s + 1].clone()

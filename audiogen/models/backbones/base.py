@@ -15,17 +15,17 @@ class Backbone(nn.Module):
     The state is a tree of tensors of fixed shape, so that a step costs the same however far it has gone.
     """
 
-    dim: int                    # D
-    receptive_field: int        # steps that y[:, t] depends on, step t included
+    dim: int  # D
+    receptive_field: int  # steps that y[:, t] depends on, step t included
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         raise NotImplementedError
 
 
 #: Numbers in the state of one item: 1 GiB in fp32. Nothing in the weights' shapes tells of it.
-MAX_STATE_SIZE = 2 ** 28
+MAX_STATE_SIZE = 2**28
 #: Sizes beyond these are a slip, or the config of a stranger who would have us fill memory, or build layers for hours.
-MAX_LAYERS, MAX_SETTING = 1024, 2 ** 20
+MAX_LAYERS, MAX_SETTING = 1024, 2**20
 
 
 def check_sizes(config: Any) -> None:
@@ -43,5 +43,7 @@ def check_sizes(config: Any) -> None:
 def check_state(size: int, what: str) -> None:
     """Raises the ConfigError of a state of so many numbers an item, if these are too many."""
     if size > MAX_STATE_SIZE:
-        raise ConfigError(f"{what}: the state of one item would take {size:,} numbers, and at most {MAX_STATE_SIZE:,} are "
-                          "taken; choose smaller ones")
+        raise ConfigError(
+            f"{what}: the state of one item would take {size:,} numbers, and at most {MAX_STATE_SIZE:,} are "
+            "taken; choose smaller ones"
+        )

@@ -24,7 +24,7 @@ class GPT(Backbone):
         dim: int = 256
         num_layers: int = 6
         num_heads: int = 4
-        window: int = 256           # steps that one layer sees, the present one included
+        window: int = 256  # steps that one layer sees, the present one included
         dropout: float = 0.0
 
         def __post_init__(self):
@@ -36,8 +36,10 @@ class GPT(Backbone):
     def __init__(self, config: Config):
         super().__init__()
         if config.dim % (2 * config.num_heads):
-            raise ConfigError(f"backbone.dim: {config.dim} must be a multiple of twice backbone.num_heads "
-                              f"({config.num_heads}), since rotary positions turn pairs")
+            raise ConfigError(
+                f"backbone.dim: {config.dim} must be a multiple of twice backbone.num_heads "
+                f"({config.num_heads}), since rotary positions turn pairs"
+            )
         self.config, self.dim = config, config.dim
         self.receptive_field = 1 + config.num_layers * (config.window - 1)
         self.dropout = nn.Dropout(config.dropout)

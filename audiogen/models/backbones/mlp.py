@@ -24,7 +24,7 @@ class MLP(Backbone):
         dim: int = 64
         context: int = 16
         hidden_dim: int = 512
-        num_layers: int = 1     # hidden layers
+        num_layers: int = 1  # hidden layers
         batch_norm: bool = False
 
         def __post_init__(self):
@@ -35,18 +35,20 @@ class MLP(Backbone):
         super().__init__()
         self.config, self.dim, self.receptive_field = config, config.dim, config.context
         self.first = CausalConv(config.dim, config.hidden_dim, config.context)
-        self.hidden = nn.ModuleList(nn.Linear(config.hidden_dim, config.hidden_dim)
-                                    for _ in range(config.num_layers - 1))
-        self.norms = nn.ModuleList(nn.BatchNorm1d(config.hidden_dim) for _ in range(config.num_layers)
-                                   if config.batch_norm)
+        self.hidden = nn.ModuleList(
+            nn.Linear(config.hidden_dim, config.hidden_dim) for _ in range(config.num_layers - 1)
+        )
+        self.norms = nn.ModuleList(
+            nn.BatchNorm1d(config.hidden_dim) for _ in range(config.num_layers) if config.batch_norm
+        )
         self.last = nn.Linear(config.hidden_dim, config.dim)
 
     def forward(self, x: Tensor, state: dict | None = None) -> tuple[Tensor, dict]:
-        x, state = self.first(x, state)                     # (B, S, hidden_dim)
+        x, state = self.first(x, state)  # (B, S, hidden_dim)
         x = self._activated(x, 0)
         for layer, linear in enumerate(self.hidden, 1):
             x = self._activated(linear(x), layer)
-        return self.last(x), state                          # (B, S, D)
+        return self.last(x), state  # (B, S, D)
 
     def _activated(self, x: Tensor, layer: int) -> Tensor:
         if self.config.batch_norm:

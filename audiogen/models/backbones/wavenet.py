@@ -29,13 +29,15 @@ class WaveNet(Backbone):
         dim: int = 256
         residual_dim: int = 64
         num_layers: int = 20
-        dilation_cycle: int = 10    # the dilations are 2 ** (layer % dilation_cycle)
+        dilation_cycle: int = 10  # the dilations are 2 ** (layer % dilation_cycle)
 
         def __post_init__(self):
             check_sizes(self)
             cycle = min(self.num_layers, self.dilation_cycle)
-            check_state(-(-self.num_layers // cycle) * 2 ** cycle * self.residual_dim,
-                        "backbone.dilation_cycle, num_layers, residual_dim")
+            check_state(
+                -(-self.num_layers // cycle) * 2**cycle * self.residual_dim,
+                "backbone.dilation_cycle, num_layers, residual_dim",
+            )
 
     def __init__(self, config: Config):
         super().__init__()
@@ -53,16 +55,16 @@ class WaveNet(Backbone):
         self.direct = nn.Parameter(torch.zeros(config.dim))
 
     def forward(self, x: Tensor, state: list | None = None) -> tuple[Tensor, list[Any]]:
-        direct = self.direct * x                                        # (B, S, D)
-        x = self.first(x)                                               # (B, S, R)
+        direct = self.direct * x  # (B, S, D)
+        x = self.first(x)  # (B, S, R)
         skips, states = [], []
         for layer, gate in enumerate(self.gates):
             z, layer_state = gate(x, None if state is None else state[layer])
             filtered, opened = z.chunk(2, dim=2)
-            z = filtered.tanh() * opened.sigmoid()                      # (B, S, R)
+            z = filtered.tanh() * opened.sigmoid()  # (B, S, R)
             if layer < len(self.residuals):
                 x = x + self.residuals[layer](z)
             skips.append(z)
             states.append(layer_state)
-        x = self.skip(torch.cat(skips, dim=2)).relu()                   # (B, S, D)
+        x = self.skip(torch.cat(skips, dim=2)).relu()  # (B, S, D)
         return direct + self.last(x).relu(), states

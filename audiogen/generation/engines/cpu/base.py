@@ -31,21 +31,32 @@ class KernelEngine(Engine):
 
     @classmethod
     def unsupported_reason(cls, model: SequenceModel) -> str | None:
-        if (type(model.backbone), type(model.embed), type(model.head)) != (cls.backbone, CodeEmbedding,
-                                                                           CategoricalHead):
+        if (type(model.backbone), type(model.embed), type(model.head)) != (
+            cls.backbone,
+            CodeEmbedding,
+            CategoricalHead,
+        ):
             return f"it is no {cls.backbone.__name__} over codes"
         return super().unsupported_reason(model)
 
-    def decode(self, seq: Tensor, known: Tensor, uniforms: Tensor, sampling: Sampling,
-             logits: Tensor | None = None) -> None:
+    def decode(
+        self, seq: Tensor, known: Tensor, uniforms: Tensor, sampling: Sampling, logits: Tensor | None = None
+    ) -> None:
         from ....utils.jit import log_compilation
         from .sampling import filters
 
         codes = np.ascontiguousarray(seq.numpy())
         with log_compilation(f"the engine for {self.backbone.__name__}"):
-            self._run(self._weights, *self._memory, self._position, self._hidden, codes,
-                      np.ascontiguousarray(known.numpy()), np.ascontiguousarray(uniforms.numpy()),
-                      filters(sampling, self.model.spec.codebook_size),
-                      np.empty((0, 0, 0, 0), np.float32) if logits is None else logits.numpy())
+            self._run(
+                self._weights,
+                *self._memory,
+                self._position,
+                self._hidden,
+                codes,
+                np.ascontiguousarray(known.numpy()),
+                np.ascontiguousarray(uniforms.numpy()),
+                filters(sampling, self.model.spec.codebook_size),
+                np.empty((0, 0, 0, 0), np.float32) if logits is None else logits.numpy(),
+            )
         seq.copy_(torch.from_numpy(codes))
         self._position += codes.shape[2]

@@ -24,9 +24,11 @@ class GPTEngine(KernelEngine):
         self._weights = pack_weights(model)
         config = model.backbone.config
         L, H, W, d = config.num_layers, config.num_heads, config.window, config.dim // config.num_heads
-        kind = np.float32 if model.precision == "fp32" else np.uint16   # bf16
-        self._memory = (np.empty((L, batch_size, -(-W // BLOCK), H, d, BLOCK), kind),
-                        np.empty((L, batch_size, W, H, d), kind))
+        kind = np.float32 if model.precision == "fp32" else np.uint16  # bf16
+        self._memory = (
+            np.empty((L, batch_size, -(-W // BLOCK), H, d, BLOCK), kind),
+            np.empty((L, batch_size, W, H, d), kind),
+        )
 
     def prefill(self, seq: Tensor) -> None:
         # To cast all weights takes what some ten steps save. The size of the batch must not matter to an item.
@@ -37,15 +39,17 @@ class GPTEngine(KernelEngine):
     def set_state(self, hidden: Tensor, state: Any) -> None:
         self._hidden = hidden.float().numpy().copy()
         self._position = int(state[0]["position"])
-        _, B, _, H, d, J = self._memory[0].shape                        # blocks of J steps
-        keys, values = (torch.from_numpy(part).view(torch.float32 if part.dtype == np.float32 else torch.bfloat16)
-                        for part in self._memory)
-        blocks = -(-min(self._position, values.shape[2]) // J)          # that hold any
+        _, B, _, H, d, J = self._memory[0].shape  # blocks of J steps
+        keys, values = (
+            torch.from_numpy(part).view(torch.float32 if part.dtype == np.float32 else torch.bfloat16)
+            for part in self._memory
+        )
+        blocks = -(-min(self._position, values.shape[2]) // J)  # that hold any
         for layer, rings in enumerate(state):
-            seen_keys, seen_values = rings["keys"][:, :, :blocks * J], rings["values"][:, :, :blocks * J]
+            seen_keys, seen_values = rings["keys"][:, :, : blocks * J], rings["values"][:, :, : blocks * J]
             seen_keys = F.pad(seen_keys, (0, 0, 0, blocks * J - seen_keys.shape[2]))
             keys[layer, :, :blocks] = seen_keys.reshape(B, H, blocks, J, d).permute(0, 2, 1, 4, 3)
-            values[layer, :, :seen_values.shape[2]] = seen_values.transpose(1, 2)
+            values[layer, :, : seen_values.shape[2]] = seen_values.transpose(1, 2)
 
 
 @torch.no_grad()
@@ -66,4 +70,5 @@ def pack_weights(model: SequenceModel):
         up=pack([block.up for block in blocks], precision),
         down=pack([block.down for block in blocks], precision),
         head=pack([model.head.linear], precision),
-        frequencies=10000.0 ** (-np.arange(0, d, 2) / d))
+        frequencies=10000.0 ** (-np.arange(0, d, 2) / d),
+    )

@@ -22,20 +22,20 @@ from .fast_exp import exp
 from .matvec_rowwise import Rows, product
 from .sampling import draw
 
-BLOCK = 32      # steps whose keys lie side by side: as bf16 in a line of the cache
+BLOCK = 32  # steps whose keys lie side by side: as bf16 in a line of the cache
 
 
 class Weights(NamedTuple):
     """A model's weights as the kernel reads them; L layers."""
 
-    table: np.ndarray           # (K, V + 1, D)
-    norms: np.ndarray           # (2 L + 1, 2, D): before each attention and feed-forward layer, the last; weight, bias
+    table: np.ndarray  # (K, V + 1, D)
+    norms: np.ndarray  # (2 L + 1, 2, D): before each attention and feed-forward layer, the last; weight, bias
     qkv: Rows
     out: Rows
     up: Rows
     down: Rows
-    head: Rows                  # one layer
-    frequencies: np.ndarray     # (D / H / 2,) float64, of the rotary positions
+    head: Rows  # one layer
+    frequencies: np.ndarray  # (D / H / 2,) float64, of the rotary positions
 
 
 @compiled(fastmath=True)
@@ -67,9 +67,9 @@ def run(weights, keys, values, position, hidden, seq, known, uniforms, filters, 
             x[b] = np.float32(0)
             for k in range(K):
                 if not known[k, s]:
-                    seq[b, k, s] = draw(scores[b, k * V:(k + 1) * V], filters, uniforms[b, s, k], p)
+                    seq[b, k, s] = draw(scores[b, k * V : (k + 1) * V], filters, uniforms[b, s, k], p)
                 if logits.size > 0:
-                    logits[b, s, k] = scores[b, k * V:(k + 1) * V]
+                    logits[b, s, k] = scores[b, k * V : (k + 1) * V]
                 x[b] += weights.table[k, seq[b, k, s]]
         for i in range(len(cos)):
             angle = (position + s) * weights.frequencies[i]
@@ -78,8 +78,16 @@ def run(weights, keys, values, position, hidden, seq, known, uniforms, filters, 
             norm(x, weights.norms[2 * layer], normed)
             product(normed, weights.qkv, layer, qkv, rounded, unpacked)
             for b in range(B):
-                attend(qkv[b].reshape(3, keys.shape[3], -1), cos, sin, position + s, keys[layer, b], values[layer, b],
-                       work, mixed[b].reshape(keys.shape[3], -1))
+                attend(
+                    qkv[b].reshape(3, keys.shape[3], -1),
+                    cos,
+                    sin,
+                    position + s,
+                    keys[layer, b],
+                    values[layer, b],
+                    work,
+                    mixed[b].reshape(keys.shape[3], -1),
+                )
             product(mixed, weights.out, layer, normed, rounded, unpacked)
             add(x, normed)
             norm(x, weights.norms[2 * layer + 1], normed)
@@ -106,9 +114,9 @@ def attend(qkv, cos, sin, position, keys, values, weight, y):
             place[i + half, slot % BLOCK] = narrow(a * sin[i] + b * cos[i], keys)
             values[slot, h, i] = narrow(qkv[2, h, i], values)
             values[slot, h, i + half] = narrow(qkv[2, h, i + half], values)
-    for block in range(-(-seen // BLOCK)):                              # of the last one, some steps are not looked at
+    for block in range(-(-seen // BLOCK)):  # of the last one, some steps are not looked at
         for h in range(H):
-            score(qkv[0, h], keys[block, h], weight[h, block * BLOCK:(block + 1) * BLOCK])
+            score(qkv[0, h], keys[block, h], weight[h, block * BLOCK : (block + 1) * BLOCK])
     for h in range(H):
         softmax(weight[h, :seen])
         y[h] = np.float32(0)
@@ -117,10 +125,16 @@ def attend(qkv, cos, sin, position, keys, values, weight, y):
             w0, w1, w2, w3 = weight[h, j], weight[h, j + 1], weight[h, j + 2], weight[h, j + 3]
             w4, w5, w6, w7 = weight[h, j + 4], weight[h, j + 5], weight[h, j + 6], weight[h, j + 7]
             for i in range(d):
-                y[h, i] += (w0 * widen(values[j, h, i]) + w1 * widen(values[j + 1, h, i])
-                            + w2 * widen(values[j + 2, h, i]) + w3 * widen(values[j + 3, h, i])
-                            + w4 * widen(values[j + 4, h, i]) + w5 * widen(values[j + 5, h, i])
-                            + w6 * widen(values[j + 6, h, i]) + w7 * widen(values[j + 7, h, i]))
+                y[h, i] += (
+                    w0 * widen(values[j, h, i])
+                    + w1 * widen(values[j + 1, h, i])
+                    + w2 * widen(values[j + 2, h, i])
+                    + w3 * widen(values[j + 3, h, i])
+                    + w4 * widen(values[j + 4, h, i])
+                    + w5 * widen(values[j + 5, h, i])
+                    + w6 * widen(values[j + 6, h, i])
+                    + w7 * widen(values[j + 7, h, i])
+                )
     for j in range(seen // 8 * 8, seen):
         for h in range(H):
             for i in range(d):
@@ -136,8 +150,12 @@ def score(query, keys, y):
     for i in range(0, d - 3, 4):
         q0, q1, q2, q3 = query[i], query[i + 1], query[i + 2], query[i + 3]
         for j in range(BLOCK):
-            y[j] += (q0 * widen(keys[i, j]) + q1 * widen(keys[i + 1, j])
-                     + q2 * widen(keys[i + 2, j]) + q3 * widen(keys[i + 3, j]))
+            y[j] += (
+                q0 * widen(keys[i, j])
+                + q1 * widen(keys[i + 1, j])
+                + q2 * widen(keys[i + 2, j])
+                + q3 * widen(keys[i + 3, j])
+            )
     for i in range(d // 4 * 4, d):
         for j in range(BLOCK):
             y[j] += query[i] * widen(keys[i, j])

@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload, register_jitable
 
-ROWS = 8        # taken at a time: packed weights end in rows of zeros to a multiple of it, and so must x
+ROWS = 8  # taken at a time: packed weights end in rows of zeros to a multiple of it, and so must x
 
 
 @register_jitable
@@ -35,7 +35,7 @@ def pack(weight: np.ndarray, precision: str) -> tuple[np.ndarray, np.ndarray]:
     scales = np.ones_like(weight[..., 0, :])
     if precision == "bf16":
         bits = weight.view(np.uint32)
-        bits = (bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) >> 16      # to the nearest, of two the even one
+        bits = (bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) >> 16  # to the nearest, of two the even one
         return np.ascontiguousarray(bits[..., 0::2, :] | bits[..., 1::2, :] << 16), scales
     if precision == "int8":
         scales = np.maximum(np.abs(weight).max(axis=-2), np.float32(1e-30)) / np.float32(127)
@@ -107,8 +107,16 @@ def _alone_fp32(x, weight, y):
     for i in range(0, len(x), 8):
         x0, x1, x2, x3, x4, x5, x6, x7 = x[i], x[i + 1], x[i + 2], x[i + 3], x[i + 4], x[i + 5], x[i + 6], x[i + 7]
         for j in range(len(y)):
-            y[j] += (x0 * weight[i, j] + x1 * weight[i + 1, j] + x2 * weight[i + 2, j] + x3 * weight[i + 3, j]
-                     + x4 * weight[i + 4, j] + x5 * weight[i + 5, j] + x6 * weight[i + 6, j] + x7 * weight[i + 7, j])
+            y[j] += (
+                x0 * weight[i, j]
+                + x1 * weight[i + 1, j]
+                + x2 * weight[i + 2, j]
+                + x3 * weight[i + 3, j]
+                + x4 * weight[i + 4, j]
+                + x5 * weight[i + 5, j]
+                + x6 * weight[i + 6, j]
+                + x7 * weight[i + 7, j]
+            )
 
 
 @njit(fastmath=True, nogil=True)
@@ -118,8 +126,16 @@ def _alone_bf16(x, weight, scales, y, work):
         k = i // 2
         for j in range(len(y)):
             a, b, c, d = weight[k, j], weight[k + 1, j], weight[k + 2, j], weight[k + 3, j]
-            y[j] += (x0 * _lower(a) + x1 * _upper(a) + x2 * _lower(b) + x3 * _upper(b)
-                     + x4 * _lower(c) + x5 * _upper(c) + x6 * _lower(d) + x7 * _upper(d))
+            y[j] += (
+                x0 * _lower(a)
+                + x1 * _upper(a)
+                + x2 * _lower(b)
+                + x3 * _upper(b)
+                + x4 * _lower(c)
+                + x5 * _upper(c)
+                + x6 * _lower(d)
+                + x7 * _upper(d)
+            )
 
 
 @njit(fastmath=True, nogil=True)
@@ -135,8 +151,16 @@ def _alone_int8(x, weight, scales, y, work):
         k = i // 4
         for j in range(len(y)):
             a, b = np.uint32(weight[k, j]), np.uint32(weight[k + 1, j])
-            work[j] += (x0 * _byte0(a) + x1 * _byte1(a) + x2 * _byte2(a) + x3 * _byte3(a)
-                        + x4 * _byte0(b) + x5 * _byte1(b) + x6 * _byte2(b) + x7 * _byte3(b))
+            work[j] += (
+                x0 * _byte0(a)
+                + x1 * _byte1(a)
+                + x2 * _byte2(a)
+                + x3 * _byte3(a)
+                + x4 * _byte0(b)
+                + x5 * _byte1(b)
+                + x6 * _byte2(b)
+                + x7 * _byte3(b)
+            )
     for j in range(len(y)):
         y[j] += work[j] * scales[j]
 

@@ -18,15 +18,15 @@ from ....utils.jit import compiled
 from .bf16 import narrow, widen
 
 TYPES = {"fp32": np.float32, "bf16": np.uint16, "int8": np.int8}
-LARGEST = 127                   # of an int8 weight
+LARGEST = 127  # of an int8 weight
 
 
 class Rows(NamedTuple):
     """Linear layers of one shape, stacked: y = weight x * scale + bias."""
 
-    weight: np.ndarray          # (L, O, I) float32, uint16 (bf16) or int8
-    scale: np.ndarray           # (L, O) float32; counts for int8 alone
-    bias: np.ndarray            # (L, O) float32
+    weight: np.ndarray  # (L, O, I) float32, uint16 (bf16) or int8
+    scale: np.ndarray  # (L, O) float32; counts for int8 alone
+    bias: np.ndarray  # (L, O) float32
 
 
 def pack(layers: list[nn.Linear], precision: str) -> Rows:
@@ -88,9 +88,9 @@ def _product(x, rows, layer, y, rounded, unpacked):
         fours = len(x) // 4 * 4
         if fours > 0:
             for o in range(0, len(weight) - 3, 4):
-                block = unpack(weight[o:o + 4], unpacked)
+                block = unpack(weight[o : o + 4], unpacked)
                 for b in range(0, fours, 4):
-                    _sixteen(block, x[b:b + 4], bias[o:o + 4], y[b:b + 4, o:o + 4])
+                    _sixteen(block, x[b : b + 4], bias[o : o + 4], y[b : b + 4, o : o + 4])
         for o in range(len(weight)):
             for b in range(fours if o < len(weight) // 4 * 4 else 0, len(x)):
                 y[b, o] = _dot(weight[o], x[b]) + bias[o]
@@ -149,7 +149,7 @@ def _sixteen(rows, x, bias, y):
 
 def _integers(x, rows, layer, y, rounded, unpacked):
     weight, scale, bias = rows.weight[layer], rows.scale[layer], rows.bias[layer]
-    most = np.float32(min(2 ** 15 - 1, (2 ** 31 - 1) // (LARGEST * x.shape[1])))
+    most = np.float32(min(2**15 - 1, (2**31 - 1) // (LARGEST * x.shape[1])))
     for b in range(len(x)):
         y[b] = _round(x[b], most, rounded[b])
     for o in range(len(weight)):

@@ -15,8 +15,12 @@ from ....utils.jit import compiled
 
 def filters(sampling: Sampling, codebook_size: int) -> tuple[float, int, float, float]:
     """What `draw` takes: temperature, top_k, top_p, min_p; a filter that is off as the number that lets all through."""
-    return (float(sampling.temperature), min(sampling.top_k or codebook_size, codebook_size),
-            1.0 if sampling.top_p is None else float(sampling.top_p), float(sampling.min_p or 0.0))
+    return (
+        float(sampling.temperature),
+        min(sampling.top_k or codebook_size, codebook_size),
+        1.0 if sampling.top_p is None else float(sampling.top_p),
+        float(sampling.min_p or 0.0),
+    )
 
 
 @compiled()
@@ -43,7 +47,7 @@ def draw(logits: np.ndarray, filters: tuple[float, int, float, float], uniform: 
     if top_k < V or top_p < 1:
         for v in range(V):
             p[v] /= total
-        order = np.argsort(-p, kind="mergesort")                        # stable: of equal ones the smaller code first
+        order = np.argsort(-p, kind="mergesort")  # stable: of equal ones the smaller code first
         if top_k < V:
             for rank in range(top_k, V):
                 p[order[rank]] = 0.0

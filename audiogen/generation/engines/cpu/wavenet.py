@@ -28,9 +28,9 @@ class WaveNetEngine(KernelEngine):
         self._hidden = np.zeros((batch_size, padded(backbone.dim)), np.float32)
 
     def set_state(self, hidden: Tensor, state: Any) -> None:
-        self._hidden[:, :hidden.shape[1]] = hidden.numpy()
+        self._hidden[:, : hidden.shape[1]] = hidden.numpy()
         self._position = int(state[0]["position"])
-        rings = torch.cat([layer["ring"] for layer in state], dim=1)    # (B, slots, R)
+        rings = torch.cat([layer["ring"] for layer in state], dim=1)  # (B, slots, R)
         self._memory[0][:] = rings.transpose(0, 1).numpy()
 
 
@@ -41,15 +41,15 @@ def pack_weights(model: SequenceModel):
 
     backbone, precision = model.backbone, model.precision
     K, V, R, L = model.spec.num_codebooks, model.spec.codebook_size, backbone.config.residual_dim, len(backbone.gates)
-    embedding = model.embed.table.weight                                # (K (V + 1), D)
-    table = embedding @ backbone.first.weight.T                         # (K (V + 1), R)
-    table[:V + 1] += backbone.first.bias
+    embedding = model.embed.table.weight  # (K (V + 1), D)
+    table = embedding @ backbone.first.weight.T  # (K (V + 1), R)
+    table[: V + 1] += backbone.first.bias
     gates = torch.stack([gate.linear.weight.T for gate in backbone.gates])
-    residuals = torch.zeros(L, R, R)                                    # the last layer has none
+    residuals = torch.zeros(L, R, R)  # the last layer has none
     residual_bias = torch.zeros(L, R)
     for layer, residual in enumerate(backbone.residuals):
         residuals[layer], residual_bias[layer] = residual.weight.T, residual.bias
-    skips = backbone.skip.weight.T.unflatten(0, (L, R))                 # (L, R, D)
+    skips = backbone.skip.weight.T.unflatten(0, (L, R))  # (L, R, D)
     return Weights(
         table=table.view(K, V + 1, R).numpy(),
         direct=(embedding * backbone.direct).view(K, V + 1, -1).numpy(),
@@ -58,6 +58,9 @@ def pack_weights(model: SequenceModel):
         outs=pack(torch.cat([residuals, skips], dim=2).numpy(), precision),
         residual_bias=residual_bias.numpy(),
         skip_bias=backbone.skip.bias.numpy().copy(),
-        last=pack(backbone.last.weight.T.numpy(), precision), last_bias=backbone.last.bias.numpy().copy(),
-        head=pack(model.head.linear.weight.T.numpy(), precision), head_bias=model.head.linear.bias.numpy().copy(),
-        dilations=np.array([gate.dilation for gate in backbone.gates]))
+        last=pack(backbone.last.weight.T.numpy(), precision),
+        last_bias=backbone.last.bias.numpy().copy(),
+        head=pack(model.head.linear.weight.T.numpy(), precision),
+        head_bias=model.head.linear.bias.numpy().copy(),
+        dilations=np.array([gate.dilation for gate in backbone.gates]),
+    )

@@ -18,18 +18,18 @@ from .sampling import draw
 class Weights(NamedTuple):
     """A model's weights as the kernel reads them; a pair is what products.pack makes. L layers, R = residual_dim."""
 
-    table: np.ndarray               # (K, V + 1, R) embedding and first layer in one, its bias in that of row 0
-    direct: np.ndarray              # (K, V + 1, D) embedding times the gain of what goes straight to the head
-    gates: tuple                    # (L, past and present, filtered and opened), 2R -> 2R
-    gate_bias: np.ndarray           # (L, 2R)
-    outs: tuple                     # (L, R, residual and skip), R -> R + D
-    residual_bias: np.ndarray       # (L, R)
-    skip_bias: np.ndarray           # (D,)
-    last: tuple                     # (D, D)
-    last_bias: np.ndarray           # (D,)
-    head: tuple                     # (D, K V)
-    head_bias: np.ndarray           # (K V,)
-    dilations: np.ndarray           # (L,)
+    table: np.ndarray  # (K, V + 1, R) embedding and first layer in one, its bias in that of row 0
+    direct: np.ndarray  # (K, V + 1, D) embedding times the gain of what goes straight to the head
+    gates: tuple  # (L, past and present, filtered and opened), 2R -> 2R
+    gate_bias: np.ndarray  # (L, 2R)
+    outs: tuple  # (L, R, residual and skip), R -> R + D
+    residual_bias: np.ndarray  # (L, R)
+    skip_bias: np.ndarray  # (D,)
+    last: tuple  # (D, D)
+    last_bias: np.ndarray  # (D,)
+    head: tuple  # (D, K V)
+    head_bias: np.ndarray  # (K V,)
+    dilations: np.ndarray  # (L,)
 
 
 @compiled(fastmath=True)
@@ -47,10 +47,10 @@ def run(weights, rings, position, hidden, seq, known, uniforms, filters, logits)
     """
     B, K, n = seq.shape
     V, L, R, D = weights.table.shape[1] - 1, len(weights.dilations), weights.table.shape[2], len(weights.skip_bias)
-    taps = np.zeros((B, padded(2 * R)), np.float32)               # past and present
+    taps = np.zeros((B, padded(2 * R)), np.float32)  # past and present
     gated = np.zeros((B, padded(R)), np.float32)
     z = np.empty((B, 2 * R), np.float32)
-    path = np.empty((B, R + D), np.float32)                             # the residual stream and the sum of the skips
+    path = np.empty((B, R + D), np.float32)  # the residual stream and the sum of the skips
     rectified = np.zeros((B, hidden.shape[1]), np.float32)
     out = np.empty((B, D), np.float32)
     direct = np.empty((B, D), np.float32)
@@ -67,19 +67,19 @@ def run(weights, rings, position, hidden, seq, known, uniforms, filters, logits)
             direct[b] = np.float32(0)
             for k in range(K):
                 if not known[k, s]:
-                    seq[b, k, s] = draw(scores[b, k * V:(k + 1) * V], filters, uniforms[b, s, k], p)
+                    seq[b, k, s] = draw(scores[b, k * V : (k + 1) * V], filters, uniforms[b, s, k], p)
                 if logits.size > 0:
-                    logits[b, s, k] = scores[b, k * V:(k + 1) * V]
+                    logits[b, s, k] = scores[b, k * V : (k + 1) * V]
                 path[b, :R] += weights.table[k, seq[b, k, s]]
                 direct[b] += weights.direct[k, seq[b, k, s]]
         offset = 0
         for layer in range(L):
             dilation = weights.dilations[layer]
-            ring = rings[offset + (position + s) % dilation]            # (B, R)
+            ring = rings[offset + (position + s) % dilation]  # (B, R)
             offset += dilation
             for b in range(B):
                 taps[b, :R] = ring[b]
-                taps[b, R:2 * R] = path[b, :R]
+                taps[b, R : 2 * R] = path[b, :R]
                 ring[b] = path[b, :R]
                 z[b] = weights.gate_bias[layer]
             product(taps, weights.gates[0][layer], weights.gates[1][layer], z, work)
