@@ -29,7 +29,7 @@ PACKAGES = (
     "matplotlib",
 )
 OPTIONAL = ("tensorboard", "pesq", "pystoi")
-MEND = "install the pair anew: pip install --force-reinstall 'torch==2.11.*' 'torchaudio==2.11.*'"
+MEND = "install the pair anew: pip install --force-reinstall torch==2.11.0 torchaudio==2.11.0"
 
 
 def check_setup(console: Console) -> None:

@@ -142,4 +142,4 @@ def _optional(name: str):
     try:
         return __import__(name)
     except ImportError:
-        raise AudiogenError(f"the {name} package is not installed: pip install 'audiogen[metrics]'") from None
+        raise AudiogenError(f"the {name} package is not installed: pip install {name}") from None

@@ -1,6 +1,6 @@
 """How a codec sounds beside Opus and MP3: the held-out files of a folder, in numbers.
 
-    pip install 'audiogen[metrics]'
+    pip install pesq pystoi
     python tests/bench/codec_quality.py FOLDER [--codec codec] [--kbps 1.5 3 6] [--opus 6 12 24] [--mp3 16 32]
                                         [--clips 12] [--json FILE]
 
