@@ -10,10 +10,14 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-LOCK = [Requirement(line) for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-        if line and not line.startswith("#")]
-REQUIREMENTS = [Requirement(line) for line in [*PROJECT["dependencies"],
-                                               *sum(PROJECT["optional-dependencies"].values(), [])]]
+LOCK = [
+    Requirement(line)
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    if line and not line.startswith("#")
+]
+REQUIREMENTS = [
+    Requirement(line) for line in [*PROJECT["dependencies"], *sum(PROJECT["optional-dependencies"].values(), [])]
+]
 #: `pip install audiogen`, with any options before the name and any line break between the words.
 WRONG_NAME = re.compile(r"""\b(?:pip|pipx|uv)\s+(?:install|add)\s[^\n`&;|]*?(?<![\w./-])audiogen(?![\w/-]|\.\w)""")
 
@@ -44,20 +48,38 @@ def test_torch_and_torchaudio_are_pinned_as_a_pair():
 def test_no_page_tells_people_to_install_another_project():
     """Buries `pip install audiogen`: on PyPI that name belongs to somebody else."""
     kinds = {".py", ".md", ".toml", ".yml", ".html", ".js", ".cff"}
-    pages = [path for path in ROOT.rglob("*") if (path.suffix in kinds or path.parent.name == ".ci") and path.is_file()
-             and not set(path.relative_to(ROOT).parts) & {".git", ".venv", "venv", "build", "dist", "runs"}]
+    pages = [
+        path
+        for path in ROOT.rglob("*")
+        if (path.suffix in kinds or path.parent.name == ".ci")
+        and path.is_file()
+        and not set(path.relative_to(ROOT).parts) & {".git", ".venv", "venv", "build", "dist", "runs"}
+    ]
     assert {ROOT / "README.md", ROOT / ".ci" / "run"} <= set(pages)
-    found = [f"{path}: {match[0]}" for path in pages if path != Path(__file__)
-             for match in WRONG_NAME.finditer(path.read_text(encoding="utf-8", errors="replace"))]
+    found = [
+        f"{path}: {match[0]}"
+        for path in pages
+        if path != Path(__file__)
+        for match in WRONG_NAME.finditer(path.read_text(encoding="utf-8", errors="replace"))
+    ]
     assert not found, found
 
 
-@pytest.mark.parametrize(("text", "wrong"), [
-    ("pip install audiogen", True), ("pip install -U 'audiogen[metrics]'", True), ("pip install\naudiogen", True),
-    ("uv add audiogen", True), ("pip install numpy audiogen==0.1", True), ("pip install audiogen.", True),
-    ("pip install audiogen-toolkit", False), ("pip install -e ~/src/audiogen/", False),
-    ("pip install . && audiogen", False), ("pip install ./audiogen_toolkit-0.1.0-py3-none-any.whl", False),
-])
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("pip install audiogen", True),
+        ("pip install -U 'audiogen[metrics]'", True),
+        ("pip install\naudiogen", True),
+        ("uv add audiogen", True),
+        ("pip install numpy audiogen==0.1", True),
+        ("pip install audiogen.", True),
+        ("pip install audiogen-toolkit", False),
+        ("pip install -e ~/src/audiogen/", False),
+        ("pip install . && audiogen", False),
+        ("pip install ./audiogen_toolkit-0.1.0-py3-none-any.whl", False),
+    ],
+)
 def test_the_wrong_name_is_recognised(text, wrong):
     """Buries a search that finds nothing because it looks for too little."""
     assert bool(WRONG_NAME.search(text)) is wrong
