@@ -37,7 +37,7 @@ ALLOWED = {
     "runs": {"config", "data", "errors", "frontends", "generation", "models", "spec", "utils"},
     "data": {"audio", "errors", "frontends", "spec", "utils"},
     "generation": {"errors", "frontends", "models", "utils"},
-    "frontends": {"config", "distributed", "errors", "models", "spec", "utils"},
+    "frontends": {"audio", "config", "distributed", "errors", "models", "spec", "utils"},
     "models": {"errors", "spec"},
     "audio": {"errors", "utils"},
     "distributed": set(),

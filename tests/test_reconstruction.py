@@ -74,7 +74,7 @@ def test_pesq_and_stoi_are_the_packages_own():
 def test_what_is_not_installed_is_named(name, monkeypatch):
     """Buries a traceback where an extra is missing."""
     monkeypatch.setitem(__import__("sys").modules, name, None)
-    with pytest.raises(AudiogenError, match=rf"{name}.*audiogen\[metrics\]"):
+    with pytest.raises(AudiogenError, match=f"pip install {name}"):
         getattr(reconstruction, name.removeprefix("py"))(voice(), voice(), 16_000)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from ..audio.dsp import mel_filterbank
 from ..audio.io import resample
 from ..errors import AudiogenError
-from ..frontends.mel.mel import mel_filters
 from ..spec import TokenSpec
 
 
@@ -38,7 +38,7 @@ def mel_distance(reference: Tensor, estimate: Tensor, sample_rate: int) -> float
     distances = []
     for level, bands in enumerate((5, 10, 20, 40, 80, 160, 320)):
         n_fft = max(8, shortest << level)
-        bank = mel_filters(sample_rate, n_fft, min(bands, n_fft // 4)).to(reference)
+        bank = mel_filterbank(sample_rate, n_fft, min(bands, n_fft // 4)).to(reference)
         bank = bank[bank.sum(dim=1) > 0]  # the lowest may lie between two bins, and hold nothing
         logs = [_log_mel(x.reshape(1, -1), n_fft, bank) for x in (reference, estimate)]
         distances.append((logs[0] - logs[1]).abs().mean())

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..audio.dsp import hz_to_mel
 from ..audio.io import audio_info, read_audio
 from ..errors import AudioReadError
 from .charts import SVG, frame, nice_ticks, tidy
 from .html import Html, heading, player, png_uri, text
-from .spectrograms import COLUMNS, DECIBELS, SHADES, mel_image, mel_power, mel_scale, outline
+from .spectrograms import COLUMNS, DECIBELS, SHADES, mel_image, mel_power, outline
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def _card(clip: Clip, sound: Sound, scale: Scale) -> Html:
         notes.append(f"{sound.seconds:.1f} seconds; the pictures show the first {scale.span:.1f}.")
     x_ticks = [(at / scale.span, tidy(at)) for at in nice_ticks(0, scale.span)]
     wave = (_wave(clip, sound, scale), [(0.5, "0"), (0.9, f"{scale.peak:g}"), (0.1, f"−{scale.peak:g}")], "")
-    y_ticks = [(mel_scale(hertz) / mel_scale(scale.top), tidy(hertz)) for hertz in hertz_ticks(scale.top)]
+    y_ticks = [(hz_to_mel(hertz) / hz_to_mel(scale.top), tidy(hertz)) for hertz in hertz_ticks(scale.top)]
     mel = (_mel(clip, sound, scale), y_ticks, "Hz")
     return (
         f'<article class="card clip" data-span="{scale.span:.4f}">{_titles(clip, notes)}'
@@ -194,7 +195,7 @@ def hertz_ticks(top: float) -> list[float]:
     """Round frequencies that lie a tenth of the axis apart at least, from the top down."""
     ticks: list[float] = []
     for hertz in (16000, 8000, 4000, 2000, 1000, 500, 200):
-        place = mel_scale(hertz) / mel_scale(top)
-        if place <= 0.9 and (not ticks or mel_scale(ticks[-1]) / mel_scale(top) - place >= 0.1):
+        place = hz_to_mel(hertz) / hz_to_mel(top)
+        if place <= 0.9 and (not ticks or hz_to_mel(ticks[-1]) / hz_to_mel(top) - place >= 0.1):
             ticks.append(hertz)
     return ticks

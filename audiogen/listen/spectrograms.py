@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from PIL import Image  # comes with matplotlib, which draws its own PNGs with it
 
+from ..audio.dsp import mel_filterbank
+
 COLUMNS = 480  # of a picture over its whole time axis
 NUM_MELS = 96
 DECIBELS = 80.0  # from the loudest of the page (0 dB) down to the darkest
@@ -35,27 +37,13 @@ def mel_power(wav: torch.Tensor, sample_rate: int, num_columns: int, top: float)
     window_length = round(WINDOW * sample_rate)
     n_fft = 2 ** math.ceil(math.log2(2 * window_length))  # padded, so that the lowest bands hold a frequency each
     hop = max(1, min(wav.shape[-1] // num_columns, window_length // 2))
-    filters = mel_filters(sample_rate, n_fft, top)
+    filters = mel_filterbank(sample_rate, n_fft, NUM_MELS, top, unit_area=False).T.float()
     window = torch.hann_window(window_length)
     padded = torch.nn.functional.pad(wav[0], (window_length // 2, window_length))
     frames = padded.unfold(0, window_length, hop)[: math.ceil(wav.shape[-1] / hop)]
     blocks = [torch.fft.rfft(block * window, n_fft).abs().square() @ filters for block in frames.split(BLOCK_FRAMES)]
     mel = torch.cat(blocks).T / window.sum() ** 2
     return torch.nn.functional.adaptive_avg_pool1d(mel[None], min(num_columns, mel.shape[1]))[0]
-
-
-def mel_scale(hertz: float) -> float:
-    """Where a frequency lies on the mel scale (O'Shaughnessy's formula, as in HTK)."""
-    return 2595 * math.log10(1 + hertz / 700)
-
-
-def mel_filters(sample_rate: int, n_fft: int, top: float) -> torch.Tensor:
-    """Triangles equally wide in mel, from the FFT's bins: (n_fft / 2 + 1, mels)."""
-    edges = 700 * (10 ** (torch.linspace(0, mel_scale(top), NUM_MELS + 2) / 2595) - 1)  # Hz
-    bins = torch.arange(n_fft // 2 + 1) * (sample_rate / n_fft)
-    rise = (bins[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    fall = (edges[2:] - bins[:, None]) / (edges[2:] - edges[1:-1])
-    return torch.minimum(rise, fall).clamp(min=0)
 
 
 def mel_image(power: torch.Tensor, loudest: float) -> bytes:

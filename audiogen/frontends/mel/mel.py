@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...audio.dsp import mel_filterbank
 from ...errors import ConfigError
 from ...spec import FrameSpec
 from ..base import check_setting, training_wavs
@@ -69,7 +70,7 @@ class Mel(MelFrontend):
         self.spec = FrameSpec(config.sample_rate, hop_length, config.num_features)
         self.n_fft = 4 * hop_length
         self.floor = 1e-11 * (self.n_fft / 4) ** 2  # |STFT|^2 of a full-scale sine peaks at (n_fft / 4)^2
-        basis = mel_filters(config.sample_rate, self.n_fft, config.num_features)
+        basis = mel_filterbank(config.sample_rate, self.n_fft, config.num_features)
         if not bool((basis.sum(1) > 0).all()):
             raise ConfigError(
                 f"frontend.num_features: {config.num_features} bands are too many for windows of "
@@ -165,22 +166,3 @@ class Mel(MelFrontend):
 
     def _log(self, power: Tensor) -> Tensor:
         return torch.log(power + self.floor)
-
-
-def mel_filters(sample_rate: int, n_fft: int, num_features: int) -> Tensor:
-    """Triangular filters of area 1, evenly spaced on Slaney's mel scale from 0 to sample_rate / 2.
-
-    Equal to librosa.filters.mel(htk=False, norm="slaney"), here in float64 and without importing librosa.
-
-    Returns:
-        (num_features, n_fft // 2 + 1) float64, at least 0.
-    """
-    # Slaney's scale: 3 mel per 200 Hz up to 1000 Hz, then 27 mel per factor of 6.4.
-    nyquist, mels_per_log = sample_rate / 2, 27 / math.log(6.4)
-    top = nyquist * 3 / 200 if nyquist < 1000 else 15 + mels_per_log * math.log(nyquist / 1000)
-    mels = torch.linspace(0, top, num_features + 2, dtype=torch.float64)
-    corners = torch.where(mels < 15, mels * 200 / 3, 1000 * torch.exp((mels - 15) / mels_per_log))  # Hz
-    bins = torch.linspace(0, nyquist, n_fft // 2 + 1, dtype=torch.float64)  # Hz
-    lower, centre, upper = corners[:-2, None], corners[1:-1, None], corners[2:, None]  # (F, 1)
-    rising, falling = (bins - lower) / (centre - lower), (upper - bins) / (upper - centre)
-    return torch.minimum(rising, falling).clamp_min(0) * 2 / (upper - lower)

@@ -2,8 +2,9 @@
 
 import torch
 import torch.nn.functional as F
-import torchaudio
 from torch import Tensor, nn
+
+from ...audio.dsp import mel_filterbank
 
 FLOOR = 1e-5  # of the magnitude of a sine with peak 1
 WINDOWS = (0.008, 0.016, 0.032, 0.064, 0.128)  # seconds
@@ -22,10 +23,8 @@ class ReconstructionLoss(nn.Module):
         self.shortest = max(self.n_ffts) // 2 + 1  # samples that it takes, at least
         for index, n_fft in enumerate(self.n_ffts):
             num_bins = n_fft // 2 + 1
-            filters = torchaudio.functional.melscale_fbanks(
-                num_bins, 0.0, sample_rate / 2, min(80, num_bins // 5), sample_rate, norm=None, mel_scale="slaney"
-            )
-            self.register_buffer(f"filters_{index}", filters, persistent=False)  # (bins, F)
+            filters = mel_filterbank(sample_rate, n_fft, min(80, num_bins // 5), unit_area=False)
+            self.register_buffer(f"filters_{index}", filters.T.float(), persistent=False)  # (bins, F)
             self.register_buffer(f"window_{index}", sine_window(n_fft), persistent=False)  # (n_fft,)
 
     def forward(self, decoded: Tensor, wav: Tensor) -> dict[str, Tensor]:
