@@ -1,12 +1,19 @@
-"""What can be installed: the dependencies, the lock, and what the pages tell people to type."""
+"""What can be installed: the dependencies, the lock, what the pages tell people to type, and a pair that is broken."""
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from audiogen.errors import AudiogenError
+from audiogen.utils.installation import TORCH_PAIR, load_torchaudio
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -42,7 +49,7 @@ def test_the_lock_holds_versions_and_nothing_else():
 def test_torch_and_torchaudio_are_pinned_as_a_pair():
     """Buries torchaudio 2.11.1 beside torch 2.11.0, which pip chose and which cannot be imported."""
     pair = {r.name: str(r.specifier) for r in REQUIREMENTS if r.name in ("torch", "torchaudio")}
-    assert pair == {"torch": "==2.11.0", "torchaudio": "==2.11.0"}
+    assert pair == {name: f"=={version}" for name, version in TORCH_PAIR.items()} and len(pair) == 2
 
 
 def test_no_page_tells_people_to_install_another_project():
@@ -83,3 +90,80 @@ def test_no_page_tells_people_to_install_another_project():
 def test_the_wrong_name_is_recognised(text, wrong):
     """Buries a search that finds nothing because it looks for too little."""
     assert bool(WRONG_NAME.search(text)) is wrong
+
+
+def write_torchaudio(folder, version, error):
+    """A torchaudio that raises `error` when it is imported; returns the environment of a process that finds it."""
+    (folder / "torchaudio").mkdir()
+    (folder / "torchaudio" / "__init__.py").write_text(f"raise {error}\n")
+    (folder / f"torchaudio-{version}.dist-info").mkdir()
+    (folder / f"torchaudio-{version}.dist-info" / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: torchaudio\nVersion: {version}\n"
+    )
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+
+
+@pytest.mark.parametrize(
+    ("version", "error", "command"),
+    [
+        (
+            "2.11.1",
+            "OSError('lib.so: undefined symbol: torch_exception_get_what')",
+            "pip install torch==2.11.0 torchaudio==2.11.0",
+        ),
+        ("2.10.0", "ImportError('no module named torch.thing')", "pip install torch==2.11.0 torchaudio==2.11.0"),
+    ],
+)
+def test_the_doctor_names_a_torchaudio_that_does_not_fit(tmp_path, version, error, command):
+    """Buries a traceback, or an error without a way out, where pip has chosen a pair that does not fit."""
+    done = subprocess.run(
+        [sys.executable, "-m", "audiogen", "doctor"],
+        env=write_torchaudio(tmp_path, version, error),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if "warning" in line and "torchaudio" in line]
+    assert f"torchaudio {version} does not fit torch {torch.__version__}" in line and command in line
+    assert "--device auto" in done.stdout  # what does not need torchaudio is reported all the same
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("torch_version", "forced"), [("2.11.0+cu130", True), ("2.11.0", True), ("2.15.0", False)])
+def test_pip_is_forced_only_where_the_versions_are_right_already(monkeypatch, torch_version, forced):
+    """Buries advice that changes nothing, since pip calls it satisfied; and 5 GB fetched anew for a torch that fits."""
+    monkeypatch.setitem(sys.modules, "torchaudio", None)  # its import raises ImportError
+    monkeypatch.setattr(torch, "__version__", torch_version)
+    monkeypatch.setattr("audiogen.utils.installation.version", lambda name: "2.11.0")
+    with pytest.raises(AudiogenError, match="torchaudio 2.11.0 does not fit torch") as caught:
+        load_torchaudio()
+    assert ("--force-reinstall" in str(caught.value)) is forced
+
+
+def test_a_missing_torchaudio_is_installed_with_the_torch_that_fits(monkeypatch):
+    """Buries `pip install torchaudio`, which brings one that does not fit."""
+    monkeypatch.setitem(sys.modules, "torchaudio", None)
+    monkeypatch.setattr("audiogen.utils.installation.package_version", lambda name: None)
+    with pytest.raises(AudiogenError, match="not installed; type: pip install torch==2.11.0 torchaudio==2.11.0"):
+        load_torchaudio()
+
+
+def test_reading_encoding_and_decoding_leave_torchaudio_alone(tmp_path):
+    """Buries `import torchaudio` at the top of a module, by which one broken package takes all of audiogen with it."""
+    script = """
+import sys, torch, audiogen
+from audiogen import cli
+for name in audiogen.__all__:
+    getattr(audiogen, name)
+for name in ("mulaw", "codec"):
+    frontend = audiogen.load_frontend(name)
+    frontend.decode(frontend.encode(torch.zeros(1, 1, 1600)))
+assert "torchaudio" not in sys.modules
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=write_torchaudio(tmp_path, "2.11.1", "OSError('broken')"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

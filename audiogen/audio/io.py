@@ -19,10 +19,10 @@ import numpy as np
 import soundfile
 import soxr
 import torch
-import torchaudio
 
 from ..errors import AudiogenError, ConfigError
 from ..utils.files import atomic_write_bytes
+from ..utils.installation import load_torchaudio
 from .containers import MAX_CHANNELS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, refusal
 from .decoder import DECODE_AT_ONCE, AudioInfo, Decoder
 
@@ -195,7 +195,7 @@ def resample(wav: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
         rows = wav.detach().to(dtype).reshape(-1, wav.shape[-1])  # (R, N)
         rows = soxr.resample(np.ascontiguousarray(rows.numpy().T), from_rate, to_rate)  # (N', R)
         return torch.from_numpy(rows.T).reshape(*wav.shape[:-1], num_samples).to(wav.dtype)
-    return torchaudio.functional.resample(
+    return load_torchaudio().functional.resample(
         wav,
         from_rate,
         to_rate,

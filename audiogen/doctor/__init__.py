@@ -1,7 +1,4 @@
-"""`audiogen doctor`: what is installed, what is in a folder, and whether a model can learn from it.
-
-Nothing here loads torchaudio before it is needed: the doctor must be able to speak where the installation is ill.
-"""
+"""`audiogen doctor`: what is installed, what is in a folder, and whether a model can learn from it."""
 
 from .check import check_overfit
 from .experiment import Overfit, overfit

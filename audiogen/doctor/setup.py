@@ -4,7 +4,6 @@ import importlib
 import os
 import platform
 import shutil
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from rich.console import Console
@@ -13,35 +12,34 @@ from rich.text import Text
 
 from .. import __version__
 from ..errors import AudiogenError
+from ..utils.installation import TORCH_PAIR, load_torchaudio, package_version
 
 PACKAGES = (
     "torch",
     "torchaudio",
     "numpy",
     "soundfile",
+    "av",
     "soxr",
     "librosa",
     "numba",
     "safetensors",
+    "filelock",
     "typer",
     "rich",
     "tqdm",
     "matplotlib",
+    "pillow",
 )
 OPTIONAL = ("tensorboard", "pesq", "pystoi")
-MEND = "install the pair anew: pip install --force-reinstall torch==2.11.0 torchaudio==2.11.0"
 
 
 def check_setup(console: Console) -> None:
-    """Prints versions and devices, and a warning for each thing that will not work.
-
-    Raises:
-        AudiogenError: torchaudio can't be loaded, without which nothing else can.
-    """
+    """Print versions and devices, and a warning for each thing that will not work."""
     table = _table("installed")
     table.add_row("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     table.add_row("audiogen", __version__)
-    versions = {name: _version(name) for name in (*PACKAGES, *OPTIONAL)}
+    versions = {name: package_version(name) for name in (*PACKAGES, *OPTIONAL)}
     versions["torch"] = torch.__version__  # with the build, which the package's own version may leave out
     for name, found in versions.items():
         table.add_row(name, found or ("not installed (optional)" if name in OPTIONAL else Text("not installed", "red")))
@@ -49,12 +47,8 @@ def check_setup(console: Console) -> None:
     console.print(table, soft_wrap=False)
     for warning in setup_warnings(versions):
         console.print(Text.assemble(("warning:", "yellow"), f" {warning}"))
-    try:
-        importlib.import_module("torchaudio")
-    except (ImportError, OSError, RuntimeError) as error:
-        raise AudiogenError(f"torchaudio can't be loaded ({' '.join(str(error).split())[:200]}); {MEND}") from error
 
-    # Only now: these load torchaudio.
+    # Only after the warnings: what these import may be what is missing.
     from ..commands.defaults import resolve_precision
     from ..utils.devices import choose_device
 
@@ -77,15 +71,14 @@ def setup_warnings(versions: dict[str, str | None]) -> list[str]:
         versions: by name of the package, None where it is not installed.
     """
     warnings = [
-        f"{name} is not installed; install audiogen anew: pip install -e ."
+        f"{name} is not installed; type: pip install {name}"
         for name in PACKAGES
-        if not versions.get(name)
+        if name not in TORCH_PAIR and not versions.get(name)
     ]
-    pair = [versions.get(name) for name in ("torch", "torchaudio")]
-    if all(pair) and _release(pair[0]) != _release(pair[1]):
-        warnings.append(f"torch {pair[0]} and torchaudio {pair[1]} are not a pair; {MEND}")
-    elif all(pair) and len({_build(x) for x in pair if _build(x)}) > 1:
-        warnings.append(f"torch {pair[0]} and torchaudio {pair[1]} were built for different devices; {MEND}")
+    try:
+        load_torchaudio()
+    except AudiogenError as error:
+        warnings.append(f"{error} (needed to train codecs and vocoders, and to resample on a GPU)")
     if shutil.which("nvidia-smi") and not torch.cuda.is_available():
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a CPU build"
         warnings.append(
@@ -116,27 +109,11 @@ def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
 def _libsndfile() -> str | Text:
     try:
         return importlib.import_module("soundfile").__libsndfile_version__
     except (ImportError, OSError) as error:
         return Text.assemble(("can't be loaded", "red"), f" ({error})")
-
-
-def _release(text: str) -> list[str]:
-    return text.split("+")[0].split(".")[:2]
-
-
-def _build(text: str) -> str:
-    """ "2.11.0+cu130" -> "cu130"; empty where the version does not say."""
-    return text.partition("+")[2]
 
 
 def _table(title: str) -> Table:

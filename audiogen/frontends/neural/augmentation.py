@@ -3,8 +3,9 @@
 import math
 
 import torch
-import torchaudio
 from torch import Tensor
+
+from ...utils.installation import load_torchaudio
 
 SPEEDS = ((5, 4), (9, 8), (8, 9), (4, 5))  # as samples : samples that they become; pitch goes with them
 LONGEST = max(before / after for before, after in SPEEDS)  # how much longer than what comes out crops have to be
@@ -31,7 +32,7 @@ def vary(crops: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
     heard = []
     for crop, keeps, which, begins in zip(crops, *draws[:3].tolist(), strict=True):
         if keeps >= AS_RECORDED:
-            crop = torchaudio.functional.resample(crop, *SPEEDS[int(which * len(SPEEDS))])
+            crop = load_torchaudio().functional.resample(crop, *SPEEDS[int(which * len(SPEEDS))])
         start = int(begins * (crop.shape[1] - num_samples + 1))
         heard.append(crop[:, start : start + num_samples])
     low, high = LOUDNESS
