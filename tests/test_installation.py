@@ -23,7 +23,9 @@ LOCK = [
     if line and not line.startswith("#")
 ]
 REQUIREMENTS = [
-    Requirement(line) for line in [*PROJECT["dependencies"], *sum(PROJECT["optional-dependencies"].values(), [])]
+    requirement
+    for requirement in map(Requirement, [*PROJECT["dependencies"], *sum(PROJECT["optional-dependencies"].values(), [])])
+    if requirement.name != PROJECT["name"]  # an extra that takes in another
 ]
 #: `pip install audiogen`, with any options before the name and any line break between the words.
 WRONG_NAME = re.compile(r"""\b(?:pip|pipx|uv)\s+(?:install|add)\s[^\n`&;|]*?(?<![\w./-])audiogen(?![\w/-]|\.\w)""")
