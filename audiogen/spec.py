@@ -29,6 +29,11 @@ class TokenSpec:
         return "bits"
 
     @property
+    def signal(self) -> str:
+        """What a code stands for: one sample ("samples"), a frame ("frames"), or a run of frames ("runs")."""
+        return {None: "runs", 1: "samples"}.get(self.hop_length, "frames")
+
+    @property
     def frame_rate(self) -> float | None:
         """Frames per second, never rounded; None where the rate varies."""
         return None if self.hop_length is None else self.sample_rate / self.hop_length
@@ -61,6 +66,11 @@ class FrameSpec:
     @property
     def unit(self) -> str:
         return "nats"
+
+    @property
+    def signal(self) -> str:
+        """A frame is a vector of real values."""
+        return "features"
 
     @property
     def frame_rate(self) -> float:

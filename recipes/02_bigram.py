@@ -89,7 +89,7 @@ def main() -> None:
     powers = range(-6, 5, 5) if args.short else range(-12, 13)  # of two: the strengths of smoothing to try
 
     # 1. Sound to tokens. What is learned (the typical frames) is learned from the training files alone.
-    encoded = encode_folder(args.folder, args.out, "melvq", codebook_size=V)
+    encoded = encode_folder(args.folder, args.out, "melvq", num_codebooks=1, codebook_size=V)
     frontend, spec = encoded.frontend, encoded.spec
     training, held_out = encoded.training, encoded.held_out
     print(encoded.sides.summary)

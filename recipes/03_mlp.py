@@ -86,7 +86,7 @@ def main() -> None:
     lengths, sizes = ((1, 4), (8, 64)) if args.short else ((1, 2, 4, 8, 16), (12, 50, 800))
 
     # 1. Three sides, by file.
-    encoded = encode_folder(args.folder, args.out, "melvq", codebook_size=V)
+    encoded = encode_folder(args.folder, args.out, "melvq", num_codebooks=1, codebook_size=V)
     spec, parts = encoded.spec, three_sides(encoded)
     sides = {name: Sequences(encoded.cache, side) for name, side in parts.items()}
     milliseconds = 1000 / spec.frame_rate

@@ -106,7 +106,7 @@ def main() -> None:
     V, steps, depth = (16, 40, 3) if args.short else (args.codes, args.steps, args.depth)
 
     # 1. Tokens, as in lesson 3.
-    encoded = encode_folder(args.folder, args.out, "melvq", codebook_size=V)
+    encoded = encode_folder(args.folder, args.out, "melvq", num_codebooks=1, codebook_size=V)
     spec, held_out = encoded.spec, encoded.held_out
     contexts, following = examples(encoded.training, CONTEXT, V)
     bigram, generator = baselines(spec, encoded.training, held_out)["bigram"], torch.Generator().manual_seed(1)

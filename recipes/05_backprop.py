@@ -86,7 +86,7 @@ def main() -> None:
         print(f"{checks[-1][0]:>16}: {checks[-1][2]} from autograd, {checks[-1][3]} from measured slopes")
 
     # 2. Sound to tokens. A file is a word: it begins after boundaries and ends with one.
-    encoded = encode_folder(args.folder, args.out, "melvq", codebook_size=args.codes)
+    encoded = encode_folder(args.folder, args.out, "melvq", num_codebooks=1, codebook_size=args.codes)
     spec, boundary = encoded.spec, args.codes
     print(encoded.sides.summary)
     x, y = windows([codes[0] for codes in encoded.training], args.context, boundary)  # (N, context), (N,)

@@ -51,7 +51,7 @@ def main() -> None:
     if args.short:
         args.codes, args.layers, args.steps = 16, 2, 4
 
-    tokens = encode_folder(args.folder, args.out, "melvq", codebook_size=args.codes)
+    tokens = encode_folder(args.folder, args.out, "melvq", num_codebooks=1, codebook_size=args.codes)
     frames = encode_folder(args.folder, args.out / "frames", "mel")
     print(tokens.sides.summary)
     page = write_lesson(

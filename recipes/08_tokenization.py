@@ -77,7 +77,7 @@ def main() -> None:
     encoded: dict[str, Encoded] = {}
     for name, kind, settings in (
         ("samples", "mulaw", {}),
-        ("frames", "melvq", {"codebook_size": args.codes}),
+        ("frames", "melvq", {"num_codebooks": 1, "codebook_size": args.codes}),
         ("codec", "codec", codec),
     ):
         encoded[name] = plain = encode_folder(args.folder, args.out / name, kind, **settings)

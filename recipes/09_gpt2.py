@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from audiogen.commands.defaults import FRONTEND_SETTINGS, default_config, resolve_precision
+from audiogen.commands.defaults import default_config, resolve_precision
 from audiogen.commands.train import train
 from audiogen.course.lesson_page import write_lesson
 from audiogen.course.lesson_parser import LessonParser
@@ -99,7 +99,7 @@ def main() -> None:
     if not args.resume:
         require_no_run(place)
     preset, minutes, repeats = ("tiny", 0.02, 2) if args.short else (args.preset, args.minutes, 5)
-    settings = {"num_codebooks": 2, "codebook_size": 16, "num_features": 20} if args.short else FRONTEND_SETTINGS
+    settings = {"num_codebooks": 2, "codebook_size": 16, "num_features": 20} if args.short else {}
 
     # 1. Sound to tokens, and the whole configuration of the run.
     encoded = encode_folder(args.folder, args.out, "melvq", **settings)

@@ -73,7 +73,7 @@ def main() -> None:
             "vocoder": {"dim": 8, "num_layers": 1, **settings["vocoder"]},
         }
         if args.frontend == "melvq":
-            settings.setdefault("codebook_size", 8)
+            settings = {"num_codebooks": 1, "codebook_size": 8, **settings}
 
     # 1. Training, on the files that are not held out. Ctrl-C saves; --resume goes on.
     trained = train_frontend(

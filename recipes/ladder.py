@@ -25,7 +25,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from audiogen.commands.defaults import FRONTEND, FRONTEND_SETTINGS, frontend_settings
+from audiogen.commands.defaults import frontend_settings
 from audiogen.commands.samples import write_round_trips
 from audiogen.commands.tokenize import tokenize
 from audiogen.commands.train import train
@@ -108,7 +108,7 @@ def main() -> None:
         nargs="+",
         default=RUNGS,
         metavar="FRONTEND:BACKBONE",
-        help='the front-end "default" is what audiogen train takes unasked',
+        help="which to climb; unasked: " + " ".join(RUNGS),
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     args = parser.parse_args()
@@ -116,7 +116,7 @@ def main() -> None:
     minutes = 0.01 if args.short else args.minutes
     for name in rungs:
         frontend, _, backbone = name.partition(":")
-        find(frontend, {"default": None, **FRONTENDS}, f"--rungs {name}")
+        find(frontend, FRONTENDS, f"--rungs {name}")
         find(backbone, BACKBONES, f"--rungs {name}")
 
     index = scan(args.folder)
@@ -187,14 +187,9 @@ def main() -> None:
 def encoded(index: Index, place: Path, name: str, device: str, settings: list[str]) -> EncodedCache:
     """The folder's codes at `place`, which are made once; what is there must be of these files and settings."""
     if not is_cache(place):
-        tokenize(index.folder, place, None if name == "default" else name, device, settings)
+        tokenize(index.folder, place, name, device, settings)
     cache, (values, _) = EncodedCache.open(place, index=index), frontend_settings(settings)
-    asked = (
-        frontend_for(index, FRONTEND, {**FRONTEND_SETTINGS, **values})
-        if name == "default"
-        else (frontend_for(index, name, values))
-    )
-    if frontend_to_dict(cache.frontend()) != frontend_to_dict(asked):
+    if frontend_to_dict(cache.frontend()) != frontend_to_dict(frontend_for(index, name, values)):
         raise CacheError(f"{place}: was made with other settings of {name}; choose another --out")
     return cache
 

@@ -196,7 +196,8 @@ def test_the_base_is_named_in_many_ways_and_written_in_one():
     whole = {"kind": "mulaw", "sample_rate": 16000, "bits": 8}
     for base in ("mulaw", {"kind": "mulaw"}, {"kind": "mulaw", "bits": 8}, whole):
         assert BPE.Config(base=base).base == whole
-    default = {"kind": "melvq", **dataclasses.asdict(BASES["melvq"].Config())}
+    default = {"kind": "melvq", **dataclasses.asdict(BASES["melvq"].Config(num_codebooks=1))}
+    assert BPE.Config(base="melvq").base == default
     assert BPE.Config().base == BPE.Config(base={}).base == default
     assert frontend_to_dict(BPE(BPE.Config(base="mulaw")))["base"] == whole
 

@@ -432,7 +432,7 @@ def test_options_that_can_not_be_are_refused(corpus, tmp_path, arguments, messag
 
 @pytest.mark.parametrize(
     "frontend, message",
-    [("./none", "none.*not there"), ("melvq", "frontend.codebook_size: 512 codes .*choose fewer, or add recordings")],
+    [("./none", "none.*not there"), ("melvq", "frontend.codebook_size: 256 codes .*choose fewer, or add recordings")],
 )
 def test_front_ends_that_do_not_go_with_what_is_there_are_refused(corpus, tmp_path, frontend, message):
     """Buries an exit status that blames the words of a command for what is or is not on the disk."""

@@ -1,10 +1,17 @@
 """Settings that nobody named: what they depend on."""
 
+import dataclasses
+
 import pytest
 from corpus import folder_of_notes, tiny_settings
 
-from audiogen.commands.defaults import FEW_CODES, OF_FEW, default_config
+from audiogen.commands.defaults import FRONTEND, default_config
+from audiogen.commands.source import frontend_of, open_source
 from audiogen.commands.train import train
+from audiogen.frontends import frontend_to_dict
+from audiogen.models.backbones import BACKBONES
+from audiogen.models.backbones.gpt import FEW_CODES, GPT
+from audiogen.runs.training_config import TrainingConfig
 from audiogen.spec import FrameSpec, TokenSpec
 
 FRAMES = TokenSpec(16000, 256, 4, 256)
@@ -15,20 +22,19 @@ def chosen(spec, backbone, num_codes, *overrides):
     return default_config({"kind": FRONTENDS[spec]}, spec, backbone, overrides, num_codes=num_codes).backbone
 
 
-@pytest.mark.parametrize("backbone", list(OF_FEW))
-def test_few_codes_get_a_smaller_model(backbone):
+def test_few_codes_get_a_smaller_model():
     """Buries a large model of a handful of clips, whose held-out loss turns before it has learned anything, and a rule
     that has the last word over what was asked for."""
-    small, large = (chosen(FRAMES, backbone, count) for count in (FEW_CODES - 1, FEW_CODES))
+    small, large = (chosen(FRAMES, "gpt", count) for count in (FEW_CODES - 1, FEW_CODES))
     assert small.dim < large.dim and small.num_layers < large.num_layers and small.dropout > large.dropout
-    assert large == chosen(FRAMES, backbone, float("inf"))
-    assert chosen(FRAMES, backbone, 1, "backbone.dim=384").dim == 384
+    assert large == chosen(FRAMES, "gpt", float("inf"))
+    assert chosen(FRAMES, "gpt", 1, "backbone.dim=384").dim == 384
 
 
 @pytest.mark.parametrize("spec", [spec for spec in FRONTENDS if spec != FRAMES])
 def test_samples_and_densities_keep_theirs(spec):
     """Buries a rule that is taken to where it was not measured."""
-    for backbone in ("bigram", "mlp", "wavenet", "gpt"):
+    for backbone in BACKBONES:
         assert chosen(spec, backbone, 1) == chosen(spec, backbone, float("inf"))
 
 
@@ -45,4 +51,29 @@ def test_training_counts_the_folder_s_codes(tmp_path):
         device="cpu",
         overrides=[*settings, "training.sample_seconds=0.02", "training.crop_frames=8"],
     )
-    assert {name: getattr(run.config.backbone, name) for name in OF_FEW["gpt"]} == OF_FEW["gpt"]
+    small, _ = GPT.defaults(run.frontend.spec, FEW_CODES - 1)
+    assert run.config.backbone == dataclasses.replace(small, window=run.config.backbone.window)
+
+
+@pytest.mark.parametrize("kind", BACKBONES)
+@pytest.mark.parametrize("spec", FRONTENDS)
+def test_every_backbone_has_defaults(kind, spec):
+    """Guards against a registered backbone that `train` cannot train because a table elsewhere lacks its row."""
+    config, training = BACKBONES[kind].defaults(spec, 1000)
+    assert isinstance(config, BACKBONES[kind].Config)
+    assert TrainingConfig(**training).crop_frames >= 1
+
+
+def test_the_window_follows_the_crop_and_the_pattern():
+    """Guards against a window chosen before the overrides are known, and one that overrules what was typed."""
+    assert chosen(FRAMES, "gpt", 10**6, "training.crop_frames=100").window == (100 + 3) // 2
+    assert chosen(FRAMES, "gpt", 10**6, "training.crop_frames=100", "pattern.kind=flatten").window == 4 * 100 // 2
+    assert chosen(FRAMES, "gpt", 10**6, "training.crop_frames=100", "backbone.window=7").window == 7
+
+
+def test_a_front_end_means_the_same_by_name_and_by_default(tmp_path):
+    """Guards against `--frontend NAME` that differs from leaving the option out where NAME is the default."""
+    folder = folder_of_notes(tmp_path / "corpus", [4000] * 4)
+    source = open_source(folder, strict=False)
+    unasked, named = (frontend_to_dict(frontend_of(source, name, {})) for name in (None, FRONTEND))
+    assert unasked == named

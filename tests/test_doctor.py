@@ -23,7 +23,11 @@ from audiogen.runs.build import build_model
 
 RATE = 8000
 STEPS = 100  # small models need no more, healthy or ill
-FRONTENDS = {"mulaw": {"bits": 6}, "melvq": {"num_features": 20, "codebook_size": 32}, "mel": {"num_features": 20}}
+FRONTENDS = {
+    "mulaw": {"bits": 6},
+    "melvq": {"num_features": 20, "num_codebooks": 1, "codebook_size": 32},
+    "mel": {"num_features": 20},
+}
 #: Models a fraction of the default size: the very code, in a second each.
 SMALL = {
     "bigram": [],

@@ -206,7 +206,7 @@ def test_the_same_frames_sound_the_same_whatever_follows():
 
 def test_melvq_codes_are_those_of_the_nearest_centroid():
     """Buries centroids of raw frames, and distances that are not Euclidean: the oracle is a slow loop."""
-    frontend = load_frontend("melvq", sample_rate=8000, codebook_size=16)
+    frontend = load_frontend("melvq", sample_rate=8000, num_codebooks=1, codebook_size=16)
     frontend.fit([melody(8000, seed=seed) for seed in range(3)])
     wav = melody(8000, seed=7)[None]
     codes, frames = frontend.encode(wav)[0, 0], frontend.mel.encode(wav)[0].T
@@ -231,7 +231,7 @@ def test_melvq_gets_closer_with_more_codes():
 
 def test_melvq_with_fewer_frames_than_codes():
     """Buries codes that no sound has: they would be learned as never used, and still be drawn."""
-    frontend = load_frontend("melvq", sample_rate=8000, codebook_size=64)
+    frontend = load_frontend("melvq", sample_rate=8000, num_codebooks=1, codebook_size=64)
     with pytest.raises(DataError, match="frontend.codebook_size: 64 .* 32 training frames.*choose fewer"):
         frontend.fit([melody(8000)[:, : 32 * 128]])
     with pytest.raises(DataError, match="only 1 distinct"):
@@ -241,7 +241,7 @@ def test_melvq_with_fewer_frames_than_codes():
 
 def test_melvq_draws_at_most_fit_frames():
     """Buries a memory that grows with the folder. (That the draw is fair is tested with the reservoir.)"""
-    frontend = load_frontend("melvq", sample_rate=8000, codebook_size=8, fit_frames=20)
+    frontend = load_frontend("melvq", sample_rate=8000, num_codebooks=1, codebook_size=8, fit_frames=20)
     seen = []
     frontend.quantizer.fit = lambda frames, generator: seen.append(frames)
     frontend.fit([melody(8000, seed=seed) for seed in range(5)])

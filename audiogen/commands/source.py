@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from ..frontends import FRONTENDS, Frontend, frontend_to_dict, load_frontend
 from ..runs.build import blank_model
 from ..runs.config import RunConfig
-from .defaults import FRONTEND, FRONTEND_SETTINGS, default_config
+from .defaults import FRONTEND, default_config
 
 log = logging.getLogger("audiogen")
 
@@ -37,9 +37,7 @@ def frontend_of(source: Index | EncodedCache, name: str | None, settings: dict[s
                 "--set frontend...., or give the folder of sound files"
             )
         return source.frontend()
-    if name is None:
-        name, settings = FRONTEND, {**FRONTEND_SETTINGS, **settings}
-    return frontend_for(source, name, settings)
+    return frontend_for(source, name or FRONTEND, settings)
 
 
 def num_codes(source: Index | EncodedCache, front: Frontend) -> float:
@@ -52,8 +50,7 @@ def check_settings(
     frontend: str | None, settings: dict[str, Any], backbone: str, rest: Sequence[str], asked: dict[str, Any]
 ) -> None:
     """Raises what is wrong with the settings, before a folder is read through for minutes."""
-    if frontend is None:
-        frontend, settings = FRONTEND, {**FRONTEND_SETTINGS, **settings}
+    frontend = frontend or FRONTEND
     if frontend in FRONTENDS:
         part = FRONTENDS[frontend]
         front = part(from_dict(part.Config, part.at_rate(settings, HIGHEST_DEFAULT_RATE), "frontend"))

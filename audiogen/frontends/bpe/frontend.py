@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -275,8 +275,11 @@ class BPE(Frontend):
 
 
 def _named(base: str | Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a base with their kind; MelVQ's where there is none."""
-    return {"kind": "melvq", **base} if isinstance(base, Mapping) else {"kind": base}
+    """The settings of a base with their kind, MelVQ's where there is none; of one codebook if its number is open."""
+    settings = {"kind": "melvq", **base} if isinstance(base, Mapping) else {"kind": base}
+    part = find(settings["kind"], BASES, "frontend.base")
+    has_codebooks = "num_codebooks" in {field.name for field in fields(part.Config)}
+    return {"num_codebooks": 1, **settings} if has_codebooks else settings
 
 
 def _of_base(error: ConfigError) -> ConfigError:

@@ -1,11 +1,14 @@
 """The contract of a backbone."""
 
 import dataclasses
-from typing import Any
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from ...errors import ConfigError
+from ...spec import Spec
 
 
 class Backbone(nn.Module):
@@ -17,6 +20,36 @@ class Backbone(nn.Module):
 
     dim: int  # D
     receptive_field: int  # steps that y[:, t] depends on, step t included
+    #: Training settings by `Spec.signal`, where the user names none. Samples need long crops, frames short ones; the
+    #: loss of real-valued features falls slowly towards its end, so they take many steps of few crops.
+    training: ClassVar[dict[str, dict[str, Any]]] = {
+        "samples": {"crop_frames": 2048, "batch_size": 8, "learning_rate": 2e-3, "weight_decay": 0.01},
+        "frames": {"crop_frames": 256, "batch_size": 16, "learning_rate": 1e-3, "weight_decay": 0.1},
+        "runs": {"crop_frames": 256, "batch_size": 16, "learning_rate": 1e-3, "weight_decay": 0.1},
+        "features": {"crop_frames": 256, "batch_size": 4, "learning_rate": 3e-3, "weight_decay": 0.1},
+    }
+
+    @dataclass(frozen=True)
+    class Config:
+        pass
+
+    @classmethod
+    def defaults(cls, spec: Spec, num_codes: float = math.inf) -> tuple[Any, dict[str, Any]]:
+        """Return the config and the training settings that suit a spec, where the user names none.
+
+        Args:
+            spec: of the front-end.
+            num_codes: roughly how many codes there are to train on; infinity where that is not known.
+
+        Returns:
+            A `Config`, and fields of `TrainingConfig` by name (crop_frames, batch_size, learning_rate, ...).
+        """
+        return cls.Config(), cls.training[spec.signal]
+
+    @classmethod
+    def for_crops(cls, config: Any, num_steps: int) -> Any:
+        """Adapt default settings to training crops of `num_steps` steps (after the pattern)."""
+        return config
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         raise NotImplementedError

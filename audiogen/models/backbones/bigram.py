@@ -1,9 +1,12 @@
 """The bigram: the next code from the present one alone."""
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
+from ...spec import Spec
 from .base import Backbone, check_sizes
 
 
@@ -21,6 +24,17 @@ class Bigram(Backbone):
             check_sizes(self)
 
     receptive_field = 1
+    training = {
+        "samples": {"crop_frames": 4096, "batch_size": 16, "learning_rate": 1e-2, "weight_decay": 0.0},
+        "frames": {"crop_frames": 256, "batch_size": 16, "learning_rate": 3e-3, "weight_decay": 0.1},
+        "runs": {"crop_frames": 256, "batch_size": 16, "learning_rate": 3e-3, "weight_decay": 0.1},
+        "features": {"crop_frames": 256, "batch_size": 16, "learning_rate": 1e-2, "weight_decay": 0.1},
+    }
+
+    @classmethod
+    def defaults(cls, spec: Spec, num_codes: float = math.inf) -> tuple[Config, dict[str, Any]]:
+        dim = {"samples": 256, "frames": 512, "runs": 1024, "features": 512}[spec.signal]
+        return cls.Config(dim), cls.training[spec.signal]
 
     def __init__(self, config: Config):
         super().__init__()

@@ -1,9 +1,12 @@
 """A multi-layer perceptron over a fixed context of steps."""
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
+from ...spec import Spec
 from ..layers import CausalConv
 from .base import Backbone, check_sizes, check_state
 
@@ -30,6 +33,16 @@ class MLP(Backbone):
         def __post_init__(self):
             check_sizes(self)
             check_state(self.context * self.dim, "backbone.context, dim")
+
+    @classmethod
+    def defaults(cls, spec: Spec, num_codes: float = math.inf) -> tuple[Config, dict[str, Any]]:
+        config = {
+            "samples": cls.Config(dim=32, context=32, hidden_dim=384, num_layers=2),
+            "frames": cls.Config(dim=64, context=8, hidden_dim=512),
+            "runs": cls.Config(dim=64, context=8, hidden_dim=512),
+            "features": cls.Config(dim=128, context=8, hidden_dim=512),
+        }[spec.signal]
+        return config, cls.training[spec.signal]
 
     def __init__(self, config: Config):
         super().__init__()

@@ -1,11 +1,13 @@
 """WaveNet: gated dilated causal convolutions with residual and skip connections."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ...spec import Spec
 from ..layers import CausalConv
 from .base import Backbone, check_sizes, check_state
 
@@ -38,6 +40,23 @@ class WaveNet(Backbone):
                 -(-self.num_layers // cycle) * 2**cycle * self.residual_dim,
                 "backbone.dilation_cycle, num_layers, residual_dim",
             )
+
+    training = {
+        **Backbone.training,
+        "samples": {"crop_frames": 4096, "batch_size": 2, "learning_rate": 2e-3, "weight_decay": 0.01},
+        "features": {"crop_frames": 256, "batch_size": 4, "learning_rate": 5e-3, "weight_decay": 0.1},
+    }
+
+    @classmethod
+    def defaults(cls, spec: Spec, num_codes: float = math.inf) -> tuple[Config, dict[str, Any]]:
+        frames = cls.Config(dim=256, residual_dim=96, num_layers=10, dilation_cycle=5)
+        config = {
+            "samples": cls.Config(),
+            "frames": frames,
+            "runs": frames,
+            "features": replace(frames, residual_dim=128),
+        }[spec.signal]
+        return config, cls.training[spec.signal]
 
     def __init__(self, config: Config):
         super().__init__()
