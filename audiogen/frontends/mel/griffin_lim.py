@@ -5,9 +5,12 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 MOMENTUM = 0.99  # Perraudin et al. 2013, "A fast Griffin-Lim algorithm"
 SPREAD_ITERATIONS = 30
+CEILING = 0.98  # of full scale: what is louder is turned down to it
+LIMITER_SECONDS = 0.005  # before and after a peak over which the gain falls and comes back
 
 
 def mel_to_wav(power: Tensor, basis: Tensor, n_fft: int, hop_length: int, iterations: int) -> Tensor:
@@ -49,6 +52,24 @@ def mel_to_wav(power: Tensor, basis: Tensor, n_fft: int, hop_length: int, iterat
         previous = spectrum
         target = ahead * (linear.sqrt() / ahead.abs().clamp_min(1e-16))
     return to_wav(target)
+
+
+def limit(wav: Tensor, sample_rate: int) -> Tensor:
+    """Turn down the surroundings of each peak above `CEILING`, in place of cutting it off: (B, N) -> (B, N).
+
+    The gain is the least that any sample within `LIMITER_SECONDS` needs, smoothed over as many samples, so it never
+    exceeds what a sample needs itself. Where nothing is too loud within twice that time, samples stay as they are.
+    """
+    reach = max(1, round(LIMITER_SECONDS * sample_rate))
+    excess = 1 - CEILING / wav.abs().clamp_min(CEILING)  # (B, N), 0 where no gain is needed
+    if not bool(excess.any()):
+        return wav
+    excess = F.max_pool1d(
+        F.pad(excess, (2 * reach, 2 * reach))[:, None], 2 * reach + 1, stride=1
+    )  # (B, 1, N + 2 reach)
+    window = torch.hann_window(2 * reach + 3, periodic=False, dtype=wav.dtype, device=wav.device)[1:-1]
+    smooth = F.conv1d(excess, (window / window.sum())[None, None])[:, 0]  # (B, N)
+    return (wav * (1 - smooth)).clamp(-1, 1)  # rounding alone is left to clamp
 
 
 def spread(power: Tensor, basis: Tensor) -> Tensor:

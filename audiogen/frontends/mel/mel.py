@@ -15,7 +15,7 @@ from ...spec import FrameSpec
 from ..base import check_setting, training_wavs
 from ..determinism import full_precision
 from ..streaming import blockwise
-from .griffin_lim import mel_to_wav
+from .griffin_lim import limit, mel_to_wav
 from .vocoder import MelFrontend, Vocoder
 
 SMALLEST_STD = 0.1  # nats; a band that hardly moves is not blown up to variance 1
@@ -92,7 +92,8 @@ class Mel(MelFrontend):
     def decode(self, x: Tensor) -> Tensor:
         """Frames (B, F, T) -> wav (B, 1, T * hop_length) in [-1, 1].
 
-        Louder than any wav could be is taken as the loudest that could be; below the floor is silence.
+        Louder than any wav could be is taken as the loudest that could be; below the floor is silence. Peaks beyond
+        full scale are turned down by a limiter (see griffin_lim.limit), never cut off.
         """
         if self.vocoder is not None:
             return super().decode(x)
@@ -100,7 +101,8 @@ class Mel(MelFrontend):
         power = self.power_of(x)
         with full_precision(x.device):
             wav = mel_to_wav(power, self.basis, self.n_fft, self.spec.hop_length, self.config.griffin_lim_iterations)
-        return wav.clamp(-1, 1).unsqueeze(1)
+            wav = limit(wav, self.spec.sample_rate)
+        return wav.unsqueeze(1)
 
     def decode_block(self, x: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
         """As `decode`, by the vocoder."""
