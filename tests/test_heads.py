@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from tiny import FRAMES, TOKENS, lively, random_input
-from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 from torch.nn import functional as F
 
 from audiogen.models.embeddings import CodeEmbedding, FrameEmbedding
@@ -18,6 +18,11 @@ DIM = 10
 
 def hidden(*shape):
     return torch.randn(*shape, DIM, dtype=torch.float64)
+
+
+def with_previous(*shape, features=FRAMES.num_features):
+    """What a density head takes: a hidden and the frame before."""
+    return torch.randn(*shape, DIM + features, dtype=torch.float64)
 
 
 def test_categorical_nll_equals_loops_of_cross_entropy(device):
@@ -64,20 +69,27 @@ def test_half_precision_logits_are_scored_and_drawn_in_float32():
 def mixture(head, h):
     """The same density made from the head's weights by torch.distributions, component by component."""
     M, features = head.NUM_COMPONENTS, head.num_features
+    h, previous = h[..., :DIM], h[..., None, DIM:]
     y = h @ head.linear.weight.T + head.linear.bias
     rest = y[..., M:].reshape(*y.shape[:-1], M, 2 * features)
     means, raw = rest[..., :features], rest[..., features:]
     # Written apart from the head: a deviation of MIN_SCALE (1 + e^(raw) / MIN_SCALE), since
     # log d = f + ln(1 + e^(raw - f)) with f = ln MIN_SCALE.
     deviations = head.MIN_SCALE + raw.exp()
-    return MixtureSameFamily(Categorical(logits=y[..., :M]), Independent(Normal(means, deviations), 1))
+    unmixed = torch.eye(features, dtype=h.dtype, device=h.device)
+    for row in range(features):
+        for column in range(row):
+            unmixed[row, column] = head.below[row, column]
+    mixed = torch.linalg.inv(unmixed) @ torch.diag_embed(deviations)
+    density = MultivariateNormal(means + head.keep * previous, scale_tril=mixed, validate_args=False)
+    return MixtureSameFamily(Categorical(logits=y[..., :M]), density)
 
 
 def test_density_nll_equals_torch_distributions(device):
     """Buries a missing 2 pi, a deviation taken for a variance, features and components that swap places, and holes
     that are scored."""
     head = lively(MixtureDensityHead(FRAMES, DIM)).double().to(device)
-    h, target = hidden(3, 5).to(device), random_input(FRAMES, 3, 5, device)
+    h, target = with_previous(3, 5).to(device), random_input(FRAMES, 3, 5, device)
     expected = -mixture(head, h).log_prob(target.transpose(1, 2))
     torch.testing.assert_close(head.nll(h, target), expected[:, None], rtol=1e-10, atol=1e-10)
 
@@ -95,7 +107,7 @@ def test_holes_give_no_gradient_and_no_nan():
     head, embed = MixtureDensityHead(FRAMES, DIM).double(), FrameEmbedding(FRAMES, DIM).double()
     target = random_input(FRAMES, 2, 4)
     target[1, :, 2:] = math.nan
-    h = embed(target).requires_grad_()
+    h = head.attach(embed(target), target)
     head.nll(h, target).sum().backward()
     for weight in (*head.parameters(), *embed.parameters()):
         assert weight.grad is None or weight.grad.isfinite().all()
@@ -110,19 +122,17 @@ def test_density_draws_have_the_moments_of_the_mixture(device, temperature):
     that does not reach the deviations."""
     spec = FrameSpec(8000, 80, num_features=2)
     head = lively(MixtureDensityHead(spec, DIM)).double().to(device)
-    h, count = 0.1 * hidden(1).to(device), 60_000  # small: the density lies within its LIMIT
+    h, count = 0.1 * with_previous(1, features=2).to(device), 60_000  # small: the density lies within its LIMIT
     numbers = uniforms([1], 0, count, head.num_uniforms)[0].to(device)
     drawn = head.sample(h.expand(count, -1), Sampling(temperature=temperature), numbers)
 
     density = mixture(head, h)
     weights = density.mixture_distribution.probs[0] ** (1 / temperature)
     weights = weights / weights.sum()
-    means = density.component_distribution.base_dist.loc[0]
-    deviations = density.component_distribution.base_dist.scale[0] * temperature
+    means = density.component_distribution.loc[0]
+    covariances = density.component_distribution.covariance_matrix[0] * temperature**2
     mean = weights @ means
-    squares = sum(
-        w * (torch.outer(m, m) + torch.diag(d**2)) for w, m, d in zip(weights, means, deviations, strict=True)
-    )
+    squares = sum(w * (torch.outer(m, m) + c) for w, m, c in zip(weights, means, covariances, strict=True))
     covariance = squares - torch.outer(mean, mean)
     spread = float(covariance.detach().diag().sqrt().max())
     torch.testing.assert_close(drawn.mean(dim=0), mean, rtol=0, atol=0.02 * spread)
@@ -135,10 +145,21 @@ def test_density_at_temperature_zero_is_the_mean_of_the_weightiest_component():
     with torch.no_grad():
         head.linear.bias[2] = 5.0
         head.linear.bias[head.NUM_COMPONENTS :].view(head.NUM_COMPONENTS, 2, -1)[2, 1] = 1000.0
-        h = torch.zeros(3, DIM, dtype=torch.float64)
+        h = torch.zeros(3, DIM + FRAMES.num_features, dtype=torch.float64)
         drawn = head.sample(h, Sampling(temperature=0), torch.rand(3, head.num_uniforms, dtype=torch.float64))
         mean = head.linear.bias[head.NUM_COMPONENTS :].view(head.NUM_COMPONENTS, 2, -1)[2, 0]
     torch.testing.assert_close(drawn, mean.expand(3, -1))
+
+
+def test_an_untrained_density_goes_on_from_the_frame_before():
+    """Buries the frame before left out, or taken one step late: a short training would spend its time on learning that
+    neighbours are alike."""
+    head = MixtureDensityHead(FRAMES, DIM).double()
+    frames = random_input(FRAMES, 2, 6)
+    h = head.attach(torch.zeros(2, 6, DIM, dtype=torch.float64), frames)
+    _, means, _ = head.parameters_of(h)
+    expected = 0.9 * frames.transpose(1, 2)[:, :, None].expand_as(means)
+    torch.testing.assert_close(means, expected + head.linear.bias[8:].view(8, 2, -1)[:, 0], rtol=0, atol=1e-12)
 
 
 def test_deviations_have_a_floor():
@@ -146,7 +167,7 @@ def test_deviations_have_a_floor():
     head = MixtureDensityHead(FRAMES, DIM).double()
     with torch.no_grad():
         head.linear.bias[head.NUM_COMPONENTS :].view(head.NUM_COMPONENTS, 2, -1)[:, 1] = -1e4
-    _, _, log_scales = head.parameters_of(torch.zeros(1, DIM, dtype=torch.float64))
+    _, _, log_scales = head.parameters_of(torch.zeros(1, DIM + FRAMES.num_features, dtype=torch.float64))
     assert float(log_scales.detach().exp().min()) == pytest.approx(head.MIN_SCALE)
 
 

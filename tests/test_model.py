@@ -33,11 +33,12 @@ def laid_out(model, kind, x):
 
 
 def hidden_after(model, prefix):
-    """The hidden (B, D) that predicts the step after `prefix` (B, C, s), by running all of it."""
+    """What the head predicts the step after `prefix` (B, C, s) from, by running all of it."""
     x = model.bos.expand(len(prefix), 1, -1)
     if prefix.shape[2]:
         x = torch.cat([x, model.embed(prefix)], dim=1)
-    return model.backbone(x)[0][:, -1]
+    hole = torch.full_like(model.embed.empty(len(prefix)).sum(dim=2, keepdim=True), model.hole)
+    return model.head.attach(model.backbone(x)[0], torch.cat([hole, prefix], dim=2))[:, -1]
 
 
 def most_probable(model, h):
@@ -45,7 +46,8 @@ def most_probable(model, h):
     if isinstance(model.spec, TokenSpec):
         return model.head.logits(h).argmax(dim=-1)
     log_weights, means, _ = model.head.parameters_of(h)
-    return torch.stack([mean[weights.argmax()] for weights, mean in zip(log_weights, means, strict=True)])
+    mean = torch.stack([mean[weights.argmax()] for weights, mean in zip(log_weights, means, strict=True)])
+    return mean.clamp(-model.head.LIMIT, model.head.LIMIT)
 
 
 @every_backbone

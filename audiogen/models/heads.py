@@ -21,6 +21,10 @@ class Head(nn.Module):
 
     num_uniforms: int
 
+    def attach(self, h: Tensor, previous: Tensor) -> Tensor:
+        """Join the hidden (B, S, D) with the step before each (B, C, S), where `nll` and `sample` ask for it."""
+        return h
+
     def nll(self, h: Tensor, target: Tensor) -> Tensor:
         """(B, S, D), (B, C, S) -> nats (B, rows, S), rows being K or 1; 0 in holes."""
         raise NotImplementedError
@@ -60,10 +64,19 @@ class CategoricalHead(Head):
 
 
 class MixtureDensityHead(Head):
-    """A mixture of Gaussians with diagonal covariances over the F values of a frame.
+    """A mixture of Gaussians over the F values of a frame, given the frame before.
 
-    Source: Bishop 1994, Mixture Density Networks, section 3. The features are standardised, so the deviations are
-    floored at `MIN_SCALE` of a feature's own: a band that hardly moves (digital silence) would else earn any density.
+        x = keep_m * previous + mean_m(h) + L^-1 (deviation_m(h) * noise)        with the probability weight_m(h)
+
+    `keep` (M, F) starts near 1: neighbouring frames are alike, and a model need not learn that first. L is lower
+    triangular with a diagonal of 1, so all components share the correlation between bands: a band leans on those below
+    it. Without it each band would draw noise of its own, and harmonics would break up.
+
+    The features are standardised, so the deviations are floored at `MIN_SCALE` of a feature's own: a band that hardly
+    moves (digital silence) would else earn any density.
+
+    Source: Bishop 1994, Mixture Density Networks, section 3; Pourahmadi 1999 (the covariance by regression of each
+    variable on those before it).
     """
 
     NUM_COMPONENTS = 8
@@ -71,31 +84,44 @@ class MixtureDensityHead(Head):
     #: Deviations from the mean at which a drawn value ends: real frames hardly get there. A model that is linear in the
     #: frame before (bigram) would go on from a rare draw to a rarer one, until it is no number.
     LIMIT = 6.0
+    #: Where training starts: how much of the frame before stays, and of the band below is shared; log deviations.
+    KEEP, SHARE, LOG_SCALES = 0.9, 0.5, (-1.5, 0.0)
 
     def __init__(self, spec: FrameSpec, dim: int):
         super().__init__()
-        self.num_features = spec.num_features
-        self.num_uniforms = 1 + spec.num_features
-        self.linear = nn.Linear(dim, self.NUM_COMPONENTS * (1 + 2 * spec.num_features))
+        M, F_ = self.NUM_COMPONENTS, spec.num_features
+        self.num_features, self.dim, self.num_uniforms = F_, dim, 1 + F_
+        self.linear = nn.Linear(dim, M * (1 + 2 * F_))
         nn.init.normal_(self.linear.weight, std=0.1 / math.sqrt(dim))
         nn.init.zeros_(self.linear.bias)
-        with torch.no_grad():  # means apart from each other, deviations of 1
-            self.linear.bias[self.NUM_COMPONENTS :].view(self.NUM_COMPONENTS, 2, -1)[:, 0].normal_(std=0.5)
+        with torch.no_grad():  # means apart from each other, deviations from narrow to wide
+            means, log_scales = self.linear.bias[M:].view(M, 2, F_).unbind(dim=1)
+            means.normal_(std=0.1)
+            log_scales.copy_(torch.linspace(*self.LOG_SCALES, M)[:, None])
+        self.keep = nn.Parameter(torch.full((M, F_), self.KEEP))
+        self.below = nn.Parameter(torch.diag(torch.full((F_ - 1,), -self.SHARE), -1))  # (F, F): L under its diagonal
+
+    def attach(self, h: Tensor, previous: Tensor) -> Tensor:
+        """(B, S, D), (B, F, S) -> (B, S, D + F); a hole counts as the mean frame, 0."""
+        return torch.cat([h, previous.nan_to_num(0.0).transpose(1, 2).to(h.dtype)], dim=2)
 
     def parameters_of(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(..., D) -> log weights (..., M), means (..., M, F), log deviations (..., M, F)."""
-        y = _at_least_float32(self.linear(h))
+        """(..., D + F) -> log weights (..., M), means (..., M, F), log deviations (..., M, F)."""
         M = self.NUM_COMPONENTS
+        h, previous = h[..., : self.dim], _at_least_float32(h[..., None, self.dim :])  # (..., D), (..., 1, F)
+        y = _at_least_float32(self.linear(h))
         weights, rest = y[..., :M], y[..., M:].unflatten(-1, (M, 2, self.num_features))
         log_scales = torch.logaddexp(rest[..., 1, :], rest.new_full((), math.log(self.MIN_SCALE)))
-        return weights.log_softmax(dim=-1), rest[..., 0, :], log_scales
+        return weights.log_softmax(dim=-1), self.keep * previous + rest[..., 0, :], log_scales
 
     def nll(self, h: Tensor, target: Tensor) -> Tensor:
         log_weights, means, log_scales = self.parameters_of(h)  # (B, S, M), (B, S, M, F) twice
         hole = target.isnan().any(dim=1)  # (B, S)
         x = target.nan_to_num(0.0).transpose(1, 2)[:, :, None].to(means.dtype)  # (B, S, 1, F)
-        z = (x - means) * (-log_scales).exp()
-        log_densities = -0.5 * (z * z + math.log(2 * math.pi)).sum(dim=-1) - log_scales.sum(dim=-1)
+        residual = x - means
+        with torch.autocast(residual.device.type, enabled=False):  # neighbouring bands cancel out: not in bfloat16
+            z = (residual + residual @ self.below.tril(-1).T) * (-log_scales).exp()
+        log_densities = -0.5 * (z * z + math.log(2 * math.pi)).sum(dim=-1) - log_scales.sum(dim=-1)  # det L is 1
         nll = -torch.logsumexp(log_weights + log_densities, dim=-1)  # (B, S)
         return nll.masked_fill(hole, 0.0)[:, None]
 
@@ -106,8 +132,10 @@ class MixtureDensityHead(Head):
         if sampling.temperature == 0:
             return mean.clamp(-self.LIMIT, self.LIMIT).to(means.dtype)
         scale = log_scales.gather(1, component)[:, 0].double().exp()
-        x = mean + sampling.temperature * scale * torch.special.ndtri(uniforms[:, 1:])
-        return x.clamp(-self.LIMIT, self.LIMIT).to(means.dtype)
+        z = sampling.temperature * scale * torch.special.ndtri(uniforms[:, 1:])
+        # unitriangular: what stands on the diagonal of `below` is taken for 1
+        residual = torch.linalg.solve_triangular(self.below.double(), z.T, upper=False, unitriangular=True).T
+        return (mean + residual).clamp(-self.LIMIT, self.LIMIT).to(means.dtype)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

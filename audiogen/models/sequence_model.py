@@ -87,6 +87,8 @@ class SequenceModel(nn.Module):
         first = self.bos.expand(seq.shape[0], 1, -1) if state is None else self._inputs(state[0])
         x = torch.cat([first, self._inputs(seq[:, :, :-1])], dim=1)  # (B, S, D), one step late
         h, backbone_state = self.backbone(x, None if state is None else state[1])
+        last = self._none_before(seq.shape[0]) if state is None else state[0]
+        h = self.head.attach(h, torch.cat([last, seq[:, :, :-1]], dim=2))
         return self.head.nll(h, seq), (seq[:, :, -1:], backbone_state)
 
     def num_entries(self, x: Tensor) -> int:
@@ -94,17 +96,22 @@ class SequenceModel(nn.Module):
         return int((~self.embed.is_hole(x)).sum())
 
     def start(self, batch_size: int, seen: Tensor | None = None) -> tuple[Tensor, Any]:
-        """-> the hidden (B, D) that predicts step 0, or the step after those `seen` (B, C, S), and the state."""
-        x = self.bos.expand(batch_size, 1, -1)
+        """-> what the head predicts step 0 from, or the step after those `seen` (B, C, S), and the state."""
+        x, last = self.bos.expand(batch_size, 1, -1), self._none_before(batch_size)
         if seen is not None and seen.shape[2]:
-            x = torch.cat([x, self._inputs(seen)], dim=1)
+            x, last = torch.cat([x, self._inputs(seen)], dim=1), seen[:, :, -1:]
         h, state = self.backbone(x)
-        return h[:, -1], state
+        return self.head.attach(h[:, -1:], last)[:, 0], state
 
     def advance(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Observes the steps (B, C, S) -> the hidden (B, D) that predicts the next step, and the state."""
+        """Observes the steps (B, C, S) -> what the head predicts the next step from, and the state."""
         h, state = self.backbone(self._inputs(x), state)
-        return h[:, -1], state
+        return self.head.attach(h[:, -1:], x[:, :, -1:])[:, 0], state
+
+    def _none_before(self, batch_size: int) -> Tensor:
+        """What stands before step 0: a hole, (B, C, 1)."""
+        empty = self.embed.empty(batch_size)
+        return empty.new_full((*empty.shape[:2], 1), self.hole)
 
     def _inputs(self, x: Tensor) -> Tensor:
         # Conditioning (labels, melody, text) will be added to these embeddings.
