@@ -26,7 +26,7 @@ Frontend = Annotated[
     str | None,
     typer.Option(
         help="mulaw, mel, melvq, encodec, codec or bpe; or the folder of a run, a cache or a front-end, to take its "
-        "own (melvq by default)."
+        "own (mel by default)."
     ),
 ]
 Settings = Annotated[

@@ -2,8 +2,8 @@
 
     python recipes/quickstart.py [--out runs/quickstart] [--minutes 3]
 
-Makes a small corpus of plucked melodies (datasets/synthetic.py, no download), turns the sound into tokens, trains a
-small GPT to predict the next token, lets it go on by itself, and writes a page with the originals, what the tokens keep
+Makes a small corpus of plucked melodies (datasets/synthetic.py, no download), turns the sound into mel frames, trains a
+small GPT to predict the next frame, lets it go on by itself, and writes a page with the originals, what the frames keep
 of them, and what the model made up.
 
 Try next: the same with a folder of your own,
@@ -33,7 +33,7 @@ def main() -> None:
     corpus = args.out.with_name(args.out.name + "-corpus")
     subprocess.run([sys.executable, HERE.parent / "datasets" / "synthetic.py", corpus, "--minutes", "20"], check=True)
 
-    # 2. Tokens, model, training, samples, page: what `audiogen train FOLDER --out RUN` does; or the rest of it.
+    # 2. Frames, model, training, samples, page: what `audiogen train FOLDER --out RUN` does; or the rest of it.
     train(corpus, args.out, minutes=args.minutes, resume=holds_run(args.out), overrides=["training.sample_seconds=8"])
 
     print(f"\nDone. Open {(args.out / 'index.html').resolve()} in a browser and listen.")

@@ -14,8 +14,8 @@ from audiogen.models.backbones.gpt import FEW_CODES, GPT
 from audiogen.runs.training_config import TrainingConfig
 from audiogen.spec import FrameSpec, TokenSpec
 
-FRAMES = TokenSpec(16000, 256, 4, 256)
-FRONTENDS = {FRAMES: "melvq", TokenSpec(16000, 1, 1, 256): "mulaw", FrameSpec(16000, 256, 80): "mel"}
+FRAMES, SAMPLES, FEATURES = TokenSpec(16000, 256, 4, 256), TokenSpec(16000, 1, 1, 256), FrameSpec(16000, 256, 80)
+FRONTENDS = {FRAMES: "melvq", SAMPLES: "mulaw", FEATURES: "mel"}
 
 
 def chosen(spec, backbone, num_codes, *overrides):
@@ -31,11 +31,29 @@ def test_few_codes_get_a_smaller_model():
     assert chosen(FRAMES, "gpt", 1, "backbone.dim=384").dim == 384
 
 
-@pytest.mark.parametrize("spec", [spec for spec in FRONTENDS if spec != FRAMES])
-def test_samples_and_densities_keep_theirs(spec):
+def test_few_features_get_a_smaller_model_too():
+    """Guards against the size and the dropout for codes, taken over for densities."""
+    small, large = (chosen(FEATURES, "gpt", count) for count in (FEW_CODES - 1, FEW_CODES))
+    assert (small.dim, small.num_layers, small.dropout) == (128, 3, large.dropout)
+    assert large == chosen(FEATURES, "gpt", float("inf")) and large.dim > small.dim
+
+
+def test_samples_and_other_backbones_keep_theirs():
     """Buries a rule that is taken to where it was not measured."""
-    for backbone in BACKBONES:
-        assert chosen(spec, backbone, 1) == chosen(spec, backbone, float("inf"))
+    for spec in FRONTENDS:
+        for backbone in BACKBONES:
+            if backbone != "gpt" or spec == SAMPLES:
+                assert chosen(spec, backbone, 1) == chosen(spec, backbone, float("inf"))
+
+
+def test_unasked_the_rate_of_the_folder_is_kept(tmp_path):
+    """Guards against the limit of front-ends of codes, 16 kHz, taken for the default: recordings would lose all above
+    8 kHz; and against a rate beyond 48 kHz taken from the folder."""
+    for rate, expected in ((8000, 8000), (44100, 44100), (96000, 48000)):
+        source = open_source(folder_of_notes(tmp_path / str(rate), [rate // 2] * 2, rate), strict=False)
+        assert frontend_of(source, None, {}).spec.sample_rate == expected
+        assert frontend_of(source, "melvq", {}).spec.sample_rate == min(rate, 16000)
+        assert frontend_of(source, None, {"sample_rate": 12000}).spec.sample_rate == 12000
 
 
 def test_training_counts_the_folder_s_codes(tmp_path):

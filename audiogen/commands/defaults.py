@@ -15,8 +15,8 @@ from ..runs.training_config import TrainingConfig
 from ..spec import Spec
 from ..utils.devices import bf16_pays
 
-#: What `audiogen train FOLDER --out RUN` takes where nothing is named.
-FRONTEND, BACKBONE = "melvq", "gpt"
+#: What `audiogen train FOLDER --out RUN` takes where nothing is named; tests/bench/defaults.py compares it with others.
+FRONTEND, BACKBONE = "mel", "gpt"
 
 
 def default_config(

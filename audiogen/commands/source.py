@@ -8,7 +8,6 @@ from typing import Any
 
 from ..config import from_dict
 from ..data import EncodedCache, Index, Split, fit_to, frontend_for, is_cache, long_enough, scan, split
-from ..data.pipeline import HIGHEST_DEFAULT_RATE
 from ..errors import ConfigError
 from ..frontends import FRONTENDS, Frontend, frontend_to_dict, load_frontend
 from ..runs.build import blank_model
@@ -53,7 +52,7 @@ def check_settings(
     frontend = frontend or FRONTEND
     if frontend in FRONTENDS:
         part = FRONTENDS[frontend]
-        front = part(from_dict(part.Config, part.at_rate(settings, HIGHEST_DEFAULT_RATE), "frontend"))
+        front = part(from_dict(part.Config, part.at_rate(settings, part.highest_default_rate), "frontend"))
     else:
         front = load_frontend(frontend, **settings)
     blank_model(default_config(frontend_to_dict(front), front.spec, backbone, rest, asked), front.spec)

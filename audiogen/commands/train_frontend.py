@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from ..config import from_dict, to_dict
 from ..data import Index, Part, main_sample_rate, scan, split, training_wavs
-from ..data.pipeline import HIGHEST_DEFAULT_RATE
 from ..errors import ConfigError, RunError
 from ..evaluation.reconstruction import mel_distance
 from ..frontends import FRONTENDS, Frontend, save_frontend
@@ -100,7 +99,7 @@ def train_frontend(
     indices = [scan(folder) for folder in folders]
     for index in indices:
         index.require_files()
-    settings = {"sample_rate": min(main_sample_rate(indices[0]), HIGHEST_DEFAULT_RATE), **settings}
+    settings = {"sample_rate": min(main_sample_rate(indices[0]), FRONTENDS[kind].highest_default_rate), **settings}
     config = from_dict(FRONTENDS[kind].Config, settings, "frontend")
     with alone_in(out):
         if list_checkpoints(checkpoints) and not resume:

@@ -13,9 +13,6 @@ from .index import Index, long_enough, main_sample_rate, scan
 from .sequences import Sequences
 from .split import Split, split, training_wavs
 
-#: A front-end named without a rate takes the folder's own, up to this: above it models of this size hear little more.
-HIGHEST_DEFAULT_RATE = 16_000
-
 
 @dataclass(frozen=True)
 class Encoded:
@@ -65,9 +62,10 @@ def encode_folder(folder: str | Path, out: str | Path, frontend: str = "melvq", 
 
 
 def frontend_for(index: Index, name: str, settings: dict[str, Any]) -> Frontend:
-    """The front-end by name or folder; if it has a rate to choose, the folder's own, up to `HIGHEST_DEFAULT_RATE`."""
+    """The front-end by name or folder; a rate that is open is the folder's own, up to its `highest_default_rate`."""
     if name in FRONTENDS:
-        settings = FRONTENDS[name].at_rate(settings, min(main_sample_rate(index), HIGHEST_DEFAULT_RATE))
+        part = FRONTENDS[name]
+        settings = part.at_rate(settings, min(main_sample_rate(index), part.highest_default_rate))
     return load_frontend(name, **settings)
 
 

@@ -35,6 +35,9 @@ class Frontend(nn.Module):
     """
 
     learned: ClassVar[bool] = False
+    #: A front-end named without a rate takes the folder's own, up to this (Hz): a lower one lets a model hear further
+    #: back.
+    highest_default_rate: ClassVar[int] = 16_000
     lookahead: ClassVar[float] = 0  # frames after its own whose samples a frame is made of
     output_delay: ClassVar[float] = 0  # frames' worth of sound that `decode_block` keeps until it knows what follows
     start_frames: ClassVar[int] = 1  # the first block has at least so many, unless the sound ends before

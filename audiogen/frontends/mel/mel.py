@@ -37,6 +37,7 @@ class Mel(MelFrontend):
     """
 
     lookahead = 1
+    highest_default_rate = 48_000  # the same number of frames a second, whatever the rate
     block_frames = 1024
     reconfigurable = frozenset({"griffin_lim_iterations"})
 
