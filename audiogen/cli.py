@@ -1,17 +1,15 @@
 """What people type: `audiogen COMMAND ...`."""
 
 import json
-import logging
 import sys
-import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from .errors import AudiogenError, ConfigError
+from .errors import AudiogenError, ConfigError, printable
+from .utils.terminal import Terminal, Terminated, set_up
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,8 +17,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="From a folder of WAVs to a generative model that you can listen to.",
 )
-console = Console(highlight=False, soft_wrap=True, markup=False)  # [x] is part of a path, not a style
+console = Terminal(highlight=False, soft_wrap=True, markup=False)  # [x] is part of a path, not a style
 
+# Whether a path can be read is said by what reads it, in one line.
+Given = Annotated[Path, typer.Argument(readable=False)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Frontend = Annotated[
     str | None,
@@ -37,23 +37,34 @@ Settings = Annotated[
 
 def main() -> None:
     """Runs a command; an error of the user's kind prints its one line and exits with 1, or 2 for wrong usage."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger().setLevel(logging.WARNING)
-    logging.getLogger("audiogen").setLevel(logging.INFO)
-    warnings.showwarning = lambda message, *rest, **more: print(f"warning: {message}", file=sys.stderr)
+    set_up()
     try:
         app()
-    except (AudiogenError, OSError) as error:
+    except AudiogenError as error:
         print(f"audiogen: {error}", file=sys.stderr)
-        sys.exit(getattr(error, "exit_code", AudiogenError.exit_code))
-    except KeyboardInterrupt:
-        print("audiogen: interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(
+            printable(f"audiogen: {where}{error.strerror or error}; check the path and its permissions"),
+            file=sys.stderr,
+        )
+        sys.exit(1)
+    except MemoryError as error:
+        print(printable(f"audiogen: there is not enough memory ({error}); ask for less at once"), file=sys.stderr)
+        sys.exit(1)
+    except Terminated:
+        print("audiogen: terminated; what was saved stays", file=sys.stderr)
+        sys.exit(143)
+    except SystemExit as ended:
+        if ended.code == 130:  # what typer makes of Ctrl-C
+            print("audiogen: interrupted", file=sys.stderr)
+        raise
 
 
 @app.command()
 def doctor(
-    folder: Annotated[Path | None, typer.Argument(help="A folder of sound files to look through.")] = None,
+    folder: Annotated[Path | None, typer.Argument(readable=False, help="A folder of sound files.")] = None,
     overfit: Annotated[bool, typer.Option("--overfit", help="Try to learn one batch by heart.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="List each file, however many.")] = False,
     frontend: Frontend = None,
@@ -80,7 +91,7 @@ def doctor(
 
 @app.command()
 def tokenize(
-    folder: Path, out: Path, frontend: Frontend = None, device: Device = "auto", settings: Settings = None
+    folder: Given, out: Given, frontend: Frontend = None, device: Device = "auto", settings: Settings = None
 ) -> None:
     """Encodes a folder once into OUT, which train takes in the place of the folder. --set takes what concerns the
     front-end, and data.held_out."""
@@ -92,8 +103,8 @@ def tokenize(
 
 @app.command()
 def decode(
-    codes: Path,
-    out: Path,
+    codes: Given,
+    out: Given,
     frontend: Annotated[
         str | None, typer.Option(help="For a file of codes: what made them, by name or folder.")
     ] = None,
@@ -133,8 +144,8 @@ def decode(
 
 @app.command()
 def train(
-    folder: Path,
-    out: Annotated[Path, typer.Option(help="The run folder to make.")],
+    folder: Given,
+    out: Annotated[Path, typer.Option(readable=False, help="The run folder to make.")],
     frontend: Frontend = None,
     backbone: Annotated[str | None, typer.Option(help="bigram, mlp, wavenet or gpt (the default).")] = None,
     steps: Annotated[int | None, typer.Option(help="Train for so many steps.")] = None,
@@ -172,11 +183,11 @@ def train(
 
 @app.command()
 def generate(
-    run: Path,
-    out: Annotated[Path, typer.Option(help="Folder for the WAVs.")],
+    run: Given,
+    out: Annotated[Path, typer.Option(readable=False, help="Folder for the WAVs.")],
     seconds: Annotated[float, typer.Option(help="Length of each, beyond the prompt.")] = 4.0,
     num: Annotated[int, typer.Option(min=1, help="How many.")] = 4,
-    prompt: Annotated[Path | None, typer.Option(help="A sound file to go on from.")] = None,
+    prompt: Annotated[Path | None, typer.Option(readable=False, help="A sound file to go on from.")] = None,
     temperature: Annotated[float, typer.Option(help="Below 1 plays it safe; 0 is greedy.")] = 1.0,
     top_k: Annotated[int | None, typer.Option(help="Draw among the K most probable codes.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Draw among codes that hold this probability.")] = None,
@@ -208,8 +219,8 @@ def generate(
 
 @app.command()
 def evaluate(
-    run: Path,
-    folder: Path,
+    run: Given,
+    folder: Given,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     device: Device = "auto",
 ) -> None:
@@ -231,7 +242,10 @@ def evaluate(
 
 
 @app.command()
-def listen(runs: list[Path], out: Annotated[Path | None, typer.Option(help="Where the page goes.")] = None) -> None:
+def listen(
+    runs: Annotated[list[Path], typer.Argument(readable=False)],
+    out: Annotated[Path | None, typer.Option(readable=False, help="Where the page goes.")] = None,
+) -> None:
     """(Re)writes the listening page of a run, or one of several side by side, in the folder above the first."""
     from .listen import write_page
 

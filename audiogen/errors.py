@@ -5,11 +5,24 @@ line and exits with the error's `exit_code`; a traceback is for bugs.
 """
 
 
+def printable(text: str) -> str:
+    r"""One line without anything that a terminal would act on or could not show: names of files may hold anything.
+
+    Example:
+        >>> printable("bad\x1b[2J.wav")
+        'bad\\x1b[2J.wav'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class AudiogenError(Exception):
-    """Base of every error that a user can mend."""
+    """Base of every error that a user can mend. As text it is one printable line."""
 
     #: 1: what was given can't be used. 2: what was asked for can't be, whatever is given.
     exit_code = 1
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class AudioReadError(AudiogenError):

@@ -231,7 +231,7 @@ def test_a_newer_format_is_refused(tmp_path, folder):
     EncodedCache.build(folder, mulaw(), tmp_path / "cache")
     path = tmp_path / "cache" / "index.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
-    with pytest.raises(CacheError, match="format 2.*update audiogen"):
+    with pytest.raises(CacheError, match="format 2.*upgrade audiogen"):
         EncodedCache.open(tmp_path / "cache")
 
 
@@ -302,7 +302,7 @@ def test_a_build_that_was_killed_starts_over(tmp_path, folder, missing):
     (out / "index.json").unlink()  # it goes first and comes last
     if missing != "index.json":
         (out / missing).unlink()
-    (out / ".data-abc123.tmp.bin").write_bytes(b"half of it")
+    (out / ".data-0123456789abcdef.tmp.bin").write_bytes(b"half of it")
     with pytest.raises(CacheError, match="half-written"):
         EncodedCache.open(out)
     EncodedCache.build(folder, mulaw(), out)

@@ -345,7 +345,7 @@ def test_the_module_runs_as_a_command(tmp_path):
     """Buries an entry point that only the tests know of, and tracebacks that only the tests do not see."""
     command = [sys.executable, "-m", "audiogen"]
     result = subprocess.run([*command, "evaluate", tmp_path / "none", tmp_path], capture_output=True, text=True)
-    assert_refused(Result(result.returncode, result.stdout, result.stderr), "is no run folder")
+    assert_refused(Result(result.returncode, result.stdout, result.stderr), "none: is no run, cache or saved front-end")
 
 
 # ---- settings

@@ -142,18 +142,6 @@ def test_the_mode_follows_the_umask(tmp_path, umask):
 
 
 @posix
-def test_the_mode_is_that_of_any_new_file_whoever_wrote_it(tmp_path):
-    """Buries weights that nobody else on the machine can read: safetensors puts a file of mode 0600 in the place."""
-    with atomic_path(tmp_path / "a.bin") as temporary:
-        other = tmp_path / "other"
-        other.write_bytes(b"x")
-        other.chmod(0o600)
-        os.replace(other, temporary)
-    (tmp_path / "plain").write_bytes(b"x")
-    assert (tmp_path / "a.bin").stat().st_mode == (tmp_path / "plain").stat().st_mode
-
-
-@posix
 def test_the_umask_is_never_lifted(tmp_path, monkeypatch):
     """Buries a umask set to 0 for a moment: what another thread makes at that moment, anybody could write."""
     monkeypatch.setattr(files.os, "umask", lambda mask: pytest.fail(f"the process's umask was set to {mask:o}"))

@@ -301,7 +301,7 @@ def test_flipped_bits_are_refused(frontend, tmp_path):
 @pytest.mark.parametrize(
     "text, what",
     [
-        (None, "not there"),
+        (None, "has no config.json"),
         ("", "damaged"),
         ('{"format": 1, "front', "damaged"),
         ("\x00\x00", "damaged"),
@@ -309,13 +309,13 @@ def test_flipped_bits_are_refused(frontend, tmp_path):
         ("[]", "format"),
         ('{"frontend": {}}', "format"),
         ('{"format": true, "frontend": {}}', "format"),
-        ('{"format": 2, "frontend": {"kind": "mulaw"}}', "update audiogen"),
+        ('{"format": 2, "frontend": {"kind": "mulaw"}}', "upgrade audiogen"),
         ('{"format": 1}', "no front-end"),
         ('{"format": 1, "frontend": {}}', "kind"),
         ('{"format": 1, "frontend": {"kind": "mulow"}}', "mulaw"),
         ('{"format": 1, "frontend": {"kind": "mulaw", "bit": 8}}', "bits"),
         ('{"format": 1, "frontend": {"kind": "mulaw", "bits": 1000}}', "bits"),
-        ('{"format": 1, "frontend": {"kind": "mel"}}', "frontend.safetensors.*do not fit"),
+        ('{"format": 1, "frontend": {"kind": "mel"}}', "frontend.safetensors.*missing"),
     ],
 )
 def test_a_damaged_config_is_refused(tmp_path, text, what):
@@ -329,7 +329,7 @@ def test_a_damaged_config_is_refused(tmp_path, text, what):
 
 
 def test_a_missing_folder_and_missing_weights(tmp_path):
-    with pytest.raises(RunError, match="nowhere.*not there"):
+    with pytest.raises(RunError, match="nowhere.*has no config.json"):
         load_frontend(tmp_path / "nowhere")
     save_frontend(load_frontend("mulaw"), tmp_path)
     (tmp_path / "frontend.safetensors").unlink()

@@ -1,5 +1,6 @@
 """A file of codes or frames, as numpy writes it, back to sound."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,20 +10,21 @@ from torch import Tensor
 from ..audio.io import write_audio
 from ..errors import CacheError
 from ..frontends import Frontend
+from ..utils.files import open_regular
 
 #: How a .npy file begins (numpy.lib.format).
 MAGIC = b"\x93NUMPY"
 
 
 def check_code_file(path: str | Path) -> None:
-    """Raises the CacheError of what is no .npy file, before anything else is looked at."""
+    """Raise the CacheError of what is no .npy file, before anything else is looked at."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             begins = file.read(len(MAGIC))
     except FileNotFoundError:
         raise CacheError(f"{path}: is not there; give an encoded cache, or a .npy file of codes") from None
     except OSError as error:
-        raise CacheError(f"{path}: can't be read ({error.strerror}); check its permissions") from error
+        raise CacheError(f"{path}: can't be read ({error.strerror}); check what it is, and its permissions") from error
     if begins != MAGIC:
         raise CacheError(f"{path}: is no .npy file; give an encoded cache, or codes that numpy.save wrote")
 
@@ -38,14 +40,16 @@ def read_codes(path: str | Path, frontend: Frontend) -> Tensor:
     path = Path(path)
     check_code_file(path)
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header may promise anything
-    except (OSError, ValueError, EOFError, OverflowError, MemoryError) as error:
+        with warnings.catch_warnings(action="ignore"):  # of Python's parser, which reads the header
+            array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header may promise anything
+    except Exception as error:  # a damaged header raises whatever that parser does
+        reason = " ".join(str(error).split())[:200]
         raise CacheError(
-            f"{path}: can't be read as codes ({error}); give an encoded cache, or a .npy file of codes (numpy.save)"
+            f"{path}: can't be read as codes ({reason}); give an encoded cache, or a .npy file of codes (numpy.save)"
         ) from error
     codes, wanted = frontend.spec.unit == "bits", frontend.spec
     rows = wanted.num_rows if codes else wanted.num_features
-    if array.dtype.kind not in ("iu" if codes else "f") or not 1 <= array.ndim <= 3:
+    if array.dtype.kind not in ("iu" if codes else "f") or not 1 <= array.ndim <= 3 or not array.size:
         kind = f"integers (B, {rows}, T)" if codes else f"floating-point frames (B, {rows}, T)"
         raise CacheError(f"{path}: holds {array.dtype} {array.shape}, but this front-end decodes {kind}")
     x = torch.from_numpy(array.astype(np.int64 if codes else np.float32))

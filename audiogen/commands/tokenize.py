@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..data import EncodedCache, is_cache
+from ..data.cache import holds_cache
 from ..errors import CacheError, ConfigError
 from ..frontends import frontend_to_dict
 from ..utils.devices import choose_device
-from ..utils.files import check_is_no_file
+from ..utils.files import alone_in, check_is_no_file
 from .defaults import BACKBONE, default_config, frontend_settings, refuse_settings
 from .source import check_settings, fit_new, frontend_of, open_source, tell_left_out
 
@@ -28,13 +29,14 @@ def tokenize(
     check_is_no_file(out)
     if is_cache(folder):
         raise ConfigError(f"{folder}: is encoded already; give a folder of sound files")
-    if is_cache(out):
-        raise CacheError(f"{out}: holds a cache already; choose another folder, or remove it")
     settings, rest = frontend_settings(overrides)
     refuse_settings(rest, taken=("data.held_out",))
     check_settings(frontend, settings, BACKBONE, rest, {})
-    source = open_source(Path(folder), strict=False)
-    front = frontend_of(source, frontend, settings).to(choose_device(device))
-    config = default_config(frontend_to_dict(front), front.spec, BACKBONE, rest)
-    fit_new(front, source, config)
-    return tell_left_out(EncodedCache.build(source, front, out), source)
+    with alone_in(out):
+        if holds_cache(out):
+            raise CacheError(f"{out}: holds a cache already; choose another folder, or remove it")
+        source = open_source(Path(folder), strict=False)
+        front = frontend_of(source, frontend, settings).to(choose_device(device))
+        config = default_config(frontend_to_dict(front), front.spec, BACKBONE, rest)
+        fit_new(front, source, config)
+        return tell_left_out(EncodedCache.build(source, front, out), source)

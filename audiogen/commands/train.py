@@ -20,11 +20,11 @@ from ..runs.build import build_model
 from ..runs.config import RunConfig
 from ..runs.event_log import Metrics
 from ..runs.folder import (
-    clear_leftovers,
     holds_run,
     read_config,
     read_split,
     require_no_run,
+    require_own_folders,
     save_split,
     save_weights,
     start_run,
@@ -83,6 +83,7 @@ def train(
     settings, rest = frontend_settings(overrides)
     _check_place(out, folder)
     with alone_in(out):
+        require_own_folders(out)
         if not resume:
             require_no_run(out)
         if holds_run(out):
@@ -148,7 +149,6 @@ def _train(
     diagnostics: bool,
 ) -> Run:
     settings = config.training
-    clear_leftovers(out)
     torch.manual_seed(settings.seed)
     model = build_model(config, front.spec).to(device)
     crops = Crops(cache, sides.train, settings.crop_frames, settings.batch_size, settings.seed)
@@ -159,7 +159,7 @@ def _train(
         model,
         crops,
         lambda weights: held_out_score(weights, some, seconds),
-        lambda weights, progress: save_weights(out, weights, progress.step, progress.best_loss),
+        lambda weights, progress: save_weights(out, config, weights, progress.step, progress.best_loss),
         settings,
         out / "checkpoints",
         resolve_precision(settings.precision, device),

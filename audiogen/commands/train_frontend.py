@@ -23,6 +23,7 @@ from ..evaluation.reconstruction import mel_distance
 from ..frontends import FRONTENDS, Frontend, save_frontend
 from ..frontends.neural.trainer import Trainer
 from ..runs.event_log import Metrics
+from ..runs.folder import require_own_folders
 from ..training.checkpoint import (
     Checkpoint,
     list_checkpoints,
@@ -102,6 +103,7 @@ def train_frontend(
     settings = {"sample_rate": min(main_sample_rate(indices[0]), FRONTENDS[kind].highest_default_rate), **settings}
     config = from_dict(FRONTENDS[kind].Config, settings, "frontend")
     with alone_in(out):
+        require_own_folders(out)
         if list_checkpoints(checkpoints) and not resume:
             raise RunError(
                 f"{out}: holds a front-end in training already; go on with it by --resume, or choose another --out"

@@ -14,7 +14,6 @@ Source: Gage 1994, A New Algorithm for Data Compression; Sennrich et al. 2016, N
 with Subword Units.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from ..errors import ConfigError, RunError
 from ..utils.files import atomic_write_json
+from ..utils.json_files import read_format
 
 Pair = tuple[int, int]
 
@@ -219,9 +219,7 @@ class SplitTokenizer(BasicTokenizer):
             RunError: the file is not there, damaged or of a newer format; names it.
         """
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-            if values["format"] != 1:
-                raise ValueError(f"format {values['format']}, this version reads format 1")
+            values = read_format(path, 1, RunError, "save it again")
             tokenizer = cls(values["pattern"], values["specials"])
             tokenizer.merges = [(a, b) for a, b in values["merges"]]
             for new, pair in enumerate(tokenizer.merges, BYTES):

@@ -18,11 +18,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..audio.io import read_blocks, write_audio
-from ..errors import AudiogenError, AudioReadError, CacheError
+from ..errors import AudiogenError, AudioReadError, CacheError, printable
 from ..frontends import Frontend, load_frontend, save_frontend
 from ..spec import Spec
-from ..utils.files import atomic_path, sha256_file
-from .cache_index import CODE_TYPES, DATA_FILE, FRAME_TYPE, INDEX_FILE, CachedFile, Record, damaged, read_record
+from ..utils.files import LOCK_FILE, alone_in, atomic_path, clear_leftovers, sha256_file
+from .cache_index import DATA_FILE, INDEX_FILE, CachedFile, Record, check_data, damaged, read_record, stored_as
 from .index import FileEntry, Index, Rejected, long_enough, scan
 
 FRONTEND_FILES = ("config.json", "frontend.safetensors")
@@ -60,11 +60,11 @@ class EncodedCache:
         cache = cls(folder, read_record(folder))
         made_by = cache.record.fingerprint
         try:
-            intact = cache.frontend().fingerprint() == made_by
-        except AudiogenError as error:
+            if cache.frontend().fingerprint() != made_by:
+                raise ValueError(f"{' and '.join(FRONTEND_FILES)} are not of the front-end that made it")
+            check_data(cache.data, cache.spec)
+        except (AudiogenError, ValueError) as error:
             raise damaged(folder, str(error)) from error
-        if not intact:
-            raise damaged(folder, f"{' and '.join(FRONTEND_FILES)} are not of the front-end that made it")
         if frontend is not None and frontend.fingerprint() != made_by:
             raise CacheError(
                 f"{folder}: was made by another front-end (kind, settings or weights differ); "
@@ -116,7 +116,7 @@ class EncodedCache:
             kept = Index(index.folder, [file.entry for file in files], sorted(rejected, key=lambda file: file.path))
             kept.require_files()
             (out / INDEX_FILE).unlink(missing_ok=True)
-            num_frames, dtype = sum(file.num_frames for file in files), _stored_as(frontend)
+            num_frames, dtype = sum(file.num_frames for file in files), stored_as(frontend.spec)
             num_rows = temporary.stat().st_size // (num_frames * np.dtype(dtype).itemsize)
             record = Record(
                 frontend.fingerprint(),
@@ -141,7 +141,8 @@ class EncodedCache:
                 return cls.open(out, frontend, index)
             except CacheError:
                 pass
-        return cls.build(index, frontend, out, progress)
+        with alone_in(out):
+            return cls.build(index, frontend, out, progress)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -180,22 +181,29 @@ class EncodedCache:
         return wav[0, :, : self.files[i].num_samples].float().cpu()
 
     def write_wavs(self, out: str | Path, progress: bool = True) -> list[Path]:
-        """Decodes every file to a WAV below `out`, a/b.wav as a/b.wav and a/b.flac as a/b.flac.wav.
+        """Decode every file to a WAV below `out`, a/b.wav as a/b.wav and a/b.flac as a/b.flac.wav.
 
         Returns:
             What was written, in the order of `files`.
         """
-        written = []
+        written: dict[Path, None] = {}
         for i, file in enumerate(tqdm(self.files, unit="file", desc="decoding", disable=None if progress else True)):
-            name = file.path if file.path.lower().endswith(".wav") else f"{file.path}.wav"
-            write_audio(Path(out, name), self.decode(i), self.spec.sample_rate)
-            written.append(Path(out, name))
-        return written
+            path = Path(out, file.path if file.path.lower().endswith(".wav") else f"{file.path}.wav")
+            while path in written:  # a.flac and a.flac.wav
+                path = path.with_name(f"{path.name}.wav")
+            write_audio(path, self.decode(i), self.spec.sample_rate)
+            written[path] = None
+        return list(written)
 
 
 def is_cache(folder: str | Path) -> bool:
     """Whether a folder is an encoded cache (whole or damaged) rather than one of sound files."""
     return all(Path(folder, name).is_file() for name in (DATA_FILE, *FRONTEND_FILES))
+
+
+def holds_cache(folder: str | Path) -> bool:
+    """Whether a build came to its end in a folder."""
+    return all(Path(folder, name).exists() for name in (DATA_FILE, INDEX_FILE))
 
 
 def as_tensor(stored: np.ndarray) -> Tensor:
@@ -207,17 +215,10 @@ def _hashes(index: Index) -> list[str]:
     return sorted(file.sha256 for file in index.files)
 
 
-def _stored_as(frontend: Frontend) -> str:
-    """The smallest type that holds what the front-end makes."""
-    if frontend.spec.unit == "nats":
-        return FRAME_TYPE
-    return next(dtype for size, dtype in CODE_TYPES.items() if frontend.spec.codebook_size <= size)
-
-
 @torch.no_grad()
 def _encode(frontend: Frontend, path: Path, entry: FileEntry, data: BinaryIO) -> CachedFile | Rejected:
     """Appends the frames of one file, (T, C), to `data`."""
-    dtype, num_samples, num_frames = _stored_as(frontend), 0, 0
+    dtype, num_samples, num_frames = stored_as(frontend.spec), 0, 0
     try:
         changed = sha256_file(path) != entry.sha256
     except OSError as error:
@@ -236,7 +237,7 @@ def _encode(frontend: Frontend, path: Path, entry: FileEntry, data: BinaryIO) ->
             data.write(np.ascontiguousarray(x[0].T.cpu().numpy(), dtype))
             num_frames += x.shape[2]
     except AudioReadError as error:
-        return Rejected(entry.path, str(error).removeprefix(f"{path}: "))
+        return Rejected(entry.path, str(error).removeprefix(printable(f"{path}: ")))
     # Where the rate varies, how many there are says nothing of the length, and `long_enough` could not know it.
     if num_frames < 2 and frontend.spec.hop_length is not None:
         return Rejected(entry.path, f"too short: {num_frames} frames of the front-end, and two are needed")
@@ -244,16 +245,13 @@ def _encode(frontend: Frontend, path: Path, entry: FileEntry, data: BinaryIO) ->
 
 
 def _make_room(out: Path) -> None:
-    """Refuses a place that holds anything but a cache, and clears away what an interrupted build left."""
+    """Refuse a place that holds anything but a cache, and clear away what an interrupted build left."""
     if out.exists() and not out.is_dir():
         raise CacheError(f"{out}: is a file; give a folder for the cache")
-    there = {path.name for path in out.iterdir()} if out.exists() else set()
-    # What files.atomic_path leaves where a process is killed.
-    left = {name for name in there if name.startswith(".") and ".tmp." in name}
-    strangers = there - left - {INDEX_FILE, DATA_FILE, *FRONTEND_FILES}
+    clear_leftovers(out)
+    there = {path.name for path in out.iterdir()} - {LOCK_FILE} if out.exists() else set()
+    strangers = there - {INDEX_FILE, DATA_FILE, *FRONTEND_FILES}
     # config.json and weights alone are a front-end that someone fitted and saved.
-    if strangers or there - left and DATA_FILE not in there:
-        named = ", ".join(sorted(strangers or there - left)[:3])
+    if strangers or there and DATA_FILE not in there:
+        named = ", ".join(sorted(strangers or there)[:3])
         raise CacheError(f"{out}: already holds other files ({named}); give a new folder for the cache")
-    for name in left:
-        (out / name).unlink(missing_ok=True)

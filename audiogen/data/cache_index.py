@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -10,14 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CacheError
+from ..config import from_dict
+from ..errors import CacheError, ConfigError
+from ..spec import Spec
 from ..utils.files import atomic_write_json, sha256_file
+from ..utils.json_files import LISTS, read_format
 from .index import FileEntry, Rejected
 
 FORMAT = 1
 INDEX_FILE, DATA_FILE = "index.json", "data.bin"
 #: How codes are stored, by how many codes each type can hold; frames are float32.
 CODE_TYPES, FRAME_TYPE = {2**8: "<u1", 2**16: "<u2", 2**32: "<u4"}, "<f4"
+REMEDY = "remove it and encode again"
+#: Frames of data.bin that are checked at a time.
+BLOCK = 2**20
 
 
 @dataclass(frozen=True)
@@ -73,66 +80,95 @@ class Record:
         atomic_write_json(folder / INDEX_FILE, {"format": FORMAT, **values, "checksum": _checksum(values)})
 
 
+def stored_as(spec: Spec) -> str:
+    """The smallest type that holds what a front-end makes."""
+    if spec.unit == "nats":
+        return FRAME_TYPE
+    return next(dtype for size, dtype in CODE_TYPES.items() if spec.codebook_size <= size)
+
+
 def read_record(folder: Path) -> Record:
-    """Reads index.json and checks it, and data.bin against it.
+    """Read index.json and check it, and data.bin against it.
 
     Raises:
         CacheError: not there, half-written, damaged or of a newer format.
     """
-    if not (folder / INDEX_FILE).is_file():
-        state = "is half-written" if (folder / DATA_FILE).is_file() else "holds no encoded cache"
-        raise CacheError(f"{folder}: {state}, it has no {INDEX_FILE}; encode a folder into it with audiogen tokenize")
     try:
-        values = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
-        version, checksum = values.pop("format"), values.pop("checksum")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise damaged(folder, f"{INDEX_FILE} can't be read: {error}") from error
-    if not isinstance(version, int) or version > FORMAT:
-        raise CacheError(f"{folder}: is of format {version}, this version reads up to {FORMAT}; update audiogen")
-    if _checksum(values) != checksum:
+        values = read_format(folder / INDEX_FILE, FORMAT, CacheError, REMEDY, LISTS)
+    except FileNotFoundError:
+        state = "is half-written" if (folder / DATA_FILE).is_file() else "holds no encoded cache"
+        raise CacheError(
+            f"{folder}: {state}, it has no {INDEX_FILE}; encode a folder into it with audiogen tokenize"
+        ) from None
+    values.pop("format")
+    if values.pop("checksum", None) != _checksum(values):
         raise damaged(folder, f"{INDEX_FILE} does not match its checksum")
     try:
         record = _from_json(values)
-        wanted = _check(record)
-    except (TypeError, ValueError, LookupError) as error:
-        raise damaged(folder, f"{INDEX_FILE} does not add up: {error}") from error
-    try:
-        size = (folder / DATA_FILE).stat().st_size
+        size, wanted = (folder / DATA_FILE).stat().st_size, _check(record)
         if size != wanted:
-            raise damaged(folder, f"{DATA_FILE} has {size} bytes instead of {wanted}")
+            raise ValueError(f"{DATA_FILE} has {size} bytes instead of {wanted}")
         if sha256_file(folder / DATA_FILE) != record.data_sha256:
-            raise damaged(folder, f"{DATA_FILE} does not match its checksum")
+            raise ValueError(f"{DATA_FILE} does not match its checksum")
     except OSError as error:
         raise damaged(folder, f"{DATA_FILE}: {error.strerror}") from error
+    except (TypeError, ValueError, LookupError, ConfigError) as error:
+        raise damaged(folder, f"{INDEX_FILE} does not add up: {error}") from error
     return record
 
 
 def damaged(folder: Path, what: str) -> CacheError:
-    return CacheError(f"{folder}: is damaged ({what}); remove it and encode again")
+    return CacheError(f"{folder}: is damaged ({' '.join(what.split())[:200]}); {REMEDY}")
+
+
+def check_data(data: np.ndarray, spec: Spec) -> None:
+    """Check what is stored, (total frames, C), against the front-end that made it.
+
+    Raises:
+        ValueError: of another type or number of rows, a code that there is not, or a frame that is not finite.
+    """
+    codes, rows = spec.unit == "bits", spec.num_rows if spec.unit == "bits" else spec.num_features
+    if data.dtype.str.replace("|", "<") != stored_as(spec) or data.shape[1] != rows:
+        raise ValueError(f"{DATA_FILE} holds {data.shape[1]} rows of {data.dtype}, its front-end makes {rows}")
+    if codes and spec.codebook_size > np.iinfo(data.dtype).max:
+        return  # there is no other code
+    for first in range(0, len(data), BLOCK):
+        block = data[first : first + BLOCK]
+        if block.max() >= spec.codebook_size if codes else not np.isfinite(block).all():
+            raise ValueError(f"{DATA_FILE} holds {'a code that the front-end does not have' if codes else 'NaN'}")
 
 
 def _from_json(values: dict[str, Any]) -> Record:
-    files = [CachedFile(FileEntry(**row["entry"]), row["num_samples"], row["num_frames"]) for row in values["files"]]
-    return Record(**{**values, "files": files, "rejected": [Rejected(**row) for row in values["rejected"]]})
+    return Record(
+        **{
+            **values,
+            "files": [from_dict(CachedFile, row, "files") for row in values["files"]],
+            "rejected": [from_dict(Rejected, row, "rejected") for row in values["rejected"]],
+        }
+    )
 
 
 def _check(record: Record) -> int:
     """How many bytes data.bin must have. Raises ValueError or TypeError where it can't be so."""
+    texts, numbers = (record.fingerprint, record.dtype, record.data_sha256), (*record.shape, record.ignored)
+    if not all(isinstance(text, str) for text in texts) or not all(type(number) is int for number in numbers):
+        raise TypeError("a value is of another type")
+    paths = [file.path for file in record.files]
     for file in record.files:
         # Decoding writes below a folder of the user's choice, and must not be led out of it.
         path = Path(file.path)
-        if path.anchor or ".." in path.parts or not path.name:
+        if path.anchor or ".." in path.parts or not path.name or "\0" in file.path:
             raise ValueError(f"the path {file.path!r} leads elsewhere")
-        if not (
-            isinstance(file.num_frames, int)
-            and isinstance(file.num_samples, int)
-            and file.num_frames > 0
-            and file.num_samples > 0
-        ):
-            raise ValueError(f"{file.path} has {file.num_frames!r} frames of {file.num_samples!r} samples")
+        os.fsencode(path)  # a name that no file can have raises ValueError
+        if min(file.num_frames, file.num_samples, file.entry.sample_rate, file.entry.num_samples) < 1:
+            raise ValueError(f"{file.path!r} is of no length or rate")
+    if len(set(paths)) < len(paths):
+        raise ValueError("two files have one path")
     num_frames, num_rows = record.shape
-    if record.dtype not in (*CODE_TYPES.values(), FRAME_TYPE) or num_frames != record.offsets[-1]:
+    if record.dtype not in (*CODE_TYPES.values(), FRAME_TYPE) or num_frames != sum(f.num_frames for f in record.files):
         raise ValueError(f"{record.dtype} of {record.shape}")
+    if num_rows < 1 or not record.files:
+        raise ValueError("it holds nothing")
     return num_frames * num_rows * np.dtype(record.dtype).itemsize
 
 

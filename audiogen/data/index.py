@@ -10,9 +10,9 @@ import numpy as np
 from tqdm import tqdm
 
 from ..audio.io import AUDIO_SUFFIXES, audio_info, read_blocks
-from ..errors import AudioReadError, DataError
+from ..errors import AudioReadError, DataError, printable
 from ..spec import Spec
-from ..utils.files import check_folder_is_there, sha256_file
+from ..utils.files import check_folder_is_there, sha256_file, walk
 
 #: Half the distance between highest and lowest sample. Below one step of 16 bits there is no sound at all; below
 #: -50 dBFS it is so faint that a model learns little but the noise.
@@ -179,7 +179,7 @@ def _find(folder: Path) -> tuple[list[str], list[Rejected], int]:
         where = Path(error.filename).relative_to(folder).as_posix()
         rejected.append(Rejected(where, f"is a folder that can't be read ({error.strerror})"))
 
-    for root, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
+    for root, folders, names in walk(folder, unreadable):
         status = os.stat(root)
         if (status.st_dev, status.st_ino) in entered:  # a link back to where we have been
             folders.clear()
@@ -228,7 +228,7 @@ def _examine(folder: Path, path: str, strict: bool) -> FileEntry | Rejected:
     except (AudioReadError, OSError) as error:
         if strict:
             raise AudioReadError(str(error)) from error
-        return Rejected(path, str(error).removeprefix(f"{full}: "))
+        return Rejected(path, str(error).removeprefix(printable(f"{full}: ")))
     swing = (high - low) / 2
     if swing < NO_SOUND:
         return Rejected(path, "silent: nothing but zeros, or a constant")

@@ -1,18 +1,17 @@
 """The front-ends by name, and how they are saved and loaded."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 from torch import Tensor
 
 from ..config import find, from_dict, part_from_dict, part_to_dict, to_dict
 from ..errors import ConfigError, RunError
-from ..utils.files import atomic_path, atomic_write_json
-from .base import Frontend, hash_tensors
+from ..utils.files import atomic_write_json
+from ..utils.json_files import damaged, read_format
+from ..utils.tensors import read_tensors, write_tensors
+from .base import Frontend
 from .bpe.frontend import BPE
 from .codec import Codec
 from .encodec.frontend import EnCodec
@@ -32,6 +31,7 @@ __all__ = [
     "frontend_from_dict",
     "frontend_to_dict",
     "load_frontend",
+    "read_config_file",
     "save_frontend",
 ]
 
@@ -46,6 +46,7 @@ FRONTENDS: dict[str, type[Frontend]] = {
 
 FORMAT = 1  # of the folders written here
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "frontend.safetensors"
+REMEDY = "restore it, or train anew"
 
 
 def load_frontend(name_or_folder: str | Path, **settings: Any) -> Frontend:
@@ -76,23 +77,40 @@ def load_frontend(name_or_folder: str | Path, **settings: Any) -> Frontend:
 
 
 def save_frontend(frontend: Frontend, folder: str | Path) -> None:
-    """Writes frontend.safetensors, and config.json where there is none, so that `load_frontend(folder)` gives it back.
+    """Write frontend.safetensors, and config.json where there is none, so that `load_frontend(folder)` gives it back.
 
     Raises:
         NotFittedError: it has nothing to save yet.
-        RunError: the folder's config.json speaks of another front-end.
+        RunError: the folder's config.json names another front-end.
+        AudiogenError: the disk is full; names path and bytes.
     """
     frontend.check_fitted()
-    config_path, weights_path = Path(folder) / CONFIG_FILE, Path(folder) / WEIGHTS_FILE
-    values = frontend_to_dict(frontend)
-    known = config_path.exists()
-    if known and _read_config(config_path) != values:
-        raise RunError(f"{config_path}: speaks of another front-end: save to another folder")
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in frontend.state_dict().items()}
-    with atomic_path(weights_path) as path:
-        safetensors.torch.save_file(tensors, path, {"sha256": hash_tensors(tensors)})
+    folder, values = Path(folder), frontend_to_dict(frontend)
+    known = (folder / CONFIG_FILE).exists()
+    if known and _meant(read_config_file(folder)["frontend"]) != values:
+        raise RunError(f"{folder / CONFIG_FILE}: names another front-end; save to another folder")
+    write_tensors(folder / WEIGHTS_FILE, frontend.state_dict(), frontend=values)
     if not known:  # last, so that a folder that has it is complete
-        atomic_write_json(config_path, {"format": FORMAT, "frontend": values})
+        atomic_write_json(folder / CONFIG_FILE, {"format": FORMAT, "frontend": values})
+
+
+def read_config_file(folder: str | Path) -> dict[str, Any]:
+    """Read config.json, of a run, a cache or a saved front-end: a dict that states its format and a front-end.
+
+    Raises:
+        RunError: there is none, or it is damaged or of a newer format.
+    """
+    path = Path(folder) / CONFIG_FILE
+    try:
+        values = read_format(path, FORMAT, RunError, REMEDY)
+    except FileNotFoundError:
+        raise RunError(
+            f"{folder}: is no run, cache or saved front-end, it has no {CONFIG_FILE}; give a folder that audiogen "
+            "train or tokenize wrote"
+        ) from None
+    if not isinstance(values.get("frontend"), dict):
+        raise damaged(path, "it names no front-end", RunError, REMEDY)
+    return values
 
 
 def frontend_to_dict(frontend: Frontend) -> dict[str, Any]:
@@ -107,61 +125,54 @@ def frontend_from_dict(values: Mapping[str, Any], tensors: Mapping[str, Tensor])
         ConfigError: a key does not fit.
         RunError: the tensors are not those of this front-end.
     """
-    config = part_from_dict(values, FRONTENDS, "frontend")
-    try:
-        frontend = FRONTENDS[values["kind"]](config)
-        frontend.load_state_dict(dict(tensors), strict=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise RunError(f"the weights do not fit front-end {values['kind']!r} as configured: {reason}") from error
-    return frontend.eval()
+    return _with_weights(_blank(values), tensors)
 
 
 def _load_folder(folder: Path) -> Frontend:
-    config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
-    values, tensors = _read_config(config_path), _read_tensors(weights_path)
+    values, path = read_config_file(folder)["frontend"], folder / WEIGHTS_FILE
     try:
-        return frontend_from_dict(values, tensors)
+        frontend = _blank(values)
     except ConfigError as error:
-        raise RunError(f"{config_path}: {error}") from error
-    except RunError as error:
-        raise RunError(f"{weights_path}: {error}") from error
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    """The front-end's part of a config.json."""
-    if not path.is_file():
-        raise RunError(
-            f"{path}: not there, so this folder holds no front-end: name a run, a cache, or one of "
-            f"{', '.join(FRONTENDS)}"
-        )
+        raise RunError(f"{folder / CONFIG_FILE}: {error}") from error
+    if not path.exists():
+        raise RunError(f"{path}: is not there, so that the folder is half-written or was copied in part; {REMEDY}")
+    tensors, about = read_tensors(path, RunError, REMEDY, frontend.state_dict())
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path}: damaged ({error}): restore it or train again") from error
-    if not isinstance(values, dict) or type(values.get("format")) is not int:
-        raise RunError(f"{path}: has no format number: it was not written by audiogen, or is damaged")
-    if values["format"] > FORMAT:
-        raise RunError(f"{path}: of format {values['format']}, this version reads up to {FORMAT}: update audiogen")
-    if not isinstance(values.get("frontend"), dict):
-        raise RunError(f"{path}: speaks of no front-end: half-written, or damaged")
-    return values["frontend"]
+        require_same_settings({"frontend": _meant(about.get("frontend", values))}, {"frontend": _meant(values)})
+        return _with_weights(frontend, tensors)
+    except (ConfigError, RunError) as error:
+        raise RunError(f"{path}: {error}") from error
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise RunError(
-            f"{path}: not there, the folder is half-written or was copied in part: copy all of it again, or train again"
-        )
+def require_same_settings(weights: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Compare the settings that weights were made for with those of config.json, both as JSON values.
+
+    Raises:
+        RunError: they differ; names the first setting that does.
+    """
+    was, now = _flat(weights), _flat(config)
+    for name in sorted(was.keys() | now.keys()):
+        if was.get(name) != now.get(name):
+            raise RunError(f"is for {name}={was.get(name)!r}, but config.json has {now.get(name)!r}; {REMEDY}")
+
+
+def _meant(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Saved values, completed by the defaults of settings that came later."""
+    return part_to_dict(part_from_dict(values, FRONTENDS, "frontend"), FRONTENDS)
+
+
+def _blank(values: Mapping[str, Any]) -> Frontend:
+    config = part_from_dict(values, FRONTENDS, "frontend")
+    return FRONTENDS[values["kind"]](config)
+
+
+def _with_weights(frontend: Frontend, tensors: Mapping[str, Tensor]) -> Frontend:
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            digest = (file.metadata() or {}).get("sha256")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise RunError(f"{path}: damaged ({error}): restore it or train again") from error
-    if digest != hash_tensors(tensors):
-        raise RunError(f"{path}: damaged (its content does not match its checksum): restore it or train again")
-    return tensors
+        frontend.load_state_dict(dict(tensors), strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise RunError(f"the weights do not fit the front-end as configured: {reason}") from error
+    return frontend.eval()
 
 
 def _adjusted(frontend: Frontend, settings: Mapping[str, Any]) -> Frontend:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..config import to_dict
 from ..errors import ConfigError, DataError, NotFittedError
 from ..spec import Spec
+from ..utils.tensors import hash_tensors
 from .streaming import blockwise
 
 
@@ -289,16 +290,6 @@ def training_wavs(wavs: Iterable[Tensor]) -> Iterator[Tensor]:
             yield wav
     if empty:
         raise DataError("there is no training file to fit the front-end to: give it at least one")
-
-
-def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 in hexadecimal of names, dtypes, shapes and bytes; the device does not matter."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def check_setting(good: bool, key: str, rule: str, value: object) -> None:

@@ -1,14 +1,14 @@
 """What a run folder has to show: its settings, its metrics, its samples. Only files are read; nothing is loaded."""
 
-import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import RunError
-from ..runs.config import FORMAT
 from ..runs.event_log import read_metrics
+from ..runs.folder import read_settings
+from ..utils.json_files import read_json
 
 
 @dataclass(frozen=True)
@@ -57,37 +57,20 @@ class RunFolder:
 
 
 def read_folder(path: Path) -> RunFolder:
-    """Reads a run folder, finished or not; what is missing is left out.
+    """Read a run folder, finished or not; what is missing is left out.
 
     Raises:
-        RunError: it is no run folder, or its config.json is damaged or of a newer format.
+        RunError: it is no run folder, or its config.json or metrics.jsonl is damaged or of a newer format.
     """
-    file = path / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        version = config["format"]
-    except (FileNotFoundError, NotADirectoryError):
-        raise RunError(
-            f"{path}: is no run folder, it has no config.json; give the folder that audiogen train wrote with --out"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{file}: is damaged ({error}); restore it, or train the run anew") from error
-    if not isinstance(version, int) or version > FORMAT:
-        raise RunError(f"{file}: has format {version}, this audiogen reads up to {FORMAT}; upgrade audiogen")
-    if "backbone" not in config:
-        raise RunError(f"{path}: holds a front-end or a cache, not a run; give the folder that audiogen train wrote")
-    try:
-        events = [event for event in read_metrics(path) if isinstance(event, dict)]
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path / 'metrics.jsonl'}: can't be read ({error}); remove it to go without") from error
-    return RunFolder(path, config, events, [read_sample(wav) for wav in sorted((path / "samples").glob("*.wav"))])
+    samples = [read_sample(wav) for wav in sorted((path / "samples").glob("*.wav"))]
+    return RunFolder(path, read_settings(path), read_metrics(path), samples)
 
 
 def read_sample(wav: Path) -> Sample:
     """A WAV and its .json; one that is missing or damaged says nothing."""
     try:
-        notes = json.loads(wav.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        notes = read_json(wav.with_suffix(".json"), RunError, "remove it")
+    except (FileNotFoundError, RunError):
         return Sample(wav)
     if not isinstance(notes, dict):
         return Sample(wav)

@@ -2,13 +2,15 @@
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ..errors import AudiogenError
-from ..utils.files import atomic_write_text
+from ..errors import RunError
+from ..utils.files import atomic_write_text, cannot_write, open_regular
+from ..utils.json_files import LISTS, parse_json
 
 
 class Metrics:
@@ -28,7 +30,7 @@ class Metrics:
             else [
                 event
                 for event in read_metrics(folder)
-                if event.get("event") != "final" and event.get("step", 0) <= after
+                if event.get("event") != "final" and type(step := event.get("step", 0)) is int and step <= after
             ]
         )
         atomic_write_text(self.path, "".join(json.dumps(event) + "\n" for event in kept))
@@ -45,10 +47,7 @@ class Metrics:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(line)
         except OSError as error:
-            raise AudiogenError(
-                f"{self.path}: {len(line)} bytes can't be written ({error.strerror}); free some room "
-                "and go on with --resume"
-            ) from error
+            raise cannot_write(self.path, error, 0) from error
         if self._board and "step" in values:
             for name, value in values.items():
                 if name != "step" and isinstance(value, int | float):
@@ -65,16 +64,24 @@ class Metrics:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The events of folder/metrics.jsonl; what is no event, such as a line that a crash cut off, is left out."""
-    events = []
-    path = folder / "metrics.jsonl"
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []:
-        try:
-            event = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
-            continue
-        if isinstance(event, dict):
-            events.append(event)
+    """The events of folder/metrics.jsonl; what is no event, such as a line that a crash cut off, is left out.
+
+    Raises:
+        RunError: the file can't be read.
+    """
+    path, events = folder / "metrics.jsonl", []
+    try:
+        with open_regular(path) as file:
+            lines = file.read(LISTS).split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RunError(f"{path}: can't be read ({error.strerror}); remove it to go without") from error
+    for line in lines:
+        with suppress(ValueError):
+            event = parse_json(line)
+            if isinstance(event, dict):
+                events.append(event)
     return events
 
 

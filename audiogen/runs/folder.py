@@ -1,22 +1,23 @@
 """The files of a run folder."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-
-from ..data import FileEntry, Part, Split
+from ..config import from_dict
+from ..data import Part, Split
 from ..errors import ConfigError, RunError
-from ..frontends import Frontend, save_frontend
-from ..frontends.base import hash_tensors
+from ..frontends import REMEDY, Frontend, read_config_file, require_same_settings, save_frontend
 from ..models.sequence_model import SequenceModel
 from ..spec import Spec
-from ..utils.files import atomic_path, atomic_write_json
+from ..utils.files import atomic_write_json
+from ..utils.json_files import LISTS, damaged, read_format
+from ..utils.tensors import read_tensors, write_tensors
 from .build import blank_model
 from .config import FORMAT, RunConfig
+
+#: The groups of config.json that the weights are made for.
+SETTINGS = ("frontend", "backbone", "pattern")
 
 
 def start_run(folder: Path, config: RunConfig, frontend: Frontend) -> None:
@@ -33,13 +34,13 @@ def holds_run(folder: Path) -> bool:
     Raises:
         RunError: a front-end was saved here by itself.
     """
-    try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not (folder / "config.json").exists():
         return False
-    except (OSError, ValueError, RecursionError):
+    try:
+        values = read_config_file(folder)
+    except RunError:
         return True
-    if not isinstance(values, dict) or values.keys() != {"format", "frontend"}:  # what save_frontend leaves
+    if values.keys() != {"format", "frontend"}:  # what save_frontend leaves
         return True
     if not (folder / "split.json").exists():  # which comes first where a run is begun
         raise RunError(
@@ -59,31 +60,45 @@ def require_no_run(folder: Path) -> None:
         raise RunError(f"{folder}: holds a run already; go on with it by --resume, or choose another --out")
 
 
-def read_config(folder: Path) -> RunConfig:
-    """The config of a run folder.
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Read config.json of a run as it is, its settings not checked.
 
     Raises:
-        RunError: there is none, it is damaged, or of a newer format.
+        RunError: there is none, it is damaged, of a newer format, or that of a front-end alone.
     """
-    path = Path(folder) / "config.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        version = values["format"]
-    except FileNotFoundError:
-        raise RunError(f"{folder}: is no run folder, it has no config.json; train one with audiogen train") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RunError(f"{path}: is damaged ({error}); restore it, or train the run anew") from error
-    if not isinstance(version, int) or version > FORMAT:
-        raise RunError(f"{path}: has format {version}, this audiogen reads up to {FORMAT}; upgrade audiogen")
-    if "frontend" in values and "backbone" not in values:
+    values = read_config_file(folder)
+    if "backbone" not in values:
         raise RunError(
             f"{folder}: holds a front-end or a cache, not a run; give the folder that audiogen train wrote "
             "(train takes this one: a front-end by --frontend, a cache in the place of a folder)"
         )
+    return values
+
+
+def read_config(folder: Path) -> RunConfig:
+    """Read the config of a run folder.
+
+    Raises:
+        RunError: as `read_settings`, or a setting does not fit.
+    """
     try:
-        return RunConfig.from_dict(values)
+        return RunConfig.from_dict(read_settings(folder))
     except ConfigError as error:
-        raise RunError(f"{path}: {error}") from error
+        raise RunError(f"{Path(folder) / 'config.json'}: {error}") from error
+
+
+def require_own_folders(folder: Path) -> None:
+    """Refuse a run whose folders are links: training deletes old files in them, and must not do so elsewhere.
+
+    Raises:
+        RunError: one is a link.
+    """
+    for name in ("checkpoints", "samples", "cache", "tensorboard"):
+        if (folder / name).is_symlink():
+            raise RunError(
+                f"{folder / name}: is a link, and training would delete files where it leads; put the folder itself "
+                "in its place"
+            )
 
 
 def save_split(folder: Path, split: Split, cache: Path) -> None:
@@ -112,42 +127,32 @@ def read_split(folder: Path) -> Split:
     if values is None:
         return Split([], [])
     try:
-        sides = {
-            name: [Part(FileEntry(**part["file"]), part["start"], part["stop"]) for part in values[name]]
-            for name in ("train", "held_out")
-        }
-        return Split(**sides, note=values["note"])
-    except (LookupError, TypeError) as error:
-        raise _damaged_split(folder, error) from error
+        sides = {name: [from_dict(Part, part) for part in values[name]] for name in ("train", "held_out")}
+        for part in (*sides["train"], *sides["held_out"]):
+            if not 0 <= part.start < part.stop <= 1 or min(part.file.sample_rate, part.file.num_samples) < 1:
+                raise ValueError(f"{part.file.path!r} has no such part")
+        return Split(**sides, note=str(values["note"]))
+    except (LookupError, TypeError, ValueError, ConfigError) as error:
+        raise damaged(folder / "split.json", error, RunError, REMEDY) from error
 
 
 def read_source(folder: Path) -> Path:
     """Where the codes lay that the run was trained from; its own cache unless it says otherwise."""
-    values = _read_split_file(folder)
-    place = values.get("cache", "cache") if isinstance(values, dict) else "cache"
-    return folder / place if isinstance(place, str) else folder / "cache"
+    place = (_read_split_file(folder) or {}).get("cache", "cache")
+    return folder / place if isinstance(place, str) and "\0" not in place else folder / "cache"
 
 
-def _read_split_file(folder: Path) -> Any:
+def _read_split_file(folder: Path) -> dict[str, Any] | None:
     try:
-        return json.loads((folder / "split.json").read_text(encoding="utf-8"))
+        return read_format(folder / "split.json", FORMAT, RunError, REMEDY, LISTS)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise _damaged_split(folder, error) from error
 
 
-def _damaged_split(folder: Path, error: Exception) -> RunError:
-    return RunError(f"{folder / 'split.json'}: is damaged ({error}); restore it, or train the run anew")
-
-
-def save_weights(folder: Path, model: SequenceModel, step: int, loss: float) -> None:
-    """Writes model.safetensors, with the step and the held-out loss it was kept for, and a sum to check it by."""
-    tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
-    about = {"format": FORMAT, "step": step, "loss": loss, "sha256": hash_tensors(tensors)}
-    # Under one name: safetensors writes several in any order, and the same weights would make another file.
-    with atomic_path(folder / "model.safetensors") as path:
-        save_file(tensors, path, metadata={"audiogen": json.dumps(about)})
+def save_weights(folder: Path, config: RunConfig, model: SequenceModel, step: int, loss: float) -> None:
+    """Write model.safetensors, with the step and the held-out loss it was kept for, and the settings it is made for."""
+    settings = {name: config.to_dict()[name] for name in SETTINGS}
+    write_tensors(folder / "model.safetensors", model.state_dict(), step=step, loss=loss, config=settings)
 
 
 def read_weights(folder: Path, config: RunConfig, spec: Spec) -> tuple[SequenceModel, int]:
@@ -165,28 +170,15 @@ def read_weights(folder: Path, config: RunConfig, spec: Spec) -> tuple[SequenceM
         model = blank_model(config, spec)
     except ConfigError as error:
         raise RunError(f"{folder / 'config.json'}: {error}") from error
+    tensors, about = read_tensors(path, RunError, REMEDY, model.state_dict())
+    now, step = config.to_dict(), about.get("step")
     try:
-        wanted = {name: list(x.shape) for name, x in model.state_dict().items()}
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["audiogen"])
-            there = {name: file.get_slice(name).get_shape() for name in file.keys()}
-            for name in sorted(wanted.keys() | there.keys()):
-                if wanted.get(name) != there.get(name):
-                    raise ValueError(f"{name} is {there.get(name, 'missing')}, not {wanted.get(name, 'known')}")
-            tensors = {name: file.get_tensor(name) for name in there}
-        if about["sha256"] != hash_tensors(tensors):
-            raise ValueError("its content does not match its checksum")
-        if not all(bool(x.isfinite().all()) for x in tensors.values()):
-            raise ValueError("it holds NaN or infinity")
+        # Runs of older versions say nothing of it. Settings that came later have their defaults on both sides.
+        was = RunConfig.from_dict({**now, **about.get("config", {})}).to_dict()
+        require_same_settings({name: was[name] for name in SETTINGS}, {name: now[name] for name in SETTINGS})
         model.load_state_dict(tensors)
-        return model, int(about["step"])
-    except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise RunError(f"{path}: is damaged or of another model ({reason}); restore it or train anew") from error
-
-
-def clear_leftovers(folder: Path) -> None:
-    """Removes the temporary files that a killed process left behind, half-written as they are."""
-    for place in (folder, folder / "samples"):
-        for path in [*place.glob(".*.tmp.*"), *place.glob(".tmp*")]:  # of files.atomic_path, and of safetensors
-            path.unlink(missing_ok=True)
+    except (ConfigError, RunError, RuntimeError, TypeError) as error:
+        raise RunError(f"{path}: {' '.join(str(error).split())[:300]}") from error
+    if type(step) is not int or step < 0:
+        raise damaged(path, "it states no step", RunError, REMEDY)
+    return model, step

@@ -5,6 +5,9 @@ from typing import Literal
 
 from ..errors import ConfigError
 
+#: Beyond these, a setting is a slip, or that of a stranger who would have us fill memory or the process table.
+MOST_WORKERS, MOST, MOST_FRAMES, MOST_SECONDS = 256, 2**40, 2**28, 3600.0
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -21,7 +24,7 @@ class DataConfig:
     def __post_init__(self):
         if not 0 < self.held_out < 1:
             raise ConfigError(f"data.held_out: must lie between 0 and 1, got {self.held_out}")
-        _at_least("data.num_workers", self.num_workers, 0)
+        _check("data.num_workers", self.num_workers, 0, MOST_WORKERS)
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,14 @@ class TrainingConfig:
             "patience",
             "sample_every",
         ):
-            _at_least(f"training.{name}", getattr(self, name), 1)
+            _check(f"training.{name}", getattr(self, name), 1, MOST)
+        if self.batch_size * self.crop_frames > MOST_FRAMES:
+            raise ConfigError(
+                f"training.batch_size, training.crop_frames: a batch of {self.batch_size} crops of {self.crop_frames} "
+                f"frames has more than {MOST_FRAMES}; lower one, and raise training.accumulation for the other"
+            )
+        if self.sample_seconds > MOST_SECONDS:
+            raise ConfigError(f"training.sample_seconds: must be {MOST_SECONDS:g} or less, got {self.sample_seconds}")
         if not 0 <= self.seed < 2**31:
             raise ConfigError(f"training.seed: must be from 0 to {2**31 - 1}, got {self.seed}")
         for name in ("minutes", "learning_rate", "gradient_clip", "sample_seconds"):
@@ -97,6 +107,7 @@ class TrainingConfig:
                 raise ConfigError(f"training.{name}: must lie between 0 and 1, got {value}")
 
 
-def _at_least(name: str, value: int | None, least: int) -> None:
-    if value is not None and value < least:
-        raise ConfigError(f"{name}: must be {least} or more, got {value}")
+def _check(name: str, value: int | None, least: int, most: int) -> None:
+    if value is not None and not least <= value <= most:
+        wanted = f"{least} or more" if value < least else f"{most} or less"
+        raise ConfigError(f"{name}: must be {wanted}, got {value}")

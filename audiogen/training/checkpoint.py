@@ -5,22 +5,20 @@
 A checkpoint is written under another name, flushed and renamed, so that one either is there whole or is not there.
 """
 
-import errno
-import json
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..errors import AudiogenError, RunError
-from ..utils.files import sha256_file, sync_file, sync_folder
+from ..errors import RunError
+from ..utils.files import atomic_folder, atomic_write_json, remove, sha256_file
+from ..utils.json_files import damaged, read_format, read_json
+from ..utils.tensors import read_tensors, write_tensors
 
+FORMAT = 1
+REMEDY = "restore it, or train anew into another folder"
 #: Checkpoints that stay: the newest, and the one before it should the newest be damaged by the disk.
 KEEP = 2
 
@@ -35,7 +33,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Writes folder/step-N, then removes all but the newest `KEEP`.
+    """Write folder/step-N, then remove all but the newest `KEEP`.
 
     Raises:
         AudiogenError: it could not be written; names the path and the bytes. Older checkpoints stay.
@@ -43,36 +41,15 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     target = folder / f"step-{checkpoint.step}"
     if target.exists() and _sound(target):  # the same step holds the same state
         return target
-    temporary = folder / f".step-{checkpoint.step}.tmp"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _clear_leftovers(folder)
-        temporary.mkdir()
+    with atomic_folder(target) as temporary:
         for name, tensors in checkpoint.tensors.items():
-            save_file({key: value.contiguous() for key, value in tensors.items()}, temporary / f"{name}.safetensors")
-        (temporary / "state.json").write_text(json.dumps({"step": checkpoint.step, **checkpoint.state}, indent=2))
+            write_tensors(temporary / f"{name}.safetensors", tensors)
+        atomic_write_json(temporary / "state.json", {"step": checkpoint.step, **checkpoint.state})
         files = sorted(path.name for path in temporary.iterdir())
-        manifest = {"format": 1, "sha256": {name: sha256_file(temporary / name) for name in files}}
-        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2))
-        for path in temporary.iterdir():
-            sync_file(path)
-        sync_folder(temporary)
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(temporary, target)
-        sync_folder(folder)
-    except (OSError, SafetensorError) as error:
-        # safetensors tells of the disk in words alone.
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space" in str(error)
-        size = sum(path.stat().st_size for path in temporary.glob("*")) if temporary.exists() else 0
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise AudiogenError(
-            f"{target}: the checkpoint can't be written ({'the disk is full' if full else error}, "
-            f"{size} bytes written); older checkpoints are untouched: free some room and go on with "
-            "--resume"
-        ) from error
+        manifest = {"format": FORMAT, "sha256": {name: sha256_file(temporary / name) for name in files}}
+        atomic_write_json(temporary / "manifest.json", manifest)
     for old in list_checkpoints(folder)[:-KEEP]:
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
     return target
 
 
@@ -88,46 +65,46 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpo
     Raises:
         RunError: there is none, or none is sound; names the file.
     """
-    trouble = f"{folder}: there is no checkpoint to resume from; train without --resume into another folder"
+    trouble = RunError(f"{folder}: there is no checkpoint to resume from; train without --resume into another folder")
     for path in reversed(list_checkpoints(folder)):
         try:
             return _load(path, device)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
-            trouble = f"{path}: the checkpoint is damaged ({error}) and no older one is sound; start anew elsewhere"
-    raise RunError(trouble)
+        except (OSError, RunError) as error:
+            trouble = RunError(f"{error}; no older checkpoint is sound")
+    raise trouble
 
 
 def _sound(path: Path) -> bool:
     try:
         _check(path)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (OSError, RunError):
         return False
     return True
 
 
 def _check(path: Path) -> list[str]:
     """The names of the checkpoint's files, once each has been found to match the manifest."""
-    manifest = json.loads((path / "manifest.json").read_text())
-    if manifest["format"] > 1:
-        raise RunError(f"{path}: was written by a newer audiogen (format {manifest['format']}); upgrade to resume it")
-    for name, wanted in manifest["sha256"].items():
+    manifest = path / "manifest.json"
+    sums = read_format(manifest, FORMAT, RunError, REMEDY).get("sha256")
+    if not isinstance(sums, dict) or any(Path(name).name != name for name in sums):
+        raise damaged(manifest, "it lists no files", RunError, REMEDY)
+    for name, wanted in sums.items():
         if sha256_file(path / name) != wanted:
-            raise ValueError(f"{name} does not match its SHA-256")
-    return list(manifest["sha256"])
+            raise damaged(path / name, "it does not match its SHA-256", RunError, REMEDY)
+    return list(sums)
 
 
 def _load(path: Path, device: torch.device | str) -> Checkpoint:
     names = _check(path)
-    state = json.loads((path / "state.json").read_text())
-    tensors = {
-        Path(name).stem: load_file(path / name, device=str(device)) for name in names if name.endswith(".safetensors")
-    }
-    return Checkpoint(state.pop("step"), tensors, state)
-
-
-def _clear_leftovers(folder: Path) -> None:
-    for path in folder.glob(".step-*.tmp"):
-        shutil.rmtree(path)
+    state = read_json(path / "state.json", RunError, REMEDY)
+    if not isinstance(state, dict) or type(step := state.pop("step", None)) is not int:
+        raise damaged(path / "state.json", "it states no step", RunError, REMEDY)
+    tensors = {}
+    for name in names:
+        if name.endswith(".safetensors"):
+            found, _ = read_tensors(path / name, RunError, REMEDY, with_sum=False)
+            tensors[Path(name).stem] = {key: tensor.to(device) for key, tensor in found.items()}
+    return Checkpoint(step, tensors, state)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -1,27 +1,20 @@
 """Files from the web: resumed where a connection was cut, checked by SHA-256, and there only once they are whole."""
 
 import http.client
-import json
 import os
 import re
 import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
 from ..errors import DownloadError
-from .files import atomic_write_json, sha256_file, sync_folder
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from .files import atomic_write_json, locked, sha256_file, sync_folder
+from .json_files import read_json
 
 ATTEMPTS = 4  # in a row without a single new byte
 PAUSE = 0.5  # seconds before the second attempt, doubled before each further one
@@ -64,7 +57,7 @@ def fetch(
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_name(path.name + ".lock")):
+        with locked(path.with_name(path.name + ".lock")):
             return _fetch(url, path, part, wanted, max_bytes)
     except DownloadError as error:
         raise DownloadError(f"{error}; {otherwise}" if otherwise else str(error)) from error
@@ -203,9 +196,9 @@ def _notes(part: Path) -> Path:
 def _read_notes(part: Path, url: str) -> str:
     """The validator to resume with; a part from another URL is emptied first."""
     try:
-        notes = json.loads(_notes(part).read_text(encoding="utf-8"))
+        notes = read_json(_notes(part), DownloadError, "delete it")
         known, validator = notes["url"], str(notes["validator"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, DownloadError, LookupError, TypeError):
         return ""
     if known != url:
         _discard(part)
@@ -220,19 +213,3 @@ def _size(part: Path) -> int:
 def _discard(part: Path) -> None:
     part.unlink(missing_ok=True)
     _notes(part).unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(lock: Path) -> Iterator[None]:
-    """One process at a time: several that need the same weights at once would write into one another's part."""
-    while fcntl is not None:
-        with open(lock, "ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if not lock.exists() or not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
-                continue  # whoever held it has finished and removed it
-            try:
-                yield
-            finally:
-                lock.unlink()
-            return
-    yield

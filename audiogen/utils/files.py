@@ -1,23 +1,29 @@
-"""Files that are either whole or not there: temporary name, flush to disk, rename."""
+"""Files that are either whole or not there, one writer to a folder, and what a killed process leaves behind."""
 
 import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import filelock
 
 from ..errors import AudiogenError, DataError, RunError
 
+#: What a killed process leaves: files and folders of `_temporary_name`; of older versions, checkpoints that were being
+#: written, and the temporary files of safetensors.
+LEFTOVER = re.compile(r"\..+-[0-9a-f]{16}\.tmp(\.\w+)?|\.step-\d+\.tmp|\.tmp[A-Za-z0-9]{6}")
+LOCK_FILE = ".lock"
+
 
 def check_folder_is_there(folder: str | Path) -> None:
-    """Raises the DataError of a folder to read from that is not there, or is a file."""
+    """Raise the DataError of a folder to read from that is not there, or is a file."""
     if not Path(folder).exists():
         raise DataError(f"{folder}: there is no such folder; check the path")
     if not Path(folder).is_dir():
@@ -25,30 +31,33 @@ def check_folder_is_there(folder: str | Path) -> None:
 
 
 def check_is_no_file(out: str | Path) -> None:
-    """Raises the AudiogenError of a file that was named where a folder is to be written."""
+    """Raise the AudiogenError of a file that was named where a folder is to be written."""
     if Path(out).exists() and not Path(out).is_dir():
         raise AudiogenError(f"{out}: is a file; give a folder to write to, new or old")
 
 
+# Locks.
+
+
 @contextmanager
-def alone_in(out: str | Path) -> Iterator[None]:
-    """Within, nobody else who asks for the same folder is let in: two that train into one would each delete and
-    overwrite what the other saved. The lock goes with the process that holds it, however that ends.
+def locked(path: str | Path, timeout: float = -1) -> Iterator[None]:
+    """Hold the lock file `path`. It is released with the process that holds it, however that ends.
+
+    Where the file system has no locks, or the place can't be written, nothing is held.
+
+    Args:
+        path: the lock file, in a folder that exists.
+        timeout: seconds to wait for another holder; below 0 without end.
 
     Raises:
-        RunError: somebody is there.
+        filelock.Timeout: another process still holds it.
     """
-    out = Path(out)
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    lock = filelock.FileLock(out / ".lock", mode=0o666)
+    lock = filelock.FileLock(path, mode=0o666)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=timeout)
     except filelock.Timeout:
-        raise RunError(
-            f"{out}: another training is writing to it; wait until it has ended, or choose another --out"
-        ) from None
-    except (OSError, NotImplementedError):  # no locks on this file system; or it can't be written, as will be said
+        raise
+    except (OSError, NotImplementedError):
         pass
     try:
         yield
@@ -56,71 +65,159 @@ def alone_in(out: str | Path) -> Iterator[None]:
         if lock.is_locked:
             if os.name != "nt":  # where it goes by itself
                 with suppress(OSError):
-                    Path(lock.lock_file).unlink()
+                    Path(path).unlink()
             lock.release()
+
+
+@contextmanager
+def alone_in(folder: str | Path) -> Iterator[None]:
+    """Be the only process that writes to a folder, which is made if need be.
+
+    First, what a killed process left there and in the folders directly below is removed. At the end the folder goes
+    again if it was made here and is still empty.
+
+    Raises:
+        RunError: another process is writing to it.
+    """
+    folder = Path(folder)
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    with suppress(OSError):  # as will be said by what is written first
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(folder / LOCK_FILE, timeout=0):
+            for place in (folder, *(folder.iterdir() if folder.is_dir() else ())):
+                clear_leftovers(place)
+            yield
+    except filelock.Timeout:
+        raise RunError(
+            f"{folder}: another process is writing to it; wait until it has ended, or choose another folder"
+        ) from None
+    finally:
         with suppress(OSError):  # not empty: something came of it
-            for folder in made:
-                folder.rmdir()
+            for parent in made:
+                parent.rmdir()
+
+
+# Cleaning up.
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a killed process left half-written in a folder; of a link to a folder, nothing."""
+    with suppress(OSError):  # no folder, or one that can't be read
+        if not folder.is_symlink():
+            for path in folder.iterdir():
+                if LEFTOVER.fullmatch(path.name):
+                    remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder of files; a folder that holds others stays. Links are never followed."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            for file in path.iterdir():
+                with suppress(OSError):
+                    file.unlink()
+            path.rmdir()
+        else:
+            path.unlink()
+
+
+# Writing.
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path` (same suffix) that takes its place once the block ends well.
+    """Yield a temporary path beside `path`, with its suffix; it takes the place of `path` once the block ends well.
 
-    The file is flushed to disk before the rename, and the folder after it, so that a crash at any moment leaves
-    the old content or the new one. If the block raises, the temporary file is removed and `path` stays untouched.
+    The file is flushed to disk before the rename, and the folder after it, so that a crash at any moment leaves the old
+    content or the new one. If the block raises, the temporary file is removed and `path` stays untouched.
 
     Raises:
         AudiogenError: the disk is full or the file can't be written; names the path and the bytes written so far.
     """
-    path = Path(path)
-    temporary = None
-    try:
+    path, temporary = Path(path), _temporary_name(path)
+    with _told_when_full(path, temporary):
         path.parent.mkdir(parents=True, exist_ok=True)
-        name = path.parent / f".{path.stem}-{secrets.token_hex(8)}.tmp{path.suffix}"
         # Not by tempfile, whose files nobody else may read: this one gets the mode that any new file gets.
-        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        temporary, mode = name, stat.S_IMODE(os.stat(name).st_mode)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
-        os.chmod(temporary, mode)  # safetensors puts a file of its own there, with mode 0600
         sync_file(temporary)
         os.replace(temporary, path)
         sync_folder(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`, for files alone; it takes the place of `path` as in `atomic_path`.
+
+    A folder that was there is removed just before.
+    """
+    path, temporary = Path(path), _temporary_name(path)
+    with _told_when_full(path, temporary):
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in temporary.iterdir():
+            sync_file(file)
+        sync_folder(temporary)
+        remove(path)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+
+
+def _temporary_name(path: str | Path) -> Path:
+    path = Path(path)
+    return path.parent / f".{path.stem}-{secrets.token_hex(8)}.tmp{path.suffix}"
+
+
+@contextmanager
+def _told_when_full(path: Path, temporary: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        size = temporary.stat().st_size if temporary and temporary.exists() else 0
-        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
-        raise AudiogenError(
-            f"{path}: can't be written ({reason}, {size} bytes written); free some room or choose "
-            "another folder; what was saved before is untouched"
-        ) from error
+        files = temporary.iterdir() if temporary.is_dir() else [temporary] if temporary.exists() else []
+        raise cannot_write(path, error, sum(file.stat().st_size for file in files)) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        remove(temporary)
+
+
+def cannot_write(path: Path, error: OSError, num_bytes: int) -> AudiogenError:
+    """The error of a file that could not be written beyond `num_bytes`."""
+    reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
+    return AudiogenError(
+        f"{path}: can't be written ({reason}, {num_bytes} bytes written); free some room or choose another folder; "
+        "what was saved before is untouched, and training goes on from there with --resume"
+    )
 
 
 def atomic_write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file whole, or not at all; raises as `atomic_path`."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:
+    """Write a file of UTF-8 whole, or not at all; raises as `atomic_path`."""
     # Names of files that are no UTF-8 come with surrogates, which can't be written as such.
     atomic_write_bytes(path, text.encode("utf-8", errors="replace"))
 
 
 def atomic_write_json(path: str | Path, value: Any) -> None:
-    """Writes `value` as indented JSON; NaN and infinities are refused, since other readers refuse them too."""
+    """Write `value` as indented JSON, whole or not at all; raises as `atomic_path`.
+
+    Raises:
+        ValueError: NaN or infinity, which other readers refuse too.
+    """
     atomic_write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def sync_file(path: str | Path) -> None:
-    """Flushes a file's content to disk."""
+    """Flush a file's content to disk."""
     with open(path, "r+b") as file:  # Windows flushes what is open for writing alone
         os.fsync(file.fileno())
 
 
 def sync_folder(folder: str | Path) -> None:
-    """Flushes a folder's entries to disk, so that a rename survives a power cut."""
+    """Flush a folder's entries to disk, so that a rename survives a power cut."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:  # Windows can't open a folder
@@ -131,7 +228,54 @@ def sync_folder(folder: str | Path) -> None:
         os.close(handle)
 
 
+# Reading.
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a file for reading. A pipe or a device, which could keep its reader waiting for ever, is refused.
+
+    Raises:
+        OSError: it is not there, can't be read, or is no regular file.
+    """
+    file = open(path, "rb", opener=_open_without_waiting)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return file
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def sha256_file(path: str | Path) -> str:
-    """The SHA-256 of a file's bytes as 64 hexadecimal digits, read in constant memory."""
-    with open(path, "rb") as file:
+    """The SHA-256 of a regular file's bytes as 64 hexadecimal digits, read in constant memory."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def walk(folder: str | Path, onerror: Callable[[OSError], None]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield (folder, names of folders, names of files) for each folder below, as os.walk with followlinks does.
+
+    However deep they lie: os.walk of Python 3.11 calls itself. What is removed from the names of folders is not
+    entered.
+    """
+    waiting = [os.fspath(folder)]
+    while waiting:
+        place, folders, files = waiting.pop(), [], []
+        try:
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    (folders if _is_folder(entry) else files).append(entry.name)
+        except OSError as error:
+            onerror(error)
+            continue
+        yield place, folders, files
+        waiting += [os.path.join(place, name) for name in reversed(folders)]
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False

@@ -1,6 +1,5 @@
 """The words that the container modules share: the file they read, what it states, and the error that names it."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -43,6 +42,5 @@ class Source:
 
 
 def refusal(path: str | Path, problem: str, advice: str = FETCH_AGAIN) -> AudioReadError:
-    """The error for `path`, in one printable line whatever the file is called: a newline in its name becomes \\n."""
-    name = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in os.fspath(path))
-    return AudioReadError(f"{name}: {problem}; {advice}")
+    """The error for `path`."""
+    return AudioReadError(f"{path}: {problem}; {advice}")

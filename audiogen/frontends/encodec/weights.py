@@ -3,15 +3,13 @@
 import pickle
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from ...errors import DownloadError
 from ...utils.download import cache_folder, fetch
-from ...utils.files import atomic_path, sha256_file
-from ..base import hash_tensors
+from ...utils.files import sha256_file
+from ...utils.tensors import read_tensors, write_tensors
 
 # As in encodec/model.py: ROOT_URL, and the name in encodec_model_24khz, which ends with the first digits of the
 # file's SHA-256 (the convention of torch.hub, https://docs.pytorch.org/docs/stable/hub.html).
@@ -70,8 +68,7 @@ def kept_weights() -> Path:
 
 
 def keep(state: dict[str, Tensor]) -> None:
-    with atomic_path(kept_weights()) as temporary:
-        safetensors.torch.save_file(state, temporary, {"source": CHECKPOINT, "sha256_of_tensors": hash_tensors(state)})
+    write_tensors(kept_weights(), state, source=CHECKPOINT)
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -87,12 +84,4 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            digest = (file.metadata() or {}).get("sha256_of_tensors")
-            state = {name: file.get_tensor(name) for name in file.keys()}
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise DownloadError(f"{path}: damaged ({error}); delete it and run this again") from error
-    if digest not in (None, hash_tensors(state)):
-        raise DownloadError(f"{path}: damaged (its content does not match its checksum); delete it and run this again")
-    return state
+    return read_tensors(path, DownloadError, "delete it and run this again", with_sum=False)[0]

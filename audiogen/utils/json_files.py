@@ -1,0 +1,93 @@
+"""JSON files, which may come from a stranger: read within bounds, with one wording for what is wrong with them."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from ..errors import AudiogenError
+from .files import open_regular
+
+#: Lists and objects within one another. Ours have five.
+DEEPEST = 32
+#: Bytes of a file of settings, and of one that lists the files of a corpus.
+SETTINGS, LISTS = 2**20, 2**30
+
+
+def read_json(path: str | Path, kind: type[AudiogenError], remedy: str, max_bytes: int = SETTINGS) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: of the file.
+        kind: the error to raise.
+        remedy: what the user can do about damage; ends its message.
+        max_bytes: refuse more than this.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        kind: it can't be read, is no regular file, is too large, or is no JSON as `parse_json` has it.
+    """
+    try:
+        with open_regular(path) as file:
+            data = file.read(max_bytes + 1)
+        if len(data) > max_bytes:
+            raise ValueError(f"it has more than {max_bytes} bytes")
+        return parse_json(data)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(*error.args) from error
+    except OSError as error:
+        raise kind(f"{path}: can't be read ({error.strerror}); check what it is, and its permissions") from error
+    except ValueError as error:
+        raise damaged(path, error, kind, remedy) from error
+
+
+def read_format(
+    path: str | Path, newest: int, kind: type[AudiogenError], remedy: str, max_bytes: int = SETTINGS
+) -> dict[str, Any]:
+    """Read a JSON object that states its format, a number from 1 to `newest`.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        kind: as `read_json`; or it is of another or no format.
+    """
+    values = read_json(path, kind, remedy, max_bytes)
+    version = values.get("format") if isinstance(values, dict) else None
+    if type(version) is not int or version < 1:
+        raise damaged(path, "it states no format", kind, remedy)
+    if version > newest:
+        raise kind(f"{path}: has format {version}, this audiogen reads up to {newest}; upgrade audiogen")
+    return values
+
+
+def damaged(path: str | Path, reason: object, kind: type[AudiogenError], remedy: str) -> AudiogenError:
+    """The error of a damaged file, in one line."""
+    return kind(f"{path}: is damaged ({' '.join(str(reason).split())[:200]}); {remedy}")
+
+
+def parse_json(data: bytes) -> Any:
+    """Parse UTF-8 JSON strictly: nothing deeper than `DEEPEST`, no number that is not finite.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        value = json.loads(data.decode(), parse_constant=_finite, parse_float=_finite)
+    except RecursionError:
+        raise ValueError(f"it is nested deeper than {DEEPEST}") from None
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    if level:
+        raise ValueError(f"it is nested deeper than {DEEPEST}")
+    return value
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is no finite number")
+    return value

@@ -1,0 +1,94 @@
+"""Tensors on disk: safetensors with a checksum. Nothing is unpickled."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..errors import AudiogenError
+from .files import atomic_write_bytes, open_regular
+from .json_files import damaged, parse_json
+
+#: Where a file's metadata keeps what is said about it. One key: safetensors writes several in any order, and the same
+#: weights would make another file.
+ABOUT = "audiogen"
+#: Where older versions kept the sum alone.
+OLD_SUMS = ("sha256", "sha256_of_tensors")
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 in hexadecimal of names, dtypes, shapes and bytes; the device does not matter."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], **about: Any) -> None:
+    """Write tensors with their checksum and what is to be known about them, as JSON values.
+
+    Raises:
+        AudiogenError: the disk is full or the file can't be written; names the path and the bytes.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = json.dumps({"format": 1, **about, "sha256": hash_tensors(plain)}, allow_nan=False)
+    # As bytes: safetensors' own writer makes a temporary file that nobody would clean up, and has an error of its own.
+    atomic_write_bytes(path, safetensors.torch.save(plain, {ABOUT: metadata}))
+
+
+def read_tensors(
+    path: str | Path,
+    kind: type[AudiogenError],
+    remedy: str,
+    like: Mapping[str, Tensor] | None = None,
+    with_sum: bool = True,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read tensors to the CPU, and what `write_tensors` was told about them.
+
+    Args:
+        path: of the file.
+        kind: the error to raise.
+        remedy: what the user can do about damage; ends its message.
+        like: tensors of the names and shapes that are wanted; compared before any memory is taken.
+        with_sum: refuse a file without a checksum.
+
+    Raises:
+        kind: not there, no regular file, damaged, with NaN or infinity, or of other names and shapes; in one line.
+    """
+    try:
+        open_regular(path).close()
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            about = parse_json(metadata.get(ABOUT, "{}").encode())
+            if like is not None:
+                _compare(
+                    {name: list(x.shape) for name, x in like.items()},
+                    {name: file.get_slice(name).get_shape() for name in file.keys()},
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        if not isinstance(about, dict):
+            raise ValueError("what it says about itself is no object")
+        wanted = next((sum_ for sum_ in (about.get("sha256"), *map(metadata.get, OLD_SUMS)) if sum_ is not None), None)
+        if wanted is None and with_sum:
+            raise ValueError("it has no checksum")
+        if wanted is not None and wanted != hash_tensors(tensors):
+            raise ValueError("its content does not match its checksum")
+        if not all(bool(x.isfinite().all()) for x in tensors.values()):
+            raise ValueError("it holds NaN or infinity")
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise damaged(path, error, kind, remedy) from error
+    return tensors, about
+
+
+def _compare(wanted: Mapping[str, list[int]], there: Mapping[str, list[int]]) -> None:
+    for name in sorted(wanted.keys() | there.keys()):
+        if wanted.get(name) != there.get(name):
+            raise ValueError(f"{name} is {there.get(name, 'missing')}, not {wanted.get(name, 'known')}")

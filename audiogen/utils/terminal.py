@@ -1,0 +1,77 @@
+"""What a command prints, made safe for a terminal: names of files may hold anything."""
+
+import io
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+from ..errors import printable
+
+
+class Formatter(logging.Formatter):
+    """A line for each message; a traceback may follow it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+
+class Terminal(Console):
+    """A console on which each printed text is one line, and nothing in a table acts on the terminal."""
+
+    def print(self, *objects: Any, **settings: Any) -> None:
+        super().print(*map(self._escaped, objects), **settings)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            lines = segment.text.split("\n")
+            yield segment if segment.control else segment._replace(text="\n".join(map(printable, lines)))
+
+    def on_broken_pipe(self) -> None:
+        """The reader has gone, as `head` does: end without a word, as other commands do."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + 13)  # SIGPIPE, which Windows does not have
+
+    def _escaped(self, item: Any) -> Any:
+        if isinstance(item, str):
+            return printable(item)
+        if isinstance(item, Text):
+            pieces = [(printable(piece.text), piece.style or "") for piece in item.render(self, end="")]
+            return Text.assemble(*pieces)
+        return item
+
+
+class Terminated(BaseException):
+    """SIGTERM as an exception, so that what is half-written is removed on the way out."""
+
+
+def set_up() -> None:
+    """Make this process's output take any text, log in printable lines, and end by an exception on SIGTERM."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:  # closed: the next file to be opened would take its place, and with it what is printed
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(number, "r+" if number else "r", closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Formatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("audiogen").setLevel(logging.INFO)
+    warnings.showwarning = lambda message, *rest, **more: print(printable(f"warning: {message}"), file=sys.stderr)
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(number: int, frame: Any) -> None:
+    raise Terminated
