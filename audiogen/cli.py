@@ -84,7 +84,9 @@ def doctor(
         raise ConfigError("--frontend, --backbone and --set say what --overfit tries: add it")
     check_setup(console)
     if folder is not None:
-        found = check_folder(console, folder, verbose)
+        from .commands.plan import Flags
+
+        found = check_folder(console, folder, verbose, Flags(frontend, backbone, settings or []))
         if overfit:
             check_overfit(console, found, frontend, backbone, device, settings or [])
 

@@ -1,7 +1,38 @@
-"""What the two halves of the house know of each other: front-ends make a spec, models are made from one."""
+"""The interface between front-ends and models: a front-end declares a spec, a model is built from it.
+
+A spec answers what the rest of the code needs to know of a signal, so that nothing else asks which kind it is.
+"""
 
 import math
 from dataclasses import dataclass
+from enum import StrEnum
+
+#: How the codes of a cache are stored (numpy dtypes), by how many codes each type can hold; frames are float32.
+CODE_TYPES, FRAME_TYPE = {2**8: "<u1", 2**16: "<u2", 2**32: "<u4"}, "<f4"
+
+
+class Unit(StrEnum):
+    """Unit of a loss: bits per code, or nats per frame for densities."""
+
+    BITS = "bits"
+    NATS = "nats"
+
+    @property
+    def per_entry(self) -> str:
+        """ "bits per code" or "nats per frame"."""
+        return f"{self} per {'code' if self is Unit.BITS else 'frame'}"
+
+    def of_nats(self, nats: float) -> float:
+        """Convert nats to this unit."""
+        return nats / math.log(2) if self is Unit.BITS else nats
+
+    def bits(self, value: float) -> float | None:
+        """Return a value of this unit if that is bits, else None: the nats of a density compare with nothing else."""
+        return value if self is Unit.BITS else None
+
+    def perplexity(self, loss: float) -> float | None:
+        """Return among how many equally likely codes one would guess at this loss; None for densities."""
+        return 2**loss if self is Unit.BITS else None
 
 
 @dataclass(frozen=True)
@@ -20,18 +51,47 @@ class TokenSpec:
     num_codebooks: int
     codebook_size: int
 
-    @property
-    def num_rows(self) -> int:
-        return self.num_codebooks
-
-    @property
-    def unit(self) -> str:
-        return "bits"
+    discrete = True  # codes, not real values
+    unit = Unit.BITS
 
     @property
     def signal(self) -> str:
         """What a code stands for: one sample ("samples"), a frame ("frames"), or a run of frames ("runs")."""
         return {None: "runs", 1: "samples"}.get(self.hop_length, "frames")
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that a pattern lays out, each predicted by itself."""
+        return self.num_codebooks
+
+    @property
+    def num_channels(self) -> int:
+        """C of (B, C, T)."""
+        return self.num_codebooks
+
+    @property
+    def values_per_entry(self) -> int:
+        """Numbers that one entry of the loss is about: one code."""
+        return 1
+
+    @property
+    def num_choices(self) -> int:
+        """Probabilities that a model computes for one frame."""
+        return self.num_codebooks * self.codebook_size
+
+    @property
+    def one_code_per_sample(self) -> bool:
+        return self.hop_length == self.num_codebooks == 1
+
+    @property
+    def uniform_loss(self) -> float | None:
+        """Bits per code of a model that knows nothing: log2 V."""
+        return math.log2(self.codebook_size)
+
+    @property
+    def storage_dtype(self) -> str:
+        """The smallest numpy dtype that holds a code."""
+        return next(dtype for size, dtype in CODE_TYPES.items() if self.codebook_size <= size)
 
     @property
     def frame_rate(self) -> float | None:
@@ -59,18 +119,47 @@ class FrameSpec:
     hop_length: int
     num_features: int
 
-    @property
-    def num_rows(self) -> int:
-        return 1
-
-    @property
-    def unit(self) -> str:
-        return "nats"
+    discrete = False
+    unit = Unit.NATS
 
     @property
     def signal(self) -> str:
-        """A frame is a vector of real values."""
+        """A frame is a vector of real values: "features"."""
         return "features"
+
+    @property
+    def num_rows(self) -> int:
+        """A frame is predicted as one."""
+        return 1
+
+    @property
+    def num_channels(self) -> int:
+        """C of (B, C, T)."""
+        return self.num_features
+
+    @property
+    def values_per_entry(self) -> int:
+        """Numbers that one entry of the loss is about: a whole frame."""
+        return self.num_features
+
+    @property
+    def num_choices(self) -> int:
+        """One density per frame."""
+        return 1
+
+    @property
+    def one_code_per_sample(self) -> bool:
+        return False
+
+    @property
+    def uniform_loss(self) -> float | None:
+        """None: there is no uniform density over all real numbers."""
+        return None
+
+    @property
+    def storage_dtype(self) -> str:
+        """The numpy dtype of a value."""
+        return FRAME_TYPE
 
     @property
     def frame_rate(self) -> float:

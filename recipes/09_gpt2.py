@@ -24,12 +24,12 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from audiogen.commands.defaults import default_config, resolve_precision
+from audiogen.commands.defaults import resolve_precision
+from audiogen.commands.plan import Flags, Plan
 from audiogen.commands.train import train
 from audiogen.course.lesson_page import write_lesson
 from audiogen.course.lesson_parser import LessonParser
 from audiogen.data import Crops, encode_folder
-from audiogen.frontends import frontend_to_dict
 from audiogen.listen import Line, clip_cards, grid, line_chart, picture, section, table, text
 from audiogen.listen.html import link
 from audiogen.listen.run_reader import read_folder
@@ -105,7 +105,7 @@ def main() -> None:
     encoded = encode_folder(args.folder, args.out, "melvq", **settings)
     overrides = [*PRESETS[preset], *args.overrides]
     spec = encoded.spec
-    config = default_config(frontend_to_dict(encoded.frontend), spec, "gpt", overrides, {"minutes": minutes})
+    config = Plan.over(encoded.frontend, Flags(None, "gpt", overrides, {"minutes": minutes})).config
     crops = encoded.crops(config.training.crop_frames, config.training.batch_size)
     torch.manual_seed(0)
     model = build_model(config, spec).to(device)

@@ -41,6 +41,7 @@ from audiogen.models.backbones import BACKBONES
 from audiogen.runs.event_log import read_metrics
 from audiogen.runs.folder import holds_run, read_config
 from audiogen.runs.run import Run, load_run
+from audiogen.spec import Unit
 from audiogen.utils.scripts import run_script
 
 RUNGS = [
@@ -71,7 +72,7 @@ class Rung:
 
     @property
     def unit(self) -> str:
-        return "bits per code" if self.final["unit"] == "bits" else "nats per frame"
+        return Unit(self.final["unit"]).per_entry
 
     @property
     def loss(self) -> float:
@@ -224,7 +225,7 @@ def about(rung: Rung, loss: dict[str, float] | None) -> str:
     said = (
         f"A second of sound at {spec.sample_rate:,} Hz is {spec.num_rows * spec.frame_rate:,.6g} codes of "
         f"{spec.codebook_size}. "
-        if spec.unit == "bits" and spec.frame_rate
+        if spec.discrete and spec.frame_rate
         else ""
     )
     if loss:

@@ -1,14 +1,17 @@
 """Settings that nobody named: what they depend on."""
 
 import dataclasses
+import io
 
 import pytest
 from corpus import folder_of_notes, tiny_settings
+from rich.console import Console
 
-from audiogen.commands.defaults import FRONTEND, default_config
-from audiogen.commands.source import frontend_of, open_source
+from audiogen.commands.defaults import FRONTEND
+from audiogen.commands.plan import Flags, Plan, open_source
 from audiogen.commands.train import train
-from audiogen.frontends import frontend_to_dict
+from audiogen.doctor import Verdict, check
+from audiogen.frontends import MuLaw, load_frontend
 from audiogen.models.backbones import BACKBONES
 from audiogen.models.backbones.gpt import FEW_CODES, GPT
 from audiogen.runs.training_config import TrainingConfig
@@ -19,7 +22,7 @@ FRONTENDS = {FRAMES: "melvq", SAMPLES: "mulaw", FEATURES: "mel"}
 
 
 def chosen(spec, backbone, num_codes, *overrides):
-    return default_config({"kind": FRONTENDS[spec]}, spec, backbone, overrides, num_codes=num_codes).backbone
+    return Plan.over(load_frontend(FRONTENDS[spec]), Flags(None, backbone, overrides), num_codes).config.backbone
 
 
 def test_few_codes_get_a_smaller_model():
@@ -92,6 +95,32 @@ def test_the_window_follows_the_crop_and_the_pattern():
 def test_a_front_end_means_the_same_by_name_and_by_default(tmp_path):
     """Guards against `--frontend NAME` that differs from leaving the option out where NAME is the default."""
     folder = folder_of_notes(tmp_path / "corpus", [4000] * 4)
-    source = open_source(folder, strict=False)
-    unasked, named = (frontend_to_dict(frontend_of(source, name, {})) for name in (None, FRONTEND))
-    assert unasked == named
+    unasked, named = (Plan.for_source(open_source(folder), Flags(name)) for name in (None, FRONTEND))
+    assert unasked.config == named.config and unasked.frontend.config == named.frontend.config
+
+
+def test_the_doctor_tries_the_model_that_train_trains(tmp_path, monkeypatch):
+    """Guards against a doctor that plans without the folder's number of codes, and so tries a larger model than the one
+    that is trained."""
+    folder = folder_of_notes(tmp_path / "corpus", [4000] * 4)
+    models = []
+    monkeypatch.setattr(check, "overfit", lambda model, *rest: models.append(model))
+    monkeypatch.setattr(check, "verdict", lambda found: Verdict(None, "fine"))
+    settings = [f"frontend.{name}={value}" for name, value in tiny_settings("melvq").items()]
+    check.check_overfit(Console(file=io.StringIO()), folder, "melvq", "gpt", "cpu", settings)
+    plan = Plan.for_source(open_source(folder), Flags("melvq", "gpt", settings))
+    assert models[0].backbone.config == plan.config.backbone
+    assert plan.config.backbone.num_layers == GPT.defaults(plan.spec, FEW_CODES - 1)[0].num_layers
+
+
+@pytest.mark.parametrize(("rate", "times"), [(16_000, 1), (8000, 2)])
+def test_a_plan_is_built_once(tmp_path, monkeypatch, rate, times):
+    """Guards against a front-end that is built anew at each step from a command to its run; only another rate than the
+    one that was assumed asks for another."""
+    folder, built, original = folder_of_notes(tmp_path / "corpus", [20_000] * 4, rate), [], MuLaw.__init__
+    monkeypatch.setattr(MuLaw, "__init__", lambda self, config: built.append(config) or original(self, config))
+    flags = Flags("mulaw", "mlp")
+    draft = Plan.draft(flags)
+    plan = Plan.for_source(open_source(folder), flags, draft)
+    assert (plan is draft) == (times == 1) and len(built) == times
+    assert plan.spec.sample_rate == rate

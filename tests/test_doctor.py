@@ -11,13 +11,13 @@ import torch
 from folders import noise, write_wav
 from rich.console import Console
 
-from audiogen.commands.defaults import default_config
+from audiogen.commands.plan import Flags, Plan
 from audiogen.data import EncodedCache
 from audiogen.doctor import check_folder, check_overfit, check_setup, overfit, verdict
 from audiogen.doctor.check import cut, excerpts
 from audiogen.doctor.setup import PACKAGES, setup_warnings
 from audiogen.errors import ConfigError, DataError
-from audiogen.frontends import frontend_to_dict, load_frontend
+from audiogen.frontends import load_frontend
 from audiogen.models.backbones import BACKBONES
 from audiogen.runs.build import build_model
 
@@ -68,7 +68,7 @@ def crops():
 def parts(crops, frontend, backbone):
     """A new model, the crops and the training settings that the doctor would take."""
     frontend, x = crops[frontend]
-    config = default_config(frontend_to_dict(frontend), frontend.spec, backbone, SMALL[backbone])
+    config = Plan.over(frontend, Flags(None, backbone, SMALL[backbone])).config
     torch.manual_seed(0)
     return build_model(config, frontend.spec), x, config.training
 

@@ -14,7 +14,7 @@ PACKAGE = Path(audiogen.__file__).parent
 ALLOWED = {
     "__main__": {"cli"},
     "cli": {"commands", "data", "doctor", "errors", "evaluation", "frontends", "listen", "models", "runs", "utils"},
-    "doctor": {"commands", "data", "errors", "frontends", "models", "runs", "training", "utils"},
+    "doctor": {"commands", "data", "errors", "frontends", "models", "runs", "spec", "training", "utils"},
     "commands": {
         "audio",
         "config",
@@ -168,8 +168,23 @@ def test_audio_is_the_only_door_to_sound_files(graph):
         assert room(module) in AUDIO or not names & {"soundfile", "soxr", "wave", "audioread", "pydub"}, module
 
 
+def test_only_the_spec_knows_its_unit():
+    """Guards against `spec.unit == "bits"` in twelve places, where a third kind of spec would need as many edits."""
+    askers = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Compare)
+        and {"bits", "nats"}
+        & {getattr(side, "value", None) for side in [node.left, *node.comparators] if isinstance(side, ast.Constant)}
+        or isinstance(node, ast.Attribute)
+        and ast.unparse(node) in ("Unit.BITS", "Unit.NATS")
+    }
+    assert askers == {"spec.py"}
+
+
 def test_only_the_model_asks_which_spec_it_is():
-    """Buries `isinstance(spec, TokenSpec)` all over the house; rows and units answer for themselves."""
+    """Guards against `isinstance(spec, TokenSpec)` outside the model, whose two ends depend on it."""
     askers = {
         str(path.relative_to(PACKAGE))
         for path in PACKAGE.rglob("*.py")

@@ -47,8 +47,7 @@ def read_codes(path: str | Path, frontend: Frontend) -> Tensor:
         raise CacheError(
             f"{path}: can't be read as codes ({reason}); give an encoded cache, or a .npy file of codes (numpy.save)"
         ) from error
-    codes, wanted = frontend.spec.unit == "bits", frontend.spec
-    rows = wanted.num_rows if codes else wanted.num_features
+    codes, rows = frontend.spec.discrete, frontend.spec.num_channels
     if array.dtype.kind not in ("iu" if codes else "f") or not 1 <= array.ndim <= 3 or not array.size:
         kind = f"integers (B, {rows}, T)" if codes else f"floating-point frames (B, {rows}, T)"
         raise CacheError(f"{path}: holds {array.dtype} {array.shape}, but this front-end decodes {kind}")

@@ -6,11 +6,10 @@ from pathlib import Path
 from ..data import EncodedCache, is_cache
 from ..data.cache import holds_cache
 from ..errors import CacheError, ConfigError
-from ..frontends import frontend_to_dict
 from ..utils.devices import choose_device
 from ..utils.files import alone_in, check_is_no_file
-from .defaults import BACKBONE, default_config, frontend_settings, refuse_settings
-from .source import check_settings, fit_new, frontend_of, open_source, tell_left_out
+from .defaults import frontend_settings, refuse_settings
+from .plan import Flags, Plan, open_source, report_left_out
 
 
 def tokenize(
@@ -29,14 +28,15 @@ def tokenize(
     check_is_no_file(out)
     if is_cache(folder):
         raise ConfigError(f"{folder}: is encoded already; give a folder of sound files")
-    settings, rest = frontend_settings(overrides)
+    _, rest = frontend_settings(overrides)
     refuse_settings(rest, taken=("data.held_out",))
-    check_settings(frontend, settings, BACKBONE, rest, {})
+    flags = Flags(frontend, overrides=overrides)
+    draft = Plan.draft(flags)
     with alone_in(out):
         if holds_cache(out):
             raise CacheError(f"{out}: holds a cache already; choose another folder, or remove it")
-        source = open_source(Path(folder), strict=False)
-        front = frontend_of(source, frontend, settings).to(choose_device(device))
-        config = default_config(frontend_to_dict(front), front.spec, BACKBONE, rest)
-        fit_new(front, source, config)
-        return tell_left_out(EncodedCache.build(source, front, out), source)
+        source = open_source(folder)
+        plan = Plan.for_source(source, flags, draft)
+        plan.frontend.to(choose_device(device))
+        plan.fit(source)
+        return report_left_out(EncodedCache.build(source, plan.frontend, out), source)

@@ -1,8 +1,8 @@
 """From a folder of sound to a run folder: what `audiogen train` does, one stage after the other."""
 
-import dataclasses
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,10 +14,9 @@ from ..errors import ConfigError, RunError, TrainingError
 from ..evaluation.report import originals, report
 from ..evaluation.scores import baselines, held_out_score
 from ..evaluation.wording import in_words, report_rows
-from ..frontends import Frontend, frontend_to_dict, load_frontend
+from ..frontends import load_frontend
 from ..listen import write_page
 from ..runs.build import build_model
-from ..runs.config import RunConfig
 from ..runs.event_log import Metrics
 from ..runs.folder import (
     holds_run,
@@ -35,10 +34,10 @@ from ..training.checkpoint import list_checkpoints
 from ..training.trainer import Progress, Trainer
 from ..utils.devices import choose_device
 from ..utils.files import alone_in, atomic_write_json, check_is_no_file
-from .defaults import BACKBONE, default_config, frontend_settings, resolve_precision
+from .defaults import frontend_settings, resolve_precision
+from .plan import Flags, Plan, open_source
 from .resume import check_same_frontend, contents, other_files, resumed_config, same_source
 from .samples import write_generated, write_round_trips
-from .source import check_settings, encoded, frontend_of, num_codes, open_source, split_for
 
 log = logging.getLogger("audiogen")
 
@@ -80,7 +79,7 @@ def train(
     asked = {"steps": steps, "minutes": minutes} if (steps, minutes) != (None, None) else {}
     if seed is not None:
         asked["seed"] = seed
-    settings, rest = frontend_settings(overrides)
+    flags = Flags(frontend, backbone, overrides, asked)
     _check_place(out, folder)
     with alone_in(out):
         require_own_folders(out)
@@ -88,16 +87,17 @@ def train(
             require_no_run(out)
         if holds_run(out):
             saved = read_config(out)
-            front = load_frontend(out).to(where)
-            check_same_frontend(out, front, frontend, settings)
-            config = resumed_config(saved, out, backbone, asked, rest)
+            plan = Plan(load_frontend(out).to(where), saved)
+            settings, rest = frontend_settings(overrides)
+            check_same_frontend(out, plan.frontend, frontend, settings)
+            plan = replace(plan, config=resumed_config(saved, out, backbone, asked, rest))
             source = open_source(folder, strict)
-            cache = same_source(source, front, out)
-            sides = split_for(cache.index, config, front)
+            cache = same_source(source, plan.frontend, out)
+            sides = plan.split(cache.index)
             if contents(sides) != contents(read_split(out)):
                 raise other_files(folder, out)
-            if config != saved:
-                atomic_write_json(out / "config.json", config.to_dict())
+            if plan.config != saved:
+                atomic_write_json(out / "config.json", plan.config.to_dict())
         else:
             if list_checkpoints(out / "checkpoints"):
                 raise RunError(
@@ -106,24 +106,21 @@ def train(
                 )
             if resume:
                 log.info("%s: holds no run yet, so that this one begins anew", out)
-            if not is_cache(folder):
-                check_settings(frontend, settings, backbone or BACKBONE, rest, asked)
+            draft = None if is_cache(folder) else Plan.draft(flags)
             source = open_source(folder, strict)
-            front = frontend_of(source, frontend, settings).to(where)
-            config = default_config(
-                frontend_to_dict(front), front.spec, backbone or BACKBONE, rest, asked, num_codes(source, front)
-            )
-            cache = encoded(source, front, config, out)
-            sides = split_for(cache.index, config, front)
+            plan = Plan.for_source(source, flags, draft)
+            plan.frontend.to(where)
+            cache = plan.encode(source, out)
+            sides = plan.split(cache.index)
             save_split(out, sides, cache.folder)
-            start_run(out, config, front)
+            start_run(out, plan.config, plan.frontend)
         log.info("%s", sides.summary)
         sound = []
         if isinstance(source, Index):
             named = {file.sha256: file for file in source.files}  # a cache may know them by the names that they had
-            parts = [dataclasses.replace(part, file=named[part.file.sha256]) for part in sides.held_out]
-            sound = originals(folder, parts, front.spec.sample_rate, NUM_SAMPLES)
-        return _train(out, config, front, cache, sides, sound, where, diagnostics)
+            parts = [replace(part, file=named[part.file.sha256]) for part in sides.held_out]
+            sound = originals(folder, parts, plan.spec.sample_rate, NUM_SAMPLES)
+        return _train(out, plan, cache, sides, sound, where, diagnostics)
 
 
 def _check_place(out: Path, folder: Path) -> None:
@@ -140,15 +137,14 @@ def _check_place(out: Path, folder: Path) -> None:
 
 def _train(
     out: Path,
-    config: RunConfig,
-    front: Frontend,
+    plan: Plan,
     cache: EncodedCache,
     sides: Split,
     sound: list[tuple[str, Tensor]],
     device: torch.device,
     diagnostics: bool,
 ) -> Run:
-    settings = config.training
+    config, front, settings = plan.config, plan.frontend, plan.config.training
     torch.manual_seed(settings.seed)
     model = build_model(config, front.spec).to(device)
     crops = Crops(cache, sides.train, settings.crop_frames, settings.batch_size, settings.seed)
@@ -175,7 +171,7 @@ def _train(
         # On the very sequences of the loss curve, so that the two can be compared; the final report takes all.
         counted = baselines(front.spec, crops.sequences, some)
         if counted:
-            metrics.write("baselines", **counted, unit="bits")
+            metrics.write("baselines", **counted, unit=front.spec.unit)
 
     def sample(progress: Progress) -> None:
         every = settings.sample_every

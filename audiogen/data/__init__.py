@@ -5,7 +5,7 @@ from .cache_index import CachedFile
 from .crops import Crops
 from .index import FileEntry, Index, Rejected, long_enough, main_sample_rate, scan
 from .labels import label_names, label_of
-from .pipeline import Encoded, encode_folder, fit_to, frontend_for
+from .pipeline import Encoded, default_rate, encode_folder, fit_to, frontend_for
 from .sequences import Sequences
 from .split import Part, Split, split, training_wavs
 
@@ -20,6 +20,7 @@ __all__ = [
     "Rejected",
     "Sequences",
     "Split",
+    "default_rate",
     "encode_folder",
     "fit_to",
     "frontend_for",

@@ -22,7 +22,7 @@ from ..errors import AudiogenError, AudioReadError, CacheError, printable
 from ..frontends import Frontend, load_frontend, save_frontend
 from ..spec import Spec
 from ..utils.files import LOCK_FILE, alone_in, atomic_path, clear_leftovers, sha256_file
-from .cache_index import DATA_FILE, INDEX_FILE, CachedFile, Record, check_data, damaged, read_record, stored_as
+from .cache_index import DATA_FILE, INDEX_FILE, CachedFile, Record, check_data, damaged, read_record
 from .index import FileEntry, Index, Rejected, long_enough, scan
 
 FRONTEND_FILES = ("config.json", "frontend.safetensors")
@@ -116,7 +116,7 @@ class EncodedCache:
             kept = Index(index.folder, [file.entry for file in files], sorted(rejected, key=lambda file: file.path))
             kept.require_files()
             (out / INDEX_FILE).unlink(missing_ok=True)
-            num_frames, dtype = sum(file.num_frames for file in files), stored_as(frontend.spec)
+            num_frames, dtype = sum(file.num_frames for file in files), frontend.spec.storage_dtype
             num_rows = temporary.stat().st_size // (num_frames * np.dtype(dtype).itemsize)
             record = Record(
                 frontend.fingerprint(),
@@ -218,7 +218,7 @@ def _hashes(index: Index) -> list[str]:
 @torch.no_grad()
 def _encode(frontend: Frontend, path: Path, entry: FileEntry, data: BinaryIO) -> CachedFile | Rejected:
     """Appends the frames of one file, (T, C), to `data`."""
-    dtype, num_samples, num_frames = stored_as(frontend.spec), 0, 0
+    dtype, num_samples, num_frames = frontend.spec.storage_dtype, 0, 0
     try:
         changed = sha256_file(path) != entry.sha256
     except OSError as error:

@@ -13,15 +13,13 @@ import numpy as np
 
 from ..config import from_dict
 from ..errors import CacheError, ConfigError
-from ..spec import Spec
+from ..spec import CODE_TYPES, FRAME_TYPE, Spec
 from ..utils.files import atomic_write_json, sha256_file
 from ..utils.json_files import LISTS, read_format
 from .index import FileEntry, Rejected
 
 FORMAT = 1
 INDEX_FILE, DATA_FILE = "index.json", "data.bin"
-#: How codes are stored, by how many codes each type can hold; frames are float32.
-CODE_TYPES, FRAME_TYPE = {2**8: "<u1", 2**16: "<u2", 2**32: "<u4"}, "<f4"
 REMEDY = "remove it and encode again"
 #: Frames of data.bin that are checked at a time.
 BLOCK = 2**20
@@ -80,13 +78,6 @@ class Record:
         atomic_write_json(folder / INDEX_FILE, {"format": FORMAT, **values, "checksum": _checksum(values)})
 
 
-def stored_as(spec: Spec) -> str:
-    """The smallest type that holds what a front-end makes."""
-    if spec.unit == "nats":
-        return FRAME_TYPE
-    return next(dtype for size, dtype in CODE_TYPES.items() if spec.codebook_size <= size)
-
-
 def read_record(folder: Path) -> Record:
     """Read index.json and check it, and data.bin against it.
 
@@ -127,8 +118,8 @@ def check_data(data: np.ndarray, spec: Spec) -> None:
     Raises:
         ValueError: of another type or number of rows, a code that there is not, or a frame that is not finite.
     """
-    codes, rows = spec.unit == "bits", spec.num_rows if spec.unit == "bits" else spec.num_features
-    if data.dtype.str.replace("|", "<") != stored_as(spec) or data.shape[1] != rows:
+    codes, rows = spec.discrete, spec.num_channels
+    if data.dtype.str.replace("|", "<") != spec.storage_dtype or data.shape[1] != rows:
         raise ValueError(f"{DATA_FILE} holds {data.shape[1]} rows of {data.dtype}, its front-end makes {rows}")
     if codes and spec.codebook_size > np.iinfo(data.dtype).max:
         return  # there is no other code

@@ -61,11 +61,15 @@ def encode_folder(folder: str | Path, out: str | Path, frontend: str = "melvq", 
     return Encoded(front, EncodedCache.open_or_build(long_enough(index, front.spec), front, Path(out) / "cache"), sides)
 
 
+def default_rate(index: Index, name: str) -> int:
+    """Return the rate (Hz) for the front-end of this name: the folder's own, up to its `highest_default_rate`."""
+    return min(main_sample_rate(index), FRONTENDS[name].highest_default_rate)
+
+
 def frontend_for(index: Index, name: str, settings: dict[str, Any]) -> Frontend:
-    """The front-end by name or folder; a rate that is open is the folder's own, up to its `highest_default_rate`."""
+    """Load the front-end by name or folder, at the `default_rate` if it has a rate to choose."""
     if name in FRONTENDS:
-        part = FRONTENDS[name]
-        settings = part.at_rate(settings, min(main_sample_rate(index), part.highest_default_rate))
+        settings = FRONTENDS[name].at_rate(settings, default_rate(index, name))
     return load_frontend(name, **settings)
 
 

@@ -40,23 +40,18 @@ def check_overfit(
     Args:
         folder: of sound files or a cache, or what `check_folder` returned.
     """
-    from ..commands.defaults import BACKBONE, default_config, frontend_settings
-    from ..commands.source import frontend_of, num_codes, open_source, split_for
+    from ..commands.plan import Flags, Plan, open_source
     from ..data import EncodedCache, long_enough
-    from ..frontends import frontend_to_dict
     from ..runs.build import build_model
     from ..utils.devices import choose_device
 
     where = choose_device(device)
-    source = open_source(Path(folder), strict=False) if isinstance(folder, str | Path) else folder
-    settings, rest = frontend_settings(overrides)
-    front = frontend_of(source, frontend, settings)
-    config = default_config(
-        frontend_to_dict(front), front.spec, backbone or BACKBONE, rest, num_codes=num_codes(source, front)
-    )
+    source = open_source(folder) if isinstance(folder, str | Path) else folder
+    plan = Plan.for_source(source, Flags(frontend, backbone, overrides))
+    front, config = plan.frontend, plan.config
     cached = isinstance(source, EncodedCache)
     index = source.index if cached else long_enough(source, front.spec)
-    parts = excerpts(split_for(index, config, front).train, SECONDS)
+    parts = excerpts(plan.split(index).train, SECONDS)
     found = near_silence(parts)
     if found is None:
         if not cached:
@@ -67,9 +62,8 @@ def check_overfit(
         crops = cut(sequences, min(CROP_FRAMES, config.training.crop_frames))
         with console.status("learning one batch by heart") if console.is_terminal else nullcontext():
             found = verdict(overfit(model, crops, config.training))
-    name = frontend_to_dict(front)["kind"]
     colour = "green" if found.fault is None else "red"
-    console.print(Text.assemble(f"overfit check, {backbone or BACKBONE} on {name}: ", (str(found), colour)))
+    console.print(Text.assemble(f"overfit check, {plan.backbone_kind} on {plan.frontend_kind}: ", (str(found), colour)))
     return found
 
 

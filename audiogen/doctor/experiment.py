@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ..errors import DataError
 from ..models.sequence_model import SequenceModel
 from ..runs.training_config import TrainingConfig
+from ..spec import Spec
 from ..training.diagnostics import observe
 from ..training.schedule import make_optimizer
 
@@ -48,8 +49,7 @@ class Overfit:
     """What the experiments showed. Losses are bits per code or nats per frame, a value before each step.
 
     Attributes:
-        unit: "bits" or "nats".
-        num_features: F of frames, 1 for codes: densities grow with it.
+        spec: of the codes or frames.
         reference: what a model that knows nothing has: log2 V, or the nats of a standard Gaussian on the batch.
         frequencies: what knowing how often each code occurs in the batch would give; for densities the reference.
         goal: the loss at which the batch counts as known by heart.
@@ -60,8 +60,7 @@ class Overfit:
         given, shuffled: of batch after batch, as given and with the order of the frames drawn by lot.
     """
 
-    unit: str
-    num_features: int
+    spec: Spec
     reference: float
     frequencies: float
     goal: float
@@ -123,7 +122,7 @@ class Overfit:
     @property
     def tolerance(self) -> float:
         """How far above the reference is far: a quarter of a bit, or of a nat and feature."""
-        return 0.25 * self.num_features
+        return 0.25 * self.spec.values_per_entry
 
 
 def overfit(model: SequenceModel, crops: Tensor, training: TrainingConfig, steps: int = STEPS) -> Overfit:
@@ -140,16 +139,11 @@ def overfit(model: SequenceModel, crops: Tensor, training: TrainingConfig, steps
         raise DataError("the crops are of one frame, in which there is no order to learn: give longer files")
     spec = model.spec
     crops = crops.to(model.bos.device)
-    rows = spec.num_codebooks if spec.unit == "bits" else 1
-    size = max(2, ENTRIES // (rows * crops.shape[2]))
+    size = max(2, ENTRIES // (spec.num_rows * crops.shape[2]))
     batch = crops[:size]
-    features = 1 if spec.unit == "bits" else spec.num_features
-    reference = _reference(model, batch)
-    frequencies = _entropy(batch, spec.codebook_size) if spec.unit == "bits" else reference
-    # Bits have a floor of 0; a density has none, so that deviations of e^-2 must do.
-    goal = BY_HEART * reference if spec.unit == "bits" else reference - 2 * features
+    reference, frequencies, goal = _yardsticks(spec, batch)
     rate = training.learning_rate
-    found = Overfit(spec.unit, features, reference, frequencies, goal, rate, [], [], {}, [], [])
+    found = Overfit(spec, reference, frequencies, goal, rate, [], [], {}, [], [])
     for loss in _by_heart(model, batch, training, rate, goal, steps, found.events):
         found.losses.append(loss)
         if found.starts_far or found.ran_away(found.losses):
@@ -201,7 +195,6 @@ def _learn(
     # Evaluation mode: dropout is there to hinder what is tried here.
     model = copy.deepcopy(model).eval()
     optimizer = make_optimizer(model, training)
-    to_unit = 1 / math.log(2) if model.spec.unit == "bits" else 1.0
     for step, x in enumerate(batches, 1):
         with observe(model) if events is not None and step in OBSERVED else nullcontext() as seen:
             loss = model.nll_per_entry(x).sum() / model.num_entries(x)
@@ -213,7 +206,7 @@ def _learn(
             optimizer.step()
         if seen is not None:
             events.append({"step": step, **seen.event()})
-        yield float(loss.detach()) * to_unit
+        yield model.spec.unit.of_nats(float(loss.detach()))
 
 
 def _by_heart(
@@ -242,10 +235,13 @@ def _batches(crops: Tensor, size: int) -> Iterator[Tensor]:
             yield crops[order[first : first + size]]
 
 
-def _reference(model: SequenceModel, batch: Tensor) -> float:
-    if model.spec.unit == "bits":
-        return math.log2(model.spec.codebook_size)
-    return float((0.5 * (batch.double().square() + math.log(2 * math.pi))).sum(dim=1).mean())
+def _yardsticks(spec: Spec, batch: Tensor) -> tuple[float, float, float]:
+    """The reference, frequencies and goal of `Overfit`."""
+    if spec.uniform_loss is not None:
+        return spec.uniform_loss, _entropy(batch, spec.codebook_size), BY_HEART * spec.uniform_loss
+    # Bits have a floor of 0; a density has none, so that deviations of e^-2 must do.
+    gaussian = float((0.5 * (batch.double().square() + math.log(2 * math.pi))).sum(dim=1).mean())
+    return gaussian, gaussian, gaussian - 2 * spec.num_features
 
 
 def _entropy(codes: Tensor, codebook_size: int) -> float:

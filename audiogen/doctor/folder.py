@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from ..commands.plan import Flags
     from ..data import EncodedCache, FileEntry, Index
 
 #: So many kept files are listed one by one without being asked for.
@@ -21,12 +22,15 @@ AUDIBLE_CLIPPING = 1e-3
 DUPLICATE = "has the same content as"
 
 
-def check_folder(console: Console, folder: str | Path, verbose: bool = False) -> "Index | EncodedCache":
+def check_folder(
+    console: Console, folder: str | Path, verbose: bool = False, flags: "Flags | None" = None
+) -> "Index | EncodedCache":
     """Prints a line for each file that is left out or remarkable, and the folder's totals.
 
     Args:
         folder: of sound files, or an encoded cache.
         verbose: a line for each kept file too, however many there are.
+        flags: what `train` would be given; None for its defaults.
 
     Returns:
         What was found, which `check_overfit` takes in the place of the folder.
@@ -34,23 +38,20 @@ def check_folder(console: Console, folder: str | Path, verbose: bool = False) ->
     Raises:
         DataError: no such folder, no sound in it, or too little to hold anything out.
     """
-    from ..commands.defaults import BACKBONE, default_config
-    from ..commands.source import frontend_of, split_for
+    from ..commands.plan import Flags, Plan
     from ..data import EncodedCache, is_cache, long_enough, scan
-    from ..frontends import frontend_to_dict
 
     source = EncodedCache.open(folder) if is_cache(folder) else scan(folder)
     index = source if not isinstance(source, EncodedCache) else source.index
     _list_files(console, index, verbose or len(index.files) <= FEW_FILES)
     index.require_files()
 
-    front = frontend_of(source, None, {})
-    config = default_config(frontend_to_dict(front), front.spec, BACKBONE)
-    usable = long_enough(index, front.spec)
+    plan = Plan.for_source(source, flags or Flags())
+    usable = long_enough(index, plan.spec)
     usable.require_files()
-    sides = split_for(usable, config, front)
+    sides = plan.split(usable)
     # Where the rate varies, in the mean: such a front-end comes with a cache.
-    crop_seconds = config.training.crop_frames / (front.spec.frame_rate or len(source.data) / index.seconds)
+    crop_seconds = plan.config.training.crop_frames / (plan.spec.frame_rate or len(source.data) / index.seconds)
 
     rows = _totals(index)
     if len(usable.files) < len(index.files):
@@ -59,7 +60,7 @@ def check_folder(console: Console, folder: str | Path, verbose: bool = False) ->
     rows += [
         ("to train on", sides.summary),
         ("default crop", _crops(usable.files, crop_seconds)),
-        ("default rate", _rates(usable.files, front.spec.sample_rate)),
+        ("default rate", _rates(usable.files, plan.spec.sample_rate)),
     ]
     console.print(str(folder), style="italic")
     # Lines, not a table: a terminal folds them without loss, and a pipe not at all.

@@ -21,16 +21,16 @@ class Verdict:
 
 def verdict(found: Overfit) -> Verdict:
     """What the evidence says, the most fundamental fault first."""
-    unit = "bits per code" if found.unit == "bits" else "nats per frame"
+    unit = found.spec.unit.per_entry
     rate, steps = found.learning_rate, len(found.losses) - 1
     first, last = _number(found.losses[0]), _number(found.losses[-1])
     inside = {finding.fault: finding.text for finding in reversed(findings(found.events))}
     if found.starts_far:
-        yardstick = "ln V" if found.unit == "bits" else "a standard Gaussian's"
+        yardstick = "ln V" if found.spec.discrete else "a standard Gaussian's"
         return Verdict(
             "initialisation",
             f"starting loss is far from {yardstick}: {first} against "
-            f"{_number(found.reference)} {found.unit}: the weights are initialised too "
+            f"{_number(found.reference)} {found.spec.unit}: the weights are initialised too "
             f"large{_saturated(found)}",
         )
     if "initialisation" in inside:
@@ -79,7 +79,7 @@ def verdict(found: Overfit) -> Verdict:
             f"the model learns one batch by heart ({told}), but fresh batches too slowly to tell "
             "whether the order of the sound helps it; try a higher learning rate",
         )
-    by_heart = found.unit == "nats" or found.losses[-1] <= 2 * found.goal
+    by_heart = not found.spec.discrete or found.losses[-1] <= 2 * found.goal
     more = "" if by_heart else f" (knowing only how often each code occurs gives {_number(found.frequencies)})"
     return Verdict(None, f"the model can learn this: {told} on one batch{more}")
 

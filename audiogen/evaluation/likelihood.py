@@ -44,9 +44,7 @@ def file_likelihoods(model: SequenceModel, sequences: Iterable[Tensor]) -> Itera
 
 def _batch_steps(model: SequenceModel) -> int:
     """Steps of one batch: fewer where a step has many codes to choose from."""
-    spec = model.spec
-    choices = spec.num_codebooks * spec.codebook_size if spec.unit == "bits" else 1
-    return max(1, min(BATCH_STEPS, BATCH_PROBABILITIES // choices))
+    return max(1, min(BATCH_STEPS, BATCH_PROBABILITIES // model.spec.num_choices))
 
 
 def _nats(model: SequenceModel, x: Tensor, steps: int) -> Tensor:

@@ -91,7 +91,7 @@ def report(
     return {
         "unit": score.unit,
         "loss": score.loss,
-        "bits_per_second": score.per_second if score.unit == "bits" else None,
+        "bits_per_second": score.bits_per_second,
         "bits_per_sample": score.per_sample,
         "baselines": counted
         and {name: {"loss": loss, "bits_per_second": loss * codes_per_second} for name, loss in counted.items()},

@@ -1,13 +1,12 @@
 """One yardstick: what a held-out loss means beside its front-end and beside counting."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from ..models.sequence_model import SequenceModel
-from ..spec import Spec
+from ..spec import Spec, Unit
 from .likelihood import FileLikelihood, file_likelihoods
 from .ngram import held_out_counts
 
@@ -30,6 +29,11 @@ class Score:
     files: int
     seconds: float
 
+    @property
+    def bits_per_second(self) -> float | None:
+        """Bits per second of audio; None for densities."""
+        return Unit(self.unit).bits(self.per_second)
+
 
 def score(spec: Spec, results: Sequence[FileLikelihood], seconds: float | None = None) -> Score:
     """Sums up files: every code counts alike, whatever the file it is in.
@@ -42,11 +46,10 @@ def score(spec: Spec, results: Sequence[FileLikelihood], seconds: float | None =
         if spec.frame_rate is None:
             raise ValueError("the rate of these codes varies: give the seconds of sound that they stand for")
         seconds = sum(r.frames for r in results) / spec.frame_rate
-    total = nats / math.log(2) if spec.unit == "bits" else nats
-    one_to_one = spec.unit == "bits" and spec.hop_length == spec.num_codebooks == 1
-    return Score(
-        total / entries, spec.unit, total / seconds, total / entries if one_to_one else None, len(results), seconds
-    )
+    total = spec.unit.of_nats(nats)
+    loss = total / entries
+    per_sample = loss if spec.one_code_per_sample else None
+    return Score(loss, spec.unit, total / seconds, per_sample, len(results), seconds)
 
 
 def held_out_score(model: SequenceModel, sequences: Iterable[Tensor], seconds: float | None = None) -> Score:
@@ -60,9 +63,6 @@ def baselines(spec: Spec, training: Iterable[Tensor], held_out: Iterable[Tensor]
     Args:
         training, held_out: re-iterable sequences of codes (K, T).
     """
-    if spec.unit != "bits":
+    if spec.uniform_loss is None:
         return None
-    return {
-        "uniform": math.log2(spec.codebook_size),
-        **held_out_counts(training, held_out, spec.num_codebooks, spec.codebook_size),
-    }
+    return {"uniform": spec.uniform_loss, **held_out_counts(training, held_out, spec.num_codebooks, spec.codebook_size)}

@@ -4,11 +4,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ..spec import Unit
+
 
 def report_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     """The report as lines of a table, in words."""
-    entry = "bits per code" if result["unit"] == "bits" else "nats per frame"
-    rows = [(entry, f"{result['loss']:.3f}")]
+    rows = [(Unit(result["unit"]).per_entry, f"{result['loss']:.3f}")]
     if result["bits_per_sample"] is not None:
         rows.append(("bits per sample", f"{result['bits_per_sample']:.3f}"))
     if result["bits_per_second"] is not None:
@@ -55,9 +56,10 @@ def verdict(
         turned: whether the held-out loss had stopped getting better before training ended.
     """
     when = "" if step is None else f" (step {step:,})"
-    if unit != "bits":
-        return f"{loss:.3f} nats per frame on held-out files{when}. Compare it with runs of the same front-end only."
-    said = f"On held-out files{when} the model is as unsure as someone guessing among {2**loss:,.1f} codes"
+    unit = Unit(unit)
+    if (perplexity := unit.perplexity(loss)) is None:
+        return f"{loss:.3f} {unit.per_entry} on held-out files{when}. Compare it with runs of the same front-end only."
+    said = f"On held-out files{when} the model is as unsure as someone guessing among {perplexity:,.1f} codes"
     if "uniform" in baselines:
         said += f", out of {2 ** baselines['uniform']:,.0f}"
     if "bigram" in baselines:

@@ -214,7 +214,7 @@ class Frontend(nn.Module):
 
     def check(self, x: Tensor) -> None:
         """Raises what `decode` raises of x."""
-        (self.check_codes if self.spec.unit == "bits" else self.check_frames)(x)
+        (self.check_codes if self.spec.discrete else self.check_frames)(x)
 
     def check_codes(self, codes: Tensor) -> None:
         """The first rows alone will do: each row refines those before it."""

@@ -143,11 +143,8 @@ def run_names(folders: Sequence[RunFolder]) -> list[str]:
 
 def summary(folder: RunFolder) -> str:
     """One sentence on what was trained, for how long, and how well."""
-    said = (
-        f"A {folder.kind('backbone')} model of {folder.kind('frontend')} codes"
-        if (read_figures(folder).unit == "bits per code")
-        else (f"A {folder.kind('backbone')} model of {folder.kind('frontend')} frames")
-    )
+    entry = read_figures(folder).unit.rpartition(" ")[2]  # code or frame
+    said = f"A {folder.kind('backbone')} model of {folder.kind('frontend')} {entry}s"
     trained = max(
         (e for e in folder.events if e.get("event") in ("train", "held_out")),
         key=lambda e: number(e.get("step")) or 0,

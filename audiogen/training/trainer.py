@@ -90,7 +90,7 @@ class Trainer:
             None if config.average is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.average))
         )
         self.per_entry = torch.compile(model.nll_per_entry) if config.compile else model.nll_per_entry
-        self.to_unit = 1 / math.log(2) if model.spec.unit == "bits" else 1.0
+        self.unit = model.spec.unit
         self.progress = Progress()
 
     def resume(self) -> None:
@@ -233,7 +233,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update_parameters(self.model)
-        return total * self.to_unit, float(norm), rate
+        return self.unit.of_nats(total), float(norm), rate
 
     def _finite(self, value: Tensor, what: str, files: set[str]) -> float:
         number = float(value.detach())
@@ -260,7 +260,7 @@ class Trainer:
             seconds=round(p.seconds, 3),
             loss=score.loss,
             best=best,
-            bits_per_second=score.per_second if score.unit == "bits" else None,
+            bits_per_second=score.bits_per_second,
             bits_per_sample=score.per_sample,
         )
 

@@ -12,7 +12,8 @@ import time
 
 import torch
 
-from audiogen.commands.defaults import default_config
+from audiogen.commands.plan import Flags, Plan
+from audiogen.frontends import load_frontend
 from audiogen.models.backbones import BACKBONES
 from audiogen.runs.build import build_model
 from audiogen.spec import TokenSpec
@@ -27,14 +28,11 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     print("| front-end | backbone | fp32 ms a step | bf16 ms a step | ratio | fp32 bits | bf16 bits | change |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for name, frontend, spec in (
-        ("mulaw", {"kind": "mulaw"}, TokenSpec(8000, 1, 1, 256)),
-        ("melvq", {"kind": "melvq"}, TokenSpec(8000, 128, 1, 512)),
-    ):
+    for name, settings in (("mulaw", {}), ("melvq", {"num_codebooks": 1, "codebook_size": 512})):
+        frontend = load_frontend(name, sample_rate=8000, **settings)
         for backbone in BACKBONES:
-            times, losses = race(
-                default_config(frontend, spec, backbone, [], {"steps": args.steps, "minutes": None}), spec, args.steps
-            )
+            plan = Plan.over(frontend, Flags(None, backbone, training={"steps": args.steps, "minutes": None}))
+            times, losses = race(plan.config, plan.spec, args.steps)
             fp32, bf16 = (statistics.median(t) * 1000 for t in times)
             print(
                 f"| {name} | {backbone} | {fp32:.0f} | {bf16:.0f} | {fp32 / bf16:.2f} | "

@@ -1,0 +1,199 @@
+"""From what a user typed to what a command works with: front-end, spec, config and blank model, built once."""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..config import find, from_dict, override, part_to_dict, to_dict
+from ..data import EncodedCache, Index, Split, default_rate, fit_to, is_cache, long_enough, scan, split
+from ..errors import ConfigError
+from ..frontends import FRONTENDS, Frontend, frontend_to_dict, load_frontend
+from ..models.backbones import BACKBONES
+from ..models.patterns import PATTERNS
+from ..models.sequence_model import SequenceModel
+from ..runs.build import blank_model
+from ..runs.config import RunConfig
+from ..runs.training_config import TrainingConfig
+from ..spec import Spec
+from .defaults import BACKBONE, FRONTEND, frontend_settings
+
+log = logging.getLogger("audiogen")
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What was typed.
+
+    Attributes:
+        frontend: name of a front-end, or a folder that holds one; None for the default.
+        backbone: name of a backbone; None for the default.
+        overrides: "a.b=1" assignments, which overrule everything else.
+        training: fields of TrainingConfig that have options of their own (steps, minutes, seed).
+    """
+
+    frontend: str | None = None
+    backbone: str | None = None
+    overrides: Sequence[str] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A front-end and the whole config of a run with it. The spec and a model without weights follow from the two."""
+
+    frontend: Frontend
+    config: RunConfig
+
+    @property
+    def spec(self) -> Spec:
+        return self.frontend.spec
+
+    @property
+    def frontend_kind(self) -> str:
+        """Name of the front-end in the registry."""
+        return part_to_dict(self.config.frontend, FRONTENDS)["kind"]
+
+    @property
+    def backbone_kind(self) -> str:
+        """Name of the backbone in the registry."""
+        return part_to_dict(self.config.backbone, BACKBONES)["kind"]
+
+    @cached_property
+    def model(self) -> SequenceModel:
+        """The model with weights of no value, for which no memory is touched.
+
+        Raises:
+            ConfigError: the parts do not fit each other.
+        """
+        return blank_model(self.config, self.spec)
+
+    @classmethod
+    def draft(cls, flags: Flags) -> "Plan":
+        """Plan before a folder is read, which may take minutes, and raise what is wrong with the settings.
+
+        The front-end takes the highest default rate and has no published weights yet: `for_source` completes both.
+        """
+        name, settings = _frontend(flags)
+        if name in FRONTENDS:
+            part = FRONTENDS[name]
+            frontend = part(from_dict(part.Config, part.at_rate(settings, part.highest_default_rate), "frontend"))
+        else:
+            frontend = load_frontend(name, **settings)
+        plan = cls.over(frontend, flags)
+        _ = plan.model
+        return plan
+
+    @classmethod
+    def for_source(cls, source: Index | EncodedCache, flags: Flags = Flags(), draft: "Plan | None" = None) -> "Plan":
+        """Plan for a folder's own sample rate and amount of sound, or for a cache and its front-end.
+
+        Args:
+            draft: of the same flags; its front-end is kept if it is the right one.
+
+        Raises:
+            ConfigError: a setting is wrong, or flags name a front-end though the source is a cache.
+        """
+        name, settings = _frontend(flags)
+        if isinstance(source, EncodedCache):
+            if flags.frontend is not None or settings:
+                raise ConfigError(
+                    f"{source.folder}: was encoded by a front-end of its own; leave out --frontend and "
+                    "--set frontend...., or give the folder of sound files"
+                )
+            frontend = source.frontend()
+        elif name not in FRONTENDS:
+            frontend = load_frontend(name, **settings) if draft is None else draft.frontend
+        else:
+            part = FRONTENDS[name]
+            config = from_dict(part.Config, part.at_rate(settings, default_rate(source, name)), "frontend")
+            frontend = draft.frontend if draft is not None and draft.frontend.config == config else part(config)
+            frontend.load_pretrained()
+        index = source.index if isinstance(source, EncodedCache) else source
+        # Where the rate varies, only encoding the source would tell.
+        num_codes = index.seconds * (frontend.spec.frame_rate or math.inf) * frontend.spec.num_rows
+        plan = cls.over(frontend.eval(), flags, num_codes)
+        return draft if draft == plan else plan
+
+    @classmethod
+    def over(cls, frontend: Frontend, flags: Flags = Flags(), num_codes: float = math.inf) -> "Plan":
+        """Plan a run with a front-end that is there; what `flags` say of the front-end is not looked at.
+
+        Each part chooses what was not typed: see `Backbone.defaults`.
+
+        Args:
+            num_codes: roughly how many there are to train on.
+
+        Raises:
+            ConfigError: an override names an unknown key or has the wrong type.
+        """
+        kind, spec = flags.backbone or BACKBONE, frontend.spec
+        part = find(kind, BACKBONES, "backbone.kind")
+        config, training = part.defaults(spec, num_codes)
+        values = {
+            "frontend": frontend_to_dict(frontend),
+            "backbone": {"kind": kind, **to_dict(config)},
+            "pattern": {"kind": "delay" if spec.num_rows > 1 else "parallel"},
+            "data": {},
+            "training": {**training, **flags.training},
+        }
+        _, overrides = frontend_settings(flags.overrides)
+        typed = override(values, overrides)
+        crop_frames = from_dict(TrainingConfig, typed["training"], "training").crop_frames
+        pattern = find(typed["pattern"]["kind"], PATTERNS, "pattern.kind")(spec.num_rows)
+        values["backbone"] |= to_dict(part.for_crops(config, pattern.num_steps(crop_frames)))
+        return cls(frontend, RunConfig.from_dict(override(values, overrides)))
+
+    def split(self, index: Index) -> Split:
+        """Split a folder by content. A single file is cut, with a gap as long as the model hears back at most."""
+        frames_per_second = self.spec.sample_rate / self.frontend.longest_frame
+        return split(index, self.config.data.held_out, self.model.receptive_frames / frames_per_second)
+
+    def fit(self, index: Index) -> None:
+        """Fit a learned front-end that is not fitted yet, on the training files alone."""
+        if not self.frontend.fitted:
+            log.info("fitting the front-end to the training files")
+            index = long_enough(index, self.spec)
+            fit_to(self.frontend, index, self.split(index))
+
+    def encode(self, source: Index | EncodedCache, out: Path) -> EncodedCache:
+        """Fit the front-end and encode a folder into `out`/cache, or take a cache that is there."""
+        if isinstance(source, EncodedCache):
+            return source
+        self.fit(source)
+        cache = EncodedCache.open_or_build(long_enough(source, self.spec), self.frontend, out / "cache")
+        return report_left_out(cache, source)
+
+
+def open_source(folder: str | Path, strict: bool = False) -> Index | EncodedCache:
+    """Open a cache, or scan a folder and log a line for each file that is left out.
+
+    Raises:
+        DataError: there is no sound in the folder.
+        AudioReadError: with `strict`, a file can't be read.
+    """
+    if is_cache(folder):
+        return EncodedCache.open(folder)
+    index = scan(folder, strict)
+    for file in index.rejected:
+        log.warning("left out: %s: %s", file.path, file.reason)
+    index.require_files()
+    return index
+
+
+def report_left_out(cache: EncodedCache, source: Index) -> EncodedCache:
+    """Return the cache, after a line for each file that only the front-end could not use."""
+    known = {file.path for file in source.rejected}
+    for file in cache.index.rejected:
+        if file.path not in known:
+            log.warning("left out: %s: %s", file.path, file.reason)
+    return cache
+
+
+def _frontend(flags: Flags) -> tuple[str, dict[str, Any]]:
+    """Name and settings of the front-end."""
+    settings, _ = frontend_settings(flags.overrides)
+    return flags.frontend or FRONTEND, settings
