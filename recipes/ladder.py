@@ -84,7 +84,7 @@ class Rung:
 
     @property
     def heard_back(self) -> float:
-        """Milliseconds of sound that a prediction depends on."""
+        """Milliseconds of sound that a prediction depends on, at most."""
         return 1000 * self.run.model.receptive_seconds
 
     def row(self) -> list[str | float | int | None]:

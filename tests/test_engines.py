@@ -11,6 +11,7 @@ from replay import GraphOnCPU, Recorder
 from tiny import BACKBONE_CASES, FRAMES, TOKENS, lively, random_input, tiny_backbone, tiny_model
 from torch import nn
 
+from audiogen import testing
 from audiogen.errors import ConfigError
 from audiogen.generation import generate as generate_module
 from audiogen.generation.engines import ENGINES, PRECISIONS, choose
@@ -22,8 +23,9 @@ from audiogen.generation.generate import generate, stream
 from audiogen.models.backbones import BACKBONES
 from audiogen.models.backbones.wavenet import WaveNet
 from audiogen.models.patterns import PATTERNS
-from audiogen.models.sampling import Sampling, draw, probabilities, uniforms
+from audiogen.models.sampling import Sampling, draw, uniforms
 from audiogen.models.sequence_model import SequenceModel
+from audiogen.testing import true_logits, verify_engine
 
 CASES = [
     pytest.param(name, *case.values, id=f"{name}-{case.id}")
@@ -57,35 +59,14 @@ def small_model(kind, changes, pattern="delay"):
     return tiny_model(TOKENS, kind, pattern, **changes).float()
 
 
-def true_logits(model, seq):
-    """Teacher-forced by the whole forward in float64: (B, K, S) -> (B, S, K, V)."""
-    model = copy.deepcopy(model).double()
-    first = model.bos.expand(seq.shape[0], 1, -1)
-    with torch.inference_mode():
-        h, _ = model.backbone(torch.cat([first, model.embed(seq[:, :, :-1])], dim=1))
-        return model.head.logits(h)
-
-
 def plain(monkeypatch):
     monkeypatch.setattr(generate_module, "choose", Eager)
 
 
 def assert_same_luck(model, got, expected, seeds, sampling=Sampling()):
-    """Codes (B, K, T) equal, or where they first differ the uniform number lies on the edge between two codes, within
-    what fp32 can tell: from there on they are two different runs."""
-    hole = model.hole
-    a, b = (model.pattern.apply(x, hole)[0] for x in (got, expected))
-    for item, seed in enumerate(seeds):
-        differ = (a[item] != b[item]).nonzero()  # (n, 2): row, step
-        if not len(differ):
-            continue
-        step = int(differ[:, 1].min())
-        logits = true_logits(model, a[item : item + 1, :, : step + 1])[0, -1]  # (K, V)
-        edges = probabilities(logits, sampling).cumsum(dim=-1)
-        numbers = uniforms([seed], step, step + 1, len(logits))[0, 0]
-        for row in differ[differ[:, 1] == step, 0].tolist():
-            gap = float((edges[row] - numbers[row]).abs().min())
-            assert gap < 1e-4, f"item {item}: the first divergence is at step {step}, row {row}, {gap:.2e} off an edge"
+    """The same of frames (B, K, T)."""
+    got, expected = (model.pattern.apply(x, model.hole)[0] for x in (got, expected))
+    testing.assert_same_luck(model, got, expected, seeds, sampling)
 
 
 def test_every_engine_runs_something():
@@ -101,14 +82,13 @@ def test_teacher_forced_logits_are_the_models(name, kind, changes, batch_size):
     model = small_model(kind, changes)
     codes = 1_000 if name == "graph" and batch_size == 1 else 10_000  # whose steps are torch's own, and slow on a CPU
     seq, _ = model.pattern.apply(random_input(TOKENS, batch_size, codes // (3 * batch_size) + 1), model.hole)
-    expected = true_logits(model, seq)  # the holes of the delay are observed as well
-    got = ENGINES[name](model, batch_size).logits(seq)
-    assert got.shape == expected.shape
-    assert float((got - expected).abs().max()) <= 1e-4
-    best = expected.topk(2, dim=-1).values
-    clear = best[..., 0] - best[..., 1] > 1e-3
-    assert clear.float().mean() > 0.99
-    assert torch.equal(got.argmax(-1)[clear], expected.argmax(-1)[clear])
+    testing.check_logits(ENGINES[name](model, batch_size), seq)  # the holes of the delay are observed as well
+
+
+@every_engine
+def test_every_engine_is_verified(name, kind, changes):
+    """Contract 7 as those call it who keep an engine elsewhere."""
+    verify_engine(ENGINES[name], small_model(kind, changes))
 
 
 @every_case

@@ -9,10 +9,12 @@ import pytest
 import torch
 from corpus import tiny_frontend, tiny_settings
 
+from audiogen import testing
 from audiogen.config import to_dict
 from audiogen.errors import ConfigError, DataError, NotFittedError, RunError
 from audiogen.frontends import FRONTENDS, frontend_from_dict, frontend_to_dict, load_frontend, save_frontend
-from audiogen.spec import FrameSpec, TokenSpec
+from audiogen.spec import FrameSpec
+from audiogen.testing import base_hop_length, made_up_sounds
 
 LEARNED = [kind for kind, part in FRONTENDS.items() if part.learned]
 RESIDUAL = [kind for kind, part in FRONTENDS.items() if "num_codebooks" in part.reconfigurable]
@@ -28,75 +30,24 @@ def frontend(kind):
     return tiny_frontend(kind)
 
 
-def sounds(num_samples, batch=1, seed=0):
-    """Tones with noise: (B, 1, N) float32 in [-1, 1]."""
-    generator = torch.Generator().manual_seed(seed)
-    pitch = 0.02 + 0.2 * torch.rand(batch, 1, 1, generator=generator)
-    noise = torch.randn(batch, 1, num_samples, generator=generator)
-    return 0.5 * torch.sin(pitch * torch.arange(num_samples)) + 0.05 * noise
-
-
 def training_files(rate, seed=0):
-    return [sounds(rate // 2, seed=seed + index)[0] for index in range(3)]
-
-
-def hop_of(frontend):
-    """Samples of a frame; of what is wrapped where the rate varies."""
-    return (frontend.base or frontend).spec.hop_length
+    return [made_up_sounds(rate // 2, seed=seed + index)[0] for index in range(3)]
 
 
 @pytest.mark.parametrize("hops, extra", [(0, 1), (1, -1), (1, 0), (1, 1), (7, 0), (7, 3), (40, -2)])
 def test_shapes_types_and_ranges(frontend, hops, extra):
-    """Buries a frame too few or too many, a wav of another length than promised, codes outside of [0, V)."""
-    spec, hop_length = frontend.spec, hop_of(frontend)
-    num_samples = max(1, hops * hop_length + extra)
-    num_frames = -(-num_samples // hop_length)
-    x = frontend.encode(sounds(num_samples, batch=2))
-    assert frontend.num_frames(num_samples) == num_frames
-    lengths = frontend.frame_lengths(x)
-    assert lengths.dtype == torch.int64 and int(lengths.max()) <= frontend.longest_frame
-    assert lengths.sum(dim=1).tolist() == [num_frames * hop_length] * 2
-    assert frontend.seconds(x) == pytest.approx(2 * num_frames * hop_length / spec.sample_rate)
-    if spec.hop_length is None:
-        assert x.shape[:2] == (2, spec.num_codebooks) and 1 <= x.shape[2] <= num_frames and x.dtype == torch.int64
-        assert 0 <= int(x.min()) and int(x.max()) <= spec.codebook_size
-        assert bool((x.amin(dim=0) < spec.codebook_size).all()), "no more holes than the longest item needs"
-    elif isinstance(spec, TokenSpec):
-        assert x.shape == (2, spec.num_codebooks, num_frames) and x.dtype == torch.int64
-        assert 0 <= int(x.min()) and int(x.max()) < spec.codebook_size
-    else:
-        assert isinstance(spec, FrameSpec)
-        assert x.shape == (2, spec.num_features, num_frames) and x.dtype == torch.float32
-    wav = frontend.decode(x)
-    assert wav.shape == (2, 1, num_frames * hop_length) and wav.dtype == torch.float32
-    assert bool(torch.isfinite(wav).all()) and float(wav.abs().max()) <= 1
-    assert not x.requires_grad and not wav.requires_grad
+    """Guards against a frame too few or too many, a wav of another length than promised, codes outside of [0, V)."""
+    testing.check_shapes(frontend, max(1, hops * base_hop_length(frontend) + extra))
 
 
 def test_an_item_does_not_depend_on_its_batch(frontend):
-    """Buries statistics, phases or noise shared out over the batch. In float64, where rounding flips no code."""
-    frontend = deepcopy(frontend).double()
-    wav = sounds(11 * hop_of(frontend) + 1, batch=3).double()
-    wav[1] *= 1e-3
-    together = frontend.encode(wav)
-    decoded = frontend.decode(together)
-    for item in range(3):
-        alone = frontend.encode(wav[item : item + 1])
-        own, rest = together[item, :, : alone.shape[2]], together[item, :, alone.shape[2] :]
-        torch.testing.assert_close(alone[0], own, rtol=0, atol=0 if alone.dtype == torch.int64 else 1e-9)
-        assert rest.numel() == 0 or frontend.spec.hop_length is None and rest.unique() == frontend.spec.codebook_size
-        torch.testing.assert_close(frontend.decode(together[item : item + 1])[0], decoded[item], rtol=0, atol=1e-7)
+    """Guards against statistics, phases or noise shared out over the batch."""
+    testing.check_batch(frontend)
 
 
 def test_encoding_and_decoding_repeat_themselves(frontend):
-    """Buries noise drawn from the program's own generator, and one that it moves."""
-    x = frontend.encode(sounds(5000))
-    before = torch.get_rng_state()
-    first = frontend.decode(x)
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.manual_seed(123)
-    assert torch.equal(frontend.decode(x), first)
-    assert torch.equal(frontend.encode(sounds(5000)), x)
+    """Guards against noise drawn from the program's own generator, and one that it moves."""
+    testing.check_repeatable(frontend)
 
 
 def test_silence_stays_quiet(frontend):
@@ -109,35 +60,10 @@ def test_silence_stays_quiet(frontend):
         assert float(wav.abs().max()) < 0.02
 
 
-def test_encode_refuses_what_is_no_wav(frontend):
-    """Buries a (1, N) wav read as a batch of channels, and numbers that only fail far downstream."""
-    good = sounds(500)
-    for bad in (
-        good[0],
-        good[0, 0],
-        good.expand(1, 2, 500),
-        good[..., :0],
-        good[:0],
-        good.double(),
-        good.half(),
-        (good * 100).to(torch.int16),
-        good.index_fill(2, torch.tensor([3]), float("nan")),
-    ):
-        with pytest.raises(ValueError, match="wav must"):
-            frontend.encode(bad)
-
-
-def test_decode_refuses_what_it_did_not_encode(frontend):
-    """Buries codes out of range that read another codeword, and rows taken for items."""
-    good = frontend.encode(sounds(500))
-    wrong = [good[0], good[:, :0], good[..., :0], torch.cat([good, good], dim=1)]
-    if good.dtype == torch.int64:
-        wrong += [good.int(), good.float(), good - frontend.spec.codebook_size, good + frontend.spec.codebook_size]
-    else:
-        wrong += [good.double(), good.long(), good * float("inf"), good[:, :-1]]
-    for bad in wrong:
-        with pytest.raises(ValueError, match="(codes|frames) must"):
-            frontend.decode(bad)
+def test_what_was_not_encoded_is_refused(frontend):
+    """Guards against a (1, N) wav read as a batch of channels, codes out of range that read another codeword, rows
+    taken for items, and numbers that only fail far downstream."""
+    testing.check_refusals(frontend)
 
 
 def test_nothing_works_before_there_are_weights(kind, tmp_path):
@@ -145,14 +71,14 @@ def test_nothing_works_before_there_are_weights(kind, tmp_path):
     frontend = FRONTENDS[kind](FRONTENDS[kind].Config(**tiny_settings(kind)))
     if frontend.fitted:
         with pytest.raises(TypeError, match="nothing to fit"):
-            frontend.fit([sounds(4000)[0]])
+            frontend.fit([made_up_sounds(4000)[0]])
         return
     if isinstance(frontend.spec, FrameSpec):
         x = torch.zeros(1, frontend.spec.num_features, 2)
     else:
         x = torch.zeros(1, frontend.spec.num_codebooks, 2, dtype=torch.int64)
     for call in (
-        lambda: frontend.encode(sounds(500)),
+        lambda: frontend.encode(made_up_sounds(500)),
         lambda: frontend.decode(x),
         lambda: save_frontend(frontend, tmp_path / "saved"),
     ):
@@ -199,7 +125,7 @@ def test_a_draft_of_what_is_trained_for_long_is_soon_fitted(kind):
     draft.fit(training_files(frontend.spec.sample_rate))
     assert draft.quick_variant() is draft
     assert draft.fitted and not frontend.fitted and draft.spec == frontend.spec
-    assert draft.encode(sounds(4000)).shape[2] <= frontend.num_frames(4000)
+    assert draft.encode(made_up_sounds(4000)).shape[2] <= frontend.num_frames(4000)
 
 
 @pytest.mark.parametrize("kind", LEARNED)
@@ -222,9 +148,9 @@ def test_fit_survives_silence_and_scraps(kind):
     """Buries a division by the variance, or loudness, of files of digital silence, and crops longer than all files."""
     settings = tiny_settings(kind)
     frontend = load_frontend(kind, **settings)
-    files = [torch.zeros(1, 4000), sounds(3000)[0] * 1e-4, sounds(70)[0]]
+    files = [torch.zeros(1, 4000), made_up_sounds(3000)[0] * 1e-4, made_up_sounds(70)[0]]
     frontend.fit(files)
-    assert bool(torch.isfinite(frontend.decode(frontend.encode(sounds(4000)))).all())
+    assert bool(torch.isfinite(frontend.decode(frontend.encode(made_up_sounds(4000)))).all())
 
 
 def test_saved_and_loaded_it_is_the_same(frontend, tmp_path):
@@ -235,9 +161,7 @@ def test_saved_and_loaded_it_is_the_same(frontend, tmp_path):
     assert type(loaded) is type(frontend) and loaded.config == frontend.config and loaded.spec == frontend.spec
     assert loaded.fitted and not loaded.training
     assert loaded.fingerprint() == frontend.fingerprint()
-    wav = sounds(3000, batch=2)
-    assert torch.equal(loaded.encode(wav), frontend.encode(wav))
-    assert torch.equal(loaded.decode(frontend.encode(wav)), frontend.decode(frontend.encode(wav)))
+    testing.check_saving(frontend)
     again = frontend_from_dict(frontend_to_dict(frontend), frontend.state_dict())
     assert again.fingerprint() == frontend.fingerprint()
     assert load_frontend(str(tmp_path / "saved")).fingerprint() == frontend.fingerprint()
@@ -357,7 +281,7 @@ def test_fewer_codebooks_can_be_asked_for(kind, tmp_path):
     coarse = load_frontend(tmp_path, num_codebooks=1)
     assert coarse.spec == dataclasses.replace(frontend.spec, num_codebooks=1)
     assert coarse.fingerprint() != frontend.fingerprint()
-    wav = sounds(3000)
+    wav = made_up_sounds(3000)
     codes = frontend.encode(wav)
     assert torch.equal(coarse.encode(wav), codes[:, :1])
     assert torch.equal(coarse.decode(codes[:, :1]), frontend.decode(codes[:, :1]))
@@ -386,7 +310,7 @@ def test_weights_are_not_used_with_settings_they_were_not_made_for(kind, tmp_pat
 def test_on_each_device(frontend, device):
     """Buries tensors made on the CPU in the middle of a GPU's work, from wav to wav."""
     moved = deepcopy(frontend).to(device)
-    wav = sounds(5000, batch=2)
+    wav = made_up_sounds(5000, batch_size=2)
     x = moved.encode(wav.to(device))
     assert x.device.type == device.type and moved.device.type == device.type
     expected = frontend.encode(wav)
@@ -405,7 +329,7 @@ def test_on_each_device(frontend, device):
     assert (
         decoded.shape[-1]
         == int(moved.frame_lengths(x).sum(dim=1).max())
-        == -(-5000 // hop_of(frontend)) * hop_of(frontend)
+        == -(-5000 // base_hop_length(frontend)) * base_hop_length(frontend)
     )
     assert moved.fingerprint() == frontend.fingerprint()
     if device.type == "cpu" or not frontend.learned:

@@ -1,5 +1,6 @@
 """The split by files, and the sound of its training side."""
 
+import math
 import shutil
 from dataclasses import replace
 
@@ -71,6 +72,16 @@ def test_one_long_file_is_cut_with_a_gap(tmp_path):
         assert first == 0 and held_end == num_frames
         assert held_first - end >= 0.025 * num_frames - 1e-6
         assert held_end - held_first >= 0.1 * num_frames - 1
+
+
+@pytest.mark.parametrize(("seconds", "gap"), [(100, 10), (30, 3), (1000, 10)])
+def test_a_model_that_hears_back_without_bound_gets_a_gap_all_the_same(tmp_path, seconds, gap):
+    """Guards against a recurrent model that can never be trained on a single long file, since it asks for an infinite
+    gap."""
+    sides = split(made_up(tmp_path, 1, seconds=seconds), 0.1, gap_seconds=math.inf)
+    (train,), (held_out,) = sides.train, sides.held_out
+    assert train.seconds == pytest.approx(0.9 * seconds - gap) and held_out.seconds == pytest.approx(0.1 * seconds)
+    assert f"gap of {gap} s, though this model hears back without bound" in sides.summary
 
 
 def test_too_little_says_what_would_do(tmp_path):

@@ -1,6 +1,5 @@
 """Streams of sound: whatever the chunks, the codes and the sound of the whole, in memory that does not grow."""
 
-import itertools
 import math
 from copy import deepcopy
 
@@ -8,12 +7,10 @@ import pytest
 import torch
 from corpus import tiny_frontend
 
-from audiogen.errors import ConfigError
+from audiogen import testing
 from audiogen.frontends import FRONTENDS
 from audiogen.frontends.streaming import reblocked
-from audiogen.models.layers import clone_state
-
-BLOCK = 8  # frames, so that a short sound has many blocks
+from audiogen.testing import BLOCK, cut, made_up_sounds
 
 
 @pytest.fixture(params=[*FRONTENDS, "mel with a vocoder", "melvq with a vocoder"])
@@ -25,83 +22,25 @@ def frontend(request, monkeypatch):
     return found
 
 
-def sounds(num_samples, batch=1, seed=0):
-    """Tones with noise: (B, 1, N) float32 in [-1, 1]."""
-    generator = torch.Generator().manual_seed(seed)
-    pitch = 0.02 + 0.2 * torch.rand(batch, 1, 1, generator=generator)
-    noise = torch.randn(batch, 1, num_samples, generator=generator)
-    return 0.5 * torch.sin(pitch * torch.arange(num_samples)) + 0.05 * noise
-
-
-def cut(x, lengths):
-    """x (B, C, n) in chunks of these lengths, and then of the last one."""
-    chunks, begin = [], 0
-    for length in itertools.chain(lengths, itertools.repeat(lengths[-1])):
-        if begin >= x.shape[-1]:
-            return chunks
-        chunks.append(x[..., begin : begin + length])
-        begin += length
-
-
-def chunkings(block, hop, whole):
-    """Lengths of chunks, around those of frames and blocks."""
-    return {
-        "whole": [whole],
-        "ones": [1],
-        "frames": [hop],
-        "blocks": [block],
-        "first alone": [1, whole],
-        "empty ones": [0, 0, 3, 0, block - 3, 0, 0, hop + 1],
-        "odd": [block + 1, hop - 1 or 1, 17],
-        "long": [3 * block + 1],
-    }
-
-
 @pytest.mark.parametrize("hops, extra", [(0, 1), (3, 1), (BLOCK, 0), (BLOCK, 1), (3 * BLOCK + 2, -1)])
 def test_a_stream_is_encoded_as_the_whole(frontend, hops, extra):
-    """Buries a state that is lost or used twice at a seam, blocks counted from a chunk's start, a last block that is
-    forgotten or taken twice, and an end that is padded at each seam. To the bit, in float32."""
-    hop = (frontend.base or frontend).spec.hop_length
-    wav = sounds(hops * hop + extra, batch=2)
-    whole = frontend.encode(wav)
-    for name, lengths in chunkings(BLOCK * hop, hop, wav.shape[2]).items():
-        pieces = list(frontend.encode_stream(iter(cut(wav, lengths))))
-        assert torch.equal(torch.cat(pieces, dim=2), whole), name
-        assert all(piece.shape[2] for piece in pieces)
+    """Guards against a state that is lost or used twice at a seam, blocks counted from a chunk's start, a last block
+    that is forgotten or taken twice, and an end that is padded at each seam. To the bit, in float32."""
+    testing.check_encode_stream(frontend, hops, extra)
 
 
 @pytest.mark.parametrize("num_frames", [1, 3, BLOCK, BLOCK + 1, 3 * BLOCK + 2])
 def test_a_stream_is_decoded_as_the_whole(frontend, num_frames):
-    """Buries the same on the way back. A front-end that can't says so at once, before anything is read."""
-    hop = (frontend.base or frontend).spec.hop_length
-    x = frontend.encode(sounds(num_frames * hop, batch=1 if frontend.base else 2))
-    if not frontend.streams:
-        with pytest.raises(ConfigError, match="all frames at once"):
-            frontend.decode_stream(iter([x]))
-        return
-    whole = frontend.decode(x)
-    for name, lengths in chunkings(BLOCK, 2, x.shape[2]).items():
-        pieces = list(frontend.decode_stream(iter(cut(x, lengths))))
-        assert torch.equal(torch.cat(pieces, dim=2), whole), name
+    """Guards against the same on the way back. A front-end that can't says so at once, before anything is read."""
+    testing.check_decode_stream(frontend, num_frames)
 
 
-def test_what_streams_are_there(frontend):
-    """Buries a front-end that falls out of the tests above because it says that it can't."""
-    kind = next(kind for kind in FRONTENDS if FRONTENDS[kind] is type(frontend))
-    expected = {
-        "mulaw": (True, 1 / 8),
-        "mel": (False, None),
-        "melvq": (False, None),
-        "encodec": (True, 1000 / 75),
-        "codec": (True, 16),
-        "bpe": (False, None),
-    }
-    if getattr(getattr(frontend, "mel", frontend), "vocoder", None) is not None:
-        expected[kind] = (True, 20)
-    if kind in expected:
-        streams, latency = expected[kind]
-        assert frontend.streams == streams
-        assert frontend.latency_ms == (pytest.approx(latency) if streams else float("inf"))
+def test_what_streams_are_there():
+    """Guards against a front-end that falls out of the tests above because it says that it can't. One that is not named
+    here is expected to stream."""
+    whole = {"mel", "melvq", "bpe"}  # without a vocoder, Griffin-Lim needs all frames
+    assert {kind for kind in FRONTENDS if not tiny_frontend(kind).streams} == whole
+    assert all(tiny_frontend(kind, vocoder=True).streams for kind in ("mel", "melvq"))
 
 
 def test_small_blocks_give_the_same_codes_at_once(frontend):
@@ -111,7 +50,7 @@ def test_small_blocks_give_the_same_codes_at_once(frontend):
         pytest.skip("encodes at the end alone")
     frontend = frontend.double()
     hop, hops = frontend.spec.hop_length, 20
-    wav = sounds(hops * hop, batch=2).double()
+    wav = made_up_sounds(hops * hop, batch_size=2).double()
     fed = 0
 
     def chunks():
@@ -141,77 +80,30 @@ def test_small_blocks_give_the_same_codes_at_once(frontend):
 
 
 def test_the_latency_is_the_one_stated(frontend):
-    """Measured, sample by sample, once the first block is through: buries a sum that forgets one side."""
-    if frontend.base is not None or not frontend.streams:
-        pytest.skip("does not stream both ways")
-    hop, fed, heard, worst = frontend.spec.hop_length, 0, 0, 0
-    wav = sounds((frontend.start_frames + 6) * hop)
-
-    def samples():
-        nonlocal fed
-        for sample in wav.split(1, dim=2):
-            fed += 1
-            yield sample
-
-    for piece in frontend.decode_stream(frontend.encode_stream(samples(), block_frames=1), block_frames=1):
-        if heard >= frontend.start_frames * hop and fed < wav.shape[2]:
-            worst = max(worst, fed - heard)
-        heard += piece.shape[2]
-    assert 1000 * worst / frontend.spec.sample_rate == pytest.approx(frontend.latency_ms)
+    """Measured, sample by sample, once the first block is through: guards against a sum that forgets one side."""
+    testing.check_latency(frontend)
 
 
-def leaves(state):
-    """The tensors of a state tree."""
-    if isinstance(state, torch.Tensor):
-        return [state]
-    values = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
-    return list(itertools.chain.from_iterable(map(leaves, values)))
+@pytest.mark.parametrize("kind, latency", [("mulaw", 1 / 8), ("pcm", 1 / 8), ("encodec", 1000 / 75), ("codec", 16)])
+def test_latencies_by_hand(kind, latency):
+    """Guards against a measure and a statement that are wrong in the same way."""
+    assert tiny_frontend(kind).latency_ms == pytest.approx(latency)
 
 
 def test_an_endless_stream_takes_no_more_memory(frontend):
-    """Buries a stream that is read to its end first, and a state that grows or that holds on to whole blocks."""
-    if frontend.base is not None:
-        pytest.skip("the base's codes wait for the end")
-    sizes, views, fed = [], [], 0
-    chunk = sounds(3 * frontend.spec.hop_length)
-
-    def endless():
-        nonlocal fed
-        while True:
-            fed += 1
-            yield chunk
-
-    def spied(block):
-        def run(x, state, last):
-            y, state = block(x, state, last)
-            sizes.append(sum(leaf.nbytes for leaf in leaves(state)))
-            views.extend(leaf for leaf in leaves(state) if leaf.untyped_storage().nbytes() > leaf.nbytes)
-            return y, clone_state(state)
-
-        return run
-
-    for way, inputs, ratio in (("encode", chunk, 3), ("decode", frontend.encode(chunk), 3)):
-        if way == "decode" and not frontend.streams:
-            continue
-        setattr(frontend, f"{way}_block", spied(getattr(frontend, f"{way}_block")))
-        chunk, fed = inputs, 0
-        sizes.clear()
-        for _ in itertools.islice(getattr(frontend, f"{way}_stream")(endless()), 12):
-            pass
-        assert (fed - 1) * ratio <= 12 * BLOCK + frontend.lookahead + ratio
-        assert len(set(sizes[2:])) == 1, sizes
-        assert sizes[-1] < 64 * BLOCK * frontend.spec.hop_length * 4 + 2**20
-        assert not views, "each of which keeps more than itself in memory"
+    """Guards against a stream that is read to its end first, and a state that grows or that holds on to whole
+    blocks."""
+    testing.check_stream_memory(frontend)
 
 
 def test_streams_refuse_what_the_whole_would(frontend):
     """Buries NaNs that pass because they came in a chunk, and a chunk of another batch that fails deep inside."""
-    good = sounds(50)
+    good = made_up_sounds(50)
     for bad, words in (
         (good.double(), "must be"),
         (good[0], "shape"),
         (good * float("nan"), "finite"),
-        (sounds(50, batch=2), "one shape"),
+        (made_up_sounds(50, batch_size=2), "one shape"),
     ):
         with pytest.raises(ValueError, match=words):
             list(frontend.encode_stream(iter([good, bad])))
@@ -225,8 +117,8 @@ def test_a_stream_of_a_variable_rate_holds_one_item():
     frontend = tiny_frontend("bpe")
     base = tiny_frontend("mulaw")
     bpe = FRONTENDS["bpe"].over(base, num_merges=2, longest=4)
-    bpe.learn([base.encode(sounds(4000))[0]])
-    codes = bpe.encode(sounds(500))
+    bpe.learn([base.encode(made_up_sounds(4000))[0]])
+    codes = bpe.encode(made_up_sounds(500))
     assert torch.equal(torch.cat(list(bpe.decode_stream(iter(cut(codes, [3])))), dim=2), bpe.decode(codes))
     with pytest.raises(ValueError, match="one item"):
         list(bpe.decode_stream(iter([codes.expand(2, -1, -1)])))

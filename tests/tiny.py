@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from audiogen.models.backbones import BACKBONES, Backbone
 from audiogen.models.patterns import PATTERNS
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.spec import FrameSpec, Spec, TokenSpec
+from audiogen.testing import lively
 
 #: A small value for each whole-number setting that a backbone may have, by its name.
 SMALL = {
@@ -65,40 +65,16 @@ def tiny_backbone(kind: str, **changes: Any) -> Backbone:
 def tiny_model(spec: Spec, kind: str, pattern: str, **changes: Any) -> SequenceModel:
     """A lively small model in float64 and in evaluation mode."""
     model = lively(SequenceModel(spec, tiny_backbone(kind, **changes), PATTERNS[pattern](spec.num_rows)))
-    if spec.unit == "nats":  # or frames fed back would grow without bound
+    if not spec.discrete:  # or frames fed back would grow without bound
         model.embed.linear.weight.data.mul_(0.3)
         model.head.linear.weight.data.mul_(0.3)
     return model.double().eval()
 
 
-def lively(module: nn.Module) -> nn.Module:
-    """Weights large enough that every input moves every output: at their start many models hardly listen."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(std=1.5 * parameter.shape[-1] ** -0.5)
-            else:
-                parameter.add_(torch.randn_like(parameter), alpha=0.3)
-    return module
-
-
 def random_input(spec: Spec, batch_size: int, num_frames: int, device: torch.device | str = "cpu") -> torch.Tensor:
     """Codes (B, K, T) int64, or frames (B, F, T) float64."""
-    if spec.unit == "bits":
+    if spec.discrete:
         x = torch.randint(spec.codebook_size, (batch_size, spec.num_codebooks, num_frames))
     else:
         x = torch.randn(batch_size, spec.num_features, num_frames, dtype=torch.float64)
     return x.to(device)
-
-
-def state_tensors(state: Any, name: str = "state") -> dict[str, torch.Tensor]:
-    """The leaves of a state by their path; anything but dicts, lists and tensors fails."""
-    if isinstance(state, torch.Tensor):
-        return {name: state}
-    if isinstance(state, dict):
-        items = state.items()
-    elif isinstance(state, list | tuple):
-        items = enumerate(state)
-    else:
-        pytest.fail(f"{name} is {state!r}: a state is a tree of tensors", pytrace=False)
-    return {path: tensor for key, value in items for path, tensor in state_tensors(value, f"{name}.{key}").items()}

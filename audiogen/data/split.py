@@ -14,6 +14,8 @@ from .index import FileEntry, Index
 
 #: What either side of a file that is cut must at least hold (seconds).
 SHORTEST_PIECE = 0.1
+#: The longest gap (seconds) in a file that is cut for a model that hears back without bound.
+UNBOUNDED_GAP = 10.0
 #: Minutes to train on below which a person is told that they are few.
 LITTLE = 3.0
 #: Long files are handed to `Frontend.fit` in pieces of so many seconds, so that an hour takes no more memory.
@@ -75,7 +77,8 @@ def split(index: Index, held_out: float = 0.1, gap_seconds: float = 0.0) -> Spli
 
     Args:
         held_out: fraction of the files, above 0 and below 1; at least one file is on either side.
-        gap_seconds: how far a model hears back: its receptive field.
+        gap_seconds: how far a model hears back: its receptive field. No gap is long enough for an infinite one, so it
+            gets one as long as what is held out, at most `UNBOUNDED_GAP`, and the note says so.
 
     Raises:
         DataError: no files, or one that is too short to be cut.
@@ -90,7 +93,10 @@ def split(index: Index, held_out: float = 0.1, gap_seconds: float = 0.0) -> Spli
 
 def _cut(index: Index, file: FileEntry, held_out: float, gap_seconds: float) -> Split:
     """0 ........ training ........ | gap | held out | 1"""
-    start = 1 - held_out
+    start, unbounded = 1 - held_out, ""
+    if math.isinf(gap_seconds):
+        gap_seconds = min(UNBOUNDED_GAP, held_out * file.duration)
+        unbounded = ", though this model hears back without bound"
     stop = start - gap_seconds / file.duration
     if min(stop, held_out) * file.duration < SHORTEST_PIECE:
         needed = max(SHORTEST_PIECE / held_out, (SHORTEST_PIECE + gap_seconds) / start)
@@ -100,7 +106,7 @@ def _cut(index: Index, file: FileEntry, held_out: float, gap_seconds: float) -> 
         )
     note = (
         f"one file only: its last {held_out:.0%} ({held_out * file.duration:.4g} s) is held out, after a gap of "
-        f"{gap_seconds:.4g} s"
+        f"{gap_seconds:.4g} s{unbounded}"
     )
     return Split([Part(file, 0.0, stop)], [Part(file, start, 1.0)], note)
 

@@ -12,16 +12,18 @@ from ..utils.files import atomic_write_json
 from ..utils.json_files import damaged, read_format
 from ..utils.tensors import read_tensors, write_tensors
 from .base import Frontend
-from .bpe.frontend import BPE
+from .bpe.frontend import BASES, BPE
 from .codec import Codec
 from .encodec.frontend import EnCodec
 from .mel.mel import Mel
 from .mel.melvq import MelVQ
 from .mulaw import MuLaw
+from .pcm import PCM
 
 __all__ = [
     "BPE",
     "FRONTENDS",
+    "PCM",
     "Codec",
     "EnCodec",
     "Frontend",
@@ -37,12 +39,16 @@ __all__ = [
 
 FRONTENDS: dict[str, type[Frontend]] = {
     "mulaw": MuLaw,
+    "pcm": PCM,
     "mel": Mel,
     "melvq": MelVQ,
     "encodec": EnCodec,
     "codec": Codec,
     "bpe": BPE,
 }
+
+# What BPE can wrap: all but those that never make one row of codes.
+BASES.update((kind, part) for kind, part in FRONTENDS.items() if part not in (BPE, EnCodec, Mel))
 
 FORMAT = 1  # of the folders written here
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "frontend.safetensors"

@@ -14,12 +14,9 @@ from ...config import find, part_from_dict, part_to_dict
 from ...errors import ConfigError, DataError
 from ...spec import TokenSpec
 from ..base import Frontend, check_setting, training_wavs
-from ..codec import Codec
-from ..mel.melvq import MelVQ
-from ..mulaw import MuLaw
 
-#: What can be wrapped: front-ends of codes that can do with one codebook.
-BASES: dict[str, type[Frontend]] = {"mulaw": MuLaw, "melvq": MelVQ, "codec": Codec}
+#: What can be wrapped: front-ends of codes that can do with one codebook. The registry fills it in.
+BASES: dict[str, type[Frontend]] = {}
 #: Frames that all codes together may stand for.
 MOST_CONTENT = 1 << 24
 
@@ -77,6 +74,7 @@ class BPE(Frontend):
         except ConfigError as error:
             raise _of_base(error) from error
         inner = self.base.spec
+        check_setting(inner.discrete, "base.kind", "a front-end of codes", config.base["kind"])
         check_setting(
             inner.num_codebooks == 1,
             "base.num_codebooks",

@@ -3,9 +3,10 @@
 from .base import Backbone
 from .bigram import Bigram
 from .gpt import GPT
+from .gru import GRU
 from .mlp import MLP
 from .wavenet import WaveNet
 
-BACKBONES: dict[str, type[Backbone]] = {"bigram": Bigram, "mlp": MLP, "wavenet": WaveNet, "gpt": GPT}
+BACKBONES: dict[str, type[Backbone]] = {"bigram": Bigram, "mlp": MLP, "wavenet": WaveNet, "gpt": GPT, "gru": GRU}
 
-__all__ = ["BACKBONES", "GPT", "MLP", "Backbone", "Bigram", "WaveNet"]
+__all__ = ["BACKBONES", "GPT", "GRU", "MLP", "Backbone", "Bigram", "WaveNet"]

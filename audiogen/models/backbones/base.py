@@ -19,7 +19,7 @@ class Backbone(nn.Module):
     """
 
     dim: int  # D
-    receptive_field: int  # steps that y[:, t] depends on, step t included
+    receptive_field: float  # steps that y[:, t] depends on, step t included; math.inf where there is no bound
     #: Training settings by `Spec.signal`, where the user names none. Samples need long crops, frames short ones; the
     #: loss of real-valued features falls slowly towards its end, so they take many steps of few crops.
     training: ClassVar[dict[str, dict[str, Any]]] = {
