@@ -54,9 +54,9 @@ def test_unasked_the_rate_of_the_folder_is_kept(tmp_path):
     8 kHz; and against a rate beyond 48 kHz taken from the folder."""
     for rate, expected in ((8000, 8000), (44100, 44100), (96000, 48000)):
         source = open_source(folder_of_notes(tmp_path / str(rate), [rate // 2] * 2, rate), strict=False)
-        assert frontend_of(source, None, {}).spec.sample_rate == expected
-        assert frontend_of(source, "melvq", {}).spec.sample_rate == min(rate, 16000)
-        assert frontend_of(source, None, {"sample_rate": 12000}).spec.sample_rate == 12000
+        assert Plan.for_source(source).spec.sample_rate == expected
+        assert Plan.for_source(source, Flags("melvq")).spec.sample_rate == min(rate, 16000)
+        assert Plan.for_source(source, Flags(overrides=["frontend.sample_rate=12000"])).spec.sample_rate == 12000
 
 
 def test_training_counts_the_folder_s_codes(tmp_path):

@@ -5,9 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from audiogen.data import EncodedCache
 from audiogen.frontends import load_frontend, save_frontend
+from audiogen.generation.generate import generate
 from audiogen.runs.run import load_run
 from audiogen.training.checkpoint import load_checkpoint
 from audiogen.utils.tensors import hash_tensors
@@ -24,6 +26,13 @@ def test_a_run():
     split = run.split()
     assert [[part.file.path for part in side] for side in (split.train, split.held_out)] == EXPECTED["split"]
     assert len(run.training_sequences()) == len(split.train)
+
+
+def test_a_run_over_frames():
+    """Guards against a head that gained weights, without which older runs are refused or make another sound."""
+    run = load_run(FOLDER / "mel-run")
+    frames = generate(run.model, 12, batch_size=2, seeds=[3, 4])
+    torch.testing.assert_close(frames.flatten().double().tolist(), EXPECTED["mel_frames"], rtol=1e-5, atol=1e-6)
 
 
 def test_a_cache():

@@ -21,6 +21,10 @@ class Head(nn.Module):
 
     num_uniforms: int
 
+    def absent_in_format_1(self) -> dict[str, Tensor]:
+        """Weights that older versions did not have, with the values under which this head equals theirs."""
+        return {}
+
     def attach(self, h: Tensor, previous: Tensor) -> Tensor:
         """Join the hidden (B, S, D) with the step before each (B, C, S), where `nll` and `sample` ask for it."""
         return h
@@ -100,6 +104,10 @@ class MixtureDensityHead(Head):
             log_scales.copy_(torch.linspace(*self.LOG_SCALES, M)[:, None])
         self.keep = nn.Parameter(torch.full((M, F_), self.KEEP))
         self.below = nn.Parameter(torch.diag(torch.full((F_ - 1,), -self.SHARE), -1))  # (F, F): L under its diagonal
+
+    def absent_in_format_1(self) -> dict[str, Tensor]:
+        """Return zeros: no part of the frame before, and bands that share nothing."""
+        return {"keep": torch.zeros_like(self.keep), "below": torch.zeros_like(self.below)}
 
     def attach(self, h: Tensor, previous: Tensor) -> Tensor:
         """(B, S, D), (B, F, S) -> (B, S, D + F); a hole counts as the mean frame, 0."""

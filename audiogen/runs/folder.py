@@ -170,7 +170,8 @@ def read_weights(folder: Path, config: RunConfig, spec: Spec) -> tuple[SequenceM
         model = blank_model(config, spec)
     except ConfigError as error:
         raise RunError(f"{folder / 'config.json'}: {error}") from error
-    tensors, about = read_tensors(path, RunError, REMEDY, model.state_dict())
+    absent = {f"head.{name}": value for name, value in model.head.absent_in_format_1().items()}
+    tensors, about = read_tensors(path, RunError, REMEDY, model.state_dict(), absent)
     now, step = config.to_dict(), about.get("step")
     try:
         # Runs of older versions say nothing of it. Settings that came later have their defaults on both sides.

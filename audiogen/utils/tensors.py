@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import safetensors.torch
@@ -49,6 +50,7 @@ def read_tensors(
     kind: type[AudiogenError],
     remedy: str,
     like: Mapping[str, Tensor] | None = None,
+    absent: Mapping[str, Tensor] = MappingProxyType({}),
     with_sum: bool = True,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read tensors to the CPU, and what `write_tensors` was told about them.
@@ -58,6 +60,7 @@ def read_tensors(
         kind: the error to raise.
         remedy: what the user can do about damage; ends its message.
         like: tensors of the names and shapes that are wanted; compared before any memory is taken.
+        absent: tensors that files of older versions lack, filled in where all of them are missing.
         with_sum: refuse a file without a checksum.
 
     Raises:
@@ -68,11 +71,10 @@ def read_tensors(
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             about = parse_json(metadata.get(ABOUT, "{}").encode())
+            there = {name: file.get_slice(name).get_shape() for name in file.keys()}
+            filled = {} if absent.keys() & there.keys() else absent
             if like is not None:
-                _compare(
-                    {name: list(x.shape) for name, x in like.items()},
-                    {name: file.get_slice(name).get_shape() for name in file.keys()},
-                )
+                _compare({name: list(x.shape) for name, x in like.items() if name not in filled}, there)
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         if not isinstance(about, dict):
             raise ValueError("what it says about itself is no object")
@@ -85,7 +87,7 @@ def read_tensors(
             raise ValueError("it holds NaN or infinity")
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise damaged(path, error, kind, remedy) from error
-    return tensors, about
+    return {**tensors, **filled}, about
 
 
 def _compare(wanted: Mapping[str, list[int]], there: Mapping[str, list[int]]) -> None:
