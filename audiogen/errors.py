@@ -51,6 +51,10 @@ class RunError(AudiogenError):
     """A run or front-end folder that is half-written, damaged, or of a newer format."""
 
 
+class GenerationError(AudiogenError):
+    """Generation that can't go on, because what the model predicts is not a number."""
+
+
 class TrainingError(AudiogenError):
     """Training that can't go on, such as a loss that is not a number."""
 

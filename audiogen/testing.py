@@ -22,6 +22,7 @@ from .errors import ConfigError
 from .frontends import Frontend, load_frontend, save_frontend
 from .generation.engines import Engine
 from .generation.engines.eager import Eager
+from .generation.request import Request
 from .models.backbones import Backbone
 from .models.layers import clone_state
 from .models.sampling import Sampling, probabilities, uniforms
@@ -494,8 +495,8 @@ def verify_engine(kind: type[Engine], model: SequenceModel, batch_size: int = 3,
     before = copy.deepcopy(model.state_dict())
     spec = model.spec
     x = torch.randint(spec.codebook_size, (batch_size, spec.num_channels, steps))
-    seq, _ = model.pattern.apply(x, model.hole)
-    check_logits(kind(model, batch_size), seq)
+    seq = model.pattern.apply(x, model.hole)
+    check_logits(kind(model, Request(batch_size=batch_size)), seq)
     for prompt in (0, 1, 5):
         for sampling in (Sampling(), Sampling(0.0), Sampling(0.7, top_k=3), Sampling(top_p=0.6), Sampling(min_p=0.3)):
             check_draws(kind, model, seq[:, :, :prompt], steps, sampling)
@@ -576,12 +577,12 @@ def _drawn(
     seq = prompt.new_full((*prompt.shape[:2], begin + steps), int(model.hole))
     seq[:, :, :begin] = prompt
     known = torch.zeros(seq.shape[1:], dtype=torch.bool)
-    engine = kind(model, len(prompt))
+    engine = kind(model, Request(batch_size=len(prompt), seeds=seeds, sampling=sampling))
     engine.prefill(prompt)
     for numbers in cut(torch.arange(begin, begin + steps)[None, None], blocks):
         first, end = int(numbers[0, 0, 0]), int(numbers[0, 0, -1]) + 1
         drawn = uniforms(seeds, first, end, model.head.num_uniforms)
-        engine.decode(seq[:, :, first:end], known[:, first:end], drawn, sampling)
+        engine.decode(seq[:, :, first:end], known[:, first:end], drawn)
     return seq
 
 

@@ -42,6 +42,7 @@ from audiogen.evaluation.scores import baselines, held_out_score
 from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text
 from audiogen.listen.html import code
 from audiogen.models.backbones import Bigram as BigramBackbone
+from audiogen.models.batch import Batch
 from audiogen.models.patterns import Parallel
 from audiogen.models.sampling import uniforms
 from audiogen.models.sequence_model import SequenceModel
@@ -197,8 +198,8 @@ def main() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
     crops = encoded.crops(num_frames=256, batch_size=32)
     for step in range(steps):
-        x, _ = crops.batch(step)  # (32, 1, 256)
-        nats, tokens = model.nll(x)
+        batch, _ = crops.batch(step)  # x: (32, 1, 256)
+        nats, tokens = model.nll(batch)
         optimizer.zero_grad()
         (nats / tokens).backward()
         for group in optimizer.param_groups:
@@ -206,7 +207,7 @@ def main() -> None:
         optimizer.step()
     library = held_out_score(model, held_out).loss
     with torch.inference_mode():
-        begin = sum(model.nll_per_entry(codes[None, :, :1]).item() for codes in held_out) / math.log(2)
+        begin = sum(model(Batch(codes[None, :, :1])).item() for codes in held_out) / math.log(2)
     print(
         f" library: {library:.3f} bits per held-out token after {steps} steps on crops, {begin / len(held_out):.2f} "
         f"for a file's first one (unigram {firsts / len(held_out):.2f})"

@@ -181,11 +181,11 @@ def main() -> None:
         MLP(MLP.Config(dim=DIM, context=CONTEXT, hidden_dim=WIDTH, num_layers=depth, batch_norm=True)),
         Parallel(1),
     )
-    x, _ = encoded.crops(num_frames=64, batch_size=16).batch(0)
+    batch, _ = encoded.crops(num_frames=64, batch_size=16).batch(0)
     with observe(library) as seen:
-        nats, tokens = library.nll(x)
+        nats, tokens = library.nll(batch)
         (nats / tokens).backward()
-    mine = look(stack_of(library), *examples(x, CONTEXT, V))
+    mine = look(stack_of(library), *examples(batch.x, CONTEXT, V))
     theirs = [layer for name, layer in seen.layers.items() if name.endswith(" tanh")]
     figures = [(nats.item() / tokens / math.log(2), mine.loss)]
     figures += [

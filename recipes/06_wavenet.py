@@ -41,6 +41,7 @@ from audiogen.course.lesson_parser import LessonParser
 from audiogen.data import encode_folder
 from audiogen.evaluation.scores import held_out_score
 from audiogen.generation.generate import generate
+from audiogen.generation.request import Request
 from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text
 from audiogen.listen.html import code, link
 from audiogen.models.backbones.wavenet import WaveNet
@@ -179,7 +180,8 @@ def main() -> None:
     prompt = torch.stack([held_out[i][:, :given] for i in prompted])  # (4, 1, P)
 
     def judged(model: SequenceModel, loss: float, spent: float) -> Trained:
-        codes = generate(model, round(seconds * rate), prompt, seeds=range(len(prompt))).cpu()
+        request = Request(prompt, seeds=range(len(prompt)))
+        codes = generate(model, round(seconds * rate), request).x.cpu()
         one = Trained(model, loss, spent, frontend.decode(codes)[:, 0])
         print(f"{one}: {loss:.3f} bits per held-out sample after {spent:.0f} s, {one.parameters:,} parameters")
         return one
@@ -196,8 +198,8 @@ def main() -> None:
         optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.01)
         began = time.perf_counter()
         for step in range(steps):
-            x, _ = crops.batch(step)  # (1, 1, 2048)
-            nats, entries = model.nll(x)
+            batch, _ = crops.batch(step)  # x: (1, 1, 2048)
+            nats, entries = model.nll(batch)
             optimizer.zero_grad()
             (nats / entries).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -33,6 +33,7 @@ from audiogen.course.transformer import Attention, BatchNorm, Namer, Transformer
 from audiogen.data import Crops, Encoded, Sequences, encode_folder, label_names, label_of
 from audiogen.evaluation.scores import baselines, held_out_score
 from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text
+from audiogen.models.batch import Batch
 from audiogen.models.layers import CausalAttention
 from audiogen.models.patterns import Parallel
 from audiogen.models.sequence_model import SequenceModel
@@ -257,13 +258,13 @@ def language_models(encoded: Encoded, args: argparse.Namespace) -> list[str]:
 
 
 def batch_norm(models: dict[str, SequenceModel], crops: Crops, pieces: list[Tensor]) -> str:
-    (x, _), (other, _), half, rows = crops.batch(0), crops.batch(1), CROP // 2, []
-    changed = torch.cat([x[:, :, :half], other[:, :, half:]], dim=2)  # the same beginnings, other ends
+    (batch, _), (other, _), half, rows = crops.batch(0), crops.batch(1), CROP // 2, []
+    changed = Batch(torch.cat([batch.x[:, :, :half], other.x[:, :, half:]], dim=2))  # the same beginnings, other ends
     for name, mode in product(("+ layer norm", "batch norm in its place"), ("training", "evaluation")):
         model = copy.deepcopy(models[name]).train(mode == "training")  # training moves the running statistics
         with torch.no_grad():
-            moved = (model.nll_per_entry(x) - model.nll_per_entry(changed))[:, :, :half].abs().mean()
-            nats, entries = zip(*(model.nll(piece[None]) for piece in pieces), strict=True)
+            moved = (model(batch) - model(changed))[:, :, :half].abs().mean()
+            nats, entries = zip(*(model.nll(Batch(piece[None])) for piece in pieces), strict=True)
         rows.append([name, mode, float(moved) / math.log(2), float(sum(nats)) / sum(entries) / math.log(2)])
         print(f"{name}, {mode}: other ends move the beginnings by {rows[-1][2]:.3f} bits a code")
     return section(

@@ -37,6 +37,7 @@ from audiogen.data import EncodedCache, Sequences
 from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text
 from audiogen.listen.html import link
 from audiogen.listen.spectrograms import mel_power
+from audiogen.models.batch import Batch
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.runs.event_log import read_metrics
 from audiogen.runs.folder import read_source
@@ -130,7 +131,7 @@ def attention_maps(model: SequenceModel, x: Tensor) -> Tensor:
         block.attention.register_forward_pre_hook(lambda part, given: maps.append(part.weights(given[0])))
         for block in model.backbone.blocks
     ]
-    model.nll_per_entry(x)
+    model(Batch(x))
     for hook in hooks:
         hook.remove()
     return torch.stack(maps, dim=1).cpu()
@@ -146,7 +147,7 @@ def bits_per_code(model: SequenceModel, x: Tensor, silent: tuple[int, int] | Non
         return found.flatten(2)
 
     hook = model.backbone.blocks[silent[0]].attention.out.register_forward_pre_hook(silence) if silent else None
-    nats, entries = model.nll(x)
+    nats, entries = model.nll(Batch(x))
     if hook:
         hook.remove()
     return float(nats) / entries / math.log(2)
@@ -157,7 +158,7 @@ def look_inside(run: Run, x: Tensor, wav: Tensor, ends: list[int], out: Path) ->
     model, seconds = run.model, wav.shape[1] / run.sample_rate
     maps = attention_maps(model, x)
     _, L, H, S, _ = maps.shape
-    step = seconds / x.shape[2] / (model.pattern.num_steps(2) - model.pattern.num_steps(1))  # seconds
+    step = seconds / x.shape[2] / model.pattern.stride  # seconds
     late = slice(S // 2, None)  # steps that have much to look back on
     back = 1000 * step * look_back(maps)[..., late].mean(dim=(0, 3))  # (L, H) ms
     spread = (2 ** entropy(maps)[..., late]).mean(dim=(0, 3))  # (L, H) steps

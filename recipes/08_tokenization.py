@@ -42,7 +42,8 @@ from audiogen.evaluation.report import originals, round_trip
 from audiogen.evaluation.scores import baselines, held_out_score
 from audiogen.frontends import BPE
 from audiogen.frontends.bpe.merges import apply_merges, learn_merges, rank_table
-from audiogen.generation.generate import generate_until
+from audiogen.generation.generate import generate
+from audiogen.generation.request import Request, Until
 from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text
 from audiogen.listen.html import code
 from audiogen.models.backbones import GPT
@@ -394,7 +395,8 @@ def samples(encoded: dict[str, Encoded], models: dict[str, Trained], args: argpa
     for name in ("frames", "frames, merged"):
         front, model = encoded[name].frontend, models[name][0]
         length = round(seconds * front.spec.sample_rate)
-        codes = generate_until(model, length, front.frame_lengths, front.num_frames(length), None, 2, seeds=[0, 1])
+        request = Request(seeds=[0, 1], until=Until(length, front.frame_lengths))
+        codes = generate(model, front.num_frames(length), request).x
         with torch.inference_mode():
             wavs = front.decode(codes)[:, :, :length]
         for seed, wav in enumerate(wavs):

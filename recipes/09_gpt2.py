@@ -34,6 +34,7 @@ from audiogen.listen import Line, clip_cards, grid, line_chart, picture, section
 from audiogen.listen.html import link
 from audiogen.listen.run_reader import read_folder
 from audiogen.listen.selection import choose
+from audiogen.models.batch import Batch
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.runs.build import build_model
 from audiogen.runs.event_log import read_metrics
@@ -273,13 +274,13 @@ def main() -> None:
 
 def accumulation_difference(model: SequenceModel, crops: Crops, device: torch.device) -> float:
     """How far the gradient of a batch is from the mean of its two halves', relative to its norm."""
-    x = crops.batch(0)[0].to(device)
+    batch = crops.batch(0)[0].to(device)
     model.eval()  # dropout would draw other units for each piece
     gradients = []
     for pieces in (1, 2):
         model.zero_grad()
-        for piece in x.chunk(pieces):
-            (model.nll_per_entry(piece).sum() / model.num_entries(x)).backward()
+        for piece in batch.x.chunk(pieces):
+            (model(Batch(piece)).sum() / model.num_entries(batch)).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     model.zero_grad()
     return float((gradients[0] - gradients[1]).norm() / gradients[0].norm())
@@ -298,13 +299,13 @@ def step_seconds(
     torch.manual_seed(0)
     model = build_model(config, spec).to(device)
     optimizer = make_optimizer(model, config.training)
-    loss_of = torch.compile(model.nll_per_entry) if compiled else model.nll_per_entry
-    x = crops.batch(0)[0].to(device)
-    entries, times = model.num_entries(x), []
+    loss_of = torch.compile(model) if compiled else model
+    batch = crops.batch(0)[0].to(device)
+    entries, times = model.num_entries(batch), []
     for _ in range(2 + repeats):
         began = now(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            loss = loss_of(x).sum() / entries
+            loss = loss_of(batch).sum() / entries
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -324,11 +325,11 @@ def resume_difference(config, spec, crops: Crops, folder: Path, device: torch.de
     def steps(model: SequenceModel, optimizer: torch.optim.Optimizer, start: int, stop: int) -> None:
         for step in range(start, stop):
             torch.manual_seed(step)  # dropout
-            x = crops.batch(step)[0].to(device)
+            batch = crops.batch(step)[0].to(device)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step / 8, config.training)
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                loss = model.nll_per_entry(x).sum() / model.num_entries(x)
+                loss = model(batch).sum() / model.num_entries(batch)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

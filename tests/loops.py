@@ -8,6 +8,7 @@ import torch
 
 from audiogen.evaluation.scores import Score, held_out_score
 from audiogen.models.backbones import BACKBONES
+from audiogen.models.batch import Batch
 from audiogen.models.patterns import PATTERNS
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.runs.event_log import read_metrics
@@ -24,10 +25,11 @@ class Walks:
         self.spec = TokenSpec(8000, 1, num_rows, size)
         self.batch_size, self.num_frames = batch_size, num_frames
 
-    def batch(self, step: int) -> tuple[torch.Tensor, list[list[str]]]:
+    def batch(self, step: int) -> tuple[Batch, list[list[str]]]:
         generator = torch.Generator().manual_seed(step)
         moves = torch.randint(1, 4, (self.batch_size, self.spec.num_codebooks, self.num_frames), generator=generator)
-        return moves.cumsum(dim=2) % self.spec.codebook_size, [[f"walk-{step}-{i}"] for i in range(self.batch_size)]
+        codes = moves.cumsum(dim=2) % self.spec.codebook_size
+        return Batch(codes), [[f"walk-{step}-{i}"] for i in range(self.batch_size)]
 
     def loader(self, start: int = 0, stop: int | None = None, num_workers: int = 0):
         while stop is None or start < stop:
@@ -35,7 +37,7 @@ class Walks:
             start += 1
 
     def held_out(self) -> list[torch.Tensor]:
-        return list(self.batch(1_000_000)[0])
+        return list(self.batch(1_000_000)[0].x)
 
     def model(self, kind: str = "bigram", pattern: str = "parallel", **settings: Any) -> SequenceModel:
         """A small model of these codes; its weights follow torch's seed."""

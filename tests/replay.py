@@ -64,12 +64,12 @@ class GraphOnCPU(GraphEngine):
     device = "cpu"
     captures = 0
 
-    def _captured(self, sampling):
+    def _captured(self):
         kept = [self._hidden, self._seq, self._at, *_leaves(self._state)]
         kept += [] if self._logits is None else [self._logits]
         before = [tensor.clone() for tensor in kept]
         with Recorder() as recorder:
-            self._run_step(sampling)
+            self._run_step()
         for tensor, value in zip(kept, before, strict=True):  # a capture runs nothing
             tensor.copy_(value)
         self.captures += 1

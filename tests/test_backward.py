@@ -14,6 +14,7 @@ from audiogen.course.gradient_check import by_autograd, by_differences, largest_
 from audiogen.course.manual_mlp import MLPByHand, windows
 from audiogen.course.reference_pairs import PIECES
 from audiogen.models.backbones import WaveNet
+from audiogen.models.batch import Batch
 from audiogen.models.patterns import Parallel
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.spec import TokenSpec
@@ -79,7 +80,7 @@ def test_a_whole_wavenet_by_hand_equals_the_library_s():
     p = {name: parameter.detach() for name, parameter in model.named_parameters()}
     codes = torch.randint(V, (2, 1, 9))
     codes[1, 0, 6:] = V  # the second item is shorter
-    nats, entries = model.nll(codes)
+    nats, entries = model.nll(Batch(codes))
     (nats / entries).backward()
 
     def taps(weight):  # (2 R, 2 R) of both taps side by side

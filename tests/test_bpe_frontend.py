@@ -27,7 +27,8 @@ from audiogen.evaluation.wording import report_rows
 from audiogen.frontends import BPE, FRONTENDS, frontend_to_dict, load_frontend, save_frontend
 from audiogen.frontends.base import hash_tensors
 from audiogen.frontends.bpe.frontend import BASES
-from audiogen.generation.generate import generate, generate_until
+from audiogen.generation.generate import generate
+from audiogen.generation.request import Request, Until
 from audiogen.listen.figures import figures_table
 from audiogen.listen.run_reader import read_folder
 from audiogen.models.sampling import Sampling
@@ -430,16 +431,17 @@ def test_an_item_ends_with_the_code_that_reaches_the_length(merged_samples, prom
     model = tiny_model(merged_samples.spec, "gpt", "parallel", window=32)
     prompt = None if prompt is None else torch.tensor(prompt)[None, None]
     seeds, total = [5, 6, 7, 8], 40
-    together = generate_until(model, total, Lengths(), 60, prompt, 4, seeds=seeds)
-    assert together.seeds == seeds
-    plain = generate(model, 60, prompt, 4, seeds=seeds)
+    until = Until(total, Lengths())
+    made = generate(model, 60, Request(prompt, seeds=seeds, until=until))
+    together, plain = made.x, generate(model, 60, Request(prompt, seeds=seeds)).x
     for item, seed in enumerate(seeds):
         ends = Lengths()(plain[item : item + 1])[0].cumsum(0)
         needed = int((ends < total).sum()) + 1
         codes = together[item, 0].tolist()
         assert codes[:needed] == plain[item, 0, :needed].tolist()
         assert set(codes[needed:]) <= {7}
-        alone = generate_until(model, total, Lengths(), 60, prompt, 1, seeds=[seed])
+        assert made.lengths[item] == needed
+        alone = generate(model, 60, Request(prompt, seeds=[seed], until=until)).x
         assert alone[0, 0].tolist() == codes[:needed]
     assert (together != 7).any(dim=(0, 1)).all(), "and it stops once the last one is there"
 

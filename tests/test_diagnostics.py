@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from audiogen.commands.train import train
 from audiogen.errors import TrainingError
 from audiogen.listen import write_page
+from audiogen.models.batch import Batch
 from audiogen.models.layers import CausalAttention
 from audiogen.runs.event_log import Metrics, read_metrics
 from audiogen.training import trainer as loop
@@ -143,14 +144,14 @@ def test_every_backbone_equals_what_autograd_keeps(kind, changes):
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | nn.Embedding | nn.LayerNorm | nn.BatchNorm1d)
     ]
-    (model.nll(x)[0] / model.num_entries(x)).backward()
+    (model.nll(Batch(x))[0] / model.num_entries(Batch(x))).backward()
     for handle in handles:
         handle.remove()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
     with observe(model) as seen:
         for part in x.chunk(2):
-            (model.nll(part)[0] / model.num_entries(x)).backward()
+            (model.nll(Batch(part))[0] / model.num_entries(Batch(x))).backward()
     assert set(kept) == {name for name in seen.layers if " " not in name}
     for name, y in kept.items():
         for found, expected in ((seen.layers[name].std, y.detach()), (seen.layers[name].grad_std, y.grad)):
@@ -172,7 +173,7 @@ def test_the_functions_of_each_backbone_are_seen_and_named():
     ):
         model = tiny_model(SPEC_CASES[0].values[0], kind, "parallel", **changes)
         with observe(model) as seen:
-            model.nll(random_input(model.spec, 2, 12))
+            model.nll(Batch(random_input(model.spec, 2, 12)))
         functions[kind, *changes] = [name.removeprefix("backbone.") for name in seen.layers if " " in name]
     assert list(functions.values()) == [
         [],

@@ -193,12 +193,12 @@ class Misaligned(torch.nn.Module):
         super().__init__()
         self.model, self.spec, self.bos = model, model.spec, model.bos
 
-    def num_entries(self, x):
-        return self.model.num_entries(x)
+    def num_entries(self, batch):
+        return self.model.num_entries(batch)
 
-    def nll_per_entry(self, x):
-        h, _ = self.model.backbone(self.model.embed(x))
-        return self.model.head.nll(h, shuffled(x, 3))
+    def forward(self, batch):
+        h, _ = self.model.backbone(self.model.embed(batch.x))
+        return self.model.head.nll(h, shuffled(batch.x, 3))
 
 
 def test_targets_shuffled_within_the_model(crops):

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 from contextlib import contextmanager
 
 import numpy as np
@@ -12,7 +13,7 @@ from tiny import BACKBONE_CASES, FRAMES, TOKENS, lively, random_input, tiny_back
 from torch import nn
 
 from audiogen import testing
-from audiogen.errors import ConfigError
+from audiogen.errors import ConfigError, GenerationError
 from audiogen.generation import generate as generate_module
 from audiogen.generation.engines import ENGINES, PRECISIONS, choose
 from audiogen.generation.engines.base import log_once
@@ -20,11 +21,13 @@ from audiogen.generation.engines.cpu.base import KernelEngine
 from audiogen.generation.engines.cuda_graph import GraphEngine
 from audiogen.generation.engines.eager import Eager
 from audiogen.generation.generate import generate, stream
+from audiogen.generation.request import Request
 from audiogen.models.backbones import BACKBONES
 from audiogen.models.backbones.wavenet import WaveNet
 from audiogen.models.patterns import PATTERNS
 from audiogen.models.sampling import Sampling, draw, uniforms
 from audiogen.models.sequence_model import SequenceModel
+from audiogen.spec import TokenSpec
 from audiogen.testing import true_logits, verify_engine
 
 CASES = [
@@ -65,7 +68,7 @@ def plain(monkeypatch):
 
 def assert_same_luck(model, got, expected, seeds, sampling=Sampling()):
     """The same of frames (B, K, T)."""
-    got, expected = (model.pattern.apply(x, model.hole)[0] for x in (got, expected))
+    got, expected = (model.pattern.apply(x, model.hole) for x in (got, expected))
     testing.assert_same_luck(model, got, expected, seeds, sampling)
 
 
@@ -81,8 +84,8 @@ def test_teacher_forced_logits_are_the_models(name, kind, changes, batch_size):
     batches that fill fours and leave a rest. Greedy codes are equal wherever the margin exceeds 1e-3."""
     model = small_model(kind, changes)
     codes = 1_000 if name == "graph" and batch_size == 1 else 10_000  # whose steps are torch's own, and slow on a CPU
-    seq, _ = model.pattern.apply(random_input(TOKENS, batch_size, codes // (3 * batch_size) + 1), model.hole)
-    testing.check_logits(ENGINES[name](model, batch_size), seq)  # the holes of the delay are observed as well
+    seq = model.pattern.apply(random_input(TOKENS, batch_size, codes // (3 * batch_size) + 1), model.hole)
+    testing.check_logits(ENGINES[name](model, Request(batch_size=batch_size)), seq)  # holes are observed as well
 
 
 @every_engine
@@ -100,10 +103,10 @@ def test_draws_are_those_of_the_plain_loop(monkeypatch, name, kind, changes, pat
     model = small_model(kind, changes, pattern)
     seeds = [3, 1, 4, 1, 5]
     prompt = random_input(TOKENS, 5, prompt_frames)
-    got = generate(model, 60, prompt=prompt, seeds=seeds)
+    got = generate(model, 60, Request(prompt=prompt, seeds=seeds)).x
     assert torch.equal(got[:, :, :prompt_frames], prompt)
     plain(monkeypatch)
-    assert_same_luck(model, got, generate(model, 60, prompt=prompt, seeds=seeds), seeds)
+    assert_same_luck(model, got, generate(model, 60, Request(prompt=prompt, seeds=seeds)).x, seeds)
 
 
 @every_engine
@@ -122,9 +125,9 @@ def test_draws_are_those_of_the_plain_loop(monkeypatch, name, kind, changes, pat
 def test_filters_are_those_of_the_plain_loop(monkeypatch, name, kind, changes, sampling):
     """Buries a filter that an engine leaves out, or applies in another order."""
     model = small_model(kind, changes)
-    got = generate(model, 100, batch_size=2, seeds=[8, 9], sampling=sampling)
+    got = generate(model, 100, Request(batch_size=2, seeds=[8, 9], sampling=sampling)).x
     plain(monkeypatch)
-    expected = generate(model, 100, batch_size=2, seeds=[8, 9], sampling=sampling)
+    expected = generate(model, 100, Request(batch_size=2, seeds=[8, 9], sampling=sampling)).x
     if sampling.temperature == 0:
         assert torch.equal(got, expected)
     else:
@@ -136,9 +139,9 @@ def test_an_item_is_what_it_would_be_alone(name, kind, changes):
     """Buries state shared between items (contract 6)."""
     model = small_model(kind, changes)
     prompt = random_input(TOKENS, 6, 4)
-    together = generate(model, 80, prompt=prompt, seeds=range(6))
+    together = generate(model, 80, Request(prompt=prompt, seeds=range(6))).x
     for item in range(6):
-        alone = generate(model, 80, prompt=prompt[item : item + 1], seeds=[item])
+        alone = generate(model, 80, Request(prompt=prompt[item : item + 1], seeds=[item])).x
         assert_same_luck(model, alone, together[item : item + 1], [item])
 
 
@@ -147,12 +150,12 @@ def test_rounded_weights_give_an_item_the_very_same_alone(name, precision):
     """Buries a seed that makes another sound where four items are generated at once: what is rounded differently there
     is enough, with int8, to draw another code within the first second."""
     model = small_model(name, {})
-    model.precision = precision
     seq, known = random_input(TOKENS, 6, 50), torch.ones(3, 50, dtype=torch.bool)
     numbers = torch.full((6, 50, 3), 0.5, dtype=torch.float64)
 
     def logits(hidden, state, items):
-        found, engine = torch.empty(len(items), 50, 3, TOKENS.codebook_size), ENGINES[name](model, len(items))
+        request = Request(batch_size=len(items), precision=precision)
+        found, engine = torch.empty(len(items), 50, 3, TOKENS.codebook_size), ENGINES[name](model, request)
         engine.set_state(
             hidden[items].clone(),
             [
@@ -160,7 +163,7 @@ def test_rounded_weights_give_an_item_the_very_same_alone(name, precision):
                 for layer in state
             ],
         )
-        engine.decode(seq[items].clone(), known, numbers[items], Sampling(), found)
+        engine.decode(seq[items].clone(), known, numbers[items], found)
         return found
 
     with torch.inference_mode():
@@ -174,12 +177,12 @@ def test_rounded_weights_give_an_item_the_very_same_alone(name, precision):
 def test_blocks_do_not_matter(monkeypatch, name, kind, changes):
     """Buries a step lost or seen twice where one block ends and the next begins; pieces come as promised."""
     model = small_model(kind, changes)
-    whole = generate(model, 50, batch_size=2, seeds=[1, 2])
-    pieces = list(stream(model, 50, batch_size=2, seeds=[1, 2]))
+    whole = generate(model, 50, Request(batch_size=2, seeds=[1, 2])).x
+    pieces = list(stream(model, 50, Request(batch_size=2, seeds=[1, 2])))
     assert len(pieces) > 5
     assert torch.equal(torch.cat(pieces, dim=2), whole)
-    monkeypatch.setattr(generate_module, "UNIFORMS_BLOCK", 7)
-    assert torch.equal(generate(model, 50, batch_size=2, seeds=[1, 2]), whole)
+    monkeypatch.setattr(generate_module, "WINDOW", 7)
+    assert torch.equal(generate(model, 50, Request(batch_size=2, seeds=[1, 2])).x, whole)
 
 
 @every_engine
@@ -187,26 +190,26 @@ def test_blocks_do_not_matter(monkeypatch, name, kind, changes):
 def test_weights_are_only_read(name, kind, changes, precision):
     """Buries an engine that works in the memory of the model: the hidden that a bigram starts from is its bos."""
     model = small_model(kind, changes)
-    model.precision, before = precision, copy.deepcopy(model.state_dict())
-    first = generate(model, 30, seeds=[1])
+    before, request = copy.deepcopy(model.state_dict()), Request(seeds=[1], precision=precision)
+    first = generate(model, 30, request).x
     assert all(map(torch.equal, model.state_dict().values(), before.values()))
-    assert torch.equal(generate(model, 30, seeds=[1]), first)
+    assert torch.equal(generate(model, 30, request).x, first)
 
 
 @every_engine
 def test_weights_are_never_stale(name, kind, changes):
     """Buries an engine that goes on with the weights of yesterday, after load_state_dict or a change in place."""
     model, other = small_model(kind, changes), small_model(kind, changes)
-    first = generate(model, 40, seeds=[1])
-    wanted = generate(other, 40, seeds=[1])
+    first = generate(model, 40, Request(seeds=[1])).x
+    wanted = generate(other, 40, Request(seeds=[1])).x
     assert not torch.equal(first, wanted)
     before = copy.deepcopy(model.state_dict())
     model.load_state_dict(other.state_dict())
-    assert torch.equal(generate(model, 40, seeds=[1]), wanted)
+    assert torch.equal(generate(model, 40, Request(seeds=[1])).x, wanted)
     with torch.no_grad():
         for parameter, value in zip(model.state_dict().values(), before.values(), strict=True):
             parameter.copy_(value)
-    assert torch.equal(generate(model, 40, seeds=[1]), first)
+    assert torch.equal(generate(model, 40, Request(seeds=[1])).x, first)
 
 
 @every_engine
@@ -216,14 +219,13 @@ def test_reduced_precision_costs_less_than_a_hundredth(name, kind, changes, prec
     itself drew, which a wrong weight would not find likely. The weights of the model stay as they are."""
     torch.manual_seed(1)
     model = small_model(kind, {**changes, "dim": 64})
-    codes = generate(model, 700, batch_size=5, seeds=range(5))
-    seq, _ = model.pattern.apply(codes, model.hole)
+    codes = generate(model, 700, Request(batch_size=5, seeds=range(5))).x
+    seq = model.pattern.apply(codes, model.hole)
     before = copy.deepcopy(model.state_dict())
 
-    model.precision = precision
     if (reason := ENGINES[name].unsupported_reason(model)) is not None:
         pytest.skip(reason)
-    logits = ENGINES[name](model, 5).logits(seq)
+    logits = ENGINES[name](model, Request(batch_size=5, precision=precision)).logits(seq)
     exact, total = true_logits(model, seq), {}
     for which, x in (("exact", exact), ("rounded", logits)):
         total[which] = float(
@@ -244,13 +246,13 @@ def test_a_prompt_seen_at_once_is_as_if_seen_step_by_step(name, kind, changes, p
     """Buries a prompt that is lost, one step off, or laid into the rings wrongly, where its length or its rounding
     (bf16 throughout, not the weights alone) takes another way; 50 steps go once round the ring."""
     model = small_model(kind, changes)
-    model.precision = precision
     seq, numbers = random_input(TOKENS, 3, 60), torch.full((3, 60, 3), 0.5, dtype=torch.float64)
-    known, engine = torch.ones(3, 60, dtype=torch.bool), ENGINES[name](model, 3)
+    known = torch.ones(3, 60, dtype=torch.bool)
+    engine = ENGINES[name](model, Request(batch_size=3, precision=precision))
     expected = engine.logits(seq)[:, steps:]
     got = torch.empty_like(expected).contiguous()
     engine.prefill(seq[:, :, :steps])
-    engine.decode(seq[:, :, steps:].clone(), known[:, steps:], numbers[:, steps:], Sampling(), got)
+    engine.decode(seq[:, :, steps:].clone(), known[:, steps:], numbers[:, steps:], got)
     error = (got - expected).abs().max() / expected.abs().max()
     assert float(error) < (1e-5 if precision == "fp32" else 0.03)
 
@@ -258,28 +260,25 @@ def test_a_prompt_seen_at_once_is_as_if_seen_step_by_step(name, kind, changes, p
 # ---- a graph
 
 
-def test_a_step_is_captured_once_and_serves_all_blocks(monkeypatch):
-    """Buries a capture for each block, or none at all, a graph that goes on with the filters of the last call, and one
-    that reads where the state has been before `set_state` began anew."""
+def test_a_step_is_captured_once_and_serves_all_blocks():
+    """Buries a capture for each block, or none at all, and a graph that reads where the state has been before
+    `set_state` began anew."""
     model = small_model("gpt", {})
-    engine, seq = GraphOnCPU(model, 2), torch.full((2, 3, 700), model.hole)
-    known = torch.zeros(3, 700, dtype=torch.bool)
+    request, seq = Request(batch_size=2), torch.full((2, 3, 700), model.hole)
+    engine, known = GraphOnCPU(model, request), torch.zeros(3, 700, dtype=torch.bool)
     numbers = uniforms([1, 2], 0, 700, 3)
     found = []
-    for sampling in (Sampling(), Sampling(), Sampling(top_k=1)):
+    for _ in range(2):
         engine.prefill(seq[:, :, :0])
         found.append(seq.clone())
-        engine.decode(found[-1][:, :, :300], known[:, :300], numbers[:, :300], sampling)
-        engine.decode(found[-1][:, :, 300:], known[:, 300:], numbers[:, 300:], sampling)
-    assert engine.captures == 2
+        engine.decode(found[-1][:, :, :300], known[:, :300], numbers[:, :300])
+        engine.decode(found[-1][:, :, 300:], known[:, 300:], numbers[:, 300:])
+    assert engine.captures == 1
     assert torch.equal(found[0], found[1])
-    plain(monkeypatch)
-    for codes, sampling in zip(found[1:], (Sampling(), Sampling(0.0)), strict=True):
-        wanted = seq.clone()
-        eager = Eager(model, 2)
-        eager.prefill(seq[:, :, :0])
-        eager.decode(wanted, known, numbers, sampling)
-        assert torch.equal(codes, wanted)
+    eager, wanted = Eager(model, request), seq.clone()
+    eager.prefill(seq[:, :, :0])
+    eager.decode(wanted, known, numbers)
+    assert torch.equal(found[0], wanted)
 
 
 @pytest.mark.parametrize("name", ["graph"])
@@ -288,9 +287,9 @@ def test_frames_go_through_a_graph_too(monkeypatch, name, kind):
     """Buries a step for codes alone: uniform numbers of a density, and holes that are no number."""
     model = tiny_model(FRAMES, kind, "parallel").float()
     prompt = random_input(FRAMES, 2, 3).float()
-    got = generate(model, 40, prompt=prompt, seeds=[1, 2])
+    got = generate(model, 40, Request(prompt=prompt, seeds=[1, 2])).x
     plain(monkeypatch)
-    torch.testing.assert_close(got, generate(model, 40, prompt=prompt, seeds=[1, 2]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(got, generate(model, 40, Request(prompt=prompt, seeds=[1, 2])).x, rtol=1e-4, atol=1e-4)
 
 
 def test_what_can_not_be_captured_runs_by_itself_and_says_so_once(monkeypatch, caplog):
@@ -308,7 +307,7 @@ def test_what_can_not_be_captured_runs_by_itself_and_says_so_once(monkeypatch, c
         yield
 
     model, streams = small_model("mlp", {}), []
-    wanted = generate(model, 50, seeds=[1])
+    wanted = generate(model, 50, Request(seeds=[1])).x
     for name, fake in {
         "CUDAGraph": object,
         "graph": graph,
@@ -323,8 +322,8 @@ def test_what_can_not_be_captured_runs_by_itself_and_says_so_once(monkeypatch, c
     log_once.cache_clear()
     with caplog.at_level(logging.INFO, logger="audiogen"):
         for _ in range(3):
-            assert torch.equal(generate(model, 50, seeds=[1]), wanted)
-        assert type(choose(model, 1)) is Eager
+            assert torch.equal(generate(model, 50, Request(seeds=[1])).x, wanted)
+        assert type(choose(model, Request())) is Eager
     assert streams == ["before"]
     assert [record.getMessage() for record in caplog.records] == [
         "the engine graph can't run this model (a CUDA graph can't be captured: operation not permitted when stream is "
@@ -354,11 +353,76 @@ def test_on_a_gpu_draws_are_those_of_the_plain_loop(monkeypatch, caplog, kind, c
     model = small_model(kind, changes).cuda()
     prompt = random_input(TOKENS, 3, 4, "cuda")
     with caplog.at_level(logging.INFO, logger="audiogen"):
-        got = generate(model, 300, prompt=prompt, seeds=[1, 2, 3])
+        got = generate(model, 300, Request(prompt=prompt, seeds=[1, 2, 3])).x
     assert not caplog.records  # it was captured
     plain(monkeypatch)
-    expected = generate(model, 300, prompt=prompt, seeds=[1, 2, 3])
+    expected = generate(model, 300, Request(prompt=prompt, seeds=[1, 2, 3])).x
     assert_same_luck(model.cpu(), got.cpu(), expected.cpu(), [1, 2, 3])
+
+
+# ---- no numbers
+
+NUMBERS = [
+    *(("eager", kind, "fp32") for kind in BACKBONES),
+    *((name, name, precision) for name in ("wavenet", "gpt") for precision in PRECISIONS),
+    *(("graph", kind, precision) for kind in BACKBONES for precision in ("fp32", "bf16")),
+]
+
+
+def use_engine(monkeypatch, name):
+    monkeypatch.setattr(generate_module, "choose", Eager if name == "eager" else ENGINES[name])
+
+
+@pytest.mark.parametrize("scale", [1e30, 3e38])
+@pytest.mark.parametrize("name, kind, precision", NUMBERS)
+def test_weights_that_have_run_away_are_reported(monkeypatch, name, kind, precision, scale):
+    """Buries silence, a constant, or a traceback about a division by zero, where the model gives NaN."""
+    model = small_model(kind, {})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.sign() * scale)
+    use_engine(monkeypatch, name)
+    with pytest.raises(GenerationError, match=r"^step \d+: .*not a number") as caught:
+        generate(model, 20, Request(seeds=[1, 2], precision=precision))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name, kind, precision", NUMBERS)
+def test_the_step_is_named(monkeypatch, name, kind, precision):
+    """Buries NaN that a kernel clamps or rounds to a number, and a step that is counted from the block: here one code's
+    embedding is infinite, so that the step after its first draw can't be drawn."""
+    spec = TokenSpec(8000, 80, 1, 7)
+    model = lively(SequenceModel(spec, tiny_backbone(kind), PATTERNS["parallel"](1))).eval()
+    use_engine(monkeypatch, name)
+    request = Request(torch.zeros(1, 1, 3, dtype=torch.int64), seeds=[1, 2, 3], precision=precision)
+    drawn = generate(model, 40, request).x[:, 0, 3:]
+    first = {code: 3 + int((drawn == code).any(dim=0).int().argmax()) for code in drawn.unique().tolist() if code}
+    code = max(first, key=first.get)  # not that of the prompt
+    with torch.no_grad():
+        model.embed.table.weight[code] = math.inf
+    pieces = stream(model, 40, request)
+    with pytest.raises(GenerationError, match=f"^step {first[code] + 1}: "):
+        for piece in pieces:
+            assert (piece < spec.codebook_size).all()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_frames_that_are_no_numbers_are_reported(value, temperature):
+    """Buries NaN frames, which the front-end would take for holes, and infinite ones, which the head would clamp."""
+    model = tiny_model(FRAMES, "gpt", "parallel")
+    M = model.head.NUM_COMPONENTS
+    with torch.no_grad():  # means of component 0, or deviations of all
+        model.head.linear.bias[M:].view(M, 2, -1)[:, 0 if temperature == 0 else 1] = value
+    with pytest.raises(GenerationError, match="^step 0: "):
+        generate(model, 3, Request(seeds=[1], sampling=Sampling(temperature)))
+
+
+def test_a_density_has_no_logits():
+    """Buries an AttributeError from an engine that is asked for the logits of frames."""
+    model = tiny_model(FRAMES, "bigram", "parallel")
+    with pytest.raises(TypeError, match="density"):
+        Eager(model, Request()).model.head.logits(torch.zeros(1, 8))
 
 
 # ---- which engine
@@ -367,7 +431,7 @@ def test_on_a_gpu_draws_are_those_of_the_plain_loop(monkeypatch, caplog, kind, c
 @every_engine
 def test_choose_takes_the_engine(name, kind, changes):
     """Buries an engine that is registered and never chosen."""
-    assert type(choose(small_model(kind, changes), 1)) is ENGINES[name]
+    assert type(choose(small_model(kind, changes), Request())) is ENGINES[name]
 
 
 @every_kernel
@@ -385,13 +449,13 @@ def test_what_no_engine_runs_goes_the_plain_way_and_says_so_once(caplog, name, k
     with caplog.at_level(logging.INFO, logger="audiogen"):
         reset()
         for _ in range(2):
-            generate(model, 4, seeds=[0])
+            generate(model, 4, Request(seeds=[0]))
         assert watched
         assert len(caplog.records) == 1 and "so the plain loop does" in caplog.text and "hooks" in caplog.text
         handle.remove()
 
         reset()
-        assert type(choose(small_model(kind, changes).double(), 1)) is Eager
+        assert type(choose(small_model(kind, changes).double(), Request())) is Eager
         assert "float32" in caplog.text
 
         reset()
@@ -402,7 +466,7 @@ def test_what_no_engine_runs_goes_the_plain_way_and_says_so_once(caplog, name, k
                 return -y, state
 
         model.backbone.__class__ = Edited
-        assert type(choose(model, 1)) is Eager
+        assert type(choose(model, Request())) is Eager
 
 
 @every_kernel
@@ -415,26 +479,23 @@ def test_compiling_is_told_of_where_it_happens(caplog, name, kind, changes):
         return None
 
     model = small_model(kind, changes)
-    engine = ENGINES[name](model, 1)
+    engine = ENGINES[name](model, Request())
     seq, said = random_input(TOKENS, 1, 2), f"compiling the engine for {type(model.backbone).__name__}"
     with caplog.at_level(logging.INFO, logger="audiogen"), torch.inference_mode():
         engine.set_state(*model.start(1))
         engine._run = nothing
         for _ in range(2):
-            engine.decode(
-                seq, torch.zeros(3, 2, dtype=torch.bool), torch.full((1, 2, 3), 0.5, dtype=torch.float64), Sampling()
-            )
+            engine.decode(seq, torch.zeros(3, 2, dtype=torch.bool), torch.full((1, 2, 3), 0.5, dtype=torch.float64))
     assert [said in record.message for record in caplog.records] == [True]
 
 
 def test_what_is_not_rounded_says_so(caplog):
     """Buries `--precision int8` of a model that no engine runs, which changes nothing and told nobody."""
     model = tiny_model(TOKENS, "bigram", "delay").float()
-    model.precision = "int8"
     log_once.cache_clear()
     with caplog.at_level(logging.INFO, logger="audiogen"):
         for _ in range(2):
-            generate(model, 4, seeds=[0])
+            generate(model, 4, Request(seeds=[0], precision="int8"))
     assert [record.getMessage() for record in caplog.records] == [
         "the plain loop runs this model, with its weights as they are: nothing is rounded to int8"
     ]
@@ -442,10 +503,8 @@ def test_what_is_not_rounded_says_so(caplog):
 
 def test_an_unknown_precision_is_refused():
     """Buries a precision that is spelt wrongly and silently passed over."""
-    model = tiny_model(TOKENS, "bigram", "delay")
-    model.precision = "int4"
     with pytest.raises(ConfigError, match="precision.*int4.*fp32, bf16, int8"):
-        generate(model, 1)
+        Request(precision="int4")
 
 
 # ---- the compiled parts
@@ -527,13 +586,11 @@ def test_the_gate_is_tanh_times_sigmoid():
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_wavenet_at_its_own_sizes(precision):
     """Buries an engine that is right for the small sizes of tests alone: two cycles of ten dilations, 256 codes."""
-    from audiogen.spec import TokenSpec
-
     spec = TokenSpec(16000, 1, 1, 256)
     model = lively(SequenceModel(spec, WaveNet(WaveNet.Config()), PATTERNS["parallel"](1))).eval()
     seq = torch.randint(256, (1, 1, 2300))
-    model.precision = precision
-    got, expected = ENGINES["wavenet"](model, 1).logits(seq), true_logits(model, seq)
+    got = ENGINES["wavenet"](model, Request(precision=precision)).logits(seq)
+    expected = true_logits(model, seq)
     error = float((got - expected).abs().max() / expected.abs().max())
     assert error <= {"fp32": 1e-5, "bf16": 0.02, "int8": 0.1}[precision]
 
@@ -542,4 +599,6 @@ def test_the_smallest_wavenet():
     """Buries shapes that only work from two layers or units up."""
     model = SequenceModel(TOKENS, tiny_backbone("wavenet", dim=1, residual_dim=1, num_layers=1), PATTERNS["delay"](3))
     seq = torch.randint(7, (2, 3, 50))
-    torch.testing.assert_close(ENGINES["wavenet"](model.eval(), 2).logits(seq), true_logits(model, seq).float())
+    torch.testing.assert_close(
+        ENGINES["wavenet"](model.eval(), Request(batch_size=2)).logits(seq), true_logits(model, seq).float()
+    )

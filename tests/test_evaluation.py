@@ -26,6 +26,7 @@ from audiogen.evaluation.scores import baselines, held_out_score, score
 from audiogen.evaluation.wording import report_rows, verdict
 from audiogen.frontends import load_frontend
 from audiogen.models.backbones import BACKBONES
+from audiogen.models.batch import Batch
 from audiogen.runs.event_log import read_metrics
 from audiogen.runs.run import load_run
 from audiogen.spec import FrameSpec, TokenSpec
@@ -50,7 +51,7 @@ def test_padded_batches_equal_one_file_at_a_time(device, spec, pattern, kind):
     sequences = sequences_of(spec, LENGTHS)
     found = list(file_likelihoods(model, sequences))
     for x, result in zip(sequences, found, strict=True):
-        total, entries = model.nll(x[None].to(device))
+        total, entries = model.nll(Batch(x[None].to(device)))
         assert result.nats == pytest.approx(float(total), abs=1e-9)
         assert (result.entries, result.frames) == (entries, x.shape[1])
     assert sum(result.entries for result in found) == sum(LENGTHS) * spec.num_rows
@@ -341,7 +342,7 @@ def test_the_loss_is_that_of_the_files(run, corpus):
     total = entries = 0
     with torch.no_grad():
         for path in held_out_files(run, corpus):
-            nats, count = run.model.nll(run.frontend.encode(read_audio(path, 8000)[None]))
+            nats, count = run.model.nll(Batch(run.frontend.encode(read_audio(path, 8000)[None])))
             total, entries = total + float(nats), entries + count
     assert evaluate_folder(run, corpus)["loss"] == pytest.approx(total / entries / math.log(2), rel=1e-6)
 

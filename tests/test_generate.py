@@ -1,19 +1,24 @@
 """The generate loop: seeds (contract 6), streaming, prompts, and staying sound long past the training crop."""
 
 import gc
+import itertools
 import logging
 import math
 
 import pytest
+import slow
 import torch
 from tiny import FRAMES, SPEC_CASES, TOKENS, random_input, tiny_backbone, tiny_model
 
 from audiogen.errors import ConfigError
 from audiogen.generation import generate as generate_module
+from audiogen.generation.engines.eager import Eager
 from audiogen.generation.generate import generate, stream
+from audiogen.generation.request import Request, Until
 from audiogen.models.backbones import BACKBONES
+from audiogen.models.batch import Batch
 from audiogen.models.patterns import PATTERNS
-from audiogen.models.sampling import Sampling
+from audiogen.models.sampling import Sampling, uniforms
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.spec import FrameSpec, TokenSpec
 
@@ -36,12 +41,14 @@ def test_an_items_draw_depends_on_its_own_seed_alone(device, spec, pattern, kind
     seeds = [7, 2**40 + 1, 7, 0]
     prompt = random_input(spec, 1, prompt_frames, device).expand(4, -1, -1).contiguous()
     prompt[3] = random_input(spec, 1, prompt_frames, device)[0]
-    together = generate(model, 8, prompt=prompt, seeds=seeds)
+    together = generate(model, 8, Request(prompt=prompt, seeds=seeds)).x
     for item, seed in enumerate(seeds):
-        assert_same(together[item : item + 1], generate(model, 8, prompt=prompt[item : item + 1], seeds=[seed]))
+        assert_same(
+            together[item : item + 1], generate(model, 8, Request(prompt=prompt[item : item + 1], seeds=[seed])).x
+        )
     assert_same(together[0], together[2])
     assert not torch.equal(together[0], together[1])
-    assert_same(generate(model, 8, prompt=prompt.flip(0), seeds=seeds[::-1]), together.flip(0))
+    assert_same(generate(model, 8, Request(prompt=prompt.flip(0), seeds=seeds[::-1])).x, together.flip(0))
 
 
 @every_spec
@@ -49,16 +56,16 @@ def test_stream_concatenates_to_generate(device, spec, pattern):
     """Buries frames handed out before all their rows are drawn, twice, or never."""
     model = tiny_model(spec, "gpt", pattern).to(device)
     prompt = random_input(spec, 2, 3, device)
-    pieces = list(stream(model, 6, prompt=prompt, seeds=[1, 2]))
+    pieces = list(stream(model, 6, Request(prompt=prompt, seeds=[1, 2])))
     assert [piece.shape[2] for piece in pieces] == [3, 1, 1, 1, 1, 1, 1]
-    assert torch.equal(torch.cat(pieces, dim=2), generate(model, 6, prompt=prompt, seeds=[1, 2]))
+    assert torch.equal(torch.cat(pieces, dim=2), generate(model, 6, Request(prompt=prompt, seeds=[1, 2])).x)
 
 
 def test_stream_hands_out_a_frame_as_soon_as_it_is_whole():
     """Buries a stream that first generates everything: it would never sound before its end."""
     model, steps = tiny_model(TOKENS, "wavenet", "delay"), []
     model.backbone.register_forward_hook(lambda *_: steps.append(1))
-    pieces = stream(model, 1000, seeds=[0])
+    pieces = stream(model, 1000, Request(seeds=[0]))
     assert next(pieces).shape[2] == 0
     next(pieces)
     assert len(steps) <= TOKENS.num_codebooks + 1
@@ -70,7 +77,7 @@ def test_stream_pieces_are_not_written_again():
     """Buries pieces that are views of a buffer the loop goes on writing."""
     model = tiny_model(TOKENS, "gpt", "delay")
     pieces, copies = [], []
-    for piece in stream(model, 10, seeds=[4]):
+    for piece in stream(model, 10, Request(seeds=[4])):
         pieces.append(piece)
         copies.append(piece.clone())
         piece.add_(0)  # whoever receives it may work on it in place
@@ -85,7 +92,7 @@ def test_the_prompt_is_kept_and_the_length_is_as_promised(device, spec, pattern,
     model = tiny_model(spec, "wavenet", pattern).to(device)
     prompt = random_input(spec, 2, prompt_frames, device)
     given = prompt.clone()
-    result = generate(model, num_frames, prompt=prompt, seeds=[1, 2])
+    result = generate(model, num_frames, Request(prompt=prompt, seeds=[1, 2])).x
     assert result.shape == (2, prompt.shape[1], prompt_frames + num_frames)
     assert result.dtype == prompt.dtype
     assert torch.equal(result[:, :, :prompt_frames], given)
@@ -98,24 +105,79 @@ def test_going_on_from_its_own_frames_gives_the_same(pattern):
     """Buries uniform numbers counted from the prompt's end: a run continued would repeat the luck of its beginning.
     (With a delay the last frames of the first part never saw the rows of the frames after them.)"""
     model = tiny_model(TOKENS, "gpt", pattern)
-    whole = generate(model, 12, batch_size=2, seeds=[3, 9])
-    assert torch.equal(generate(model, 7, prompt=whole[:, :, :5], seeds=[3, 9]), whole)
+    whole = generate(model, 12, Request(batch_size=2, seeds=[3, 9])).x
+    assert torch.equal(generate(model, 7, Request(prompt=whole[:, :, :5], seeds=[3, 9])).x, whole)
 
 
 @every_spec
-def test_the_block_of_uniform_numbers_does_not_matter(monkeypatch, spec, pattern):
-    """Buries a block that begins with the wrong step."""
+def test_the_size_of_the_window_does_not_matter(monkeypatch, spec, pattern):
+    """Buries a window that begins with the wrong step, or forgets rows of frames that are not whole yet."""
     model = tiny_model(spec, "mlp", pattern)
     prompt = random_input(spec, 1, 2)
-    expected = generate(model, 30, prompt=prompt, seeds=[8])
-    monkeypatch.setattr(generate_module, "UNIFORMS_BLOCK", 4)
-    assert torch.equal(generate(model, 30, prompt=prompt, seeds=[8]), expected)
+    expected = generate(model, 30, Request(prompt=prompt, seeds=[8])).x
+    monkeypatch.setattr(generate_module, "WINDOW", 4)
+    assert torch.equal(generate(model, 30, Request(prompt=prompt, seeds=[8])).x, expected)
+
+
+def drawn_from_the_whole_table(model, kind, prompt, num_frames, request):
+    """What `generate` returns, with all steps, uniform numbers and codes laid out at once: memory for the whole length,
+    and nothing that moves along."""
+    P, rows = prompt.shape[2], slow.layout(kind, model.spec.num_rows, prompt.shape[2] + num_frames)
+    frames = torch.tensor([[-1 if frame is None else frame for frame in row] for row in rows])  # (K, S)
+    known = frames < P
+    seq = torch.full((*prompt.shape[:2], frames.shape[1]), model.hole, dtype=prompt.dtype)
+    for row, step in ((frames >= 0) & known).nonzero().tolist():
+        channels = slice(row, row + 1) if len(rows) > 1 else slice(None)  # a frame of features is one row
+        seq[:, channels, step] = prompt[:, channels, frames[row, step]]
+    first = int((~known).any(dim=0).nonzero()[0])
+    numbers = uniforms(request.seeds, 0, seq.shape[2], model.head.num_uniforms)
+    engine = Eager(model, request)
+    engine.prefill(seq[:, :, :first])
+    engine.decode(seq[:, :, first:], known[:, first:], numbers[:, first:])
+    steps = torch.stack([(row[None] == torch.arange(P + num_frames)[:, None]).int().argmax(dim=1) for row in frames])
+    return seq.gather(2, steps.expand(*seq.shape[:2], -1))
+
+
+@every_spec
+@pytest.mark.parametrize("prompt_frames", [0, 1, 4])
+@pytest.mark.parametrize("window", [1, 5, 1024])
+def test_a_window_that_moves_along_draws_what_the_whole_table_does(monkeypatch, spec, pattern, prompt_frames, window):
+    """Buries other codes for the same seeds than before there were windows, when all was laid out at once."""
+    model = tiny_model(spec, "gpt", pattern)
+    prompt = random_input(spec, 2, prompt_frames)
+    request = Request(prompt, seeds=[3, 2**50 + 1])
+    monkeypatch.setattr(generate_module, "WINDOW", window)
+    expected = drawn_from_the_whole_table(model, pattern, prompt, 23, request)
+    assert torch.equal(generate(model, 23, request).x, expected)
+
+
+@every_spec
+def test_a_stream_takes_no_memory_for_its_length(spec, pattern):
+    """Buries a stream of hours that lays out everything first: this one would take petabytes."""
+    model = tiny_model(spec, "mlp", pattern)
+    pieces = list(itertools.islice(stream(model, 10**15, Request(seeds=[1])), 6))
+    assert torch.equal(torch.cat(pieces, dim=2), generate(model, 9, Request(seeds=[1])).x[:, :, :5])
+
+
+def test_a_stop_rule_bounds_what_is_generated():
+    """Buries items that are not ended, or are ended one frame off; and lengths that count holes."""
+    model = tiny_model(TOKENS, "gpt", "delay")
+    prompt = random_input(TOKENS, 2, 2)
+    until = Until(60, lambda x: torch.tensor([5, 6, 7, 8, 9, 10, 11, 0])[x[:, 0]])
+    made = generate(model, 40, Request(prompt, seeds=[1, 2], until=until))
+    free = generate(model, 40, Request(prompt, seeds=[1, 2])).x
+    for item, length in enumerate(made.lengths):
+        ends = until.frame_lengths(free[item : item + 1])[0].cumsum(0)
+        assert ends[length - 2] < 60 <= ends[length - 1]
+        assert torch.equal(made.x[item, :, :length], free[item, :, :length])
+        assert (made.x[item, :, length:] == model.hole).all()
+    assert made.x.shape[2] == max(made.lengths) < 42
 
 
 def test_one_prompt_serves_all_items():
     """Buries a prompt of one item that silently makes a batch of one."""
     model, prompt = tiny_model(TOKENS, "gpt", "delay"), random_input(TOKENS, 1, 4)
-    result = generate(model, 5, prompt=prompt, batch_size=3, seeds=[1, 2, 3])
+    result = generate(model, 5, Request(prompt=prompt, batch_size=3, seeds=[1, 2, 3])).x
     assert result.shape == (3, 3, 9)
     assert torch.equal(result[:, :, :4], prompt.expand(3, -1, -1))
 
@@ -124,29 +186,29 @@ def test_seeds_are_returned_logged_and_fresh(caplog):
     """Buries a draw that can't be repeated because nobody knows its seed."""
     model = tiny_model(TOKENS, "gpt", "parallel")
     with caplog.at_level(logging.INFO, logger="audiogen"):
-        first, second = generate(model, 6, batch_size=2), generate(model, 6, batch_size=2)
+        first, second = generate(model, 6, Request(batch_size=2)), generate(model, 6, Request(batch_size=2))
     assert len({*first.seeds, *second.seeds}) == 4
     assert all(str(seed) in caplog.text for seed in [*first.seeds, *second.seeds])
-    assert torch.equal(generate(model, 6, batch_size=2, seeds=first.seeds), first)
-    assert generate(model, 1, seeds=(5,)).seeds == [5]
+    assert torch.equal(generate(model, 6, Request(seeds=first.seeds)).x, first.x)
+    assert generate(model, 1, Request(seeds=[5])).seeds == (5,)
 
 
 def test_the_global_generator_is_left_alone():
     """Buries draws that depend on torch.manual_seed, and generation that disturbs the training it interrupts."""
     model = tiny_model(TOKENS, "gpt", "parallel")
     before = torch.get_rng_state()
-    generate(model, 4)
+    generate(model, 4, Request())
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_sampling_is_used():
     """Buries filters that never reach the head."""
     model = tiny_model(TOKENS, "gpt", "parallel")
-    free = generate(model, 20, seeds=[1])
-    assert not torch.equal(generate(model, 20, seeds=[1], sampling=Sampling(temperature=0.1)), free)
+    free = generate(model, 20, Request(seeds=[1])).x
+    assert not torch.equal(generate(model, 20, Request(seeds=[1], sampling=Sampling(temperature=0.1))).x, free)
     assert torch.equal(
-        generate(model, 20, seeds=[1], sampling=Sampling(top_k=1)),
-        generate(model, 20, seeds=[2], sampling=Sampling(temperature=0)),
+        generate(model, 20, Request(seeds=[1], sampling=Sampling(top_k=1))).x,
+        generate(model, 20, Request(seeds=[2], sampling=Sampling(temperature=0))).x,
     )
 
 
@@ -155,11 +217,11 @@ def test_the_mode_of_the_model_is_restored(training):
     """Buries a training run that goes on without dropout after its first samples, and samples drawn with dropout on:
     also when the stream is dropped half-way, or its model raises."""
     model = tiny_model(TOKENS, "gpt", "parallel", dropout=0.5).train(training)
-    first = generate(model, 6, seeds=[1])
+    first = generate(model, 6, Request(seeds=[1])).x
     assert model.training is training
-    assert torch.equal(generate(model, 6, seeds=[1]), first)  # no dropout while drawing
+    assert torch.equal(generate(model, 6, Request(seeds=[1])).x, first)  # no dropout while drawing
 
-    pieces = stream(model, 6, seeds=[1])
+    pieces = stream(model, 6, Request(seeds=[1]))
     next(pieces), next(pieces)
     pieces = None
     gc.collect()
@@ -170,7 +232,7 @@ def test_the_mode_of_the_model_is_restored(training):
 
     handle = model.backbone.register_forward_hook(fail)
     with pytest.raises(RuntimeError, match="planted"):
-        generate(model, 6, seeds=[1])
+        generate(model, 6, Request(seeds=[1]))
     handle.remove()
     assert model.training is training
 
@@ -179,7 +241,7 @@ def test_a_part_held_in_evaluation_mode_stays_so():
     """Buries a restored mode that wakes parts which their owner had frozen."""
     model = tiny_model(TOKENS, "gpt", "parallel").train()
     model.backbone.eval()
-    generate(model, 2)
+    generate(model, 2, Request())
     assert model.training
     assert not model.backbone.training
 
@@ -187,7 +249,7 @@ def test_a_part_held_in_evaluation_mode_stays_so():
 def test_gradients_are_never_recorded():
     """Buries a graph that grows with every step."""
     model = tiny_model(FRAMES, "mlp", "parallel")
-    result = generate(model, 3, seeds=[1])
+    result = generate(model, 3, Request(seeds=[1])).x
     assert not result.requires_grad
     assert not result.is_inference()  # so that it can be used in training all the same
 
@@ -196,7 +258,11 @@ def test_gradients_are_never_recorded():
     "arguments, message",
     [
         ({"num_frames": -1}, "num_frames.*-1"),
-        ({"seeds": [1, 2]}, "seeds.*1 in all.*2"),
+        ({"seeds": [1, 2], "batch_size": 3}, "seeds.*3 in all.*2"),
+        ({"prompt": torch.zeros(2, 3, 1, dtype=torch.long), "batch_size": 3}, "prompt: .*for all 3, got 2"),
+        ({"batch_size": 0}, "batch_size: must be from 1 to 65,536 items, got 0"),
+        ({"seeds": range(10**15)}, "batch_size: .*1,000,000,000,000,000"),
+        ({"num_frames": 10**15}, "num_frames: .*at most 268,435,456 are generated at once"),
         ({"seeds": [-1]}, "seeds?.*-1"),
         ({"seeds": [2**64]}, "seeds?.*18446744073709551616"),
         ({"prompt": torch.zeros(1, 2, 5, dtype=torch.long)}, r"prompt.*\(B, 3, P\).*\(1, 2, 5\)"),
@@ -209,7 +275,7 @@ def test_wrong_arguments_are_refused(arguments, message):
     """Buries tracebacks from deep inside, and codes beyond the codebook, which would embed as another row's."""
     model = tiny_model(TOKENS, "bigram", "parallel")
     with pytest.raises(ConfigError, match=message):
-        generate(model, **{"num_frames": 2, **arguments})
+        generate(model, arguments.pop("num_frames", 2), Request(**arguments))
 
 
 def test_a_prompt_of_broken_frames_is_refused():
@@ -217,7 +283,7 @@ def test_a_prompt_of_broken_frames_is_refused():
     model, prompt = tiny_model(FRAMES, "bigram", "parallel"), torch.zeros(1, 4, 5)
     prompt[0, 2, 3] = math.nan
     with pytest.raises(ConfigError, match="prompt.*finite"):
-        generate(model, 2, prompt=prompt)
+        generate(model, 2, Request(prompt=prompt))
 
 
 CROP = 24
@@ -236,7 +302,7 @@ def train(model, make_batch, steps=150, learning_rate=0.01):
     generator = torch.Generator().manual_seed(1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
     for _ in range(steps):
-        total, count = model.nll(make_batch(generator, 16, CROP))
+        total, count = model.nll(Batch(make_batch(generator, 16, CROP)))
         optimizer.zero_grad()
         (total / count).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -256,7 +322,7 @@ def test_codes_stay_healthy_ten_times_past_the_crop(kind):
     that falls into one code, steps that no longer follow the corpus."""
     spec = TokenSpec(8000, 80, num_codebooks=2, codebook_size=SIZE)
     model = train(SequenceModel(spec, tiny_backbone(kind, dim=32), PATTERNS["delay"](2)), melody)
-    codes = generate(model, 10 * CROP, batch_size=6, seeds=range(6))
+    codes = generate(model, 10 * CROP, Request(batch_size=6, seeds=range(6))).x
     for tenth in codes.split(CROP, dim=2):
         assert entropy(tenth[:, 0]) > 0.8 * math.log2(SIZE)
         assert entropy(tenth[:, 1]) > 0.8 * math.log2(SIZE)
@@ -277,7 +343,7 @@ def test_frames_keep_their_loudness_ten_times_past_the_crop(kind):
     """Buries frames that fade, blow up or turn NaN once they feed on themselves."""
     spec = FrameSpec(8000, 80, num_features=4)
     model = train(SequenceModel(spec, tiny_backbone(kind, dim=32), PATTERNS["parallel"](1)), swell)
-    frames = generate(model, 10 * CROP, batch_size=6, seeds=range(6))
+    frames = generate(model, 10 * CROP, Request(batch_size=6, seeds=range(6))).x
     assert frames.isfinite().all()
     for tenth in frames.split(CROP, dim=2):
         assert 0.5 < float(tenth.var(dim=(0, 2)).min()) <= float(tenth.var(dim=(0, 2)).max()) < 2
@@ -290,5 +356,5 @@ def test_frames_that_feed_on_themselves_stay_frames():
     model = SequenceModel(spec, tiny_backbone("bigram", dim=8), PATTERNS["parallel"](1))
     for end in (model.embed, model.head):
         torch.nn.init.normal_(end.linear.weight, generator=torch.Generator().manual_seed(0))
-    frames = generate(model, 200, batch_size=4, seeds=range(4))
+    frames = generate(model, 200, Request(batch_size=4, seeds=range(4))).x
     assert float(frames.abs().max()) == model.head.LIMIT

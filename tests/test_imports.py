@@ -36,7 +36,7 @@ ALLOWED = {
     "training": {"config", "errors", "evaluation", "models", "runs", "utils"},
     "evaluation": {"audio", "data", "errors", "frontends", "models", "runs", "spec"},
     "runs": {"config", "data", "errors", "frontends", "generation", "models", "spec", "utils"},
-    "data": {"audio", "config", "errors", "frontends", "spec", "utils"},
+    "data": {"audio", "config", "errors", "frontends", "models", "spec", "utils"},
     "generation": {"errors", "frontends", "models", "utils"},
     "frontends": {"audio", "config", "distributed", "errors", "models", "spec", "utils"},
     "models": {"errors", "spec"},

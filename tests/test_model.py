@@ -11,7 +11,9 @@ from tiny import FRAMES, SPEC_CASES, TOKENS, lively, random_input, tiny_backbone
 
 from audiogen.errors import ConfigError
 from audiogen.generation.generate import generate
+from audiogen.generation.request import Request
 from audiogen.models.backbones import BACKBONES
+from audiogen.models.batch import Batch
 from audiogen.models.patterns import PATTERNS
 from audiogen.models.sampling import Sampling
 from audiogen.models.sequence_model import SequenceModel
@@ -60,7 +62,7 @@ def test_greedy_generation_equals_the_naive_rerun(device, spec, pattern, kind, p
     model = tiny_model(spec, kind, pattern).to(device)
     prompt = random_input(spec, 2, prompt_frames, device)
     num_frames = 9
-    got = generate(model, num_frames, prompt=prompt, batch_size=2, sampling=Sampling(temperature=0))
+    got = generate(model, num_frames, Request(prompt=prompt, batch_size=2, sampling=Sampling(temperature=0))).x
 
     x = torch.cat([prompt, prompt.new_zeros(*prompt.shape[:2], num_frames)], dim=2)
     table = slow.layout(pattern, spec.num_rows, x.shape[2])
@@ -96,8 +98,8 @@ def test_nll_equals_a_slow_loop_over_steps(device, spec, pattern, kind):
                 expected[:, row, frame] = -torch.stack([odds[b, row, x[b, row, frame]] for b in range(2)])
             else:
                 expected[:, row, frame] = model.head.nll(h[:, None], x[:, :, frame : frame + 1])[:, 0, 0]
-    torch.testing.assert_close(model.nll_per_entry(x), expected, rtol=0, atol=1e-10)
-    total, count = model.nll(x)
+    torch.testing.assert_close(model(Batch(x)), expected, rtol=0, atol=1e-10)
+    total, count = model.nll(Batch(x))
     assert total.dtype == torch.float64
     assert count == 2 * spec.num_rows * 6
     torch.testing.assert_close(total, expected.sum())
@@ -111,7 +113,7 @@ def test_streamed_nll_equals_training_nll(device, spec, pattern, kind):
     arithmetic that has drifted from the first."""
     model = tiny_model(spec, kind, pattern).to(device)
     x = random_input(spec, 2, 23, device)
-    expected, _ = model.nll(x)
+    expected, _ = model.nll(Batch(x))
     seq = laid_out(model, pattern, x)
 
     h, state = model.start(2)
@@ -145,14 +147,14 @@ def test_padding_leaves_the_nll_of_an_item_as_it_is_alone(device, spec, pattern,
             for item in items
         ]
     )
-    together = model.nll_per_entry(padded)
+    together = model(Batch(padded))
     for row, item in zip(together, items, strict=True):
-        alone = model.nll_per_entry(item)[0]
+        alone = model(Batch(item))[0]
         torch.testing.assert_close(row[:, : item.shape[2]], alone, rtol=0, atol=1e-10)
         assert not row[:, item.shape[2] :].any()
-    total, count = model.nll(padded)
+    total, count = model.nll(Batch(padded))
     assert count == sum(lengths) * spec.num_rows
-    torch.testing.assert_close(total, sum(model.nll(item)[0] for item in items))
+    torch.testing.assert_close(total, sum(model.nll(Batch(item))[0] for item in items))
 
 
 @every_backbone
@@ -162,7 +164,7 @@ def test_a_fresh_model_loses_ln_v(device, kind, pattern):
     """Buries an initialisation that begins with opinions: the first hundred steps would be spent on losing them."""
     spec = TokenSpec(8000, 80, num_codebooks=2, codebook_size=64)
     model = SequenceModel(spec, tiny_backbone(kind, dim=64), PATTERNS[pattern](2)).to(device)
-    total, count = model.nll(random_input(spec, 8, 50, device))
+    total, count = model.nll(Batch(random_input(spec, 8, 50, device)))
     assert float(total) / count == pytest.approx(math.log(64), rel=0.01)
 
 
@@ -174,14 +176,14 @@ def test_half_precision_takes_the_same_way(device, spec, pattern, kind):
     model = tiny_model(spec, kind, pattern).float().to(device)
     x = random_input(spec, 2, 20, device)
     x = x.float() if x.is_floating_point() else x
-    expected, count = model.nll(x)
+    expected, count = model.nll(Batch(x))
     seq, state, streamed = laid_out(model, pattern, x), None, 0.0
     with torch.autocast(device.type, torch.bfloat16):
-        whole, _ = model.nll(x)
+        whole, _ = model.nll(Batch(x))
         for chunk in seq.split([9, 1, 1, seq.shape[2] - 11], dim=2):
             nll, state = model.nll_of_steps(chunk, state)
             streamed += nll.sum(dtype=torch.float64)
-        assert generate(model, 3, prompt=x).shape[2] == 23
+        assert generate(model, 3, Request(prompt=x)).x.shape[2] == 23
     assert float(whole) == pytest.approx(float(expected), abs=0.1 * count)
     assert float(streamed) == pytest.approx(float(whole), abs=0.1 * count)
 
@@ -190,7 +192,7 @@ def test_half_precision_takes_the_same_way(device, spec, pattern, kind):
 def test_a_step_of_training_reaches_every_weight(device, kind):
     """Buries a part left out of the sum, a detached input, and a `bos` that is never learned."""
     model = tiny_model(TOKENS, kind, "delay").to(device).train()
-    model.nll(random_input(TOKENS, 4, 30, device))[0].backward()
+    model.nll(Batch(random_input(TOKENS, 4, 30, device)))[0].backward()
     dead = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
     assert dead == []
 
@@ -200,7 +202,7 @@ def train(model, make_batch, steps, learning_rate):
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * (1 - step / steps)
-        loss = model.nll_per_entry(make_batch(step))[:, :, 1:].mean()
+        loss = model(Batch(make_batch(step)))[:, :, 1:].mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -259,7 +261,7 @@ def test_a_density_learns_the_entropy_of_its_corpus(make, num_features, entropy)
     generator = torch.Generator().manual_seed(1)
     train(model, lambda step: make(generator, 32, 32), 300, 0.02)
     with torch.no_grad():
-        loss = float(model.nll_per_entry(make(generator, 512, 64))[:, :, 1:].mean())
+        loss = float(model(Batch(make(generator, 512, 64)))[:, :, 1:].mean())
     assert loss == pytest.approx(entropy, abs=0.02)
 
 
@@ -284,7 +286,7 @@ def test_saved_weights_give_the_same_likelihood(tmp_path, spec, pattern, kind):
     safetensors.torch.save_file(model.state_dict(), tmp_path / "model.safetensors")
     torch.manual_seed(99)
     loaded = lively(SequenceModel(spec, tiny_backbone(kind), PATTERNS[pattern](spec.num_rows))).double().eval()
-    assert not torch.equal(loaded.nll(x)[0], model.nll(x)[0])
+    assert not torch.equal(loaded.nll(Batch(x))[0], model.nll(Batch(x))[0])
     loaded.load_state_dict(safetensors.torch.load_file(tmp_path / "model.safetensors"), strict=True)
-    assert torch.equal(loaded.nll(x)[0], model.nll(x)[0])
+    assert torch.equal(loaded.nll(Batch(x))[0], model.nll(Batch(x))[0])
     assert model.state_dict().keys() == dict(model.named_parameters()).keys()

@@ -12,6 +12,7 @@ from audiogen.errors import ConfigError
 from audiogen.evaluation.scores import held_out_score
 from audiogen.frontends import FRONTENDS
 from audiogen.models.backbones import BACKBONES
+from audiogen.models.batch import Batch
 from audiogen.models.patterns import PATTERNS
 from audiogen.models.sampling import Sampling
 from audiogen.runs.build import build_model
@@ -39,7 +40,7 @@ class Same:
 
     def loader(self, start, stop, num_workers):
         while True:
-            yield self.x, [["made-up.wav"]] * len(self.x)
+            yield Batch(self.x), [["made-up.wav"]] * len(self.x)
 
 
 def config_of(frontend, backbone, pattern):
@@ -91,10 +92,12 @@ def test_every_pair_trains_generates_decodes_and_is_saved(device, tmp_path, fron
     for sound in (None, prompt):
         # 2 items: the batch, too, has to fit.
         asked = {"seconds": length / rate, "num": 2, "seed": 3, "prompt": sound, "sampling": Sampling(0.9, top_k=5)}
-        wav, again = trained.generate(**asked), run.generate(**asked)
+        request = trained.request(2, 3, sound, Sampling(0.9, top_k=5))
+        made, again = trained.generate_request(length / rate, request), run.generate(**asked)
+        wav = made.x
         assert wav.shape == (2, 1, length + (0 if sound is None else sound.shape[-1]))
         assert wav.isfinite().all() and wav.abs().max() <= 1
-        assert wav.seeds == again.seeds == [3, 4]
+        assert made.seeds == (3, 4) and made.lengths == (wav.shape[2],) * 2
         # On a GPU sums may be added up in another order.
         torch.testing.assert_close(again, wav, rtol=0, atol=0 if device.type == "cpu" else 1e-4)
 

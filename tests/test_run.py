@@ -158,15 +158,16 @@ def test_generate_is_reproducible_by_seed_item_by_item(run):
     """Buries a seed that is for the batch alone: an item must come out by itself as it did among others."""
     wavs = run.generate(seconds=0.2, num=3, seed=5)
     assert wavs.shape == (3, 1, 1600) and wavs.dtype == torch.float32
-    assert wavs.seeds == [5, 6, 7]
     assert torch.equal(run.generate(seconds=0.2, num=3, seed=5), wavs)
     for item in range(3):
         alone = run.generate(seconds=0.2, num=1, seed=5 + item)
         torch.testing.assert_close(alone[0], wavs[item], rtol=0, atol=1e-4)
     assert not torch.equal(wavs[0], wavs[1])
-    fresh = run.generate(seconds=0.2, num=2)
-    assert torch.equal(run.generate(seconds=0.2, seeds=fresh.seeds), fresh)
-    assert len({*fresh.seeds, *run.generate(seconds=0.2, num=2).seeds}) == 4
+    assert run.request(num=3, seed=5).seeds == (5, 6, 7)
+    fresh = run.generate_request(0.2, run.request(num=2))
+    assert fresh.lengths == (1600, 1600)
+    assert torch.equal(run.generate(seconds=0.2, seeds=fresh.seeds), fresh.x)
+    assert len({*fresh.seeds, *run.request(num=2).seeds}) == 4
 
 
 @pytest.mark.parametrize("seconds", [0.1, 4.03, 1 / 3, 0.01005, 0.00001])

@@ -16,8 +16,8 @@ from audiogen.audio.wav_stream import write_chunks
 from audiogen.errors import AudiogenError, ConfigError
 from audiogen.frontends import FRONTENDS, load_frontend
 from audiogen.generation.audio import generate_sound, stream_sound
+from audiogen.generation.request import Request
 from audiogen.models.patterns import PATTERNS
-from audiogen.models.sampling import Sampling
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.runs.run import load_run
 
@@ -36,13 +36,13 @@ def test_a_stream_is_what_generate_makes(kind, with_prompt):
     rate = frontend.spec.sample_rate
     prompt = torch.from_numpy(note(3, rate // 20 + 7, rate)).float()[None] if with_prompt else None
     seeds = [4] if frontend.spec.hop_length is None else [4, 5]
-    asked = (frontend, model, 0.3, seeds, prompt, Sampling())
+    asked = (frontend, model, 0.3, Request(prompt, seeds=seeds))
     if not frontend.streams:
         with pytest.raises(ConfigError, match="stream"):
             next(iter(stream_sound(*asked)))
         return
     chunks = list(stream_sound(*asked))
-    expected = generate_sound(*asked)
+    expected = generate_sound(*asked).x
     assert len(chunks) > 3
     assert max(chunk.shape[2] for chunk in chunks) <= 0.1 * rate
     torch.testing.assert_close(torch.cat(chunks, dim=2), expected, rtol=0, atol=1e-4)
@@ -58,16 +58,10 @@ def test_a_stream_at_a_variable_rate_ends_where_generate_ends(base, settings):
     frontend.fit(notes)
     model = model_for(frontend, "parallel")
     for seed in range(6):
-        asked = (
-            frontend,
-            model,
-            40 * frontend.base.spec.hop_length / frontend.spec.sample_rate,
-            [seed],
-            None,
-            Sampling(),
-        )
+        seconds = 40 * frontend.base.spec.hop_length / frontend.spec.sample_rate
+        asked = (frontend, model, seconds, Request(seeds=[seed]))
         torch.testing.assert_close(
-            torch.cat(list(stream_sound(*asked)), dim=2), generate_sound(*asked), rtol=0, atol=1e-4
+            torch.cat(list(stream_sound(*asked)), dim=2), generate_sound(*asked).x, rtol=0, atol=1e-4
         )
 
 
@@ -76,7 +70,7 @@ def test_the_first_sound_comes_before_the_rest_is_drawn():
     frontend = copy.deepcopy(tiny_frontend("mulaw"))
     model, steps = model_for(frontend), []
     model.backbone.register_forward_hook(lambda *_: steps.append(1))
-    chunks = stream_sound(frontend, model, 10.0, [1], None, Sampling())
+    chunks = stream_sound(frontend, model, 10.0, Request(seeds=[1]))
     first = next(chunks)
     assert 0 < first.shape[2] <= frontend.spec.sample_rate // 10
     assert len(steps) <= first.shape[2] + 2
@@ -86,7 +80,7 @@ def test_a_variable_rate_streams_one_item():
     """Buries items that get out of step with each other."""
     frontend = copy.deepcopy(tiny_frontend("bpe"))
     with pytest.raises(ConfigError, match="num.*one item at a time, not 2"):
-        stream_sound(frontend, model_for(frontend), 0.1, [1, 2], None, Sampling())
+        stream_sound(frontend, model_for(frontend), 0.1, Request(seeds=[1, 2]))
 
 
 def test_the_file_is_whole_after_every_chunk(tmp_path):
@@ -154,6 +148,6 @@ def test_the_command_streams(tmp_path):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
         a, b = (json.loads((tmp_path / place / f"sample-{seed}.json").read_text()) for place in ("whole", "streamed"))
         assert a == b and a["precision"] == "bf16" and a["seconds"] == 0.4
-    assert load_run(run, precision="int8").model.precision == "int8"
+    assert load_run(run, precision="int8").request().precision == "int8"
     wrong = audiogen(tmp_path, *words[:-2], "int4", "--out", tmp_path / "wrong")
     assert wrong.code == 2 and re.search("precision: 'int4' is unknown; choose fp32, bf16, int8", wrong.err)

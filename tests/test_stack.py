@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from audiogen.course.fixed_context import examples
 from audiogen.course.stack import BatchNorm, Embedding, Linear, Tanh, run, stack_of
 from audiogen.models.backbones import MLP
+from audiogen.models.batch import Batch
 from audiogen.models.patterns import Parallel
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.spec import TokenSpec
@@ -66,8 +67,8 @@ def test_the_library_s_model_as_a_stack():
     config = MLP.Config(dim=4, context=3, hidden_dim=6, num_layers=2, batch_norm=True)
     model = SequenceModel(TokenSpec(8000, 1, 1, 5), MLP(config), Parallel(1)).double()
     x = torch.randint(5, (4, 1, 7))
-    model.nll(x)  # moves the running averages
+    model.nll(Batch(x))  # moves the running averages
     stack, (contexts, following) = stack_of(model), examples(x, 3, 5)
     for training in (False, True):
         nats = F.cross_entropy(run(stack, training, contexts), following, reduction="sum")
-        torch.testing.assert_close(nats, model.train(training).nll(x)[0], rtol=1e-12, atol=0)
+        torch.testing.assert_close(nats, model.train(training).nll(Batch(x))[0], rtol=1e-12, atol=0)

@@ -17,6 +17,7 @@ from audiogen.commands import train as session
 from audiogen.commands.defaults import resolve_precision
 from audiogen.errors import AudiogenError, ConfigError, TrainingError
 from audiogen.evaluation.scores import Score, held_out_score
+from audiogen.models.batch import Batch
 from audiogen.runs.event_log import Metrics, read_metrics
 from audiogen.runs.training_config import TrainingConfig
 from audiogen.spec import FrameSpec
@@ -88,10 +89,10 @@ class Parts(Walks):
     def loader(self, start=0, stop=None, num_workers=0):
         step = start
         while True:
-            x, files = self.batch(step // self.parts)
-            size = len(x) // self.parts
+            batch, files = self.batch(step // self.parts)
+            size = len(files) // self.parts
             at = step % self.parts * size
-            yield x[at : at + size], files[at : at + size]
+            yield Batch(batch.x[at : at + size]), files[at : at + size]
             step += 1
 
 

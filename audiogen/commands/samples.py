@@ -11,15 +11,18 @@ from torch import Tensor
 
 from ..audio.io import read_audio, write_audio
 from ..audio.wav_stream import write_chunks
-from ..errors import AudioReadError
+from ..errors import AudioReadError, ConfigError
 from ..frontends import Frontend
-from ..generation.audio import choose_seeds
+from ..generation.audio import MAX_SAMPLES
+from ..generation.request import Request, choose_seeds
 from ..models.sampling import Sampling
 from ..runs.run import Run
 from ..utils.files import atomic_write_json, sha256_file
 
 #: Items of one generated batch: bounds memory whatever `num` is asked for. Draws do not depend on it.
 BATCH = 16
+#: WAVs of one command: more files in a folder are a slip.
+MAX_FILES = 1_000_000
 
 
 def write_sample(path: Path, wav: Tensor, sample_rate: int, kind: str, **about: Any) -> Path:
@@ -68,13 +71,16 @@ def write_generated(
         prompt: (name, wav (1, N) at the run's rate) to go on from.
         weights: the file that holds the run's weights, model.safetensors of its folder unless they are others.
     """
-    about = _about(run, sampling, prompt, weights)
-    for first in range(0, len(seeds), BATCH):
-        batch = list(seeds[first : first + BATCH])
-        wavs = run.generate(seconds, seeds=batch, sampling=sampling, prompt=None if prompt is None else prompt[1])
-        for seed, wav in zip(batch, wavs, strict=True):
+    about, name, wav = None, *(prompt or (None, None))
+    samples = seconds * run.sample_rate + (0 if wav is None else wav.shape[-1])  # of an item
+    size = max(1, min(BATCH, int(MAX_SAMPLES / max(1.0, samples))))
+    for first in range(0, len(seeds), size):
+        request = run.request(seeds=seeds[first : first + size], sampling=sampling, prompt=wav)
+        about = about or _about(run, request, name, weights)
+        made = run.generate_request(seconds, request)
+        for seed, sound in zip(made.seeds, made.x, strict=True):
             path = folder / f"{prefix}-{seed}.wav"
-            yield write_sample(path, wav, run.sample_rate, "generated", seed=seed, **about), seed
+            yield write_sample(path, sound, run.sample_rate, "generated", seed=seed, **about), seed
 
 
 def generate_files(
@@ -86,10 +92,9 @@ def generate_files(
     sampling: Sampling = Sampling(),
     seed: int | None = None,
 ) -> Iterator[tuple[Path, int]]:
-    """What `audiogen generate` does: `num` WAVs with seeds counting up from `seed`, or fresh ones."""
-    return write_generated(
-        out, run, seconds, choose_seeds(num, seed, None), sampling, _read_prompt(run, prompt), prefix="sample"
-    )
+    """Do what `audiogen generate` does: write `num` WAVs with seeds counting up from `seed`, or from a fresh one."""
+    seeds = _seeds_of_files(num, seed)
+    return write_generated(out, run, seconds, seeds, sampling, _read_prompt(run, prompt), prefix="sample")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,22 +117,32 @@ def stream_files(
     sampling: Sampling = Sampling(),
     seed: int | None = None,
 ) -> Iterator[Streamed]:
-    """What `audiogen generate --stream` does: the same WAVs one after the other, each growing while it is made."""
-    about, sound = None, _read_prompt(run, prompt)
-    for used in choose_seeds(num, seed, None):
-        began, path, times = time.perf_counter(), out / f"sample-{used}.wav", []
-        chunks = run.stream(seconds, seeds=[used], sampling=sampling, prompt=None if sound is None else sound[1])
+    """Do what `audiogen generate --stream` does: the same WAVs one after the other, each growing while it is made."""
+    seeds = _seeds_of_files(num, seed)
+    about, name, wav = None, *(_read_prompt(run, prompt) or (None, None))
+    for used in seeds:
+        began, path, first = time.perf_counter(), out / f"sample-{used}.wav", None
+        request = run.request(seeds=[used], sampling=sampling, prompt=wav)
+        chunks = run.stream_request(seconds, request)
 
-        def timed(chunks=chunks, times=times) -> Iterator[Tensor]:
+        def timed(chunks=chunks) -> Iterator[Tensor]:
+            nonlocal first
             for chunk in chunks:
-                times.append(time.perf_counter())
+                first = first or time.perf_counter()
                 yield chunk
 
         made = write_chunks(path, timed(), run.sample_rate) / run.sample_rate
         took = time.perf_counter() - began
-        about = about or _about(run, sampling, sound)
+        about = about or _about(run, request, name)
         _write_about(path, made, "generated", seed=used, **about)
-        yield Streamed(path, used, times[0] - began, made / took)
+        yield Streamed(path, used, first - began, made / took)
+
+
+def _seeds_of_files(num: int, seed: int | None) -> range:
+    """One per file. Raises a ConfigError, before anything is written, if there are too many or one is out of range."""
+    if num > MAX_FILES:
+        raise ConfigError(f"num: must be {MAX_FILES:,} or less, got {num:,}")
+    return choose_seeds(num, seed)
 
 
 def _read_prompt(run: Run, prompt: Path | None) -> tuple[str, Tensor] | None:
@@ -139,16 +154,18 @@ def _read_prompt(run: Run, prompt: Path | None) -> tuple[str, Tensor] | None:
     return str(prompt), sound
 
 
-def _about(
-    run: Run, sampling: Sampling, prompt: tuple[str, Tensor] | None, weights: Path | None = None
-) -> dict[str, Any]:
-    """What is known of all sound that is made with one set of weights."""
+def _about(run: Run, request: Request, prompt: str | None, weights: Path | None = None) -> dict[str, Any]:
+    """What is known of all sound that is made with one set of weights.
+
+    Args:
+        prompt: the name of the request's prompt.
+    """
     about = {
-        "sampling": dataclasses.asdict(sampling),
-        "precision": run.model.precision,
+        "sampling": dataclasses.asdict(request.sampling),
+        "precision": request.precision,
         "step": run.step,
         "checkpoint": sha256_file(weights or run.folder / "model.safetensors"),
     }
-    if prompt is not None:
-        about |= {"prompt": prompt[0], "prompt_seconds": prompt[1].shape[-1] / run.sample_rate}
+    if request.prompt is not None:
+        about |= {"prompt": prompt, "prompt_seconds": request.prompt.shape[-1] / run.sample_rate}
     return about

@@ -6,9 +6,9 @@ from itertools import count
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..models.batch import Batch
 from .cache import EncodedCache, as_tensor
 from .sequences import Sequences
 from .split import Part
@@ -57,7 +57,7 @@ class Crops(Dataset):
         shortest = int(lengths[self._short].min()) if len(self._short) else num_frames
         self._most_joined = -(-num_frames // shortest)
 
-    def batch(self, step: int) -> tuple[Tensor, list[list[str]]]:
+    def batch(self, step: int) -> tuple[Batch, list[list[str]]]:
         """-> crops (B, C, num_frames), int64 codes or float32 frames, and for each the paths of the files in it."""
         # Philox (Salmon et al. 2011) is a hash of its key, so there is no sequence to be run through up to `step`.
         rng = np.random.Generator(np.random.Philox(key=np.array([self.seed, step], np.uint64)))
@@ -70,7 +70,7 @@ class Crops(Dataset):
                 crop[position : position + length] = data[begin : begin + length]
                 position += length
             files.append([names[part] for part, _, _ in pieces])
-        return as_tensor(x.transpose(0, 2, 1)), files
+        return Batch(as_tensor(x.transpose(0, 2, 1))), files
 
     def _pieces(self, frame: int, rng: np.random.Generator) -> list[tuple[int, int, int]]:
         """(part, first frame in the cache, number of frames) of what a crop is made of."""
@@ -91,12 +91,12 @@ class Crops(Dataset):
                 break
         return pieces
 
-    def __getitem__(self, step: int) -> tuple[Tensor, list[list[str]]]:
+    def __getitem__(self, step: int) -> tuple[Batch, list[list[str]]]:
         return self.batch(step)
 
     def loader(
         self, start: int = 0, stop: int | None = None, num_workers: int = 0
-    ) -> Iterator[tuple[Tensor, list[list[str]]]]:
+    ) -> Iterator[tuple[Batch, list[list[str]]]]:
         """The batches of steps [start, stop), without end if `stop` is None.
 
         Args:
@@ -119,7 +119,7 @@ class Crops(Dataset):
         )
 
 
-def _as_it_is(batch: tuple[Tensor, list[list[str]]]) -> tuple[Tensor, list[list[str]]]:
+def _as_it_is(batch: tuple[Batch, list[list[str]]]) -> tuple[Batch, list[list[str]]]:
     return batch
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError
+from ..models.batch import Batch
 from ..models.sequence_model import SequenceModel
 from ..runs.training_config import TrainingConfig
 from ..spec import Spec
@@ -197,7 +198,7 @@ def _learn(
     optimizer = make_optimizer(model, training)
     for step, x in enumerate(batches, 1):
         with observe(model) if events is not None and step in OBSERVED else nullcontext() as seen:
-            loss = model.nll_per_entry(x).sum() / model.num_entries(x)
+            loss = model(Batch(x)).sum() / model.num_entries(Batch(x))
             for group in optimizer.param_groups:
                 group["lr"] = rate * min(1.0, step / WARMUP)
             optimizer.zero_grad(set_to_none=True)

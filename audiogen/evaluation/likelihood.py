@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..models.batch import Batch
 from ..models.sequence_model import SequenceModel
 
 #: Steps of one batch, all items together, and probabilities of one: they bound memory whatever the files' lengths.
@@ -34,10 +35,10 @@ def file_likelihoods(model: SequenceModel, sequences: Iterable[Tensor]) -> Itera
         steps = _batch_steps(model)
         for batch in _batches(sequences, steps):
             longest = max(x.shape[1] for x in batch)
-            padded = torch.stack([_padded(x, longest, model.hole) for x in batch]).to(model.bos.device)
-            nats = _nats(model, padded, steps)
+            padded = Batch(torch.stack([_padded(x, longest, model.hole) for x in batch]))
+            nats = _nats(model, padded.to(model.bos.device), steps)
             for i, x in enumerate(batch):
-                yield FileLikelihood(float(nats[i]), model.num_entries(padded[i : i + 1]), x.shape[1])
+                yield FileLikelihood(float(nats[i]), model.num_entries(Batch(x[None])), x.shape[1])
     finally:
         model.train(training)
 
@@ -47,9 +48,9 @@ def _batch_steps(model: SequenceModel) -> int:
     return max(1, min(BATCH_STEPS, BATCH_PROBABILITIES // model.spec.num_choices))
 
 
-def _nats(model: SequenceModel, x: Tensor, steps: int) -> Tensor:
-    """(B, C, T) -> (B,) float64, at most so many steps at once."""
-    seq, _ = model.pattern.apply(x, model.hole)
+def _nats(model: SequenceModel, batch: Batch, steps: int) -> Tensor:
+    """The nats of each item, (B,) float64; at most so many steps at once."""
+    seq = model.pattern.apply(batch.x, model.hole)
     total, state = torch.zeros(len(seq), dtype=torch.float64), None
     for chunk in seq.split(max(1, steps // len(seq)), dim=2):
         nll, state = model.nll_of_steps(chunk, state)

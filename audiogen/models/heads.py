@@ -17,7 +17,11 @@ from .sampling import Sampling, draw
 
 
 class Head(nn.Module):
-    """The contract of a head. `num_uniforms`: uniform numbers that `sample` uses for an item and step."""
+    """The contract of a head.
+
+    Attributes:
+        num_uniforms: uniform numbers that `sample` uses for an item and step.
+    """
 
     num_uniforms: int
 
@@ -34,8 +38,17 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def sample(self, h: Tensor, sampling: Sampling, uniforms: Tensor) -> Tensor:
-        """(B, D), (B, num_uniforms) float64 -> (B, C)."""
+        """(B, D), (B, num_uniforms) float64 -> (B, C): a hole where the distribution of a row is not made of numbers,
+        so that a GPU need not be asked at each step."""
         raise NotImplementedError
+
+    def logits(self, h: Tensor) -> Tensor:
+        """(..., D) -> (..., K, V), at least float32.
+
+        Raises:
+            TypeError: it is a density, which has none.
+        """
+        raise TypeError(f"{type(self).__name__} is a density over frames: it has no logits")
 
 
 class CategoricalHead(Head):
@@ -135,15 +148,16 @@ class MixtureDensityHead(Head):
 
     def sample(self, h: Tensor, sampling: Sampling, uniforms: Tensor) -> Tensor:
         log_weights, means, log_scales = self.parameters_of(h)  # (B, M), (B, M, F) twice
-        component = draw(log_weights, sampling, uniforms[:, 0])[:, None, None].expand(-1, 1, self.num_features)
-        mean = means.gather(1, component)[:, 0].double()  # (B, F)
-        if sampling.temperature == 0:
-            return mean.clamp(-self.LIMIT, self.LIMIT).to(means.dtype)
-        scale = log_scales.gather(1, component)[:, 0].double().exp()
-        z = sampling.temperature * scale * torch.special.ndtri(uniforms[:, 1:])
-        # unitriangular: what stands on the diagonal of `below` is taken for 1
-        residual = torch.linalg.solve_triangular(self.below.double(), z.T, upper=False, unitriangular=True).T
-        return (mean + residual).clamp(-self.LIMIT, self.LIMIT).to(means.dtype)
+        chosen = draw(log_weights, sampling, uniforms[:, 0])[:, None]  # (B, 1)
+        component = chosen.clamp(max=self.NUM_COMPONENTS - 1)[:, :, None].expand(-1, 1, self.num_features)
+        x = means.gather(1, component)[:, 0].double()  # (B, F)
+        if sampling.temperature != 0:
+            scale = log_scales.gather(1, component)[:, 0].double().exp()
+            z = sampling.temperature * scale * torch.special.ndtri(uniforms[:, 1:])
+            # unitriangular: what stands on the diagonal of `below` is taken for 1
+            x = x + torch.linalg.solve_triangular(self.below.double(), z.T, upper=False, unitriangular=True).T
+        x = x.masked_fill(~x.isfinite() | (chosen == self.NUM_COMPONENTS), math.nan)
+        return x.clamp(-self.LIMIT, self.LIMIT).to(means.dtype)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -6,10 +6,17 @@ training (state=None), prefill (a long chunk) and stepping (a chunk of one).
 """
 
 import math
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+#: What a layer carries from one chunk to the next: tensors of fixed shape, by name.
+LayerState: TypeAlias = dict[str, Tensor]
+#: What a model carries: a tree (dicts, lists) of tensors of fixed shape. Only the module that made it knows which tree,
+#: and so all others hand it on as it is.
+State: TypeAlias = Any
 
 
 class DelayLine(nn.Module):
@@ -26,7 +33,7 @@ class DelayLine(nn.Module):
         super().__init__()
         self.length = length
 
-    def forward(self, x: Tensor, state: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, x: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState]:
         if state is None:
             y = F.pad(x, (0, 0, self.length, 0))  # (B, length + S, D)
             return y, self._start(y, x.shape[1])
@@ -35,7 +42,7 @@ class DelayLine(nn.Module):
         _write(ring, position, x)
         return y, {"ring": ring, "position": position + x.shape[1]}
 
-    def tap(self, x: Tensor, state: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    def tap(self, x: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState]:
         """Only what leaves the line, x[t - length]: (B, S, D) -> (B, S, D), without copying what stays in it."""
         if state is None:
             y = F.pad(x, (0, 0, self.length, 0))
@@ -51,10 +58,10 @@ class DelayLine(nn.Module):
             _write(ring, position, x)
         return y, {"ring": ring, "position": position + steps}
 
-    def _past(self, state: dict[str, Tensor]) -> Tensor:
+    def _past(self, state: LayerState) -> Tensor:
         return state["ring"].index_select(1, _slots(state["position"], self.length, self.length))
 
-    def _start(self, y: Tensor, steps: int) -> dict[str, Tensor]:
+    def _start(self, y: Tensor, steps: int) -> LayerState:
         """The state after a first chunk of `steps`: `y` is that chunk behind `length` zeros."""
         position = _position(steps, y)
         newest = y[:, steps:].detach()  # (B, length, D), the oldest first
@@ -73,7 +80,7 @@ class CausalConv(nn.Module):
         self.line = DelayLine((kernel_size - 1) * dilation)
         self.linear = nn.Linear(kernel_size * dim_in, dim_out)
 
-    def forward(self, x: Tensor, state: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, x: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState]:
         if self.kernel_size == 2:  # WaveNet's case: one tap beside the present
             past, state = self.line.tap(x, state)
             return self.linear(torch.cat([past, x], dim=2)), state
@@ -117,7 +124,7 @@ class CausalAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, state: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, x: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState]:
         q, k, v = self._heads(x, state["position"] if state is not None else _position(0, x))
         if state is None:
             y, state = self._whole(q, k, v)
@@ -147,7 +154,7 @@ class CausalAttention(nn.Module):
         """Whether step t sees step j."""
         return (j <= t) & (j > t - self.window)
 
-    def _whole(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _whole(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, LayerState]:
         S, W = q.shape[2], self.window
         dropout = self.dropout if self.training else 0.0
         if S <= W:
@@ -172,7 +179,7 @@ class CausalAttention(nn.Module):
         rings = [torch.roll(F.pad(z[:, :, -W:].detach(), pad), S % W, dims=2) for z in (k, v)]
         return y, {"keys": rings[0], "values": rings[1], "position": _position(S, q)}
 
-    def _chunk(self, q: Tensor, k: Tensor, v: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _chunk(self, q: Tensor, k: Tensor, v: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:
         S, W = q.shape[2], self.window
         keys, values, position = state["keys"], state["values"], state["position"]
         if S > W:  # as many windows one after the other
@@ -204,7 +211,7 @@ class CausalAttention(nn.Module):
         return y, {"keys": keys, "values": values, "position": position + S}
 
 
-def clone_state(state):
+def clone_state(state: State) -> State:
     """A copy of a state tree that the original's next step does not touch."""
     if isinstance(state, Tensor):
         return state.clone()
@@ -215,7 +222,7 @@ def clone_state(state):
     return state
 
 
-def copy_state(into, state):
+def copy_state(into: State, state: State) -> None:
     """Writes a state into the tensors of another of the same shape, which keep their place in memory."""
     if isinstance(state, Tensor):
         if into is not state:  # a ring was written in place

@@ -68,14 +68,17 @@ def draw(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> Tensor:
         uniforms: (...) float64 in (0, 1), one a draw.
 
     Returns:
-        (...) int64: the first code whose cumulative probability exceeds the uniform number.
+        (...) int64: the first code whose cumulative probability exceeds the uniform number; V, which is no code, where
+        the logits are not numbers (NaN, or an infinite one above all others).
     """
+    V = logits.shape[-1]
     if sampling.temperature == 0:
-        return logits.argmax(dim=-1)
+        return logits.argmax(dim=-1).masked_fill(~logits.amax(dim=-1).isfinite(), V)
     cumulative = probabilities(logits, sampling).cumsum(dim=-1)
     # Scaled by the total, so that rounding can never leave the last code with a gap above it.
     threshold = uniforms.to(cumulative)[..., None] * cumulative[..., -1:]
-    return (cumulative <= threshold).sum(dim=-1).clamp(max=logits.shape[-1] - 1)
+    code = (cumulative <= threshold).sum(dim=-1).clamp(max=V - 1)
+    return code.masked_fill(cumulative[..., -1].isnan(), V)
 
 
 def fresh_seeds(count: int) -> list[int]:

@@ -1,15 +1,15 @@
 """SequenceModel = embed + backbone + head, over steps that a pattern lays out."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..spec import Spec, TokenSpec
 from .backbones import Backbone
+from .batch import Batch
 from .embeddings import CodeEmbedding, FrameEmbedding
 from .heads import CategoricalHead, MixtureDensityHead
+from .layers import State
 from .patterns import Parallel, Pattern
 
 
@@ -25,13 +25,7 @@ class SequenceModel(nn.Module):
         spec: what the front-end makes; shapes both ends.
         backbone: hidden to hidden.
         pattern: made for spec.num_rows rows. A FrameSpec is one row, so its only pattern is parallel.
-
-    Attributes:
-        precision: "fp32", "bf16" or "int8": to what the engines of `generate` may round the weights, for speed. The
-            weights themselves stay as they are, and so does all that is computed elsewhere.
     """
-
-    precision = "fp32"
 
     def __init__(self, spec: Spec, backbone: Backbone, pattern: Pattern):
         super().__init__()
@@ -54,35 +48,45 @@ class SequenceModel(nn.Module):
     @property
     def receptive_frames(self) -> float:
         """Frames that a prediction depends on, at most."""
-        steps_per_frame = self.pattern.num_steps(2) - self.pattern.num_steps(1)
-        return self.backbone.receptive_field / steps_per_frame + self.pattern.num_steps(1) - steps_per_frame
+        stride, span = self.pattern.stride, self.pattern.span
+        return self.backbone.receptive_field / stride + span - stride
 
     @property
     def receptive_seconds(self) -> float | None:
         """Seconds of sound that a prediction depends on, at most; None where the rate varies."""
         return None if self.spec.frame_rate is None else self.receptive_frames / self.spec.frame_rate
 
-    def nll(self, x: Tensor) -> tuple[Tensor, int]:
-        """The negative log-likelihood of (B, C, T), in nats.
+    def forward(self, batch: Batch) -> Tensor:
+        """Compute the negative log-likelihood of each entry of a batch, in nats.
+
+        Training calls the model through this, so that the hooks of DDP and FSDP2 fire and torch.compile sees all of it.
+
+        Returns:
+            (B, rows, T), rows being K for codes and 1 for frames; 0 where x is `hole`.
+        """
+        seq = self.pattern.apply(batch.x, self.hole)  # (B, C, S)
+        nll, _ = self.nll_of_steps(seq)
+        return self.pattern.invert(nll, batch.x.shape[2])
+
+    def nll(self, batch: Batch) -> tuple[Tensor, int]:
+        """Sum the negative log-likelihood of a batch, in nats.
 
         Returns:
             The sum over all entries as a float64 scalar, and the number of entries: codes, or whole frames.
             Entries that are `hole` (padding at the end) count for nothing.
         """
-        nll = self.nll_per_entry(x)
-        return nll.sum(dtype=torch.float64), self.num_entries(x)
+        return self(batch).sum(dtype=torch.float64), self.num_entries(batch)
 
-    def nll_per_entry(self, x: Tensor) -> Tensor:
-        """(B, C, T) -> nats (B, rows, T), rows being K or 1; 0 where x is `hole`."""
-        seq, _ = self.pattern.apply(x, self.hole)  # (B, C, S)
-        nll, _ = self.nll_of_steps(seq)
-        return self.pattern.invert(nll, x.shape[2])
-
-    def nll_of_steps(self, seq: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """The same over a chunk (B, C, S) that is laid out already: nats (B, rows, S), and the state to go on from.
+    def nll_of_steps(
+        self, seq: Tensor, state: tuple[Tensor, State] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, State]]:
+        """Compute the same over a chunk (B, C, S) that is laid out already.
 
         Args:
-            state: None at the beginning, else what the chunk before returned.
+            state: None at the beginning, else what the chunk before returned: its last step and the backbone's state.
+
+        Returns:
+            nats (B, rows, S), and the state to go on from.
         """
         first = self.bos.expand(seq.shape[0], 1, -1) if state is None else self._inputs(state[0])
         x = torch.cat([first, self._inputs(seq[:, :, :-1])], dim=1)  # (B, S, D), one step late
@@ -91,20 +95,20 @@ class SequenceModel(nn.Module):
         h = self.head.attach(h, torch.cat([last, seq[:, :, :-1]], dim=2))
         return self.head.nll(h, seq), (seq[:, :, -1:], backbone_state)
 
-    def num_entries(self, x: Tensor) -> int:
-        """How many codes or frames of (B, C, T) are not `hole`."""
-        return int((~self.embed.is_hole(x)).sum())
+    def num_entries(self, batch: Batch) -> int:
+        """Count the codes or frames of a batch that are not `hole`."""
+        return int((~self.embed.is_hole(batch.x)).sum())
 
-    def start(self, batch_size: int, seen: Tensor | None = None) -> tuple[Tensor, Any]:
-        """-> what the head predicts step 0 from, or the step after those `seen` (B, C, S), and the state."""
+    def start(self, batch_size: int, seen: Tensor | None = None) -> tuple[Tensor, State]:
+        """Return what the head predicts step 0 from, or the step after those `seen` (B, C, S), and the state."""
         x, last = self.bos.expand(batch_size, 1, -1), self._none_before(batch_size)
         if seen is not None and seen.shape[2]:
             x, last = torch.cat([x, self._inputs(seen)], dim=1), seen[:, :, -1:]
         h, state = self.backbone(x)
         return self.head.attach(h[:, -1:], last)[:, 0], state
 
-    def advance(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Observes the steps (B, C, S) -> what the head predicts the next step from, and the state."""
+    def advance(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Observe the steps (B, C, S), and return what the head predicts the next step from, and the state."""
         h, state = self.backbone(self._inputs(x), state)
         return self.head.attach(h[:, -1:], x[:, :, -1:])[:, 0], state
 

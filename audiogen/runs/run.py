@@ -16,8 +16,8 @@ from torch import Tensor
 from ..data import EncodedCache, Sequences, Split, is_cache
 from ..errors import CacheError, DataError
 from ..frontends import Frontend, load_frontend
-from ..generation.audio import choose_seeds, generate_sound, stream_sound
-from ..generation.engines import check_precision
+from ..generation.audio import generate_sound, stream_sound
+from ..generation.request import Generation, Request, check_precision, choose_seeds
 from ..models.sampling import Sampling
 from ..models.sequence_model import SequenceModel
 from .config import RunConfig
@@ -28,14 +28,21 @@ log = logging.getLogger("audiogen")
 
 @dataclass
 class Run:
-    """A trained run: `frontend` and `model` on one device in evaluation mode, `config`, its `folder`, and the `step` at
-    which the weights stood."""
+    """A trained run.
+
+    Attributes:
+        folder, config: where it lies and what it was made from.
+        frontend, model: on one device, in evaluation mode.
+        step: at which the weights stood.
+        precision: to what an engine may round the weights while it generates: "fp32", "bf16" or "int8".
+    """
 
     folder: Path
     config: RunConfig
     frontend: Frontend
     model: SequenceModel
     step: int
+    precision: str = "fp32"
 
     @property
     def sample_rate(self) -> int:
@@ -70,21 +77,28 @@ class Run:
         sampling: Sampling = Sampling(),
         seeds: Sequence[int] | None = None,
     ) -> Tensor:
-        """New sound from the model.
+        """Make new sound.
 
         Args:
             seconds: of new sound, beyond the prompt.
             num: items; item i uses seed + i, so that each can be made again by itself.
-            seed: None draws fresh seeds, and logs them.
+            seed: None draws a fresh one, and logs it.
             prompt: (1, N) or (1, 1, N) wav at `sample_rate` to go on from.
             sampling: temperature and filters.
-            seeds: one an item, in the place of `num` and `seed`.
+            seeds: one per item, in the place of `num` and `seed`.
 
         Returns:
             (num, 1, N) float32 in [-1, 1] on the model's device, beginning with the prompt as the front-end renders it.
-            Its attribute `seeds` is the list of seeds used.
+            To know the seeds as well, make a `request` and give it to `generate_request`.
+
+        Raises:
+            ConfigError: a length, number, seed or filter is out of range.
+            GenerationError: what the model predicts is not a number.
+
+        Example:
+            >>> wavs = load_run("runs/mine").generate(seconds=4, num=4, seed=0)  # doctest: +SKIP
         """
-        return generate_sound(self.frontend, self.model, seconds, choose_seeds(num, seed, seeds), prompt, sampling)
+        return self.generate_request(seconds, self.request(num, seed, prompt, sampling, seeds)).x
 
     def stream(
         self,
@@ -95,13 +109,47 @@ class Run:
         sampling: Sampling = Sampling(),
         seeds: Sequence[int] | None = None,
     ) -> Iterator[Tensor]:
-        """The same as it goes: chunks (num, 1, n), the prompt's sound first; side by side they are what `generate` with
-        the same seeds gives, but for rounding.
+        """Make the same in chunks (num, 1, n), the prompt's sound first, each as soon as it is there.
+
+        Side by side they are what `generate` with the same seeds gives, but for rounding. Memory does not grow with
+        `seconds`, which may be a day at most.
 
         Raises:
             ConfigError: the front-end can't decode a stream, or at a variable rate not one of several items.
         """
-        return stream_sound(self.frontend, self.model, seconds, choose_seeds(num, seed, seeds), prompt, sampling)
+        return self.stream_request(seconds, self.request(num, seed, prompt, sampling, seeds))
+
+    def request(
+        self,
+        num: int = 1,
+        seed: int | None = None,
+        prompt: Tensor | None = None,
+        sampling: Sampling = Sampling(),
+        seeds: Sequence[int] | None = None,
+    ) -> Request:
+        """Return the request that `generate` and `stream` make of these arguments, at the precision of the run.
+
+        Its `seeds` are those that will be used, fresh ones included.
+        """
+        if seeds is None:
+            seeds = choose_seeds(num, seed)
+            if seed is None:
+                log.info("seed drawn: %d, and counting up", seeds[0])
+        wav = None if prompt is None else prompt.reshape(1, 1, -1)
+        return Request(wav, 1, seeds, sampling, self.precision)
+
+    def generate_request(self, seconds: float, request: Request) -> Generation:
+        """Make the sound of a request: x (B, 1, N), with the seeds of its items and their lengths in samples.
+
+        Example:
+            >>> made = run.generate_request(4.0, run.request(num=2))  # doctest: +SKIP
+            >>> again = run.generate(4.0, seeds=made.seeds)           # doctest: +SKIP
+        """
+        return generate_sound(self.frontend, self.model, seconds, request)
+
+    def stream_request(self, seconds: float, request: Request) -> Iterator[Tensor]:
+        """Make the same in chunks (B, 1, n)."""
+        return stream_sound(self.frontend, self.model, seconds, request)
 
 
 def load_run(folder: str | Path, device: str | torch.device = "cpu", precision: str = "fp32") -> Run:
@@ -119,5 +167,4 @@ def load_run(folder: str | Path, device: str | torch.device = "cpu", precision: 
     config = read_config(folder)
     frontend = load_frontend(folder).to(device)
     model, step = read_weights(folder, config, frontend.spec)
-    model.precision = precision
-    return Run(folder, config, frontend, model.to(device).eval(), step)
+    return Run(folder, config, frontend, model.to(device).eval(), step, precision)

@@ -1,7 +1,7 @@
 """What goes on inside a network in one step of training: saturation, dead units, gradients, and how far weights move.
 
     with observe(model) as seen:
-        model.nll(x)[0].backward()
+        model.nll(batch)[0].backward()
         optimizer.step()
     seen.layers["backbone.first.linear tanh"].saturated     # 0.03: three outputs in a hundred
     seen.weights["backbone.first.linear.weight"].update     # -3.1: the step moved it by 10 ** -3.1 of its size
@@ -133,7 +133,7 @@ def observe(model: nn.Module) -> Iterator[Observation]:
 
     with ExitStack() as stack:
         for name, module in model.named_modules():
-            if next(module.parameters(recurse=False), None) is not None:
+            if name and next(module.parameters(recurse=False), None) is not None:  # the model itself gives losses
                 stack.callback(module.register_forward_hook(partial(after_module, name)).remove)
         for matrix in matrices.values():
             stack.callback(matrix.parameter.register_post_accumulate_grad_hook(matrix.gradient).remove)

@@ -6,6 +6,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..models.batch import Batch
 from ..models.sequence_model import SequenceModel
 
 
@@ -16,11 +17,11 @@ def training_flops(model: SequenceModel, num_frames: int) -> int:
     and those of attention between its steps, masked ones included.
     """
     empty = model.embed.empty(1)
-    x = empty.new_zeros(1, empty.shape[1], num_frames)
+    batch = Batch(empty.new_zeros(1, empty.shape[1], num_frames))
     parameters = [p for p in model.parameters() if p.requires_grad]
     # Attention as plain products: the fused kernels of some devices are not in torch's book.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.enable_grad():
-        torch.autograd.grad(model.nll_per_entry(x).sum(), parameters, allow_unused=True)
+        torch.autograd.grad(model(batch).sum(), parameters, allow_unused=True)
     return counter.get_total_flops()
 
 

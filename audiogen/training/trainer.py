@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ..config import from_dict
 from ..errors import ConfigError, RunError, TrainingError
 from ..evaluation.scores import Score
+from ..models.batch import Batch
 from ..models.sequence_model import SequenceModel
 from ..runs.event_log import Metrics
 from ..runs.training_config import TrainingConfig
@@ -35,7 +36,7 @@ LOG_EVERY = 10
 class Batches(Protocol):
     """Crops as a pure function of the step, so that resuming needs one integer."""
 
-    def loader(self, start: int, stop: int | None, num_workers: int) -> Iterator[tuple[Tensor, list[list[str]]]]: ...
+    def loader(self, start: int, stop: int | None, num_workers: int) -> Iterator[tuple[Batch, list[list[str]]]]: ...
 
 
 @dataclass
@@ -89,7 +90,7 @@ class Trainer:
         self.average = (
             None if config.average is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.average))
         )
-        self.per_entry = torch.compile(model.nll_per_entry) if config.compile else model.nll_per_entry
+        self.per_entry = torch.compile(model) if config.compile else model
         self.unit = model.spec.unit
         self.progress = Progress()
 
@@ -183,11 +184,11 @@ class Trainer:
 
     def _compile(self) -> None:
         """Runs a batch through and forgets it: compiling takes minutes, which are not training time."""
-        x, _ = next(self.batches.loader(self.progress.step * self.config.accumulation, None, 0))
+        batch, _ = next(self.batches.loader(self.progress.step * self.config.accumulation, None, 0))
         before = [buffer.clone() for buffer in self.model.buffers()]  # running statistics
         self.model.train()
         with self.autocast:
-            loss = self.per_entry(x.to(self.device)).sum()
+            loss = self.per_entry(batch.to(self.device)).sum()
         loss.backward()
         self.optimizer.zero_grad(set_to_none=True)
         for buffer, value in zip(self.model.buffers(), before, strict=True):
@@ -209,7 +210,7 @@ class Trainer:
             return min(self.progress.step, self.config.steps) * self.config.evaluations // self.config.steps
         return int(self.spent() * self.config.evaluations)
 
-    def _step(self, loader: Iterator[tuple[Tensor, list[list[str]]]]) -> tuple[float, float, float]:
+    def _step(self, loader: Iterator[tuple[Batch, list[list[str]]]]) -> tuple[float, float, float]:
         """One optimizer step -> the loss in the spec's unit, the gradient's norm, the learning rate."""
         # Dropout, like the crops, is a function of (seed, step) alone.
         torch.manual_seed(int(np.random.SeedSequence([self.config.seed, self.progress.step]).generate_state(1)[0]))
@@ -219,12 +220,11 @@ class Trainer:
         self.model.train()
         names: set[str] = set()
         for _ in range(self.config.accumulation):
-            x, files = next(loader)
+            batch, files = next(loader)
             names.update(name for item in files for name in item)
-            entries = self.model.num_entries(x)  # counted before a GPU would have to be asked
-            x = x.to(self.device)
+            entries = self.model.num_entries(batch)  # counted before a GPU would have to be asked
             with self.autocast:
-                loss = self.per_entry(x).sum() / entries
+                loss = self.per_entry(batch.to(self.device)).sum() / entries
             (loss / self.config.accumulation).backward()
             total += self._finite(loss, "loss", names) / self.config.accumulation
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)

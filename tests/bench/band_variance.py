@@ -13,6 +13,7 @@ import torch
 
 from audiogen.data import EncodedCache, Sequences
 from audiogen.generation.generate import generate
+from audiogen.generation.request import Request
 from audiogen.runs.folder import read_split
 from audiogen.runs.run import load_run
 
@@ -25,9 +26,8 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=4)
     args = parser.parse_args()
     run = load_run(args.run)
-    frames = generate(
-        run.model, math.ceil(args.seconds * run.frontend.spec.frame_rate), batch_size=args.num, seeds=range(args.num)
-    )  # (num, F, T)
+    num_frames = math.ceil(args.seconds * run.frontend.spec.frame_rate)
+    frames = generate(run.model, num_frames, Request(seeds=range(args.num))).x  # (num, F, T)
     held_out = torch.cat(
         list(Sequences(EncodedCache.open(args.cache or args.run / "cache"), read_split(args.run).held_out)), dim=1
     )

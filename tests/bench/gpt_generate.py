@@ -32,7 +32,9 @@ from torch.nn import functional as F
 from audiogen.generation.engines import PRECISIONS
 from audiogen.generation.engines.cpu.gpt import GPTEngine
 from audiogen.generation.generate import generate
+from audiogen.generation.request import Request
 from audiogen.models.backbones.gpt import GPT
+from audiogen.models.batch import Batch
 from audiogen.models.patterns import Delay, Parallel
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.spec import TokenSpec
@@ -79,10 +81,10 @@ def main() -> None:
                 rows.append({"model": name, "batch": batch_size, "prompt": prompt, **row})
                 engine = "".join(f" {row[p]:.1f} ({row[p] / row['transformers']:.1f}x) |" for p in PRECISIONS)
                 print(f"| {name} | {batch_size} | {prompt} | {row['transformers']:.1f} |{engine}", flush=True)
-        for model.precision in PRECISIONS:
-            engine = GPTEngine(model, 1)
+        for precision in PRECISIONS:
+            engine = GPTEngine(model, Request(precision=precision))
             packed = sum(getattr(part, "weight", part).nbytes for part in engine._weights)
-            sizes[name, model.precision] = packed, sum(array.nbytes for array in engine._memory)
+            sizes[name, precision] = packed, sum(array.nbytes for array in engine._memory)
     print()
     for (name, precision), (packed, state) in sizes.items():
         print(f"{name}, {precision}: {packed / 2**20:.0f} MiB as packed, an item's state {state / 2**20:.0f} MiB")
@@ -202,11 +204,7 @@ def race(
     start = torch.randint(model.spec.codebook_size, (batch_size, model.spec.num_codebooks, prompt))
 
     def ours(precision: str) -> Callable[[], Tensor]:
-        def call() -> Tensor:
-            model.precision = precision
-            return generate(model, args.steps, prompt=start, seeds=range(batch_size))
-
-        return call
+        return lambda: generate(model, args.steps, Request(start, seeds=range(batch_size), precision=precision)).x
 
     sides = {"transformers": lambda: peer(batch_size, prompt, args.steps), **{p: ours(p) for p in PRECISIONS}}
     seconds = {name: [] for name in sides}
@@ -227,15 +225,15 @@ def held_out_bits(steps: int = 150) -> dict[str, float]:
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     for step in range(steps):
         x = walk(spec, 8, 256, step)
-        loss = model.nll_per_entry(x).mean()
+        loss = model(Batch(x)).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     model.eval()
     x, bits = walk(spec, 8, 1024, -1 % 2**31), {}
-    for model.precision in PRECISIONS:
-        logits = GPTEngine(model, len(x)).logits(x)  # (B, S, 1, V)
-        bits[model.precision] = float(F.cross_entropy(logits.flatten(0, 2).double(), x.flatten())) / 0.6931471805599453
+    for precision in PRECISIONS:
+        logits = GPTEngine(model, Request(batch_size=len(x), precision=precision)).logits(x)  # (B, S, 1, V)
+        bits[precision] = float(F.cross_entropy(logits.flatten(0, 2).double(), x.flatten())) / 0.6931471805599453
     return bits
 
 
@@ -244,12 +242,13 @@ def first_call(precision: str, cache: str) -> float:
     script = (
         "import time, torch\n"
         "from audiogen.generation.generate import generate\n"
+        "from audiogen.generation.request import Request\n"
         "from audiogen.models.backbones.gpt import GPT\n"
         "from audiogen.models.patterns import Parallel\n"
         "from audiogen.models.sequence_model import SequenceModel\n"
         "from audiogen.spec import TokenSpec\n"
         "model = SequenceModel(TokenSpec(8000, 80, 1, 64), GPT(GPT.Config(64, 2, 2, 16)), Parallel(1))\n"
-        f"model.precision = {precision!r}; began = time.perf_counter(); generate(model, 2, seeds=[0])\n"
+        f"began = time.perf_counter(); generate(model, 2, Request(precision={precision!r}))\n"
         "print(time.perf_counter() - began)"
     )
     done = subprocess.run(

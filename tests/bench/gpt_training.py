@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from audiogen.commands.defaults import resolve_precision
 from audiogen.models.backbones.gpt import GPT
+from audiogen.models.batch import Batch
 from audiogen.models.patterns import Parallel
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.runs.training_config import TrainingConfig
@@ -74,7 +75,7 @@ class Ours(nn.Module):
         self.model = SequenceModel(SPEC, GPT(GPT.Config(DIM, LAYERS, HEADS, window=BLOCK // 2)), Parallel(1))
 
     def loss(self, x: Tensor) -> Tensor:
-        return self.model.nll_per_entry(x).sum() / self.model.num_entries(x)
+        return self.model(Batch(x)).sum() / self.model.num_entries(Batch(x))
 
 
 def main() -> None:

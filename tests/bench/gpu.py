@@ -14,6 +14,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,11 +25,13 @@ import audiogen
 from audiogen.generation.engines import choose
 from audiogen.generation.engines.eager import Eager
 from audiogen.generation.generate import generate
+from audiogen.generation.request import Request
 from audiogen.models.backbones import Backbone
 from audiogen.models.backbones.gpt import GPT
 from audiogen.models.backbones.wavenet import WaveNet
+from audiogen.models.batch import Batch
 from audiogen.models.patterns import Parallel
-from audiogen.models.sampling import Sampling, uniforms
+from audiogen.models.sampling import uniforms
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.runs.training_config import TrainingConfig
 from audiogen.spec import TokenSpec
@@ -95,27 +98,22 @@ def generation(
     model = SequenceModel(spec, backbone, Parallel(1)).eval().to(device)
     few, many = (20, 40) if args.short else (200, 2000)
 
+    request = Request(seeds=range(batch_size))
+
     def plain() -> Tensor:
-        engine, seq = Eager(model, batch_size), torch.zeros(batch_size, 1, few, dtype=torch.int64, device=device)
+        engine, seq = Eager(model, request), torch.zeros(batch_size, 1, few, dtype=torch.int64, device=device)
         engine.prefill(seq[:, :, :0])
         engine.decode(
-            seq,
-            torch.zeros(1, few, dtype=torch.bool, device=device),
-            uniforms(range(batch_size), 0, few, 1).to(device),
-            Sampling(),
+            seq, torch.zeros(1, few, dtype=torch.bool, device=device), uniforms(request.seeds, 0, few, 1).to(device)
         )
         return seq
 
     def ours(precision: str) -> Callable[[], Tensor]:
-        def call() -> Tensor:
-            model.precision = precision
-            return generate(model, many, batch_size=batch_size, seeds=range(batch_size))
-
-        return call
+        return lambda: generate(model, many, replace(request, precision=precision)).x
 
     sides = {"transformers": (lambda: peer(batch_size, 1, few), few)} if peer else {}
     sides |= {"plain loop": (plain, few), "fp32": (ours("fp32"), many), "bf16": (ours("bf16"), many)}
-    print(f"{name}, {batch_size}: run by {type(choose(model, batch_size)).__name__}", flush=True)
+    print(f"{name}, {batch_size}: run by {type(choose(model, request)).__name__}", flush=True)
     seconds = race({side: call for side, (call, _) in sides.items()}, args.rounds, device)
     return {
         "model": name,
@@ -150,7 +148,7 @@ def training(config: GPT.Config, args: argparse.Namespace, device: torch.device)
     def go() -> None:
         for _ in range(steps):
             with torch.autocast(device.type, torch.bfloat16):
-                loss = model.nll_per_entry(x).mean()
+                loss = model(Batch(x)).mean()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()

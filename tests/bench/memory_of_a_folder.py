@@ -65,8 +65,8 @@ def measure(folder: Path) -> dict[str, float]:
     began = stage("encode", began)
     cache = EncodedCache.open(folder.parent / "cache", frontend, index)
     crops = Crops(cache, sides.train, num_frames=8192, batch_size=16)
-    for x, _ in crops.loader(0, 500):
-        int(x.sum())
+    for batch, _ in crops.loader(0, 500):
+        int(batch.x.sum())
     began = stage("crops", began)
     for codes in Sequences(cache, sides.held_out):
         int(codes[:, :8192].sum())

@@ -15,6 +15,7 @@ import torch
 from audiogen.commands.plan import Flags, Plan
 from audiogen.frontends import load_frontend
 from audiogen.models.backbones import BACKBONES
+from audiogen.models.batch import Batch
 from audiogen.runs.build import build_model
 from audiogen.spec import TokenSpec
 from audiogen.training.schedule import learning_rate, make_optimizer
@@ -57,7 +58,7 @@ def race(config, spec: TokenSpec, steps: int) -> tuple[list[list[float]], list[f
                 group["lr"] = learning_rate(step / steps, config.training)
             began = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=i == 1):
-                loss = model.nll_per_entry(x).sum() / model.num_entries(x)
+                loss = model(Batch(x)).sum() / x.numel()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.training.gradient_clip)
             optimizer.step()

@@ -23,6 +23,7 @@ from audiogen.course.manual_mlp import MLPByHand, windows
 from audiogen.evaluation.ngram import Bigram
 from audiogen.models.backbones import GPT, MLP, Backbone, WaveNet
 from audiogen.models.backbones import Bigram as NeuralBigram
+from audiogen.models.batch import Batch
 from audiogen.models.patterns import Parallel
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.runs.training_config import TrainingConfig
@@ -95,7 +96,7 @@ def on_names(backbone: Callable[[], Backbone], **settings: float) -> Callable[[P
         model = SequenceModel(names.characters.spec, backbone(), Parallel(1))
         trained = fit(model, names.batches(), names.steps(), lambda x: mean(model, x), **settings)
         with torch.inference_mode():
-            nats, entries = trained.eval().nll(names.batch(names.validation))
+            nats, entries = trained.eval().nll(Batch(names.batch(names.validation)))
         return float(nats) / entries, sum(p.numel() for p in model.parameters())
 
     return run
@@ -135,13 +136,13 @@ def shakespeare(folder: Path, block: int = 64, batch_size: int = 12, steps: int 
             yield torch.stack([training[:, start : start + block + 1] for start in starts])
 
     def loss(x: Tensor) -> Tensor:  # as there: 64 predictions, of which the first has seen one character
-        return model.nll_per_entry(x)[:, :, 1:].mean()
+        return model(Batch(x))[:, :, 1:].mean()
 
     fit(model, batches(), steps, loss, learning_rate=1e-3, weight_decay=0.1, warmup=0.05, final_learning_rate=0.1)
     windows = validation.unfold(1, block + 1, block).transpose(0, 1)  # (windows, 1, 65): every character once
     with torch.inference_mode():
         model.eval()
-        losses = torch.cat([model.nll_per_entry(x)[:, 0, 1:] for x in windows.split(64)])
+        losses = torch.cat([model(Batch(x))[:, 0, 1:] for x in windows.split(64)])
     return float(losses.mean()), sum(p.numel() for p in model.parameters())
 
 
@@ -174,7 +175,7 @@ def fit(
 
 
 def mean(model: SequenceModel, x: Tensor) -> Tensor:
-    nats, entries = model.nll(x)
+    nats, entries = model.nll(Batch(x))
     return nats / entries
 
 

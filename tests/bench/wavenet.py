@@ -27,9 +27,10 @@ from torch.nn import functional as F
 from audiogen.generation.engines import PRECISIONS
 from audiogen.generation.engines.cpu.wavenet import WaveNetEngine
 from audiogen.generation.engines.eager import Eager
+from audiogen.generation.request import Request
 from audiogen.models.backbones.wavenet import WaveNet
 from audiogen.models.patterns import Parallel
-from audiogen.models.sampling import Sampling, uniforms
+from audiogen.models.sampling import uniforms
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.spec import TokenSpec
 
@@ -110,11 +111,10 @@ def race(name: str, config: WaveNet.Config, batch_size: int, args: argparse.Name
     peer = RingBufferLoop(model, batch_size)
     with torch.inference_mode():
         expected = torch.stack([peer.logits(code) for code in [None, *seq[:, 0, :-1].T]], dim=1)[:, :, None]
-    sides = {"peer": lambda steps: peer.generate(steps), "eager": filler(Eager(model, batch_size))}
+    sides = {"peer": lambda steps: peer.generate(steps), "eager": filler(Eager(model, Request(batch_size=batch_size)))}
     mebibytes = {}
     for precision in PRECISIONS:
-        model.precision = precision
-        engine = WaveNetEngine(model, batch_size)
+        engine = WaveNetEngine(model, Request(batch_size=batch_size, precision=precision))
         error = float((engine.logits(seq) - expected).abs().max())
         assert precision != "fp32" or error < 1e-4, error
         sides[precision] = filler(engine)
@@ -141,12 +141,11 @@ def filler(engine):
     """steps -> that many steps of the engine, begun anew, with all its inputs made."""
 
     def go(steps: int) -> None:
-        seq = torch.zeros(engine.batch_size, 1, steps, dtype=torch.int64)
+        items = engine.request.batch_size
+        seq = torch.zeros(items, 1, steps, dtype=torch.int64)
         with torch.inference_mode():
-            engine.set_state(*engine.model.start(engine.batch_size))
-        engine.decode(
-            seq, torch.zeros(1, steps, dtype=torch.bool), uniforms(range(engine.batch_size), 0, steps, 1), Sampling()
-        )
+            engine.set_state(*engine.model.start(items))
+        engine.decode(seq, torch.zeros(1, steps, dtype=torch.bool), uniforms(range(items), 0, steps, 1))
 
     return go
 
@@ -205,11 +204,11 @@ def held_out_bits(run: Path, folder: Path, most: int = 40) -> dict[str, float]:
     files = [folder / part.file.path for part in run.split().held_out[:most]]
     bits = {}
     for precision in PRECISIONS:
-        run.model.precision, nats, count = precision, 0.0, 0
+        request, nats, count = Request(precision=precision), 0.0, 0
         for path in files:
             codes = run.frontend.encode(read_audio(path, run.sample_rate)[None])
-            seq, _ = run.model.pattern.apply(codes, run.model.hole)
-            logits = WaveNetEngine(run.model, 1).logits(seq)
+            seq = run.model.pattern.apply(codes, run.model.hole)
+            logits = WaveNetEngine(run.model, request).logits(seq)
             targets = seq.transpose(1, 2).flatten()
             nats += float(F.cross_entropy(logits.flatten(0, 2).double(), targets, reduction="sum"))
             count += seq.numel()
@@ -221,8 +220,8 @@ def first_call(precision: str, cache: str) -> float:
     """Seconds of the processor that the first steps take in a new process, numba's import included, torch's not."""
     script = (
         "import time, torch; from audiogen.generation.generate import generate; from tests.bench.wavenet import *\n"
-        f"model = SequenceModel(SPEC, WaveNet(WaveNet.Config()), Parallel(1)); model.precision = {precision!r}\n"
-        "began = time.process_time(); generate(model, 2, seeds=[0]); print(time.process_time() - began)"
+        "model, began = SequenceModel(SPEC, WaveNet(WaveNet.Config()), Parallel(1)), time.process_time()\n"
+        f"generate(model, 2, Request(precision={precision!r})); print(time.process_time() - began)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],

@@ -2,26 +2,17 @@
 
 import functools
 import logging
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ...errors import ConfigError
 from ...models.backbones import Backbone
-from ...models.sampling import Sampling
+from ...models.layers import State
 from ...models.sequence_model import SequenceModel
+from ..request import Request
 
 log = logging.getLogger("audiogen")
-
-#: How an engine may hold the weights while it generates. Sums of products are always taken in fp32.
-PRECISIONS = ("fp32", "bf16", "int8")
-
-
-def check_precision(precision: str) -> None:
-    """Raises the ConfigError of one that is unknown."""
-    if precision not in PRECISIONS:
-        raise ConfigError(f"precision: {precision!r} is unknown; choose {', '.join(PRECISIONS)}")
 
 
 @functools.cache
@@ -45,8 +36,8 @@ class Engine:
     An engine that needs a library or time to compile imports it in `__init__`, not where its module is imported.
 
     Args:
-        model: one that `refusal` finds nothing against, in evaluation mode.
-        batch_size: items that are generated side by side.
+        model: one that `unsupported_reason` finds nothing against, in evaluation mode.
+        request: how many items are generated side by side, the filters, and the precision.
     """
 
     #: What it is for: models of this backbone, on this kind of device.
@@ -67,25 +58,24 @@ class Engine:
             return "autocast is on, which chooses other types"
         return None
 
-    def __init__(self, model: SequenceModel, batch_size: int):
-        self.model, self.batch_size = model, batch_size
+    def __init__(self, model: SequenceModel, request: Request):
+        self.model, self.request = model, request
 
     def prefill(self, seq: Tensor) -> None:
         """Begins after the steps (B, C, S), S being 0 or more, which the model runs through at once."""
         with torch.inference_mode():
             self.set_state(*self.model.start(seq.shape[0], seq))
 
-    def set_state(self, hidden: Tensor, state: Any) -> None:
+    def set_state(self, hidden: Tensor, state: State) -> None:
         """Goes on from the hidden (B, D) that predicts the next step, and the state of the model, consuming both.
         May be called again, to begin anew."""
         raise NotImplementedError
 
-    def decode(
-        self, seq: Tensor, known: Tensor, uniforms: Tensor, sampling: Sampling, logits: Tensor | None = None
-    ) -> None:
+    def decode(self, seq: Tensor, known: Tensor, uniforms: Tensor, logits: Tensor | None = None) -> None:
         """Goes through the next n steps: draws each, keeps what is known of it, and observes the result.
 
-        A draw is sampling.draw's: the inverse of the cumulative filtered probabilities, in float64.
+        A draw is sampling.draw's: the inverse of the cumulative filtered probabilities, in float64; and a hole where
+        they are not numbers.
 
         Args:
             seq: (B, C, n), written in place where it is not known. May be a strided view.
@@ -102,5 +92,5 @@ class Engine:
         uniforms = torch.full((B, S, self.model.head.num_uniforms), 0.5, dtype=torch.float64, device=seq.device)
         self.prefill(seq[:, :, :0])
         with torch.inference_mode():
-            self.decode(seq.clone(), torch.ones_like(seq[0], dtype=torch.bool), uniforms, Sampling(), logits)
+            self.decode(seq.clone(), torch.ones_like(seq[0], dtype=torch.bool), uniforms, logits)
         return logits

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ...models.layers import clone_state, copy_state
-from ...models.sampling import Sampling
+from ...models.layers import State, clone_state, copy_state
 from ...models.sequence_model import SequenceModel
+from ..request import Request
 from .base import Engine, log_unsupported
 
 #: One graph is captured at a time in a process.
@@ -45,21 +45,21 @@ class GraphEngine(Engine):
     def unsupported_reason(cls, model: SequenceModel) -> str | None:
         return cls.broken or super().unsupported_reason(model)
 
-    def __init__(self, model: SequenceModel, batch_size: int):
-        rounds = model.precision != "fp32"
-        super().__init__(_rounded(model) if rounds else model, batch_size)
+    def __init__(self, model: SequenceModel, request: Request):
+        rounds = request.precision != "fp32"
+        super().__init__(_rounded(model) if rounds else model, request)
         # Cached casts would be those of the step that was captured.
         self._autocast = torch.autocast(self.device, torch.bfloat16, enabled=rounds, cache_enabled=False)
-        self._state: Any = None
+        self._state: State | None = None
         self._steps = 0
         self._step: Callable[[], None] | None = None
-        self._made_for: tuple | None = None
+        self._gives_logits: bool | None = None
 
     def prefill(self, seq: Tensor) -> None:
         with self._autocast:
             super().prefill(seq)
 
-    def set_state(self, hidden: Tensor, state: Any) -> None:
+    def set_state(self, hidden: Tensor, state: State) -> None:
         if self._state is None:
             # Copies: the bigram's hidden is a view of the model's own bos.
             self._hidden = hidden.float().clone(memory_format=torch.contiguous_format)
@@ -68,32 +68,26 @@ class GraphEngine(Engine):
             self._hidden.copy_(hidden)
             copy_state(self._state, state)
 
-    def decode(
-        self, seq: Tensor, known: Tensor, uniforms: Tensor, sampling: Sampling, logits: Tensor | None = None
-    ) -> None:
+    def decode(self, seq: Tensor, known: Tensor, uniforms: Tensor, logits: Tensor | None = None) -> None:
         with torch.inference_mode(), torch.cuda.device_of(seq):
             for start in range(0, seq.shape[2], self.BLOCK):
                 piece = slice(start, start + self.BLOCK)
                 self._fill(
-                    seq[:, :, piece],
-                    known[:, piece],
-                    uniforms[:, piece],
-                    sampling,
-                    None if logits is None else logits[:, piece],
+                    seq[:, :, piece], known[:, piece], uniforms[:, piece], None if logits is None else logits[:, piece]
                 )
 
-    def _fill(self, seq: Tensor, known: Tensor, uniforms: Tensor, sampling: Sampling, logits: Tensor | None) -> None:
-        n, made_for = seq.shape[2], (sampling, logits is not None)
-        if self._made_for != made_for:
+    def _fill(self, seq: Tensor, known: Tensor, uniforms: Tensor, logits: Tensor | None) -> None:
+        n, gives_logits = seq.shape[2], logits is not None
+        if self._gives_logits != gives_logits:
             self._make_room(seq, known, uniforms, logits)
-            self._made_for, self._steps, self._step = made_for, 0, None
+            self._gives_logits, self._steps, self._step = gives_logits, 0, None
         self._seq[:, :, :n], self._known[:, :n], self._uniforms[:, :n] = seq, known, uniforms
         self._at.zero_()
         for _ in range(n):
             if self._step is None and self._steps >= self.WARM_UP:
-                self._step = self._captured(sampling)
+                self._step = self._captured()
             if self._step is None:
-                self._run_step(sampling)
+                self._run_step()
             else:
                 self._step()
             self._steps += 1
@@ -110,12 +104,12 @@ class GraphEngine(Engine):
         self._logits = None if logits is None else logits.new_empty(logits.shape[0], self.BLOCK, *logits.shape[2:])
         self._at = torch.zeros(1, dtype=torch.int64, device=seq.device)  # the step within the block
 
-    def _run_step(self, sampling: Sampling) -> None:
+    def _run_step(self) -> None:
         """One step of the plain loop, at the place in the block that a tensor says."""
         at, head = self._at, self.model.head
         if self._logits is not None:
             self._logits.index_copy_(1, at, head.logits(self._hidden)[:, None])
-        x = head.sample(self._hidden, sampling, self._uniforms.index_select(1, at)[:, 0])  # (B, C)
+        x = head.sample(self._hidden, self.request.sampling, self._uniforms.index_select(1, at)[:, 0])  # (B, C)
         x = torch.where(self._known.index_select(1, at), self._seq.index_select(2, at), x[:, :, None])
         self._seq.index_copy_(2, at, x)
         with self._autocast:
@@ -124,7 +118,7 @@ class GraphEngine(Engine):
         copy_state(self._state, state)
         at += 1
 
-    def _captured(self, sampling: Sampling) -> Callable[[], None]:
+    def _captured(self) -> Callable[[], None]:
         """What runs such a step from now on; the step itself where it can't be captured."""
         device = self._at.device
         graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
@@ -135,13 +129,13 @@ class GraphEngine(Engine):
                 _CAPTURING,
                 torch.cuda.graph(graph, stream=torch.cuda.Stream(device), capture_error_mode="thread_local"),
             ):
-                self._run_step(sampling)  # noted down, not run
+                self._run_step()  # noted down, not run
         except RuntimeError as error:
             torch.cuda.set_stream(before)  # what torch leaves out if the end fails too
             cause = str(error.__context__ or error).partition("\n")[0]
             GraphEngine.broken, GraphEngine._failed = f"a CUDA graph can't be captured: {cause}", graph
             log_unsupported("graph", GraphEngine.broken)
-            return lambda: self._run_step(sampling)
+            return lambda: self._run_step()
         return graph.replay
 
 

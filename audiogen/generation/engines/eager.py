@@ -1,11 +1,9 @@
 """The loop as the model itself runs it: works for every model, and is what the other engines must equal."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from ...models.sampling import Sampling
+from ...models.layers import State
 from ...models.sequence_model import SequenceModel
 from .base import Engine
 
@@ -19,13 +17,11 @@ class Eager(Engine):
     def unsupported_reason(cls, model: SequenceModel) -> str | None:
         return None
 
-    def set_state(self, hidden: Tensor, state: Any) -> None:
+    def set_state(self, hidden: Tensor, state: State) -> None:
         self._hidden, self._state, self._pending = hidden, state, None
 
-    def decode(
-        self, seq: Tensor, known: Tensor, uniforms: Tensor, sampling: Sampling, logits: Tensor | None = None
-    ) -> None:
-        model = self.model
+    def decode(self, seq: Tensor, known: Tensor, uniforms: Tensor, logits: Tensor | None = None) -> None:
+        model, sampling = self.model, self.request.sampling
         with torch.inference_mode():
             for s in range(seq.shape[2]):
                 if self._pending is not None:

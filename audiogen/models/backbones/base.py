@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...spec import Spec
+from ..layers import State
 
 
 class Backbone(nn.Module):
@@ -51,7 +52,7 @@ class Backbone(nn.Module):
         """Adapt default settings to training crops of `num_steps` steps (after the pattern)."""
         return config
 
-    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         raise NotImplementedError
 
 

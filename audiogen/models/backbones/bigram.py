@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ...spec import Spec
+from ..layers import LayerState
 from .base import Backbone, check_sizes
 
 
@@ -40,5 +41,5 @@ class Bigram(Backbone):
         super().__init__()
         self.config, self.dim = config, config.dim
 
-    def forward(self, x: Tensor, state: dict | None = None) -> tuple[Tensor, dict]:
+    def forward(self, x: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState]:
         return x, {}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...spec import Spec
-from ..layers import CausalAttention
+from ..layers import CausalAttention, LayerState
 from .base import Backbone, check_sizes, check_state
 
 #: Below this many codes the larger model overfits before it has learned what they have in common. On 16 unlike clips of
@@ -81,7 +81,7 @@ class GPT(Backbone):
             for linear in (block.attention.out, block.down):
                 nn.init.normal_(linear.weight, std=0.02 / math.sqrt(2 * config.num_layers))
 
-    def forward(self, x: Tensor, state: list | None = None) -> tuple[Tensor, list[Any]]:
+    def forward(self, x: Tensor, state: list[LayerState] | None = None) -> tuple[Tensor, list[LayerState]]:
         x, states = self.dropout(x), []
         for layer, block in enumerate(self.blocks):
             x, layer_state = block(x, None if state is None else state[layer])
@@ -97,7 +97,7 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(config.dim, 4 * config.dim), nn.Linear(4 * config.dim, config.dim)
         self.dropout, self.gelu = nn.Dropout(config.dropout), nn.GELU(approximate="tanh")
 
-    def forward(self, x: Tensor, state: dict | None = None) -> tuple[Tensor, dict]:
+    def forward(self, x: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState]:
         y, state = self.attention(self.norm_attention(x), state)
         x = x + self.dropout(y)
         x = x + self.dropout(self.down(self.gelu(self.up(self.norm_feed_forward(x)))))

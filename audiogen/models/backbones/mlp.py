@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...spec import Spec
-from ..layers import CausalConv
+from ..layers import CausalConv, LayerState
 from .base import Backbone, check_sizes, check_state
 
 
@@ -56,7 +56,7 @@ class MLP(Backbone):
         )
         self.last = nn.Linear(config.hidden_dim, config.dim)
 
-    def forward(self, x: Tensor, state: dict | None = None) -> tuple[Tensor, dict]:
+    def forward(self, x: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState]:
         x, state = self.first(x, state)  # (B, S, hidden_dim)
         x = self._activated(x, 0)
         for layer, linear in enumerate(self.hidden, 1):

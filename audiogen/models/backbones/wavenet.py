@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...spec import Spec
-from ..layers import CausalConv
+from ..layers import CausalConv, LayerState
 from .base import Backbone, check_sizes, check_state
 
 
@@ -73,7 +73,7 @@ class WaveNet(Backbone):
         self.last = nn.Linear(config.dim, config.dim)
         self.direct = nn.Parameter(torch.zeros(config.dim))
 
-    def forward(self, x: Tensor, state: list | None = None) -> tuple[Tensor, list[Any]]:
+    def forward(self, x: Tensor, state: list[LayerState] | None = None) -> tuple[Tensor, list[LayerState]]:
         direct = self.direct * x  # (B, S, D)
         x = self.first(x)  # (B, S, R)
         skips, states = [], []

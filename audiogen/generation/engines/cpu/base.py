@@ -8,7 +8,6 @@ from torch import Tensor
 
 from ....models.embeddings import CodeEmbedding
 from ....models.heads import CategoricalHead
-from ....models.sampling import Sampling
 from ....models.sequence_model import SequenceModel
 from ..base import Engine
 
@@ -39,9 +38,7 @@ class KernelEngine(Engine):
             return f"it is no {cls.backbone.__name__} over codes"
         return super().unsupported_reason(model)
 
-    def decode(
-        self, seq: Tensor, known: Tensor, uniforms: Tensor, sampling: Sampling, logits: Tensor | None = None
-    ) -> None:
+    def decode(self, seq: Tensor, known: Tensor, uniforms: Tensor, logits: Tensor | None = None) -> None:
         from ....utils.jit import log_compilation
         from .sampling import filters
 
@@ -55,7 +52,7 @@ class KernelEngine(Engine):
                 codes,
                 np.ascontiguousarray(known.numpy()),
                 np.ascontiguousarray(uniforms.numpy()),
-                filters(sampling, self.model.spec.codebook_size),
+                filters(self.request.sampling, self.model.spec.codebook_size),
                 np.empty((0, 0, 0, 0), np.float32) if logits is None else logits.numpy(),
             )
         seq.copy_(torch.from_numpy(codes))

@@ -1,42 +1,42 @@
 """GPT on one CPU core: weights in rows, a whole block of steps in one compiled call."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ....models.backbones.gpt import GPT
+from ....models.layers import LayerState
 from ....models.sequence_model import SequenceModel
 from ....utils.devices import bf16_pays
+from ...request import Request
 from .base import KernelEngine
 
 
 class GPTEngine(KernelEngine):
     backbone = GPT
 
-    def __init__(self, model: SequenceModel, batch_size: int):
-        super().__init__(model, batch_size)
+    def __init__(self, model: SequenceModel, request: Request):
+        super().__init__(model, request)
         from .gpt_kernel import BLOCK, run
 
         self._run = run
-        self._weights = pack_weights(model)
+        self._weights = pack_weights(model, request.precision)
         config = model.backbone.config
         L, H, W, d = config.num_layers, config.num_heads, config.window, config.dim // config.num_heads
-        kind = np.float32 if model.precision == "fp32" else np.uint16  # bf16
+        kind = np.float32 if request.precision == "fp32" else np.uint16  # bf16
         self._memory = (
-            np.empty((L, batch_size, -(-W // BLOCK), H, d, BLOCK), kind),
-            np.empty((L, batch_size, W, H, d), kind),
+            np.empty((L, request.batch_size, -(-W // BLOCK), H, d, BLOCK), kind),
+            np.empty((L, request.batch_size, W, H, d), kind),
         )
 
     def prefill(self, seq: Tensor) -> None:
         # To cast all weights takes what some ten steps save. The size of the batch must not matter to an item.
-        rounded = self.model.precision != "fp32" and seq.shape[2] >= 16 and bf16_pays(seq.device)
+        rounded = self.request.precision != "fp32" and seq.shape[2] >= 16 and bf16_pays(seq.device)
         with torch.autocast("cpu", torch.bfloat16, enabled=rounded):
             super().prefill(seq)
 
-    def set_state(self, hidden: Tensor, state: Any) -> None:
+    def set_state(self, hidden: Tensor, state: list[LayerState]) -> None:
         self._hidden = hidden.float().numpy().copy()
         self._position = int(state[0]["position"])
         _, B, _, H, d, J = self._memory[0].shape  # blocks of J steps
@@ -53,12 +53,12 @@ class GPTEngine(KernelEngine):
 
 
 @torch.no_grad()
-def pack_weights(model: SequenceModel):
-    """The gpt_kernel.Weights of a model, at its precision."""
+def pack_weights(model: SequenceModel, precision: str):
+    """The gpt_kernel.Weights of a model, at a precision."""
     from .gpt_kernel import Weights
     from .matvec_rowwise import pack
 
-    backbone, precision = model.backbone, model.precision
+    backbone = model.backbone
     blocks, config = backbone.blocks, backbone.config
     norms = [norm for block in blocks for norm in (block.norm_attention, block.norm_feed_forward)] + [backbone.norm]
     d = config.dim // config.num_heads

@@ -8,7 +8,9 @@ by side, so that the scores of a block are made at once and the window is read i
 
 Where weights are rounded, both are held as bf16: past some hundred steps, reading them takes longer than the weights.
 
-numba compiles this where it is first called (seconds) and is imported here: import this module where it is used.
+numba compiles this where it is first called (seconds) and is imported here: import this module where it is used. What
+it keeps on disk goes by this file alone: touch it after a change in sampling.py, fast_exp.py, finite.py, bf16.py or
+matvec_rowwise.py.
 """
 
 from typing import NamedTuple
@@ -19,6 +21,7 @@ from numba import njit
 from ....utils.jit import compiled
 from .bf16 import narrow, widen
 from .fast_exp import exp
+from .finite import NAN, all_finite
 from .matvec_rowwise import Rows, product
 from .sampling import draw
 
@@ -66,7 +69,7 @@ def run(weights, keys, values, position, hidden, seq, known, uniforms, filters, 
         for b in range(B):
             x[b] = np.float32(0)
             for k in range(K):
-                if not known[k, s]:
+                if not known[k, s]:  # no number in, a hole out
                     seq[b, k, s] = draw(scores[b, k * V : (k + 1) * V], filters, uniforms[b, s, k], p)
                 if logits.size > 0:
                     logits[b, s, k] = scores[b, k * V : (k + 1) * V]
@@ -163,6 +166,9 @@ def score(query, keys, y):
 
 @njit(fastmath=True)
 def softmax(x):
+    if not all_finite(x):
+        x[:] = NAN
+        return
     largest, total = x[0], np.float32(0)
     for j in range(len(x)):
         largest = max(largest, x[j])
@@ -179,6 +185,9 @@ def norm(x, weight_bias, y):
     D = x.shape[1]
     weight, bias = weight_bias[0], weight_bias[1]
     for b in range(len(x)):
+        if not all_finite(x[b]):
+            y[b] = NAN
+            continue
         mean = np.float32(0)
         for i in range(D):
             mean += x[b, i]
@@ -206,6 +215,9 @@ SIGMOID_CLAMP = np.float32(40)
 def gelu(x):
     """x (1 + tanh(u / 2)) / 2 is x / (1 + exp(-u)), u being twice that of the tanh approximation."""
     for b in range(len(x)):
+        if not all_finite(x[b]):
+            x[b] = NAN
+            continue
         for i in range(x.shape[1]):
             v = x[b, i]
             u = v * (C1 + C3 * v * v)

@@ -16,6 +16,7 @@ from torch import nn
 
 from ....utils.jit import compiled
 from .bf16 import narrow, widen
+from .finite import NAN, all_finite
 
 TYPES = {"fp32": np.float32, "bf16": np.uint16, "int8": np.int8}
 LARGEST = 127  # of an int8 weight
@@ -164,7 +165,10 @@ def _integers(x, rows, layer, y, rounded, unpacked):
 
 @njit(fastmath=True, nogil=True)
 def _round(x, most, rounded):
-    """To whole multiples, -most to most, of the step that is returned."""
+    """To whole multiples, -most to most, of the step that is returned: NaN, unless all are finite."""
+    if not all_finite(x):
+        rounded[: len(x)] = 0
+        return NAN
     largest = np.float32(1e-30)
     for i in range(len(x)):
         largest = max(largest, abs(x[i]))

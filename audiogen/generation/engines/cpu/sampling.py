@@ -25,7 +25,7 @@ def filters(sampling: Sampling, codebook_size: int) -> tuple[float, int, float, 
 
 @compiled()
 def draw(logits: np.ndarray, filters: tuple[float, int, float, float], uniform: float, p: np.ndarray) -> int:
-    """One code from (V,) float32 logits.
+    """One code from (V,) float32 logits; V, which is no code, where they are not numbers.
 
     Args:
         filters: of the function of that name.
@@ -38,12 +38,16 @@ def draw(logits: np.ndarray, filters: tuple[float, int, float, float], uniform: 
     for v in range(1, V):
         if logits[v] > logits[best]:
             best = v
-    if temperature == 0:
-        return best
     largest, total = np.float64(logits[best]), 0.0
+    if temperature == 0:
+        for v in range(V):  # NaN is not larger than anything
+            total += np.float64(logits[v]) - largest
+        return V if np.isnan(total) else best
     for v in range(V):
         p[v] = np.exp((np.float64(logits[v]) - largest) / temperature)
         total += p[v]
+    if np.isnan(total):
+        return V
     if top_k < V or top_p < 1:
         for v in range(V):
             p[v] /= total

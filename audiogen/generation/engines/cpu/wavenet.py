@@ -1,45 +1,45 @@
 """WaveNet on one CPU core: weights packed side by side, a whole block of steps in one compiled call."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from ....models.backbones.wavenet import WaveNet
+from ....models.layers import LayerState
 from ....models.sequence_model import SequenceModel
+from ...request import Request
 from .base import KernelEngine
 
 
 class WaveNetEngine(KernelEngine):
     backbone = WaveNet
 
-    def __init__(self, model: SequenceModel, batch_size: int):
-        super().__init__(model, batch_size)
+    def __init__(self, model: SequenceModel, request: Request):
+        super().__init__(model, request)
         from .matvec_columnwise import padded
         from .wavenet_kernel import run
 
         self._run = run
         with torch.no_grad():
-            self._weights = pack_weights(model)
+            self._weights = pack_weights(model, request.precision)
         backbone = model.backbone
         slots, R = int(self._weights.dilations.sum()), backbone.config.residual_dim
-        self._memory = (np.empty((slots, batch_size, R), np.float32),)
-        self._hidden = np.zeros((batch_size, padded(backbone.dim)), np.float32)
+        self._memory = (np.empty((slots, request.batch_size, R), np.float32),)
+        self._hidden = np.zeros((request.batch_size, padded(backbone.dim)), np.float32)
 
-    def set_state(self, hidden: Tensor, state: Any) -> None:
+    def set_state(self, hidden: Tensor, state: list[LayerState]) -> None:
         self._hidden[:, : hidden.shape[1]] = hidden.numpy()
         self._position = int(state[0]["position"])
         rings = torch.cat([layer["ring"] for layer in state], dim=1)  # (B, slots, R)
         self._memory[0][:] = rings.transpose(0, 1).numpy()
 
 
-def pack_weights(model: SequenceModel):
-    """The wavenet_kernel.Weights of a model, at its precision."""
+def pack_weights(model: SequenceModel, precision: str):
+    """The wavenet_kernel.Weights of a model, at a precision."""
     from .matvec_columnwise import pack
     from .wavenet_kernel import Weights
 
-    backbone, precision = model.backbone, model.precision
+    backbone = model.backbone
     K, V, R, L = model.spec.num_codebooks, model.spec.codebook_size, backbone.config.residual_dim, len(backbone.gates)
     embedding = model.embed.table.weight  # (K (V + 1), D)
     table = embedding @ backbone.first.weight.T  # (K (V + 1), R)

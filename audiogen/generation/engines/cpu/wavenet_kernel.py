@@ -1,7 +1,8 @@
 """WaveNet's loop in one compiled function: all layers of a step, the draw and the next embedding, without a pause.
 
 numba compiles this where it is first called (seconds) and is imported here: import this module where it is used. What
-it keeps on disk goes by this file alone: touch it after a change in draws.py, exponential.py or products.py.
+it keeps on disk goes by this file alone: touch it after a change in sampling.py, fast_exp.py, finite.py or
+matvec_columnwise.py.
 """
 
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from numba import njit
 
 from ....utils.jit import compiled
 from .fast_exp import ONE, exp
+from .finite import NAN, all_finite
 from .matvec_columnwise import padded, product
 from .sampling import draw
 
@@ -98,6 +100,9 @@ def run(weights, rings, position, hidden, seq, known, uniforms, filters, logits)
 
 @njit(fastmath=True)
 def rectify(x, y):
+    if not all_finite(x):
+        y[: len(x)] = NAN
+        return
     for i in range(len(x)):
         y[i] = max(x[i], np.float32(0))
 
@@ -108,6 +113,9 @@ TANH_CLAMP, SIGMOID_CLAMP = np.float32(9.5), np.float32(40)
 @njit(fastmath=True)
 def gate(filtered, opened, y):
     """tanh(filtered) sigmoid(opened), the two divisions in one; beyond 9.5 tanh is 1 in float32."""
+    if not (all_finite(filtered) and all_finite(opened)):
+        y[: len(filtered)] = NAN
+        return
     for i in range(len(filtered)):
         e = exp(2 * max(min(filtered[i], TANH_CLAMP), -TANH_CLAMP))
         y[i] = (e - ONE) / ((e + ONE) * (ONE + exp(max(min(-opened[i], SIGMOID_CLAMP), -SIGMOID_CLAMP))))
