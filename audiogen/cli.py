@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
 from rich.table import Table
+from typer.core import TyperCommand
 
 from .errors import AudiogenError, ConfigError, printable
 from .utils.terminal import Terminal, Terminated, set_up
@@ -21,14 +23,38 @@ console = Terminal(highlight=False, soft_wrap=True, markup=False)  # [x] is part
 
 # Whether a path can be read is said by what reads it, in one line.
 Given = Annotated[Path, typer.Argument(readable=False)]
+
+
+class PartsCommand(TyperCommand):
+    """A command whose help names the registered parts, which are imported only when the help is asked for."""
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Fill in the names, then print the help."""
+        from .commands.defaults import BACKBONE, FRONTEND
+        from .frontends import FRONTENDS
+        from .models.backbones import BACKBONES
+
+        names = {
+            "{frontends}": ", ".join(FRONTENDS),
+            "{backbones}": ", ".join(BACKBONES),
+            "{frontend}": FRONTEND,
+            "{backbone}": BACKBONE,
+        }
+        for parameter in self.params:
+            for placeholder, text in names.items():
+                if getattr(parameter, "help", None):
+                    parameter.help = parameter.help.replace(placeholder, text)
+        super().format_help(ctx, formatter)
+
+
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Frontend = Annotated[
     str | None,
     typer.Option(
-        help="mulaw, mel, melvq, encodec, codec or bpe; or the folder of a run, a cache or a front-end, to take its "
-        "own (mel by default)."
+        help="One of {frontends}; or the folder of a run, a cache or a front-end, to take its own. Default: {frontend}."
     ),
 ]
+Backbone = Annotated[str | None, typer.Option(help="One of {backbones}. Default: {backbone}.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=1", help="One setting, by its name in a run's config.json; may be repeated."),
@@ -62,13 +88,13 @@ def main() -> None:
         raise
 
 
-@app.command()
+@app.command(cls=PartsCommand)
 def doctor(
     folder: Annotated[Path | None, typer.Argument(readable=False, help="A folder of sound files.")] = None,
     overfit: Annotated[bool, typer.Option("--overfit", help="Try to learn one batch by heart.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="List each file, however many.")] = False,
     frontend: Frontend = None,
-    backbone: Annotated[str | None, typer.Option(help="bigram, mlp, wavenet or gpt.")] = None,
+    backbone: Backbone = None,
     device: Device = "auto",
     settings: Settings = None,
 ) -> None:
@@ -91,7 +117,7 @@ def doctor(
             check_overfit(console, found, frontend, backbone, device, settings or [])
 
 
-@app.command()
+@app.command(cls=PartsCommand)
 def tokenize(
     folder: Given, out: Given, frontend: Frontend = None, device: Device = "auto", settings: Settings = None
 ) -> None:
@@ -144,12 +170,12 @@ def decode(
     console.print(f"{out}: files written: {len(written)}")
 
 
-@app.command()
+@app.command(cls=PartsCommand)
 def train(
     folder: Given,
     out: Annotated[Path, typer.Option(readable=False, help="The run folder to make.")],
     frontend: Frontend = None,
-    backbone: Annotated[str | None, typer.Option(help="bigram, mlp, wavenet or gpt (the default).")] = None,
+    backbone: Backbone = None,
     steps: Annotated[int | None, typer.Option(help="Train for so many steps.")] = None,
     minutes: Annotated[
         float | None,

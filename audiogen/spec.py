@@ -99,6 +99,16 @@ class TokenSpec:
         return None if self.hop_length is None else self.sample_rate / self.hop_length
 
     @property
+    def rate_in_words(self) -> str:
+        """What a second of sound becomes: "62.5 frames of 4 codes out of 256"."""
+        if self.frame_rate is None:
+            return f"as many codes as it happens to need, out of {self.codebook_size:,}"
+        codes = f"out of {self.codebook_size:,}"
+        if self.num_codebooks == 1:
+            return f"{self.frame_rate:,.6g} codes {codes}"
+        return f"{self.frame_rate:,.6g} frames of {self.num_codebooks} codes {codes}"
+
+    @property
     def bitrate(self) -> float | None:
         """K log2(V) frame_rate, in bits per second; None where the rate varies."""
         rate = self.frame_rate
@@ -165,6 +175,11 @@ class FrameSpec:
     def frame_rate(self) -> float:
         """Frames per second, never rounded."""
         return self.sample_rate / self.hop_length
+
+    @property
+    def rate_in_words(self) -> str:
+        """What a second of sound becomes: "62.5 frames of 80 values"."""
+        return f"{self.frame_rate:,.6g} frames of {self.num_features} values"
 
 
 Spec = TokenSpec | FrameSpec

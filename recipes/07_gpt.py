@@ -34,6 +34,7 @@ from audiogen.course.attention import entropy, look_back
 from audiogen.course.lesson_page import write_lesson
 from audiogen.course.lesson_parser import LessonParser
 from audiogen.data import EncodedCache, Sequences
+from audiogen.frontends import FRONTENDS
 from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text
 from audiogen.listen.html import link
 from audiogen.listen.spectrograms import mel_power
@@ -61,7 +62,7 @@ STRETCHES = 16  # of held-out sound to look at
 
 def main() -> None:
     parser = LessonParser(__file__, __doc__)
-    parser.add_argument("--frontend", default="codec", help="codec, melvq, encodec, or a folder that holds one")
+    parser.add_argument("--frontend", default="codec", help=f"{', '.join(FRONTENDS)}, or a folder that holds one")
     parser.add_argument("--minutes", type=float, default=6.0, help="training time of the GPT")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="A.B=1")

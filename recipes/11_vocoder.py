@@ -37,6 +37,7 @@ from audiogen.course.lesson_page import side_by_side, write_lesson
 from audiogen.course.lesson_parser import LessonParser
 from audiogen.errors import AudiogenError, ConfigError
 from audiogen.evaluation.reconstruction import joined, mel_distance, pesq, stft_distance
+from audiogen.frontends import FRONTENDS
 from audiogen.frontends.mel.vocoder import MelFrontend
 from audiogen.listen import Line, line_chart, section, table, text
 from audiogen.runs.event_log import read_metrics
@@ -46,7 +47,12 @@ from audiogen.utils.scripts import run_script
 def main() -> None:
     parser = LessonParser(__file__, __doc__)
     parser.add_argument("more", type=Path, nargs="*", metavar="folder", help="further folders")
-    parser.add_argument("--frontend", choices=("mel", "melvq"), default="mel", help="whose frames it is to speak")
+    parser.add_argument(
+        "--frontend",
+        choices=[kind for kind, part in FRONTENDS.items() if issubclass(part, MelFrontend)],
+        default="mel",
+        help="whose frames it is to speak",
+    )
     parser.add_argument("--minutes", type=float, default=8.0, help="training time")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--resume", action="store_true", help="go on where it was stopped")

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from audiogen.commands.train import train
 from audiogen.errors import TrainingError
 from audiogen.listen import write_page
+from audiogen.models.backbones import BACKBONES
 from audiogen.models.batch import Batch
 from audiogen.models.layers import CausalAttention
 from audiogen.runs.event_log import Metrics, read_metrics
@@ -24,8 +25,8 @@ from audiogen.training import trainer as loop
 from audiogen.training.diagnosis import findings, share
 from audiogen.training.diagnostics import SATURATED, observe
 
-#: Small backbones, and rates that suit them.
-RATES = {"bigram": 1e-2, "mlp": 2e-3, "wavenet": 2e-3, "gpt": 2e-3}
+#: Small backbones, and rates that suit them; others take their defaults and RATE.
+RATES, RATE = {"bigram": 1e-2}, 2e-3
 SIZES = {
     "mlp": {"dim": 16, "context": 4, "hidden_dim": 64},
     "wavenet": {"dim": 32, "residual_dim": 16, "num_layers": 4, "dilation_cycle": 4},
@@ -237,7 +238,7 @@ def test_nothing_is_left_behind():
 
 @pytest.mark.parametrize(
     "kind, changes",
-    [("bigram", {}), ("mlp", {"batch_norm": True, "num_layers": 2}), ("wavenet", {}), ("gpt", {"dropout": 0.3})],
+    [*((kind, {}) for kind in BACKBONES), ("mlp", {"batch_norm": True, "num_layers": 2}), ("gpt", {"dropout": 0.3})],
 )
 def test_the_weights_are_the_same_to_the_bit(tmp_path, monkeypatch, kind, changes):
     """Buries an observation that draws from dropout's generator, moves BatchNorm's averages, or leaves gradients."""
@@ -325,18 +326,18 @@ def seen_in_training(tmp_path, monkeypatch, kind, factor=1.0, size=1.0, harm=lam
             if parameter.ndim > 1:
                 parameter.mul_(size)
         harm(model)
-    config = settings(steps=40, warmup=0.25, learning_rate=factor * RATES[kind])
+    config = settings(steps=40, warmup=0.25, learning_rate=factor * RATES.get(kind, RATE))
     trainer(tmp_path, config, walks, model, diagnostics=True).run(Metrics(tmp_path))
     return findings(events(tmp_path, "diagnostics"))
 
 
-@pytest.mark.parametrize("kind", list(RATES))
+@pytest.mark.parametrize("kind", BACKBONES)
 def test_a_healthy_run_has_no_findings(tmp_path, monkeypatch, kind):
     """Buries a diagnosis that finds everybody ill."""
     assert seen_in_training(tmp_path, monkeypatch, kind) == []
 
 
-@pytest.mark.parametrize("kind", list(RATES))
+@pytest.mark.parametrize("kind", BACKBONES)
 def test_weights_ten_times_too_large_are_found_before_the_first_step(tmp_path, monkeypatch, kind):
     """Buries a look at the end alone, when training may have mended what it was slowed down by."""
     found = seen_in_training(tmp_path, monkeypatch, kind, size=10)
@@ -344,7 +345,7 @@ def test_weights_ten_times_too_large_are_found_before_the_first_step(tmp_path, m
     assert "head.linear" in found[0].text or "saturated" in found[0].text
 
 
-@pytest.mark.parametrize("kind", list(RATES))
+@pytest.mark.parametrize("kind", BACKBONES)
 def test_a_rate_100_times_too_high_is_found(tmp_path, monkeypatch, kind):
     """Buries a verdict by the loss alone, which may fall all the same."""
     assert "learning rate" in [finding.fault for finding in seen_in_training(tmp_path, monkeypatch, kind, factor=100)]

@@ -5,10 +5,14 @@ import shlex
 from pathlib import Path
 
 import pytest
+import tables
 import typer.main
+from typer.testing import CliRunner
 
 import audiogen
 from audiogen.cli import app
+from audiogen.frontends import FRONTENDS
+from audiogen.models.backbones import BACKBONES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -26,6 +30,21 @@ def test_commands_parse(line):
     """Buries: an option that the README names and the program does not know."""
     name, *words = shlex.split(line, comments=True)[1:]
     typer.main.get_command(app).commands[name].make_context(name, words)
+
+
+def test_tables_are_those_of_the_registries():
+    """Guards against a README that does not know a registered part: run `python tests/tables.py`."""
+    assert tables.filled(README) == README
+
+
+@pytest.mark.parametrize("command", ["train", "tokenize", "doctor"])
+def test_help_names_every_part(command):
+    """Guards against a list of names in a help text that must be edited by hand."""
+    said = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "300"}, terminal_width=300).output
+    words = set(re.findall(r"\w+", said))
+    assert words >= set(FRONTENDS)
+    assert command == "tokenize" or words >= set(BACKBONES)
+    assert "{" not in said
 
 
 def test_named_files_exist():

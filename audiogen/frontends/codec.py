@@ -36,7 +36,9 @@ SHIPPED_SETTINGS = (
 
 
 class Codec(Frontend):
-    """Codes (B, K, T) of an autoencoder of spectra; the first rows alone decode to a coarser sound.
+    """A neural codec, with weights for 16 kHz or trained on the folder; its first rows decode to a coarser sound.
+
+    Codes (B, K, T) are those of an autoencoder of spectra.
 
     As shipped, 16 kHz and 50 frames/s of up to 12 codebooks with 1024 codes each: 0.5 kbit/s a codebook. With
     `weights="fit"` it is trained on the files it is fitted to, at any rate.

@@ -10,7 +10,9 @@ from .base import Frontend, check_setting
 
 
 class MuLaw(Frontend):
-    """Mu-law companding (ITU-T G.711's curve, evenly quantised), equal to torchaudio's to the bit.
+    """Samples as codes of 8 bits (2 to 16), finer where it is quiet: mu-law, the curve of ITU-T G.711.
+
+    Codes equal torchaudio's to the bit.
 
     Example:
         >>> frontend = MuLaw(MuLaw.Config(sample_rate=8000))

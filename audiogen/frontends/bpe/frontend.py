@@ -22,7 +22,9 @@ MOST_CONTENT = 1 << 24
 
 
 class BPE(Frontend):
-    """Codes (B, 1, T) that stand for one frame of the base or for a run of them, whichever was learned as one code.
+    """Byte-pair encoding over another front-end: what often stands together becomes one code.
+
+    Codes (B, 1, T) stand for one frame of the base or for a run of them, whichever was learned as one code.
 
     The base's V codes keep their numbers; merge i makes code V + i of two that were there before. Nothing is lost
     beyond what the base loses, and the decoded sound is the same. A wav is encoded whole, so a prompt that ends amid

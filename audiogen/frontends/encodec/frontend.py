@@ -27,7 +27,7 @@ BANDWIDTHS = (1.5, 3.0, 6.0, 12.0, 24.0)  # kbit/s: those that the model was tra
 
 
 class EnCodec(Frontend):
-    """24 kHz mono audio as residual-quantised codes: 75 frames/s of 2 to 32 codebooks with 1024 codes each.
+    """Meta's EnCodec: 24 kHz mono audio at 1.5 to 24 kbit/s, residual-quantised by 2 to 32 codebooks.
 
     `encode` gives the codes of the package's own model for the whole file: the very same in float64; in float32 they
     differ only where the two nearest codewords lie within rounding. Code row k refines rows 0 to k - 1, so `decode`

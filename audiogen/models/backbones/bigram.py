@@ -12,7 +12,9 @@ from .base import Backbone, check_sizes
 
 
 class Bigram(Backbone):
-    """The identity. Embedding times head is then the whole table of transitions wherever dim >= codebook_size.
+    """A table of pairs: the next code from the present one alone.
+
+    It is the identity: embedding times head is then the whole table of transitions wherever dim >= codebook_size.
 
     Source: Karpathy, makemore part 1, where the same table is one linear layer over one-hot inputs.
     """

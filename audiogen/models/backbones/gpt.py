@@ -18,7 +18,9 @@ FEW_CODES = 50_000
 
 
 class GPT(Backbone):
-    """Pre-norm blocks of attention and a feed-forward layer, each added to the residual stream.
+    """A decoder-only transformer: attention over a window of the last steps, with rotary positions.
+
+    Pre-norm blocks of attention and a feed-forward layer are each added to the residual stream.
 
     Source: Radford et al. 2019, GPT-2, section 2.3 (pre-norm, residual layers scaled by 1 / sqrt(number of them));
     Su et al. 2021 (rotary positions); Beltagy et al. 2020, Longformer, section 3.1 (sliding window). Attention always

@@ -1,4 +1,4 @@
-"""A stack of gated recurrent units: remembers in a state of fixed size, as far back as it has learned to."""
+"""A stack of gated recurrent units."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,9 @@ from .base import Backbone, check_sizes, check_state
 
 
 class GRU(Backbone):
-    """Recurrent layers whose output is added to their input.
+    """Gated recurrent layers, whose state remembers as far back as it has learned to.
+
+    The output of the last layer is added to the input of the first.
 
     Source: Cho et al. 2014, Learning Phrase Representations using RNN Encoder-Decoder, section 2.3; Karpathy, makemore
     part 2 and its `RNN` and `GRU` models. A step depends on all steps before it, so the receptive field is infinite.

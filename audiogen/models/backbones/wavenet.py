@@ -13,8 +13,10 @@ from .base import Backbone, check_sizes, check_state
 
 
 class WaveNet(Backbone):
-    """Dilations 1, 2, 4 ... double along a cycle and begin again, so that the receptive field grows exponentially
-    with depth while every layer looks at two steps only.
+    """Gated causal convolutions, each of which looks twice as far back as the one before.
+
+    Dilations 1, 2, 4 ... double along a cycle and begin again, so that the receptive field grows exponentially with
+    depth while every layer looks at two steps only.
 
     Source: van den Oord et al. 2016, WaveNet, sections 2.1 (dilation), 2.3 (gate) and 2.4 (residual and skip). Hidden
     of width `dim` is the skip path and the two 1x1 layers after it (the second of them is the head); the stack between
