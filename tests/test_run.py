@@ -1,5 +1,6 @@
 """Run folders: what is saved comes back, what is damaged says so, and a stranger's can at worst fail to load."""
 
+import dataclasses
 import json
 import math
 import pickle
@@ -19,10 +20,11 @@ from safetensors.torch import load_file, save_file
 
 from audiogen import audio_info, read_audio
 from audiogen.commands import samples
-from audiogen.commands.samples import generate_files, write_generated, write_round_trips
+from audiogen.commands.samples import generate_files, stream_files, write_generated, write_round_trips
 from audiogen.commands.train import train
 from audiogen.errors import AudiogenError, AudioReadError, ConfigError, RunError
 from audiogen.frontends import load_frontend, save_frontend
+from audiogen.generation import audio as sound_module
 from audiogen.models.sampling import Sampling
 from audiogen.runs.build import blank_model, build_model
 from audiogen.runs.folder import holds_run, read_config, read_split
@@ -197,6 +199,54 @@ def test_generate_refuses_impossible_lengths(run, seconds):
     """Buries nan that passes every comparison, and hours of work on an infinite length."""
     with pytest.raises(ConfigError, match="seconds: must be above 0"):
         run.generate(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    "asked, message",
+    [
+        ({"seconds": 1e9}, r"seconds: 4 items of at most .* got 1e\+09; choose fewer, or a stream"),
+        ({"seconds": 1e300}, "seconds: 4 items of at most"),
+        ({"seed": 2**64 - 3}, "seed: must be from 0 to .* to 18446744073709551616"),
+        ({"seed": -1}, "seed: must be from 0"),
+        ({"num": 10**12}, "batch_size: must be from 1 to 65,536 items, got 1,000,000,000,000"),
+        ({"num": 0}, "num: must be 1 or more, got 0"),
+    ],
+)
+def test_generate_refuses_what_no_memory_holds(run, asked, message):
+    """Buries a traceback of torch's allocator, and a list of a billion seeds made before any check."""
+    with pytest.raises(ConfigError, match=message):
+        run.generate(**{"seconds": 0.1, "num": 4, **asked})
+
+
+@pytest.mark.parametrize("write", [generate_files, stream_files])
+@pytest.mark.parametrize(
+    "num, seed, message",
+    [(40, 2**64 - 20, "seed: must be from 0 to"), (10**8, None, "num: must be 1,000,000 or less"), (0, 1, "num: .*0")],
+)
+def test_seeds_are_checked_before_the_first_file(run, tmp_path, write, num, seed, message):
+    """Buries half of the files written when the seeds run out, and memory for a list of all of them."""
+    with pytest.raises(ConfigError, match=message):
+        list(write(run, tmp_path / "out", 0.05, num, seed=seed))
+    assert not (tmp_path / "out").exists()
+
+
+def test_long_items_go_in_smaller_batches(run, tmp_path, monkeypatch):
+    """Buries a refusal of several files that are made one after the other anyway."""
+    monkeypatch.setattr(samples, "MAX_SAMPLES", 900)
+    monkeypatch.setattr(sound_module, "MAX_SAMPLES", 900)
+    assert len(list(generate_files(run, tmp_path, 0.05, 3, seed=10))) == 3  # 400 samples each
+    with pytest.raises(ConfigError, match="seconds: at most 0 s"):
+        list(generate_files(run, tmp_path, 0.2, 1, seed=10))
+
+
+def test_a_run_takes_requests(run):
+    """Buries a precision of the run that its requests do not have, and a prompt that is dropped on the way."""
+    prompt = torch.from_numpy(note(1, 3 * HOP)).float()[None]
+    request = dataclasses.replace(run, precision="int8").request(2, 7, prompt, Sampling(0.5))
+    assert (request.precision, request.batch_size, request.seeds) == ("int8", 2, (7, 8))
+    made = run.generate_request(0.1, dataclasses.replace(request, precision="fp32"))
+    assert torch.equal(made.x, run.generate(0.1, 2, 7, prompt, Sampling(0.5)))
+    assert made.lengths == (3 * HOP + 800,) * 2
 
 
 def test_sampling_reaches_the_head(run):

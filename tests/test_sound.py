@@ -76,6 +76,18 @@ def test_the_first_sound_comes_before_the_rest_is_drawn():
     assert len(steps) <= first.shape[2] + 2
 
 
+@pytest.mark.parametrize("seconds", [86_400, 1e9, 1e300])
+def test_a_stream_may_last_a_day(seconds):
+    """Buries gigabytes that are laid out for a long stream before its first sound, and one that is asked for by a slip
+    and never ends."""
+    frontend = copy.deepcopy(tiny_frontend("mulaw"))
+    if seconds > 86_400:
+        with pytest.raises(ConfigError, match="seconds: at most 86,400 s can be made"):
+            stream_sound(frontend, model_for(frontend), seconds, Request(seeds=[1]))
+        return
+    assert next(stream_sound(frontend, model_for(frontend), seconds, Request(seeds=[1]))).shape[2] > 0
+
+
 def test_a_variable_rate_streams_one_item():
     """Buries items that get out of step with each other."""
     frontend = copy.deepcopy(tiny_frontend("bpe"))

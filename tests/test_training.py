@@ -402,6 +402,16 @@ def test_a_message_about_many_files_stays_a_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_the_loop_calls_the_model_itself(tmp_path):
+    """Buries a step that goes round the model's `forward`, so that the hooks by which DDP and FSDP2 work never fire."""
+    walks = Walks()
+    model, seen = walks.model(), []
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
+    trainer(tmp_path, settings(), walks, model, evaluate=losses(1.0)).run(Metrics(tmp_path))
+    assert len(seen) == 4
+    assert all(isinstance(batch, Batch) for (batch,) in seen)
+
+
 # ---- precision
 
 
