@@ -73,7 +73,7 @@ def test_every_pair_trains_generates_decodes_and_is_saved(device, tmp_path, fron
         model,
         Same(x),
         lambda weights: held_out_score(weights, list(x), frontend.seconds(x)),
-        lambda weights, progress: save_weights(tmp_path, weights, progress.step, progress.best_loss),
+        lambda weights, progress: save_weights(tmp_path, config, weights, progress.step, progress.best_loss),
         config.training,
         tmp_path / "checkpoints",
         "bf16" if device.type == "cuda" else "fp32",
