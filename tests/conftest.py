@@ -33,3 +33,9 @@ def fixed_seed():
 def device(request) -> torch.device:
     """The CPU, and a GPU where there is one."""
     return torch.device(request.param)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Runs of a few steps may stop early too."""
+    monkeypatch.setattr("audiogen.training.trainer.PATIENCE_STEPS", 1)

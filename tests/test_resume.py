@@ -175,7 +175,7 @@ def test_a_larger_budget_goes_on(corpus, whole, tmp_path):
     assert len(events(run, "final")) == 1
 
 
-def test_the_state_of_early_stopping_survives(tmp_path):
+def test_the_state_of_early_stopping_survives(tmp_path, impatient):
     """Buries a patience that every resume renews: a run resumed often enough would never stop."""
     found = losses(5, 3, 3.5, 3.4)
 

@@ -161,7 +161,7 @@ def test_averaged_weights_are_the_ones_judged_and_kept(tmp_path):
     assert all(torch.equal(x, averaged.state_dict()[name]) for name, x in plain.state_dict().items())
 
 
-def test_early_stopping_keeps_the_best_weights_and_stops(tmp_path):
+def test_early_stopping_keeps_the_best_weights_and_stops(tmp_path, impatient):
     """Buries a stop that counts evaluations that were not in a row, keeps the last weights, or is off by one."""
     kept, model = [], Walks().model()
     seen, found = [], losses(5, 4, 4.5, 3, 3.2, 3, 3.1, 2)
@@ -186,7 +186,13 @@ def test_early_stopping_keeps_the_best_weights_and_stops(tmp_path):
     assert [event["best"] for event in events(tmp_path, "held_out")] == [True, True, False, True, False, False, False]
 
 
-def test_a_loss_that_rises_at_first_stops_nothing(tmp_path):
+def test_few_steps_stop_nothing(tmp_path):
+    """Guards against a slow model that is given up after a handful of steps, evaluated several times in a second."""
+    it = trainer(tmp_path, settings(steps=8, evaluations=8, patience=3), evaluate=losses(3, *range(4, 11)))
+    assert it.run(Metrics(tmp_path)).stopped == "finished"
+
+
+def test_a_loss_that_rises_at_first_stops_nothing(tmp_path, impatient):
     """Buries a run that a slow machine ends after seconds, with the weights that it began with."""
     it = trainer(tmp_path, settings(steps=12, evaluations=12, patience=2), evaluate=losses(5, 6, 7, 6, 4, *[3] * 7))
     assert it.run(Metrics(tmp_path)).stopped == "early" and it.progress.step > 5 and it.progress.best_loss == 3
@@ -199,7 +205,7 @@ def test_patience_null_never_stops(tmp_path):
     assert it.progress.step == 8
 
 
-def test_a_held_out_loss_that_is_no_number_is_never_the_best(tmp_path):
+def test_a_held_out_loss_that_is_no_number_is_never_the_best(tmp_path, impatient):
     """Buries weights that were kept because nan compares false, and metrics that no JSON reader takes."""
     kept = []
     it = trainer(

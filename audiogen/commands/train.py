@@ -29,7 +29,6 @@ from ..runs.folder import (
     start_run,
 )
 from ..runs.run import Run, load_run
-from ..runs.training_config import TrainingConfig
 from ..training.checkpoint import list_checkpoints
 from ..training.trainer import Progress, Trainer
 from ..utils.devices import choose_device
@@ -203,8 +202,7 @@ def _train(
                 "its budget was spent at step %d%s; for more, give --resume a larger --steps or --minutes", first, again
             )
         run = load_run(out, device)
-        patience = settings.patience or TrainingConfig.patience
-        result = {**report(run, held_out, crops.sequences, sound), "turned": outcome.progress.worse >= patience}
+        result = {**report(run, held_out, crops.sequences, sound), "turned": outcome.stopped == "early"}
         metrics.write("final", **result)
         for name, value in report_rows(result):
             log.info("%s: %s", name, value)

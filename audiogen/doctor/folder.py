@@ -81,7 +81,7 @@ def _list_files(console: Console, index: "Index", each: bool) -> None:
     for path, kept, about in sorted(rows, key=lambda row: row[0]):
         console.print(Text.assemble(kept, "  ", path, ": ", about))
     if unlisted := len(index.files) + len(index.rejected) - len(rows):
-        console.print(f"{plural(unlisted, 'other file')} kept without remark; --verbose lists each")
+        console.print(f"{plural(unlisted, 'other file' if rows else 'file')} kept without remark; --verbose lists each")
 
 
 def _remark(file: "FileEntry") -> str:

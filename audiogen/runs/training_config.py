@@ -49,7 +49,7 @@ class TrainingConfig:
         evaluations: how often in the run the held-out loss is taken.
         evaluation_frames: held-out frames that these use at most; the final one uses all.
         patience: stop after so many evaluations without a better held-out loss, though not in the first third of the
-            budget; null for never.
+            budget, nor within 100 steps; null for never.
         sample_every: evaluations between sample WAVs, null for only at the end.
         sample_seconds: length of a sample.
     """

@@ -1,7 +1,9 @@
 """The one training loop."""
 
+import logging
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,10 +29,14 @@ from .checkpoint import Checkpoint, load_checkpoint, load_optimizer_tensors, opt
 from .diagnostics import observe
 from .schedule import learning_rate, make_optimizer
 
+log = logging.getLogger("audiogen")
+
 #: A long run saves at least this often (seconds), besides at every evaluation. Saving never changes what is learned.
 CHECKPOINT_SECONDS = 300.0
 #: Steps between lines of metrics.
 LOG_EVERY = 10
+#: Steps without a better held-out loss before a run may stop early, besides the evaluations of `patience`.
+PATIENCE_STEPS = 100
 
 
 class Batches(Protocol):
@@ -200,9 +206,15 @@ class Trainer:
         return self.diagnostics and (step == 1 or step % every == 0)
 
     def _turned(self) -> bool:
-        # A new model's held-out loss may rise before it falls, so the first third of the budget decides nothing.
-        patience = self.config.patience
-        return patience is not None and self.progress.worse >= patience and self.spent() > 1 / 3
+        """Whether the held-out loss has stopped getting better, by evaluations and by steps.
+
+        A new model's held-out loss may rise before it falls, so the first third of the budget decides nothing; nor do
+        evaluations that follow each other within a few steps, as those of a slow model do.
+        """
+        patience, p = self.config.patience, self.progress
+        if patience is None or p.worse < patience or p.step - p.best_step < PATIENCE_STEPS:
+            return False
+        return self.spent() > 1 / 3
 
     def _marks(self) -> int:
         """How many of the run's evaluations are due by now."""
@@ -254,6 +266,8 @@ class Trainer:
             self.keep(self.weights, p)
         else:
             p.worse += 1
+        if not sys.stderr.isatty():  # there is no progress bar to look at
+            log.info("step %d, %.0f s: held-out loss %.3f %s", p.step, p.seconds, score.loss, self.unit.per_entry)
         metrics.write(
             "held_out",
             step=p.step,
