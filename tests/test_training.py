@@ -356,7 +356,7 @@ class Poisoned(Walks):
         x = torch.randn(self.batch_size, 2, self.num_frames, generator=torch.Generator().manual_seed(step))
         if step == self.poisoned:
             x[-1, 0, 5] = 1e30
-        return x, [[f"take-{step}-{i}.wav"] for i in range(self.batch_size)]
+        return Batch(x), [[f"take-{step}-{i}.wav"] for i in range(self.batch_size)]
 
 
 def test_a_nan_loss_stops_before_the_step_and_names_the_files(tmp_path):
