@@ -54,6 +54,12 @@ def test_torch_and_torchaudio_are_pinned_as_a_pair():
     assert pair == {name: f"=={version}" for name, version in TORCH_PAIR.items()} and len(pair) == 2
 
 
+def test_what_the_weekly_check_runs_is_there():
+    """Guards against a test that was renamed and is then missed once a week."""
+    names = re.findall(r"tests/\w+\.py", (ROOT / ".ci" / "newest").read_text(encoding="utf-8"))
+    assert names and all((ROOT / name).is_file() for name in names)
+
+
 def test_no_page_tells_people_to_install_another_project():
     """Buries `pip install audiogen`: on PyPI that name belongs to somebody else."""
     kinds = {".py", ".md", ".toml", ".yml", ".html", ".js", ".cff"}
