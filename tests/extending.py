@@ -12,9 +12,8 @@ def filled(text: str) -> str:
     """The page with the listing of each file as it is now."""
     for path in FILES:
         listing = f"`{path}`:\n\n```python\n{(ROOT / path).read_text(encoding='utf-8')}```\n"
-        text, count = re.subn(
-            rf"`{re.escape(path)}`:\n\n```python\n.*?```\n", lambda _, new=listing: new, text, flags=re.S
-        )
+        place = rf"`{re.escape(path)}`:\n\n```python\n.*?```\n"
+        text, count = re.subn(place, lambda _, new=listing: new, text, flags=re.S)
         assert count == 1, f"{PAGE}: has no listing of {path}"
     return text
 
