@@ -1,5 +1,6 @@
 """Commands in processes of their own, which can be killed; each is forked from one that has imported everything."""
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -24,16 +25,19 @@ class Result:
 
 
 class Command:
-    """`audiogen ARGUMENTS...` in a process of its own, with its output in files below `folder`."""
+    """`audiogen ARGUMENTS...` in a process of its own, with its output in files below `folder`.
 
-    def __init__(self, folder: Path, *arguments: str | Path):
+    Without privileges, root can read no more than others can: what is closed to its owner is closed.
+    """
+
+    def __init__(self, folder: Path, *arguments: str | Path, privileged: bool = True):
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
         folder.mkdir(parents=True, exist_ok=True)
         name = f"process-{time.monotonic_ns()}"
         self.out, self.err = folder / f"{name}.out", folder / f"{name}.err"
         self.process: ForkServerProcess = context.Process(
-            target=_main, args=([str(argument) for argument in arguments], self.out, self.err)
+            target=_main, args=([str(argument) for argument in arguments], self.out, self.err, privileged)
         )
         self.process.start()
 
@@ -66,7 +70,7 @@ def audiogen(folder: Path, *arguments: str | Path) -> Result:
     return Command(folder, *arguments).wait()
 
 
-def _main(arguments: list[str], out: Path, err: Path) -> None:
+def _main(arguments: list[str], out: Path, err: Path, privileged: bool) -> None:
     for stream, path in ((sys.stdout, out), (sys.stderr, err)):
         stream.flush()
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -76,6 +80,8 @@ def _main(arguments: list[str], out: Path, err: Path) -> None:
 
     from audiogen.cli import main
 
+    if not privileged:
+        ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522), (ctypes.c_uint32 * 6)())  # of version 3: none
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal, wherever the tests are run
     sys.argv = ["audiogen", *arguments]

@@ -4,15 +4,31 @@ import errno
 import hashlib
 import json
 import os
+import resource
 import stat
 import subprocess
 import sys
+import threading
+import time
 
+import filelock
 import pytest
+import torch
 
-from audiogen.errors import AudiogenError, DataError
+from audiogen.errors import AudiogenError, DataError, RunError
 from audiogen.utils import files
-from audiogen.utils.files import atomic_path, atomic_write_bytes, atomic_write_json, atomic_write_text, sha256_file
+from audiogen.utils.files import (
+    LEFTOVER,
+    atomic_folder,
+    atomic_path,
+    atomic_write_bytes,
+    atomic_write_json,
+    atomic_write_text,
+    clear_leftovers,
+    locked,
+    sha256_file,
+)
+from audiogen.utils.tensors import read_tensors, write_tensors
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX alone")
 
@@ -172,3 +188,105 @@ def test_sha256_of_a_file(tmp_path, size):
     data = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
     (tmp_path / "a").write_bytes(data)
     assert sha256_file(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+
+
+def test_weights_are_readable_by_those_who_may_read_any_new_file(tmp_path):
+    """Buries weights of mode 0600, which safetensors gives the files that it writes itself."""
+    write_tensors(tmp_path / "a.safetensors", {"x": torch.ones(2)})
+    (tmp_path / "plain").write_bytes(b"x")
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_tensors_come_back_with_what_is_said_of_them(tmp_path):
+    """Buries the same tensors as another file, a value lost, and shapes looked at after memory was taken."""
+    tensors = {"b": torch.arange(6).view(2, 3).T, "a": torch.tensor(1.5), "c": torch.zeros(0, 4)}
+    write_tensors(tmp_path / "x.safetensors", tensors, step=3, more={"k": [1, None]})
+    first = (tmp_path / "x.safetensors").read_bytes()
+    found, about = read_tensors(tmp_path / "x.safetensors", RunError, "")
+    assert all(torch.equal(found[name], tensors[name]) for name in tensors) and found.keys() == tensors.keys()
+    assert (about["step"], about["more"]) == (3, {"k": [1, None]})
+    write_tensors(tmp_path / "x.safetensors", dict(reversed(tensors.items())), step=3, more={"k": [1, None]})
+    assert (tmp_path / "x.safetensors").read_bytes() == first
+    read_tensors(tmp_path / "x.safetensors", RunError, "", tensors)
+    for like in ({**tensors, "a": torch.ones(1)}, {"a": tensors["a"]}, {**tensors, "d": torch.ones(1)}):
+        with pytest.raises(RunError, match="x.safetensors: is damaged .* (is|not) .*; mend it"):
+            read_tensors(tmp_path / "x.safetensors", RunError, "mend it", like)
+
+
+def test_a_full_disk_while_weights_are_written_is_one_line(tmp_path):
+    """Buries safetensors' own error, which is no OSError: the largest file of a run is the one that fails."""
+    write_tensors(tmp_path / "x.safetensors", {"x": torch.ones(9)})
+    before = (tmp_path / "x.safetensors").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)  # stands for the disk's end
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(AudiogenError, match=r"x\.safetensors: can't be written .*4096 bytes") as caught:
+            write_tensors(tmp_path / "x.safetensors", {"x": torch.ones(9999)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(caught.value)
+    assert names(tmp_path) == ["x.safetensors"] and (tmp_path / "x.safetensors").read_bytes() == before
+
+
+@posix
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="mounting needs root")
+def test_a_disk_that_is_really_full(tmp_path):
+    """The same on a file system of 64 KiB."""
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting is not permitted here")
+    try:
+        with pytest.raises(AudiogenError, match=r"x\.safetensors: can't be written \(the disk is full, \d+ bytes"):
+            write_tensors(tmp_path / "x.safetensors", {"x": torch.ones(99_999)})
+        assert names(tmp_path) == []
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+# ---- folders, locks, leftovers
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
+    """Buries half a checkpoint under its name, and the old one gone before the new one is whole."""
+    with atomic_folder(tmp_path / "a") as temporary:
+        (temporary / "x").write_text("1")
+        assert not (tmp_path / "a").exists()
+    with pytest.raises(KeyError), atomic_folder(tmp_path / "a") as temporary:
+        (temporary / "x").write_text("2")
+        raise KeyError
+    assert (tmp_path / "a" / "x").read_text() == "1"
+    with atomic_folder(tmp_path / "a") as temporary:
+        (temporary / "y").write_text("3")
+    assert names(tmp_path) == ["a"] and names(tmp_path / "a") == ["y"]
+
+
+def test_only_what_a_killed_process_left_is_removed(tmp_path):
+    """Buries a user's own hidden file, taken for a leftover; what is left by every version is."""
+    mine = [".a.tmp", ".tmp", ".tmpfile", ".tmpA1b2C3d", ".x-0123.tmp.wav", "x-0123456789abcdef.tmp", ".config"]
+    for name in [*mine, ".x-0123456789abcdef.tmp.wav", ".x-0123456789abcdef.tmp", ".step-3.tmp", ".tmpA1b2C3"]:
+        (tmp_path / name).touch()
+    clear_leftovers(tmp_path)
+    assert names(tmp_path) == sorted(mine)
+    assert LEFTOVER.fullmatch(files._temporary_name("a/model.safetensors").name)
+    assert LEFTOVER.fullmatch(files._temporary_name("a/step-3").name)
+
+
+def test_a_lock_is_waited_for_or_told_of(tmp_path):
+    """Buries two writers at once, and a lock that stays."""
+    held, order = threading.Event(), []
+
+    def hold():
+        with locked(tmp_path / "lock"):
+            held.set()
+            time.sleep(0.1)
+            order.append("first")
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    with pytest.raises(filelock.Timeout), locked(tmp_path / "lock", timeout=0):
+        pytest.fail("two hold it")
+    with locked(tmp_path / "lock"):
+        order.append("second")
+    thread.join()
+    assert order == ["first", "second"] and names(tmp_path) == []

@@ -7,6 +7,7 @@
 They are written in this order, an older index.json being removed first: a folder that has one was finished.
 """
 
+import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -198,7 +199,7 @@ class EncodedCache:
 
 def is_cache(folder: str | Path) -> bool:
     """Whether a folder is an encoded cache (whole or damaged) rather than one of sound files."""
-    return all(Path(folder, name).is_file() for name in (DATA_FILE, *FRONTEND_FILES))
+    return all(os.path.isfile(Path(folder, name)) for name in (DATA_FILE, *FRONTEND_FILES))
 
 
 def holds_cache(folder: str | Path) -> bool:

@@ -6,11 +6,9 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.segment import Segment
+from rich.console import Console
 from rich.text import Text
 
 from ..errors import printable
@@ -24,15 +22,16 @@ class Formatter(logging.Formatter):
 
 
 class Terminal(Console):
-    """A console on which each printed text is one line, and nothing in a table acts on the terminal."""
+    """A console that prints each text, and each cell of a table, as one printable line."""
 
     def print(self, *objects: Any, **settings: Any) -> None:
-        super().print(*map(self._escaped, objects), **settings)
+        super().print(*(self._escaped(item) if isinstance(item, Text) else item for item in objects), **settings)
 
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        for segment in super().render(renderable, options):
-            lines = segment.text.split("\n")
-            yield segment if segment.control else segment._replace(text="\n".join(map(printable, lines)))
+    def render_str(self, text: str, **settings: Any) -> Text:
+        return super().render_str(printable(text), **settings)
+
+    def _escaped(self, text: Text) -> Text:
+        return Text.assemble(*((printable(piece.text), piece.style or "") for piece in text.render(self)))
 
     def on_broken_pipe(self) -> None:
         """The reader has gone, as `head` does: end without a word, as other commands do."""
