@@ -10,6 +10,7 @@ import torch
 from audiogen.data import EncodedCache
 from audiogen.frontends import load_frontend, save_frontend
 from audiogen.generation.generate import generate
+from audiogen.generation.request import Request
 from audiogen.runs.run import load_run
 from audiogen.training.checkpoint import load_checkpoint
 from audiogen.utils.tensors import hash_tensors
@@ -31,7 +32,7 @@ def test_a_run():
 def test_a_run_over_frames():
     """Guards against a head that gained weights, without which older runs are refused or make another sound."""
     run = load_run(FOLDER / "mel-run")
-    frames = generate(run.model, 12, batch_size=2, seeds=[3, 4])
+    frames = generate(run.model, 12, Request(seeds=[3, 4])).x
     torch.testing.assert_close(frames.flatten().double().tolist(), EXPECTED["mel_frames"], rtol=1e-5, atol=1e-6)
 
 

@@ -139,7 +139,7 @@ def test_deep_folders(tmp_path):
     found = [(root, names) for root, _, names in walk(tmp_path, errors.append)]
     assert len(found) == 1201 and found[-1][1] == ["a.wav"] and not errors
     while (tmp_path / "d").exists():  # shutil.rmtree calls itself too
-        for root, _, names in reversed(found):
+        for root, names in reversed(found):
             for name in names:
                 os.unlink(os.path.join(root, name))
             if root != str(tmp_path):
