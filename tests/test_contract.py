@@ -172,7 +172,7 @@ def test_a_sound_backbone_is_verified():
         ("memory of its own", "chunks of|calls before"),
         ("keeps a graph", "keeps a graph"),
         ("keeps a chunk", "a view of"),
-        ("grows", "chunks of|the state is"),
+        ("grows", "chunks of|the state is|size of tensor"),
     ],
 )
 def test_broken_promises_are_found(fault, words):
