@@ -21,7 +21,7 @@ _HOMES = {
     "AudiogenError": "errors",
     "AudioReadError": "errors",
     "AudioFile": "audio.io",
-    "audio_info": "audio.io",
+    "audio_info": "audio.decoder",
     "read_audio": "audio.io",
     "read_blocks": "audio.io",
     "resample": "audio.io",

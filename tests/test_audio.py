@@ -65,7 +65,8 @@ def test_reads_every_format(stored):
     )
     info = audio_info(path)
     assert (info.path, info.sample_rate, info.num_channels) == (path, sample_rate, given.shape[1])
-    assert (info.num_samples, info.subtype, info.duration) == (len(given), subtype, len(given) / sample_rate)
+    assert (info.num_samples, info.duration, info.notes) == (len(given), len(given) / sample_rate, ())
+    assert info.subtype == {"MPEG_LAYER_III": "mp3"}.get(subtype, subtype)
     assert info.format in ("WAV", "FLAC", "OGG", "MP3")
 
 
@@ -152,7 +153,7 @@ def test_a_flac_from_a_pipe(tmp_path):
 
 @pytest.mark.parametrize("tag", ["none", "Info", "Info without a count", "VBRI"])
 def test_what_tags_say_of_an_mp3(tmp_path, tag):
-    """Buries: a tag's frame that is counted as sound, and a file as long as libsndfile's guess."""
+    """Buries: a tag's frame that is played, and a file as long as libsndfile's guess."""
     path = tmp_path / "a.mp3"
     soundfile.write(path, sounds(20_000, 16_000, 1), 16_000, bitrate_mode="CONSTANT", compression_level=0.5)
     data = path.read_bytes()
@@ -163,8 +164,9 @@ def test_what_tags_say_of_an_mp3(tmp_path, tag):
     first, length = {
         "none": (b"", num_frames * 576),
         "Info": (data[:size], 20_000),
-        "Info without a count": (data[:21] + bytes(4) + data[25:size], num_frames * 576),
-        "VBRI": ((data[:4] + bytes(32) + vbri).ljust(size, b"\0"), (num_frames + 1) * 576),  # its frame is played too
+        # LAME's part states the samples to leave off at the beginning, and those at the end only beside a count
+        "Info without a count": (data[:21] + bytes(4) + data[25:size], num_frames * 576 - 1105),
+        "VBRI": ((data[:4] + bytes(32) + vbri).ljust(size, b"\0"), num_frames * 576),
     }[tag]
     path.write_bytes(b"ID3\4\0\0\0\0\0\4abcd" + first + data[size:] + b"TAG" + bytes(125))
     assert read_audio(path).shape[1] == audio_info(path).num_samples == length
@@ -176,21 +178,20 @@ def test_a_vbri_tag_has_to_be_right(tmp_path):
         tmp_path / "a.mp3", sounds(20_000, 16_000, 1), 16_000, bitrate_mode="CONSTANT", compression_level=0.5
     )
     data = (tmp_path / "a.mp3").read_bytes()
-    vbri = struct.pack(">4sHHHII", b"VBRI", 1, 0, 0, len(data), len(data) // 360 + 2)
+    vbri = struct.pack(">4sHHHII", b"VBRI", 1, 0, 0, len(data) + 720, len(data) // 360 + 2)
     (tmp_path / "a.mp3").write_bytes((data[:4] + bytes(32) + vbri).ljust(360, b"\0") + data[360:])
-    with pytest.raises(AudioReadError, match="truncated: its header states 40 frames, the file holds 38"):
+    with pytest.raises(AudioReadError, match="is truncated: its header states more"):
         audio_info(tmp_path / "a.mp3")
 
 
-def test_an_mp3_of_varying_bitrate_without_a_tag_is_refused(tmp_path):
+def test_an_mp3_of_varying_bitrate_without_a_tag(tmp_path):
     """Buries: the half of such a file that lies beyond libsndfile's guess, lost in silence."""
     loud_last = np.concatenate([0.8 * sounds(44_100, 44_100, 2), np.zeros((132_300, 2))])
     soundfile.write(tmp_path / "a.mp3", loud_last, 44_100)
     data = (tmp_path / "a.mp3").read_bytes()
     assert b"Xing" in data[:60]
     (tmp_path / "bare.mp3").write_bytes(data[data.index(data[:2], 2) :])
-    with pytest.raises(AudioReadError, match="by its container"):
-        audio_info(tmp_path / "bare.mp3")
+    assert 4 * 44_100 <= audio_info(tmp_path / "bare.mp3").num_samples < 4.1 * 44_100
 
 
 @pytest.mark.parametrize("after", [b"", b"\0", b"\0LIST\4\0\0\0INFO"])
@@ -202,13 +203,14 @@ def test_odd_data_and_chunks_around_it(tmp_path, after):
 
 
 def test_a_wav_from_a_pipe_goes_to_the_end(tmp_path):
-    """Buries: refusing what ffmpeg writes to a pipe. With a true RIFF size the same data size is a lie."""
+    """Buries: refusing what ffmpeg writes to a pipe, also if RIFF's own size was put right since."""
     data = struct.pack("<3h", 1, 2, 3)
     (tmp_path / "a.wav").write_bytes(wav_bytes(data, data_size=0xFFFFFFFF, riff_size=0xFFFFFFFF))
     assert (read_audio(tmp_path / "a.wav")[0] * 32768).tolist() == [1, 2, 3]
+    assert audio_info(tmp_path / "a.wav").notes == ()
     (tmp_path / "b.wav").write_bytes(wav_bytes(data, data_size=0xFFFFFFFF))
-    with pytest.raises(AudioReadError, match="truncated"):
-        read_audio(tmp_path / "b.wav")
+    assert (read_audio(tmp_path / "b.wav")[0] * 32768).tolist() == [1, 2, 3]
+    assert "states no length" in audio_info(tmp_path / "b.wav").notes[0]
 
 
 def test_big_endian_and_tagged_files(tmp_path):
@@ -225,9 +227,9 @@ def test_big_endian_and_tagged_files(tmp_path):
         assert torch.equal(read_audio(path), plain)
 
 
-@pytest.mark.parametrize(("stated", "sample_rate"), [(0, 8_000), (11_025, 12_000), (22_050, 24_000), (44_100, 48_000)])
+@pytest.mark.parametrize(("stated", "sample_rate"), [(0, 48_000), (11_025, 12_000), (22_050, 24_000), (44_100, 48_000)])
 def test_opus_rates(tmp_path, stated, sample_rate):
-    """Buries: the rate before encoding taken for that of decoding, and so a wrong length."""
+    """Buries: the rate before encoding taken for that of decoding, and so a wrong length; 0 says any, not 8 kHz."""
     write_audio(tmp_path / "a.opus", torch.zeros(24_000), 48_000)
     data = (tmp_path / "a.opus").read_bytes()
     (tmp_path / "a.opus").write_bytes(ogg_page(data, 0, data.index(b"OpusHead") + 12, "<I", stated))

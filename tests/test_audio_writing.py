@@ -9,7 +9,7 @@ import soundfile
 import torch
 from sound_files import sounds
 
-from audiogen.audio.io import AUDIO_SUFFIXES, audio_info, mono, read_audio, write_audio
+from audiogen.audio.io import WRITE_SUFFIXES, audio_info, mono, read_audio, write_audio
 from audiogen.errors import AudiogenError
 
 
@@ -45,7 +45,7 @@ def test_floats_and_32_bits(tmp_path, subtype):
     torch.testing.assert_close(read_audio(tmp_path / "a.wav"), wav, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("suffix", sorted(AUDIO_SUFFIXES))
+@pytest.mark.parametrize("suffix", sorted(WRITE_SUFFIXES))
 @pytest.mark.parametrize("num_samples", [1, 100, 48_000])
 def test_writes_what_it_reads(tmp_path, suffix, num_samples):
     """Buries: a format that loses or adds samples, at any length; a Vorbis encoder's stack that overflows."""
@@ -56,6 +56,17 @@ def test_writes_what_it_reads(tmp_path, suffix, num_samples):
     assert back.shape == (1, num_samples) and audio_info(path).num_channels == 2
     if num_samples > 10_000:
         assert (back - mono(wav)).square().mean().sqrt() < 0.2
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.int32])
+def test_integers_are_scaled_by_their_type(tmp_path, dtype):
+    """Buries: an array of int16, as every other library gives it, written as a square wave."""
+    limits = np.iinfo(dtype)
+    whole = np.linspace(limits.min, limits.max, 256).astype(dtype)
+    write_audio(tmp_path / "a.wav", whole, 16_000, "PCM_24")
+    span = limits.max - limits.min + 1.0
+    expected = (whole.astype(np.float64) - limits.min) / span * 2 - 1
+    np.testing.assert_allclose(read_audio(tmp_path / "a.wav")[0].numpy(), expected, atol=2.0**-23)
 
 
 def test_long_vorbis(tmp_path):
@@ -79,6 +90,9 @@ def test_clips_with_a_warning(tmp_path):
     [
         ("a.wav", torch.tensor([0.0, float("nan")]), {}, "NaN or infinite"),
         ("a.wav", torch.tensor([0.0, float("inf")]), {}, "NaN or infinite"),
+        ("a.wav", torch.tensor([0.0, 32_767.0]), {}, r"absurd samples \(up to 3.28e\+04.*scale them"),
+        ("a.wav", torch.zeros(10, dtype=torch.int64), {}, "int64 have no full scale"),
+        ("a.wav", torch.zeros(10, dtype=torch.complex64), {}, "complex64 have no full scale"),
         ("a.wav", torch.zeros(1, 0), {}, "no samples"),
         ("a.wav", torch.zeros(9, 10), {}, "shape"),
         ("a.wav", torch.zeros(1, 1, 10), {}, "shape"),

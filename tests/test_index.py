@@ -68,7 +68,7 @@ def test_each_file_left_out_has_its_reason(tmp_path):
     assert [file.path for file in index.files] == ["good.wav"]
     expected = {
         "empty.wav": "empty",
-        "text.wav": "no WAV",
+        "text.wav": "no sound file",
         "cut.wav": "truncated",
         "header.wav": "truncated",
         "zeros.wav": "silent",

@@ -32,7 +32,7 @@ def read(path):
     assert stretch.shape == (1, min(100, info.num_samples - info.num_samples // 2))
     resampled = sum(block.shape[1] for block in audio.read_blocks(path, 16000, 0.1))
     assert resampled == audio.read_audio(path, 16000).shape[1]
-    return info.num_samples
+    return {"length": info.num_samples, "notes": info.notes}
 
 for path in sound_ones:
     read(path)  # takes the memory that reading needs anyway
@@ -43,7 +43,7 @@ if sys.platform == "linux":
 for path in malformed:
     print("reading", path, file=sys.stderr, flush=True)
     try:
-        outcome = {"length": read(path)}
+        outcome = read(path)
     except AudioReadError as error:
         outcome = {"refused": str(error)}
     except BaseException as error:
@@ -177,7 +177,8 @@ def stated_length(name: str, data: bytes) -> tuple[int, int] | None:
         elif length == 0xFFFFFFFF == struct.unpack_from("<I", data, 4)[0]:
             length = len(data) - at - 8
         assert length <= len(data) - at - 8
-        return (length // struct.unpack_from("<H", data, fmt + 12)[0],) * 2
+        num_channels, bits = struct.unpack_from("<H10xH", data, fmt + 2)
+        return (length // (num_channels * bits // 8),) * 2  # whatever the block alignment says
     if name.endswith(".flac"):
         total = int.from_bytes(data[21:26], "big") & (1 << 36) - 1
         return (total, total) if total else None
@@ -190,7 +191,7 @@ def stated_length(name: str, data: bytes) -> tuple[int, int] | None:
         return None
     frames, added = (int.from_bytes(data[tag + at : tag + at + size], "big") for at, size in ((8, 4), (141, 3)))
     longest = frames * 1152 - ((added >> 12) + (added & 4095) if data[tag + 7] == 15 else 0)
-    return longest - 529, longest  # decoders may take their own delay off
+    return longest - 1152 - 529, longest + 1152  # a tag may count its own frame; decoders may take their own delay off
 
 
 @pytest.fixture(scope="module")
@@ -229,17 +230,20 @@ def test_nothing_but_audio_read_errors_in_one_line(outcomes):
 def test_what_is_read_has_the_stated_length(outcomes):
     """Buries: libsndfile's habit of reading what there is and calling it the whole file."""
     for name, (data, outcome) in outcomes.items():
-        if "length" in outcome and (stated := stated_length(name, data)) is not None:
+        if "length" in outcome and not outcome["notes"] and (stated := stated_length(name, data)) is not None:
             assert stated[0] <= outcome["length"] <= stated[1], (name, stated, outcome)
 
 
 def test_every_cut_is_seen(outcomes):
-    """Buries: a file cut by one byte, or anywhere, that is taken for a shorter one."""
-    assert [name for name, (_, outcome) in outcomes.items() if name.startswith("cut") and "length" in outcome] == []
+    """Buries: a file cut by one byte, or anywhere, that is taken for a shorter one. What lacks more is not read."""
+    cuts = {name: outcome for name, (_, outcome) in outcomes.items() if name.startswith("cut")}
+    read = {name: outcome["notes"] for name, outcome in cuts.items() if "length" in outcome}
+    assert all(read.values()) and len(cuts) == 70
+    assert all(name.startswith("cut1-") or "bare.mp3" in name for name in read), read
 
 
 def test_both_outcomes_occur(outcomes):
     """Buries: a reader that passes by refusing everything, such as flipped sample bits in a WAV."""
     read = Counter(name.partition("-")[2] for name, (_, outcome) in outcomes.items() if "length" in outcome)
     assert {"pcm16.wav", "pcm24.wav", "float.wav", "rf64.wav", "xing.mp3"} <= set(read)
-    assert sum(read.values()) < 60
+    assert sum(read.values()) < 90

@@ -1,7 +1,7 @@
-"""Sound files in and out: the only place that touches them.
+"""Sound as tensors, read from files of nearly every kind and written to those of a few.
 
-soundfile (libsndfile) decodes and encodes, soxr resamples, and `containers` reads what a file states about itself, so
-that a file that is not what it says gives one clear `AudioReadError` instead of wrong sound. Reading goes
+`Decoder` gives the samples of a file, or one clear `AudioReadError` instead of wrong sound; soxr resamples, and
+soundfile (libsndfile) encodes. Reading goes
 
     decode -> check every sample -> mean of the channels -> resample -> clip to [-1, 1]
 
@@ -23,8 +23,9 @@ import torch
 from ..errors import AudiogenError, ConfigError
 from ..utils.files import atomic_write_bytes
 from ..utils.installation import load_torchaudio
-from .containers import MAX_CHANNELS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, refusal
-from .decoder import DECODE_AT_ONCE, AudioInfo, Decoder
+from .containers import MAX_CHANNELS, MAX_PEAK, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, refusal
+from .decoder import DECODE_AT_ONCE, AudioInfo, Decoder, mono_mix
+from .decoder import audio_info as audio_info
 
 _FORMATS = {  # by suffix: the container, and the coding that is written unless another is asked for
     ".wav": ("WAV", "PCM_16"),
@@ -34,26 +35,12 @@ _FORMATS = {  # by suffix: the container, and the coding that is written unless 
     ".opus": ("OGG", "OPUS"),
     ".mp3": ("MP3", "MPEG_LAYER_III"),
 }
-AUDIO_SUFFIXES = frozenset(_FORMATS)
-"""The lower-case suffixes of the files that are read and written. Reading itself goes by content, not by suffix."""
+WRITE_SUFFIXES = frozenset(_FORMATS)
+"""The lower-case suffixes of the files that are written."""
 
+_FULL_SCALE = {torch.int8: 2.0**7, torch.int16: 2.0**15, torch.int32: 2.0**31}
 _BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 _WRITE_AT_ONCE = 1 << 16  # the Vorbis encoder overflows its stack on a long row of samples
-
-
-def audio_info(path: str | Path) -> AudioInfo:
-    """What the sound file at `path` holds, checked as far as its headers go: made to be run over many files.
-
-    A WAV's data is checked to be there in full, an Ogg's last page, an MP3's size against its own count. A FLAC and
-    whatever lies in the middle of a file is only checked when it is read. Two kinds of file are slower, since they
-    state no length: an MP3 without a Xing or Info tag, whose frames are counted, and a FLAC that was written to a
-    pipe, which is decoded once.
-
-    Raises:
-        AudioReadError: not a sound file that can be read; the message says why and what to do.
-    """
-    with Decoder(path) as decoder:
-        return decoder.info
 
 
 class AudioFile:
@@ -94,12 +81,12 @@ def read_audio(
     """Reads a sound file, or a stretch of it, as mono.
 
     The channels are averaged; samples over full scale, as lossy codecs and resampling make them, are clipped. A
-    stretch is resampled by itself, as if silence lay around it. WAV and FLAC go to `start` at once; MP3 and Opus
-    decode some samples before it, so that the stretch equals the same stretch of the whole file up to rounding (1e-6);
-    Vorbis decodes from the file's beginning.
+    stretch is resampled by itself, as if silence lay around it, and equals the same stretch of the whole file up to
+    rounding (1e-6). WAV, FLAC, AIFF and the like go to `start` at once; all else is decoded from the file's beginning.
 
     Args:
-        path: WAV, FLAC, Ogg (Vorbis, Opus) or MP3; any rate up to 768 kHz; 1 to 8 channels.
+        path: what libsndfile or FFmpeg reads, such as WAV, FLAC, Ogg, MP3, AIFF, M4A, WMA or WebM, whatever its suffix;
+            1 to 768 kHz; 1 to 8 channels.
         sample_rate: Hz to resample to; None keeps the file's own.
         start: the first sample to be read, at the file's own rate.
         num_samples: how many to read, at the file's own rate; None, or more than there are: to the end.
@@ -137,19 +124,20 @@ def write_audio(path: str | Path, wav: torch.Tensor, sample_rate: int, subtype: 
 
     Args:
         path: its suffix chooses the format: .wav, .flac, .ogg or .oga (Vorbis), .opus, .mp3.
-        wav: (N,), (1, N) or (C, N) in [-1, 1], 1 to 8 channels; what lies beyond is clipped, with a warning.
+        wav: (N,), (1, N) or (C, N), 1 to 8 channels: floats in [-1, 1], of which what lies beyond is clipped, with a
+            warning; or uint8, int8, int16 or int32 over their whole range.
         sample_rate: Hz.
         subtype: the coding by libsndfile's name, such as "PCM_24" or "FLOAT"; None is 16 bits for WAV and FLAC.
 
     Raises:
-        AudiogenError: unknown suffix, NaN or infinite samples, a shape, rate or coding that the format can't hold,
-            or a disk that is full.
+        AudiogenError: unknown suffix, NaN or infinite samples, or such as lie beyond 4.0, other integers, a shape, rate
+            or coding that the format can't hold, or a disk that is full.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in _FORMATS:
         raise AudiogenError(f"{path}: {suffix or 'no suffix'} is no format to write; use {', '.join(_FORMATS)}")
     _check_rate(sample_rate)
-    wav = torch.as_tensor(wav).detach().to("cpu", torch.float32)
+    wav = _as_float(path, torch.as_tensor(wav).detach().cpu())
     samples = np.atleast_2d(wav.numpy()).T  # (N, C)
     if samples.ndim != 2 or not 1 <= samples.shape[1] <= MAX_CHANNELS:
         raise AudiogenError(
@@ -161,6 +149,11 @@ def write_audio(path: str | Path, wav: torch.Tensor, sample_rate: int, subtype: 
     peak = float(np.abs(samples).max())
     if not math.isfinite(peak):
         raise AudiogenError(f"{path}: NaN or infinite samples can't be written; look for what made them")
+    if peak > MAX_PEAK:
+        raise AudiogenError(
+            f"{path}: absurd samples (up to {peak:.3g}, where full scale is 1) can't be written; scale them to "
+            "[-1, 1], or give int16 or int32"
+        )
     if peak > 1:
         count = np.count_nonzero(np.abs(samples) > 1)
         warnings.warn(
@@ -233,8 +226,7 @@ def _read(
     decoder.seek(start)
     while decoder.position < stop:
         samples = decoder.next(min(max(int(block), 1), stop - decoder.position))  # (n, C)
-        # numpy's mean over so short an axis takes six times as long
-        wav = sum(samples.T)[None] / info.num_channels if info.num_channels > 1 else samples.T  # (1, n)
+        wav = mono_mix(samples)[None]  # (1, n)
         if stream is not None:
             wav = stream.resample_chunk(wav[0], last=decoder.position == stop)[None]
         if decoder.peak > 1 or stream is not None:
@@ -252,6 +244,19 @@ def _check_rate(sample_rate: int) -> None:
 
 
 # ---- writing
+
+
+def _as_float(path: str | Path, wav: torch.Tensor) -> torch.Tensor:
+    """Samples with a full scale of 1, whatever the dtype they come in."""
+    if wav.is_floating_point():
+        return wav.float()
+    if wav.dtype == torch.uint8:
+        return wav.float() / 128 - 1
+    if wav.dtype not in _FULL_SCALE:
+        raise AudiogenError(
+            f"{path}: samples of {wav.dtype} have no full scale and can't be written; give floats in [-1, 1], or int16"
+        )
+    return wav.double() / _FULL_SCALE[wav.dtype]
 
 
 def _encode(path: str | Path, samples: np.ndarray, sample_rate: int, container: str, subtype: str) -> bytes:

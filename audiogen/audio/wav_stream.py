@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import AudiogenError
+from .containers import MAX_PEAK
 
 
 def write_chunks(path: Path, chunks: Iterable[Tensor], sample_rate: int) -> int:
@@ -24,7 +25,7 @@ def write_chunks(path: Path, chunks: Iterable[Tensor], sample_rate: int) -> int:
         How many samples were written.
 
     Raises:
-        AudiogenError: NaN or infinite samples, or a disk that is full.
+        AudiogenError: NaN, infinite or absurd samples, or a disk that is full.
     """
     num_samples = 0
     try:
@@ -35,8 +36,11 @@ def write_chunks(path: Path, chunks: Iterable[Tensor], sample_rate: int) -> int:
     with file:
         for chunk in chunks:
             samples = chunk.float().cpu().reshape(-1).numpy()
-            if not np.isfinite(samples).all():
-                raise AudiogenError(f"{path}: NaN or infinite samples can't be written; look for what made them")
+            if not np.abs(samples).max(initial=0) <= MAX_PEAK:  # nor is it where it is NaN
+                raise AudiogenError(
+                    f"{path}: NaN, infinite or absurd samples (beyond {MAX_PEAK:g}, where full scale is 1) can't be "
+                    "written; look for what made them"
+                )
             data = np.rint(samples * 32768.0).clip(-32768, 32767).astype("<i2").tobytes()
             try:
                 if num_samples == 0:

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..audio.io import AUDIO_SUFFIXES, audio_info, read_blocks
+from ..audio.decoder import AUDIO_SUFFIXES, Decoder, mono_mix
 from ..errors import AudioReadError, DataError, printable
 from ..spec import Spec
 from ..utils.files import check_folder_is_there, sha256_file, walk
+from .duplicates import Fingerprint, find_copies
 
 #: Half the distance between highest and lowest sample. Below one step of 16 bits there is no sound at all; below
 #: -50 dBFS it is so faint that a model learns little but the noise.
@@ -34,6 +35,9 @@ class FileEntry:
         peak, rms: of the mono mix, 1.0 being full scale.
         silent: so faint that it is next to nothing, below -50 dBFS.
         clipped: fraction of the mono mix's samples at full scale.
+        note: what is odd about a file that is read nevertheless; empty for most.
+        sound: SHA-256 of the mono mix, rounded to 16 bits, and of the sample rate: the same in another container, with
+            other tags, in more bits. Empty in what was saved before there was such a thing.
     """
 
     path: str
@@ -45,6 +49,13 @@ class FileEntry:
     rms: float
     silent: bool
     clipped: float
+    note: str = ""
+    sound: str = ""
+
+    @property
+    def digests(self) -> list[str]:
+        """Of its bytes and of its samples: files that share one are copies of each other."""
+        return [digest for digest in (self.sha256, self.sound) if digest]
 
     @property
     def duration(self) -> float:
@@ -66,7 +77,7 @@ class Index:
 
     Attributes:
         folder: which the paths are relative to.
-        files: those kept, by path; no two have the same content.
+        files: those kept, by path; no two hold the same sound.
         rejected: those left out, by path.
         ignored: how many files were passed over because their suffix is not one of a sound file.
     """
@@ -95,11 +106,11 @@ def scan(folder: str | Path, strict: bool = False, progress: bool = True) -> Ind
     """Looks at every sound file below a folder, in memory that does not grow with their length.
 
     Each file is decoded once, to the last sample. Left out, with a reason: what can't be read, what holds no sound,
-    what has the same bytes as a file before it. Passed over: hidden files and folders (also the `._` files of macOS)
-    and, only counted, files whose suffix is not one of a sound file. Linked folders are entered once.
+    what holds the same samples as a file before it. Passed over: hidden files and folders (also the `._` files of
+    macOS) and, only counted, files whose suffix is not one of a sound file. Linked folders are entered once.
 
     Args:
-        strict: a file or folder that can't be read is an error.
+        strict: a file or folder that can't be read, or a file with something odd about it, is an error.
         progress: show a bar, if the output is a terminal.
 
     Returns:
@@ -107,7 +118,7 @@ def scan(folder: str | Path, strict: bool = False, progress: bool = True) -> Ind
 
     Raises:
         DataError: no such folder, or no sound file in it.
-        AudioReadError: with `strict`, the first file by path that can't be read.
+        AudioReadError: with `strict`, the first file by path that can't be read or is odd.
     """
     folder = Path(folder)
     paths, rejected, ignored = _find(folder)
@@ -118,14 +129,18 @@ def scan(folder: str | Path, strict: bool = False, progress: bool = True) -> Ind
         raise DataError(
             f"{folder}: holds no sound files ({SUFFIXES}){there}; give a folder with two of them or more, or a long one"
         )
-    files, seen = [], {}
+    files, sketches = [], []
     for found in _examine_all(folder, paths, strict, progress):
         if isinstance(found, Rejected):
             rejected.append(found)
-        elif (first := seen.setdefault(found.sha256, found.path)) != found.path:
-            rejected.append(Rejected(found.path, f"has the same content as {first}"))
         else:
-            files.append(found)
+            files.append(found[0])
+            sketches.append(found[1])
+    copies = find_copies(sketches, [(file.num_samples, file.sample_rate) for file in files])
+    rejected += [
+        Rejected(files[copy].path, f"has the same content as {files[first].path}") for copy, first in copies.items()
+    ]
+    files = [file for place, file in enumerate(files) if place not in copies]
     return Index(folder, files, sorted(rejected, key=lambda file: file.path), ignored)
 
 
@@ -196,10 +211,12 @@ def _find(folder: Path) -> tuple[list[str], list[Rejected], int]:
     return sorted(paths), rejected, ignored
 
 
-def _examine_all(folder: Path, paths: list[str], strict: bool, progress: bool) -> Iterator[FileEntry | Rejected]:
-    """FileEntry or Rejected for each path, in order; several files at once, in threads."""
+def _examine_all(
+    folder: Path, paths: list[str], strict: bool, progress: bool
+) -> Iterator[tuple[FileEntry, np.ndarray] | Rejected]:
+    """What `_examine` says of each path, in order; several files at once, in threads."""
 
-    def examine(path: str) -> FileEntry | Rejected:
+    def examine(path: str) -> tuple[FileEntry, np.ndarray] | Rejected:
         return _examine(folder, path, strict)
 
     with (
@@ -213,18 +230,22 @@ def _examine_all(folder: Path, paths: list[str], strict: bool, progress: bool) -
                 yield found
 
 
-def _examine(folder: Path, path: str, strict: bool) -> FileEntry | Rejected:
+def _examine(folder: Path, path: str, strict: bool) -> tuple[FileEntry, np.ndarray] | Rejected:
     full = folder / path
     try:
-        info = audio_info(full)
-        low, high, squares, clipped, count = np.inf, -np.inf, 0.0, 0, 0
-        for block in read_blocks(full):
-            x = block.numpy()[0].astype(np.float64)
-            low, high = min(low, x.min()), max(high, x.max())
-            squares += float(x @ x)
-            clipped += int(np.count_nonzero(np.abs(x) >= CLIPPED))
-            count += len(x)
-        sha256 = sha256_file(full)
+        with Decoder(full) as decoder:
+            low, high, squares, clipped, count, fingerprint = np.inf, -np.inf, 0.0, 0, 0, Fingerprint()
+            for samples in decoder.blocks():
+                x = mono_mix(samples).astype(np.float64).clip(-1, 1)
+                low, high = min(low, x.min()), max(high, x.max())
+                squares += float(x @ x)
+                clipped += int(np.count_nonzero(np.abs(x) >= CLIPPED))
+                count += len(x)
+                fingerprint.add(x)
+            info = decoder.info
+        sha256, note = sha256_file(full), "; ".join(info.notes)
+        if strict and note:
+            raise AudioReadError(f"{full}: {note}; mend it, or do without --strict")
     except (AudioReadError, OSError) as error:
         if strict:
             raise AudioReadError(str(error)) from error
@@ -232,7 +253,7 @@ def _examine(folder: Path, path: str, strict: bool) -> FileEntry | Rejected:
     swing = (high - low) / 2
     if swing < NO_SOUND:
         return Rejected(path, "silent: nothing but zeros, or a constant")
-    return FileEntry(
+    entry = FileEntry(
         path,
         sha256,
         info.sample_rate,
@@ -242,4 +263,7 @@ def _examine(folder: Path, path: str, strict: bool) -> FileEntry | Rejected:
         rms=(squares / count) ** 0.5,
         silent=bool(swing < FAINT),
         clipped=clipped / count,
+        note=note,
+        sound=fingerprint.digest(info.sample_rate),
     )
+    return entry, fingerprint.sketch()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FEW_FILES = 30
 #: Above this fraction of samples at full scale, clipping can be heard.
 AUDIBLE_CLIPPING = 1e-3
-#: How data.index begins the reason of a file whose bytes are those of another.
+#: How data.index begins the reason of a file that is a copy of another.
 DUPLICATE = "has the same content as"
 
 
@@ -88,6 +88,8 @@ def _remark(file: "FileEntry") -> str:
     remarks = ["near-silent"] if file.silent else []
     if file.clipped > AUDIBLE_CLIPPING:
         remarks.append(f"clipped ({file.clipped:.1%})")
+    if file.note:
+        remarks.append(f"note: {file.note}")
     return ", ".join(remarks)
 
 
@@ -120,7 +122,7 @@ def _totals(index: "Index") -> list[tuple[str, str]]:
         ),
         ("near-silent", f"{plural(near_silent, 'file')} below -50 dBFS"),
         ("clipped", f"{plural(clipped, 'file')} with over {AUDIBLE_CLIPPING:.1%} of the samples at full scale"),
-        ("duplicates", f"{plural(duplicates, 'file')} left out for having the bytes of another"),
+        ("duplicates", f"{plural(duplicates, 'file')} left out for being copies of others"),
     ]
 
 

@@ -44,13 +44,13 @@ def evaluate_folder(run: Run, folder: str | Path) -> dict[str, Any]:
         log.warning("left out: %s: %s", file.path, file.reason)
     index.require_files()
     sides = run.split()
-    held_out = {part.file.sha256: part for part in sides.held_out}
-    trained = {part.file.sha256 for part in sides.train} - set(held_out)
+    held_out = {digest: part for part in sides.held_out for digest in part.file.digests}
+    trained = {digest for part in sides.train for digest in part.file.digests} - set(held_out)
     # Of a single long file the held-out piece alone is unseen. Its name may be another one here.
     parts = [
-        replace(held_out[file.sha256], file=file) if file.sha256 in held_out else Part(file)
+        next((replace(held_out[digest], file=file) for digest in file.digests if digest in held_out), Part(file))
         for file in index.files
-        if file.sha256 not in trained
+        if trained.isdisjoint(file.digests)
     ]
     if not parts:
         raise DataError(f"{folder}: the model was trained on every file in it; evaluate on others")

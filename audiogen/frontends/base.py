@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..audio.containers import MAX_PEAK
 from ..config import to_dict
 from ..errors import ConfigError, DataError, NotFittedError
 from ..spec import Spec
@@ -211,6 +212,9 @@ class Frontend(nn.Module):
         if wav.ndim != 3 or wav.shape[1] != 1 or wav.shape[0] < 1 or wav.shape[2] < 1:
             raise ValueError(f"wav must have shape (B, 1, N) with B, N >= 1, got {tuple(wav.shape)}")
         self._check_tensor("wav", wav)
+        peak = float(wav.detach().abs().amax())
+        if peak > MAX_PEAK:
+            raise ValueError(f"wav must lie in [-1, 1], got {peak:.3g}: divide integers of n bits by 2 ** (n - 1)")
 
     def check(self, x: Tensor) -> None:
         """Raises what `decode` raises of x."""

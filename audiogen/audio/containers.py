@@ -1,0 +1,247 @@
+"""What is read of a sound file before it is decoded: whether it is there in full, what is odd, and who reads it whole.
+
+libsndfile opens truncated files in silence and reads less than all of some whole ones. So each container's statement
+of its size is held against the file here; a header that lies, though the sound is there, is noted and left to FFmpeg.
+
+    WAV, AIFF   "RIFF" <size> "WAVE", then chunks of <id> <size> <bytes, padded to an even number>
+    CAF         "caff" <version>, then chunks of <id> <size of 64 bits>; a size of -1 is the rest of the file
+    W64         <16 bytes> <size> <16 bytes>, then chunks of <16 bytes> <size of 64 bits, with both>, padded to 8
+    AU          ".snd" <offset> <size>; a size of 0xFFFFFFFF is the rest of the file
+    Ogg         pages of "OggS" <0> <flags> <position: 8> <serial> <number> <CRC> <segments> <their sizes> <their bytes>
+    MP3         frames; in place of the first one's sound often "Xing", "Info" or "VBRI" and a count of them
+"""
+
+import mmap
+import os
+import re
+import stat
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import AudioReadError
+
+MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1_000, 768_000  # Hz; a rate of 1 in a header would resample to gigabytes
+MAX_CHANNELS = 8
+#: Samples beyond 12 dB over full scale are not sound that was turned up too far but a wrong format: refused.
+MAX_PEAK = 4.0
+
+FETCH_AGAIN = "copy it again from where it came from, or remove it"
+CONVERT = "convert it, for example with ffmpeg, or remove it"
+MEND = "copy it again from where it came from, convert it, or remove it"
+
+_CHUNKS = {  # by the first four bytes: the container, its first chunk, a chunk's header, its padding, the sound's chunk
+    b"RIFF": ("WAV", 12, "<4sI", 2, b"data"),
+    b"RIFX": ("WAV", 12, ">4sI", 2, b"data"),
+    b"RF64": ("WAV", 12, "<4sI", 2, b"data"),
+    b"BW64": ("WAV", 12, "<4sI", 2, b"data"),
+    b"FORM": ("AIFF", 12, ">4sI", 2, b"SSND"),
+    b"caff": ("CAF", 8, ">4sq", 1, b"data"),
+    b"riff": ("W64", 40, "<16sq", 8, b"data"),
+}
+_MAX_CHUNKS = 10_000  # a file of zeros would be an endless row of empty chunks
+_UNKNOWN = 0xFFFFFFFF
+_OGG_SOUND = (b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex   ")
+_MP3_COUNT = (  # how many frames, and how many bytes, the first frame states
+    re.compile(
+        rb"\xff[\xe2-\xfb].{11,36}?(?:Xing|Info)\0\0\0[\1\3\5\7\11\13\15\17](?P<frames>.{4})(?P<bytes>.{4})", re.S
+    ),
+    re.compile(rb"\xff[\xe2-\xfb].{34}VBRI.{6}(?P<bytes>.{4})(?P<frames>.{4})", re.S),
+)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known of a sound file before it is decoded."""
+
+    container: str = ""  # "WAV", "FLAC", "OGG", "AIFF", ...; empty: FFmpeg finds out
+    decoder: str = "ffmpeg"  # or "libsndfile", where that reads all of it
+    notes: tuple[str, ...] = ()  # what is odd, in words
+    num_frames: int = 0  # of an MP3, as it states them; 0: not stated
+
+
+@dataclass(frozen=True)
+class _Source:
+    path: str | Path
+    file: BinaryIO
+    size: int
+
+    def read(self, offset: int, count: int) -> bytes:
+        self.file.seek(offset)
+        return self.file.read(count)
+
+    def refusal(self, problem: str, advice: str = FETCH_AGAIN) -> AudioReadError:
+        return refusal(self.path, problem, advice)
+
+
+def read_header(path: str | Path) -> Header:
+    """Reads what a sound file states about itself, without touching its samples.
+
+    Raises:
+        AudioReadError: no regular file, empty, header only, or shorter than it states.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # asked before opening, which would wait for ever at a pipe
+            raise refusal(path, "is a folder or a device, not a file", "give the path of a sound file")
+        with open(path, "rb") as file:
+            source = _Source(path, file, os.fstat(file.fileno()).st_size)
+            if source.size == 0:
+                raise source.refusal("is empty (0 bytes)")
+            return _look(source, _skip_id3(source))
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL in it
+        reason = getattr(error, "strerror", None) or error
+        raise refusal(path, f"can't be opened ({reason})", "check the path and its permissions") from error
+    except (struct.error, IndexError) as error:
+        raise refusal(path, "is truncated: it ends within its header") from error
+
+
+def refusal(path: str | Path, problem: str, advice: str = FETCH_AGAIN) -> AudioReadError:
+    """The error for `path`."""
+    return AudioReadError(f"{path}: {problem}; {advice}")
+
+
+def _look(source: _Source, start: int) -> Header:
+    head = source.read(start, 1 << 12)
+    if head[:4] in _CHUNKS and (head[:4] in (b"caff", b"riff") or head[8:11] in (b"WAV", b"AIF")):
+        return _look_at_chunks(source, start)
+    if head[:4] == b".snd":
+        offset, stated = struct.unpack_from(">II", head, 4)
+        return _header(source, "AU", start + offset, stated)
+    if head[:4] == b"fLaC":
+        with mmap.mmap(source.file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            joined = data.find(b"fLaC\0\0\0\x22", start + 4) > 0  # libsndfile stops where the first one ends
+        notes = ("holds several FLAC streams, which are joined",) if joined else ()
+        return Header("FLAC", "ffmpeg" if joined else "libsndfile", notes)
+    if head[:4] == b"OggS":
+        return _look_at_pages(source)
+    if head[:8] == b"0&\xb2u\x8ef\xcf\x11":  # ASF, the container of WMA; the object that states its size has this name
+        at = head.find(b"\xa1\xdc\xab\x8cG\xa9\xcf\x11")
+        if at >= 0 and (stated := int.from_bytes(head[at + 40 : at + 48], "little")) > source.size - start:
+            raise source.refusal(f"is truncated: its header states {stated} bytes, the file holds {source.size}")
+        return Header("ASF")
+    if head[4:8] == b"ftyp":
+        return Header("MOV")
+    if head[:4] == b"\x1aE\xdf\xa3":
+        return _look_at_matroska(source, start, head)
+    if (found := _MP3_COUNT[0].search(head) or _MP3_COUNT[1].search(head)) is not None:
+        num_frames, num_bytes = (int.from_bytes(found[field], "big") for field in ("frames", "bytes"))
+        held = source.size - start - found.start()
+        # Where the bytes are right the frames are not: then nothing is missing.
+        return Header(num_frames=num_frames if abs(num_bytes - held) > held // 100 else 0)
+    return Header()
+
+
+def _look_at_chunks(source: _Source, start: int) -> Header:
+    magic = source.read(start, 12)
+    name, first, layout, padding, wanted = _CHUNKS[magic[:4]]
+    size, offset, sounds, long_size = struct.calcsize(layout), start + first, [], None
+    for _ in range(_MAX_CHUNKS):
+        if offset + size > source.size:
+            break
+        chunk, length = struct.unpack(layout, source.read(offset, size))
+        length -= size if name == "W64" else 0
+        if chunk == b"ds64":
+            (long_size,) = struct.unpack("<8xQ", source.read(offset + size, 16))
+        elif chunk[:4] == wanted:
+            sounds.append((offset + size, length))
+        if length < 0:
+            break
+        offset += size + length + -length % padding
+    if not sounds:
+        raise source.refusal(f"has a {name} header but no {wanted.decode()} chunk")
+    (offset, stated), held = sounds[0], source.size - sounds[0][0]
+    if name == "WAV" and stated == _UNKNOWN and long_size is not None:
+        stated = long_size
+    if name == "WAV":
+        (riff_size,) = struct.unpack(layout[0] + "I", magic[4:8])
+        if _is_placeholder(stated) and stated > held:
+            # What ffmpeg writes to a pipe is common enough not to be told of.
+            note = ("states no length, as if written to a pipe; it is read to its end",)
+            return Header(name, notes=() if riff_size == _UNKNOWN else note)
+        if stated == 0 < held and (start + 8 + riff_size <= offset or _is_placeholder(riff_size)):
+            note = "its header was never finished and states 0 bytes of data; it is read to its end"
+            return Header(name, notes=(note,))
+    notes = (f"holds {len(sounds)} chunks of sound, of which the first is read",) if len(sounds) > 1 else ()
+    return _header(source, name, offset, stated, notes)
+
+
+def _header(source: _Source, name: str, offset: int, stated: int, notes: tuple[str, ...] = ()) -> Header:
+    """Of a file whose sound begins at byte `offset` and is of `stated` bytes."""
+    held = source.size - offset
+    if stated == 0 or held <= 0:
+        raise source.refusal("has a header but no samples")
+    if stated <= held or name != "WAV" and stated in (-1, _UNKNOWN):
+        return Header(name, "libsndfile", notes)
+    # Writers that count their header as sound are off by some ten bytes; a cut is seldom so short.
+    if stated - held > min(64, stated // 100):
+        raise source.refusal(f"is truncated: its header states {stated} bytes of data, the file holds {held}")
+    note = f"its header states {stated} bytes of data, and the {held} that it holds are read"
+    return Header(name, "libsndfile", (*notes, note))
+
+
+def _is_placeholder(size: int) -> bool:
+    """Whether a size is one that is written where none is known yet: 0x7FFFF000, 0x80000000, 0xFFFFFFFF and so on."""
+    return size <= _UNKNOWN and min(abs(size - 2**31), 2**32 - size) <= 1 << 16
+
+
+def _look_at_pages(source: _Source) -> Header:
+    """Of an Ogg: libsndfile reads one stream of Vorbis or Opus that lies alone in its file and ends as it should."""
+    with mmap.mmap(source.file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        begins = [found.start() for found in re.finditer(rb"OggS\0[\2\3\6\7]", data)]
+        bodies = [at + 27 + data[at + 26] for at in begins if at + 27 < source.size]
+        heads = [data[at : at + 16] for at in bodies if data[at : at + 16].startswith(_OGG_SOUND)]
+        last = data.rfind(b"OggS\0")
+        page = data[last : last + 27 + 255]
+    sizes = page[27 : 27 + page[26]] if len(page) >= 27 else b""
+    end = last + 27 + len(sizes) + sum(sizes)
+    if end > source.size:
+        raise source.refusal("is truncated: it does not end with a whole Ogg page")
+    if not heads:
+        raise source.refusal("is an Ogg file without sound", CONVERT)
+    opus = heads[0].startswith(b"OpusHead")
+    if len({head[:10] if opus else head for head in heads}) > 1:
+        raise source.refusal("holds Ogg streams of several codings or sample rates, which can't be joined", CONVERT)
+    notes = (f"holds {len(heads)} Ogg streams of sound, which are joined",) if len(heads) > 1 else ()
+    if end < source.size:
+        notes += (f"{source.size - end} bytes behind its last Ogg page are passed over",)
+    flags, position = struct.unpack_from("<Bq", page, 5)
+    if not flags & 4:
+        notes += ("its last Ogg page is not marked as the end of the stream",)
+    stated_rate = int.from_bytes(heads[0][12:16], "little") if opus else 1  # 0: any; libsndfile would take 8 kHz
+    regular = (
+        len(begins) == 1 and not notes and position > 0 and stated_rate > 0 and heads[0][:5] in (b"\1vorb", b"OpusH")
+    )
+    return Header("OGG", "libsndfile" if regular else "ffmpeg", notes)
+
+
+def _look_at_matroska(source: _Source, start: int, head: bytes) -> Header:
+    """EBML <size> ..., then the segment that all the rest is in: <name: 4> <size>."""
+    length, offset = _variable_size(head, 4)
+    length, offset = _variable_size(head, offset + (length or 0) + 4)
+    held = source.size - start - offset
+    if length is not None and length > held:
+        raise source.refusal(f"is truncated: its header states {length} bytes, the file holds {held}")
+    return Header("MATROSKA")
+
+
+def _variable_size(head: bytes, at: int) -> tuple[int | None, int]:
+    """A size, of as many bytes as its first one has leading zeros and one more; all ones say that it is not known."""
+    width = 9 - head[at].bit_length()
+    most = (1 << 7 * width) - 1
+    size = int.from_bytes(head[at : at + width], "big") & most
+    return None if size == most else size, at + width
+
+
+def _skip_id3(source: _Source) -> int:
+    """The offset behind the ID3v2 tags, which taggers put before any kind of file."""
+    offset = 0
+    for _ in range(8):  # a file of nothing but empty tags would keep us for hours
+        tag = source.read(offset, 10)
+        if len(tag) < 10 or tag[:3] != b"ID3":
+            break
+        length = 0
+        for byte in tag[6:]:  # 7 bits each
+            length = length << 7 | byte & 0x7F
+        offset += 10 + length + (10 if tag[5] & 0x10 else 0)  # a footer repeats the header
+    return offset
