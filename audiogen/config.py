@@ -1,7 +1,7 @@
-"""Frozen dataclasses <-> dicts <-> "a.b=1". Knows nothing of audio.
+"""Convert configs between frozen dataclasses, dicts and overrides such as "a.b=1".
 
-A part (front-end, backbone) nests its `Config` beside its class; a registry maps a kind to the class. As JSON a
-part is its fields with its kind in front: `{"kind": "gpt", "dim": 384}`.
+A part (front-end, backbone) nests its `Config` in its class, and a registry maps each kind to its class. In JSON a part
+is a dict of its fields with its kind first: `{"kind": "gpt", "dim": 384}`.
 """
 
 import dataclasses
@@ -17,20 +17,20 @@ from .errors import ConfigError
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A dataclass as a dict of JSON values (tuples become lists)."""
+    """Convert a dataclass to a dict of JSON values (tuples become lists)."""
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
 def from_dict(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
-    """Builds the dataclass `cls` strictly: unknown keys and values of another type are refused.
+    """Build the dataclass `cls` strictly: refuse unknown keys and values of another type.
 
     Args:
         cls: a dataclass.
-        values: its fields; those left out take their defaults.
+        values: its fields by name; a missing field takes its default.
         where: dotted name of this dict, for messages.
 
     Raises:
-        ConfigError: names the key, and the nearest valid one if it is unknown.
+        ConfigError: a key is unknown (the message suggests the nearest one), missing, or of the wrong type.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where or cls.__name__}: expected settings by name, got {values!r}")
@@ -53,7 +53,11 @@ def from_dict(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
 
 
 def part_to_dict(config: Any, registry: Mapping[str, type]) -> dict[str, Any]:
-    """The config of a part as a dict with its kind in front."""
+    """Convert the config of a part to a dict with its kind first.
+
+    Raises:
+        ConfigError: no class of the registry has this config.
+    """
     for kind, part in registry.items():
         if part.Config is type(config):
             return {"kind": kind, **to_dict(config)}
@@ -61,10 +65,10 @@ def part_to_dict(config: Any, registry: Mapping[str, type]) -> dict[str, Any]:
 
 
 def part_from_dict(values: Mapping[str, Any], registry: Mapping[str, type], where: str) -> Any:
-    """The config of the part that `values["kind"]` names.
+    """Build the config of the part that `values["kind"]` names.
 
     Raises:
-        ConfigError: the kind is missing or unknown, or a key does not fit it.
+        ConfigError: the kind is missing or unknown, or a key or value is not valid for it.
     """
     if not isinstance(values, Mapping) or "kind" not in values:
         raise ConfigError(f'{where}: a "kind" is needed, one of {", ".join(registry)}')
@@ -73,7 +77,11 @@ def part_from_dict(values: Mapping[str, Any], registry: Mapping[str, type], wher
 
 
 def find(kind: Any, registry: Mapping[str, type], where: str) -> type:
-    """The class registered as `kind`, or a ConfigError that names the nearest one."""
+    """Return the class registered as `kind`.
+
+    Raises:
+        ConfigError: there is none; the message suggests the nearest kind.
+    """
     if not isinstance(kind, str) or kind not in registry:
         near = _nearest(str(kind), registry)
         raise ConfigError(f"{where}: there is no {kind!r}{near}; choose one of {', '.join(registry)}")
@@ -81,10 +89,13 @@ def find(kind: Any, registry: Mapping[str, type], where: str) -> type:
 
 
 def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
-    """A copy of the nested dict `values` with assignments such as "backbone.dim=128" laid over it.
+    """Copy the nested dict `values` and apply assignments such as "backbone.dim=128".
 
-    Values are read as JSON where they are JSON (numbers, true, false, null, lists), else as text. That keys are
-    known is checked by `from_dict`, which sees the whole; only the path to a nested dict is checked here.
+    A value is parsed as JSON if possible (numbers, true, false, null, lists), otherwise taken as text. Only the path to
+    a nested dict is checked here; `from_dict` checks the last key and the value.
+
+    Raises:
+        ConfigError: an assignment has no "=", its path does not exist, or it names a group of settings.
     """
     result = json.loads(json.dumps(dict(values)))
     for assignment in assignments:
@@ -105,7 +116,11 @@ def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str,
 
 
 def parse_override(assignment: str) -> tuple[list[str], Any]:
-    """ "a.b=1" -> (["a", "b"], 1)."""
+    """Parse an assignment: "a.b=1" -> (["a", "b"], 1).
+
+    Raises:
+        ConfigError: it is not of the form name=value.
+    """
     key, equals, text = assignment.partition("=")
     path = key.strip().split(".")
     if not equals or not all(path):
@@ -117,6 +132,7 @@ def parse_override(assignment: str) -> tuple[list[str], Any]:
 
 
 def unknown_key(key: str, valid: Iterable[str]) -> ConfigError:
+    """Return the error for an unknown key; it suggests the nearest valid one."""
     valid = list(valid)
     return ConfigError(f"{key}: unknown setting{_nearest(key, valid)}; valid are {', '.join(valid) or 'none'}")
 
@@ -137,7 +153,7 @@ def _plain(value: Any) -> Any:
 
 
 def _checked(value: Any, hint: Any, where: str) -> Any:
-    """`value` as the type `hint`: int is taken for float, a list for a tuple, nothing else is bent."""
+    """Check `value` against the type `hint`. Only int to float and list to tuple are converted."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         for choice in arguments:
@@ -157,7 +173,7 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
     elif dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else from_dict(hint, value, where)
     elif hint is float:
-        # JSON has no NaN and no infinity, though Python reads them: they could not be saved again.
+        # Python's json reads NaN and infinity, but JSON has neither, so they could not be saved again.
         if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
             return float(value)
     elif hint is types.NoneType:

@@ -1,12 +1,12 @@
-"""One exception type per kind of trouble.
+"""One exception type for each kind of error.
 
 Every message names the file or the key, says what is wrong and what to do. The command line prints that one
-line and exits with the error's `exit_code`; a traceback is for bugs.
+line and exits with the error's `exit_code`; only bugs end in a traceback.
 """
 
 
 def printable(text: str) -> str:
-    r"""One line without anything that a terminal would act on or could not show: names of files may hold anything.
+    r"""Escape control and unprintable characters, so that any file name prints as one line.
 
     Example:
         >>> printable("bad\x1b[2J.wav")
@@ -16,9 +16,9 @@ def printable(text: str) -> str:
 
 
 class AudiogenError(Exception):
-    """Base of every error that a user can mend. As text it is one printable line."""
+    """Base class for errors the user can fix. `str()` gives one printable line."""
 
-    #: 1: what was given can't be used. 2: what was asked for can't be, whatever is given.
+    #: 1: the input (file, folder, download) is at fault. 2: the command or setting is, whatever the input.
     exit_code = 1
 
     def __str__(self) -> str:
@@ -26,38 +26,38 @@ class AudiogenError(Exception):
 
 
 class AudioReadError(AudiogenError):
-    """A sound file that can't be trusted: not audio, empty, truncated, NaN, absurd samples."""
+    """A sound file is not audio, empty, truncated, or contains NaN or absurd samples."""
 
 
 class DataError(AudiogenError):
-    """A folder that can't be trained on: no audio, too little to hold anything out."""
+    """A folder can't be used as training data: it has no audio, or too little to hold anything out."""
 
 
 class ConfigError(AudiogenError):
-    """An unknown key, a value of the wrong type, parts that do not fit each other: wrong usage."""
+    """A setting is unknown or invalid, or parts do not fit together (a usage error)."""
 
     exit_code = 2
 
 
 class CacheError(AudiogenError):
-    """An encoded cache that is damaged or was made by another front-end."""
+    """An encoded cache is damaged or was made by another front-end."""
 
 
 class NotFittedError(AudiogenError):
-    """A learned front-end that was asked to encode or decode before `fit`."""
+    """A learned front-end was asked to encode or decode before `fit`."""
 
 
 class RunError(AudiogenError):
-    """A run or front-end folder that is half-written, damaged, or of a newer format."""
+    """A run or front-end folder is incomplete, damaged, or of a newer format."""
 
 
 class GenerationError(AudiogenError):
-    """Generation that can't go on, because what the model predicts is not a number."""
+    """Generation can't continue because the model predicts NaN or infinity."""
 
 
 class TrainingError(AudiogenError):
-    """Training that can't go on, such as a loss that is not a number."""
+    """Training can't continue, for example because the loss is NaN."""
 
 
 class DownloadError(AudiogenError):
-    """A download that is missing, incomplete, or not what its checksum says."""
+    """A download is missing, incomplete, or does not match its checksum."""

@@ -1,13 +1,13 @@
 """The interface between front-ends and models: a front-end declares a spec, a model is built from it.
 
-A spec answers what the rest of the code needs to know of a signal, so that nothing else asks which kind it is.
+A spec answers every question that other code has about a signal, so that no other code checks which kind it is.
 """
 
 import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-#: How the codes of a cache are stored (numpy dtypes), by how many codes each type can hold; frames are float32.
+#: numpy dtypes of a cache: for codes the smallest type that holds V of them ({largest V: dtype}), for frames float32.
 CODE_TYPES, FRAME_TYPE = {2**8: "<u1", 2**16: "<u2", 2**32: "<u4"}, "<f4"
 
 
@@ -19,7 +19,7 @@ class Unit(StrEnum):
 
     @property
     def per_entry(self) -> str:
-        """ "bits per code" or "nats per frame"."""
+        """The unit in words: "bits per code" or "nats per frame"."""
         return f"{self} per {'code' if self is Unit.BITS else 'frame'}"
 
     def of_nats(self, nats: float) -> float:
@@ -27,11 +27,11 @@ class Unit(StrEnum):
         return nats / math.log(2) if self is Unit.BITS else nats
 
     def bits(self, value: float) -> float | None:
-        """Return a value of this unit if that is bits, else None: the nats of a density compare with nothing else."""
+        """Return `value` if this unit is bits, else None: nats of a density are not comparable with anything else."""
         return value if self is Unit.BITS else None
 
     def perplexity(self, loss: float) -> float | None:
-        """Return among how many equally likely codes one would guess at this loss; None for densities."""
+        """Return 2 to the power of the loss, a number of equally likely codes; None for densities."""
         return 2**loss if self is Unit.BITS else None
 
 
@@ -56,12 +56,12 @@ class TokenSpec:
 
     @property
     def signal(self) -> str:
-        """What a code stands for: one sample ("samples"), a frame ("frames"), or a run of frames ("runs")."""
+        """What one code represents: a sample ("samples"), a frame ("frames"), or a run of frames ("runs")."""
         return {None: "runs", 1: "samples"}.get(self.hop_length, "frames")
 
     @property
     def num_rows(self) -> int:
-        """Rows that a pattern lays out, each predicted by itself."""
+        """Rows that a pattern lays out; each is predicted separately."""
         return self.num_codebooks
 
     @property
@@ -71,21 +71,22 @@ class TokenSpec:
 
     @property
     def values_per_entry(self) -> int:
-        """Numbers that one entry of the loss is about: one code."""
+        """Values that one entry of the loss covers: one code."""
         return 1
 
     @property
     def num_choices(self) -> int:
-        """Probabilities that a model computes for one frame."""
+        """Number of probabilities that a model computes per frame: K V."""
         return self.num_codebooks * self.codebook_size
 
     @property
     def one_code_per_sample(self) -> bool:
+        """Whether each sample is one code, as with mu-law."""
         return self.hop_length == self.num_codebooks == 1
 
     @property
     def uniform_loss(self) -> float | None:
-        """Bits per code of a model that knows nothing: log2 V."""
+        """Bits per code of a uniform guess: log2 V."""
         return math.log2(self.codebook_size)
 
     @property
@@ -100,9 +101,9 @@ class TokenSpec:
 
     @property
     def rate_in_words(self) -> str:
-        """What a second of sound becomes: "62.5 frames of 4 codes out of 256"."""
+        """What one second of audio becomes, in words: "62.5 frames of 4 codes out of 256"."""
         if self.frame_rate is None:
-            return f"as many codes as it happens to need, out of {self.codebook_size:,}"
+            return f"a varying number of codes out of {self.codebook_size:,}"
         codes = f"out of {self.codebook_size:,}"
         if self.num_codebooks == 1:
             return f"{self.frame_rate:,.6g} codes {codes}"
@@ -110,14 +111,14 @@ class TokenSpec:
 
     @property
     def bitrate(self) -> float | None:
-        """K log2(V) frame_rate, in bits per second; None where the rate varies."""
+        """Bits per second, K log2(V) frame_rate; None where the rate varies."""
         rate = self.frame_rate
         return None if rate is None else self.num_codebooks * math.log2(self.codebook_size) * rate
 
 
 @dataclass(frozen=True)
 class FrameSpec:
-    """Real-valued frames (B, F, T), standardised per feature (mean 0, variance 1 over the training files).
+    """Real-valued frames (B, F, T), standardised per feature to mean 0, variance 1 over the training files.
 
     Attributes:
         sample_rate: Hz of the wav that is encoded.
@@ -134,12 +135,12 @@ class FrameSpec:
 
     @property
     def signal(self) -> str:
-        """A frame is a vector of real values: "features"."""
+        """What one frame represents: a vector of real values ("features")."""
         return "features"
 
     @property
     def num_rows(self) -> int:
-        """A frame is predicted as one."""
+        """Rows that a pattern lays out: one, since a frame is predicted as a whole."""
         return 1
 
     @property
@@ -149,16 +150,17 @@ class FrameSpec:
 
     @property
     def values_per_entry(self) -> int:
-        """Numbers that one entry of the loss is about: a whole frame."""
+        """Values that one entry of the loss covers: the F values of a frame."""
         return self.num_features
 
     @property
     def num_choices(self) -> int:
-        """One density per frame."""
+        """Number of densities that a model computes per frame: one."""
         return 1
 
     @property
     def one_code_per_sample(self) -> bool:
+        """Whether each sample is one code: never."""
         return False
 
     @property
@@ -168,7 +170,7 @@ class FrameSpec:
 
     @property
     def storage_dtype(self) -> str:
-        """The numpy dtype of a value."""
+        """The numpy dtype that stores a value."""
         return FRAME_TYPE
 
     @property
@@ -178,7 +180,7 @@ class FrameSpec:
 
     @property
     def rate_in_words(self) -> str:
-        """What a second of sound becomes: "62.5 frames of 80 values"."""
+        """What one second of audio becomes, in words: "62.5 frames of 80 values"."""
         return f"{self.frame_rate:,.6g} frames of {self.num_features} values"
 
 

@@ -535,7 +535,7 @@ def test_places_that_are_none_are_refused(trained, corpus, tmp_path):
         (["train", corpus, "--out", file / "run", *TINY, "--steps", "1"], "file"),
         (["train", tmp_path / "none", *out], "none: there is no such folder"),
         (["train", empty, *out], "holds no sound files"),
-        (["train", file, *out], "is a file; give the folder that it is in"),
+        (["train", file, *out], "is a file; give the folder that contains it"),
         (["tokenize", corpus, run / "cache"], "cache: holds a cache already; choose another"),
         (["tokenize", corpus, corpus, "--frontend", "mulaw"], "already holds other files"),
         (["decode", corpus, tmp_path / "out"], "holds no encoded cache"),

@@ -110,7 +110,7 @@ def test_scripts_from_the_web_to_a_folder_of_wavs(script, tmp_path, monkeypatch,
         (tmp_path / "bad").mkdir()
         assert run_by_path(script, tmp_path / "bad", *arguments, monkeypatch=monkeypatch) == 1
         error = capsys.readouterr().err
-        assert error.startswith(f"error: {server.url}/{name}: what came has the SHA-256 {digest}")
+        assert error.startswith(f"error: {server.url}/{name}: the downloaded file has the SHA-256 {digest}")
         assert error.count("\n") == 1
         assert os.listdir(tmp_path / "bad") == []
 
@@ -158,7 +158,7 @@ def test_lesson_texts_are_fetched_and_checked(tmp_path, monkeypatch, capsys):
     """Buries a text of another version, on which no published loss could be compared."""
     with local_server(files={"/names.txt": b"emma\nolivia", "/tinyshakespeare.txt": b"First Citizen:"}) as server:
         assert run_by_path("lesson_texts", tmp_path / "out", "--mirror", server.url, monkeypatch=monkeypatch) == 1
-        assert "names.txt: what came has the SHA-256" in capsys.readouterr().err
+        assert "names.txt: the downloaded file has the SHA-256" in capsys.readouterr().err
         assert not (tmp_path / "out" / "names.txt").exists()
 
 

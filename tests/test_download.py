@@ -89,7 +89,10 @@ def test_without_a_validator_only_a_hash_allows_to_resume(tmp_path, monkeypatch)
 
 def test_another_hash_is_refused_and_nothing_stays(tmp_path):
     with local_server(files={"/a": BODY}) as server:
-        with pytest.raises(DownloadError, match=f"/a: what came has the SHA-256 {HASH}, not 1234abcd as .*; or do b"):
+        with pytest.raises(
+            DownloadError,
+            match=f"/a: the downloaded file has the SHA-256 {HASH}, not the published 1234abcd, .*; or do b",
+        ):
             fetch(server.url + "/a", tmp_path / "a", "1234ABCD", otherwise="or do b")
         assert len(server.requests) == 1
         assert fetch(server.url + "/a", tmp_path / "a", HASH[:8].upper()) == HASH

@@ -1,4 +1,4 @@
-"""Archives from the web, unpacked without letting them write anywhere else, or more than they may."""
+"""Unpack untrusted archives: only into the given folder, and only up to given limits."""
 
 import bz2
 import gzip
@@ -15,12 +15,12 @@ from tqdm import tqdm
 
 from ..errors import DownloadError
 
-HEADERS = 2**20  # bytes that a tar may spend on describing one member
+HEADERS = 2**20  # upper bound, in bytes, of the headers of one tar member
 
 
 @dataclass(frozen=True)
 class Member:
-    """An unpacked file: its name in the archive, where it lies now, and whether the archive calls it a program."""
+    """An unpacked file: its name in the archive, its path on disk, and whether the archive marks it executable."""
 
     name: str
     path: Path
@@ -29,10 +29,10 @@ class Member:
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of an archive, before anything is known to be good about it."""
+    """One entry of an archive, not yet checked."""
 
     name: str
-    kind: str  # "file", "folder", or what else it is
+    kind: str  # "file", "folder", or a description of anything else
     size: int
     executable: bool
     open: Callable[[], BinaryIO]
@@ -41,26 +41,25 @@ class Entry:
 def unpack(
     archive: str | Path, folder: str | Path, place: Callable[[str], str | None], max_bytes: int, max_files: int
 ) -> list[Member]:
-    """Unpacks a .zip, .tar, .tar.gz or .tar.bz2 (told by its content) into a new folder.
+    """Unpack a .zip, .tar, .tar.gz or .tar.bz2 (detected from its content) into a new folder.
 
-    Nothing but plain files is ever written, each under a name of its own, and none is made a program. An archive that
-    holds anything else is refused whole, as is one that breaks its bounds: what was unpacked by then stays behind in
-    `folder`, so let that be a temporary one.
+    Only regular files are written, never over another file and never executable. An archive that contains anything else
+    or exceeds a limit raises an error. Files unpacked before the error stay in `folder`, so pass a temporary one.
 
     Args:
-        archive: path of the file.
-        folder: where to; it must not exist yet.
-        place: from a file's name in the archive (with "/", no leading "./") to its name in the folder, or None to
-            leave it out.
-        max_bytes: of all files together, those left out included.
-        max_files: number of entries.
+        archive: path of the archive.
+        folder: the folder to create; it must not exist yet.
+        place: maps a file's name in the archive (with "/", no leading "./") to its name in the folder, or to None to
+            skip it.
+        max_bytes: limit for the total size of all files, including skipped ones.
+        max_files: limit for the number of entries.
 
     Returns:
-        The files that were unpacked, in the archive's order.
+        The unpacked files, in archive order.
 
     Raises:
-        DownloadError: not such an archive, damaged, beyond the bounds, or with a link, a device, an encrypted file,
-            an absolute or climbing path, or two files of one name.
+        DownloadError: not such an archive, damaged, over a limit, or with a link, a device, an encrypted file, an
+            absolute path, a path with "..", or two files of the same name.
     """
     archive, folder = Path(archive), Path(folder)
     members, num_entries, num_bytes = [], 0, 0
@@ -117,7 +116,7 @@ def _write(entry: Entry, path: Path) -> None:
 
 
 def _safe_name(archive: Path, name: str) -> str:
-    """The name with "/" between its parts, free of "." and empty ones."""
+    """Normalise a name: drop empty and "." parts. Refuse paths that leave the folder."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     climbs = name.startswith("/") or ".." in parts or PureWindowsPath(name).drive or "\\" in name
     if climbs or not name.isprintable():
@@ -162,11 +161,11 @@ def _tar_entries(plain: "_Metered") -> Iterator[Entry]:
     plain.allow(0)
     with tarfile.open(fileobj=plain, mode="r|", bufsize=2**16) as tar:  # "|": forwards only, so nothing is read twice
         while (info := tar.next()) is not None:
-            tar.members = []  # where tarfile would keep all of them
+            tar.members = []  # tarfile would otherwise keep every one in memory
             kind = "file" if info.isreg() and not info.issparse() else "folder" if info.isdir() else _odd_kind(info)
             plain.allow(info.size)
             yield Entry(info.name, kind, info.size, bool(info.mode & 0o100), lambda info=info: tar.extractfile(info))
-    while plain.read(2**16):  # to the end, where gzip and bzip2 have their checksums
+    while plain.read(2**16):  # read on: gzip and bzip2 have their checksums at the end
         pass
 
 
@@ -175,14 +174,16 @@ def _odd_kind(info: tarfile.TarInfo) -> str:
 
 
 class _Metered:
-    """A decompressed tar, read under a limit: tarfile takes the description of a member into memory whole, however
-    long a few compressed bytes make it."""
+    """A decompressed tar, read under a limit.
+
+    tarfile reads the headers of a member into memory whole, and a few compressed bytes can expand to huge headers.
+    """
 
     def __init__(self, file: BinaryIO, max_bytes: int):
         self.file, self.left, self.total = file, 0, max_bytes + 64 * HEADERS
 
     def allow(self, num_bytes: int) -> None:
-        """The next `num_bytes` are a member's content; after them, another description may come."""
+        """Allow the next `num_bytes` (a member's content) and the headers of one more member."""
         self.left = num_bytes + HEADERS
 
     def read(self, size: int) -> bytes:

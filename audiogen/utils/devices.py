@@ -1,4 +1,4 @@
-"""Which device "auto" is, and what it is good at."""
+"""Choose a device, and ask what it does fast."""
 
 import re
 
@@ -8,10 +8,10 @@ from ..errors import ConfigError
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:1" -> the device.
+    """Return the device of a name: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
 
     Raises:
-        ConfigError: an unknown name, or a GPU that is not there.
+        ConfigError: the name is unknown, or the GPU does not exist.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -24,8 +24,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def bf16_pays(device: torch.device) -> bool:
-    """Whether it multiplies bfloat16 in hardware: then a training step takes 0.4 to 0.7 of the time on a CPU
-    (tests/bench/precision.py)."""
+    """Return whether the device multiplies bfloat16 in hardware.
+
+    On such a CPU a training step in bfloat16 takes 0.4 to 0.7 of the time (tests/bench/precision.py).
+    """
     if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)  # older ones emulate it
+        return torch.cuda.get_device_capability(device) >= (8, 0)  # older GPUs emulate it
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

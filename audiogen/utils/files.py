@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, one writer to a folder, and what a killed process leaves behind."""
+"""Write files atomically, lock folders, and clean up after killed processes."""
 
 import errno
 import hashlib
@@ -16,24 +16,24 @@ import filelock
 
 from ..errors import AudiogenError, DataError, RunError
 
-#: What a killed process leaves: files and folders of `_temporary_name`; of older versions, checkpoints that were being
-#: written, and the temporary files of safetensors.
+#: What a killed process leaves behind: files and folders named by `_temporary_name`, and from older versions
+#: unfinished checkpoints and safetensors' temporary files.
 LEFTOVER = re.compile(r"\..+-[0-9a-f]{16}\.tmp(\.\w+)?|\.step-\d+\.tmp|\.tmp[A-Za-z0-9]{6}")
 LOCK_FILE = ".lock"
 
 
 def check_folder_is_there(folder: str | Path) -> None:
-    """Raise the DataError of a folder to read from that is not there, or is a file."""
+    """Raise a DataError if a folder to read from does not exist or is a file."""
     if not Path(folder).exists():
         raise DataError(f"{folder}: there is no such folder; check the path")
     if not Path(folder).is_dir():
-        raise DataError(f"{folder}: is a file; give the folder that it is in")
+        raise DataError(f"{folder}: is a file; give the folder that contains it")
 
 
 def check_is_no_file(out: str | Path) -> None:
-    """Raise the AudiogenError of a file that was named where a folder is to be written."""
+    """Raise an AudiogenError if a folder to write to is a file."""
     if Path(out).exists() and not Path(out).is_dir():
-        raise AudiogenError(f"{out}: is a file; give a folder to write to, new or old")
+        raise AudiogenError(f"{out}: is a file; give a new or existing folder to write to")
 
 
 # Locks.
@@ -41,13 +41,13 @@ def check_is_no_file(out: str | Path) -> None:
 
 @contextmanager
 def locked(path: str | Path, timeout: float = -1) -> Iterator[None]:
-    """Hold the lock file `path`. It is released with the process that holds it, however that ends.
+    """Hold the lock file `path`. The system releases it when the process ends, in whatever way.
 
-    Where the file system has no locks, or the place can't be written, nothing is held.
+    If the file system has no locks or the file can't be written, run without a lock.
 
     Args:
-        path: the lock file, in a folder that exists.
-        timeout: seconds to wait for another holder; below 0 without end.
+        path: the lock file, in an existing folder.
+        timeout: seconds to wait for another holder; negative waits for ever.
 
     Raises:
         filelock.Timeout: another process still holds it.
@@ -63,7 +63,7 @@ def locked(path: str | Path, timeout: float = -1) -> Iterator[None]:
         yield
     finally:
         if lock.is_locked:
-            if os.name != "nt":  # where it goes by itself
+            if os.name != "nt":  # Windows removes it by itself
                 with suppress(OSError):
                     Path(path).unlink()
             lock.release()
@@ -71,17 +71,17 @@ def locked(path: str | Path, timeout: float = -1) -> Iterator[None]:
 
 @contextmanager
 def alone_in(folder: str | Path) -> Iterator[None]:
-    """Be the only process that writes to a folder, which is made if need be.
+    """Make this the only process that writes to a folder; create the folder if needed.
 
-    First, what a killed process left there and in the folders directly below is removed. At the end the folder goes
-    again if it was made here and is still empty.
+    Before, remove what a killed process left in it and in its direct subfolders. Afterwards, remove the folder if it
+    was created here and is still empty.
 
     Raises:
         RunError: another process is writing to it.
     """
     folder = Path(folder)
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    with suppress(OSError):  # as will be said by what is written first
+    with suppress(OSError):  # the first file written will report it
         folder.mkdir(parents=True, exist_ok=True)
     try:
         with locked(folder / LOCK_FILE, timeout=0):
@@ -90,10 +90,10 @@ def alone_in(folder: str | Path) -> Iterator[None]:
             yield
     except filelock.Timeout:
         raise RunError(
-            f"{folder}: another process is writing to it; wait until it has ended, or choose another folder"
+            f"{folder}: another process is writing to it; wait until that has finished, or choose another folder"
         ) from None
     finally:
-        with suppress(OSError):  # not empty: something came of it
+        with suppress(OSError):  # not empty: something was written
             for parent in made:
                 parent.rmdir()
 
@@ -102,8 +102,8 @@ def alone_in(folder: str | Path) -> Iterator[None]:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what a killed process left half-written in a folder; of a link to a folder, nothing."""
-    with suppress(OSError):  # no folder, or one that can't be read
+    """Remove the half-written files that a killed process left in a folder, unless the folder is a symbolic link."""
+    with suppress(OSError):  # not a folder, or unreadable
         if not folder.is_symlink():
             for path in folder.iterdir():
                 if LEFTOVER.fullmatch(path.name):
@@ -111,7 +111,7 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link, or a folder of files; a folder that holds others stays. Links are never followed."""
+    """Remove a file, a link, or a folder that contains only files. Never follow links."""
     with suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             for file in path.iterdir():
@@ -127,10 +127,10 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, with its suffix; it takes the place of `path` once the block ends well.
+    """Yield a temporary path beside `path`, with its suffix; rename it to `path` when the block succeeds.
 
-    The file is flushed to disk before the rename, and the folder after it, so that a crash at any moment leaves the old
-    content or the new one. If the block raises, the temporary file is removed and `path` stays untouched.
+    The file is flushed to disk before the rename and the folder after it, so that a crash at any moment leaves either
+    the old content or the new. If the block raises, the temporary file is removed and `path` stays untouched.
 
     Raises:
         AudiogenError: the disk is full or the file can't be written; names the path and the bytes written so far.
@@ -138,7 +138,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path, temporary = Path(path), _temporary_name(path)
     with _told_when_full(path, temporary):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Not by tempfile, whose files nobody else may read: this one gets the mode that any new file gets.
+        # tempfile's files are readable by their owner alone; this one gets the default mode of a new file.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
         sync_file(temporary)
@@ -148,9 +148,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`, for files alone; it takes the place of `path` as in `atomic_path`.
+    """Yield a temporary folder (for files only) beside `path`; rename it to `path` when the block succeeds.
 
-    A folder that was there is removed just before.
+    An existing folder is removed just before the rename.
+
+    Raises:
+        AudiogenError: see `atomic_path`.
     """
     path, temporary = Path(path), _temporary_name(path)
     with _told_when_full(path, temporary):
@@ -181,7 +184,7 @@ def _told_when_full(path: Path, temporary: Path) -> Iterator[None]:
 
 
 def cannot_write(path: Path, error: OSError, num_bytes: int) -> AudiogenError:
-    """The error of a file that could not be written beyond `num_bytes`."""
+    """Return the error for a file of which only `num_bytes` could be written."""
     reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
     return AudiogenError(
         f"{path}: can't be written ({reason}, {num_bytes} bytes written); free some room or choose another folder; "
@@ -190,29 +193,30 @@ def cannot_write(path: Path, error: OSError, num_bytes: int) -> AudiogenError:
 
 
 def atomic_write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file whole, or not at all; raises as `atomic_path`."""
+    """Write a file completely or not at all; see `atomic_path` for errors."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:
-    """Write a file of UTF-8 whole, or not at all; raises as `atomic_path`."""
-    # Names of files that are no UTF-8 come with surrogates, which can't be written as such.
+    """Write a UTF-8 file completely or not at all; see `atomic_path` for errors."""
+    # File names that are not UTF-8 contain surrogates, which can't be encoded.
     atomic_write_bytes(path, text.encode("utf-8", errors="replace"))
 
 
 def atomic_write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all; raises as `atomic_path`.
+    """Write `value` as indented JSON, completely or not at all.
 
     Raises:
-        ValueError: NaN or infinity, which other readers refuse too.
+        AudiogenError: see `atomic_path`.
+        ValueError: it contains NaN or infinity, which are not JSON.
     """
     atomic_write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def sync_file(path: str | Path) -> None:
     """Flush a file's content to disk."""
-    with open(path, "r+b") as file:  # Windows flushes what is open for writing alone
+    with open(path, "r+b") as file:  # Windows can flush only files open for writing
         os.fsync(file.fileno())
 
 
@@ -232,10 +236,10 @@ def sync_folder(folder: str | Path) -> None:
 
 
 def open_regular(path: str | Path) -> BinaryIO:
-    """Open a file for reading. A pipe or a device, which could keep its reader waiting for ever, is refused.
+    """Open a regular file for reading; refuse pipes and devices, which could block for ever.
 
     Raises:
-        OSError: it is not there, can't be read, or is no regular file.
+        OSError: it does not exist, can't be read, or is not a regular file.
     """
     file = open(path, "rb", opener=_open_without_waiting)
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -249,16 +253,19 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 
 def sha256_file(path: str | Path) -> str:
-    """The SHA-256 of a regular file's bytes as 64 hexadecimal digits, read in constant memory."""
+    """Return the SHA-256 of a regular file as 64 hexadecimal digits, in constant memory.
+
+    Raises:
+        OSError: see `open_regular`.
+    """
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def walk(folder: str | Path, onerror: Callable[[OSError], None]) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Yield (folder, names of folders, names of files) for each folder below, as os.walk with followlinks does.
+    """Yield (folder, names of subfolders, names of files) for each folder, like os.walk with followlinks.
 
-    However deep they lie: os.walk of Python 3.11 calls itself. What is removed from the names of folders is not
-    entered.
+    Works at any depth, where os.walk in Python 3.11 recurses. Remove a name from the subfolders to skip that one.
     """
     waiting = [os.fspath(folder)]
     while waiting:

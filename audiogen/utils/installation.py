@@ -1,4 +1,4 @@
-"""What has to fit together for audiogen to run."""
+"""Check that the installed packages fit together."""
 
 import importlib
 from importlib.metadata import PackageNotFoundError, version
@@ -15,11 +15,11 @@ TORCH_PAIR = {"torch": "2.11.0", "torchaudio": "2.11.0"}
 def load_torchaudio() -> ModuleType:
     """Import torchaudio.
 
-    Call this where torchaudio is used instead of importing it at the top of a module: only the training of codecs and
-    vocoders and resampling on a GPU need it, and a torchaudio that does not fit torch leaves all the rest usable.
+    Call this where torchaudio is used instead of importing it at the top of a module. Only codec and vocoder training
+    and resampling on a GPU need it; everything else works even if torchaudio does not fit torch.
 
     Raises:
-        AudiogenError: torchaudio is missing, or it cannot be loaded beside the installed torch.
+        AudiogenError: torchaudio is missing, or fails to load with the installed torch.
     """
     try:
         return importlib.import_module("torchaudio")
@@ -28,7 +28,7 @@ def load_torchaudio() -> ModuleType:
         pair = " ".join(f"{name}=={pinned}" for name, pinned in TORCH_PAIR.items())
         if not versions["torchaudio"]:
             raise AudiogenError(f"torchaudio is not installed; type: pip install {pair}") from error
-        # pip leaves the same version alone, even one built for another device.
+        # pip keeps an installed package of the same version, even if it was built for another device.
         same = all(versions[name].split("+")[0] == pinned for name, pinned in TORCH_PAIR.items())
         raise AudiogenError(
             f"torchaudio {versions['torchaudio']} does not fit torch {versions['torch']} "
@@ -38,7 +38,7 @@ def load_torchaudio() -> ModuleType:
 
 
 def package_version(name: str) -> str | None:
-    """Return the installed version of a distribution, None if it is not installed."""
+    """Return the installed version of a distribution, or None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:

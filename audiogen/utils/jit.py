@@ -1,4 +1,4 @@
-"""numba's compiler, for the loops that no torch call does fast. Import it only where it is used: it takes a moment."""
+"""Compile loops with numba. Import this module only where it is used: importing numba is slow."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -11,16 +11,16 @@ log = logging.getLogger("audiogen")
 
 
 def compiled(**options: bool) -> Callable[[Callable], Callable]:
-    """A decorator: compiled where it is first called, and kept on disk if there is a place for it.
+    """Decorate a function to compile it on its first call and cache it on disk if possible.
 
     Args:
-        options: numba.njit's, such as fastmath.
+        **options: options of numba.njit, such as fastmath.
     """
 
     def compile_it(function: Callable) -> Callable:
         try:
             return numba.njit(cache=True, nogil=True, **options)(function)
-        except RuntimeError:  # numba finds no place for it
+        except RuntimeError:  # numba finds no writable folder for its cache
             return numba.njit(nogil=True, **options)(function)
 
     return compile_it
@@ -28,7 +28,7 @@ def compiled(**options: bool) -> Callable[[Callable], Callable]:
 
 @contextmanager
 def log_compilation(what: str) -> Iterator[None]:
-    """Within, one line says so before numba begins to compile; what it finds on disk, it loads without a word."""
+    """Log one line before numba compiles; cached code loads silently."""
     with event.install_listener("numba:compile", _CompilationLogger(what)):
         yield
 
@@ -38,8 +38,8 @@ class _CompilationLogger(event.Listener):
         self.what, self.silent = what, False
 
     def on_start(self, event: event.Event) -> None:
-        if not self.silent:  # what it calls is compiled within
-            log.info("compiling %s, which takes about 10 s; the next time it is there", self.what)
+        if not self.silent:  # compiling a function also compiles those it calls
+            log.info("compiling %s, which takes about 10 s; later runs use the cached code", self.what)
         self.silent = True
 
     def on_end(self, event: event.Event) -> None:

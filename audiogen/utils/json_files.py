@@ -1,4 +1,4 @@
-"""JSON files, which may come from a stranger: read within bounds, with one wording for what is wrong with them."""
+"""Read untrusted JSON files within limits, with one wording for every error."""
 
 import json
 import math
@@ -8,9 +8,9 @@ from typing import Any
 from ..errors import AudiogenError
 from .files import open_regular
 
-#: Lists and objects within one another. Ours have five.
+#: Maximum nesting depth of lists and objects; our files have five levels.
 DEEPEST = 32
-#: Bytes of a file of settings, and of one that lists the files of a corpus.
+#: Maximum bytes of a settings file, and of a file that lists a corpus.
 SETTINGS, LISTS = 2**20, 2**30
 
 
@@ -18,14 +18,14 @@ def read_json(path: str | Path, kind: type[AudiogenError], remedy: str, max_byte
     """Read a JSON file.
 
     Args:
-        path: of the file.
-        kind: the error to raise.
-        remedy: what the user can do about damage; ends its message.
-        max_bytes: refuse more than this.
+        path: path of the file.
+        kind: exception type to raise.
+        remedy: what the user can do about a damaged file; ends the message.
+        max_bytes: refuse a larger file.
 
     Raises:
-        FileNotFoundError: it is not there.
-        kind: it can't be read, is no regular file, is too large, or is no JSON as `parse_json` has it.
+        FileNotFoundError: it does not exist.
+        kind: it can't be read, is not a regular file, is too large, or is not strict JSON (see `parse_json`).
     """
     try:
         with open_regular(path) as file:
@@ -44,11 +44,11 @@ def read_json(path: str | Path, kind: type[AudiogenError], remedy: str, max_byte
 def read_format(
     path: str | Path, newest: int, kind: type[AudiogenError], remedy: str, max_bytes: int = SETTINGS
 ) -> dict[str, Any]:
-    """Read a JSON object that states its format, a number from 1 to `newest`.
+    """Read a JSON object with a "format" from 1 to `newest`; see `read_json` for the other arguments.
 
     Raises:
-        FileNotFoundError: it is not there.
-        kind: as `read_json`; or it is of another or no format.
+        FileNotFoundError: it does not exist.
+        kind: see `read_json`; also if the format is missing or newer.
     """
     values = read_json(path, kind, remedy, max_bytes)
     version = values.get("format") if isinstance(values, dict) else None
@@ -60,15 +60,15 @@ def read_format(
 
 
 def damaged(path: str | Path, reason: object, kind: type[AudiogenError], remedy: str) -> AudiogenError:
-    """The error of a damaged file, in one line."""
+    """Return the error for a damaged file, in one line."""
     return kind(f"{path}: is damaged ({' '.join(str(reason).split())[:200]}); {remedy}")
 
 
 def parse_json(data: bytes) -> Any:
-    """Parse UTF-8 JSON strictly: nothing deeper than `DEEPEST`, no number that is not finite.
+    """Parse UTF-8 JSON strictly: nested at most `DEEPEST` deep, finite numbers only.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is not such JSON.
     """
     try:
         value = json.loads(data.decode(), parse_constant=_finite, parse_float=_finite)

@@ -1,4 +1,4 @@
-"""How the scripts in recipes/ and datasets/ begin and end."""
+"""Run the scripts in recipes/ and datasets/."""
 
 import logging
 import sys
@@ -8,12 +8,13 @@ from ..errors import AudiogenError
 
 
 def run_script(main: Callable[[], None], stopped: str = "nothing that was saved is lost") -> int:
-    """Runs a script's `main` with the library's own messages shown -> its exit status.
+    """Run a script's `main` with the library's log messages shown, and return the exit status.
 
-    What a user can mend is told in one line, without a traceback.
+    An error that the user can fix is printed as one line, without a traceback.
 
     Args:
-        stopped: what to say after Ctrl-C.
+        main: the script.
+        stopped: message after Ctrl-C.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("audiogen").setLevel(logging.INFO)

@@ -1,4 +1,4 @@
-"""Tensors on disk: safetensors with a checksum. Nothing is unpickled."""
+"""Store tensors as safetensors with a checksum. Nothing is unpickled."""
 
 import hashlib
 import json
@@ -16,15 +16,15 @@ from ..errors import AudiogenError
 from .files import atomic_write_bytes, open_regular
 from .json_files import damaged, parse_json
 
-#: Where a file's metadata keeps what is said about it. One key: safetensors writes several in any order, and the same
-#: weights would make another file.
+#: The one metadata key that holds everything as JSON. safetensors writes several keys in arbitrary order, so that equal
+#: weights would give different files.
 ABOUT = "audiogen"
-#: Where older versions kept the sum alone.
+#: Metadata keys of the checksum in older versions.
 OLD_SUMS = ("sha256", "sha256_of_tensors")
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 in hexadecimal of names, dtypes, shapes and bytes; the device does not matter."""
+    """Return the SHA-256 in hexadecimal of all names, dtypes, shapes and bytes, whatever the device."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -34,14 +34,19 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], **about: Any) -> None:
-    """Write tensors with their checksum and what is to be known about them, as JSON values.
+    """Write tensors with their checksum and metadata.
+
+    Args:
+        path: path of the file.
+        tensors: tensors by name, on any device.
+        **about: metadata, as JSON values.
 
     Raises:
         AudiogenError: the disk is full or the file can't be written; names the path and the bytes.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = json.dumps({"format": 1, **about, "sha256": hash_tensors(plain)}, allow_nan=False)
-    # As bytes: safetensors' own writer makes a temporary file that nobody would clean up, and has an error of its own.
+    # safetensors' own writer leaves temporary files behind when killed, and raises its own kind of error.
     atomic_write_bytes(path, safetensors.torch.save(plain, {ABOUT: metadata}))
 
 
@@ -53,18 +58,18 @@ def read_tensors(
     absent: Mapping[str, Tensor] = MappingProxyType({}),
     with_sum: bool = True,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read tensors to the CPU, and what `write_tensors` was told about them.
+    """Read tensors to the CPU, and the metadata given to `write_tensors`.
 
     Args:
-        path: of the file.
-        kind: the error to raise.
-        remedy: what the user can do about damage; ends its message.
-        like: tensors of the names and shapes that are wanted; compared before any memory is taken.
-        absent: tensors that files of older versions lack, filled in where all of them are missing.
+        path: path of the file.
+        kind: exception type to raise.
+        remedy: what the user can do about a damaged file; ends the message.
+        like: tensors with the expected names and shapes; compared before any memory is allocated.
+        absent: tensors that older files lack, filled in if all of them are missing.
         with_sum: refuse a file without a checksum.
 
     Raises:
-        kind: not there, no regular file, damaged, with NaN or infinity, or of other names and shapes; in one line.
+        kind: missing, not a regular file, damaged, with NaN or infinity, or with other names or shapes; one line.
     """
     try:
         open_regular(path).close()
@@ -77,7 +82,7 @@ def read_tensors(
                 _compare({name: list(x.shape) for name, x in like.items() if name not in filled}, there)
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         if not isinstance(about, dict):
-            raise ValueError("what it says about itself is no object")
+            raise ValueError("its metadata is not a JSON object")
         wanted = next((sum_ for sum_ in (about.get("sha256"), *map(metadata.get, OLD_SUMS)) if sum_ is not None), None)
         if wanted is None and with_sum:
             raise ValueError("it has no checksum")

@@ -1,4 +1,4 @@
-"""What a command prints, made safe for a terminal: names of files may hold anything."""
+"""Print safely to a terminal: file names may contain anything."""
 
 import io
 import logging
@@ -15,14 +15,14 @@ from ..errors import printable
 
 
 class Formatter(logging.Formatter):
-    """A line for each message; a traceback may follow it."""
+    """Format each message as one printable line; a traceback may follow it."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return printable(super().formatMessage(record))
 
 
 class Terminal(Console):
-    """A console that prints each text, and each cell of a table, as one printable line."""
+    """A console that prints each text as one line and escapes control characters, in tables too."""
 
     def print(self, *objects: Any, **settings: Any) -> None:
         super().print(*(self._escaped(item) if isinstance(item, Text) else item for item in objects), **settings)
@@ -34,7 +34,7 @@ class Terminal(Console):
         return Text.assemble(*((printable(piece.text), piece.style or "") for piece in text.render(self)))
 
     def on_broken_pipe(self) -> None:
-        """The reader has gone, as `head` does: end without a word, as other commands do."""
+        """Exit silently when the reader has closed the pipe, as `head` does."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + 13)  # SIGPIPE, which Windows does not have
@@ -49,15 +49,15 @@ class Terminal(Console):
 
 
 class Terminated(BaseException):
-    """SIGTERM as an exception, so that what is half-written is removed on the way out."""
+    """SIGTERM as an exception, so that half-written files are removed on the way out."""
 
 
 def set_up() -> None:
-    """Make this process's output take any text, log in printable lines, and end by an exception on SIGTERM."""
+    """Set up this process: output takes any text, logs are printable lines, SIGTERM raises `Terminated`."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
-        except OSError:  # closed: the next file to be opened would take its place, and with it what is printed
+        except OSError:  # closed: the next file opened would get its number, and the output would go there
             os.open(os.devnull, os.O_RDWR)
             setattr(sys, name, open(number, "r+" if number else "r", closefd=False))
     for stream in (sys.stdout, sys.stderr):
