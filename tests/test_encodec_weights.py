@@ -106,7 +106,7 @@ def test_without_network_or_with_another_file_one_error_says_what_to_do(publishe
     with local_server(files={f"/{published.name}": b"not found, but politely"}) as server:
         with monkeypatch.context() as patch:
             patch.setattr(encodec_weights, "ROOT_URL", server.url + "/")
-            with pytest.raises(DownloadError, match="SHA-256.*or get that file some other way"):
+            with pytest.raises(DownloadError, match="SHA-256.*or get that file in another way"):
                 load_frontend("encodec")
     with pytest.raises(DownloadError, match=r"127\.0\.0\.1:9.*refused.*weights=/path/to/encodec_24khz-") as info:
         load_frontend("encodec")

@@ -1,4 +1,4 @@
-"""The front-ends by name, and how they are saved and loaded."""
+"""The registry of front-ends; load and save them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,16 +47,16 @@ FRONTENDS: dict[str, type[Frontend]] = {
     "bpe": BPE,
 }
 
-# What BPE can wrap: all but those that never make one row of codes.
+# BPE can wrap every front-end that can encode to one row of codes.
 BASES.update((kind, part) for kind, part in FRONTENDS.items() if part not in (BPE, EnCodec, Mel))
 
-FORMAT = 1  # of the folders written here
+FORMAT = 1  # written to config.json
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "frontend.safetensors"
 REMEDY = "restore it, or train anew"
 
 
 def load_frontend(name_or_folder: str | Path, **settings: Any) -> Frontend:
-    """A front-end by its name and settings, or from a folder where one was saved (a run, a cache), in eval mode.
+    """Load a front-end by name, or from a folder where one was saved (such as a run or a cache), in eval mode.
 
     Example:
         >>> load_frontend("mulaw", sample_rate=8000).spec
@@ -64,11 +64,13 @@ def load_frontend(name_or_folder: str | Path, **settings: Any) -> Frontend:
 
     Args:
         name_or_folder: a key of FRONTENDS, or a folder with config.json and frontend.safetensors.
-        settings: fields of its Config. For a folder they replace the saved ones, as far as its weights allow.
+        **settings: fields of its Config. For a folder they replace saved settings, if the weights allow it.
 
     Raises:
-        ConfigError: an unknown name or setting (the nearest is named), or one that the saved weights do not allow.
-        RunError: the folder is not there, half-written, damaged or of a newer format.
+        ConfigError: an unknown name or setting (the message suggests the nearest), or a setting that the saved weights
+            do not allow.
+        RunError: the folder is missing, incomplete, damaged or of a newer format.
+        DownloadError: published weights can't be downloaded (encodec).
     """
     if isinstance(name_or_folder, str) and name_or_folder in FRONTENDS:
         part = FRONTENDS[name_or_folder]
@@ -76,18 +78,29 @@ def load_frontend(name_or_folder: str | Path, **settings: Any) -> Frontend:
         frontend.load_pretrained()
         return frontend.eval()
     folder = Path(name_or_folder)
-    if not folder.exists() and str(name_or_folder) == folder.name:  # one word: meant as a name, most likely
+    if not folder.exists() and str(name_or_folder) == folder.name:  # a single word is most likely a misspelt name
         find(str(name_or_folder), FRONTENDS, "frontend")
     frontend = _load_folder(folder)
     return _adjusted(frontend, settings) if settings else frontend
 
 
 def save_frontend(frontend: Frontend, folder: str | Path) -> None:
-    """Write frontend.safetensors, and config.json where there is none, so that `load_frontend(folder)` gives it back.
+    """Save a front-end to a folder: frontend.safetensors, and config.json unless there is one.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     save_frontend(load_frontend("mulaw", bits=10), folder)
+        ...     load_frontend(folder).spec.codebook_size
+        1024
+
+    Args:
+        frontend: a front-end with weights.
+        folder: created if needed; may be a run or cache folder of the same front-end.
 
     Raises:
-        NotFittedError: it has nothing to save yet.
-        RunError: the folder's config.json names another front-end.
+        NotFittedError: it has not been fitted.
+        RunError: the folder's config.json describes another front-end.
         AudiogenError: the disk is full; names path and bytes.
     """
     frontend.check_fitted()
@@ -96,23 +109,23 @@ def save_frontend(frontend: Frontend, folder: str | Path) -> None:
     if known and _meant(read_config_file(folder)["frontend"]) != values:
         raise RunError(f"{folder / CONFIG_FILE}: names another front-end; save to another folder")
     write_tensors(folder / WEIGHTS_FILE, frontend.state_dict(), frontend=values)
-    if not known:  # last, so that a folder that has it is complete
+    if not known:  # written last: a folder with config.json is complete
         atomic_write_json(folder / CONFIG_FILE, {"format": FORMAT, "frontend": values})
 
 
 def read_config_file(folder: str | Path) -> dict[str, Any]:
-    """Read config.json, of a run, a cache or a saved front-end: a dict that states its format and a front-end.
+    """Read the config.json of a run, a cache or a saved front-end: a dict with "format" and "frontend".
 
     Raises:
-        RunError: there is none, or it is damaged or of a newer format.
+        RunError: it is missing, damaged or of a newer format.
     """
     path = Path(folder) / CONFIG_FILE
     try:
         values = read_format(path, FORMAT, RunError, REMEDY)
     except FileNotFoundError:
         raise RunError(
-            f"{folder}: is no run, cache or saved front-end, it has no {CONFIG_FILE}; give a folder that audiogen "
-            "train or tokenize wrote"
+            f"{folder}: is no run, cache or saved front-end, since it has no {CONFIG_FILE}; give a folder that "
+            "audiogen train or tokenize wrote"
         ) from None
     if not isinstance(values.get("frontend"), dict):
         raise damaged(path, "it names no front-end", RunError, REMEDY)
@@ -120,16 +133,16 @@ def read_config_file(folder: str | Path) -> dict[str, Any]:
 
 
 def frontend_to_dict(frontend: Frontend) -> dict[str, Any]:
-    """Its config as JSON values: {"kind": "mulaw", "sample_rate": 16000, "bits": 8}."""
+    """Return the config of a front-end as JSON values: {"kind": "mulaw", "sample_rate": 16000, "bits": 8}."""
     return part_to_dict(frontend.config, FRONTENDS)
 
 
 def frontend_from_dict(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Frontend:
-    """The front-end of which `frontend_to_dict` and the state dict are given, in eval mode.
+    """Build a front-end, in eval mode, from the values of `frontend_to_dict` and a state dict.
 
     Raises:
-        ConfigError: a key does not fit.
-        RunError: the tensors are not those of this front-end.
+        ConfigError: a setting is unknown or invalid.
+        RunError: the tensors do not fit the settings.
     """
     return _with_weights(_blank(values), tensors)
 
@@ -141,7 +154,7 @@ def _load_folder(folder: Path) -> Frontend:
     except ConfigError as error:
         raise RunError(f"{folder / CONFIG_FILE}: {error}") from error
     if not path.exists():
-        raise RunError(f"{path}: is not there, so that the folder is half-written or was copied in part; {REMEDY}")
+        raise RunError(f"{path}: is missing, so the folder is incomplete or was copied only in part; {REMEDY}")
     tensors, about = read_tensors(path, RunError, REMEDY, frontend.state_dict())
     try:
         require_same_settings({"frontend": _meant(about.get("frontend", values))}, {"frontend": _meant(values)})
@@ -151,10 +164,10 @@ def _load_folder(folder: Path) -> Frontend:
 
 
 def require_same_settings(weights: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Compare the settings that weights were made for with those of config.json, both as JSON values.
+    """Check that weights were made for the settings of config.json, both as JSON values.
 
     Raises:
-        RunError: they differ; names the first setting that does.
+        RunError: they were not; names the first setting that differs.
     """
     was, now = _flat(weights), _flat(config)
     for name in sorted(was.keys() | now.keys()):
@@ -163,7 +176,7 @@ def require_same_settings(weights: Mapping[str, Any], config: Mapping[str, Any])
 
 
 def _meant(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Saved values, completed by the defaults of settings that came later."""
+    """Complete saved values with the defaults of settings added since."""
     return part_to_dict(part_from_dict(values, FRONTENDS, "frontend"), FRONTENDS)
 
 
@@ -182,7 +195,7 @@ def _with_weights(frontend: Frontend, tensors: Mapping[str, Tensor]) -> Frontend
 
 
 def _adjusted(frontend: Frontend, settings: Mapping[str, Any]) -> Frontend:
-    """A copy with other settings; of leading dimensions that shrink (num_codebooks), the first part is kept."""
+    """Copy a front-end with other settings; where a leading dimension shrinks (num_codebooks), keep its first part."""
     config = from_dict(type(frontend).Config, _laid_over(to_dict(frontend.config), settings), "frontend")
     saved, values = _flat(to_dict(frontend.config)), _flat(to_dict(config))
     changed = [name for name in values if values[name] != saved.get(name)]
@@ -200,13 +213,13 @@ def _adjusted(frontend: Frontend, settings: Mapping[str, Any]) -> Frontend:
         kept[name] = weights[name][: tensor.shape[0]] if tensor.ndim else weights[name]
         if kept[name].shape != tensor.shape:
             wanted = ", ".join(f"frontend.{name}={values[name]} (of {saved[name]})" for name in changed)
-            raise ConfigError(f"{wanted}: the saved weights do not reach as far: ask for at most what was saved")
+            raise ConfigError(f"{wanted}: is more than the saved weights have; ask for at most that")
     result.load_state_dict(kept, strict=True)
     return result.eval()
 
 
 def _laid_over(values: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested values with some replaced: {"a": {"b": 1, "c": 2}}, {"a": {"b": 3}} -> {"a": {"b": 3, "c": 2}}."""
+    """Replace some nested values: {"a": {"b": 1, "c": 2}}, {"a": {"b": 3}} -> {"a": {"b": 3, "c": 2}}."""
     result = {**values, **settings}
     for name, value in settings.items():
         old = values.get(name)
@@ -216,7 +229,7 @@ def _laid_over(values: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[s
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    """Flatten nested dicts: {"a": {"b": 1}} -> {"a.b": 1}."""
     flat = {}
     for name, value in values.items():
         flat |= (

@@ -1,4 +1,4 @@
-"""What every front-end promises, and the checks that they share."""
+"""The interface of front-ends, and the checks that they share."""
 
 import hashlib
 import json
@@ -19,31 +19,27 @@ from .streaming import blockwise
 
 
 class Frontend(nn.Module):
-    """Sound to what a model reads, and back.
+    """Encodes audio as codes or frames that a model reads, and decodes them back to audio.
 
-    encode: wav (B, 1, N) in [-1, 1] at spec.sample_rate -> codes (B, K, T) int64 or frames (B, F, T), T = ceil(N / hop)
-    decode: (B, C, T) -> wav (B, 1, T * hop) in [-1, 1]; the caller trims to N
-    fit: learned front-ends only; wavs is a re-iterable of training files (1, N); deterministic given the config
-    Where the rate varies (spec.hop_length is None) an item has as many codes as its sound happens to need. Shorter ones
-    of a batch end in holes, the code V, which `decode` takes too: an item's sound ends with its last code, and zeros
-    follow. At any rate `frame_lengths` says how many samples each frame stands for.
-    Both take and give tensors of the module's floating dtype and device, give each item what it would get alone (but
-    for rounding), and raise ValueError for a wrong shape, dtype or code, NotFittedError while there are no weights.
-    Only `fit` and `load_pretrained` write weights; the state dict and the config are all that a copy needs.
+    `encode` and `decode` use the module's floating dtype and device. Each item of a batch gets what it would get alone,
+    up to rounding. Only `fit` and `load_pretrained` write weights; the state dict and the config make a complete copy.
 
-    Both work in blocks of `block_frames`, counted from the beginning, and carry a state from one to the next:
-    `encode_block` and `decode_block` are what a front-end is made of. The streams cut what they are given into these
-    same blocks, so what they give is that of the whole, to the bit, in memory that does not grow.
+    Where the rate varies (spec.hop_length is None), items of a batch have different numbers of codes: shorter ones end
+    in holes (the code V), which decode to zeros. `frame_lengths` gives the samples that each frame represents.
+
+    A subclass implements `encode_block` and `decode_block`, which process `block_frames` at a time from the beginning
+    and pass on a state. Streams cut their input into the same blocks, so a stream equals the whole to the bit, in
+    memory that does not grow.
     """
 
     learned: ClassVar[bool] = False
-    #: A front-end named without a rate takes the folder's own, up to this (Hz): a lower one lets a model hear further
-    #: back.
+    #: Without a sample_rate setting, the rate of the folder is used, up to this (Hz): at a lower rate a model hears
+    #: further back.
     highest_default_rate: ClassVar[int] = 16_000
-    lookahead: ClassVar[float] = 0  # frames after its own whose samples a frame is made of
-    output_delay: ClassVar[float] = 0  # frames' worth of sound that `decode_block` keeps until it knows what follows
-    start_frames: ClassVar[int] = 1  # the first block has at least so many, unless the sound ends before
-    reconfigurable: ClassVar[frozenset[str]] = frozenset()  # settings that may change once it is fitted
+    lookahead: ClassVar[float] = 0  # how far encoding a frame looks beyond its own samples, in frames
+    output_delay: ClassVar[float] = 0  # how much audio `decode_block` holds back for the next block, in frames
+    start_frames: ClassVar[int] = 1  # least frames of the first block, unless the audio is shorter
+    reconfigurable: ClassVar[frozenset[str]] = frozenset()  # settings that may change after `fit`
     spec: Spec
 
     @dataclass(frozen=True)
@@ -53,32 +49,61 @@ class Frontend(nn.Module):
     def __init__(self, config: "Frontend.Config"):
         super().__init__()
         self.config = config
-        #: What it wraps, if it does: `expand` turns its codes (1, T) into those of the base.
+        #: The wrapped front-end, if any; then `expand` converts codes (1, T) to those of the base.
         self.base: Frontend | None = None
-        # Follows .to() and .double(), so that a front-end without weights has a device and a dtype too.
+        # Moves with .to() and .double(), so that a front-end without weights has a device and a dtype.
         self.register_buffer("_anchor", torch.zeros(()), persistent=False)
         if self.learned:
             self.register_buffer("is_fitted", torch.zeros((), dtype=torch.uint8))
 
     def encode(self, wav: Tensor) -> Tensor:
+        """Encode a wav (B, 1, N) as codes (B, K, T) int64 or frames (B, F, T), T = ceil(N / hop_length).
+
+        Example:
+            >>> import torch, audiogen
+            >>> audiogen.load_frontend("mulaw").encode(torch.tensor([[[-1.0, 0.0, 1.0]]]))
+            tensor([[[  0, 128, 255]]])
+
+        Args:
+            wav: samples in [-1, 1] at spec.sample_rate.
+
+        Raises:
+            ValueError: wrong shape, dtype or device, or NaN or infinity.
+            NotFittedError: there are no weights yet.
+        """
         self.check_wav(wav)
         return torch.cat(list(self.encode_stream([wav])), dim=-1)
 
     def decode(self, x: Tensor) -> Tensor:
+        """Decode codes (B, K, T) or frames (B, F, T) to a wav (B, 1, T * hop_length) in [-1, 1]; trim it to N yourself.
+
+        Example:
+            >>> import torch, audiogen
+            >>> frontend = audiogen.load_frontend("mulaw", sample_rate=8000)
+            >>> frontend.decode(frontend.encode(torch.tensor([[[-1.0, 0.0, 1.0]]]))).round(decimals=2)
+            tensor([[[-1.,  0.,  1.]]])
+
+        Args:
+            x: codes or frames; the first k <= K rows of codes decode to a coarser version.
+
+        Raises:
+            ValueError: wrong shape, dtype or device, a code out of range, or NaN or infinity.
+            NotFittedError: there are no weights yet.
+        """
         self.check(x)
         return torch.cat(list(self.decode_stream([x])), dim=-1)
 
     def encode_stream(self, chunks: Iterable[Tensor], block_frames: int | None = None) -> Iterator[Tensor]:
-        """Chunks of a wav (B, 1, n) of any lengths, also of 0 or 1 sample -> (B, C, t), in all `encode` of the whole.
+        """Encode a stream: chunks of a wav (B, 1, n) -> (B, C, t). Joined, the results equal `encode` of the whole.
 
         Args:
-            chunks: read one after the other, each when its turn comes.
-            block_frames: frames at once. None: those of `encode`, which is fastest; 1: as soon as the samples are there
-                (`latency_ms`), with codes that may differ from the file's where two codewords lie within rounding.
+            chunks: chunks of any lengths n >= 0, each read only when it is needed.
+            block_frames: frames to encode at once. None: as many as `encode`, which is fastest. 1: each frame as soon
+                as possible (`latency_ms`); a code may differ where two codewords are equally near up to rounding.
 
         Raises:
-            ConfigError: this front-end needs all of the sound at once.
-            ValueError, NotFittedError: as `encode`, when the chunk's turn comes.
+            ValueError: see `encode`; raised when the chunk is read.
+            NotFittedError: see `encode`.
         """
         size, hop_length = self._block_size(block_frames), self.spec.hop_length
         return blockwise(
@@ -90,16 +115,22 @@ class Frontend(nn.Module):
         )
 
     def decode_stream(self, chunks: Iterable[Tensor], block_frames: int | None = None) -> Iterator[Tensor]:
-        """Chunks (B, C, t) of any lengths -> wav (B, 1, n), in all `decode` of the whole. As `encode_stream`.
+        """Decode a stream: chunks (B, C, t) -> wavs (B, 1, n). Joined, the results equal `decode` of the whole.
+
+        Args:
+            chunks: chunks of any lengths t >= 0, each read only when it is needed.
+            block_frames: frames to decode at once; see `encode_stream`.
 
         Raises:
-            ConfigError: this front-end decodes only all frames at once; `streams` says so beforehand.
+            ConfigError: this front-end needs all frames at once (`streams` is False).
+            ValueError: see `decode`; raised when the chunk is read.
+            NotFittedError: see `decode`.
         """
         if not self.streams:
             raise ConfigError(
-                f"front-end {type(self).__name__} needs all frames at once to make sound of them, so it "
-                "can't decode a stream: decode the whole, use another front-end, or train a vocoder for "
-                "mel frames (recipes/11_vocoder.py)"
+                f"front-end {type(self).__name__} needs all frames at once to decode them, so it can't decode a "
+                "stream: decode the whole, use another front-end, or train a vocoder for mel frames "
+                "(recipes/11_vocoder.py)"
             )
         size = self._block_size(block_frames)
         return blockwise(
@@ -111,30 +142,42 @@ class Frontend(nn.Module):
         )
 
     def encode_block(self, wav: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
-        """The next samples (B, 1, n) -> frames (B, C, t), state. `state` is None at the beginning; n is a multiple of
-        the hop but in the first block, which `lookahead` may ask more of, and at the end (`last`), where it may be 0
-        if the front-end looks ahead."""
+        """Encode the next block of samples (B, 1, n) -> (B, C, t), state.
+
+        Args:
+            wav: n is a multiple of hop_length, except in the first block (longer where `lookahead` needs it) and in the
+                last (any length; 0 only with a lookahead).
+            state: what the previous call returned; None at the beginning.
+            last: whether this is the end of the audio.
+        """
         raise NotImplementedError
 
     def decode_block(self, x: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
-        """The next frames (B, C, t) -> wav (B, 1, n), state; n is t * hop in all, and t is 0 only at the end (`last`),
-        and only if the front-end holds back. One without this method does not stream."""
+        """Decode the next block of frames (B, C, t) -> wav (B, 1, n), state. Without this method `streams` is False.
+
+        Args:
+            x: t is 0 only in the last block, and only with an `output_delay`.
+            state: what the previous call returned; None at the beginning.
+            last: whether this is the end; over all blocks, n sums to T * hop_length.
+        """
         raise NotImplementedError
 
     @property
     def block_frames(self) -> int:
-        """Frames that `encode` and `decode` work on at once."""
+        """Frames that `encode` and `decode` process at once."""
         raise NotImplementedError
 
     @property
     def streams(self) -> bool:
-        """Whether it can decode a stream."""
+        """Whether `decode_stream` works."""
         return type(self).decode_block is not Frontend.decode_block
 
     @property
     def latency_ms(self) -> float:
-        """How long after a sample came in its sound can go out at the earliest, in ms, the time for computing apart: of
-        the two streams in blocks of one frame; infinite where either needs all at once."""
+        """Latency in ms of encoding and decoding a stream frame by frame, without computing time.
+
+        Infinite where either needs the whole recording.
+        """
         if not self.streams:
             return math.inf
         frames = 1 + self.lookahead + self.output_delay
@@ -146,60 +189,72 @@ class Frontend(nn.Module):
         return frames or self.block_frames
 
     def fit(self, wavs: Iterable[Tensor]) -> None:
+        """Fit a learned front-end to training files; the result depends only on them and on the config.
+
+        Args:
+            wavs: re-iterable of (1, N) at spec.sample_rate.
+
+        Raises:
+            TypeError: this front-end does not learn.
+            DataError: there are no wavs.
+        """
         raise TypeError(f"{type(self).__name__} learns nothing: there is nothing to fit")
 
     def quick_variant(self) -> "Frontend":
-        """Itself; or, not yet fitted, one that is fitted in less time and good enough to try whether a model learns."""
+        """Return a front-end that is quicker to fit, for trying whether a model learns; self if already fitted."""
         return self
 
     def load_pretrained(self) -> None:
-        """Gets weights that are published rather than fitted; `load_frontend(name)` calls it, loading a folder not."""
+        """Load published weights. Called by load_frontend(name), not when loading a saved folder."""
 
     @property
     def fitted(self) -> bool:
-        """Whether encode and decode can be called."""
+        """Whether there are weights, so that `encode` and `decode` work."""
         return not self.learned or bool(self.is_fitted)
 
     @property
     def device(self) -> torch.device:
+        """The device of the weights."""
         return self._anchor.device
 
     @property
     def dtype(self) -> torch.dtype:
+        """The floating dtype of the weights and of wavs."""
         return self._anchor.dtype
 
     @classmethod
     def at_rate(cls, settings: Mapping[str, Any], sample_rate: int) -> dict[str, Any]:
-        """Settings with this rate (Hz), if there is one to choose and they do not name it."""
+        """Add sample_rate (Hz) to settings, if the Config has that field and the settings do not."""
         chosen = {"sample_rate": sample_rate} if "sample_rate" in {field.name for field in fields(cls.Config)} else {}
         return {**chosen, **settings}
 
     def num_frames(self, num_samples: int) -> int:
-        """T = ceil(N / hop_length); where the rate varies, the most that N samples can need."""
+        """Return T = ceil(N / hop_length), or an upper bound where the rate varies."""
         return -(-num_samples // self.spec.hop_length)
 
     @property
     def longest_frame(self) -> int:
-        """Samples that one frame stands for at most."""
+        """The most samples that one frame represents."""
         return self.spec.hop_length
 
     def frame_lengths(self, x: Tensor) -> Tensor:
-        """(B, C, T) -> (B, T) int64: the samples that each frame stands for; of holes 0, where the rate varies."""
+        """Return how many samples each frame represents: (B, C, T) -> (B, T) int64, 0 for holes."""
         return torch.full_like(x[:, 0], self.spec.hop_length, dtype=torch.int64)
 
     def seconds(self, sequences: Iterable[Tensor]) -> float:
-        """How much sound sequences (C, T) of codes or frames stand for, all together."""
+        """Return the total duration in seconds of sequences (C, T) of codes or frames."""
         return sum(int(self.frame_lengths(x[None]).sum()) for x in sequences) / self.spec.sample_rate
 
     def fingerprint(self) -> str:
-        """SHA-256 in hexadecimal of the kind, the config and the weights: equal where the codes must be."""
+        """Return the SHA-256 in hexadecimal of kind, config and weights; if it is equal, so are the codes."""
         digest = hashlib.sha256(json.dumps([type(self).__name__, to_dict(self.config)], sort_keys=True).encode())
         digest.update(hash_tensors(self.state_dict()).encode())
         return digest.hexdigest()
 
-    # Checks of what goes in.
+    # Checks of inputs.
 
     def check_fitted(self) -> None:
+        """Raise NotFittedError if there are no weights."""
         if not self.fitted:
             raise NotFittedError(
                 f"{type(self).__name__} has not been fitted: call fit(wavs) with the training files, "
@@ -207,6 +262,7 @@ class Frontend(nn.Module):
             )
 
     def check_wav(self, wav: Tensor) -> None:
+        """Raise what `encode` raises for a wav."""
         self.check_fitted()
         _check_is_tensor("wav", wav)
         if wav.ndim != 3 or wav.shape[1] != 1 or wav.shape[0] < 1 or wav.shape[2] < 1:
@@ -217,11 +273,11 @@ class Frontend(nn.Module):
             raise ValueError(f"wav must lie in [-1, 1], got {peak:.3g}: divide integers of n bits by 2 ** (n - 1)")
 
     def check(self, x: Tensor) -> None:
-        """Raises what `decode` raises of x."""
+        """Raise what `decode` raises for codes or frames."""
         (self.check_codes if self.spec.discrete else self.check_frames)(x)
 
     def check_codes(self, codes: Tensor) -> None:
-        """The first rows alone will do: each row refines those before it."""
+        """Raise what `decode` raises for codes. Fewer than K rows are valid: each row refines those before it."""
         self.check_fitted()
         _check_is_tensor("codes", codes)
         rows, size = self.spec.num_codebooks, self.spec.codebook_size
@@ -238,6 +294,7 @@ class Frontend(nn.Module):
             raise ValueError(f"codes must lie in [0, {size}), got {low} to {high}")
 
     def check_frames(self, frames: Tensor) -> None:
+        """Raise what `decode` raises for frames."""
         self.check_fitted()
         _check_is_tensor("frames", frames)
         features = self.spec.num_features
@@ -255,7 +312,7 @@ class Frontend(nn.Module):
 
 
 def _checked(chunks: Iterable[Tensor], check: Callable[[Tensor], None]) -> Iterator[Tensor]:
-    """Those chunks that hold something, each of which passes `check` and has the shape of the others."""
+    """Yield the chunks that are not empty, after `check`; all must have the same shape except for their length."""
     shape = None
     for chunk in chunks:
         if chunk.ndim == 3 and chunk.shape[2] == 0:
@@ -263,7 +320,7 @@ def _checked(chunks: Iterable[Tensor], check: Callable[[Tensor], None]) -> Itera
         check(chunk)
         if shape not in (None, chunk.shape[:2]):
             raise ValueError(
-                f"chunks must have one shape but for their length, got {tuple(chunk.shape)} after {(*shape, '...')}"
+                f"chunks must have one shape except for the length, got {tuple(chunk.shape)} after {(*shape, '...')}"
             )
         shape = chunk.shape[:2]
         yield chunk
@@ -272,19 +329,19 @@ def _checked(chunks: Iterable[Tensor], check: Callable[[Tensor], None]) -> Itera
 def _check_is_tensor(name: str, x: object) -> None:
     if not isinstance(x, Tensor):
         raise ValueError(
-            f"{name} must be a torch tensor, got {type(x).__name__}: of a numpy array x, give torch.from_numpy(x)"
+            f"{name} must be a torch tensor, got {type(x).__name__}: convert a numpy array x by torch.from_numpy(x)"
         )
 
 
 def training_wavs(wavs: Iterable[Tensor]) -> Iterator[Tensor]:
-    """One pass over the training files (1, N); those without a sample are left out.
+    """Yield each training wav (1, N) once; skip empty ones.
 
     Raises:
-        DataError: there is none.
-        ValueError: `wavs` can be passed over only once, or holds something else.
+        DataError: there are no wavs.
+        ValueError: `wavs` can be iterated only once, or contains something else.
     """
     if iter(wavs) is wavs:
-        raise ValueError("fit passes over the files more than once: give it a list or another re-iterable")
+        raise ValueError("fit iterates over the files more than once: give it a list or another re-iterable")
     empty = True
     for wav in wavs:
         if wav.ndim != 2 or wav.shape[0] != 1 or not wav.is_floating_point():
@@ -297,19 +354,19 @@ def training_wavs(wavs: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 def check_setting(good: bool, key: str, rule: str, value: object) -> None:
-    """For a Config's __post_init__: raises the ConfigError that names `frontend.key` unless `good`."""
+    """Raise a ConfigError that names `frontend.key` unless `good`; for a Config's __post_init__."""
     if not good:
         raise ConfigError(f"frontend.{key}: must be {rule}, got {value!r}")
 
 
-#: Numbers in one group of weights: 512 MiB. More is a slip, or the config of a stranger who would have us fill memory.
+#: Upper bound of the weights of one group (512 MiB); catches typos and untrusted configs that would exhaust memory.
 MOST_WEIGHTS = 2**27
 
 
 def check_weights(count: int, keys: str) -> None:
-    """For a Config's __post_init__: raises the ConfigError of settings that ask for too many weights together."""
+    """Raise a ConfigError if settings need too many weights together; for a Config's __post_init__."""
     if count > MOST_WEIGHTS:
         raise ConfigError(
-            f"frontend.{keys}: ask for {count:,} weights together, and at most {MOST_WEIGHTS:,} are "
-            "taken; choose smaller ones"
+            f"frontend.{keys}: need {count:,} weights together, which is over the limit of {MOST_WEIGHTS:,}; "
+            "choose smaller values"
         )

@@ -1,5 +1,4 @@
-"""The own codec: a small causal autoencoder with a residual vector quantizer, shipped with weights or fitted to a
-folder."""
+"""Our own neural codec: a small causal autoencoder with a residual vector quantizer."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -21,8 +20,8 @@ from .neural.trainer import Trainer, TrainingSettings
 
 SHIPPED = Path(__file__).parents[1] / "weights" / "codec-16khz.safetensors"
 SHIPPED_CODEBOOKS = 12
-QUICK_STEPS = 60  # after which it does not sound well, but codes a folder
-#: What the shipped weights were trained for: the defaults of these settings.
+QUICK_STEPS = 60  # too few to sound good, but enough to encode a folder
+#: Settings that the shipped weights fix; they were trained with the defaults.
 SHIPPED_SETTINGS = (
     "sample_rate",
     "codebook_size",
@@ -36,28 +35,28 @@ SHIPPED_SETTINGS = (
 
 
 class Codec(Frontend):
-    """A neural codec, with weights for 16 kHz or trained on the folder; its first rows decode to a coarser sound.
+    """A neural codec, shipped with weights for 16 kHz or trained on the folder; its first rows decode to coarser audio.
 
-    Codes (B, K, T) are those of an autoencoder of spectra.
+    It quantizes the latent frames of an autoencoder of spectra to codes (B, K, T). The shipped weights are for 16 kHz
+    and give 50 frames/s of up to 12 codebooks with 1024 codes each: 0.5 kbit/s per codebook. With `weights="fit"` it is
+    trained on the given files, at any sample rate.
 
-    As shipped, 16 kHz and 50 frames/s of up to 12 codebooks with 1024 codes each: 0.5 kbit/s a codebook. With
-    `weights="fit"` it is trained on the files it is fitted to, at any rate.
-
-    Frame t is made of samples before (t + 3/2) hop_length and heard from (t - 1/2) hop_length on, so the latency is two
-    frames, 40 ms as it stands.
+    Frame t depends on samples before (t + 3/2) hop_length and affects samples from (t - 1/2) hop_length on, so the
+    latency is two frames (40 ms with the shipped weights).
 
     Source: SoundStream (Zeghidour et al. 2021) for the quantizer and its training, EnCodec (Défossez et al. 2022) for
-    the balance of losses; the networks are those of Vocos (Siuzdak 2023), both ways.
+    the balance of losses, Vocos (Siuzdak 2023) for the networks of both encoder and decoder.
 
     Example:
+        >>> from audiogen import load_frontend
         >>> frontend = load_frontend("codec", num_codebooks=4)
-        >>> frontend.encode(torch.zeros(1, 1, 16000)).shape                         # (B, K, T)
+        >>> frontend.encode(torch.zeros(1, 1, 16000)).shape  # (B, K, T)
         torch.Size([1, 4, 50])
     """
 
     learned = True
     lookahead = output_delay = REACH
-    block_frames = 50  # small enough to stay in a processor's cache
+    block_frames = 50  # fits a CPU's cache
     reconfigurable = frozenset({"num_codebooks"})
 
     @dataclass(frozen=True)
@@ -66,16 +65,20 @@ class Codec(Frontend):
 
         Attributes:
             weights: "shipped", or "fit" to train on the files.
-            hop_length: samples of a frame, an even number; None: for about 50 frames/s.
-            dim: of the networks' blocks.
-            encoder_layers, decoder_layers: blocks.
-            latent_dim: of what is quantized.
-            lookup_dim: of what codebooks look at, by its direction alone; None: at all of it, by distance.
-            fit_steps: of training, for `fit`.
+            sample_rate: Hz.
+            num_codebooks: K.
+            codebook_size: V.
+            hop_length: samples per frame, an even number; None: about 50 frames/s.
+            dim: width of the networks.
+            encoder_layers, decoder_layers: number of blocks.
+            latent_dim: dimension of the latent frames that are quantized.
+            lookup_dim: dimension to which they are projected to compare directions with codewords; None: compare
+                distances, without projection.
+            fit_steps: training steps of `fit`.
         """
 
         weights: Literal["shipped", "fit"] = "shipped"
-        sample_rate: int = 16000  # Hz
+        sample_rate: int = 16000
         num_codebooks: int = 6
         codebook_size: int = 1024
         hop_length: int | None = None
@@ -126,12 +129,12 @@ class Codec(Frontend):
                 if field.name in SHIPPED_SETTINGS and value != field.default:
                     raise ConfigError(
                         f"frontend.{field.name}: the shipped weights are for {field.default}, not "
-                        f"{value}: leave it out, or set frontend.weights=fit to train one of your own"
+                        f"{value}: leave it out, or set frontend.weights=fit to train your own codec"
                     )
             check_setting(
                 self.num_codebooks <= SHIPPED_CODEBOOKS,
                 "num_codebooks",
-                f"at most {SHIPPED_CODEBOOKS}, as many as were shipped, unless frontend.weights=fit",
+                f"at most {SHIPPED_CODEBOOKS} (the shipped ones), unless frontend.weights=fit",
                 self.num_codebooks,
             )
 
@@ -147,19 +150,20 @@ class Codec(Frontend):
             self.quantizer = ResidualVQ(
                 config.num_codebooks, config.codebook_size, config.latent_dim, config.lookup_dim
             )
-        self.register_buffer("level", torch.ones(()))  # root mean square of the training audio, 1 to the networks
+        self.register_buffer("level", torch.ones(()))  # RMS of the training audio; the networks see RMS 1
 
     @classmethod
     def at_rate(cls, settings: Mapping[str, Any], sample_rate: int) -> dict[str, Any]:
-        """The shipped weights have a rate of their own, to which audio.py resamples."""
+        """Add sample_rate to settings for `fit`. The shipped weights have a fixed rate, to which audio is resampled."""
         return super().at_rate(settings, sample_rate) if settings.get("weights") == "fit" else dict(settings)
 
     @property
     def fitted(self) -> bool:
+        """Whether there are weights."""
         return bool(self.is_fitted)
 
     def load_pretrained(self) -> None:
-        """Loads the shipped weights, unless it is to be fitted."""
+        """Load the shipped weights, unless config.weights is "fit"."""
         if self.config.weights == "shipped":
             shipped = load_file(SHIPPED)
             self.load_state_dict(
@@ -170,19 +174,19 @@ class Codec(Frontend):
             )
 
     def encode_block(self, wav: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
-        """(B, 1, N) -> codes (B, K, ceil(N / hop_length)); zeros come before and after."""
+        """Encode a wav (B, 1, N) as codes (B, K, ceil(N / hop_length)); zeros pad both ends."""
         with full_precision(wav.device):
             latent, state = self.encoder(wav / self.level, state, last)
             return self.quantizer.encode(latent), state
 
     def decode_block(self, x: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
-        """Codes (B, k, T) of the first k <= K codebooks -> wav (B, 1, T * hop_length) in all, in [-1, 1]."""
+        """Decode codes (B, k, T) of the first k <= K codebooks to a wav (B, 1, T * hop_length) in [-1, 1]."""
         with full_precision(x.device):
             wav, state = self.decoder(self.quantizer.decode(x), state, last)
         return (wav * self.level).clamp(-1, 1), state
 
     def fit(self, wavs: Iterable[Tensor]) -> None:
-        """Trains from scratch for config.fit_steps, on crops that fit in memory however long the files are.
+        """Train from scratch for config.fit_steps on crops of the files, in bounded memory.
 
         Args:
             wavs: re-iterable of (1, N) at spec.sample_rate.
@@ -190,36 +194,41 @@ class Codec(Frontend):
         Raises:
             ConfigError: the weights are the shipped ones.
             DataError: there are no wavs.
-            TrainingError: the loss is not a number.
+            TrainingError: the loss is NaN or explodes repeatedly.
         """
         learn(self, wavs, self.config.fit_steps, "the codec")
 
     def quick_variant(self) -> "Codec":
+        """Return a codec with fewer training steps; self if already fitted."""
         if self.fitted:
             return self
         fewer = replace(self.config, fit_steps=min(QUICK_STEPS, self.config.fit_steps))
         return type(self)(fewer).to(self.device, self.dtype)
 
     def trainer(self, wavs: Iterable[Tensor]) -> Trainer:
-        """What trains this codec from scratch, step by step; its `level` is set here, its weights by `load_trained`."""
+        """Return a trainer of this codec, from scratch. Sets `level` now; `load_trained` sets the weights.
+
+        Raises:
+            ConfigError: the weights are the shipped ones.
+            DataError: there are no wavs.
+        """
         config = self.config
         if config.weights == "shipped":
             raise ConfigError(
-                "frontend.weights: the shipped weights are not fitted; set frontend.weights=fit to train "
-                "a codec of your own"
+                "frontend.weights: the shipped weights can't be fitted; set frontend.weights=fit to train a codec"
             )
         self.is_fitted.zero_()
         level, batch = training_batches(wavs, self.spec, config.batch_size, config.seed)
         self.level.copy_(level)
-        blank = type(self)(config).to(self.device, self.dtype)  # so that a second fit gives the same as the first
+        blank = type(self)(config).to(self.device, self.dtype)  # a second fit starts from the same weights as the first
         return Trainer(blank.encoder, blank.quantizer, blank.decoder, config.sample_rate, config, batch)
 
     def load_trained(self, trainer: Trainer) -> None:
-        """The weights of a trainer as they stand."""
+        """Copy the current weights of a trainer."""
         trainer.export(self.encoder, self.quantizer, self.decoder)
         self.is_fitted.fill_(1)
 
 
 def frame_samples(sample_rate: int) -> int:
-    """The even number of samples nearest to 20 ms."""
+    """Return the even number of samples nearest to 20 ms."""
     return SPECTRA * round(0.02 / SPECTRA * sample_rate)

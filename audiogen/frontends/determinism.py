@@ -1,4 +1,4 @@
-"""Arithmetic that the same sound gives the same codes by."""
+"""Force full float32 arithmetic so that encoding is reproducible."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,10 +8,10 @@ import torch
 
 @contextlib.contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Whole float32, whatever the rest of the program has asked for.
+    """Compute in full float32 within this context, whatever precision the program has set.
 
-    TF32 (the default of cuDNN's convolutions), "medium" products and autocast keep 8 to 11 bits of each number, and
-    would move a good part of the codes.
+    TF32 (cuDNN's default for convolutions), "medium" matrix products and autocast keep only 8 to 11 bits of each
+    number, which would change many codes.
     """
     backends = torch.backends
     places = [

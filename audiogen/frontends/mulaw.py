@@ -1,4 +1,4 @@
-"""Mu-law: one code a sample, finer where it is quiet. Nothing to learn, nothing to wait for."""
+"""Mu-law: one code per sample, in finer steps near zero. No weights, no latency."""
 
 from dataclasses import dataclass
 
@@ -10,17 +10,17 @@ from .base import Frontend, check_setting
 
 
 class MuLaw(Frontend):
-    """Samples as codes of 8 bits (2 to 16), finer where it is quiet: mu-law, the curve of ITU-T G.711.
+    """Mu-law (the curve of ITU-T G.711): each sample a code of 8 bits (2 to 16), in finer steps near zero.
 
-    Codes equal torchaudio's to the bit.
+    Codes are identical to torchaudio's.
 
     Example:
         >>> frontend = MuLaw(MuLaw.Config(sample_rate=8000))
         >>> frontend.encode(torch.tensor([[[-1.0, 0.0, 1.0]]]))
         tensor([[[  0, 128, 255]]])
 
-    The even number of codes leaves none for exact silence: 0 becomes V / 2, which decodes to a constant a little
-    above 0 (8.6e-5, or -81 dBFS, at 8 bits). Values outside of [-1, 1] are clipped.
+    The number of codes is even, so none of them is exact silence: 0 becomes V / 2, which decodes to a constant slightly
+    above 0 (8.6e-5, or -81 dBFS, at 8 bits). Values outside [-1, 1] are clipped.
 
     Source: torchaudio.functional.mu_law_encoding, mu_law_decoding
     """
@@ -41,17 +41,17 @@ class MuLaw(Frontend):
         self.spec = TokenSpec(config.sample_rate, hop_length=1, num_codebooks=1, codebook_size=2**config.bits)
 
     def encode_block(self, wav: Tensor, state: None, last: bool) -> tuple[Tensor, None]:
-        """(B, 1, N) in [-1, 1] -> codes (B, 1, N) in [0, 2**bits), 0 for -1."""
+        """Encode a wav (B, 1, N) in [-1, 1] as codes (B, 1, N) in [0, 2**bits); -1 becomes 0."""
         mu = self.spec.codebook_size - 1
         wav = wav.clamp(-1, 1)
         compressed = wav.sign() * torch.log1p(mu * wav.abs()) / self._log1p(mu)  # in [-1, 1]
         return ((compressed + 1) / 2 * mu + 0.5).to(torch.int64), None
 
     def decode_block(self, x: Tensor, state: None, last: bool) -> tuple[Tensor, None]:
-        """Codes (B, 1, T) -> wav (B, 1, T) in [-1, 1]."""
+        """Decode codes (B, 1, T) to a wav (B, 1, T) in [-1, 1]."""
         mu = self.spec.codebook_size - 1
         compressed = x.to(self.dtype) / mu * 2 - 1
         return compressed.sign() * (torch.exp(compressed.abs() * self._log1p(mu)) - 1) / mu, None
 
     def _log1p(self, mu: int) -> Tensor:
-        return torch.log1p(torch.tensor(mu, dtype=self.dtype, device=self.device))  # rounded as torchaudio rounds it
+        return torch.log1p(torch.tensor(mu, dtype=self.dtype, device=self.device))  # rounds like torchaudio's

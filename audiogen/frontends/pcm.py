@@ -1,4 +1,4 @@
-"""Linear PCM of 8 bits: one code a sample, in even steps. The simplest front-end there is."""
+"""8-bit linear PCM: one code per sample, evenly spaced. The simplest front-end."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ from .base import Frontend, check_setting
 
 
 class PCM(Frontend):
-    """Samples on 256 evenly spaced levels, as in an 8-bit WAV: silence is code 128.
+    """Samples rounded to 256 evenly spaced levels, as in an 8-bit WAV; silence is code 128.
 
-    Values are rounded to the nearest level, at most 1/256 away; above 127/128 they are clipped to it.
+    The rounding error is at most 1/256; values above 127/128 are clipped to it.
 
     Example:
         >>> frontend = PCM(PCM.Config(sample_rate=8000))

@@ -1,4 +1,4 @@
-"""Sound that comes in chunks of any size, as the blocks that a front-end works in."""
+"""Cut a stream of chunks of any size into the blocks that a front-end processes."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -8,14 +8,13 @@ from torch import Tensor
 
 
 def reblocked(chunks: Iterable[Tensor], first: int, size: int) -> Iterator[tuple[Tensor, bool]]:
-    """Chunks (B, C, n), n >= 0, as a block of `first`, blocks of `size`, and what is left, which may be nothing.
+    """Cut chunks (B, C, n), n >= 0, into a block of `first`, blocks of `size`, and the rest, which may be empty.
 
         chunks      | 5 | 0 | 1 | 9                 |
         first 4     |  4  |    4     |   4    |  3  |       blocks, the last of them with True
         size 4
 
-    Each is a tensor of its own: a product of the same numbers may be rounded otherwise where they lie otherwise in
-    memory.
+    Each block is a contiguous copy, because matrix products may round differently for a different memory layout.
     """
     waiting: list[Tensor] = []
     count, wanted = 0, first
@@ -28,7 +27,7 @@ def reblocked(chunks: Iterable[Tensor], first: int, size: int) -> Iterator[tuple
         while count >= wanted:
             yield _own(joined[..., begin : begin + wanted]), False
             begin, count, wanted = begin + wanted, count - wanted, size
-        waiting = [_own(joined[..., begin:])]  # a view would keep all of it in memory
+        waiting = [_own(joined[..., begin:])]  # a view would keep the whole chunk in memory
     if waiting:
         yield _own(torch.cat(waiting, dim=-1)), True
 
@@ -44,10 +43,14 @@ def blockwise(
     size: int,
     flushes: bool,
 ) -> Iterator[Tensor]:
-    """block(x, state, last) -> (y, state) over the blocks of chunks, without those y that are empty.
+    """Apply `block` to the blocks of a stream and yield the results that are not empty.
 
     Args:
-        flushes: whether something may come out at the end although nothing more goes in.
+        block: (x, state, last) -> (y, state).
+        chunks: tensors (B, C, n) of any lengths.
+        first: length of the first block.
+        size: length of the other blocks.
+        flushes: whether `block` may return something for an empty last block.
     """
     state = None
     for x, last in reblocked(chunks, first, size):

@@ -1,4 +1,4 @@
-"""Byte-pair encoding over another front-end: what often stands together becomes one code, so that the rate varies."""
+"""Byte-pair encoding over another front-end: frequent pairs of codes become one code, so the rate varies."""
 
 import math
 import re
@@ -15,20 +15,20 @@ from ...errors import ConfigError, DataError
 from ...spec import TokenSpec
 from ..base import Frontend, check_setting, training_wavs
 
-#: What can be wrapped: front-ends of codes that can do with one codebook. The registry fills it in.
+#: Front-ends that can be wrapped: those that can encode to one row of codes. The registry fills it in.
 BASES: dict[str, type[Frontend]] = {}
-#: Frames that all codes together may stand for.
+#: Upper bound of num_merges * longest.
 MOST_CONTENT = 1 << 24
 
 
 class BPE(Frontend):
-    """Byte-pair encoding over another front-end: what often stands together becomes one code.
+    """Byte-pair encoding over another front-end: frequent pairs of codes become one code.
 
-    Codes (B, 1, T) stand for one frame of the base or for a run of them, whichever was learned as one code.
+    Each of the codes (B, 1, T) represents one frame of the base front-end or a run of frames.
 
-    The base's V codes keep their numbers; merge i makes code V + i of two that were there before. Nothing is lost
-    beyond what the base loses, and the decoded sound is the same. A wav is encoded whole, so a prompt that ends amid
-    a run is encoded as runs that end there, which is not how the model saw them go on.
+    The base's V codes keep their numbers; merge i makes code V + i of two earlier codes. Merging is lossless: the
+    decoded audio is that of the base. A wav is encoded as a whole, so a prompt that ends in the middle of a frequent
+    run is encoded differently from the same samples in a longer recording.
 
     Example:
         >>> frontend = BPE(BPE.Config(base="mulaw", num_merges=2))
@@ -44,11 +44,11 @@ class BPE(Frontend):
         """Settings.
 
         Attributes:
-            base: name of the front-end that is wrapped, or its settings, {"kind": "melvq", "codebook_size": 128}.
-            num_merges: codes that are made by merging, beside the base's own.
-            longest: frames of the base that one code stands for at most. It bounds what the model hears back, and the
-                memory that a file from a stranger can ask for.
-            fit_frames: frames of the base that the merges are learned from at most, the first ones.
+            base: name of the front-end to wrap, or its settings, {"kind": "melvq", "codebook_size": 128}.
+            num_merges: number of codes added to those of the base.
+            longest: most frames of the base that one code represents. It bounds the model's memory of the past, and the
+                memory that an untrusted file can use.
+            fit_frames: learn the merges from at most this many frames of the base (the first ones).
         """
 
         base: str | dict = "melvq"
@@ -65,7 +65,7 @@ class BPE(Frontend):
             check_setting(1 <= self.num_merges <= 65536, "num_merges", "from 1 to 65536", self.num_merges)
             most = MOST_CONTENT // self.num_merges
             check_setting(
-                2 <= self.longest <= most, "longest", f"from 2 to {most} frames with so many merges", self.longest
+                2 <= self.longest <= most, "longest", f"from 2 to {most} frames with this many merges", self.longest
             )
             check_setting(1 <= self.fit_frames <= 100_000_000, "fit_frames", "from 1 to 100000000", self.fit_frames)
 
@@ -76,27 +76,28 @@ class BPE(Frontend):
         except ConfigError as error:
             raise _of_base(error) from error
         inner = self.base.spec
-        check_setting(inner.discrete, "base.kind", "a front-end of codes", config.base["kind"])
+        check_setting(inner.discrete, "base.kind", "a front-end that gives codes", config.base["kind"])
         check_setting(
             inner.num_codebooks == 1,
             "base.num_codebooks",
-            "1, for codes of one row alone can be merged",
+            "1, since only codes of a single row can be merged",
             inner.num_codebooks,
         )
         self.spec = TokenSpec(inner.sample_rate, None, 1, inner.codebook_size + config.num_merges)
         self.reconfigurable = frozenset({"num_merges", *(f"base.{name}" for name in self.base.reconfigurable)})
         self.register_buffer("merges", torch.zeros(config.num_merges, 2, dtype=torch.int64))
-        for name in ("code_lengths", "content", "begins"):  # follow from the merges: see _prepare
+        for name in ("code_lengths", "content", "begins"):  # derived from the merges by _prepare
             self.register_buffer(name, torch.zeros(0, dtype=torch.int64), persistent=False)
         self._table = None  # for `merge`
         self.register_load_state_dict_post_hook(lambda module, keys: module._prepare())
 
     @classmethod
     def over(cls, base: Frontend, **settings: Any) -> "BPE":
-        """Wraps a front-end as it is, with its weights; `learn` its merges next.
+        """Wrap an existing front-end and copy its weights; call `learn` next.
 
         Args:
-            settings: of the Config, but for `base`.
+            base: a fitted front-end with one row of codes.
+            **settings: fields of the Config other than `base`.
         """
         bpe = cls(cls.Config(base=part_to_dict(base.config, BASES), **settings)).to(base.device, base.dtype)
         bpe.base.load_state_dict(base.state_dict())
@@ -130,19 +131,23 @@ class BPE(Frontend):
 
     @torch.no_grad()
     def encode(self, wav: Tensor) -> Tensor:
-        """(B, 1, N) -> codes (B, 1, T) of the item that needs most; the others end in holes, the code V."""
+        """Encode a wav (B, 1, N) as codes (B, 1, T); items with fewer codes end in holes (the code V)."""
         self.check_wav(wav)
         return self._merged(self.base.encode(wav))
 
     @torch.no_grad()
     def encode_stream(self, chunks: Iterable[Tensor], block_frames: int | None = None) -> Iterator[Tensor]:
-        """All codes at the end, since a late merge may reach back to the beginning; the base's codes wait in memory."""
+        """Yield all codes at the end, since late merges may change early codes; the base's codes stay in memory."""
         pieces = list(self.base.encode_stream(chunks, block_frames))
         if pieces:
             yield self._merged(torch.cat(pieces, dim=-1))
 
     def decode_stream(self, chunks: Iterable[Tensor], block_frames: int | None = None) -> Iterator[Tensor]:
-        """As that of the base, for one item (B = 1): those of a batch would get out of step."""
+        """Decode a stream of one item (B = 1) by the base; the items of a batch would have different lengths.
+
+        Raises:
+            ValueError: a chunk has several items.
+        """
 
         def expanded() -> Iterator[Tensor]:
             for chunk in chunks:
@@ -164,28 +169,28 @@ class BPE(Frontend):
 
     @torch.no_grad()
     def decode(self, x: Tensor) -> Tensor:
-        """Codes (B, 1, T), with holes behind the end of shorter items -> wav (B, 1, samples of the longest item).
+        """Decode codes (B, 1, T), with holes after the end of shorter items, to a wav (B, 1, samples of the longest).
 
-        Behind the end of a shorter one is silence: `frame_lengths` says where.
+        Shorter items end in zeros; `frame_lengths` gives their lengths.
         """
         self.check(x)
         items = [self.expand(codes) for codes in x]  # (1, frames of the base) each
         lengths = torch.tensor([codes.shape[1] for codes in items])
         hop_length = self.base.spec.hop_length
         wav = torch.zeros(len(x), 1, int(lengths.max()) * hop_length, dtype=self.dtype, device=self.device)
-        for length in lengths.unique().tolist():  # those of one length at once: padding might be heard
+        for length in lengths.unique().tolist():  # items of equal length at once: padding could be audible
             alike = (lengths == length).nonzero()[:, 0].tolist()
             wav[alike, :, : length * hop_length] = self.base.decode(torch.stack([items[i] for i in alike]))
         return wav
 
     def fit(self, wavs: Iterable[Tensor]) -> None:
-        """Fits the base, if it learns anything, and then the merges.
+        """Fit the base, if it is learned, and then the merges.
 
         Args:
-            wavs: re-iterable of (1, N) at spec.sample_rate; no code reaches from one into the next.
+            wavs: re-iterable of (1, N) at spec.sample_rate; no code spans two of them.
 
         Raises:
-            DataError: there are no wavs, or too little in them that occurs twice.
+            DataError: there are no wavs, or too few pairs of codes occur twice.
         """
         self.is_fitted.zero_()
         if self.base.learned:
@@ -193,10 +198,10 @@ class BPE(Frontend):
         self.learn(self._base_codes(wavs))
 
     def learn(self, sequences: Iterable[Tensor]) -> None:
-        """The merges alone, from sequences (1, T) of codes of the base, which is fitted.
+        """Learn only the merges, from sequences (1, T) of codes of the fitted base.
 
         Raises:
-            DataError: fewer pairs occur twice than there are codes to be made.
+            DataError: too few pairs of codes occur twice for num_merges.
         """
         from .merges import learn_merges  # numba: takes a moment
 
@@ -207,15 +212,15 @@ class BPE(Frontend):
         )
         if len(merges) < num_merges:
             raise DataError(
-                f"frontend.num_merges: {num_merges} are too many for this corpus, in which no more pair of "
-                f"codes occurs twice after {len(merges)}: choose fewer, or add recordings"
+                f"frontend.num_merges: {num_merges} are too many for this corpus: after {len(merges)} merges no pair "
+                "of codes occurs twice; choose fewer, or add recordings"
             )
         self.merges.copy_(torch.from_numpy(merges))
         self.is_fitted.fill_(1)
         self._prepare()
 
     def merge(self, codes: Tensor) -> Tensor:
-        """Codes of the base (1, T) -> the same in fewer codes (1, at most T)."""
+        """Merge codes of the base (1, T) into fewer codes (1, at most T)."""
         self.check_fitted()
         from .merges import apply_merges, rank_table
 
@@ -225,7 +230,7 @@ class BPE(Frontend):
         return torch.from_numpy(merged)[None].to(codes.device)
 
     def expand(self, codes: Tensor) -> Tensor:
-        """Codes (1, T) -> those of the base that they stand for (1, at least T); holes are dropped."""
+        """Expand codes (1, T) to codes of the base (1, at least T); drop holes."""
         self.check_fitted()
         lengths, begins = self.code_lengths[codes[0]], self.begins[codes[0]]
         # Counts up from 0 within each code:  lengths 3 1 2 -> 0 1 2  0  0 1
@@ -237,7 +242,7 @@ class BPE(Frontend):
         holes = codes == self.spec.codebook_size
         super().check_codes(codes.masked_fill(holes, 0))
         if bool(holes[..., 0].any() | (holes[..., :-1] & ~holes[..., 1:]).any()):
-            raise ValueError("codes must have holes behind the end of an item alone")
+            raise ValueError("codes must have holes only after the end of an item")
 
     def _merged(self, base_codes: Tensor) -> Tensor:
         items = [self.merge(codes)[0] for codes in base_codes]
@@ -247,7 +252,7 @@ class BPE(Frontend):
         return (self.base.encode(wav.to(self.device, self.dtype)[None])[0] for wav in training_wavs(wavs))
 
     def _first(self, sequences: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Sequences (1, T) up to `fit_frames` frames in all."""
+        """Yield sequences (1, T) until `fit_frames` frames in total."""
         left = self.config.fit_frames
         for codes in sequences:
             yield codes[:, :left]
@@ -256,26 +261,26 @@ class BPE(Frontend):
                 break
 
     def _prepare(self) -> None:
-        """What follows from the merges: how many frames each code stands for (a hole: none), and of which codes.
+        """Derive from the merges which codes of the base each code represents (a hole: none).
 
         Raises:
-            RuntimeError: a merge of codes that are not there before it, or one that is too long; of load_state_dict.
+            RuntimeError: a merge refers to later codes or is too long; load_state_dict passes it on.
         """
         self._table = None
         contents = [[code] for code in range(self.base.spec.codebook_size)]
         for pair in self.merges.tolist() if self.is_fitted else ():
             if not all(0 <= code < len(contents) for code in pair):
-                raise RuntimeError(f"merge {pair} makes code {len(contents)} of codes that are not there before it")
+                raise RuntimeError(f"merge {pair} makes code {len(contents)} from codes that do not precede it")
             contents.append(contents[pair[0]] + contents[pair[1]])
             if len(contents[-1]) > self.config.longest:
-                raise RuntimeError(f"code {len(contents) - 1} stands for {len(contents[-1])} frames")
+                raise RuntimeError(f"code {len(contents) - 1} represents {len(contents[-1])} frames")
         lengths = torch.tensor([*map(len, contents), 0], device=self.device)
         self.code_lengths, self.begins = lengths, lengths.cumsum(0) - lengths
         self.content = torch.tensor([code for content in contents for code in content], device=self.device)
 
 
 def _named(base: str | Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a base with their kind, MelVQ's where there is none; of one codebook if its number is open."""
+    """Complete the settings of a base: kind "melvq" by default, and one codebook unless set."""
     settings = {"kind": "melvq", **base} if isinstance(base, Mapping) else {"kind": base}
     part = find(settings["kind"], BASES, "frontend.base")
     has_codebooks = "num_codebooks" in {field.name for field in fields(part.Config)}
@@ -283,5 +288,5 @@ def _named(base: str | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_base(error: ConfigError) -> ConfigError:
-    """A front-end speaks of `frontend.codebook_size`; wrapped, that is `frontend.base.codebook_size`."""
+    """Change the key of an error from `frontend.codebook_size` to `frontend.base.codebook_size`."""
     return ConfigError(re.sub(r"frontend\.(?!base\b)", "frontend.base.", str(error)))

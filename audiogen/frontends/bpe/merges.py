@@ -1,18 +1,18 @@
-"""Byte-pair encoding of long sequences, compiled: what audiogen/course/bpe.py does readably, and the same merges.
+"""Compiled byte-pair encoding for long sequences; it learns the same merges as the readable audiogen/course/bpe.py.
 
-Counting all pairs anew for each merge takes time in proportion to the corpus, and so would moving what follows a merge.
-Here tokens are links of a chain, each pair knows where it occurs, and a merge touches its own places alone:
+Recounting all pairs after each merge would take time proportional to the corpus, and so would closing the gaps.
+Instead, tokens form a linked list, each pair lists the places where it occurs, and a merge touches only those places:
 
     place        0    1    2    3          0    1    2    3
     token        a    b    c    d          a    X    -    d         X = (b, c) was merged at place 1
     link         0 <> 1 <> 2 <> 3          0 <> 1 <------> 3
-    pair of      ab   bc   cd              aX   Xd                  ab, bc, cd have a place less, aX and Xd one more
+    pair of      ab   bc   cd              aX   Xd                  ab, bc, cd lose a place, aX and Xd gain one
 
-The next pair to merge comes from a heap. Counts of pairs only fall once their tokens exist, so a stale entry is too
-high, comes up too early, and is put back with its present count.
+The next pair to merge comes from a heap. The count of a pair never grows once both tokens exist, so an outdated entry
+is too high and surfaces too early; it is put back with the current count.
 
-numba compiles this where it is first called (seconds; kept on disk where there is a place for it) and is imported here,
-so import this module only where it is used.
+Importing numba and compiling take seconds (compiled code is cached on disk), so import this module only where it is
+used.
 """
 
 import heapq
@@ -22,17 +22,20 @@ import numpy as np
 
 from ...utils.jit import compiled
 
-END = -1  # of the chain of tokens, of a pair's places
+END = -1  # end of the list of tokens and of a pair's list of places
 
 
 def learn_merges(sequences: Iterable[np.ndarray], codebook_size: int, num_merges: int, longest: int) -> np.ndarray:
-    """The merges of sequences (T,) of codes in [0, codebook_size), the most frequent pair first.
+    """Learn the merges of sequences, the most frequent pair first.
 
-    Of pairs that occur equally often the smallest is merged first. Learning ends early when no pair occurs twice. No
-    pair reaches from one sequence into the next.
+    Among equally frequent pairs, the smallest is merged first. Learning stops early when no pair occurs twice. No pair
+    spans two sequences.
 
     Args:
-        longest: pairs that stand for more codes than this are passed over.
+        sequences: arrays (T,) of codes in [0, codebook_size).
+        codebook_size: number of codes before merging.
+        num_merges: number of merges to learn.
+        longest: skip pairs that represent more codes than this.
 
     Returns:
         (at most num_merges, 2) int64; row i makes code `codebook_size + i`.
@@ -49,14 +52,14 @@ def learn_merges(sequences: Iterable[np.ndarray], codebook_size: int, num_merges
         return np.zeros((0, 2), np.int64)
     tokens = np.concatenate(pieces)
     begins = np.flatnonzero((tokens[:-1] != END) & (tokens[1:] != END))
-    # numpy sorts 16 bits by radix, and equal ones stay in order.
+    # numpy uses a radix sort for 16 bits, which is stable.
     small = np.min_scalar_type(codebook_size - 1)
     order = begins[np.lexsort((tokens[begins + 1].astype(small), tokens[begins].astype(small)))]
     return _learn(tokens, order, codebook_size, num_merges, longest)
 
 
 def rank_table(merges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What `apply_merges` takes: the merges (M, 2), and a hash table from a pair to the place where it stands in it."""
+    """Return the table for `apply_merges`: merges (M, 2), and a hash table from a pair to its row."""
     merges = np.ascontiguousarray(merges, np.int64)
     slots = np.full(1 << (4 * len(merges)).bit_length(), END, np.int32)
     _fill_slots(merges, slots)
@@ -64,19 +67,19 @@ def rank_table(merges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def apply_merges(codes: np.ndarray, table: tuple[np.ndarray, np.ndarray], codebook_size: int) -> np.ndarray:
-    """Carries out the merges on one sequence: (T,) int64 -> (at most T,) int64."""
+    """Apply the merges to one sequence: (T,) int64 -> (at most T,) int64."""
     return _apply(np.ascontiguousarray(codes, np.int64), *table, codebook_size)
 
 
 # ---- learning
 
-TOKEN, LEFT, RIGHT, PAIR, BEFORE, AFTER = range(6)  # of a place: its links, its pair, the pair's other places
-FIRST, SECOND, COUNT, HEAD, TAIL = range(5)  # of a pair: its tokens, its number of places, the outer ones
+TOKEN, LEFT, RIGHT, PAIR, BEFORE, AFTER = range(6)  # columns of a place: links, pair, neighbours in the pair's list
+FIRST, SECOND, COUNT, HEAD, TAIL = range(5)  # columns of a pair: tokens, number of places, ends of its list
 
 
 @compiled()
 def _join(place, pair, places, pairs):
-    """Appends a place to those of a pair."""
+    """Append a place to the list of a pair."""
     last = pairs[pair, TAIL]
     places[place, PAIR], places[place, BEFORE], places[place, AFTER] = pair, last, END
     if last == END:
@@ -89,7 +92,7 @@ def _join(place, pair, places, pairs):
 
 @compiled()
 def _leave(place, places, pairs):
-    """Takes a place out of those of its pair."""
+    """Remove a place from the list of its pair."""
     pair, last, following = places[place, PAIR], places[place, BEFORE], places[place, AFTER]
     if last == END:
         pairs[pair, HEAD] = following
@@ -110,7 +113,7 @@ def _new_pair(first, second, pairs, num_pairs):
 
 @compiled()
 def _learn(tokens, order, codebook_size, num_merges, longest):
-    """tokens: (N,) sequences with END after each; order: the places where a pair begins, by pair, then by place."""
+    """Learn merges from tokens (N,), END after each sequence; `order` sorts places by their pair, then by place."""
     N = len(tokens)
     places = np.empty((N, 6), np.int32)
     for place in range(N):
@@ -125,7 +128,7 @@ def _learn(tokens, order, codebook_size, num_merges, longest):
             num_pairs += 1
         _join(order[i], num_pairs - 1, places, pairs)
 
-    # Tuples compare as the rule says: the highest count first, then the smallest pair.
+    # Tuples compare in the order of merging: the highest count first, then the smallest pair.
     heap = [(-pairs[i, COUNT], pairs[i, FIRST], pairs[i, SECOND], i) for i in range(num_pairs) if pairs[i, COUNT] > 1]
     heapq.heapify(heap)
     length = np.ones(codebook_size + num_merges, np.int64)
@@ -147,7 +150,7 @@ def _learn(tokens, order, codebook_size, num_merges, longest):
         oldest = num_pairs
         while len(pairs) < num_pairs + 2 * count:
             pairs = np.concatenate((pairs, np.empty_like(pairs)))
-        # A pair's places stand in the order of the sequences, so that aaa becomes Xa.
+        # A pair's places are in sequence order, so that aaa becomes Xa.
         while pairs[pair, HEAD] != END:
             place = pairs[pair, HEAD]
             left, gone = places[place, LEFT], places[place, RIGHT]
@@ -183,7 +186,7 @@ def _learn(tokens, order, codebook_size, num_merges, longest):
 
 @compiled()
 def _slot(first, second, merges, slots):
-    """Where a pair stands in the table, or the empty slot where it would (Knuth's multiplicative hash)."""
+    """Find the slot of a pair, or the empty slot where it would go (Knuth's multiplicative hash)."""
     key = (np.uint64(first) << np.uint64(32)) | np.uint64(second)
     slot = np.int64((key * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(20)) & (len(slots) - 1)
     while slots[slot] != END and (merges[slots[slot], 0] != first or merges[slots[slot], 1] != second):
@@ -199,11 +202,11 @@ def _fill_slots(merges, slots):
 
 @compiled()
 def _apply(codes, merges, slots, codebook_size):
-    """One merge after the other at the places that are known for it; a place that has changed since is passed over."""
+    """Apply each merge in turn at the places listed for it; skip places that have changed since."""
     N = len(codes)
     token, left, right = codes.copy(), np.arange(-1, N - 1, dtype=np.int32), np.arange(1, N + 1, dtype=np.int32)
-    head, tail = np.full(len(merges), END), np.full(len(merges), END)  # by merge: of its list of places
-    # Each merge takes a token away and adds at most two pairs.
+    head, tail = np.full(len(merges), END), np.full(len(merges), END)  # ends of each merge's list of places
+    # Each merge removes a token and adds at most two pairs.
     listed, following, num_listed = np.empty(3 * N, np.int32), np.full(3 * N, END, np.int32), 0
     for place in range(N - 1):
         num_listed = _list(
@@ -240,7 +243,7 @@ def _apply(codes, merges, slots, codebook_size):
 
 @compiled()
 def _list(place, first, second, merges, slots, head, tail, listed, following, num_listed):
-    """Appends a place to the list of the merge that its pair is waiting for, if there is one."""
+    """Append a place to the list of the merge of its pair, if there is one."""
     rank = slots[_slot(first, second, merges, slots)]
     if rank == END:
         return num_listed

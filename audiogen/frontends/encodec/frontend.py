@@ -1,6 +1,6 @@
 """EnCodec's 24 kHz model as a front-end (Défossez et al. 2022, https://arxiv.org/abs/2210.13438).
 
-The networks are this house's (seanet.py); the weights are the published ones, under CC-BY-NC 4.0: no commercial use.
+The networks are our own implementation (seanet.py). The published weights are under CC-BY-NC 4.0: no commercial use.
 """
 
 import contextlib
@@ -22,23 +22,24 @@ from .seanet import DIMENSION, START_FRAMES, Decoder, Encoder
 from .weights import load_weights
 
 CODEBOOK_SIZE = 1024
-PACKAGE_CODEBOOKS = 32  # as many as the package's state dict holds
-BANDWIDTHS = (1.5, 3.0, 6.0, 12.0, 24.0)  # kbit/s: those that the model was trained at
+PACKAGE_CODEBOOKS = 32  # in the package's state dict
+BANDWIDTHS = (1.5, 3.0, 6.0, 12.0, 24.0)  # kbit/s that the model was trained for
 
 
 class EnCodec(Frontend):
     """Meta's EnCodec: 24 kHz mono audio at 1.5 to 24 kbit/s, residual-quantised by 2 to 32 codebooks.
 
-    `encode` gives the codes of the package's own model for the whole file: the very same in float64; in float32 they
-    differ only where the two nearest codewords lie within rounding. Code row k refines rows 0 to k - 1, so `decode`
-    takes the first rows alone, too. Both ways are causal: a frame needs no sound after its own, but that the file's
-    beginning is mirrored, for which the first 7 frames (93 ms) must be there.
+    `encode` gives the codes of the original package for the whole file: identical in float64; in float32 they differ
+    only where the two nearest codewords are equally near up to rounding. Code row k refines rows 0 to k - 1, so
+    `decode` also accepts only the first rows. Encoder and decoder are causal, but the beginning of the file is
+    mirrored, which needs the first 7 frames (93 ms).
 
     A new EnCodec has no weights until `load_pretrained` (which `load_frontend("encodec")` calls) or `load_state_dict`.
 
     Example:
+        >>> from audiogen import load_frontend
         >>> frontend = load_frontend("encodec", bandwidth=6.0, weights="random")
-        >>> frontend.encode(torch.zeros(1, 1, 24000)).shape                         # (B, K, T)
+        >>> frontend.encode(torch.zeros(1, 1, 24000)).shape  # (B, K, T)
         torch.Size([1, 8, 75])
     """
 
@@ -50,9 +51,9 @@ class EnCodec(Frontend):
         """Settings.
 
         Attributes:
-            bandwidth: kbit/s, one of BANDWIDTHS; two codebooks for each 1.5.
-            weights: "download": the published ones, fetched on first use; the path of a local copy of that .th or of
-                a .safetensors with the package's keys; or "random": an untrained codec, for tests.
+            bandwidth: kbit/s, one of BANDWIDTHS; two codebooks per 1.5 kbit/s.
+            weights: "download" for the published weights, downloaded on first use; the path of a local copy of that .th
+                file or of a .safetensors with the package's keys; or "random" for an untrained codec, for tests.
         """
 
         bandwidth: float = 6.0
@@ -75,7 +76,7 @@ class EnCodec(Frontend):
     def __init__(self, config: Config):
         super().__init__(config)
         num_codebooks = round(config.bandwidth / 0.75)  # 10 bits * 75 frames/s each
-        with torch.device("meta"):  # no initial values are drawn: they would be thrown away
+        with torch.device("meta"):  # skip the initial weights, which are never used
             self.encoder, self.decoder = Encoder(), Decoder()
         self.encoder.to_empty(device="cpu")
         self.decoder.to_empty(device="cpu")
@@ -88,24 +89,26 @@ class EnCodec(Frontend):
 
     @property
     def fitted(self) -> bool:
+        """Whether there are weights."""
         return bool(self.has_weights)
 
     def check_fitted(self) -> None:
+        """Raise NotFittedError if there are no weights."""
         if not self.fitted:
             raise NotFittedError(
-                'EnCodec has no weights yet: call acquire(), or load_frontend("encodec"), or load a '
-                "folder where it was saved"
+                'EnCodec has no weights yet: call load_pretrained(), or load_frontend("encodec"), or load a folder '
+                "where it was saved"
             )
 
     def fingerprint(self) -> str:
-        """Of the weights alone, which tell the bandwidth too: where they came from moves no code."""
+        """Return the SHA-256 of the weights, which determine the bandwidth; their source does not matter."""
         return hash_tensors(self.state_dict())
 
     def load_pretrained(self) -> None:
-        """Gets the weights that `config.weights` names.
+        """Load the weights that `config.weights` names.
 
         Raises:
-            DownloadError: they can't be fetched or read, or are not the published ones.
+            DownloadError: they can't be downloaded or read, or are not the published ones.
         """
         if self.config.weights == "random":
             self._randomise()
@@ -121,7 +124,7 @@ class EnCodec(Frontend):
 
     @torch.no_grad()
     def load_package_state(self, state: Mapping[str, Tensor]) -> None:
-        """Takes over the state dict of the package's 24 kHz model, weight norm folded in at this module's dtype.
+        """Load the state dict of the package's 24 kHz model, with weight norm folded in at this module's dtype.
 
         Raises:
             RuntimeError: a key is missing or unknown, or a shape differs.
@@ -134,7 +137,7 @@ class EnCodec(Frontend):
         books = []
         for k in range(PACKAGE_CODEBOOKS):
             books.append(_taken(state, f"quantizer.vq.layers.{k}._codebook.embed"))
-            for name in ("inited", "cluster_size", "embed_avg"):  # what training it needed
+            for name in ("inited", "cluster_size", "embed_avg"):  # needed only for training
                 _taken(state, f"quantizer.vq.layers.{k}._codebook.{name}")
         state["codebooks"] = torch.stack(books)[: self.spec.num_codebooks]  # (K, V, D)
         state["has_weights"] = torch.ones_like(self.has_weights)
@@ -145,13 +148,13 @@ class EnCodec(Frontend):
         return 75 if self.device.type == "cpu" else 3000
 
     def encode_block(self, wav: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
-        """wav (B, 1, N) -> codes (B, K, T) int64, T = ceil(N / 320)."""
+        """Encode a wav (B, 1, N) as codes (B, K, T) int64, T = ceil(N / 320)."""
         with full_precision(wav.device):
             z, state = self.encoder(wav, state, last)  # (B, D, T)
             return quantize(z.transpose(1, 2), self.codebooks).permute(1, 0, 2), state
 
     def decode_block(self, x: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
-        """Codes (B, K, T), or their first rows alone -> wav (B, 1, T * 320) in [-1, 1]."""
+        """Decode codes (B, k, T), k <= K, to a wav (B, 1, T * 320) in [-1, 1]."""
         z = sum(F.embedding(row, book) for row, book in zip(x.unbind(1), self.codebooks, strict=False))  # (B, T, D)
         with full_precision(x.device):
             wav, state = self.decoder(z.transpose(1, 2), state, last)
@@ -159,10 +162,10 @@ class EnCodec(Frontend):
 
     @torch.no_grad()
     def _randomise(self) -> None:
-        """Untrained weights, always the same ones, with codebooks filled from what the encoder makes of some sounds.
+        """Set fixed random weights, and fill the codebooks from the encoder's output for synthetic sounds.
 
-        torch's own initial weights would shrink the signal a thousandfold on its way through: these keep its
-        variance. As the package builds them, the codebooks are zeros, so that every code would be the same.
+        torch's default initial weights would shrink the signal a thousandfold; these keep its variance. The package
+        initialises codebooks with zeros, which would make all codes equal.
         """
         generator = torch.Generator().manual_seed(0)
         device, dtype = self.device, self.dtype
@@ -175,8 +178,8 @@ class EnCodec(Frontend):
             elif isinstance(module, nn.LSTM):
                 for parameter in module.parameters():
                     parameter.uniform_(-1, 1, generator=generator).div_(math.sqrt(module.hidden_size))
-        self.decoder.model[-1].conv.conv.weight.mul_(0.2)  # about as loud as what comes in
-        with one_thread():  # their number moves the last bits
+        self.decoder.model[-1].conv.conv.weight.mul_(0.2)  # about as loud as the input
+        with one_thread():  # the number of threads affects rounding
             residual = self.encoder(made_up_sounds(generator))[0].transpose(1, 2).reshape(-1, DIMENSION)
             for book in self.codebooks:
                 residual = fill_codebook(book, residual, generator)
@@ -185,7 +188,7 @@ class EnCodec(Frontend):
 
 
 def quantize(residual: Tensor, codebooks: Tensor) -> Tensor:
-    """Nearest codeword, then that of what is left, and so on: residual (B, T, D), codebooks (K, V, D) -> (K, B, T)."""
+    """Quantize residually, each stage to the nearest codeword: (B, T, D), codebooks (K, V, D) -> codes (K, B, T)."""
     shape, residual = residual.shape[:-1], residual.reshape(-1, residual.shape[-1])
     rows = []
     for book in codebooks:
@@ -195,11 +198,11 @@ def quantize(residual: Tensor, codebooks: Tensor) -> Tensor:
 
 
 def fill_codebook(book: Tensor, residual: Tensor, generator: torch.Generator) -> Tensor:
-    """Fills book (V, D) from residual (M, D), two thirds of the mean of a random pair each; returns what it leaves.
+    """Fill a codebook (V, D) with 2/3 of the means of random pairs of residuals (M, D); return the next residuals.
 
-    Whole means would point past what is left of most vectors, and each stage would add to the error. Each vector is
-    quantised without the codewords it is itself part of: it is closer to them than any other sound would be, and
-    the next codebooks would be too small.
+    Full means would overshoot most residuals, so that each stage would add to the error. A vector is not quantized with
+    a codeword that it is part of: it is closer to that than other sounds would be, and the next codebooks would become
+    too small.
     """
     first = torch.randint(len(residual), (len(book),), generator=generator)
     second = (first + torch.randint(1, len(residual), (len(book),), generator=generator)) % len(residual)
@@ -211,7 +214,7 @@ def fill_codebook(book: Tensor, residual: Tensor, generator: torch.Generator) ->
 
 
 def made_up_sounds(generator: torch.Generator, count: int = 4, num_samples: int = 80 * 320) -> Tensor:
-    """Decaying tones of random pitch, in noise of random loudness: (count, 1, num_samples) in [-1, 1] at 24 kHz."""
+    """Make decaying tones of random pitch in noise of random loudness: (count, 1, num_samples) in [-1, 1] at 24 kHz."""
     t = torch.arange(num_samples) / 24000
 
     def draw(*shape: int) -> Tensor:
@@ -232,6 +235,7 @@ def _taken(state: dict[str, Tensor], name: str) -> Tensor:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
+    """Let torch use a single thread within this context."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,10 +1,10 @@
-"""An LSTM layer on the CPU, for few sequences at once: as fast as its weights can be read.
+"""An LSTM layer for small batches on the CPU, limited only by the bandwidth for its weights.
 
-A step of one sequence is a product of a matrix with a vector, and its time that of getting the matrix (4 MB in EnCodec)
-from the outer cache into the core. torch's own layer repacks the weights at each call besides, which takes as long as
-some hundred steps: too long for one block, and far too long for a frame of a live stream.
+A step of one sequence is a matrix-vector product, whose time is that of reading the matrix (4 MB in EnCodec) from the
+outer cache. torch's own layer also repacks the weights at each call, which takes as long as some hundred steps: too
+slow for one block, and far too slow for each frame of a live stream.
 
-numba compiles this where it is first called (seconds; kept on disk where there is a place for it).
+numba compiles this on the first call (seconds; cached on disk if possible).
 """
 
 import math
@@ -17,12 +17,13 @@ from ...utils.jit import compiled
 
 
 def lstm_layer(given: Tensor, weight: Tensor, h: Tensor, c: Tensor) -> Tensor:
-    """One layer over S steps (torch.nn.LSTM's equations and order of gates: input, forget, cell, output).
+    """Run one layer over S steps, with torch.nn.LSTM's equations and order of gates: input, forget, cell, output.
 
     Args:
-        given: (S, B, 4 H): what the inputs give to the gates, with both biases. Float32 or float64 on the CPU.
-        weight: (4 H, H), `weight_hh`.
-        h, c: (B, H), replaced by those after the last step.
+        given: (S, B, 4 H), the inputs times weight_ih plus both biases; float32 or float64 on the CPU.
+        weight: (4 H, H), torch's weight_hh.
+        h: (B, H), the hidden state; updated in place.
+        c: (B, H), the cell state; updated in place.
 
     Returns:
         (S, B, H): h after each step.
@@ -32,7 +33,7 @@ def lstm_layer(given: Tensor, weight: Tensor, h: Tensor, c: Tensor) -> Tensor:
     return y
 
 
-@compiled(fastmath={"reassoc", "contract", "nsz"})  # sums in any order; infinity still means what it does
+@compiled(fastmath={"reassoc", "contract", "nsz"})  # allow sums in any order, but keep infinity
 def _steps(given, weight, h, c, y):
     num_steps, batch_size, num_gates = given.shape
     size = num_gates // 4
@@ -58,7 +59,7 @@ def _steps(given, weight, h, c, y):
                 enter = one / (one + math.exp(-gates[b, j]))
                 keep = one / (one + math.exp(-gates[b, size + j]))
                 leave = one / (one + math.exp(-gates[b, 3 * size + j]))
-                # tanh x = 1 - 2 / (1 + e^2x), as exp takes a third of tanh's time
+                # tanh x = 1 - 2 / (1 + e^2x): exp takes a third of the time of tanh
                 c[b, j] = keep * c[b, j] + enter * (one - two / (one + math.exp(two * gates[b, 2 * size + j])))
                 h[b, j] = leave * (one - two / (one + math.exp(two * c[b, j])))
                 y[t, b, j] = h[b, j]

@@ -1,15 +1,15 @@
-"""EnCodec's encoder and decoder as one runs them: weight norm folded, in blocks that stay in cache, carrying state.
+"""EnCodec's encoder and decoder for inference: weight norm folded in, blocks that fit the cache, explicit state.
 
-Everything but the two networks' own ends works on (S, B, C), steps first: a convolution is then one matrix product for
-each of its taps, on rows that need not be copied. What the `encodec` package's networks do to a whole file is done here
-block by block, their reflected ends included:
+Layers work on (S, B, C), steps first: a convolution is then one matrix product per tap, on rows that are not copied.
+Block by block they compute what the networks of the `encodec` package compute for a whole file, including the reflected
+ends:
 
     whole file     reflected | x0 x1 ............................ | reflected, to a whole number of strides
     here           reflected | block 0 | block 1 | ... | the rest | reflected
-                               each with the last steps of the one before it
+                               each with the last steps of the previous block
 
 Source: SEANet as in EnCodec (Défossez et al. 2022, section 3.1), the causal 24 kHz model; modules/seanet.py, conv.py
-and lstm.py of the package, whose names of the weights are kept.
+and lstm.py of the package. Weights keep the package's names.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 DIMENSION, NUM_FILTERS, STRIDES = 128, 32, (2, 4, 5, 8)
-PIECE_FRAMES = 16  # of the layers with many steps and few channels, whose activations then stay in cache
-START_FRAMES = 7  # a first block needs so many to be reflected at the file's beginning, unless it is the file
+PIECE_FRAMES = 16  # at once in layers with many steps and few channels, so that activations stay in cache
+START_FRAMES = 7  # minimum of the first block, to reflect the file's beginning, unless the file is shorter
 
 
 class Conv(nn.Module):
@@ -29,7 +29,7 @@ class Conv(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1):
         super().__init__()
         conv = nn.Conv1d(in_channels, out_channels, kernel_size, stride)
-        conv.weight.data = _order(conv.weight.data, (2, 1, 0))  # one matrix (C, C') after the other
+        conv.weight.data = _order(conv.weight.data, (2, 1, 0))  # memory layout: one matrix (C, C') per tap
         self.conv = nn.ModuleDict({"conv": conv})
         self.past = kernel_size - stride
 
@@ -44,11 +44,11 @@ class Conv(nn.Module):
         if self.past and not last:
             state = rows[-self.past :].clone()
         weight = conv.weight.permute(2, 1, 0)  # (kernel, C, C')
-        if conv.in_channels == 1:  # rows of one number make no matrix product: all taps at once
+        if conv.in_channels == 1:  # one input channel: all taps in one matrix product
             windows = rows[..., 0].unfold(0, kernel_size, stride)  # (T, B, kernel)
             y = torch.addmm(conv.bias, windows.flatten(0, 1), weight.flatten(0, 1))
             return y.unflatten(0, windows.shape[:2]), state
-        # Frames of `stride` steps, each times its part of the kernel: stride 2, kernel 4
+        # Each frame of `stride` steps is multiplied by its part of the kernel: stride 2, kernel 4
         #    past | x0 x1 | x2 x3 |         y0 = W0 (past) + W1 (x0 x1)
         #         | y0    | y1    |         y1 = W0 (x0 x1) + W1 (x2 x3)
         batch_size, taps = x.shape[1], kernel_size // stride
@@ -67,7 +67,7 @@ class Upsample(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
         conv = nn.ConvTranspose1d(in_channels, out_channels, 2 * stride, stride)
-        conv.weight.data = _order(conv.weight.data, (0, 2, 1))  # a matrix (C, 2 stride C')
+        conv.weight.data = _order(conv.weight.data, (0, 2, 1))  # memory layout: a matrix (C, 2 stride C')
         self.convtr = nn.ModuleDict({"convtr": conv})
 
     def forward(self, x: Tensor, state: Tensor | None, last: bool) -> tuple[Tensor, Tensor]:
@@ -98,7 +98,7 @@ class Residual(nn.Module):
 
 
 class SkipLSTM(nn.Module):
-    """x + two layers of LSTM: (S, B, C) -> (S, B, C); state: (h, c), each (2, B, C)."""
+    """A two-layer LSTM with a skip connection: (S, B, C) -> (S, B, C); state: (h, c), each (2, B, C)."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -108,7 +108,7 @@ class SkipLSTM(nn.Module):
         if x.device.type != "cpu":
             y, state = self.lstm(x, state)
             return y.add_(x), state
-        from .lstm import lstm_layer  # numba: takes a moment
+        from .lstm import lstm_layer  # imports numba, which is slow
 
         zeros = x.new_zeros(2, *x.shape[1:])
         h, c = (zeros, zeros.clone()) if state is None else (part.clone() for part in state)
@@ -122,14 +122,14 @@ class SkipLSTM(nn.Module):
 
 
 class Network(nn.Module):
-    """Layers over (S, B, C), of which those with many steps work on `PIECE_FRAMES` at once."""
+    """Layers over (S, B, C); those with many steps process `PIECE_FRAMES` at a time."""
 
     def __init__(self, layers: Sequence[nn.Module]):
         super().__init__()
         self.model = nn.Sequential(*layers)
 
     def run(self, first: int, stop: int, x: Tensor, state: list, last: bool) -> Tensor:
-        """Layers [first, stop); writes their states into `state`."""
+        """Run layers [first, stop) and write their states into `state`."""
         for i in range(first, stop):
             if isinstance(self.model[i], nn.ELU):
                 x = F.elu_(x)
@@ -138,17 +138,16 @@ class Network(nn.Module):
         return x
 
     def run_pieces(self, first: int, stop: int, x: Tensor, state: list, last: bool, steps: int) -> Tensor:
-        """The same, `steps` at once; a first piece that is not all of them is no shorter than that."""
+        """Run layers [first, stop) on pieces of `steps` steps."""
         pieces = x.split(steps)
         done = [self.run(first, stop, piece, state, last and i == len(pieces) - 1) for i, piece in enumerate(pieces)]
         return torch.cat(done)
 
 
 class Encoder(Network):
-    """Wav (B, 1, N) -> (B, 128, ceil(N / 320)); with a state, what follows on it. N is a multiple of 320 but at the
-    end, which only `last` may have."""
+    """Encodes a wav (B, 1, N) as (B, 128, ceil(N / 320)), block by block. Only the last N may be no multiple of 320."""
 
-    SPLIT = 10  # layers 0 to 9 have 600 steps a second and more
+    SPLIT = 10  # layers 0 to 9 have 600 or more steps per second
 
     def __init__(self):
         channels = NUM_FILTERS
@@ -166,7 +165,7 @@ class Encoder(Network):
 
 
 class Decoder(Network):
-    """(B, 128, T) -> wav (B, 1, 320 T); with a state, what follows on it."""
+    """Decodes (B, 128, T) to a wav (B, 1, 320 T), block by block."""
 
     SPLIT = 6
 
@@ -187,9 +186,9 @@ class Decoder(Network):
 
 
 def reflect(x: Tensor, left: int, right: int) -> Tensor:
-    """x (S, ...) with its ends mirrored, each without the outermost step; zeros follow an x that is too short for it.
+    """Mirror both ends of x (S, ...), without repeating the outermost step; pad an x that is too short with zeros.
 
-    Source: pad1d of the package's modules/conv.py.
+    Source: pad1d in the package's modules/conv.py.
     """
     if not left and not right:
         return x
@@ -200,5 +199,5 @@ def reflect(x: Tensor, left: int, right: int) -> Tensor:
 
 
 def _order(weight: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """The same weight, in memory in the order of `dims`, which undo themselves."""
+    """Store a weight in memory in the order of `dims`, a permutation that is its own inverse."""
     return weight.permute(dims).contiguous().permute(dims)

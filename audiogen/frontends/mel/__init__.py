@@ -1,1 +1,1 @@
-"""Log-mel frames, their quantized form, and two ways back to sound: Griffin-Lim and a vocoder."""
+"""Log-mel front-ends, continuous and quantized, decoded by Griffin-Lim or a vocoder."""

@@ -1,4 +1,4 @@
-"""Mel: continuous log-mel frames, standardised on the training files; Griffin-Lim or a vocoder makes sound of them."""
+"""Continuous log-mel frames, standardised on the training files and decoded by Griffin-Lim or a vocoder."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -18,26 +18,26 @@ from ..streaming import blockwise
 from .griffin_lim import limit, mel_to_wav
 from .vocoder import MelFrontend, Vocoder
 
-SMALLEST_STD = 0.1  # nats; a band that hardly moves is not blown up to variance 1
+SMALLEST_STD = 0.1  # nats; avoids amplifying nearly constant bands to variance 1
 
 
 class Mel(MelFrontend):
     """Log-mel frames (B, F, T) float32 with mean 0 and variance 1 per feature over the training files.
 
-    Frame t is centred at sample t * hop_length: the power in num_features mel bands (librosa's default: Slaney's
-    scale and norm) of a Hann window of 4 hops, zeros beyond the ends; then its log, with a floor 110 dB below the
-    peak of a full-scale sine, so that silence is a number. It equals librosa's but that T = ceil(N / hop_length):
-    where hop_length divides N, librosa adds one frame, centred behind the end.
+    Frame t is the log power in num_features mel bands (Slaney's scale and norm, librosa's default) of a Hann window of
+    4 hops centred at sample t * hop_length, with zeros beyond the ends and a floor 110 dB below the peak of a
+    full-scale sine. Matches librosa except that T = ceil(N / hop_length): if hop_length divides N, librosa adds a frame
+    centred after the end.
 
-    A frame sees a hop beyond its own, so a stream of frames is two hops behind the sound. Griffin-Lim needs all frames
-    at once, so it does not stream; a vocoder, trained on the same files, does, half a hop later still. The same frames
-    always give the same sound.
+    A frame looks one hop ahead, so a stream of frames is two hops behind the audio. Griffin-Lim needs all frames at
+    once and does not stream; a vocoder, trained on the same files, does, with half a hop more latency. Decoding is
+    deterministic.
 
     Source: librosa.feature.melspectrogram
     """
 
     lookahead = 1
-    highest_default_rate = 48_000  # the same number of frames a second, whatever the rate
+    highest_default_rate = 48_000  # the frame rate does not depend on the sample rate
     block_frames = 1024
     reconfigurable = frozenset({"griffin_lim_iterations"})
 
@@ -74,9 +74,9 @@ class Mel(MelFrontend):
         basis = mel_filterbank(config.sample_rate, self.n_fft, config.num_features)
         if not bool((basis.sum(1) > 0).all()):
             raise ConfigError(
-                f"frontend.num_features: {config.num_features} bands are too many for windows of "
-                f"{self.n_fft} samples at {config.sample_rate} Hz, some would hold no frequency: choose "
-                "fewer, or a longer frontend.hop_length"
+                f"frontend.num_features: {config.num_features} bands are too many for windows of {self.n_fft} samples "
+                f"at {config.sample_rate} Hz, since some would contain no frequency: choose fewer, or a longer "
+                "frontend.hop_length"
             )
         self.register_buffer("basis", basis.float(), persistent=False)  # (F, n_fft // 2 + 1)
         self.register_buffer("mean", torch.zeros(config.num_features))  # (F,) nats
@@ -84,17 +84,17 @@ class Mel(MelFrontend):
         self.vocoder = None if config.vocoder is None else Vocoder(config.vocoder, self.spec)
 
     def encode_block(self, wav: Tensor, state: Tensor | None, last: bool) -> tuple[Tensor, Tensor]:
-        """(B, 1, N) -> frames (B, F, ceil(N / hop_length)), standardised."""
+        """Encode a wav (B, 1, N) as standardised frames (B, F, ceil(N / hop_length))."""
         with full_precision(wav.device):
             power, state = self.power_block(wav, state, last)
             return (self._log(power) - self.mean[:, None]) / self.std[:, None], state
 
     @torch.no_grad()
     def decode(self, x: Tensor) -> Tensor:
-        """Frames (B, F, T) -> wav (B, 1, T * hop_length) in [-1, 1].
+        """Decode frames (B, F, T) to a wav (B, 1, T * hop_length) in [-1, 1].
 
-        Louder than any wav could be is taken as the loudest that could be; below the floor is silence. Peaks beyond
-        full scale are turned down by a limiter (see griffin_lim.limit), never cut off.
+        Values are clamped to the range from the floor (silence) to the loudest that a wav can have. A limiter reduces
+        peaks beyond full scale (see griffin_lim.limit).
         """
         if self.vocoder is not None:
             return super().decode(x)
@@ -106,13 +106,13 @@ class Mel(MelFrontend):
         return wav.unsqueeze(1)
 
     def decode_block(self, x: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
-        """As `decode`, by the vocoder."""
+        """Decode a block of frames by the vocoder."""
         with full_precision(x.device):
             return self.vocoder((self._log_power(x) - self.mean[:, None]) / self.std[:, None], state, last)
 
     @torch.no_grad()
     def fit_analysis(self, wavs: Iterable[Tensor]) -> None:
-        """Mean and standard deviation per feature, in one pass over the training files."""
+        """Compute mean and standard deviation per feature, in one pass over the training files."""
         count = 0
         total = torch.zeros(self.spec.num_features, dtype=torch.float64, device=self.device)
         squares = torch.zeros_like(total)
@@ -128,25 +128,26 @@ class Mel(MelFrontend):
         self.std.copy_(variance.sqrt().clamp_min(SMALLEST_STD))
 
     def frames_of(self, x: Tensor) -> Tensor:
+        """Return the frames themselves."""
         return x
 
     def power(self, wav: Tensor) -> Tensor:
-        """Mel power as librosa has it: (B, 1, N) -> (B, F, ceil(N / hop_length)), at least 0."""
+        """Compute librosa's mel power of a wav: (B, 1, N) -> (B, F, ceil(N / hop_length)), nonnegative."""
         return torch.cat(list(self._powers(wav)), dim=-1)
 
     def power_of(self, x: Tensor) -> Tensor:
-        """The same of frames: (B, F, T) -> (B, F, T), at least 0."""
+        """Compute the mel power of standardised frames: (B, F, T) -> (B, F, T), nonnegative."""
         power = self._log_power(x).exp() - self.floor
-        return torch.where(power > 1e-3 * self.floor, power, 0)  # rounding alone must not hum
+        return torch.where(power > 1e-3 * self.floor, power, 0)  # rounding errors must not be audible
 
     def power_block(self, wav: Tensor, state: Tensor | None, last: bool) -> tuple[Tensor, Tensor]:
-        """The power of frames as `encode_block` goes through them; `state` is what frames to come see of the past."""
+        """Compute the mel power of the next block for `encode_block`; `state` holds samples that later frames need."""
         # Frame t sees [t hop - n_fft / 2, t hop + n_fft / 2), shifted to the right by the silence before the start:
         #    | n_fft / 2 zeros | N samples ............. | zeros up to the end of the last frame |
         #    | frame 0 sees this ....... |
         hop_length, half = self.spec.hop_length, self.n_fft // 2
         wav = torch.cat([wav.new_zeros(len(wav), half) if state is None else state, wav.squeeze(1)], dim=1)
-        if last:  # frames begin at each hop up to the last sample, half a window before which the rest begins
+        if last:  # one frame for each hop begun; the buffer starts half a window before the first frame's centre
             count = -(-(wav.shape[1] - half) // hop_length)
             wav = F.pad(wav, (0, max(0, (count - 1) * hop_length + self.n_fft - wav.shape[1])))
         else:
@@ -162,8 +163,8 @@ class Mel(MelFrontend):
         return blockwise(self.power_block, [wav], size, size, flushes=True)
 
     def _log_power(self, x: Tensor) -> Tensor:
-        """Frames as logs of mel power, from the floor to what the loudest wav could have."""
-        loudest = self.basis.sum(1, keepdim=True) * (self.n_fft / 2) ** 2  # (F, 1): no bin exceeds the window's sum
+        """Convert frames to log mel power, clamped to the range from the floor to the loudest wav."""
+        loudest = self.basis.sum(1, keepdim=True) * (self.n_fft / 2) ** 2  # (F, 1): |STFT| is at most the window's sum
         log_power = x * self.std[:, None] + self.mean[:, None]
         return torch.minimum(log_power.clamp_min(math.log(self.floor)), loudest.log())
 

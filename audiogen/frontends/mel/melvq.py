@@ -1,4 +1,4 @@
-"""Mel-VQ: mel frames as codes, by k-means on the training files."""
+"""Mel-VQ: mel frames quantized by k-means on the training files."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,9 +20,8 @@ from .vocoder import MelFrontend, Vocoder
 class MelVQ(MelFrontend):
     """Codes (B, K, T) of the nearest centroids of standardised mel frames; decoded by Griffin-Lim or a vocoder.
 
-    With more than one codebook each codes what the ones before it left over, so that the first rows alone decode to
-    a coarser sound. It streams as `Mel` does: one way, unless there is a vocoder, which learns to make sound of what
-    the centroids left.
+    Each codebook quantizes the residual of the previous ones, so the first rows alone decode to coarser audio. Encoding
+    streams; decoding streams only with a vocoder, which is trained on the quantized frames.
     """
 
     lookahead, block_frames = Mel.lookahead, Mel.block_frames
@@ -30,11 +29,10 @@ class MelVQ(MelFrontend):
 
     @dataclass(frozen=True)
     class Config(Mel.Config):
-        # Four codebooks, each refining the one before, keep clearly more of the sound than one: a mel distance of 0.21
-        # instead of 0.26 on spoken digits.
+        # On spoken digits, four residual codebooks reach a mel distance of 0.21, one reaches 0.26.
         num_codebooks: int = 4
         codebook_size: int = 256
-        fit_frames: int = 100_000  # at most so many, drawn evenly from the training files
+        fit_frames: int = 100_000  # most frames for k-means, drawn evenly from the training files
         seed: int = 0
 
         def __post_init__(self) -> None:
@@ -55,33 +53,35 @@ class MelVQ(MelFrontend):
         self.quantizer = ResidualVQ(config.num_codebooks, config.codebook_size, config.num_features)
 
     def encode_block(self, wav: Tensor, state: Tensor | None, last: bool) -> tuple[Tensor, Tensor]:
-        """(B, 1, N) -> codes (B, K, ceil(N / hop_length))."""
+        """Encode a wav (B, 1, N) as codes (B, K, ceil(N / hop_length))."""
         frames, state = self.mel.encode_block(wav, state, last)
         with full_precision(wav.device):
             return self.quantizer.encode(frames), state
 
     @property
     def vocoder(self) -> Vocoder | None:
+        """The vocoder, or None for Griffin-Lim."""
         return self.mel.vocoder
 
     @torch.no_grad()
     def decode(self, x: Tensor) -> Tensor:
-        """Codes (B, k, T) of the first k <= K codebooks -> wav (B, 1, T * hop_length) in [-1, 1]."""
+        """Decode codes (B, k, T) of the first k <= K codebooks to a wav (B, 1, T * hop_length) in [-1, 1]."""
         if self.streams:
             return super().decode(x)
         self.check(x)
         return self.mel.decode(self.frames_of(x))
 
     def decode_block(self, x: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
-        """As `decode`, by the vocoder."""
+        """Decode a block of codes by the vocoder."""
         return self.mel.decode_block(self.frames_of(x), state, last)
 
     def frames_of(self, x: Tensor) -> Tensor:
+        """Convert codes (B, k, T) to standardised mel frames (B, F, T)."""
         return self.quantizer.decode(x)
 
     @torch.no_grad()
     def fit_analysis(self, wavs: Iterable[Tensor]) -> None:
-        """The mel statistics, and the centroids."""
+        """Fit the mel statistics and the centroids."""
         self.mel.fit(wavs)
         generator = torch.Generator().manual_seed(self.config.seed)
         reservoir = Reservoir(self.config.fit_frames, generator)

@@ -1,4 +1,4 @@
-"""A vocoder: mel frames back to sound by a network, in the place of Griffin-Lim; and front-ends that may have one."""
+"""A vocoder network that decodes mel frames in place of Griffin-Lim, and the base of front-ends that can have one."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -15,9 +15,9 @@ from ..neural.trainer import Trainer, TrainingSettings
 
 
 class Vocoder(nn.Module):
-    """Mel frames (B, F, T) -> wav (B, 1, T hop_length), as it was trained to.
+    """Decodes mel frames (B, F, T) to a wav (B, 1, T hop_length).
 
-    Source: Vocos (Siuzdak 2023); its blocks are causal here, since mel frames look ahead already.
+    Source: Vocos (Siuzdak 2023), but with causal blocks, since mel frames already look ahead.
     """
 
     @dataclass(frozen=True)
@@ -25,8 +25,9 @@ class Vocoder(nn.Module):
         """Settings.
 
         Attributes:
-            dim, num_layers: of its blocks.
-            steps: of training, in `fit`.
+            dim: width of the blocks.
+            num_layers: number of blocks.
+            steps: training steps of `fit`.
         """
 
         dim: int = 256
@@ -52,16 +53,19 @@ class Vocoder(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.decoder = Decoder(spec.num_features, config.dim, config.num_layers, spec.hop_length)
-        self.register_buffer("level", torch.ones(()))  # root mean square of the training audio, 1 to the network
+        self.register_buffer("level", torch.ones(()))  # RMS of the training audio; the network gives RMS 1
 
     def forward(self, x: Tensor, state: Any = None, last: bool = True) -> tuple[Tensor, Any]:
+        """Decode the next frames (B, F, t) to the samples that are complete by now, in [-1, 1]."""
         wav, state = self.decoder(x, state, last)
         return (wav * self.level).clamp(-1, 1), state
 
     def trainer(self, frames_of: Callable[[Tensor], Tensor], wavs: Iterable[Tensor]) -> Trainer:
-        """What trains it, from scratch, to make files (1, N) of what `frames_of` makes of (B, 1, N).
+        """Return a trainer of this vocoder, from scratch. Sets `level` now; `load_trained` sets the weights.
 
-        Its `level` is set here, its weights by `load_trained`.
+        Args:
+            frames_of: converts wavs (B, 1, N) to the frames (B, F, T) to be decoded.
+            wavs: re-iterable of (1, N) at spec.sample_rate.
 
         Raises:
             DataError: there are no wavs.
@@ -72,14 +76,14 @@ class Vocoder(nn.Module):
         return Trainer(_Analysis(frames_of, self.level), None, blank.decoder, self.spec.sample_rate, self.config, batch)
 
     def load_trained(self, trainer: Trainer) -> None:
-        """The weights of a trainer as they stand."""
+        """Copy the current weights of a trainer."""
         self.decoder.load_state_dict(trainer.modules["decoder"].state_dict())
 
 
 class MelFrontend(Frontend):
-    """A front-end of mel frames that a vocoder makes sound of, where `config.vocoder` has settings for one.
+    """Base of mel front-ends, decoded by a vocoder if `config.vocoder` has settings for one.
 
-    Its vocoder is trained on the frames that it makes itself, once all else is fitted.
+    The vocoder is trained on the frames of this front-end, after everything else is fitted.
     """
 
     learned = True
@@ -87,26 +91,26 @@ class MelFrontend(Frontend):
     vocoder: Vocoder | None
 
     def fit_analysis(self, wavs: Iterable[Tensor]) -> None:
-        """Fits all but the vocoder."""
+        """Fit everything but the vocoder."""
         raise NotImplementedError
 
     def frames_of(self, x: Tensor) -> Tensor:
-        """What `encode` gives -> the frames (B, F, T) that decoding makes sound of."""
+        """Convert the result of `encode` to the mel frames (B, F, T) to be decoded."""
         raise NotImplementedError
 
     def frames_heard(self, wav: Tensor) -> Tensor:
-        """Those of a wav (B, 1, N)."""
+        """Convert a wav (B, 1, N) to the mel frames to be decoded."""
         return self.frames_of(self.encode(wav))
 
     def fit(self, wavs: Iterable[Tensor]) -> None:
-        """Fits to files, in memory that does not grow with them: what makes the frames, then the vocoder if any.
+        """Fit to files in bounded memory: first the analysis, then the vocoder if there is one.
 
         Args:
             wavs: re-iterable of (1, N) at spec.sample_rate.
 
         Raises:
             DataError: there are no wavs, or fewer distinct frames than codes.
-            TrainingError: the vocoder's loss is not a number.
+            TrainingError: the vocoder's loss is NaN or explodes repeatedly.
         """
         if self.vocoder is not None:
             return learn(self, wavs, self.config.vocoder.steps, "the vocoder")
@@ -115,17 +119,14 @@ class MelFrontend(Frontend):
         self.is_fitted.fill_(1)
 
     def trainer(self, wavs: Iterable[Tensor]) -> Trainer:
-        """What trains the vocoder. All else is fitted here; the vocoder's weights come by `load_trained`.
+        """Fit everything else and return a trainer of the vocoder; `load_trained` sets the vocoder's weights.
 
         Raises:
-            ConfigError: it has none.
-            DataError: as `fit`.
+            ConfigError: there is no vocoder.
+            DataError: see `fit`.
         """
         check_setting(
-            self.vocoder is not None,
-            "vocoder",
-            "some settings, such as frontend.vocoder.steps=1200, where one is to be trained",
-            None,
+            self.vocoder is not None, "vocoder", "set to train one, for example frontend.vocoder.steps=1200", None
         )
         self.is_fitted.zero_()
         plain = self.without_vocoder()
@@ -135,27 +136,29 @@ class MelFrontend(Frontend):
         return self.vocoder.trainer(plain.frames_heard, wavs)
 
     def load_trained(self, trainer: Trainer) -> None:
-        """The vocoder of a trainer as it stands."""
+        """Copy the current weights of a trainer to the vocoder."""
         self.vocoder.load_trained(trainer)
         self.is_fitted.fill_(1)
 
     def without_vocoder(self) -> "MelFrontend":
-        """One that gives the same frames or codes, and makes sound of them by Griffin-Lim."""
+        """Return a copy with the same frames or codes that decodes them by Griffin-Lim."""
         plain = type(self)(replace(self.config, vocoder=None)).to(self.device, self.dtype)
         kept = plain.state_dict().keys()
         plain.load_state_dict({name: tensor for name, tensor in self.state_dict().items() if name in kept})
         return plain.eval()
 
     def quick_variant(self) -> "MelFrontend":
+        """Return a front-end without the vocoder; self if already fitted."""
         return self if self.fitted or self.vocoder is None else self.without_vocoder()
 
     @property
     def streams(self) -> bool:
+        """Whether `decode_stream` works: only with a vocoder."""
         return self.vocoder is not None
 
 
 class _Analysis(nn.Module):
-    """Wavs of unit power as the frames of what they are at the level of the files; nothing here learns."""
+    """Computes the frames of wavs of RMS 1, scaled back to the level of the files. It has no weights."""
 
     def __init__(self, frames_of: Callable[[Tensor], Tensor], level: Tensor):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Crops played otherwise than they were recorded, so that a codec meets more sounds than its folder holds."""
+"""Data augmentation for codec training: speed, gain, mixing."""
 
 import math
 
@@ -7,22 +7,22 @@ from torch import Tensor
 
 from ...utils.installation import load_torchaudio
 
-SPEEDS = ((5, 4), (9, 8), (8, 9), (4, 5))  # as samples : samples that they become; pitch goes with them
-LONGEST = max(before / after for before, after in SPEEDS)  # how much longer than what comes out crops have to be
-AS_RECORDED = 0.5  # of the crops keep their speed
+SPEEDS = ((5, 4), (9, 8), (8, 9), (4, 5))  # samples before : after resampling; changes the pitch too
+LONGEST = max(before / after for before, after in SPEEDS)  # crops must be longer than the result by this factor
+AS_RECORDED = 0.5  # fraction of crops that keep their speed
 LOUDNESS = (-18.0, 10.0)  # dB
-MIXED = 0.25  # of the crops sound together with another of their batch
+MIXED = 0.25  # fraction of crops mixed with another of their batch
 
 
 def vary(crops: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
-    """Each crop at a speed, a loudness and from a beginning of its own, some with another one mixed in.
+    """Draw a speed, a gain and an offset for each crop, and mix some with another crop.
 
-    Source: SoundStream (Zeghidour et al. 2021), section 4.1, mixes and scales its training sounds alike.
+    Source: SoundStream (Zeghidour et al. 2021), section 4.1, also mixes and scales training audio.
 
     Args:
         crops: (B, 1, M), M at least LONGEST * num_samples.
-        num_samples: of what comes out.
-        generator: on the CPU; decides all of it.
+        num_samples: length of the result.
+        generator: on the CPU; determines all draws.
 
     Returns:
         (B, 1, num_samples).
@@ -44,5 +44,5 @@ def vary(crops: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
 
 
 def longer(num_samples: int) -> int:
-    """M for `vary`."""
+    """Return the smallest M that `vary` accepts."""
     return math.ceil(LONGEST * num_samples)

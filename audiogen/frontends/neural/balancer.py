@@ -1,4 +1,4 @@
-"""Weighs losses by the share of the gradient that each shall have, whatever their own scales are."""
+"""Balance losses by their share of the gradient, independent of their scales."""
 
 from collections.abc import Mapping
 
@@ -7,14 +7,14 @@ from torch import Tensor
 
 
 class Balancer:
-    """The gradient of the decoded wav as a sum of parts of known lengths.
+    """Combines gradients of several losses, each normalised by the moving average of its norm.
 
         sum over losses of  weight / (sum of weights) * gradient / (moving average of the gradient's norm)
 
     Source: EnCodec (Défossez et al. 2022), section 3.4, "Loss balancer".
 
     Attributes:
-        norms: by loss: the moving average of its gradient's norm. All the state that there is.
+        norms: moving average of each loss's gradient norm, by name; the only state.
     """
 
     def __init__(self, weights: Mapping[str, float], decay: float = 0.99):
@@ -22,11 +22,11 @@ class Balancer:
         self.norms: dict[str, float] = {}
 
     def gradient(self, losses: Mapping[str, Tensor], output: Tensor) -> Tensor:
-        """The balanced gradient, of `output`'s shape and about norm 1, to be given to output.backward.
+        """Return the balanced gradient, of `output`'s shape and about norm 1, for output.backward.
 
         Args:
-            losses: scalars, a weight for each of which is known.
-            output: what they were computed from.
+            losses: scalars by name; each name needs a weight.
+            output: the tensor from which they were computed.
         """
         total = torch.zeros_like(output)
         whole = sum(self.weights[name] for name in losses)

@@ -1,4 +1,4 @@
-"""Crops of sound for training a codec or a vocoder, as a pure function of the step."""
+"""Crops of audio for training a codec or a vocoder, as a pure function of the step."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -10,20 +10,20 @@ from torch import Tensor
 
 from .reservoir import Reservoir
 
-POOL_PASSES = 4  # over the crops in memory, before others are drawn
+POOL_PASSES = 4  # over the crops in memory, before new ones are drawn
 
 
 class CropBatches:
-    """batch(step) -> (B, 1, num_samples), the same for the same step, so that resuming needs one integer.
+    """Batches of crops (B, 1, num_samples) as a function of the step, so that resuming needs only the step.
 
-    A pool of crops is drawn from the files, shuffled a few times over, and drawn anew, cut elsewhere.
+    A pool of crops is drawn from the files and passed over in several random orders; then a new pool is drawn.
 
     Args:
-        wavs: gives a fresh pass over the training files (1, N).
-        num_samples: of a crop.
-        batch_size: crops of a batch.
-        capacity: crops in memory at most.
-        seed: decides all of it.
+        wavs: returns a new iterator over the training files (1, N).
+        num_samples: length of a crop.
+        batch_size: B.
+        capacity: most crops in memory.
+        seed: determines all draws.
     """
 
     def __init__(
@@ -32,10 +32,11 @@ class CropBatches:
         self.wavs, self.num_samples, self.batch_size = wavs, num_samples, batch_size
         self.capacity, self.seed = capacity, seed
         self._load(0)
-        # Of the first pool, since where another one is cut may make it a crop longer or shorter.
+        # Set by the first pool; the size of later ones may differ by a crop.
         self.steps_per_pool = max(1, POOL_PASSES * len(self.crops) // batch_size)
 
     def batch(self, step: int) -> Tensor:
+        """Return the crops of a step: (B, 1, num_samples)."""
         number, place = divmod(step, self.steps_per_pool)
         if number != self.number:
             self._load(number)
@@ -51,14 +52,14 @@ class CropBatches:
 
 
 def generator_for(*numbers: int) -> torch.Generator:
-    """A generator on the CPU that these numbers decide, such as (seed, step)."""
+    """Return a CPU generator seeded by several numbers, such as (seed, step)."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
 
 
 def draw_crops(wavs: Iterable[Tensor], num_samples: int, capacity: int, generator: torch.Generator) -> Tensor:
-    """At most `capacity` crops, each with the same chance, of the wavs (1, N) joined end to end: (M, 1, num_samples).
+    """Draw up to `capacity` crops uniformly from wavs (1, N) joined end to end: (M, 1, num_samples).
 
-    The first cut lies at random, so that each call cuts elsewhere; the ends are filled with silence.
+    The position of the first cut is random. The ends are padded with silence.
     """
     reservoir = Reservoir(capacity, generator)
     rest = torch.zeros(1, int(torch.randint(num_samples, (1,), generator=generator)))

@@ -1,4 +1,4 @@
-"""Adversaries of a decoder: networks that tell decoded spectra from recorded ones, and what each side loses."""
+"""Discriminators between decoded and recorded spectra, and the adversarial losses."""
 
 from collections.abc import Sequence
 
@@ -9,13 +9,12 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from .losses import sine_window
 
-DiscriminatorOutput = tuple[
-    Tensor, list[Tensor]
-]  # (B, 1, T, bins') above 0 for what is taken as recorded; the layers' outputs
+#: Logits (B, 1, T, bins'), positive for "recorded", and the feature maps of all layers.
+DiscriminatorOutput = tuple[Tensor, list[Tensor]]
 
 
 class StftDiscriminator(nn.Module):
-    """Judges places of a complex spectrum, real and imaginary parts being its two channels.
+    """Classifies patches of a complex spectrum, with real and imaginary parts as two channels.
 
     Source: EnCodec (Défossez et al. 2022), section 3.4 and figure 2.
     """
@@ -34,7 +33,7 @@ class StftDiscriminator(nn.Module):
         self.last = conv(channels, 1, (3, 3))
 
     def forward(self, wav: Tensor) -> DiscriminatorOutput:
-        """(B, 1, N)."""
+        """Classify a wav (B, 1, N)."""
         n_fft = len(self.window)
         spectrum = torch.stft(wav.squeeze(1), n_fft, n_fft // 4, window=self.window, return_complex=True)
         x = torch.view_as_real(spectrum).permute(0, 3, 2, 1)  # (B, 2, T, bins)
@@ -46,7 +45,7 @@ class StftDiscriminator(nn.Module):
 
 
 class Discriminators(nn.Module):
-    """One for each window length."""
+    """One discriminator per window length (in seconds)."""
 
     def __init__(self, sample_rate: int, channels: int, windows: Sequence[float]):
         super().__init__()
@@ -55,19 +54,19 @@ class Discriminators(nn.Module):
         )
 
     def forward(self, wav: Tensor) -> list[DiscriminatorOutput]:
-        """(B, 1, N) -> a judgement by window length."""
+        """Classify a wav (B, 1, N) at each window length."""
         return [scale(wav) for scale in self.scales]
 
 
 def hinge_loss(real: list[DiscriminatorOutput], fake: list[DiscriminatorOutput]) -> Tensor:
-    """What the discriminators lose: 2 where they know nothing, 0 once they are sure by a margin of 1."""
+    """Return the hinge loss of the discriminators: 2 at chance, 0 where all are right by a margin of 1."""
     return torch.stack(
         [F.relu(1 - r).mean() + F.relu(1 + f).mean() for (r, _), (f, _) in zip(real, fake, strict=True)]
     ).mean()
 
 
 def generator_losses(real: list[DiscriminatorOutput], fake: list[DiscriminatorOutput]) -> dict[str, Tensor]:
-    """What the decoder loses: `adversarial` for being found out, `features` for looking other inside of them."""
+    """Return the generator losses: `adversarial` (hinge) and `features` (feature matching)."""
     adversarial = torch.stack([F.relu(1 - judged).mean() for judged, _ in fake]).mean()
     features = torch.stack(
         [

@@ -1,4 +1,4 @@
-"""What front-ends that learn by gradient train on: crops of the files, varied, and of about unit power."""
+"""Train front-ends by gradient, on augmented crops of the files normalised to about RMS 1."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -15,30 +15,30 @@ from .losses import ReconstructionLoss
 from .trainer import Trainer, TrainingSettings
 
 CROP_SECONDS = 1.0
-POOL_SECONDS = 3600  # of training audio in memory at once: 230 MB at 16 kHz
-QUIETEST = 1e-4  # root mean square below which training audio is not made louder
+POOL_SECONDS = 3600  # training audio in memory: 230 MB at 16 kHz
+QUIETEST = 1e-4  # lower bound of the RMS that training audio is divided by
 
 
 class Learner(Protocol):
-    """A front-end that learns by gradient."""
+    """A front-end trained by gradient."""
 
     def trainer(self, wavs: Iterable[Tensor]) -> Trainer:
-        """What trains it from scratch, step by step, on a re-iterable of files (1, N); it has no weights till `take`.
+        """Return a trainer, from scratch, on a re-iterable of wavs (1, N); there are no weights until `load_trained`.
 
         Raises:
             DataError: there are no wavs.
         """
 
     def load_trained(self, trainer: Trainer) -> None:
-        """The weights of a trainer as they stand."""
+        """Copy the current weights of a trainer."""
 
 
 def learn(learner: Learner, wavs: Iterable[Tensor], steps: int, what: str) -> None:
-    """Trains for so many steps, under a progress bar that says `what` is being fitted.
+    """Train for a number of steps, with a progress bar that names `what`.
 
     Raises:
         DataError: there are no wavs.
-        TrainingError: the loss is not a number, again and again.
+        TrainingError: the loss is NaN or explodes repeatedly.
     """
     trainer = learner.trainer(wavs)
     for step in tqdm(range(steps), desc=f"fitting {what}", unit="step", disable=None):
@@ -47,13 +47,14 @@ def learn(learner: Learner, wavs: Iterable[Tensor], steps: int, what: str) -> No
 
 
 def check_training(settings: TrainingSettings, group: str = "") -> None:
-    """For a Config's __post_init__.
+    """Check the range of training settings; for a Config's __post_init__.
 
     Args:
-        group: where in the front-end's settings these lie, such as "vocoder.".
+        settings: the settings.
+        group: prefix of their keys within the front-end's settings, such as "vocoder.".
 
     Raises:
-        ConfigError: names the setting that makes no sense.
+        ConfigError: a setting is out of range.
     """
     windows = settings.discriminator_windows
     for name, good, rule in (
@@ -74,18 +75,18 @@ def check_training(settings: TrainingSettings, group: str = "") -> None:
 def training_batches(
     wavs: Iterable[Tensor], spec: Spec, batch_size: int, seed: int
 ) -> tuple[Tensor, Callable[[int], Tensor]]:
-    """The root mean square of the files, and step -> varied crops (B, 1, N) of about a second, divided by it.
+    """Prepare training batches: augmented crops (B, 1, N) of about a second, divided by the files' RMS.
 
-    However long the files are, what is in memory does not grow.
+    Memory is bounded, whatever the total length of the files.
 
     Args:
         wavs: re-iterable of (1, N) at spec.sample_rate.
-        spec: N is a multiple of its hop.
+        spec: N is a multiple of its hop_length.
         batch_size: B.
-        seed: decides the crops, and how they are varied.
+        seed: determines crops and augmentation.
 
     Returns:
-        Their root mean square, a scalar on the CPU; and the batches, a pure function of the step.
+        The RMS, a scalar on the CPU, and a pure function from the step to its batch.
 
     Raises:
         DataError: there are no wavs.

@@ -1,29 +1,29 @@
-"""K-means: nearest codewords, Lloyd's algorithm from a k-means++ start."""
+"""K-means: nearest codewords, and Lloyd's algorithm with k-means++ initialisation."""
 
 import torch
 from torch import Tensor
 
-BLOCK_POINTS = 16384  # points whose distances to every codeword are held at once
+BLOCK_POINTS = 16384  # points processed at once, to bound the memory of their distances
 
 
 def nearest(points: Tensor, codebook: Tensor) -> Tensor:
-    """Index of the nearest codeword, the first of equals: (M, D), (V, D) -> (M,) int64."""
+    """Return the index of the nearest codeword, the first of equals: (M, D), (V, D) -> (M,) int64."""
     half_squares = codebook.square().sum(1) / 2  # |p - c|^2 = |p|^2 + 2 (|c|^2 / 2 - p c)
     blocks = points.split(BLOCK_POINTS)
     return torch.cat([torch.addmm(half_squares, block, codebook.T, alpha=-1).argmin(1) for block in blocks])
 
 
 def kmeans(points: Tensor, num_clusters: int, generator: torch.Generator, iterations: int = 50) -> Tensor:
-    """Cluster centres by Lloyd's algorithm from a k-means++ start: (M, D) -> (num_clusters, D).
+    """Find cluster centres by Lloyd's algorithm with k-means++ initialisation: (M, D) -> (num_clusters, D).
 
-    An empty cluster is moved to the point that is farthest from its own centre. It ends after `iterations`, or once
-    a round gains less than 0.01 %.
+    Empty clusters move to the points farthest from their centres. Stops after `iterations`, or when an iteration
+    improves the error by less than 0.01 %.
 
     Args:
         points: (M, D), at least num_clusters of them distinct.
         num_clusters: V.
         generator: on the CPU.
-        iterations: at most so many rounds.
+        iterations: maximum number of iterations.
 
     Raises:
         ValueError: there are fewer distinct points than clusters.
@@ -47,7 +47,10 @@ def kmeans(points: Tensor, num_clusters: int, generator: torch.Generator, iterat
 
 
 def _spread_start(points: Tensor, num_clusters: int, generator: torch.Generator) -> Tensor:
-    """k-means++ (Arthur and Vassilvitskii 2007): each start is drawn by its squared distance to those before it."""
+    """Draw each centre with probability proportional to its squared distance to the previous ones.
+
+    Source: k-means++ (Arthur and Vassilvitskii 2007).
+    """
     candidates = points
     if len(points) > 32 * num_clusters:  # enough to choose from, and much faster
         candidates = points[torch.randperm(len(points), generator=generator)[: 32 * num_clusters].to(points.device)]
@@ -58,7 +61,7 @@ def _spread_start(points: Tensor, num_clusters: int, generator: torch.Generator)
         cumulative = distances.cumsum(0)
         if float(cumulative[-1]) == 0:
             raise ValueError(f"only {index} distinct points for {num_clusters} clusters")
-        # The first place where the sum exceeds the draw has a distance above 0, so no point comes twice.
+        # The first place where the sum exceeds the draw has a distance above 0, so no point is drawn twice.
         place = torch.searchsorted(cumulative, uniforms[index : index + 1] * cumulative[-1], right=True)
         centres[index] = candidates[place.clamp_max(len(candidates) - 1)][0]
         to_this = (candidates - centres[index]).square().sum(1).double()
@@ -67,7 +70,7 @@ def _spread_start(points: Tensor, num_clusters: int, generator: torch.Generator)
 
 
 def cluster_sums(points: Tensor, codes: Tensor, num_clusters: int) -> tuple[Tensor, Tensor]:
-    """How many points each cluster has, and their sum: (M, D), (M,) -> (V,), (V, D)."""
+    """Count the points of each cluster and sum them: (M, D), (M,) -> (V,), (V, D)."""
     counts = torch.bincount(codes, minlength=num_clusters).to(points.dtype)
     sums = points.new_zeros(num_clusters, points.shape[1]).index_add_(0, codes, points)
     return counts, sums

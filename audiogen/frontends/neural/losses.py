@@ -1,4 +1,4 @@
-"""How far a decoded wav is from the original, in the ways that training weighs against each other."""
+"""Reconstruction losses between a decoded wav and the original."""
 
 import torch
 import torch.nn.functional as F
@@ -6,12 +6,12 @@ from torch import Tensor, nn
 
 from ...audio.dsp import mel_filterbank
 
-FLOOR = 1e-5  # of the magnitude of a sine with peak 1
+FLOOR = 1e-5  # relative to the magnitude of a sine with peak 1
 WINDOWS = (0.008, 0.016, 0.032, 0.064, 0.128)  # seconds
 
 
 class ReconstructionLoss(nn.Module):
-    """Distances of waveforms, and of magnitude spectra at several window lengths.
+    """Distances between waveforms, and between magnitude spectra at several window lengths (seconds).
 
     Source: the multi-scale mel loss of the Descript Audio Codec (Kumar et al. 2023, section 3.4) and the spectral
     convergence of Parallel WaveGAN (Yamamoto et al. 2020).
@@ -20,7 +20,7 @@ class ReconstructionLoss(nn.Module):
     def __init__(self, sample_rate: int, windows: tuple[float, ...] = WINDOWS):
         super().__init__()
         self.n_ffts = [2 * round(seconds * sample_rate / 2) for seconds in windows]
-        self.shortest = max(self.n_ffts) // 2 + 1  # samples that it takes, at least
+        self.shortest = max(self.n_ffts) // 2 + 1  # minimum number of samples
         for index, n_fft in enumerate(self.n_ffts):
             num_bins = n_fft // 2 + 1
             filters = mel_filterbank(sample_rate, n_fft, min(80, num_bins // 5), unit_area=False)
@@ -28,10 +28,10 @@ class ReconstructionLoss(nn.Module):
             self.register_buffer(f"window_{index}", sine_window(n_fft), persistent=False)  # (n_fft,)
 
     def forward(self, decoded: Tensor, wav: Tensor) -> dict[str, Tensor]:
-        """(B, 1, N), (B, 1, N) -> scalars, 0 for the same; N at least `shortest`.
+        """Compute the losses of (B, 1, N) and (B, 1, N), scalars that are 0 for equal wavs; N is at least `shortest`.
 
-        `wave` is the mean absolute difference of samples, `mel` that of log mel magnitudes (what is heard), `stft`
-        that of linear magnitudes over their mean (the loud parts); both means over window lengths.
+        `wave` is the mean absolute difference of samples, `mel` that of log mel magnitudes (close to hearing), `stft`
+        that of linear magnitudes divided by their mean (loud parts). The last two are averaged over window lengths.
         """
         mel = stft = wav.new_zeros(())
         for index in range(len(self.n_ffts)):
@@ -46,13 +46,13 @@ class ReconstructionLoss(nn.Module):
 
 
 def sine_window(n_fft: int) -> Tensor:
-    """A Hann window under which a sine of peak 1 has magnitude 1: (n_fft,)."""
+    """Return a Hann window scaled so that a sine of peak 1 has magnitude 1: (n_fft,)."""
     window = torch.hann_window(n_fft)
     return 2 * window / window.sum()
 
 
 def magnitudes(wav: Tensor, window: Tensor) -> Tensor:
-    """(B, 1, N) -> (B, T, bins), four windows overlapping; smooth at 0."""
+    """Compute STFT magnitudes with fourfold overlap, differentiable at 0: (B, 1, N) -> (B, T, bins)."""
     n_fft = len(window)
     spectrum = torch.stft(wav.squeeze(1), n_fft, n_fft // 4, window=window, return_complex=True)
     return torch.view_as_real(spectrum.transpose(1, 2)).square().sum(-1).add(1e-12).sqrt()

@@ -1,15 +1,15 @@
-"""The own codec's encoder and decoder: short-time spectra, and blocks at the frame rate between them and the codes.
+"""Encoder and decoder of our own codec: short-time spectra, and ConvNeXt blocks at the frame rate.
 
-Nothing runs at the rate of samples but the Fourier transform. A frame stands for `hop_length` samples and two spectra,
-half a hop apart, each of three half hops:
+Only the Fourier transform runs at the sample rate. A frame covers `hop_length` samples and two spectra, half a hop
+apart, each of three half hops:
 
     samples                | frame t . . . . . . | frame t + 1 . . . . |
-    spectrum 1   | * * * * * * * * * * * * * * * |              made of these samples, and heard in them
+    spectrum 1   | * * * * * * * * * * * * * * * |              analysed from these samples, and added to them
     spectrum 2             | * * * * * * * * * * * * * * * |
 
-So the encoder waits for half a hop after its frame, and the decoder for as much again: there a spectrum of the next
-frame is heard as well. At either end of a sound two spectra overlap where elsewhere three do, but none fades in or out.
-State goes in and comes out as in layers.py.
+So the encoder looks half a hop beyond its frame, and the decoder waits for half a hop more, where a spectrum of the
+next frame overlaps. At the ends of the audio only two spectra overlap instead of three; their sum is normalised, so
+nothing fades in or out. State is passed as in models/layers.py.
 """
 
 from typing import Any
@@ -21,25 +21,25 @@ from torch import Tensor, nn
 from ...models.layers import DelayLine
 
 State = dict[str, Any]
-SPECTRA = 2  # of a frame
-OVERLAP = 3  # spectra that sound at once: a Hann window of so many half hops
-REACH = 1 / SPECTRA  # frames that spectra reach beyond their own, before and after it
-BOUND = 4.0  # of the encoder's output before it is squeezed to (-1, 1)
-COMPRESSION = 0.3  # exponent of magnitudes, so that quiet parts are seen beside loud ones
-FLOOR = 1e-5  # of the magnitude of a sine with peak 1
+SPECTRA = 2  # per frame
+OVERLAP = 3  # spectra that overlap: the Hann window spans this many half hops
+REACH = 1 / SPECTRA  # how far spectra extend beyond their frame, in frames, on both sides
+BOUND = 4.0  # scale of the encoder's output before tanh
+COMPRESSION = 0.3  # exponent of magnitudes, so that quiet parts matter beside loud ones
+FLOOR = 1e-5  # relative to the magnitude of a sine with peak 1
 
 
 class ConvNeXtBlock(nn.Module):
-    """x + a mixture of the last steps, feature by feature, through a wide layer: (B, S, D) -> (B, S, D).
+    """A residual block of a causal depthwise convolution and a wide MLP: (B, S, D) -> (B, S, D).
 
-    Source: Liu et al. 2022, A ConvNet for the 2020s, in one causal dimension as in Vocos (Siuzdak 2023), section 3.
+    Source: Liu et al. 2022, A ConvNet for the 2020s, in one dimension as in Vocos (Siuzdak 2023), section 3.
     """
 
     def __init__(self, dim: int, kernel_size: int = 7, widening: int = 3):
         super().__init__()
         self.line = DelayLine(kernel_size - 1)
         taps = torch.randn(kernel_size, dim) * 0.1
-        taps[-1] += 1  # the present passes from the start
+        taps[-1] += 1  # initially close to the identity
         self.taps = nn.Parameter(taps)
         self.norm = nn.LayerNorm(dim)
         self.wide = nn.Linear(dim, widening * dim)
@@ -53,7 +53,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 class Blocks(nn.Module):
-    """A layer that leads in, blocks, and one that leads out: (B, S, D_in) -> (B, S, D_out)."""
+    """An input layer, ConvNeXt blocks and an output layer: (B, S, D_in) -> (B, S, D_out)."""
 
     def __init__(self, dim_in: int, dim: int, num_layers: int, dim_out: int):
         super().__init__()
@@ -72,10 +72,10 @@ class Blocks(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Wav (B, 1, N) -> (B, dim_out, T), T = ceil(N / hop_length).
+    """Encodes a wav (B, 1, N) as (B, dim_out, T), T = ceil(N / hop_length).
 
-    It sees each bin's level, and its real and imaginary part with the magnitude compressed. What leaves is bounded: a
-    few loud frames far out would each take a codeword, and the many others would share the rest.
+    The features of each bin are its level, and its real and imaginary part with compressed magnitude. The output is
+    bounded, since otherwise a few loud outliers would each take a codeword.
     """
 
     def __init__(self, hop_length: int, dim: int, num_layers: int, dim_out: int):
@@ -85,18 +85,18 @@ class Encoder(nn.Module):
         self.blocks = Blocks(SPECTRA * 3 * _num_bins(hop_length), dim, num_layers, dim_out)
 
     def forward(self, wav: Tensor, state: State | None = None, last: bool = True) -> tuple[Tensor, State]:
-        """The next samples -> the frames that can be made by now.
+        """Encode the next samples to the frames that are complete by now.
 
-        Half a hop of zeros comes before the first sample; after the `last` a frame is filled up, and half a hop comes
-        as well. A first call has a hop and a half or more, unless it is the last, and the last one may have no samples.
+        Half a hop of zeros precedes the first sample. At the end (`last`) zeros complete the frame and half a hop more.
+        The first call needs at least a hop and a half, unless it is the last. The last may have no samples.
         """
         half_hop, n_fft = self.hop_length // SPECTRA, len(self.window)
         wav = wav.squeeze(1)
         wav = F.pad(wav, (half_hop, 0)) if state is None else torch.cat([state["waiting"], wav], dim=1)
         if last:
             wav = F.pad(wav, (0, half_hop + -(wav.shape[1] + half_hop) % self.hop_length))
-        num_frames = wav.shape[1] // self.hop_length - 1  # the last half hops are for the next, too
-        waiting = wav[:, num_frames * self.hop_length :].detach().clone()  # a view would keep all of it in memory
+        num_frames = wav.shape[1] // self.hop_length - 1  # the next frame needs the last half hops too
+        waiting = wav[:, num_frames * self.hop_length :].detach().clone()  # a view would keep the whole wav in memory
         seen = wav[:, : (SPECTRA * num_frames - 1) * half_hop + n_fft]
         spectra = torch.stft(seen, n_fft, half_hop, window=self.window, center=False, return_complex=True) / (n_fft / 4)
         spectra = spectra.transpose(1, 2)  # (B, SPECTRA T, bins)
@@ -109,10 +109,9 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """(B, dim_in, T) -> wav (B, 1, T hop_length), by the log magnitude and the phase of each bin.
+    """Decodes (B, dim_in, T) to a wav (B, 1, T hop_length), predicting log magnitude and phase of each bin.
 
-    Source: Vocos (Siuzdak 2023), section 3.2: a head that speaks in spectra, so that no layer has to learn to
-    oscillate.
+    Source: Vocos (Siuzdak 2023), section 3.2: predicting spectra spares the layers from learning to oscillate.
     """
 
     def __init__(self, dim_in: int, dim: int, num_layers: int, hop_length: int):
@@ -120,21 +119,21 @@ class Decoder(nn.Module):
         self.hop_length = hop_length
         window = _window(hop_length)
         self.register_buffer("window", window, persistent=False)
-        parts = window.square().view(OVERLAP, -1)  # what a window comes to, there and back
+        parts = window.square().view(OVERLAP, -1)  # gain of analysis and synthesis window
         overlapping = torch.stack([parts[:-1].sum(0), parts.sum(0), parts[1:].sum(0)])
-        self.register_buffer("overlapping", overlapping, persistent=False)  # (first, usual, end; half hop)
+        self.register_buffer("overlapping", overlapping, persistent=False)  # (first, middle, end; half hop)
         self.blocks = Blocks(dim_in, dim, num_layers, SPECTRA * 2 * _num_bins(hop_length))
 
     def forward(self, x: Tensor, state: State | None = None, last: bool = True) -> tuple[Tensor, State]:
-        """The next frames -> the samples that are whole by now: half a hop waits for the next frame or the end.
+        """Decode the next frames to the samples that are complete by now; half a hop waits for the next frame.
 
-        The last call may have no frames, and the first has some.
+        Only the last call may have no frames; then it must not be the first.
         """
         pieces, inner = x.new_zeros(len(x), 0, OVERLAP, len(self.window) // OVERLAP), state and state["blocks"]
         if x.shape[2]:
             y, inner = self.blocks(x.transpose(1, 2), inner)
             pieces = self._pieces(y)
-        # Half hop s of the sum is made of part k of spectrum s - k; what goes beyond the last waits for the next call.
+        # Overlap-add: half hop s sums part k of spectrum s - k. What is beyond the last frame waits for the next call.
         total = sum(F.pad(part, (0, 0, k, OVERLAP - 1 - k)) for k, part in enumerate(pieces.unbind(2)))
         if state is not None:
             rest = state["sounding"]  # (B, OVERLAP - 1, half hop)
@@ -142,7 +141,7 @@ class Decoder(nn.Module):
         num_whole = pieces.shape[1]
         sounding = total[:, num_whole:].detach().clone()
         first, usual, end = self.overlapping
-        if state is None:  # the first lies before the sound, the next lacks a part
+        if state is None:  # the first half hop precedes the audio, the second has only two spectra
             heard = [total[:, 1:2] / first, total[:, 2:num_whole] / usual]
         else:
             heard = [total[:, :num_whole] / usual]
@@ -151,7 +150,7 @@ class Decoder(nn.Module):
         return torch.cat(heard, dim=1).reshape(len(x), 1, -1), {"sounding": sounding, "blocks": inner}
 
     def _pieces(self, y: Tensor) -> Tensor:
-        """What the blocks say, (B, T, SPECTRA 2 bins) -> windowed waves (B, SPECTRA T, OVERLAP, half hop)."""
+        """Turn the blocks' output (B, T, SPECTRA 2 bins) into windowed waves (B, SPECTRA T, OVERLAP, half hop)."""
         batch_size, num_frames, _ = y.shape
         log_magnitude, phase = y.reshape(batch_size, SPECTRA * num_frames, 2, -1).unbind(2)  # (B, SPECTRA T, bins)
         n_fft = len(self.window)

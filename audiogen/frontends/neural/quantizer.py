@@ -1,4 +1,4 @@
-"""Residual vector quantization: each codebook codes what the ones before it left over."""
+"""Residual vector quantization: each codebook quantizes the residual of the previous ones."""
 
 import math
 
@@ -9,19 +9,18 @@ from torch import Tensor, nn
 from ...distributed import from_first_rank, sum_over_ranks
 from .kmeans import cluster_sums, kmeans, nearest
 
-REVIVE_BELOW = 0.3  # of the average codeword's use
+REVIVE_BELOW = 0.3  # codewords used less than this, relative to the average, are replaced
 
 
 class ResidualVQ(nn.Module):
-    """K codebooks of V codewords; the first k of them are a coarser quantizer of their own.
+    """K codebooks of V codewords; the first k of them alone are a coarser quantizer.
 
-    With a `lookup_dim` each codebook looks at a vector's projection to so few dimensions, by its direction alone, and
-    what it chose is projected back (Yu et al. 2021, Improved VQGAN, section 3.2; Kumar et al. 2023, section 3.2).
+    With a `lookup_dim`, each codebook compares the direction of the vector's projection to that many dimensions, and
+    the chosen codeword is projected back (Yu et al. 2021, Improved VQGAN, section 3.2; Kumar et al. 2023, section 3.2).
 
     Attributes:
-        codebooks: (K, V, L), a buffer, L being lookup_dim or else dim: codewords are found by k-means and moving
-            averages, not by gradient.
-        inward, outward: (K, L, D) and (K, D, L), parameters, with a lookup_dim alone.
+        codebooks: (K, V, L), L = lookup_dim or dim; a buffer, since k-means and moving averages set it, not gradients.
+        inward, outward: (K, L, D) and (K, D, L), parameters; only with a lookup_dim.
     """
 
     def __init__(self, num_codebooks: int, codebook_size: int, dim: int, lookup_dim: int | None = None):
@@ -33,15 +32,15 @@ class ResidualVQ(nn.Module):
             self.outward = nn.Parameter(torch.randn(num_codebooks, dim, lookup_dim) / math.sqrt(lookup_dim))
 
     def project_in(self, stage: int, x: Tensor) -> Tensor:
-        """Vectors (M, D) as codebook `stage` sees them: (M, L)."""
+        """Project vectors (M, D) for lookup in codebook `stage`: (M, L)."""
         return F.normalize(x @ self.inward[stage].T, dim=1) if self.factorised else x
 
     def project_out(self, stage: int, codewords: Tensor) -> Tensor:
-        """Codewords (..., L) of codebook `stage` as parts of a vector: (..., D)."""
+        """Project codewords (..., L) of codebook `stage` back to the latent dimension: (..., D)."""
         return codewords @ self.outward[stage].T if self.factorised else codewords
 
     def encode(self, x: Tensor) -> Tensor:
-        """(B, D, T) -> codes (B, K, T)."""
+        """Quantize (B, D, T) to codes (B, K, T)."""
         residual = x.transpose(1, 2).flatten(0, 1)  # (B * T, D)
         codes = []
         for stage, codebook in enumerate(self.codebooks):
@@ -50,7 +49,7 @@ class ResidualVQ(nn.Module):
         return torch.stack(codes, dim=1).view(x.shape[0], x.shape[2], -1).transpose(1, 2).contiguous()
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes (B, k, T) of the first k <= K codebooks -> (B, D, T)."""
+        """Look up codes (B, k, T) of the first k <= K codebooks and sum them: (B, D, T)."""
         total = sum(
             self.project_out(row, F.embedding(codes[:, row], self.codebooks[row])) for row in range(codes.shape[1])
         )
@@ -58,13 +57,13 @@ class ResidualVQ(nn.Module):
 
     @torch.no_grad()
     def fit(self, points: Tensor, generator: torch.Generator, jitter: float = 0.0, iterations: int = 50) -> None:
-        """Fits the codebooks to points (M, D) by k-means, each to the residuals of the ones before.
+        """Fit the codebooks to points (M, D) by k-means, each to the residuals of the previous ones.
 
         Args:
             points: (M, D).
             generator: on the CPU.
-            jitter: standard deviation of noise that makes equal points distinct.
-            iterations: of k-means, at most.
+            jitter: standard deviation of added noise, which makes equal points distinct.
+            iterations: maximum number of k-means iterations.
 
         Raises:
             ValueError: there are fewer distinct points than codewords.
@@ -77,16 +76,16 @@ class ResidualVQ(nn.Module):
             residual = residual - self.project_out(stage, codebook[nearest(self.project_in(stage, residual), codebook)])
 
     def on_sphere(self, codewords: Tensor) -> Tensor:
-        """Codewords (..., L) of length 1, where directions alone are looked up."""
+        """Normalise codewords (..., L) to length 1 if lookup compares directions."""
         return F.normalize(codewords, dim=-1) if self.factorised else codewords
 
 
 class CodebookLearner(nn.Module):
     """Trains the codebooks of a ResidualVQ alongside an encoder.
 
-    Each codeword follows the moving average of the vectors that chose it (van den Oord et al. 2017, appendix A.1); one
-    that hardly any vector chooses is put where a vector of the batch is (Dhariwal et al. 2020, "random restart"). Where
-    several processes train together (torch.distributed), all of them count, and all have the same codebooks.
+    Each codeword follows the moving average of the vectors assigned to it (van den Oord et al. 2017, appendix A.1).
+    Rarely used codewords are replaced by random vectors of the batch (Dhariwal et al. 2020, "random restart"). With
+    torch.distributed, statistics are summed over ranks, so that all ranks have the same codebooks.
     """
 
     def __init__(self, quantizer: ResidualVQ, decay: float = 0.99):
@@ -96,7 +95,7 @@ class CodebookLearner(nn.Module):
         self.register_buffer("sums", quantizer.codebooks.clone())  # (K, V, L)
 
     def start(self, points: Tensor, generator: torch.Generator) -> None:
-        """k-means on the encoder's outputs (M, D), however few or alike: spare codewords are revived later on."""
+        """Initialise by k-means on any number of encoder outputs (M, D); unused codewords are replaced later."""
         copies = math.ceil(self.quantizer.codebooks.shape[1] / len(points))
         jitter = 1e-3 * float(points.std(correction=0)) + 1e-6
         self.quantizer.fit(points.repeat(copies, 1), generator, jitter, iterations=10)
@@ -105,16 +104,16 @@ class CodebookLearner(nn.Module):
         self.sums.copy_(self.quantizer.codebooks)
 
     def quantize(self, x: Tensor, depths: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """One training step of the codebooks on encoder outputs (B, D, T).
+        """Quantize encoder outputs (B, D, T) and train the codebooks by one step.
 
         Args:
             x: (B, D, T).
-            depths: (B,) how many of its first codebooks item b is made of; all learn from every item.
-            generator: on the CPU, so that it draws the same on every device.
+            depths: (B,), the number of codebooks to use for each item; all codebooks learn from every item.
+            generator: on the CPU, so that draws are the same on every device.
 
         Returns:
-            quantized: (B, D, T), with x's gradient (straight_through).
-            commitment_loss: mean squared distance of what each codebook looked at to what it chose, summed over them.
+            quantized: (B, D, T), with the gradient of x (straight-through).
+            commitment_loss: mean squared distance between vectors and chosen codewords, summed over codebooks.
         """
         batch_size, dim, num_frames = x.shape
         vectors = x.transpose(1, 2).flatten(0, 1)  # (B * T, D)
@@ -124,7 +123,7 @@ class CodebookLearner(nn.Module):
             seen = self.quantizer.project_in(stage, residual)
             chosen = self._step(stage, seen.detach(), generator)
             commitment_loss = commitment_loss + (seen - chosen).square().mean()
-            if self.quantizer.factorised:  # the projections learn by gradient, and hand it on to the encoder
+            if self.quantizer.factorised:  # projections learn by gradient and pass it on to the encoder
                 chosen = self.quantizer.project_out(stage, seen + (chosen - seen).detach())
             residual = residual - chosen
             quantized = quantized + torch.where(uses > stage, chosen, 0)
@@ -133,17 +132,17 @@ class CodebookLearner(nn.Module):
         return quantized.view(batch_size, num_frames, dim).transpose(1, 2), commitment_loss
 
     def perplexity(self) -> Tensor:
-        """(K,) how many codewords of each codebook are in use, equally often used ones counting whole: 1 to V."""
+        """Return the perplexity of each codebook's usage, its effective number of codewords, from 1 to V: (K,)."""
         share = self.counts / self.counts.sum(1, keepdim=True)
         return torch.special.entr(share).sum(1).exp()
 
     def usage(self) -> Tensor:
-        """(K,) the fraction of each codebook's codewords that need no revival."""
+        """Return the fraction of each codebook's codewords that are in use: (K,)."""
         return (self.counts >= REVIVE_BELOW * self.counts.mean(1, keepdim=True)).float().mean(1)
 
     @torch.no_grad()
     def _step(self, stage: int, vectors: Tensor, generator: torch.Generator) -> Tensor:
-        """Vectors (M, L) -> the codewords that they choose (M, L), which then move toward them."""
+        """Return the codewords (M, L) nearest to vectors (M, L), then move those codewords toward the vectors."""
         codebook, counts, sums = self.quantizer.codebooks[stage], self.counts[stage], self.sums[stage]
         codes = nearest(vectors, codebook)
         chosen = codebook[codes]

@@ -1,21 +1,21 @@
-"""A fair share of more than memory holds."""
+"""Reservoir sampling: a uniform subset of rows too many to hold in memory."""
 
 import torch
 from torch import Tensor
 
 
 class Reservoir:
-    """At most `capacity` of all rows that were added, each with the same chance, in the order in which they came."""
+    """Keeps a uniform sample of at most `capacity` of all rows added, in the order of adding."""
 
     def __init__(self, capacity: int, generator: torch.Generator):
         self.capacity = capacity
         self.generator = generator  # on the CPU
         self._rows: list[Tensor] = []
-        self._keys: list[Tensor] = []  # every row draws a number, and the highest stay
+        self._keys: list[Tensor] = []  # a random number per row; the highest stay
         self._size = 0
 
     def add(self, rows: Tensor) -> None:
-        """(M, ...), the same trailing shape each time."""
+        """Add rows (M, ...), with the same trailing shape each time."""
         self._rows.append(rows)
         self._keys.append(torch.rand(len(rows), dtype=torch.float64, generator=self.generator))
         self._size += len(rows)
@@ -23,7 +23,7 @@ class Reservoir:
             self._shrink()
 
     def rows(self) -> Tensor:
-        """(min(capacity, rows added), ...)."""
+        """Return the sample: (min(capacity, rows added), ...)."""
         self._shrink()
         return self._rows[0]
 

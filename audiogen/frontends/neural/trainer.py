@@ -1,5 +1,7 @@
-"""Training the own codec: as a plain autoencoder, then through the quantizer, then against discriminators. A vocoder is
-trained as its decoder is."""
+"""Train our own codec: first as a plain autoencoder, then with the quantizer, then against discriminators.
+
+A vocoder is trained like the codec's decoder.
+"""
 
 import copy
 import math
@@ -20,13 +22,13 @@ from .quantizer import CodebookLearner, ResidualVQ
 
 WEIGHTS = {"wave": 0.05, "mel": 1.0, "stft": 1.0, "adversarial": 1.0, "features": 1.0}  # shares of the gradient
 COMMITMENT_WEIGHT = 1.0
-USE_ALL = 0.25  # of the items; the others use the first few codebooks
-UNQUANTIZED = 0.05  # of the run; k-means on what the encoder gives by then starts the codebooks
-START_POINTS = 8  # a codeword, for k-means
-WARMUP_STEPS = 20  # of the learning rate
-DISC_PAUSE_LOSS = 0.5  # hinge loss of 2 at most; discriminators that lose less than this wait for the codec
-SNAPSHOT_EVERY = 200  # steps; where a run that explodes goes back to
-EXPLODED = 5.0  # times the usual reconstruction loss
+USE_ALL = 0.25  # fraction of items that use all codebooks; the others use the first few
+UNQUANTIZED = 0.05  # fraction of the run before k-means on encoder outputs initialises the codebooks
+START_POINTS = 8  # per codeword, for k-means
+WARMUP_STEPS = 20  # of the learning rate schedule
+DISC_PAUSE_LOSS = 0.5  # discriminators pause while their hinge loss (2 = chance) is below this
+SNAPSHOT_EVERY = 200  # steps; an exploding run rolls back to the last snapshot
+EXPLODED = 5.0  # times the moving average of the reconstruction loss
 MAX_ROLLBACKS = 3
 
 Batch = Callable[[int], Tensor]
@@ -37,12 +39,12 @@ class TrainingSettings:
     """How a codec or a vocoder is trained.
 
     Attributes:
-        batch_size: crops of a step, a second each.
-        learning_rate: at the top of its cosine.
-        adversarial_from: fraction of the run after which discriminators take part; 1 for never.
-        discriminator_channels: of each layer; EnCodec's have 32, which asks for a GPU.
-        discriminator_windows: seconds of each discriminator's spectrum.
-        seed: decides initial weights, crops and all that is drawn.
+        batch_size: crops per step, a second each.
+        learning_rate: peak of the cosine schedule.
+        adversarial_from: fraction of the run after which discriminators are used; 1 for never.
+        discriminator_channels: channels per layer; EnCodec's 32 need a GPU.
+        discriminator_windows: window length of each discriminator's spectrum, in seconds.
+        seed: determines initial weights, crops and all draws.
     """
 
     batch_size: int = 4
@@ -54,22 +56,22 @@ class TrainingSettings:
 
 
 class Trainer:
-    """Trains copies of the networks, step by step; `export` writes what came of it.
+    """Trains copies of the networks step by step; `export` copies the weights back.
 
-    Most items use the first few codebooks alone, another number each (quantizer dropout, Zeghidour et al. 2021,
-    section 3.4), so that the first rows alone decode well too. Everything is a function of the settings, the batches
-    and the steps' progress: a trainer that loads another's `state` goes on as that one would, bit for bit on a CPU.
+    Most items use only the first few codebooks, a random number each (quantizer dropout, Zeghidour et al. 2021, section
+    3.4), so that the first rows alone decode well. Training depends only on settings, batches and progress: a trainer
+    that loads the `state` of another continues exactly as that one would, bit for bit on a CPU.
 
-    A step that explodes (a loss that is not a number, or many times the usual) is not taken: the trainer goes back to
-    the last of its snapshots, with half the learning rate, and its record says so.
+    A step that explodes (the loss is NaN or many times its average) is discarded: the trainer rolls back to its last
+    snapshot, halves the learning rate, and reports it.
 
     Args:
-        encoder: wavs -> (B, D, T), and a state that is not used; it may have nothing to learn.
-        quantizer: None for a decoder alone, as of a vocoder.
+        encoder: wavs -> (B, D, T) and an unused state; may have no parameters.
+        quantizer: None to train only a decoder, as for a vocoder.
         decoder: (B, D, T) -> wavs.
         sample_rate: Hz.
         settings: see TrainingSettings.
-        batch: step -> wavs (B, 1, N) of about unit power, on the CPU.
+        batch: step -> wavs (B, 1, N) of about RMS 1, on the CPU.
     """
 
     def __init__(
@@ -109,25 +111,25 @@ class Trainer:
             for name, parts in (("codec", codec), ("discriminators", [discriminators]))
         }
         for parameter in self.modules.parameters():
-            parameter.grad = torch.zeros_like(parameter)  # so that the optimizers hold a state of each from the start
+            parameter.grad = torch.zeros_like(parameter)  # so that optimizers have a state for each from the start
         self.step = 0
-        self.quantized = False  # the codebooks have been started
+        self.quantized = False  # whether the codebooks have been initialised
         self.lr_scale = 1.0  # factor of the learning rate; halved by each rollback
         self.ema_loss: float | None = None  # moving average of the reconstruction loss
         self.ema_disc_loss: float | None = None  # moving average of the discriminators' hinge loss
         self._snapshot: dict[str, Any] = {}
 
     def train_step(self, progress: float) -> dict[str, float]:
-        """One step.
+        """Train for one step.
 
         Args:
-            progress: fraction of the run that is over, from 0 to 1.
+            progress: fraction of the run that is done, from 0 to 1.
 
         Returns:
-            The step's losses by name; or {"rolled_back_to": step} of a run that exploded.
+            The step's losses by name; after an explosion {"rolled_back_to", "exploded_at", "lr_scale"}.
 
         Raises:
-            TrainingError: it exploded again and again.
+            TrainingError: the loss exploded repeatedly.
         """
         if self.step % SNAPSHOT_EVERY == 0 or not self._snapshot:
             self._snapshot = copy.deepcopy(self.state())
@@ -138,28 +140,27 @@ class Trainer:
         step, lr_scale = self.step, self.lr_scale / 2
         if lr_scale < 0.5**MAX_ROLLBACKS:
             raise TrainingError(
-                f"the front-end's loss explodes or is not a number at step {step + 1}, after "
-                f"{MAX_ROLLBACKS} rollbacks: lower its learning_rate from "
-                f"{self.settings.learning_rate:g}, or look for odd files with audiogen doctor"
+                f"the front-end's loss explodes or is NaN at step {step + 1}, after {MAX_ROLLBACKS} rollbacks: lower "
+                f"its learning_rate from {self.settings.learning_rate:g}, or look for odd files with audiogen doctor"
             )
         self.load(copy.deepcopy(self._snapshot))
         self._snapshot["lr_scale"] = self.lr_scale = lr_scale
         return {"rolled_back_to": float(self.step), "exploded_at": float(step + 1), "lr_scale": lr_scale}
 
     def figures(self) -> dict[str, list[float]]:
-        """Of each codebook: its perplexity and the fraction of it that is in use."""
+        """Return the perplexity and the used fraction of each codebook; empty without a quantizer."""
         if self.learner is None:
             return {}
         return {"perplexity": self.learner.perplexity().tolist(), "usage": self.learner.usage().tolist()}
 
     def export(self, encoder: nn.Module, quantizer: ResidualVQ, decoder: Decoder) -> None:
-        """Writes the weights as they stand into networks of the same shape."""
+        """Copy the current weights into networks of the same shape."""
         encoder.load_state_dict(self.modules["encoder"].state_dict())
         decoder.load_state_dict(self.modules["decoder"].state_dict())
         quantizer.load_state_dict(self.learner.quantizer.state_dict())
 
     def state(self) -> dict[str, Any]:
-        """All that going on needs: `modules` and `optimizers` by name, and scalars."""
+        """Return everything needed to continue: `modules` and `optimizers` by name, and scalars."""
         return {
             "modules": {name: module.state_dict() for name, module in self.modules.items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
@@ -172,7 +173,7 @@ class Trainer:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Goes on from what `state` gave."""
+        """Continue from a `state`."""
         for name, module in self.modules.items():
             module.load_state_dict(state["modules"][name])
         for name, optimizer in self.optimizers.items():
@@ -185,7 +186,7 @@ class Trainer:
         )
 
     def _step(self, progress: float) -> dict[str, float] | None:
-        """The step's losses, or None if it exploded; then no weight has moved, but codebooks may have."""
+        """Return the step's losses, or None if it exploded; then no weight has changed, but codebooks may have."""
         generator = generator_for(self.settings.seed, self.step, 1)
         wav = self.batch(self.step).to(self.like)
         if not bool(torch.isfinite(wav).all()):
@@ -227,7 +228,7 @@ class Trainer:
         return {"loss": found, **record, "learning_rate": optimizer.param_groups[0]["lr"]}
 
     def _train_discriminators(self, real: Any, decoded: Tensor) -> float:
-        """Their hinge loss; they learn only while they are not far ahead, lest the codec get no hold on them."""
+        """Train the discriminators unless they are far ahead of the codec; return their hinge loss."""
         loss = hinge_loss(real, self.modules["discriminators"](decoded))
         value = float(loss.detach())
         self.ema_disc_loss = value if self.ema_disc_loss is None else 0.98 * self.ema_disc_loss + 0.02 * value
@@ -249,11 +250,11 @@ class Trainer:
         self.quantized = True
 
     def _schedule(self, progress: float) -> float:
-        """Factor of the learning rate: a short linear rise, then half a cosine down to a twentieth."""
+        """Return the factor of the learning rate: linear warm-up, then a cosine down to a twentieth."""
         return min(1.0, (self.step + 1) / WARMUP_STEPS) * (0.525 + 0.475 * math.cos(math.pi * progress))
 
 
 def draw_depths(batch_size: int, num_codebooks: int, generator: torch.Generator) -> Tensor:
-    """How many codebooks each item uses: all with a chance of USE_ALL, else evenly from 1 to K. (B,) int64."""
+    """Draw how many codebooks each item uses: K with probability USE_ALL, else uniform from 1 to K. (B,) int64."""
     few = torch.randint(1, num_codebooks + 1, (batch_size,), generator=generator)
     return torch.where(torch.rand(batch_size, generator=generator) < USE_ALL, num_codebooks, few)
