@@ -61,7 +61,7 @@ def test_the_interval_covers_as_often_as_it_says():
 
 
 def test_kad_of_too_few_or_equal_windows():
-    with pytest.raises(ValueError, match="two windows or more of each, got 1 and 5"):
+    with pytest.raises(ValueError, match="two windows of each set, got 1 and 5"):
         kad(cloud(1, 2, 0), cloud(5, 2, 0))
     assert kad(torch.zeros(4, 2), torch.zeros(4, 2)).value == pytest.approx(0)
 

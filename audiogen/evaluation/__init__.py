@@ -1,1 +1,1 @@
-"""Evaluation: likelihood in bits beside counting, and how close a round trip comes."""
+"""Evaluate models by held-out likelihood, and front-ends by their round trip."""

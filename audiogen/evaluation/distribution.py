@@ -1,9 +1,8 @@
-"""How far a set of sounds is from another as a set: KAD and Fréchet distance over embeddings, and an embedding.
+"""Distances between sets of audio: KAD and Fréchet distance over embeddings, and a simple embedding.
 
-An embedding is one vector per window of sound, (N, D). Distances compare the two clouds of points, so they see what no
-single clip shows: sounds that are alike too often, too rarely, or nowhere among the recordings. A bare distance means
-nothing. Show it between its floor (training recordings against held-out ones) and its ceiling (noise of their
-spectrum).
+An embedding (N, D) has one vector per window of audio. Comparing distributions shows what no single clip does: kinds of
+sound that are too frequent, too rare, or absent from the recordings. A distance alone means nothing. Report it between
+its floor (training against held-out recordings) and its ceiling (noise with their spectrum).
 """
 
 import math
@@ -15,13 +14,13 @@ from torch import Tensor
 
 from ..audio.dsp import mel_filterbank
 
-#: Power below the peak of a full-scale sine at which the logarithm is floored: 80 dB, about where rooms are silent.
+#: Floor of the power, relative to the peak of a full-scale sine: -80 dB, about the noise of a quiet room.
 FLOOR = 1e-8
 
 
 @dataclass(frozen=True)
 class Distance:
-    """A distance with the interval that holds 95 % of its bootstrap replicates, and the number of windows compared."""
+    """A distance, the interval of 95 % of its bootstrap replicates, and the number of windows of the second set."""
 
     value: float
     low: float
@@ -32,25 +31,32 @@ class Distance:
 def kad(
     reference: Tensor, other: Tensor, bandwidth: float | None = None, replicates: int = 200, seed: int = 0
 ) -> Distance:
-    """Measure the unbiased squared maximum mean discrepancy (MMD) of (N, D) and (M, D), with a Gaussian kernel.
+    """Compute the kernel audio distance: the unbiased squared maximum mean discrepancy (MMD) with a Gaussian kernel.
 
-    It is 0 on average for two samples of one distribution, whatever N and M are, so it may come out slightly below 0;
-    at most 2. The bootstrap draws windows of both sets with replacement and skips pairs of a window with itself, which
-    would make every replicate look closer than the samples are.
+    It is at most 2. For two samples of the same distribution its mean is 0, whatever N and M are, so it can be slightly
+    negative. The bootstrap resamples the windows of both sets and skips pairs of a window with itself, which would make
+    the sets look closer than they are.
+
+    Example:
+        >>> one, two = torch.randn(2, 200, 4, generator=torch.Generator().manual_seed(0))
+        >>> abs(kad(one, two).value) < 0.01 < kad(one, two + 1).low
+        True
 
     Args:
+        reference: embeddings (N, D).
+        other: embeddings (M, D).
         bandwidth: of the kernel exp(-d^2 / (2 bandwidth^2)); None: the median distance within the reference.
-        replicates: of the bootstrap.
+        replicates: number of bootstrap replicates.
         seed: of the bootstrap.
 
     Raises:
-        ValueError: fewer than two windows in a set.
+        ValueError: a set has fewer than two windows.
 
     Source: Gretton et al. 2012, A Kernel Two-Sample Test, equation 3; Chung et al. 2025, KAD.
     """
     reference, other = reference.double(), other.double()
     if min(len(reference), len(other)) < 2:
-        raise ValueError(f"need two windows or more of each, got {len(reference)} and {len(other)}")
+        raise ValueError(f"need at least two windows of each set, got {len(reference)} and {len(other)}")
     bandwidth = bandwidth or median_distance(reference)
     kernels = [_kernel(x, y, bandwidth) for x, y in ((reference, reference), (other, other), (reference, other))]
     for within in kernels[:2]:
@@ -63,10 +69,15 @@ def kad(
 
 
 def frechet(reference: Tensor, other: Tensor) -> float:
-    """Measure the squared Fréchet distance of (N, D) and (M, D), each taken as one Gaussian.
+    """Compute the squared Fréchet distance of embeddings (N, D) and (M, D), each modelled as a Gaussian.
 
-    Biased upwards by about D / N, so compare values of the same N and M only; below D windows the covariances are
-    singular, which the matrix root bears.
+    It is biased upwards by about D / N, so compare only values of the same N and M. Fewer than D windows are allowed;
+    their covariance is singular.
+
+    Example:
+        >>> x = torch.randn(100, 4)
+        >>> round(frechet(x, x + 1), 3)
+        4.0
 
     Source: Heusel et al. 2017, GANs Trained by a Two Time-Scale Update Rule, equation 6; Kilgour et al. 2019, FAD.
     """
@@ -81,15 +92,24 @@ def frechet(reference: Tensor, other: Tensor) -> float:
 
 
 def median_distance(x: Tensor) -> float:
-    """The median distance between two different rows of (N, D); 1 where most rows are equal."""
+    """Return the median distance between different rows of (N, D), or 1 if most rows are equal."""
     return float(torch.pdist(x.double()).median()) or 1.0
 
 
 def log_mel_statistics(wavs: Iterable[Tensor], sample_rate: int, seconds: float = 1.0, bands: int = 64) -> Tensor:
-    """Embed sounds (1, n) as mean and standard deviation over time of each log-mel band: (N, 2 bands), in dB.
+    """Embed wavs (1, n) as mean and standard deviation over time of each log-mel band: (N, 2 bands), in dB.
 
-    The sounds are joined end to end and cut into windows of `seconds`, so that short ones count too; what is left over
-    is dropped.
+    The wavs are joined end to end and cut into windows, so that short ones count too. The remainder is dropped.
+
+    Example:
+        >>> log_mel_statistics([torch.zeros(1, 8000), torch.zeros(1, 24000)], sample_rate=16000).shape
+        torch.Size([2, 128])
+
+    Args:
+        wavs: at least one wav.
+        sample_rate: Hz.
+        seconds: length of a window.
+        bands: number of mel bands.
     """
     wav = torch.cat([wav.flatten() for wav in wavs])
     length = round(seconds * sample_rate)
@@ -105,7 +125,7 @@ def log_mel_statistics(wavs: Iterable[Tensor], sample_rate: int, seconds: float 
 
 
 def noise_of_spectrum(wavs: Iterable[Tensor], seed: int = 0) -> list[Tensor]:
-    """Turn sounds (1, n) into noise of their own spectrum and power: the same Fourier magnitudes, other phases."""
+    """Make noise with the Fourier magnitudes of each wav (1, n) and random phases."""
     generator, noises = torch.Generator().manual_seed(seed), []
     for wav in wavs:
         spectrum = torch.fft.rfft(wav)
@@ -119,7 +139,7 @@ def _kernel(x: Tensor, y: Tensor, bandwidth: float) -> Tensor:
 
 
 def _weighted_mmd(xx: Tensor, yy: Tensor, xy: Tensor, wx: Tensor, wy: Tensor) -> Tensor:
-    """Kernels (N, N) and (M, M) with zero diagonals, and (N, M); weights (R, N), (R, M) -> (R,)."""
+    """Compute the MMD of kernels (N, N), (M, M) with zero diagonals, and (N, M); weights (R, N), (R, M) -> (R,)."""
     within = [
         torch.einsum("ri,ij,rj->r", w, k, w) / (w.sum(dim=1).square() - w.square().sum(dim=1))
         for k, w in ((xx, wx), (yy, wy))
@@ -129,6 +149,6 @@ def _weighted_mmd(xx: Tensor, yy: Tensor, xy: Tensor, wx: Tensor, wy: Tensor) ->
 
 
 def _counts(n: int, replicates: int, generator: torch.Generator) -> Tensor:
-    """How often each of n is drawn in n draws with replacement: (replicates, n)."""
+    """Count how often each of n items is drawn in n draws with replacement: (replicates, n)."""
     drawn = torch.randint(n, (replicates, n), generator=generator)
     return torch.zeros(replicates, n).double().scatter_add_(1, drawn, torch.ones(replicates, n).double())

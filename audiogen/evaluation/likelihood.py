@@ -1,4 +1,4 @@
-"""Held-out likelihood, file by file."""
+"""Compute the likelihood of held-out files."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from torch import Tensor
 from ..models.batch import Batch
 from ..models.sequence_model import SequenceModel
 
-#: Steps of one batch, all items together, and probabilities of one: they bound memory whatever the files' lengths.
+#: Limits of one batch, which bound memory for any file length: steps of all items, and probabilities.
 BATCH_STEPS, BATCH_PROBABILITIES = 32_768, 2**24
 
 
 @dataclass(frozen=True)
 class FileLikelihood:
-    """Of one sequence: nats in all, entries (codes, or whole frames), frames."""
+    """The negative log-likelihood of one sequence in nats, and its numbers of entries (codes or frames) and frames."""
 
     nats: float
     entries: int
@@ -24,10 +24,10 @@ class FileLikelihood:
 
 @torch.inference_mode()
 def file_likelihoods(model: SequenceModel, sequences: Iterable[Tensor]) -> Iterator[FileLikelihood]:
-    """The likelihood of each sequence (C, T) taken by itself from its first frame, in the order given.
+    """Yield the likelihood of each sequence (C, T) on its own, in the given order.
 
-    Sequences of like length share a batch, padded with holes, which count for nothing and which no earlier step sees;
-    long ones go through in chunks with their state carried. Neither changes the sum beyond rounding.
+    Neighbours of similar length share a batch, padded with holes, which do not count. Long sequences are processed in
+    chunks, with state. Both change the result only by rounding.
     """
     training = model.training
     model.eval()
@@ -44,12 +44,12 @@ def file_likelihoods(model: SequenceModel, sequences: Iterable[Tensor]) -> Itera
 
 
 def _batch_steps(model: SequenceModel) -> int:
-    """Steps of one batch: fewer where a step has many codes to choose from."""
+    """Return the steps of one batch: fewer if each step has many probabilities."""
     return max(1, min(BATCH_STEPS, BATCH_PROBABILITIES // model.spec.num_choices))
 
 
 def _nats(model: SequenceModel, batch: Batch, steps: int) -> Tensor:
-    """The nats of each item, (B,) float64; at most so many steps at once."""
+    """Compute the nats of each item, (B,) float64, at most `steps` steps at once."""
     seq = model.pattern.apply(batch.x, model.hole)
     total, state = torch.zeros(len(seq), dtype=torch.float64), None
     for chunk in seq.split(max(1, steps // len(seq)), dim=2):
@@ -59,7 +59,7 @@ def _nats(model: SequenceModel, batch: Batch, steps: int) -> Tensor:
 
 
 def _batches(sequences: Iterable[Tensor], steps: int, most: int = 64) -> Iterator[list[Tensor]]:
-    """Neighbours together, as long as padding them to the longest stays within so many steps."""
+    """Group neighbours into batches of at most `steps` steps after padding to the longest."""
     batch: list[Tensor] = []
     for x in sequences:
         longest = max([x.shape[1], *(y.shape[1] for y in batch)])

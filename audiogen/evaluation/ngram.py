@@ -1,39 +1,39 @@
-"""Models that only count: unigram and bigram, with the smoothing chosen on the training counts themselves."""
+"""Count-based models: unigram and bigram, with smoothing chosen from the training counts."""
 
 from collections.abc import Iterable
 
 import numpy as np
 
-#: Codes of the largest bigram that is counted: its table (V, V) takes 128 MiB, and as much for each thing made of it.
+#: Largest V for which a bigram is counted: its table (V, V) takes 128 MiB, and so does each table derived from it.
 LARGEST_TABLE = 4096
 
 
 class Unigram:
-    """How often each of V codes occurs, with one added to every count."""
+    """Counts of each of V codes, with add-one smoothing."""
 
     def __init__(self, codebook_size: int):
         self.counts = np.zeros(codebook_size, dtype=np.int64)
 
     def add(self, codes: np.ndarray) -> None:
-        """Counts one sequence (T,) of codes in [0, V)."""
+        """Count one sequence (T,) of codes in [0, V)."""
         self.counts += np.bincount(codes, minlength=len(self.counts))
 
     def probabilities(self) -> np.ndarray:
-        """(V,) float64."""
+        """Return the probability of each code: (V,) float64."""
         counts = self.counts + 1.0
         return counts / counts.sum()
 
     def nats(self, sequences: Iterable[np.ndarray]) -> float:
-        """The negative log-likelihood of sequences (T,) of codes."""
+        """Return the negative log-likelihood of sequences (T,) of codes, in nats."""
         log = np.log(self.probabilities())
         return -sum(log[codes].sum() for codes in sequences)
 
 
 class Bigram:
-    """How often each code follows each other one: (V, V) counts over a unigram.
+    """Counts (V, V) of pairs of codes, smoothed with a unigram.
 
-    p(b | a) = (count(a, b) + strength p(b)) / (count(a) + strength): a row that was seen often speaks for itself, a row
-    that was not falls back on the unigram (MacKay and Peto 1995, A Hierarchical Dirichlet Language Model).
+    p(b | a) = (count(a, b) + strength p(b)) / (count(a) + strength): frequent rows rely on their own counts, rare rows
+    on the unigram (MacKay and Peto 1995, A Hierarchical Dirichlet Language Model).
     """
 
     def __init__(self, codebook_size: int):
@@ -41,12 +41,12 @@ class Bigram:
         self.counts = np.zeros((codebook_size, codebook_size), dtype=np.int64)
 
     def add(self, codes: np.ndarray) -> None:
-        """Counts one sequence (T,) of codes in [0, V)."""
+        """Count one sequence (T,) of codes in [0, V)."""
         self.unigram.add(codes)
         np.add.at(self.counts, (codes[:-1], codes[1:]), 1)
 
     def strength(self) -> float:
-        """The smoothing that predicts each training pair best when that pair is left out of the counts."""
+        """Return the smoothing strength with the best leave-one-out likelihood on the training pairs."""
         prior, pairs = self.unigram.probabilities(), np.nonzero(self.counts)
         seen, rows = self.counts[pairs], self.counts.sum(axis=1)[pairs[0]]
         candidates = 2.0 ** np.arange(-4, 14)
@@ -54,31 +54,31 @@ class Bigram:
         return float(candidates[int(np.argmax(left_out))])
 
     def probabilities(self) -> np.ndarray:
-        """(V, V) float64, a row the distribution after one code."""
+        """Return p(b | a): (V, V) float64, one row per code a."""
         strength, prior = self.strength(), self.unigram.probabilities()
         return (self.counts + strength * prior) / (self.counts.sum(axis=1, keepdims=True) + strength)
 
     def with_added(self, added: float) -> np.ndarray:
-        """(V, V) float64, the plainest smoothing: p(b | a) = (count(a, b) + added) / (count(a) + added V).
+        """Return p(b | a) = (count(a, b) + added) / (count(a) + added V), the simplest smoothing: (V, V) float64.
 
-        Every row is drawn towards the uniform one, and a row that was never seen is just that. `added` is 0 or more;
-        1 is Laplace's rule, the rest Lidstone's (Chen and Goodman 1998, An Empirical Study of Smoothing, section 2.1).
+        Rows without counts are uniform. `added` is 0 or more: 1 is Laplace's rule, other values are Lidstone's (Chen
+        and Goodman 1998, An Empirical Study of Smoothing, section 2.1).
         """
         counts = self.counts + float(added)
         counts[counts.sum(axis=1) == 0] = 1.0
         return counts / counts.sum(axis=1, keepdims=True)
 
     def nats(self, sequences: Iterable[np.ndarray]) -> float:
-        """The negative log-likelihood of sequences (T,) of codes; the first code of each is the unigram's."""
+        """Return the negative log-likelihood of sequences (T,) in nats; the unigram predicts the first code of each."""
         first, following = np.log(self.unigram.probabilities()), np.log(self.probabilities())
         return -sum(first[codes[:1]].sum() + following[codes[:-1], codes[1:]].sum() for codes in sequences)
 
 
 def cross_entropy(counts: np.ndarray, table: np.ndarray) -> float:
-    """Bits per pair that a table (V, V) of p(b | a) needs for pairs counted in (V, V).
+    """Return the bits per pair that a table (V, V) of p(b | a) needs for pairs with counts (V, V).
 
-    Infinite where a pair did occur that the table holds for impossible. With the table that the same counts make it is
-    their conditional entropy, the least that any table can reach on them.
+    It is infinite if a pair occurred that has probability 0. For the table made from the same counts it is their
+    conditional entropy, the minimum for any table.
     """
     seen = counts > 0
     with np.errstate(divide="ignore"):
@@ -86,21 +86,24 @@ def cross_entropy(counts: np.ndarray, table: np.ndarray) -> float:
 
 
 def row_entropies(table: np.ndarray) -> np.ndarray:
-    """(V,) bits from a table (V, V) of p(b | a): how open it is what follows each code, from 0 to log2(V).
+    """Return the entropy of each row of a table (V, V) of p(b | a): (V,) in bits, from 0 to log2(V).
 
-    As open as a choice among 2 ** entropy codes that are equally likely (the row's perplexity).
+    The perplexity of a row, 2 ** entropy, is the equivalent number of equally likely codes.
     """
     return -(table * np.log2(table, out=np.zeros_like(table), where=table > 0)).sum(axis=1)
 
 
 def held_out_counts(training: Iterable, held_out: Iterable, num_codebooks: int, codebook_size: int) -> dict[str, float]:
-    """Bits per held-out code of both models counted on the training sequences.
+    """Return the bits per held-out code of a unigram and a bigram counted on the training sequences.
 
-    Each of the K rows has models of its own, and a sequence's first code is the unigram's in both. One row is counted
-    at a time, so that no more than one (V, V) table is ever held; beyond `LARGEST_TABLE` codes there is no bigram.
+    Each of the K rows has its own models, and the unigram predicts the first code of a sequence in both. Rows are
+    counted one at a time, so that memory holds one (V, V) table; beyond `LARGEST_TABLE` codes there is no bigram.
 
     Args:
-        training, held_out: re-iterable sequences of codes (K, T), tensors or arrays.
+        training: re-iterable sequences of codes (K, T), tensors or arrays.
+        held_out: likewise.
+        num_codebooks: K.
+        codebook_size: V.
     """
     kinds = {"unigram": Unigram} | ({"bigram": Bigram} if codebook_size <= LARGEST_TABLE else {})
     nats = dict.fromkeys(kinds, 0.0)

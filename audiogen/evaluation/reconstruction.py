@@ -1,4 +1,4 @@
-"""How close a front-end's round trip comes to the sound it was given, and what its codes are worth."""
+"""Measure the round trip of a front-end against the original, and the usage of its codes."""
 
 import math
 from collections.abc import Iterable
@@ -13,10 +13,11 @@ from ..spec import TokenSpec
 
 
 def si_sdr(reference: Tensor, estimate: Tensor) -> float:
-    """Scale-invariant signal-to-distortion ratio of (..., N) wavs, in dB; higher is closer.
+    """Compute the scale-invariant signal-to-distortion ratio of (..., N) wavs, in dB; higher is closer.
 
-    Source: Le Roux et al. 2019, SDR - half-baked or well done?, equation 3. Mean-free signals; infinite for a perfect
-    round trip, and NaN for a silent reference, which has no ratio.
+    Means are removed first. Infinite for a perfect round trip, NaN for a silent reference.
+
+    Source: Le Roux et al. 2019, SDR - half-baked or well done?, equation 3.
     """
     reference, estimate = (x.double().flatten() - x.double().mean() for x in (reference, estimate))
     energy = reference.dot(reference)
@@ -28,28 +29,29 @@ def si_sdr(reference: Tensor, estimate: Tensor) -> float:
 
 
 def mel_distance(reference: Tensor, estimate: Tensor, sample_rate: int) -> float:
-    """Mean absolute difference of log10 mel magnitudes of (..., N) wavs, over several resolutions; 0 is perfect.
+    """Compute the mean absolute difference of log10 mel magnitudes of (..., N) wavs; 0 is perfect.
 
     Source: Kumar et al. 2023, Improved RVQGAN (DAC), section 3.4: windows of 32 to 2048 samples with 5 to 320 bands at
-    44.1 kHz, magnitudes floored at 1e-5. Windows follow the sample rate here: the same milliseconds, to the next power
-    of two.
+    44.1 kHz, magnitudes floored at 1e-5. At other rates the windows last about as long, rounded to powers of two.
     """
     shortest = 2 ** round(math.log2(32 * sample_rate / 44_100))
     distances = []
     for level, bands in enumerate((5, 10, 20, 40, 80, 160, 320)):
         n_fft = max(8, shortest << level)
         bank = mel_filterbank(sample_rate, n_fft, min(bands, n_fft // 4)).to(reference)
-        bank = bank[bank.sum(dim=1) > 0]  # the lowest may lie between two bins, and hold nothing
+        bank = bank[bank.sum(dim=1) > 0]  # the lowest bands may contain no bin
         logs = [_log_mel(x.reshape(1, -1), n_fft, bank) for x in (reference, estimate)]
         distances.append((logs[0] - logs[1]).abs().mean())
     return float(torch.stack(distances).mean())
 
 
 def stft_distance(reference: Tensor, estimate: Tensor, sample_rate: int) -> float:
-    """Mean absolute difference of log10 magnitudes of (..., N) wavs, over windows of 12 and 46 ms; 0 is perfect.
+    """Compute the mean absolute difference of log10 magnitudes of (..., N) wavs, in 12 and 46 ms windows; 0 is perfect.
 
-    As `mel_distance` without the bands, so that it hears high and low frequencies alike. Source: the STFT distance of
-    Kumar et al. 2023, Improved RVQGAN (DAC), section 4.3: windows of 512 and 2048 samples at 44.1 kHz.
+    Unlike `mel_distance` it weights all frequencies equally.
+
+    Source: the STFT distance of Kumar et al. 2023, Improved RVQGAN (DAC), section 4.3: windows of 512 and 2048 samples
+    at 44.1 kHz.
     """
     distances = []
     for length in (512, 2048):
@@ -60,9 +62,9 @@ def stft_distance(reference: Tensor, estimate: Tensor, sample_rate: int) -> floa
 
 
 def pesq(reference: Tensor, estimate: Tensor, sample_rate: int) -> float:
-    """PESQ (ITU-T P.862.2 wide band; below 16 kHz P.862 narrow band) of (..., N) wavs: 1 is bad, 4.5 is perfect.
+    """Compute PESQ (ITU-T P.862.2 wide band; below 16 kHz P.862 narrow band) of (..., N) wavs; 4.5 is perfect, 1 bad.
 
-    For speech; NaN where there is none to be found, or less than a quarter of a second.
+    For speech; NaN if none is found, or if there is less than a quarter of a second.
 
     Raises:
         AudiogenError: the `pesq` package is not installed.
@@ -77,7 +79,7 @@ def pesq(reference: Tensor, estimate: Tensor, sample_rate: int) -> float:
 
 
 def stoi(reference: Tensor, estimate: Tensor, sample_rate: int) -> float:
-    """Short-time objective intelligibility (Taal et al. 2011) of (..., N) wavs: at most 1, which is perfect.
+    """Compute the short-time objective intelligibility (Taal et al. 2011) of (..., N) wavs; 1 is perfect.
 
     Raises:
         AudiogenError: the `pystoi` package is not installed.
@@ -87,10 +89,10 @@ def stoi(reference: Tensor, estimate: Tensor, sample_rate: int) -> float:
 
 
 def joined(wavs: Iterable[Tensor], sample_rate: int, seconds: float = 10.0) -> list[Tensor]:
-    """Wavs (1, n) as clips (1, N) of 4/5 to 6/5 of `seconds`: short ones end to end, long ones cut.
+    """Join short wavs (1, n) and cut long ones into clips (1, N) of 0.8 to 1.2 times `seconds`.
 
-    A container's header is small beside ten seconds and large beside a spoken digit, and PESQ wants some speech to go
-    by. What is left at the end and too short is dropped, unless it is all that there is.
+    In short clips a container's header would dominate the bitrate, and PESQ would find too little speech. A short
+    remainder is dropped, unless it is all there is.
     """
     wanted, least = round(seconds * sample_rate), round(0.8 * seconds * sample_rate)
     clips, pieces, count = [], [], 0
@@ -105,12 +107,12 @@ def joined(wavs: Iterable[Tensor], sample_rate: int, seconds: float = 10.0) -> l
 
 
 def codebook_statistics(sequences: Iterable[Tensor], spec: TokenSpec) -> dict[str, list[float] | float]:
-    """How much of each codebook sequences (K, T) of codes use.
+    """Measure the usage of each codebook in sequences (K, T) of codes.
 
     Returns:
-        `codebook_usage`: of each codebook the part of its codes that occur; `perplexity`: 2 to the power of the entropy
-        of each, at most V; `bits_per_second` that ideal entropy coding of each code by its frequency would need, which
-        is at most the bitrate, and None where the rate varies.
+        `codebook_usage`: fraction of the codes that occur, for each codebook; `perplexity`: 2 to the power of the
+        entropy, at most V, for each codebook; `bits_per_second`: rate of ideal entropy coding by code frequency, at
+        most the bitrate, or None where the rate varies.
     """
     counts = torch.zeros(spec.num_codebooks, spec.codebook_size, dtype=torch.float64)
     for codes in sequences:
@@ -127,12 +129,12 @@ def codebook_statistics(sequences: Iterable[Tensor], spec: TokenSpec) -> dict[st
 
 
 def _log_mel(wav: Tensor, n_fft: int, bank: Tensor) -> Tensor:
-    """(1, N) -> (bands, T)."""
+    """Compute log10 mel magnitudes: (1, N) -> (bands, T)."""
     return (bank @ _magnitude(wav, n_fft)).clamp(min=1e-5).log10()
 
 
 def _magnitude(wav: Tensor, n_fft: int) -> Tensor:
-    """(1, N) -> (n_fft // 2 + 1, T)."""
+    """Compute STFT magnitudes: (1, N) -> (n_fft // 2 + 1, T)."""
     window = torch.hann_window(n_fft, dtype=wav.dtype, device=wav.device)
     padded = torch.nn.functional.pad(wav, (n_fft // 2, n_fft // 2))
     return torch.stft(padded, n_fft, n_fft // 4, window=window, center=False, return_complex=True).abs()[0]

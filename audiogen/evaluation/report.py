@@ -1,4 +1,4 @@
-"""What is said of a run on held-out files: likelihood beside counting, and the front-end's round trip."""
+"""Report on a run with held-out files: likelihood beside count-based baselines, and the front-end's round trip."""
 
 import logging
 import math
@@ -23,19 +23,28 @@ from .scores import baselines, held_out_score
 
 log = logging.getLogger("audiogen")
 
-#: Files whose round trip is measured: enough for a mean, few enough for Griffin-Lim.
+#: Number of files whose round trip is measured: enough for a mean, few enough for Griffin-Lim.
 ROUND_TRIPS = 16
 
 
 def evaluate_folder(run: Run, folder: str | Path) -> dict[str, Any]:
-    """Scores a run on those files of a folder (or cache) that it was not trained on.
+    """Score a run on the files of a folder (or cache) that it was not trained on.
+
+    Example:
+        >>> evaluate_folder(audiogen.load_run("runs/mine"), "more_recordings")["loss"]  # doctest: +SKIP
+        2.71
+
+    Args:
+        run: a run of `audiogen train`.
+        folder: a folder of audio files, or a cache of `audiogen tokenize`.
 
     Returns:
-        As `report`, with `seen`: how many files were left out because the model was trained on them, and `turned`:
-        whether the held-out loss had stopped getting better before training ended.
+        The result of `report`, and `seen`: number of files left out because the model was trained on them, and
+        `turned`: whether the held-out loss had stopped improving before training ended.
 
     Raises:
-        DataError: nothing is left to evaluate on.
+        DataError: no file is left to evaluate on.
+        CacheError: the cache is damaged or of another front-end.
     """
     folder = Path(folder)
     cache = EncodedCache.open(folder, run.frontend) if is_cache(folder) else None
@@ -46,7 +55,7 @@ def evaluate_folder(run: Run, folder: str | Path) -> dict[str, Any]:
     sides = run.split()
     held_out = {digest: part for part in sides.held_out for digest in part.file.digests}
     trained = {digest for part in sides.train for digest in part.file.digests} - set(held_out)
-    # Of a single long file the held-out piece alone is unseen. Its name may be another one here.
+    # If the run was trained on a single file, only its held-out part is unseen. The file's name may differ here.
     parts = [
         next((replace(held_out[digest], file=file) for digest in file.digests if digest in held_out), Part(file))
         for file in index.files
@@ -67,17 +76,19 @@ def evaluate_folder(run: Run, folder: str | Path) -> dict[str, Any]:
 def report(
     run: Run, held_out: Sequences, training: Sequences | None, sound: Iterable[tuple[str, Tensor]]
 ) -> dict[str, Any]:
-    """The yardstick on held-out sequences.
+    """Score a run on held-out sequences.
 
     Args:
-        training: for the counting models; None leaves them out.
-        sound: (name, wav) of held-out files, for the front-end's round trip.
+        run: the run.
+        held_out: sequences to score.
+        training: sequences to count the baselines on; None leaves them out.
+        sound: (name, wav (1, N)) of held-out files, for the round trip.
 
     Returns:
         JSON values: `loss` in `unit` ("bits" per code or "nats" per frame), `bits_per_second` and `bits_per_sample`
-        (None where they mean nothing), `baselines` {name: {"loss", "bits_per_second"}} or None, `round_trip`
-        {"mel_distance", "si_sdr"} or None, `step` of the weights, `files`, `seconds`. Of a front-end that wraps another
-        also `base_bits_per_second`: {name: value} of the baselines counted on the codes of that one.
+        (None if not applicable), `baselines` {name: {"loss", "bits_per_second"}} or None, `round_trip`
+        {"mel_distance", "si_sdr"} or None, `step` of the weights, `files`, `seconds`. For a front-end that wraps
+        another, also `base_bits_per_second` {name: value}, of baselines counted on the wrapped front-end's codes.
     """
     front, spec = run.frontend, run.frontend.spec
     seconds = front.seconds(held_out)
@@ -105,7 +116,7 @@ def report(
 
 @dataclass(frozen=True)
 class Expanded:
-    """Sequences (1, T) as the codes that the front-end's base had made of them; may be passed over many times."""
+    """Sequences (1, T) expanded to the codes of the front-end's base; re-iterable."""
 
     frontend: Frontend
     sequences: Iterable[Tensor]
@@ -118,7 +129,7 @@ class Expanded:
 
 
 def round_trip(frontend: Frontend, sound: Iterable[tuple[str, Tensor]]) -> dict[str, float] | None:
-    """Mean mel distance and median SI-SDR (dB) of wavs (1, N) and what the front-end gives back; None without any."""
+    """Measure the round trip of wavs (1, N): mean mel distance and median SI-SDR in dB; None without wavs."""
     distances, ratios = [], []
     rate = frontend.spec.sample_rate
     for _, wav in sound:
@@ -136,12 +147,12 @@ def round_trip(frontend: Frontend, sound: Iterable[tuple[str, Tensor]]) -> dict[
 def originals(
     folder: Path, parts: list[Part], sample_rate: int, most: int = ROUND_TRIPS, seconds: float = 10.0
 ) -> list[tuple[str, Tensor]]:
-    """(name, wav (1, N)) of the first `seconds` of the first `most` parts."""
+    """Read the first `seconds` of the first `most` parts: (name, wav (1, N)) each."""
     sound = []
     for part in parts[:most]:
         first, end = part.span(part.file.num_samples)
         end = min(end, first + round(seconds * part.file.sample_rate))
         wav = read_audio(folder / part.file.path, sample_rate, first, end - first)
-        if wav.shape[1]:  # a click at a high rate may be nothing at a low one
+        if wav.shape[1]:  # a very short file may have no sample after resampling
             sound.append((part.file.path, wav))
     return sound

@@ -1,4 +1,4 @@
-"""One yardstick: what a held-out loss means beside its front-end and beside counting."""
+"""Convert held-out likelihoods to scores, and compute count-based baselines."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,10 +16,12 @@ class Score:
     """The likelihood of held-out files.
 
     Attributes:
-        loss: bits per code, or nats per frame: the unit of the spec.
-        per_second: the same per second of audio.
-        per_sample: bits per sample where a code is one sample (mu-law), else None.
-        files, seconds: how much was held out.
+        loss: bits per code or nats per frame.
+        unit: the unit of the spec, "bits" or "nats".
+        per_second: bits or nats per second of audio.
+        per_sample: bits per sample if a code is one sample (mu-law), else None.
+        files: number of held-out files.
+        seconds: their total duration.
     """
 
     loss: float
@@ -36,15 +38,20 @@ class Score:
 
 
 def score(spec: Spec, results: Sequence[FileLikelihood], seconds: float | None = None) -> Score:
-    """Sums up files: every code counts alike, whatever the file it is in.
+    """Sum the likelihoods of files to one score, in which every code has equal weight.
 
     Args:
-        seconds: of sound that they stand for (`Frontend.seconds`); None goes by the frame rate, where it is fixed.
+        spec: the model's spec.
+        results: one result per file.
+        seconds: their total duration (`Frontend.seconds`); None: from the frame rate, if it is fixed.
+
+    Raises:
+        ValueError: the rate varies and `seconds` is None.
     """
     nats, entries = sum(r.nats for r in results), sum(r.entries for r in results)
     if seconds is None:
         if spec.frame_rate is None:
-            raise ValueError("the rate of these codes varies: give the seconds of sound that they stand for")
+            raise ValueError("the rate of these codes varies: give the seconds of audio that they represent")
         seconds = sum(r.frames for r in results) / spec.frame_rate
     total = spec.unit.of_nats(nats)
     loss = total / entries
@@ -53,15 +60,17 @@ def score(spec: Spec, results: Sequence[FileLikelihood], seconds: float | None =
 
 
 def held_out_score(model: SequenceModel, sequences: Iterable[Tensor], seconds: float | None = None) -> Score:
-    """The model's score on sequences (C, T), each taken by itself; `seconds` as in `score`."""
+    """Score a model on sequences (C, T), each on its own; see `score` for `seconds`."""
     return score(model.spec, list(file_likelihoods(model, sequences)), seconds)
 
 
 def baselines(spec: Spec, training: Iterable[Tensor], held_out: Iterable[Tensor]) -> dict[str, float] | None:
-    """Bits per code of the uniform, unigram and bigram models counted on the training codes; None for densities.
+    """Return the bits per held-out code of uniform, unigram and bigram models; None for densities.
 
     Args:
-        training, held_out: re-iterable sequences of codes (K, T).
+        spec: the spec of the codes.
+        training: re-iterable sequences of codes (K, T), to count.
+        held_out: re-iterable sequences of codes (K, T), to score.
     """
     if spec.uniform_loss is None:
         return None

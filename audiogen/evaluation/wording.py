@@ -1,4 +1,4 @@
-"""The report in words."""
+"""Word an evaluation report."""
 
 import math
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from ..spec import Unit
 
 
 def report_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
-    """The report as lines of a table, in words."""
+    """Return the report as table rows: (name, value) each."""
     rows = [(Unit(result["unit"]).per_entry, f"{result['loss']:.3f}")]
     if result["bits_per_sample"] is not None:
         rows.append(("bits per sample", f"{result['bits_per_sample']:.3f}"))
@@ -28,18 +28,18 @@ def report_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("round trip: mel distance (0 is perfect)", f"{result['round_trip']['mel_distance']:.3f}"))
         rows.append(
             (
-                "round trip: SI-SDR (low where phases are made up, as by mel)",
+                "round trip: SI-SDR (low for mel, which does not keep phases)",
                 "-" if ratio is None else f"{ratio:.1f} dB",
             )
         )
     rows.append(("held out", f"{result['files']} files, {result['seconds'] / 60:.1f} min"))
     if result.get("seen"):
-        rows.append(("left out, since trained on", f"{result['seen']} files"))
+        rows.append(("left out (used in training)", f"{result['seen']} files"))
     return rows
 
 
 def in_words(result: Mapping[str, Any]) -> str:
-    """The `verdict` on a report, with "turned" in it if that of the training is known."""
+    """Return the `verdict` on a report; "turned" may be missing."""
     counted = {name: values["loss"] for name, values in (result["baselines"] or {}).items()}
     return verdict(result["loss"], result["unit"], counted, result["step"], bool(result.get("turned")))
 
@@ -47,13 +47,14 @@ def in_words(result: Mapping[str, Any]) -> str:
 def verdict(
     loss: float, unit: str, baselines: Mapping[str, float], step: int | None = None, turned: bool = False
 ) -> str:
-    """What a held-out loss means, in two sentences.
+    """Explain a held-out loss in two sentences.
 
     Args:
-        loss, unit: "bits" per code or "nats" per frame.
-        baselines: bits per code of the counting models, as far as they are known.
-        step: of the weights.
-        turned: whether the held-out loss had stopped getting better before training ended.
+        loss: bits per code or nats per frame.
+        unit: "bits" or "nats".
+        baselines: bits per code of the count-based models, by name; may be incomplete.
+        step: step of the weights.
+        turned: whether the held-out loss had stopped improving before training ended.
     """
     when = "" if step is None else f" (step {step:,})"
     unit = Unit(unit)
@@ -67,23 +68,23 @@ def verdict(
         gain = baselines[name] - loss
         if gain > 0.005 and name == "bigram":
             said += (
-                f". It saves {gain:.2f} bits per code against counting pairs: it has learned from further back "
-                "than one code"
+                f". It saves {gain:.2f} bits per code over counting pairs of codes, so it has learned from further "
+                "back than one code"
             )
         elif gain > 0.005:
             said += (
-                f". It saves {gain:.2f} bits per code against the best of counting ({name}); pairs are too rare "
-                "here for counting them to say more"
+                f". It saves {gain:.2f} bits per code over the best count-based model ({name}); pairs are too rare "
+                "here for the bigram to be better"
             )
         else:
-            said += f". It does not beat the best of counting ({name}) yet"
+            said += f". It does not yet beat the best count-based model ({name})"
             if baselines.get("uniform", math.inf) - loss <= 0.005:
-                said += ", not even a blind guess, so that what it makes is noise"
+                said += ", nor even a uniform guess, so it generates noise"
             said += ": " + (
-                "its held-out loss had stopped getting better, so that more recordings, more alike, or a smaller model "
-                "(such as --set backbone.dim=64) will help, not more time"
+                "its held-out loss had stopped improving, so training longer will not help, but more recordings, more "
+                "similar ones, or a smaller model (such as --set backbone.dim=64) may"
                 if turned
-                else "train it longer, or let it hear further back (--set backbone.window=, of an mlp "
-                "backbone.context=)"
+                else "train it longer, or give it more context (--set backbone.window=..., or backbone.context=... "
+                "for an mlp)"
             )
     return said + "."
