@@ -408,4 +408,4 @@ def test_the_page_shows_what_there_is_and_survives_the_rest(tmp_path):
     page = Page(write_page([run, make_run(tmp_path / "other")], tmp_path / "page.html"))
     said = page.text("inside-the-network")
     assert "85% of <b> tanh is saturated" in said and "1 of 4" in said and "-2.5" in said
-    assert "Nothing is amiss" not in said and said.count("None yet.") == 1
+    assert "No problem found" not in said and said.count("None yet.") == 1

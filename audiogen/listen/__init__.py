@@ -1,7 +1,7 @@
-"""The listening page: one HTML file with sounds, pictures and figures that needs nothing else.
+"""The listening page: one self-contained HTML file with audio, pictures and figures.
 
-`write_page` makes it from run folders. A page of one's own is built from the same pieces: html.py (headings, text,
-tables, pictures, columns), charts.py (curves) and clips.py (sounds with their pictures).
+`write_page` makes it from run folders. To build your own page, use the same components: html.py (headings, text,
+tables, pictures, columns), charts.py (curves) and clips.py (audio players with pictures).
 """
 
 from .charts import Line, line_chart

@@ -1,4 +1,4 @@
-"""Plots as HTML: a frame with axes around a drawing that stretches, so that letters keep their size on a phone."""
+"""Draw plots as HTML: axes around a drawing that stretches, so that letters keep their size on a phone."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,12 +9,12 @@ import numpy as np
 
 from .html import Html, format_number
 
-MOST_POINTS = 500  # of one line; more than a screen shows
+MOST_POINTS = 500  # per line; more than a screen shows
 
 
 @dataclass(frozen=True)
 class Line:
-    """Points (x, y) of a curve; points that are no finite numbers are left out."""
+    """Points (x, y) of a curve; those that are not finite are left out."""
 
     name: str
     x: Sequence[float]
@@ -29,14 +29,15 @@ def line_chart(
     alt: str,
     y_range: tuple[float, float] | None = None,
 ) -> Html:
-    """Curves over a common x, and named horizontal lines to judge them by.
+    """Draw curves over a common x axis, and named horizontal lines for comparison.
 
     Args:
         lines: at most two, the more important one first.
-        levels: name -> y, at most three.
-        x_label, y_label: quantity and unit of the axes.
-        alt: what is to be seen, for who can't see it.
-        y_range: None shows all levels and all but the steepest start of the curves.
+        levels: y by name, at most three.
+        x_label: quantity and unit of the x axis.
+        y_label: quantity and unit of the y axis.
+        alt: description for screen readers.
+        y_range: None shows all levels, and the curves without their steep start.
     """
     lines = [thinned(line) for line in lines]
     low, high = y_range or value_range(lines, levels.values())
@@ -77,17 +78,18 @@ SVG = 'viewBox="0 0 1000 1000" preserveAspectRatio="none" xmlns="http://www.w3.o
 def frame(
     areas: Sequence[tuple[Html, Sequence[tuple[float, str]], str]], x_ticks: Sequence[tuple[float, str]], x_label: str
 ) -> Html:
-    """Drawings above each other with one common x axis.
+    """Stack drawings above a common x axis.
 
     Args:
         areas: (drawing, ticks as (fraction of the height from below, label), unit of the y axis) each.
-        x_ticks: (fraction of the width, label).
+        x_ticks: (fraction of the width, label) each.
+        x_label: quantity and unit of the x axis.
     """
     rows = ""
     for drawing, ticks, unit in areas:
         labels = "".join(f'<span style="bottom:{100 * at:.1f}%">{escape(label)}</span>' for at, label in ticks)
         rows += f'<div class="y">{f"<b class=unit>{escape(unit)}</b>" if unit else ""}{labels}</div>{drawing}'
-    # Under its tick, but for one at the very end: that would hang over the edge.
+    # Labels are centred under their ticks, except one at the very end, which would hang over the edge.
     labels = "".join(
         f'<span{" class=end" if at >= 0.97 else ""} style="left:{100 * at:.1f}%">{escape(label)}</span>'
         for at, label in x_ticks
@@ -96,7 +98,7 @@ def frame(
 
 
 def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """At most `most` round numbers from low to high: steps of 1, 2 or 5 times a power of ten."""
+    """Return at most `most` round numbers from low to high, in steps of 1, 2 or 5 times a power of ten."""
     if not high > low:
         return [low]
     power = 10.0 ** math.floor(math.log10((high - low) / most))
@@ -105,23 +107,23 @@ def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def tidy(value: float) -> str:
-    """A tick as short as it can be: 2000 -> "2,000", 0.5 -> "0.5"."""
+    """Format a tick as briefly as possible: 2000 -> "2,000", 0.5 -> "0.5"."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.6g}"
 
 
 def spread(places: Sequence[float], gap: float) -> list[tuple[float, int]]:
-    """Moves labels (percent from the top) apart until they lie at least `gap` from each other -> (place, index)."""
+    """Move labels (percent from the top) at least `gap` apart; return (place, index) each."""
     order = sorted(range(len(places)), key=lambda i: places[i])
     moved: list[float] = []
     for index in order:
         moved.append(max(places[index], moved[-1] + gap if moved else gap / 2))
-    for i in reversed(range(len(moved))):  # and back up where the last ones fell off the edge
+    for i in reversed(range(len(moved))):  # and back up if the last ones are beyond the edge
         moved[i] = min(moved[i], (moved[i + 1] if i + 1 < len(moved) else 100 + gap / 2) - gap)
     return list(zip(moved, order, strict=True))
 
 
 def thinned(line: Line) -> Line:
-    """The finite points, averaged in equal groups down to `MOST_POINTS`."""
+    """Keep the finite points, averaged in equal groups down to `MOST_POINTS`."""
     x, y = np.array(line.x, dtype=float), np.array(line.y, dtype=float)
     finite = np.isfinite(x) & np.isfinite(y)
     size = math.ceil(finite.sum() / MOST_POINTS) or 1
@@ -131,8 +133,10 @@ def thinned(line: Line) -> Line:
 
 
 def value_range(lines: Sequence[Line], levels: Iterable[float]) -> tuple[float, float]:
-    """From just below the lowest to just above the highest: of all levels, and of the curves without the first
-    twentieth of each, where a new model can be arbitrarily wrong."""
+    """Return a range around all levels and curves.
+
+    The first twentieth of each curve is ignored, since a new model can be arbitrarily wrong.
+    """
     values = list(levels)
     for line in lines:
         y = list(line.y)

@@ -1,4 +1,4 @@
-"""Sounds on a page: a player each, with an outline and a mel spectrogram drawn to one scale for all."""
+"""Show clips on a page: a player each, with waveform and mel spectrogram on common scales."""
 
 import math
 import statistics
@@ -20,14 +20,14 @@ from .spectrograms import COLUMNS, DECIBELS, SHADES, mel_image, mel_power, outli
 
 @dataclass(frozen=True)
 class Clip:
-    """A WAV file and what to say about it.
+    """A WAV file and its captions.
 
     Attributes:
-        path: the file; its bytes go into the page as they are.
-        title: names it, for the eye and for screen readers.
-        kind: what it is, in a word or two above the title.
+        path: the file, which is embedded unchanged.
+        title: its name, also for screen readers.
+        kind: a word or two above the title.
         notes: lines below the title.
-        prompt_seconds: how much of its beginning was given to the model.
+        prompt_seconds: length of the prompt at its beginning.
     """
 
     path: Path
@@ -39,10 +39,11 @@ class Clip:
 
 @dataclass(frozen=True)
 class Sound:
-    """What is drawn of a clip: at most one time axis long.
+    """The part of a clip that is drawn, at most as long as the time axis.
 
     Attributes:
-        seconds: of the whole file.
+        seconds: duration of the whole file.
+        sample_rate: Hz.
         wav: (1, N) at `sample_rate`.
         power: (mels, columns).
     """
@@ -55,13 +56,13 @@ class Sound:
 
 @dataclass(frozen=True)
 class Scale:
-    """The axes that all pictures of a page share.
+    """Axes shared by all pictures of a page.
 
     Attributes:
-        span: seconds from left to right.
+        span: length of the time axis in seconds.
         top: Hz at the top of the spectrograms.
-        peak: the amplitude at the top of the outlines.
-        loudest: the power that is 0 dB.
+        peak: amplitude at the top of the waveforms.
+        loudest: power that is 0 dB.
     """
 
     span: float
@@ -71,9 +72,9 @@ class Scale:
 
 
 def clip_cards(clips: Sequence[Clip]) -> list[Html]:
-    """A card for each clip, in the same order, all drawn to the same scales of time, frequency and loudness.
+    """Make a card for each clip, in order, all with the same scales of time, frequency and loudness.
 
-    So a quiet sound looks quiet and a short one short. A file that can't be read gets a card that says why.
+    So a quiet clip looks quiet, and a short one short. The card of an unreadable file states the reason.
     """
     wavs: dict[int, tuple[torch.Tensor, int]] = {}
     trouble: dict[int, str] = {}
@@ -98,26 +99,29 @@ def clip_cards(clips: Sequence[Clip]) -> list[Html]:
 
 
 def time_span(seconds: Sequence[float]) -> float:
-    """The length of the common time axis: that of the longest sound, yet at most 10 s or three times the middle one,
-    so that one very long file does not squeeze all others to a line."""
+    """Return the length of the common time axis in seconds.
+
+    It is the longest duration, but at most the larger of 10 s and three times the median, so that one very long file
+    does not squeeze all others.
+    """
     if not seconds:
         return 1.0
     return min(max(seconds), max(10.0, 3 * statistics.median(seconds)))
 
 
 def legend() -> Html:
-    """How the pictures of a page's sounds are to be read, and which colour is which level."""
+    """Explain how to read the pictures, with a colour scale."""
     said = text(
-        "All pictures share their axes, so a quiet sound looks quiet. Above, the waveform: amplitude over "
-        "time, 1 is full scale. Below, the mel spectrogram: low frequencies at the bottom, high ones at the "
-        "top, bright where it is loud. Tap a picture to play from there.",
+        "All pictures share the same axes, so a quiet clip looks quiet. Above is the waveform: amplitude over time, "
+        "where 1 is full scale. Below is the mel spectrogram: low frequencies at the bottom, high ones at the top, "
+        "loud parts bright. Tap a picture to play from there.",
         style="note",
     )
     stops = ",".join(f"rgb({r} {g} {b})" for r, g, b in SHADES[:: len(SHADES) // 8])
     return (
         f'{said}<p class="ramp" role="img" aria-label="Colours: dark is {-DECIBELS:.0f} dB, bright is 0 dB">'
         f'<span>−{DECIBELS:.0f} dB</span><i style="background:linear-gradient(90deg,{stops})"></i>'
-        "<span>0 dB: the loudest here</span></p>"
+        "<span>0 dB: the loudest on this page</span></p>"
     )
 
 
@@ -192,7 +196,7 @@ def _prompt(clip: Clip, scale: Scale, name: str = "") -> Html:
 
 
 def hertz_ticks(top: float) -> list[float]:
-    """Round frequencies that lie a tenth of the axis apart at least, from the top down."""
+    """Return round frequencies at least a tenth of the axis apart, from the top down."""
     ticks: list[float] = []
     for hertz in (16000, 8000, 4000, 2000, 1000, 500, 200):
         place = hz_to_mel(hertz) / hz_to_mel(top)

@@ -1,4 +1,4 @@
-"""What went on inside the network: steps, saturation and dead units, of runs trained with --diagnostics."""
+"""Show training diagnostics: updates, saturation and dead units of runs trained with --diagnostics."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,21 +12,21 @@ from ..training.diagnostics import SATURATED
 from .html import Html, bullets, card, details, picture, table
 from .run_reader import RunFolder, number
 
-#: Steps after which a healthy run is told from one that has hardly begun.
+#: Fewer steps than this are too few to call a run healthy.
 FEW_STEPS = 100
 
 INTRODUCTION = (
-    "Every line is a part of the network, dark at the input and bright at the output. Left: how far a step moved each "
-    "matrix, as a part of its size. A thousandth (dashed) is a good pace for most of a run; ten times as much is usual "
-    "at the start. Lines that rise, or lie apart from the rest, are parts that learn at another pace. Middle: how much "
-    f"of each tanh and sigmoid lies in the outermost {1 - SATURATED:.0%} of its range, where hardly any gradient gets "
-    "through. Right: how strong the signal is on its way forward, and the gradient on its way back: a line that falls "
-    "or rises by powers of ten from layer to layer means that some layers learn nothing, or everything."
+    "Each line is a part of the network, dark at the input and bright at the output. Left: the size of each step "
+    "relative to its weight matrix. A thousandth (dashed) is good for most of a run; ten times as much is usual at the "
+    "start. Parts whose lines rise, or lie apart from the rest, learn at a different rate. Middle: the share of each "
+    f"tanh and sigmoid in the outermost {1 - SATURATED:.0%} of its range, where hardly any gradient passes. Right: the "
+    "strength of the signal on its way forward and of the gradient on its way back. If it falls or rises by powers of "
+    "ten from layer to layer, some layers learn far too slowly or too fast."
 )
 
 
 def insides(run: RunFolder) -> Html:
-    """A verdict, a picture over the steps, and the figures of each layer; "" where no step was observed."""
+    """Make a card with a verdict, a picture over the steps and the figures of each layer; "" without diagnostics."""
     events = observed(run)
     if not events:
         return ""
@@ -48,31 +48,28 @@ def insides(run: RunFolder) -> Html:
         ),
         details(
             f"Layers at step {last['step']:,}",
-            table(
-                ["what comes out of", "mean", "deviation", "of its gradient", "saturated", "dead units"],
-                rows_text(rows),
-            ),
+            table(["output of", "mean", "deviation", "of its gradient", "saturated", "dead units"], rows_text(rows)),
         ),
         details(
             f"Matrices at step {last['step']:,}",
-            table(["matrix", "deviation", "of its gradient", "step, log10 of the part"], rows_text(matrices)),
+            table(["matrix", "deviation", "of its gradient", "step, log10 of its relative size"], rows_text(matrices)),
         ),
     )
 
 
 def verdict(events: Sequence[dict[str, Any]]) -> list[str]:
-    """Sentences: what is wrong, else what was looked at and found in order."""
+    """Return sentences that say what is wrong, or what was checked and found to be fine."""
     said = [finding.text[0].upper() + finding.text[1:] + "." for finding in findings(events)]
     if said:
         return said
     steps = events[-1]["step"]
     said = (
-        ["Nothing is amiss inside."]
+        ["No problem found inside the network."]
         if steps >= FEW_STEPS
-        else [f"Nothing is amiss inside, as far as {steps} steps can tell: too few to have learned much."]
+        else [f"No problem found inside the network, but {steps} steps are too few to judge."]
     )
     if (step := largest_step(events)) is not None:
-        said.append(f"The largest step changed the middle one of the matrices by {share(step)} of its size.")
+        said.append(f"The largest step changed the median matrix by {share(step)} of its size.")
     for figure, what in (("saturated", "of the outputs are saturated"), ("dead", "of the units are dead")):
         if (top := worst(events[-1]["layers"], figure)) is not None:
             said.append(f"At most {top[1]:.1%} {what}: in {top[0]}.")
@@ -80,7 +77,7 @@ def verdict(events: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def observed(run: RunFolder) -> list[dict[str, Any]]:
-    """The run's diagnostics, as far as they are what they should be."""
+    """Return the valid diagnostics events of a run."""
     events = []
     for event in run.events:
         step, parts = number(event.get("step")), [event.get(part) for part in ("layers", "weights")]
@@ -98,14 +95,14 @@ def observed(run: RunFolder) -> list[dict[str, Any]]:
 
 
 def draw(events: Sequence[dict[str, Any]]) -> Figure:
-    """Over the steps: each matrix's update and each function's saturation; at the last one: signal and gradient."""
+    """Plot each matrix's update and each layer's saturation over the steps, and signal and gradient at the last."""
     figure = Figure(figsize=(13, 3.6), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     curves(left, events, "weights", "update")
     left.axhline(-3, color="grey", linestyle="--", linewidth=1)
-    left.set(title="steps", xlabel="training steps", ylabel="log10 of the part changed", ylim=(-6, 1))
+    left.set(title="steps", xlabel="training steps", ylabel="log10 of the relative change", ylim=(-6, 1))
     curves(middle, events, "layers", "saturated")
-    middle.set(title="saturated", xlabel="training steps", ylabel="part of the outputs", ylim=(-0.02, 1.02))
+    middle.set(title="saturated", xlabel="training steps", ylabel="fraction of the outputs", ylim=(-0.02, 1.02))
     layers = events[-1]["layers"].values()
     for key, name in (("std", "outputs"), ("grad_std", "gradient")):
         values = np.array([layer.get(key, np.nan) for layer in layers])
@@ -121,7 +118,7 @@ def draw(events: Sequence[dict[str, Any]]) -> Figure:
 
 
 def curves(ax: Any, events: Sequence[dict[str, Any]], part: str, key: str) -> None:
-    """A line over the steps for each layer or matrix that has the figure."""
+    """Plot a line over the steps for each layer or matrix that has the figure."""
     names = [name for name, figures in events[-1][part].items() if key in figures]
     for place, name in enumerate(names):
         points = [(event["step"], event[part][name][key]) for event in events if key in event[part].get(name, {})]
@@ -136,9 +133,10 @@ def curves(ax: Any, events: Sequence[dict[str, Any]], part: str, key: str) -> No
 
 
 def dead_text(layer: dict[str, float]) -> str | None:
+    """Return the number of dead units in words; None for layers without."""
     return f"{layer['dead']:g} of {layer['units']:g}" if {"dead", "units"} <= layer.keys() else None
 
 
 def rows_text(rows: list[list[Any]]) -> list[list[Any]]:
-    """Three digits each: these figures span many powers of ten."""
+    """Format floats to three digits, since these figures span many powers of ten."""
     return [[f"{value:.3g}" if isinstance(value, float) else value for value in row] for row in rows]

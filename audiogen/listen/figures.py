@@ -1,4 +1,4 @@
-"""How good a run is, in words and numbers: the learning curve and the figures beside those of counting."""
+"""Show how good a run is: learning curve, and figures beside those of count-based models."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from .html import Html, card, glossary, table, text
 from .run_reader import RunFolder, number
 
 BASELINES = ("uniform", "unigram", "bigram")
-# The evaluation's other figures in words; one that is not listed is shown under its own name.
+# Names of the evaluation's other figures; those not listed here keep their own name.
 WORDS = {
     "round_trip si_sdr": "round trip: SI-SDR (dB)",
     "round_trip mel_distance": "round trip: mel distance",
@@ -20,33 +20,35 @@ WORDS = {
 }
 
 MEANINGS = {
-    "bits per code": "How unsure the model is of the next code, on average, in sound that it was not trained on. With "
-    "n bits it is as unsure as someone who guesses among 2 to the power of n equally likely codes. "
-    "Lower is better.",
-    "bits per second": "The same over a second of sound: what the model would need to store it. A CD takes 1,411,200.",
-    "bits per sample": "The same per number of the waveform. Only front-ends that keep each sample have it.",
-    "nats per frame": "How unlikely the model finds the next frame, on average, in sound that it was not trained on. "
-    "It can be negative, and can't be compared with bits. Lower is better.",
-    "bigram": "A table of which code follows which, counted on the training files. A model worth its name is below it.",
-    "unigram": "How often each code occurs, and no idea of what came before.",
-    "uniform": "No idea at all: each code is as likely as any other.",
-    "round trip: SI-SDR (dB)": "How far what the front-end's round trip adds lies below the original; higher is "
-    "closer. It compares waveforms, so a front-end that makes up its phases, such as mel, "
-    "is low even where it sounds right.",
-    "round trip: mel distance": "How far the round trip's spectrogram lies from the original's; 0 is perfect.",
+    "bits per code": "How unsure the model is of the next code, on average, in recordings that it was not trained on. "
+    "With n bits it is as unsure as someone guessing among 2 to the power of n equally likely codes. Lower is better.",
+    "bits per second": "Bits per second of audio: what the model would need to store it. A CD takes 1,411,200.",
+    "bits per sample": "Bits per sample of the waveform, for front-ends with one code per sample.",
+    "nats per frame": "How unlikely the next frame is to the model, on average, in recordings that it was not trained "
+    "on. It can be negative, and is not comparable with bits. Lower is better.",
+    "bigram": "A table of which code follows which, counted on the training files. A useful model is below it.",
+    "unigram": "How often each code occurs, whatever came before.",
+    "uniform": "A pure guess: all codes are equally likely.",
+    "round trip: SI-SDR (dB)": "How far the error of the front-end's round trip lies below the original; higher is "
+    "better. It compares waveforms, so it is low for front-ends that do not keep phases, such as mel, even if they "
+    "sound right.",
+    "round trip: mel distance": "How far the round trip's spectrogram is from the original's; 0 is perfect.",
 }
 
 
 @dataclass(frozen=True)
 class Figures:
-    """The last evaluation, or the best held-out loss while there is none.
+    """The last evaluation, or the best held-out loss as long as there is none.
 
     Attributes:
-        loss: bits per code or nats per frame, as `unit` says; None before the first evaluation.
-        step: of the weights, None where it is not known.
-        baselines: bits per code of the counting models.
-        more: what else the evaluation reports, in words -> value.
-        turned: whether the held-out loss had stopped getting better before training ended.
+        unit: "bits per code" or "nats per frame".
+        loss: in `unit`; None before the first evaluation.
+        per_second: bits per second of audio, if known.
+        per_sample: bits per sample, if each code is one sample.
+        step: step of the weights, if known.
+        baselines: bits per code of the count-based models.
+        more: the evaluation's other figures by name.
+        turned: whether the held-out loss had stopped improving before training ended.
     """
 
     unit: str
@@ -60,6 +62,7 @@ class Figures:
 
 
 def read_figures(run: RunFolder) -> Figures:
+    """Read the figures of a run from its events."""
     final, held_out = flat(run.last("final")), best_held_out(run)
     counted = flat(run.last("baselines"))
     baselines = {
@@ -87,12 +90,13 @@ def read_figures(run: RunFolder) -> Figures:
 
 
 def best_held_out(run: RunFolder) -> dict[str, Any]:
+    """Return the event with the lowest held-out loss, empty if there is none."""
     events = [e for e in run.events if e.get("event") == "held_out" and number(e.get("loss")) is not None]
     return min(events, key=lambda e: e["loss"], default={})
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The finite numbers of nested dicts as one dict: {"a": {"b": 1}} -> {"a b": 1}."""
+    """Flatten the finite numbers of nested dicts: {"a": {"b": 1}} -> {"a b": 1}."""
     out: dict[str, float] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -103,7 +107,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 def learning_curve(run: RunFolder, y_range: tuple[float, float]) -> Html:
-    """Train and held-out loss by step, with the counting models as level lines."""
+    """Plot training and held-out loss by step, with count-based models as horizontal lines."""
     figures = read_figures(run)
     lines = curve_lines(run)
     if not any(line.x for line in lines):
@@ -120,11 +124,12 @@ def learning_curve(run: RunFolder, y_range: tuple[float, float]) -> Html:
 
 
 def curve_lines(run: RunFolder) -> list[Line]:
+    """Return the curves of held-out and training loss."""
     return [Line("held-out files", *run.curve("held_out")), Line("training files", *run.curve("train"))]
 
 
 def learning_curves(runs: Sequence[RunFolder]) -> list[Html]:
-    """The curve of each run; those measured in the same unit share their y axis."""
+    """Plot the learning curve of each run; those with the same unit share their y axis."""
     ranges = {}
     for unit in {read_figures(run).unit for run in runs}:
         alike = [run for run in runs if read_figures(run).unit == unit]
@@ -135,7 +140,7 @@ def learning_curves(runs: Sequence[RunFolder]) -> list[Html]:
 
 
 def figures_table(run: RunFolder) -> Html:
-    """The run's figures beside those of the counting models, and what they say."""
+    """Tabulate the run's figures beside those of the count-based models, with a verdict."""
     f = read_figures(run)
     if f.loss is None:
         return card(text("No held-out file has been evaluated yet.", style="note"))
@@ -156,7 +161,7 @@ def figures_table(run: RunFolder) -> Html:
 
 
 def meanings(runs: Sequence[RunFolder]) -> Html:
-    """What the words of the tables mean: of those that occur."""
+    """Explain the terms that occur in the tables."""
     names: set[str] = set()
     for f in map(read_figures, runs):
         names |= {f.unit, *f.baselines, *f.more}

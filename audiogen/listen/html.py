@@ -1,11 +1,11 @@
-"""The pieces that a page is built from: functions from plain values to HTML.
+"""The components of a page: functions from plain values to HTML.
 
     write_document("out.html", "Lesson 3", section("What broke", text("The first loss is far too high."),
                                                    table(["step", "loss"], [[0, 27.1], [100, 3.4]])))
 
-All that is given as text or as a cell is escaped, so a file name or a config can hold anything. What the functions
-return is HTML already, and is what the ones that take `blocks` expect. The document needs no network: its policy
-forbids any. Sounds with their pictures are in clips.py, curves in charts.py.
+All text and cells are escaped, so file names and configs may contain anything. The functions return HTML, which is what
+those with `blocks` take. The document needs no network, and its content security policy forbids any. See clips.py for
+audio with pictures, charts.py for curves.
 """
 
 import base64
@@ -23,31 +23,31 @@ from .style import CSS, SCRIPT
 
 Html = str
 
-# A lesson's parts by their first words; what stands between backticks, or an option with its value.
+# The headings of a lesson's parts; text between backticks, or an option with its value.
 PART = re.compile(r"^(What it teaches\.|How it carries over to audio\.|What to try\.)")
 OPTION = re.compile(r"`([^`]+)`|(?<![\w-])(--[a-z][\w-]*(?: (?:\d[\w.]*\w|\d|[\w./-]*[=:/][\w./=:-]*\w))?)")
-# A cell that is a figure, though given as text: "+0.25", "3e-07", "81.5 %".
+# A cell that is a number given as text: "+0.25", "3e-07", "81.5 %".
 FIGURE = re.compile(r"[-+−]?[\d.,]+(e[-+]?\d+)?( ?%)?|")
 
-# Only what is inside the file itself: nothing is fetched, whatever a file name or a config might smuggle in.
+# Allow only content inside the file: nothing is fetched, even if a file name or config injects a link.
 POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
 def heading(title: str, level: int = 2) -> Html:
-    """A heading, level 1 (the page's own) to 3."""
+    """Make a heading of level 1 (the page title) to 3."""
     return f"<h{level}>{escape(title)}</h{level}>"
 
 
 def text(*paragraphs: str, style: str = "") -> Html:
-    """Paragraphs; `style` is "", "lead" (larger, for the first one) or "note" (smaller)."""
+    """Make paragraphs; `style` is "", "lead" (larger, for the first one) or "note" (smaller)."""
     mark = f' class="{style}"' if style else ""
     return "".join(f"<p{mark}>{escape(paragraph)}</p>" for paragraph in paragraphs)
 
 
 def note(docstring: str) -> Html:
-    """What a lesson's docstring says below its first line: paragraphs, and what is indented line by line.
+    """Convert a lesson's docstring after its first line: paragraphs, and indented blocks as code.
 
-    The name of a part stands out, and `names` and options such as --steps 100 are set in letters of one width.
+    Part headings are bold; `names` and options such as --steps 100 are in a fixed-width font.
     """
     blocks = re.split(r"\n\s*\n", docstring.strip("\n"))[1:]
     return "".join(
@@ -57,9 +57,9 @@ def note(docstring: str) -> Html:
 
 
 def prose(paragraph: str) -> Html:
-    """A paragraph of a docstring."""
+    """Convert a paragraph of a docstring."""
 
-    def as_code(found: re.Match) -> Html:  # which a line's end may part at spaces alone
+    def as_code(found: re.Match) -> Html:  # allow line breaks only at spaces
         return f"<code>{(found[1] or found[2]).replace(' ', ' <wbr>')}</code>"
 
     marked = OPTION.sub(as_code, escape(paragraph, quote=False))
@@ -67,27 +67,27 @@ def prose(paragraph: str) -> Html:
 
 
 def link(address: str) -> Html:
-    """A line that leads to another page, given from this one."""
+    """Make a line with a link to another page, relative to this one."""
     return f'<p><a href="{escape(address)}">{escape(address)}</a></p>'
 
 
 def bullets(*items: str) -> Html:
-    """A list with a dot before each item."""
+    """Make a bulleted list."""
     return "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
 
 
 def glossary(words: dict[str, str]) -> Html:
-    """Words and what they mean."""
+    """Make a list of terms and their meanings."""
     return "<dl>" + "".join(f"<dt>{escape(word)}</dt><dd>{escape(words[word])}</dd>" for word in words) + "</dl>"
 
 
 def table(
     header: Sequence[str], rows: Sequence[Sequence[str | float | None]], caption: str = "", main_row: int | None = None
 ) -> Html:
-    """A table; the first cell of each row names it.
+    """Make a table; the first cell of each row is its heading, and `main_row` is highlighted.
 
-    Numbers are set right, with as many decimals as the largest of their column needs for four digits, and with one
-    where the header says that they are percent; None is a dash. `main_row` is highlighted.
+    Numbers are right-aligned, with as many decimals as the largest in their column needs for four digits, or with one
+    if the header says percent. None becomes a dash.
     """
     right = [
         i > 0 and all(not isinstance(row[i], str) or FIGURE.fullmatch(row[i]) for row in rows)
@@ -113,7 +113,7 @@ def table(
 
 
 def format_number(value: str | float | None, scale: float = 0.0) -> str:
-    """12345 -> "12,345", 4.6406 -> "4.641", 31234.5 -> "31,234", None -> a dash; decimals as for `scale` if larger."""
+    """Format a number, with decimals for `scale` if larger: 12345 -> "12,345", 4.6406 -> "4.641", None -> a dash."""
     if value is None:
         return "–"
     if isinstance(value, str | bool):
@@ -126,17 +126,19 @@ def format_number(value: str | float | None, scale: float = 0.0) -> str:
 
 
 def picture(image: bytes | Figure, alt: str, caption: str = "") -> Html:
-    """A PNG file's bytes, or a matplotlib figure.
+    """Embed a picture.
 
     Args:
-        alt: what is to be seen, for who can't see it.
+        image: the bytes of a PNG file, or a matplotlib figure.
+        alt: description for screen readers.
+        caption: text below the picture.
     """
     if isinstance(image, Figure):
         buffer = io.BytesIO()
         image.savefig(buffer, format="png", dpi=144, bbox_inches="tight", facecolor="white")
         image = buffer.getvalue()
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    # A screen too narrow for its letters (10 points, a pixel each at half of the 144 dots per inch) scrolls sideways.
+    # Minimum width for legible letters (10 points at 60 dpi); narrower screens scroll sideways.
     least = int.from_bytes(image[16:20], "big") * 60 // 144
     return (
         f'<figure class="picture"><div class="scroll" tabindex="0"><img src="{png_uri(image)}" alt="{escape(alt)}" '
@@ -145,12 +147,12 @@ def picture(image: bytes | Figure, alt: str, caption: str = "") -> Html:
 
 
 def png_uri(image: bytes) -> str:
-    """The bytes of a PNG file as an address that holds them."""
+    """Return the bytes of a PNG file as a data URI."""
     return "data:image/png;base64," + base64.b64encode(image).decode()
 
 
 def player(sound: bytes, label: str) -> Html:
-    """A player for the bytes of a WAV file; `label` is read out."""
+    """Make a player for the bytes of a WAV file; `label` is for screen readers."""
     return (
         f'<audio controls preload="metadata" aria-label="{escape(label)}" '
         f'src="data:audio/wav;base64,{base64.b64encode(sound).decode()}"></audio>'
@@ -158,27 +160,27 @@ def player(sound: bytes, label: str) -> Html:
 
 
 def details(summary: str, *blocks: Html) -> Html:
-    """Blocks that are folded away until the reader opens them."""
+    """Fold blocks away until the reader opens them."""
     return f"<details><summary>{escape(summary)}</summary>{''.join(blocks)}</details>"
 
 
 def code(source: str) -> Html:
-    """Text in fixed-width letters, line by line."""
+    """Show text line by line in a fixed-width font."""
     return f"<pre>{escape(source)}</pre>"
 
 
 def grid(cards: Sequence[Html]) -> Html:
-    """Cards beside each other as far as there is room, else below each other."""
+    """Arrange cards side by side, as many as fit."""
     return f'<div class="clips">{"".join(cards)}</div>'
 
 
 def card(*blocks: Html) -> Html:
-    """Blocks on a sheet of their own."""
+    """Put blocks on a card."""
     return f'<div class="card">{"".join(blocks)}</div>'
 
 
 def columns(blocks: dict[str, Html]) -> Html:
-    """Columns with their headings, beside each other on a wide screen and stacked on a phone; one needs no heading."""
+    """Make columns with headings, side by side if there is room; a single block gets no heading."""
     if len(blocks) == 1:
         return "".join(blocks.values())
     return (
@@ -189,17 +191,17 @@ def columns(blocks: dict[str, Html]) -> Html:
 
 
 def section(title: str, *blocks: Html) -> Html:
-    """A part of the page under its heading; the page's own list of contents leads to it."""
+    """Make a section with a heading, to which the table of contents can link."""
     return f'<section id="{anchor(title)}">{heading(title)}{"".join(blocks)}</section>'
 
 
 def anchor(title: str) -> str:
-    """The name under which a section is linked to."""
+    """Return the anchor of a section."""
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
 def contents(titles: Sequence[str]) -> Html:
-    """Links to the sections of these titles."""
+    """Make a table of contents that links to the sections of these titles."""
     return (
         '<nav aria-label="On this page">'
         + "".join(f'<a href="#{anchor(title)}">{escape(title)}</a>' for title in titles)
@@ -208,7 +210,7 @@ def contents(titles: Sequence[str]) -> Html:
 
 
 def document(title: str, *blocks: Html, wide: bool = False) -> Html:
-    """A whole page that needs nothing but itself. `wide` gives columns more room."""
+    """Make a self-contained page; `wide` gives columns more room."""
     return (
         "<!doctype html>\n"
         '<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -223,7 +225,7 @@ def document(title: str, *blocks: Html, wide: bool = False) -> Html:
 
 
 def write_document(path: str | Path, title: str, *blocks: Html, wide: bool = False) -> Path:
-    """Writes `document`, headed by its title -> its path. A crash leaves the old file or the new one.
+    """Write a page headed by its title, atomically, and return its path; see `document`.
 
     Raises:
         AudiogenError: the file can't be written.

@@ -1,4 +1,4 @@
-"""What a run folder has to show: its settings, its metrics, its samples. Only files are read; nothing is loaded."""
+"""Read settings, metrics and samples from a run folder, without loading the model."""
 
 import sys
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from ..utils.json_files import read_json
 
 @dataclass(frozen=True)
 class Sample:
-    """A WAV of samples/ with what its .json says; None where nothing is said, kind "" where there is no .json."""
+    """A WAV in samples/ with the contents of its .json; kind is "" without a .json."""
 
     path: Path
     kind: str = ""
@@ -27,12 +27,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run as it lies on disk.
+    """The contents of a run folder.
 
     Attributes:
-        config: config.json.
-        events: metrics.jsonl, in order.
-        samples: in the order of their names.
+        path: the folder.
+        config: contents of config.json.
+        events: contents of metrics.jsonl, in order.
+        samples: samples, ordered by name.
     """
 
     path: Path
@@ -41,33 +42,33 @@ class RunFolder:
     samples: list[Sample]
 
     def last(self, event: str) -> dict[str, Any]:
-        """The last event of a kind, empty if there is none."""
+        """Return the last event of a kind, empty if there is none."""
         return next((e for e in reversed(self.events) if e.get("event") == event), {})
 
     def curve(self, event: str) -> tuple[list[float], list[float]]:
-        """(steps, losses) of an event."""
+        """Return (steps, losses) of a kind of event."""
         points = [(number(e.get("step")), number(e.get("loss"))) for e in self.events if e.get("event") == event]
         whole = [(x, y) for x, y in points if x is not None and y is not None]
         return [x for x, _ in whole], [y for _, y in whole]
 
     def kind(self, part: str) -> str:
-        """The kind of the front-end, backbone or pattern."""
+        """Return the kind of a part ("frontend", "backbone" or "pattern")."""
         values = self.config.get(part)
         return str(values.get("kind", "?")) if isinstance(values, dict) else "?"
 
 
 def read_folder(path: Path) -> RunFolder:
-    """Read a run folder, finished or not; what is missing is left out.
+    """Read a run folder, finished or not.
 
     Raises:
-        RunError: it is no run folder, or its config.json or metrics.jsonl is damaged or of a newer format.
+        RunError: it is not a run folder, or its config.json or metrics.jsonl is damaged or of a newer format.
     """
     samples = [read_sample(wav) for wav in sorted((path / "samples").glob("*.wav"))]
     return RunFolder(path, read_settings(path), read_metrics(path), samples)
 
 
 def read_sample(wav: Path) -> Sample:
-    """A WAV and its .json; one that is missing or damaged says nothing."""
+    """Read the .json of a WAV; ignore it if it is missing or damaged."""
     try:
         notes = read_json(wav.with_suffix(".json"), RunError, "remove it")
     except (FileNotFoundError, RunError):
@@ -91,7 +92,7 @@ def read_sample(wav: Path) -> Sample:
 
 
 def number(value: Any) -> float | None:
-    """The value if it is a finite number, else None."""
-    # Compared, not asked by math.isfinite: an integer may be too large for a float.
+    """Return the value if it is a finite number, else None."""
+    # math.isfinite raises for integers too large for a float.
     good = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     return value if good else None

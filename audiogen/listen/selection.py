@@ -1,4 +1,4 @@
-"""Which samples of a run go on the page, and what is said about each."""
+"""Select the samples of a run for the page, and caption them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,20 +6,20 @@ from pathlib import Path
 from .clips import Clip
 from .run_reader import RunFolder, Sample, number
 
-# Of one run: with clips of some seconds a page then stays below 10 MB.
+# Per run; with clips of a few seconds, the page stays below 10 MB.
 MOST_PAIRS, MOST_GENERATED, MOST_ALONG, MOST_OTHER = 4, 8, 4, 4
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The clips of one run in the order in which they are heard.
+    """The clips of one run, in the order of the page.
 
     Attributes:
         pairs: originals, each followed by its round trip.
-        generated: from the weights that the run has kept, or the newest while it goes on; those from a prompt last.
-        along: one of each of some other steps of the training, in order.
-        other: nothing is written down about them.
-        left_out: how many samples are not on the page.
+        generated: from the final weights, or the newest ones during training; those with a prompt last.
+        along: one clip for each of some other training steps, in order.
+        other: clips without a description.
+        left_out: number of samples that are not on the page.
     """
 
     pairs: list[Clip]
@@ -30,11 +30,12 @@ class Choice:
 
     @property
     def groups(self) -> tuple[list[Clip], ...]:
+        """All groups of clips, in order."""
         return self.pairs, self.generated, self.along, self.other
 
 
 def choose(run: RunFolder) -> Choice:
-    """At most some of each group, evenly spread where there are more."""
+    """Choose a limited number of samples for each group."""
     originals = [s for s in run.samples if s.kind == "original"]
     trips = [s for s in run.samples if s.kind == "round-trip"]
     paired = []
@@ -46,7 +47,7 @@ def choose(run: RunFolder) -> Choice:
     paired += [[trip] for trip in trips]
 
     made = [s for s in run.samples if s.kind == "generated"]
-    # The kept weights are the best ones, which need not be the last ones.
+    # The run keeps its best weights, which need not be the last.
     steps = {s.step for s in made if s.step is not None}
     kept = number(run.last("final").get("step"))
     kept = kept if kept in steps else max(steps, default=None)
@@ -60,21 +61,21 @@ def choose(run: RunFolder) -> Choice:
 
 
 def spread(values: list[int], most: int) -> list[int]:
-    """At most `most` of the values, the first and the last among them, at equal distances."""
+    """Pick at most `most` values at equal distances, including the first and the last."""
     if len(values) <= most:
         return values
     return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
 
 
 def describe(sample: Sample) -> Clip:
-    """Title and notes of a sample."""
+    """Make the clip of a sample, with title and notes."""
     if sample.kind in ("original", "round-trip"):
         kind = "Original" if sample.kind == "original" else "Round trip"
         return Clip(sample.path, Path(sample.source or sample.path.name).name, kind)
     notes = []
     if sample.prompt_seconds:
         name = f", from {Path(sample.prompt).name}" if sample.prompt else ""
-        notes.append(f"The first {sample.prompt_seconds:.1f} s are the prompt{name}; the rest is made up.")
+        notes.append(f"The first {sample.prompt_seconds:.1f} s are the prompt{name}; the rest is generated.")
     facts = [
         f"{name.replace('_', '-')} {value:g}"
         for name, value in sample.sampling.items()

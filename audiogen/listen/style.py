@@ -1,4 +1,4 @@
-"""How a page looks and behaves: one style sheet and a few lines of script, both inside the page."""
+"""The style sheet and script of a page, both embedded in it."""
 
 CSS = """
 :root {
@@ -101,7 +101,7 @@ section > * + .card, section > * + details, .columns h3 + .card, .columns h3 + d
   white-space: nowrap; }
 .ramp i { flex: 0 1 9rem; min-width: 3rem; height: .7rem; border-radius: 3px; }
 .card, details { --under: var(--card); }
-/* A shadow at the edge beyond which there is more: the covers scroll along, the shadows stay. */
+/* Shadows at the edges show that there is more to scroll: their covers scroll along, the shadows stay. */
 .scroll { overflow-x: auto; margin-top: 1rem; background:
   linear-gradient(90deg, var(--under) 40%, transparent) 0 / 2.5rem 100% no-repeat local,
   linear-gradient(270deg, var(--under) 40%, transparent) 100% / 2.5rem 100% no-repeat local,
@@ -143,8 +143,8 @@ footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line);
 @media print { .clip { break-inside: avoid; } nav { display: none; } }
 """
 
-# One sound at a time; a line on the pictures follows the player; a tap on a picture plays from there. Without the
-# script the players work as well, and the keyboard reaches the same through their own controls.
+# Play one clip at a time, show its position on the pictures, and play from where a picture is tapped. The players work
+# without the script too, also by keyboard.
 SCRIPT = """
 for (const clip of document.querySelectorAll(".clip")) {
   const player = clip.querySelector("audio");
