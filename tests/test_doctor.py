@@ -117,9 +117,9 @@ def test_healthy(crops, frontend, backbone):
 
 
 @some_cases
-def test_learning_rate_times_100(crops, frontend, backbone):
+def test_learning_rate_far_too_high(crops, frontend, backbone):
     model, x, training = parts(crops, frontend, backbone)
-    wrong = dataclasses.replace(training, learning_rate=100 * training.learning_rate)
+    wrong = dataclasses.replace(training, learning_rate=300 * training.learning_rate)
 
     found = verdict(overfit(model, x, wrong, STEPS))
 
