@@ -1,5 +1,8 @@
 """A sound file that is held open: any stretch, in any order, also after an error."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import soundfile
@@ -91,3 +94,15 @@ def test_signalling_nan_is_refused_without_a_warning(tmp_path):
     (tmp_path / "a.wav").write_bytes(data)
     with pytest.raises(AudioReadError, match="NaN or infinite"):
         read_audio(tmp_path / "a.wav")
+
+
+def test_looking_at_files_needs_neither_torch_nor_ffmpeg(tmp_path):
+    """Buries: a report on a folder that first loads torch, and PyAV loaded for a folder of WAVs."""
+    soundfile.write(tmp_path / "a.wav", sounds(1000, 8_000, 1), 8_000)
+    script = (
+        "import sys; from audiogen.audio.decoder import Decoder, audio_info; "
+        "assert audio_info(sys.argv[1]).num_samples == sum(map(len, Decoder(sys.argv[1]).blocks())); "
+        "print(sorted({'torch', 'torchaudio', 'av', 'librosa'} & sys.modules.keys()))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "a.wav")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -341,7 +341,10 @@ def test_many_files_are_summed_up_unless_asked_for(tmp_path):
     text = console.file.getvalue()
     assert "[/" not in text and "[red]" not in text, "a style's name is no word of the report"
     assert "broken.wav" in text and "07.wav" not in text and "32 other files kept without remark" in text
-    assert "broken.wav: is no WAV, FLAC, Ogg or MP3 file; convert it, for example with ffmpeg, or remove it\n" in text
+    assert (
+        "broken.wav: is no sound file of a kind that is read; convert it, for example with ffmpeg, or remove it\n"
+        in text
+    )
     console = said(80)
     check_folder(console, tmp_path, verbose=True)
     assert all(f"{seed:02d}.wav" in console.file.getvalue() for seed in range(32))

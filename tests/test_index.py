@@ -6,9 +6,11 @@ import shutil
 
 import numpy as np
 import pytest
+import soundfile
 from folders import folder_of_noise, noise, write_wav
 
-from audiogen.data import long_enough, main_sample_rate, scan
+from audiogen.data import long_enough, main_sample_rate, scan, split
+from audiogen.data.duplicates import find_copies
 from audiogen.errors import AudioReadError, DataError
 from audiogen.spec import FrameSpec, TokenSpec
 
@@ -243,3 +245,63 @@ def test_main_sample_rate_goes_by_seconds(tmp_path):
     for number in range(3):
         write_wav(tmp_path / f"{number}.wav", noise(number + 1, 8000), 16000)  # 1.5 s in all
     assert main_sample_rate(scan(tmp_path)) == 4000
+
+
+def copies_of(folder, name, samples, rate=8000):
+    """The same recording in other containers and depths, by libsndfile's own scaling, which is by 2 ** (n - 1) - 1."""
+    for suffix, subtype in ((".wav", "PCM_16"), (".flac", "PCM_16"), (".24.wav", "PCM_24"), (".aiff", "FLOAT")):
+        soundfile.write(folder / f"{name}{suffix}", samples, rate, subtype=subtype)
+
+
+def test_copies_are_found_by_their_samples(tmp_path):
+    """Buries: copies in another container, tag or depth on both sides of a split, so that what is held out is known."""
+    for number in range(10):
+        copies_of(tmp_path, str(number), noise(number, 4000))
+    tagged = b"ID3\4\0\0\0\0\1\0" + bytes(128) + (tmp_path / "3.flac").read_bytes()
+    (tmp_path / "tagged.flac").write_bytes(tagged)
+    write_wav(tmp_path / "stereo.wav", np.stack([noise(4, 4000)] * 2, axis=1))  # the same, once mixed
+    index = scan(tmp_path)
+    assert [file.path for file in index.files] == [f"{number}.24.wav" for number in range(10)]
+    found = reasons(index)
+    assert len(found) == 32 and found["7.flac"] == "has the same content as 7.24.wav"
+    assert found["stereo.wav"] == "has the same content as 4.24.wav"
+    sides = split(index, 0.3)
+    assert len(sides.train) + len(sides.held_out) == 10
+
+
+def test_the_digest_of_samples_is_that_of_other_containers(tmp_path):
+    """Buries: a run evaluated on the FLACs of the WAVs that it was trained on."""
+    steps = np.random.default_rng(0).integers(-(2**15), 2**15, 4000).astype(np.int16)
+    digests = set()
+    for name, subtype in (("a.wav", "PCM_16"), ("b.flac", "PCM_16"), ("c.wav", "PCM_24"), ("d.caf", "PCM_32")):
+        (tmp_path / name[0]).mkdir()
+        soundfile.write(tmp_path / name[0] / name, steps, 8000, subtype=subtype)
+        (file,) = scan(tmp_path / name[0]).files
+        digests.add(file.sound)
+        assert file.sound in file.digests and file.sha256 in file.digests
+    assert len(digests) == 1
+
+
+def test_what_is_alike_is_no_copy(tmp_path):
+    """Buries: recordings left out that share a beat, a constant or most of their samples, but are not the same."""
+    base = noise(0, 8000)
+    write_wav(tmp_path / "a.wav", base)
+    write_wav(tmp_path / "b.wav", np.concatenate([base[:7000], noise(1, 1000)]))
+    write_wav(tmp_path / "c.wav", -base)
+    write_wav(tmp_path / "d.wav", base * 0.9)
+    write_wav(tmp_path / "e.wav", base[::-1])
+    write_wav(tmp_path / "f.wav", 0.5 + noise(2, 8000, loudness=1e-3))
+    write_wav(tmp_path / "g.wav", 0.5 + noise(3, 8000, loudness=1e-3))
+    write_wav(tmp_path / "h.wav", base, sample_rate=16_000)
+    write_wav(tmp_path / "i.wav", base[:7999])
+    assert scan(tmp_path).rejected == []
+
+
+def test_many_clips_of_one_length(tmp_path):
+    """Buries: a comparison of all pairs, and copies of copies that name another than the first."""
+    rng = np.random.default_rng(0)
+    sketches = rng.normal(size=(20_000, 32)).astype(np.float32) * rng.uniform(0.1, 10, (20_000, 1)).astype(np.float32)
+    sketches[[500, 19_000, 700]] = sketches[100] * 1.001
+    sketches[300] = sketches[200]
+    assert find_copies(sketches, [(1, 1)] * 20_000) == {500: 100, 700: 100, 19_000: 100, 300: 200}
+    assert find_copies(sketches[:1000], list(range(1000))) == {} == find_copies([], [])

@@ -158,7 +158,7 @@ def _look_at_chunks(source: _Source, start: int) -> Header:
         if _is_placeholder(stated) and stated > held:
             # What ffmpeg writes to a pipe is common enough not to be told of.
             note = ("states no length, as if written to a pipe; it is read to its end",)
-            return Header(name, notes=() if riff_size == _UNKNOWN else note)
+            return Header(name, notes=() if riff_size == stated == _UNKNOWN else note)
         if stated == 0 < held and (start + 8 + riff_size <= offset or _is_placeholder(riff_size)):
             note = "its header was never finished and states 0 bytes of data; it is read to its end"
             return Header(name, notes=(note,))
@@ -169,7 +169,7 @@ def _look_at_chunks(source: _Source, start: int) -> Header:
 def _header(source: _Source, name: str, offset: int, stated: int, notes: tuple[str, ...] = ()) -> Header:
     """Of a file whose sound begins at byte `offset` and is of `stated` bytes."""
     held = source.size - offset
-    if stated == 0 or held <= 0:
+    if stated == 0 or held <= 0 and stated in (-1, _UNKNOWN):
         raise source.refusal("has a header but no samples")
     if stated <= held or name != "WAV" and stated in (-1, _UNKNOWN):
         return Header(name, "libsndfile", notes)

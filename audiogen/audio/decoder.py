@@ -204,9 +204,9 @@ class _SoundFile(soundfile.SoundFile):
         super().__init__(path)
         self.sample_rate, self.num_channels, self.notes = self.samplerate, self.channels, ()
         self.num_samples = self.frames if self.frames < 1 << 62 else None  # a FLAC from a pipe states none
-        # With Vorbis libsndfile lands beside the place (https://github.com/libsndfile/libsndfile/issues/885), and
-        # Opus pages that are numbered wrongly lead it astray.
-        self.seeks = super().seekable() and self.format != "OGG"
+        # Among compressed samples it lands beside the place (https://github.com/libsndfile/libsndfile/issues/885).
+        plain = self.subtype.startswith("PCM_") or self.subtype in ("FLOAT", "DOUBLE", "ULAW", "ALAW")
+        self.seeks = super().seekable() and plain
 
     def seekable(self) -> bool:
         return False

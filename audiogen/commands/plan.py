@@ -180,6 +180,9 @@ def open_source(folder: str | Path, strict: bool = False) -> Index | EncodedCach
     index = scan(folder, strict)
     for file in index.rejected:
         log.warning("left out: %s: %s", file.path, file.reason)
+    for file in index.files:
+        if file.note:
+            log.warning("note: %s: %s", file.path, file.note)
     index.require_files()
     return index
 
