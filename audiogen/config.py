@@ -157,7 +157,7 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         for choice in arguments:
-            if dataclasses.is_dataclass(choice) and isinstance(value, Mapping):
+            if isinstance(choice, type) and dataclasses.is_dataclass(choice) and isinstance(value, Mapping):
                 return from_dict(choice, value, where)
             try:
                 return _checked(value, choice, where)
@@ -170,7 +170,7 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         if isinstance(value, tuple | list) and (arguments[-1] is Ellipsis or len(value) == len(arguments)):
             hints = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
             return tuple(_checked(item, inner, where) for item, inner in zip(value, hints, strict=True))
-    elif dataclasses.is_dataclass(hint):
+    elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else from_dict(hint, value, where)
     elif hint is float:
         # Python's json reads NaN and infinity, but JSON has neither, so they could not be saved again.

@@ -58,13 +58,12 @@ def kad(
     if min(len(reference), len(other)) < 2:
         raise ValueError(f"need at least two windows of each set, got {len(reference)} and {len(other)}")
     bandwidth = bandwidth or median_distance(reference)
-    kernels = [_kernel(x, y, bandwidth) for x, y in ((reference, reference), (other, other), (reference, other))]
-    for within in kernels[:2]:
-        within.fill_diagonal_(0)
-    value = _weighted_mmd(*kernels, torch.ones(1, len(reference)).double(), torch.ones(1, len(other)).double())
+    xx, yy = (_kernel(x, x, bandwidth).fill_diagonal_(0) for x in (reference, other))
+    xy = _kernel(reference, other, bandwidth)
+    value = _weighted_mmd(xx, yy, xy, *(torch.ones(1, len(x)).double() for x in (reference, other)))
     generator = torch.Generator().manual_seed(seed)
-    weights = [_counts(len(x), replicates, generator) for x in (reference, other)]
-    low, high = torch.quantile(_weighted_mmd(*kernels, *weights), torch.tensor([0.025, 0.975]).double()).tolist()
+    wx, wy = (_counts(len(x), replicates, generator) for x in (reference, other))
+    low, high = torch.quantile(_weighted_mmd(xx, yy, xy, wx, wy), torch.tensor([0.025, 0.975]).double()).tolist()
     return Distance(float(value), low, high, len(other))
 
 

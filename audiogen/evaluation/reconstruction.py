@@ -106,7 +106,7 @@ def joined(wavs: Iterable[Tensor], sample_rate: int, seconds: float = 10.0) -> l
     return clips or ([torch.cat(pieces, dim=1)] if pieces else [])
 
 
-def codebook_statistics(sequences: Iterable[Tensor], spec: TokenSpec) -> dict[str, list[float] | float]:
+def codebook_statistics(sequences: Iterable[Tensor], spec: TokenSpec) -> dict[str, list[float] | float | None]:
     """Measure the usage of each codebook in sequences (K, T) of codes.
 
     Returns:

@@ -119,7 +119,7 @@ class Expanded:
     """Sequences (1, T) expanded to the codes of the front-end's base; re-iterable."""
 
     frontend: Frontend
-    sequences: Iterable[Tensor]
+    sequences: Sequences
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self.frontend.expand(x.to(self.frontend.device)).cpu() for x in self.sequences)
@@ -128,7 +128,7 @@ class Expanded:
         return len(self.sequences)
 
 
-def round_trip(frontend: Frontend, sound: Iterable[tuple[str, Tensor]]) -> dict[str, float] | None:
+def round_trip(frontend: Frontend, sound: Iterable[tuple[str, Tensor]]) -> dict[str, float | None] | None:
     """Measure the round trip of wavs (1, N): mean mel distance and median SI-SDR in dB; None without wavs."""
     distances, ratios = [], []
     rate = frontend.spec.sample_rate

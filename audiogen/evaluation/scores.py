@@ -74,4 +74,5 @@ def baselines(spec: Spec, training: Iterable[Tensor], held_out: Iterable[Tensor]
     """
     if spec.uniform_loss is None:
         return None
-    return {"uniform": spec.uniform_loss, **held_out_counts(training, held_out, spec.num_codebooks, spec.codebook_size)}
+    counted = held_out_counts(training, held_out, spec.num_rows, spec.num_choices // spec.num_rows)
+    return {"uniform": spec.uniform_loss, **counted}

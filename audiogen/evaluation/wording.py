@@ -45,7 +45,7 @@ def in_words(result: Mapping[str, Any]) -> str:
 
 
 def verdict(
-    loss: float, unit: str, baselines: Mapping[str, float], step: int | None = None, turned: bool = False
+    loss: float, unit: str, baselines: Mapping[str, float], step: float | None = None, turned: bool = False
 ) -> str:
     """Explain a held-out loss in two sentences.
 
@@ -64,7 +64,7 @@ def verdict(
     if "uniform" in baselines:
         said += f", out of {2 ** baselines['uniform']:,.0f}"
     if "bigram" in baselines:
-        name = min(baselines, key=baselines.get)
+        name = min(baselines, key=baselines.__getitem__)
         gain = baselines[name] - loss
         if gain > 0.005 and name == "bigram":
             said += (

@@ -13,9 +13,13 @@ from torch import Tensor, nn
 from ..audio.containers import MAX_PEAK
 from ..config import to_dict
 from ..errors import ConfigError, DataError, NotFittedError
-from ..spec import Spec
 from ..utils.tensors import hash_tensors
 from .streaming import blockwise
+
+
+@dataclass(frozen=True)
+class _NoSettings:
+    """The Config of a front-end without settings."""
 
 
 class Frontend(nn.Module):
@@ -32,25 +36,27 @@ class Frontend(nn.Module):
     memory that does not grow.
     """
 
-    learned: ClassVar[bool] = False
+    spec: Any  # a TokenSpec or FrameSpec
+    Config: Any = _NoSettings
+    config: Any
+    base: Any  # the wrapped Frontend, or None
+    block_frames: Any  # int: frames that `encode` and `decode` process at once
+    _anchor: Tensor
+    is_fitted: Tensor
+
+    learned: bool = False
     #: Without a sample_rate setting, the rate of the folder is used, up to this (Hz): at a lower rate a model hears
     #: further back.
     highest_default_rate: ClassVar[int] = 16_000
     lookahead: ClassVar[float] = 0  # how far encoding a frame looks beyond its own samples, in frames
     output_delay: ClassVar[float] = 0  # how much audio `decode_block` holds back for the next block, in frames
     start_frames: ClassVar[int] = 1  # least frames of the first block, unless the audio is shorter
-    reconfigurable: ClassVar[frozenset[str]] = frozenset()  # settings that may change after `fit`
-    spec: Spec
+    reconfigurable: frozenset[str] = frozenset()  # settings that may change after `fit`
 
-    @dataclass(frozen=True)
-    class Config:
-        pass
-
-    def __init__(self, config: "Frontend.Config"):
+    def __init__(self, config: Any):
         super().__init__()
         self.config = config
-        #: The wrapped front-end, if any; then `expand` converts codes (1, T) to those of the base.
-        self.base: Frontend | None = None
+        self.base = None
         # Moves with .to() and .double(), so that a front-end without weights has a device and a dtype.
         self.register_buffer("_anchor", torch.zeros(()), persistent=False)
         if self.learned:
@@ -163,11 +169,6 @@ class Frontend(nn.Module):
         raise NotImplementedError
 
     @property
-    def block_frames(self) -> int:
-        """Frames that `encode` and `decode` process at once."""
-        raise NotImplementedError
-
-    @property
     def streams(self) -> bool:
         """Whether `decode_stream` works."""
         return type(self).decode_block is not Frontend.decode_block
@@ -240,6 +241,10 @@ class Frontend(nn.Module):
     def frame_lengths(self, x: Tensor) -> Tensor:
         """Return how many samples each frame represents: (B, C, T) -> (B, T) int64, 0 for holes."""
         return torch.full_like(x[:, 0], self.spec.hop_length, dtype=torch.int64)
+
+    def expand(self, codes: Tensor) -> Tensor:
+        """Convert codes (1, T) to those of the base; without a base, return them unchanged."""
+        return codes
 
     def seconds(self, sequences: Iterable[Tensor]) -> float:
         """Return the total duration in seconds of sequences (C, T) of codes or frames."""

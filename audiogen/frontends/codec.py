@@ -54,6 +54,7 @@ class Codec(Frontend):
         torch.Size([1, 4, 50])
     """
 
+    level: Tensor
     learned = True
     lookahead = output_delay = REACH
     block_frames = 50  # fits a CPU's cache

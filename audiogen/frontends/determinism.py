@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -13,7 +14,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
     TF32 (cuDNN's default for convolutions), "medium" matrix products and autocast keep only 8 to 11 bits of each
     number, which would change many codes.
     """
-    backends = torch.backends
+    backends: Any = torch.backends  # whose stubs lack most of these
     places = [
         backends.cudnn.conv,
         backends.cudnn.rnn,

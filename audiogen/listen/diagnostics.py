@@ -80,8 +80,9 @@ def observed(run: RunFolder) -> list[dict[str, Any]]:
     """Return the valid diagnostics events of a run."""
     events = []
     for event in run.events:
-        step, parts = number(event.get("step")), [event.get(part) for part in ("layers", "weights")]
-        if event.get("event") == "diagnostics" and step is not None and all(isinstance(part, dict) for part in parts):
+        step = number(event.get("step"))
+        parts = [part for part in map(event.get, ("layers", "weights")) if isinstance(part, dict)]
+        if event.get("event") == "diagnostics" and step is not None and len(parts) == 2:
             layers, weights = (
                 {
                     name: {key: value for key, value in figures.items() if number(value) is not None}

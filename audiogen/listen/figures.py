@@ -55,7 +55,7 @@ class Figures:
     loss: float | None
     per_second: float | None
     per_sample: float | None
-    step: int | None
+    step: float | None
     baselines: dict[str, float]
     more: dict[str, float]
     turned: bool

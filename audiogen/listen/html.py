@@ -90,11 +90,14 @@ def table(
     if the header says percent. None becomes a dash.
     """
     right = [
-        i > 0 and all(not isinstance(row[i], str) or FIGURE.fullmatch(row[i]) for row in rows)
+        i > 0 and all(FIGURE.fullmatch(cell) for cell in (row[i] for row in rows) if isinstance(cell, str))
         for i in range(len(header))
     ]
     marks = [' class="n"' if side else "" for side in right]
-    scales = [max((abs(row[i]) for row in rows if isinstance(row[i], float)), default=0) for i in range(len(header))]
+    scales = [
+        max((abs(cell) for cell in (row[i] for row in rows) if isinstance(cell, float)), default=0)
+        for i in range(len(header))
+    ]
     scales = [100 if re.search("%|percent", name) else scale for name, scale in zip(header, scales, strict=True)]
     head = "".join(f'<th scope="col"{mark}>{escape(name)}</th>' for name, mark in zip(header, marks, strict=True))
     body = ""

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import BinaryIO
+from typing import IO, Any, cast
 
 from tqdm import tqdm
 
@@ -35,7 +35,7 @@ class Entry:
     kind: str  # "file", "folder", or a description of anything else
     size: int
     executable: bool
-    open: Callable[[], BinaryIO]
+    open: Callable[[], Any]  # a binary file
 
 
 def unpack(
@@ -159,9 +159,10 @@ def _zip_entries(zipped: zipfile.ZipFile) -> Iterator[Entry]:
 
 def _tar_entries(plain: "_Metered") -> Iterator[Entry]:
     plain.allow(0)
-    with tarfile.open(fileobj=plain, mode="r|", bufsize=2**16) as tar:  # "|": forwards only, so nothing is read twice
+    # "|" reads forwards only, so nothing is read twice.
+    with tarfile.open(fileobj=cast(IO[bytes], plain), mode="r|", bufsize=2**16) as tar:
         while (info := tar.next()) is not None:
-            tar.members = []  # tarfile would otherwise keep every one in memory
+            tar.members.clear()  # tarfile would otherwise keep every one in memory
             kind = "file" if info.isreg() and not info.issparse() else "folder" if info.isdir() else _odd_kind(info)
             plain.allow(info.size)
             yield Entry(info.name, kind, info.size, bool(info.mode & 0o100), lambda info=info: tar.extractfile(info))
@@ -179,7 +180,7 @@ class _Metered:
     tarfile reads the headers of a member into memory whole, and a few compressed bytes can expand to huge headers.
     """
 
-    def __init__(self, file: BinaryIO, max_bytes: int):
+    def __init__(self, file: Any, max_bytes: int):
         self.file, self.left, self.total = file, 0, max_bytes + 64 * HEADERS
 
     def allow(self, num_bytes: int) -> None:

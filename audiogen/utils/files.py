@@ -9,8 +9,9 @@ import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import filelock
 
@@ -235,7 +236,7 @@ def sync_folder(folder: str | Path) -> None:
 # Reading.
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path) -> BufferedReader:
     """Open a regular file for reading; refuse pipes and devices, which could block for ever.
 
     Raises:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numba
 from numba.core import event
@@ -10,7 +11,7 @@ from numba.core import event
 log = logging.getLogger("audiogen")
 
 
-def compiled(**options: bool) -> Callable[[Callable], Callable]:
+def compiled(**options: Any) -> Callable[[Callable], Callable]:
     """Decorate a function to compile it on its first call and cache it on disk if possible.
 
     Args:

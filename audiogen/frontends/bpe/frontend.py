@@ -37,6 +37,10 @@ class BPE(Frontend):
         tensor([[  7, 256, 128]])
     """
 
+    merges: Tensor
+    code_lengths: Tensor
+    content: Tensor
+    begins: Tensor
     learned = True
 
     @dataclass(frozen=True)
@@ -72,11 +76,11 @@ class BPE(Frontend):
     def __init__(self, config: Config):
         super().__init__(config)
         try:
-            self.base = BASES[config.base["kind"]](part_from_dict(config.base, BASES, "frontend.base"))
+            self.base = BASES[self.config.base["kind"]](part_from_dict(self.config.base, BASES, "frontend.base"))
         except ConfigError as error:
             raise _of_base(error) from error
         inner = self.base.spec
-        check_setting(inner.discrete, "base.kind", "a front-end that gives codes", config.base["kind"])
+        check_setting(inner.discrete, "base.kind", "a front-end that gives codes", self.config.base["kind"])
         check_setting(
             inner.num_codebooks == 1,
             "base.num_codebooks",

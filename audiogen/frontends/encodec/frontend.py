@@ -18,7 +18,7 @@ from ...spec import TokenSpec
 from ..base import Frontend, check_setting, hash_tensors
 from ..determinism import full_precision
 from ..neural.kmeans import nearest
-from .seanet import DIMENSION, START_FRAMES, Decoder, Encoder
+from .seanet import DIMENSION, START_FRAMES, Conv, Decoder, Encoder
 from .weights import load_weights
 
 CODEBOOK_SIZE = 1024
@@ -43,7 +43,8 @@ class EnCodec(Frontend):
         torch.Size([1, 8, 75])
     """
 
-    spec: TokenSpec
+    codebooks: Tensor
+    has_weights: Tensor
     start_frames: ClassVar[int] = START_FRAMES
 
     @dataclass(frozen=True)
@@ -155,7 +156,8 @@ class EnCodec(Frontend):
 
     def decode_block(self, x: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
         """Decode codes (B, k, T), k <= K, to a wav (B, 1, T * 320) in [-1, 1]."""
-        z = sum(F.embedding(row, book) for row, book in zip(x.unbind(1), self.codebooks, strict=False))  # (B, T, D)
+        books = zip(x.unbind(1), self.codebooks, strict=False)  # of the rows that there are
+        z = sum((F.embedding(row, book) for row, book in books), self.codebooks.new_zeros(()))  # (B, T, D)
         with full_precision(x.device):
             wav, state = self.decoder(z.transpose(1, 2), state, last)
         return wav.clamp(-1, 1), state
@@ -178,7 +180,9 @@ class EnCodec(Frontend):
             elif isinstance(module, nn.LSTM):
                 for parameter in module.parameters():
                     parameter.uniform_(-1, 1, generator=generator).div_(math.sqrt(module.hidden_size))
-        self.decoder.model[-1].conv.conv.weight.mul_(0.2)  # about as loud as the input
+        last = self.decoder.model[-1]
+        assert isinstance(last, Conv)
+        last.layer.weight.mul_(0.2)  # about as loud as the input
         with one_thread():  # the number of threads affects rounding
             residual = self.encoder(made_up_sounds(generator))[0].transpose(1, 2).reshape(-1, DIMENSION)
             for book in self.codebooks:

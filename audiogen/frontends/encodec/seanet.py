@@ -33,8 +33,16 @@ class Conv(nn.Module):
         self.conv = nn.ModuleDict({"conv": conv})
         self.past = kernel_size - stride
 
+    @property
+    def layer(self) -> nn.Conv1d:
+        """torch's layer, which holds the weights."""
+        layer = self.conv["conv"]
+        assert isinstance(layer, nn.Conv1d)
+        return layer
+
     def forward(self, x: Tensor, state: Tensor | None, last: bool) -> tuple[Tensor, Tensor | None]:
-        conv = self.conv.conv
+        conv, bias = self.layer, self.layer.bias
+        assert bias is not None
         (kernel_size,), (stride,) = conv.kernel_size, conv.stride
         missing = -len(x) % stride  # only at the end of a file
         if state is None:
@@ -46,7 +54,7 @@ class Conv(nn.Module):
         weight = conv.weight.permute(2, 1, 0)  # (kernel, C, C')
         if conv.in_channels == 1:  # one input channel: all taps in one matrix product
             windows = rows[..., 0].unfold(0, kernel_size, stride)  # (T, B, kernel)
-            y = torch.addmm(conv.bias, windows.flatten(0, 1), weight.flatten(0, 1))
+            y = torch.addmm(bias, windows.flatten(0, 1), weight.flatten(0, 1))
             return y.unflatten(0, windows.shape[:2]), state
         # Each frame of `stride` steps is multiplied by its part of the kernel: stride 2, kernel 4
         #    past | x0 x1 | x2 x3 |         y0 = W0 (past) + W1 (x0 x1)
@@ -55,7 +63,7 @@ class Conv(nn.Module):
         frames = rows.unflatten(0, (-1, stride)).transpose(1, 2).flatten(2).flatten(0, 1)  # (T' B, stride C)
         weight = weight.reshape(taps, -1, conv.out_channels)
         count = len(frames) - (taps - 1) * batch_size
-        y = torch.addmm(conv.bias, frames[:count], weight[0])
+        y = torch.addmm(bias, frames[:count], weight[0])
         for tap in range(1, taps):
             y.addmm_(frames[tap * batch_size : tap * batch_size + count], weight[tap])
         return y.unflatten(0, (-1, batch_size)), state
@@ -70,12 +78,20 @@ class Upsample(nn.Module):
         conv.weight.data = _order(conv.weight.data, (0, 2, 1))  # memory layout: a matrix (C, 2 stride C')
         self.convtr = nn.ModuleDict({"convtr": conv})
 
+    @property
+    def layer(self) -> nn.ConvTranspose1d:
+        """torch's layer, which holds the weights."""
+        layer = self.convtr["convtr"]
+        assert isinstance(layer, nn.ConvTranspose1d)
+        return layer
+
     def forward(self, x: Tensor, state: Tensor | None, last: bool) -> tuple[Tensor, Tensor]:
-        conv = self.convtr.convtr
+        conv, bias = self.layer, self.layer.bias
+        assert bias is not None
         (stride,), batch_size = conv.stride, x.shape[1]
         rows = torch.cat([torch.zeros_like(x[:1]) if state is None else state, x])  # (S + 1, B, C)
         now, after = conv.weight.permute(0, 2, 1).flatten(1).chunk(2, dim=1)  # (C, stride C') each
-        y = torch.addmm(conv.bias.repeat(stride), rows[1:].flatten(0, 1), now)
+        y = torch.addmm(bias.repeat(stride), rows[1:].flatten(0, 1), now)
         y.addmm_(rows[:-1].flatten(0, 1), after)
         y = y.view(len(x), batch_size, stride, -1).transpose(1, 2).flatten(0, 1)
         return y, rows[-1:].clone()
@@ -91,7 +107,7 @@ class Residual(nn.Module):
             nn.ELU(), Conv(channels, channels // 2, 3), nn.ELU(), Conv(channels // 2, channels, 1)
         )
 
-    def forward(self, x: Tensor, state: Tensor | None, last: bool) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, state: Tensor | None, last: bool) -> tuple[Tensor, Tensor | None]:
         y, state = self.block[1](F.elu(x), state, last)
         y, _ = self.block[3](F.elu_(y), None, last)
         return y.add_(self.shortcut(x, None, last)[0]), state
@@ -104,7 +120,7 @@ class SkipLSTM(nn.Module):
         super().__init__()
         self.lstm = nn.LSTM(channels, channels, num_layers=2)
 
-    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None, last: bool) -> tuple[Tensor, tuple]:
+    def forward(self, x: Tensor, state: tuple | None, last: bool) -> tuple[Tensor, tuple | None]:
         if x.device.type != "cpu":
             y, state = self.lstm(x, state)
             return y.add_(x), state

@@ -36,6 +36,9 @@ class Mel(MelFrontend):
     Source: librosa.feature.melspectrogram
     """
 
+    basis: Tensor
+    mean: Tensor
+    std: Tensor
     lookahead = 1
     highest_default_rate = 48_000  # the frame rate does not depend on the sample rate
     block_frames = 1024

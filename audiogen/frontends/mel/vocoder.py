@@ -20,6 +20,8 @@ class Vocoder(nn.Module):
     Source: Vocos (Siuzdak 2023), but with causal blocks, since mel frames already look ahead.
     """
 
+    level: Tensor
+
     @dataclass(frozen=True)
     class Config(TrainingSettings):
         """Settings.
@@ -88,7 +90,7 @@ class MelFrontend(Frontend):
 
     learned = True
     output_delay = REACH
-    vocoder: Vocoder | None
+    vocoder: Any  # a Vocoder, or None for Griffin-Lim
 
     def fit_analysis(self, wavs: Iterable[Tensor]) -> None:
         """Fit everything but the vocoder."""
@@ -159,6 +161,8 @@ class MelFrontend(Frontend):
 
 class _Analysis(nn.Module):
     """Computes the frames of wavs of RMS 1, scaled back to the level of the files. It has no weights."""
+
+    level: Tensor
 
     def __init__(self, frames_of: Callable[[Tensor], Tensor], level: Tensor):
         super().__init__()

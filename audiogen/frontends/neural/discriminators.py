@@ -19,6 +19,8 @@ class StftDiscriminator(nn.Module):
     Source: EnCodec (Défossez et al. 2022), section 3.4 and figure 2.
     """
 
+    window: Tensor
+
     def __init__(self, n_fft: int, channels: int):
         super().__init__()
         self.register_buffer("window", sine_window(n_fft), persistent=False)

@@ -28,6 +28,7 @@ class Learner(Protocol):
         Raises:
             DataError: there are no wavs.
         """
+        ...
 
     def load_trained(self, trainer: Trainer) -> None:
         """Copy the current weights of a trainer."""
@@ -81,7 +82,7 @@ def training_batches(
 
     Args:
         wavs: re-iterable of (1, N) at spec.sample_rate.
-        spec: N is a multiple of its hop_length.
+        spec: N is a multiple of its hop_length, if that is fixed.
         batch_size: B.
         seed: determines crops and augmentation.
 
@@ -92,7 +93,8 @@ def training_batches(
         DataError: there are no wavs.
     """
     shortest = ReconstructionLoss(spec.sample_rate).shortest
-    num_samples = spec.hop_length * math.ceil(max(CROP_SECONDS * spec.sample_rate, shortest) / spec.hop_length)
+    hop_length = spec.hop_length or 1
+    num_samples = hop_length * math.ceil(max(CROP_SECONDS * spec.sample_rate, shortest) / hop_length)
     capacity = math.ceil(POOL_SECONDS * spec.sample_rate / longer(num_samples))
     crops = CropBatches(lambda: training_wavs(wavs), longer(num_samples), batch_size, capacity, seed)
     level = crops.crops.square().mean().sqrt().clamp_min(QUIETEST)

@@ -78,6 +78,8 @@ class Encoder(nn.Module):
     bounded, since otherwise a few loud outliers would each take a codeword.
     """
 
+    window: Tensor
+
     def __init__(self, hop_length: int, dim: int, num_layers: int, dim_out: int):
         super().__init__()
         self.hop_length = hop_length
@@ -114,6 +116,9 @@ class Decoder(nn.Module):
     Source: Vocos (Siuzdak 2023), section 3.2: predicting spectra spares the layers from learning to oscillate.
     """
 
+    window: Tensor
+    overlapping: Tensor
+
     def __init__(self, dim_in: int, dim: int, num_layers: int, hop_length: int):
         super().__init__()
         self.hop_length = hop_length
@@ -134,7 +139,8 @@ class Decoder(nn.Module):
             y, inner = self.blocks(x.transpose(1, 2), inner)
             pieces = self._pieces(y)
         # Overlap-add: half hop s sums part k of spectrum s - k. What is beyond the last frame waits for the next call.
-        total = sum(F.pad(part, (0, 0, k, OVERLAP - 1 - k)) for k, part in enumerate(pieces.unbind(2)))
+        parts = (F.pad(part, (0, 0, k, OVERLAP - 1 - k)) for k, part in enumerate(pieces.unbind(2)))
+        total = sum(parts, x.new_zeros(()))
         if state is not None:
             rest = state["sounding"]  # (B, OVERLAP - 1, half hop)
             total = total + F.pad(rest, (0, 0, 0, total.shape[1] - rest.shape[1]))

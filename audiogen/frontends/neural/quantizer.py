@@ -23,6 +23,8 @@ class ResidualVQ(nn.Module):
         inward, outward: (K, L, D) and (K, D, L), parameters; only with a lookup_dim.
     """
 
+    codebooks: Tensor
+
     def __init__(self, num_codebooks: int, codebook_size: int, dim: int, lookup_dim: int | None = None):
         super().__init__()
         self.factorised = lookup_dim is not None
@@ -50,9 +52,8 @@ class ResidualVQ(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """Look up codes (B, k, T) of the first k <= K codebooks and sum them: (B, D, T)."""
-        total = sum(
-            self.project_out(row, F.embedding(codes[:, row], self.codebooks[row])) for row in range(codes.shape[1])
-        )
+        rows = (F.embedding(codes[:, row], self.codebooks[row]) for row in range(codes.shape[1]))
+        total = sum((self.project_out(row, x) for row, x in enumerate(rows)), self.codebooks.new_zeros(()))
         return total.transpose(1, 2).contiguous()  # (B, T, D) -> (B, D, T)
 
     @torch.no_grad()
@@ -87,6 +88,9 @@ class CodebookLearner(nn.Module):
     Rarely used codewords are replaced by random vectors of the batch (Dhariwal et al. 2020, "random restart"). With
     torch.distributed, statistics are summed over ranks, so that all ranks have the same codebooks.
     """
+
+    counts: Tensor
+    sums: Tensor
 
     def __init__(self, quantizer: ResidualVQ, decay: float = 0.99):
         super().__init__()

@@ -157,7 +157,8 @@ class Trainer:
         """Copy the current weights into networks of the same shape."""
         encoder.load_state_dict(self.modules["encoder"].state_dict())
         decoder.load_state_dict(self.modules["decoder"].state_dict())
-        quantizer.load_state_dict(self.learner.quantizer.state_dict())
+        if self.learner is not None:
+            quantizer.load_state_dict(self.learner.quantizer.state_dict())
 
     def state(self) -> dict[str, Any]:
         """Return everything needed to continue: `modules` and `optimizers` by name, and scalars."""
@@ -194,20 +195,20 @@ class Trainer:
         for optimizer in self.optimizers.values():
             optimizer.param_groups[0]["lr"] = self.settings.learning_rate * self.lr_scale * self._schedule(progress)
         if self.learner is not None and not self.quantized and progress >= UNQUANTIZED:
-            self._start_codebooks(generator)
+            self._start_codebooks(self.learner, generator)
         latent, _ = self.modules["encoder"](wav)  # (B, dim, T)
         commitment_loss = latent.new_zeros(())
-        if self.quantized:
+        if self.learner is not None and self.quantized:
             depths = draw_depths(len(wav), len(self.learner.quantizer.codebooks), generator)
             latent, commitment_loss = self.learner.quantize(latent, depths, generator)
         decoded, _ = self.modules["decoder"](latent)
         losses = self.loss_of(decoded, wav)
-        found = float(sum(losses.values()).detach())
+        found = float(sum(loss.detach() for loss in losses.values()))
         if not found <= EXPLODED * (self.ema_loss or math.inf) or not bool(torch.isfinite(commitment_loss)):
             return None
         adversarial = (self.quantized or self.learner is None) and progress >= self.settings.adversarial_from
-        if adversarial:
-            real = self.modules["discriminators"](wav)
+        real = self.modules["discriminators"](wav) if adversarial else None
+        if real is not None:
             losses |= generator_losses(real, self.modules["discriminators"](decoded))
         gradient = self.balancer.gradient(losses, decoded)
         if not bool(torch.isfinite(gradient).all()):
@@ -223,7 +224,7 @@ class Trainer:
         record = {name: float(loss.detach()) for name, loss in losses.items()}
         if self.quantized:
             record["commitment"] = float(commitment_loss.detach())
-        if adversarial:
+        if real is not None:
             record["discriminators"] = self._train_discriminators(real, decoded.detach())
         return {"loss": found, **record, "learning_rate": optimizer.param_groups[0]["lr"]}
 
@@ -239,14 +240,14 @@ class Trainer:
         return value
 
     @torch.no_grad()
-    def _start_codebooks(self, generator: torch.Generator) -> None:
+    def _start_codebooks(self, learner: CodebookLearner, generator: torch.Generator) -> None:
         points: list[Tensor] = []
-        wanted, found = START_POINTS * self.learner.quantizer.codebooks.shape[1], 0
+        wanted, found = START_POINTS * learner.quantizer.codebooks.shape[1], 0
         while found < wanted:
             latent, _ = self.modules["encoder"](self.batch(self.step + len(points)).to(self.like))
             points.append(latent.transpose(1, 2).flatten(0, 1))  # (B * T, dim)
             found += len(points[-1])
-        self.learner.start(torch.cat(points), generator)
+        learner.start(torch.cat(points), generator)
         self.quantized = True
 
     def _schedule(self, progress: float) -> float:
