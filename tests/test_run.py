@@ -534,7 +534,7 @@ def test_leftovers_of_a_killed_process_are_cleared(folder):
 @pytest.mark.parametrize(
     "place, message",
     [
-        ("file", "is a file; give a folder to write to"),
+        ("file", "is a file; give a new or existing folder"),
         ("corpus/run", "lies in .*samples would be trained on"),
         ("corpus", "lies in .*samples would be trained on"),
         ("cache", "is an encoded cache"),
