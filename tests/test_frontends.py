@@ -234,7 +234,7 @@ def test_flipped_bits_are_refused(frontend, tmp_path):
         ('{"frontend": {}}', "format"),
         ('{"format": true, "frontend": {}}', "format"),
         ('{"format": 2, "frontend": {"kind": "mulaw"}}', "upgrade audiogen"),
-        ('{"format": 1}', "no front-end"),
+        ('{"format": 1}', "frontend: .* missing"),
         ('{"format": 1, "frontend": {}}', "kind"),
         ('{"format": 1, "frontend": {"kind": "mulow"}}', "mulaw"),
         ('{"format": 1, "frontend": {"kind": "mulaw", "bit": 8}}', "bits"),

@@ -356,7 +356,7 @@ def test_a_damaged_folder_gives_one_clear_error(folder, name, damage):
         (lambda config: config["frontend"].update(codebook_size=16), "frontend.safetensors"),
         (lambda config: config["frontend"].update(sample_rate=10**12), "frontend.sample_rate"),
         (lambda config: config["training"].update(steps=-1), "training.steps: must be 1 or more"),
-        (lambda config: config["training"].update(learning_rate=math.nan), "training.learning_rate"),
+        (lambda config: config["training"].update(learning_rate=math.nan), "config.json: is damaged .NaN is no"),
         (lambda config: config["training"].update(minutes="10"), "training.minutes: expected"),
         (lambda config: config["data"].update(held_out=2.0), "data.held_out"),
     ],

@@ -128,7 +128,7 @@ def read_config_file(folder: str | Path) -> dict[str, Any]:
             "audiogen train or tokenize wrote"
         ) from None
     if not isinstance(values.get("frontend"), dict):
-        raise damaged(path, "it names no front-end", RunError, REMEDY)
+        raise damaged(path, "frontend: this group of settings is missing", RunError, REMEDY)
     return values
 
 

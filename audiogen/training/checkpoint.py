@@ -5,6 +5,7 @@
 A checkpoint is written under another name, flushed and renamed, so that one either is there whole or is not there.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ..errors import RunError
-from ..utils.files import atomic_folder, atomic_write_json, remove, sha256_file
+from ..utils.files import atomic_folder, remove, sha256_file
 from ..utils.json_files import damaged, read_format, read_json
-from ..utils.tensors import read_tensors, write_tensors
+from ..utils.tensors import read_tensors, tensor_bytes
 
 FORMAT = 1
 REMEDY = "restore it, or train anew into another folder"
@@ -43,11 +44,12 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         return target
     with atomic_folder(target) as temporary:
         for name, tensors in checkpoint.tensors.items():
-            write_tensors(temporary / f"{name}.safetensors", tensors)
-        atomic_write_json(temporary / "state.json", {"step": checkpoint.step, **checkpoint.state})
+            (temporary / f"{name}.safetensors").write_bytes(tensor_bytes(tensors))
+        state = json.dumps({"step": checkpoint.step, **checkpoint.state}, indent=2)
+        (temporary / "state.json").write_text(state, encoding="utf-8")
         files = sorted(path.name for path in temporary.iterdir())
         manifest = {"format": FORMAT, "sha256": {name: sha256_file(temporary / name) for name in files}}
-        atomic_write_json(temporary / "manifest.json", manifest)
+        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     for old in list_checkpoints(folder)[:-KEEP]:
         remove(old)
     return target
@@ -55,7 +57,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoint folders that were written to the end, oldest first."""
-    found = [path for path in folder.glob("step-*") if path.is_dir() and path.name[5:].isdigit()]
+    found = [path for path in folder.glob("step-*") if path.is_dir() and path.name[5:].isdecimal()]
     return sorted(found, key=lambda path: int(path.name[5:]))
 
 

@@ -34,20 +34,26 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], **about: Any) -> None:
-    """Write tensors with their checksum and metadata.
-
-    Args:
-        path: path of the file.
-        tensors: tensors by name, on any device.
-        **about: metadata, as JSON values.
+    """Write `tensor_bytes` to a file, whole or not at all.
 
     Raises:
         AudiogenError: the disk is full or the file can't be written; names the path and the bytes.
     """
+    atomic_write_bytes(path, tensor_bytes(tensors, **about))
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor], **about: Any) -> bytes:
+    """Return a safetensors file with a checksum and metadata.
+
+    safetensors' own writer leaves temporary files behind when killed, and raises its own kind of error.
+
+    Args:
+        tensors: tensors by name, on any device.
+        **about: metadata, as JSON values.
+    """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = json.dumps({"format": 1, **about, "sha256": hash_tensors(plain)}, allow_nan=False)
-    # safetensors' own writer leaves temporary files behind when killed, and raises its own kind of error.
-    atomic_write_bytes(path, safetensors.torch.save(plain, {ABOUT: metadata}))
+    return safetensors.torch.save(plain, {ABOUT: metadata})
 
 
 def read_tensors(
