@@ -308,7 +308,7 @@ def test_a_checkpoint_of_a_newer_format_asks_for_an_upgrade(corpus, whole, tmp_p
     """Buries a newer checkpoint taken for a damaged one, and an older one trained on in its place."""
     run = shutil.copytree(whole, tmp_path / "run")
     (run / "checkpoints" / "step-12" / "manifest.json").write_text('{"format": 2, "more": {}}')
-    with pytest.raises(RunError, match="step-12: was written by a newer audiogen.*upgrade"):
+    with pytest.raises(RunError, match="step-12/manifest.json: has format 2.*upgrade"):
         start(corpus, run, resume=True)
 
 

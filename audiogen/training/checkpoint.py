@@ -24,6 +24,10 @@ REMEDY = "restore it, or train anew into another folder"
 KEEP = 2
 
 
+class _Damaged(RunError):
+    """A checkpoint that an older one may stand in for."""
+
+
 @dataclass
 class Checkpoint:
     """What resuming needs. `tensors` holds flat dicts of tensors by name, `state` JSON values."""
@@ -71,7 +75,7 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpo
     for path in reversed(list_checkpoints(folder)):
         try:
             return _load(path, device)
-        except (OSError, RunError) as error:
+        except (OSError, _Damaged) as error:
             trouble = RunError(f"{error}; no older checkpoint is sound")
     raise trouble
 
@@ -79,7 +83,7 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpo
 def _sound(path: Path) -> bool:
     try:
         _check(path)
-    except (OSError, RunError):
+    except (OSError, _Damaged):
         return False
     return True
 
@@ -87,24 +91,24 @@ def _sound(path: Path) -> bool:
 def _check(path: Path) -> list[str]:
     """The names of the checkpoint's files, once each has been found to match the manifest."""
     manifest = path / "manifest.json"
-    sums = read_format(manifest, FORMAT, RunError, REMEDY).get("sha256")
+    sums = read_format(manifest, FORMAT, _Damaged, REMEDY, newer=RunError).get("sha256")
     if not isinstance(sums, dict) or any(Path(name).name != name for name in sums):
-        raise damaged(manifest, "it lists no files", RunError, REMEDY)
+        raise damaged(manifest, "it lists no files", _Damaged, REMEDY)
     for name, wanted in sums.items():
         if sha256_file(path / name) != wanted:
-            raise damaged(path / name, "it does not match its SHA-256", RunError, REMEDY)
+            raise damaged(path / name, "it does not match its SHA-256", _Damaged, REMEDY)
     return list(sums)
 
 
 def _load(path: Path, device: torch.device | str) -> Checkpoint:
     names = _check(path)
-    state = read_json(path / "state.json", RunError, REMEDY)
+    state = read_json(path / "state.json", _Damaged, REMEDY)
     if not isinstance(state, dict) or type(step := state.pop("step", None)) is not int:
-        raise damaged(path / "state.json", "it states no step", RunError, REMEDY)
+        raise damaged(path / "state.json", "it states no step", _Damaged, REMEDY)
     tensors = {}
     for name in names:
         if name.endswith(".safetensors"):
-            found, _ = read_tensors(path / name, RunError, REMEDY, with_sum=False)
+            found, _ = read_tensors(path / name, _Damaged, REMEDY, with_sum=False)
             tensors[Path(name).stem] = {key: tensor.to(device) for key, tensor in found.items()}
     return Checkpoint(step, tensors, state)
 

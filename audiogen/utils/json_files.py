@@ -42,20 +42,26 @@ def read_json(path: str | Path, kind: type[AudiogenError], remedy: str, max_byte
 
 
 def read_format(
-    path: str | Path, newest: int, kind: type[AudiogenError], remedy: str, max_bytes: int = SETTINGS
+    path: str | Path,
+    newest: int,
+    kind: type[AudiogenError],
+    remedy: str,
+    max_bytes: int = SETTINGS,
+    newer: type[AudiogenError] | None = None,
 ) -> dict[str, Any]:
     """Read a JSON object with a "format" from 1 to `newest`; see `read_json` for the other arguments.
 
     Raises:
         FileNotFoundError: it does not exist.
-        kind: see `read_json`; also if the format is missing or newer.
+        kind: see `read_json`; also if the format is missing.
+        newer: the format is newer; `kind` unless it is given.
     """
     values = read_json(path, kind, remedy, max_bytes)
     version = values.get("format") if isinstance(values, dict) else None
     if type(version) is not int or version < 1:
         raise damaged(path, "it states no format", kind, remedy)
     if version > newest:
-        raise kind(f"{path}: has format {version}, this audiogen reads up to {newest}; upgrade audiogen")
+        raise (newer or kind)(f"{path}: has format {version}, this audiogen reads up to {newest}; upgrade audiogen")
     return values
 
 
