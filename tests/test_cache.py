@@ -16,11 +16,14 @@ from corpus import tiny_frontend
 from folders import folder_of_noise, noise, write_wav
 
 from audiogen.audio.io import read_audio, read_blocks, write_audio
+from audiogen.commands.tokenize import tokenize
 from audiogen.data import EncodedCache, is_cache, scan, split, training_wavs
+from audiogen.data.cache import FRONTEND_FILES, holds_cache
 from audiogen.data.cache_index import _checksum as checksum
-from audiogen.errors import AudiogenError, AudioReadError, CacheError, DataError, NotFittedError
+from audiogen.errors import AudiogenError, AudioReadError, CacheError, DataError, NotFittedError, RunError
 from audiogen.frontends import FRONTENDS as REGISTERED
 from audiogen.frontends import Mel, MelVQ, MuLaw, save_frontend
+from audiogen.utils import files
 
 LENGTHS = [1500, 801, 4000]
 
@@ -313,6 +316,49 @@ def test_a_build_that_was_killed_starts_over(tmp_path, folder, missing):
         "index.json",
     ]
     EncodedCache.open(out, mulaw(), scan(folder))
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL, after which nothing is cleaned up."""
+
+
+@pytest.mark.parametrize("renames", range(4))
+@pytest.mark.parametrize("after", [False, True])
+def test_tokenize_killed_at_any_point_starts_over(tmp_path, folder, monkeypatch, renames, after):
+    """Buries a folder that tokenize refuses as a cache and train as half of one: killed before its last file came."""
+    out, replace, done = tmp_path / "cache", os.replace, []
+
+    def killing(source, target):
+        if len(done) == renames and not after:
+            raise Killed
+        replace(source, target)
+        done.append(target)
+        if len(done) == renames + 1:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(os, "replace", killing)
+        patch.setattr(files, "remove", lambda path: None)
+        tokenize(folder, out, "mulaw")
+    if holds_cache(out):  # it was killed after the last file
+        assert (renames, after) == (3, True) and len(EncodedCache.open(out)) == 3
+        with pytest.raises(CacheError, match="holds a cache already"):
+            tokenize(folder, out, "mulaw")
+        return
+    with pytest.raises(CacheError):
+        EncodedCache.open(out)
+    tokenize(folder, out, "melvq", overrides=["frontend.num_codebooks=1", "frontend.codebook_size=4"])
+    assert len(EncodedCache.open(out)) == 3
+    assert sorted(path.name for path in out.iterdir()) == sorted([*FRONTEND_FILES, "data.bin", "index.json"])
+
+
+def test_two_do_not_tokenize_into_one_folder(tmp_path, folder):
+    """Buries a cache that is replaced in silence by the later of two."""
+    with files.alone_in(tmp_path / "cache"), pytest.raises(RunError, match="cache: another process is writing to it"):
+        tokenize(folder, tmp_path / "cache", "mulaw")
+    tokenize(folder, tmp_path / "cache", "mulaw")
+    with pytest.raises(CacheError, match="holds a cache already"):
+        tokenize(folder, tmp_path / "cache", "mulaw", overrides=["frontend.bits=4"])
 
 
 def test_what_is_no_cache_is_never_overwritten(tmp_path, folder):

@@ -74,8 +74,8 @@ def locked(path: str | Path, timeout: float = -1) -> Iterator[None]:
 def alone_in(folder: str | Path) -> Iterator[None]:
     """Make this the only process that writes to a folder; create the folder if needed.
 
-    Before, remove what a killed process left in it and in its direct subfolders. Afterwards, remove the folder if it
-    was created here and is still empty.
+    Before, remove what a killed process left in it and in its direct subfolders, except where another process holds a
+    lock. Afterwards, remove the folder if it was created here and is still empty.
 
     Raises:
         RunError: another process is writing to it.
@@ -87,7 +87,8 @@ def alone_in(folder: str | Path) -> Iterator[None]:
     try:
         with locked(folder / LOCK_FILE, timeout=0):
             for place in (folder, *(folder.iterdir() if folder.is_dir() else ())):
-                clear_leftovers(place)
+                if place == folder or not (place / LOCK_FILE).exists():
+                    clear_leftovers(place)
             yield
     except filelock.Timeout:
         raise RunError(

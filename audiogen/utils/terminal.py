@@ -39,14 +39,6 @@ class Terminal(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + 13)  # SIGPIPE, which Windows does not have
 
-    def _escaped(self, item: Any) -> Any:
-        if isinstance(item, str):
-            return printable(item)
-        if isinstance(item, Text):
-            pieces = [(printable(piece.text), piece.style or "") for piece in item.render(self, end="")]
-            return Text.assemble(*pieces)
-        return item
-
 
 class Terminated(BaseException):
     """SIGTERM as an exception, so that half-written files are removed on the way out."""
