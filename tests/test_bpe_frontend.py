@@ -154,7 +154,7 @@ def test_fewer_files_are_read_where_that_is_asked_for():
 def test_too_little_to_learn_from_says_so():
     """Buries codes that stand for nothing, and a fitted front-end where fitting failed."""
     front = BPE(BPE.Config(base={"kind": "mulaw", "bits": 2}, num_merges=5))
-    with pytest.raises(DataError, match="frontend.num_merges: 5 are too many .* after 1 merges no pair .* choose fewer"):
+    with pytest.raises(DataError, match="num_merges: 5 are too many .* after 1 merges no pair .* choose fewer"):
         front.learn([torch.tensor([[0, 1, 0, 1, 2, 3]])])
     assert not front.fitted
     for call in (front.merge, front.expand):
