@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from audiogen.errors import ConfigError, NotFittedError
 from audiogen.frontends import load_frontend
 from audiogen.frontends.encodec import frontend as encodec
-from audiogen.frontends.encodec.frontend import EnCodec, seanet
+from audiogen.frontends.encodec import seanet
+from audiogen.frontends.encodec.frontend import EnCodec
 from audiogen.frontends.encodec.lstm import lstm_layer
 
 
@@ -210,7 +211,7 @@ def test_settings_and_use_before_there_are_weights():
             load_frontend("encodec", **settings)
     unready = EnCodec(EnCodec.Config())
     for call in (lambda: unready.encode(torch.zeros(1, 1, 320)), lambda: unready.decode(torch.zeros(1, 8, 1).long())):
-        with pytest.raises(NotFittedError, match="acquire"):
+        with pytest.raises(NotFittedError, match="load_pretrained"):
             call()
 
 

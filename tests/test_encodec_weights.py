@@ -12,8 +12,8 @@ from local_server import local_server
 
 from audiogen.errors import DownloadError
 from audiogen.frontends import load_frontend, save_frontend
+from audiogen.frontends.encodec import weights as encodec_weights
 from audiogen.frontends.encodec.frontend import EnCodec
-from audiogen.frontends.encodec.frontend import weights as encodec_weights
 from audiogen.utils import download
 from audiogen.utils.files import sha256_file
 
@@ -146,7 +146,7 @@ def test_a_file_that_holds_more_than_weights_is_refused(content, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     torch.save(content, tmp_path / "a.th")
     monkeypatch.setattr(encodec_weights, "CHECKPOINT", f"encodec_24khz-{sha256_file('a.th')[:8]}.th")
-    with pytest.raises(DownloadError, match="a.th: holds"):
+    with pytest.raises(DownloadError, match="a.th: contains"):
         load_frontend("encodec", weights="a.th")
     assert not Path("executed").exists()
 

@@ -202,7 +202,7 @@ def _look_at_pages(source: _Source) -> Header:
     opus = heads[0].startswith(b"OpusHead")
     if len({head[:10] if opus else head for head in heads}) > 1:
         raise source.refusal("holds Ogg streams of several codings or sample rates, which can't be joined", CONVERT)
-    notes = (f"holds {len(heads)} Ogg streams of sound, which are joined",) if len(heads) > 1 else ()
+    notes = (f"holds {len(heads)} Ogg streams of sound",) if len(heads) > 1 else ()
     if end < source.size:
         notes += (f"{source.size - end} bytes behind its last Ogg page are passed over",)
     flags, position = struct.unpack_from("<Bq", page, 5)

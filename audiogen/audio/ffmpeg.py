@@ -151,3 +151,10 @@ class _Nameless(io.FileIO):
     """A file without its name, whose suffix shall decide nothing."""
 
     name = property(lambda self: "", lambda self, name: None)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """As FFmpeg wants it: a damaged file may lead before its beginning, and an exception would be printed."""
+        try:
+            return super().seek(offset, whence)
+        except OSError:
+            return -1

@@ -160,9 +160,10 @@ def _zip_entries(zipped: zipfile.ZipFile) -> Iterator[Entry]:
 def _tar_entries(plain: "_Metered") -> Iterator[Entry]:
     plain.allow(0)
     # "|" reads forwards only, so nothing is read twice.
-    with tarfile.open(fileobj=cast(IO[bytes], plain), mode="r|", bufsize=2**16) as tar:
+    tar: Any = tarfile.open(fileobj=cast(IO[bytes], plain), mode="r|", bufsize=2**16)
+    with tar:
         while (info := tar.next()) is not None:
-            tar.members.clear()  # tarfile would otherwise keep every one in memory
+            tar.members = []  # tarfile would otherwise keep every one in memory
             kind = "file" if info.isreg() and not info.issparse() else "folder" if info.isdir() else _odd_kind(info)
             plain.allow(info.size)
             yield Entry(info.name, kind, info.size, bool(info.mode & 0o100), lambda info=info: tar.extractfile(info))

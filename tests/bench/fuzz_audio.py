@@ -20,6 +20,7 @@ import multiprocessing
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -249,7 +250,7 @@ def main() -> int:
             if "refused" in (answer := read(good[-1])):
                 faults.append((name, -1, answer["refused"]))
         workers = [Worker(folder, good) for _ in range(args.workers)]
-        number, done, begin = 0, 0, time.time()
+        number, done, begin, retried = 0, 0, time.time(), set()
         while done < args.mutants:
             for i, worker in enumerate(workers):
                 if worker.task is None and number < args.mutants:
@@ -271,7 +272,13 @@ def main() -> int:
                     code = worker.process.exitcode
                     worker.process.kill()
                     answer = {"fault": f"killed after {3 * SECONDS} s" if code is None else f"died with {code}"}
-                    workers[i] = worker = Worker(folder, good)
+                    workers[i] = Worker(folder, good)
+                    if code == -signal.SIGKILL and (at, name) not in retried:  # by a system that is short of memory
+                        retried.add((at, name))
+                        workers[i].task, workers[i].since = worker.task, workers[i].spent()
+                        workers[i].tasks.put((at, f"w{i}"))
+                        continue
+                    worker = workers[i]
                 worker.task, done = None, done + 1
                 (outcome,) = answer
                 counts[name.partition("-")[0], outcome] += 1

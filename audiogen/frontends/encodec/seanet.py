@@ -35,7 +35,7 @@ class Conv(nn.Module):
 
     @property
     def layer(self) -> nn.Conv1d:
-        """torch's layer, which holds the weights."""
+        """The layer of torch that holds the weights."""
         layer = self.conv["conv"]
         assert isinstance(layer, nn.Conv1d)
         return layer
@@ -80,7 +80,7 @@ class Upsample(nn.Module):
 
     @property
     def layer(self) -> nn.ConvTranspose1d:
-        """torch's layer, which holds the weights."""
+        """The layer of torch that holds the weights."""
         layer = self.convtr["convtr"]
         assert isinstance(layer, nn.ConvTranspose1d)
         return layer
