@@ -24,14 +24,7 @@ def report_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     for name, value in result.get("base_bits_per_second", {}).items():
         rows.append((f"{name}, counted on the codes before merging", f"{value:.0f} bits per second"))
     if result["round_trip"]:
-        ratio = result["round_trip"]["si_sdr"]
         rows.append(("round trip: mel distance (0 is perfect)", f"{result['round_trip']['mel_distance']:.3f}"))
-        rows.append(
-            (
-                "round trip: SI-SDR (low for mel, which does not keep phases)",
-                "-" if ratio is None else f"{ratio:.1f} dB",
-            )
-        )
     rows.append(("held out", f"{result['files']} files, {result['seconds'] / 60:.1f} min"))
     if result.get("seen"):
         rows.append(("left out (used in training)", f"{result['seen']} files"))
