@@ -23,7 +23,8 @@ def filters(sampling: Sampling, codebook_size: int) -> tuple[float, int, float, 
     )
 
 
-@compiled()
+# numba hands a caller's fastmath on to what it calls, unless this says otherwise, and NaN would then be no NaN.
+@compiled(fastmath=False)
 def draw(logits: np.ndarray, filters: tuple[float, int, float, float], uniform: float, p: np.ndarray) -> int:
     """One code from (V,) float32 logits; V, which is no code, where they are not numbers.
 
