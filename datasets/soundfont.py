@@ -29,7 +29,7 @@ import numpy as np
 import soundfile
 import torch
 
-from audiogen.audio import write_audio
+from audiogen.audio.io import write_audio
 from audiogen.errors import AudiogenError
 from audiogen.utils.scripts import run_script
 

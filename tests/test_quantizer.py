@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from audiogen.frontends.neural import kmeans as kmeans_module
 from audiogen.frontends.neural import quantizer as quantizer_module
 from audiogen.frontends.neural.kmeans import kmeans, nearest
 from audiogen.frontends.neural.quantizer import CodebookLearner, ResidualVQ
@@ -31,7 +32,7 @@ def clusters(num_clusters=6, per_cluster=50, dim=3):
 def test_nearest_equals_a_slow_loop(monkeypatch):
     """Buries a distance without its square of the codeword, and blocks put together in another order."""
     points, codebook = torch.randn(41, 3).double(), torch.randn(7, 3).double() * torch.arange(1, 8)[:, None]
-    monkeypatch.setattr(quantizer_module, "BLOCK_POINTS", 10)
+    monkeypatch.setattr(kmeans_module, "BLOCK_POINTS", 10)
     expected = [min(range(7), key=lambda code: float((point - codebook[code]).norm())) for point in points]
     assert nearest(points, codebook).tolist() == expected
     assert nearest(torch.zeros(2, 3), torch.ones(4, 3)).tolist() == [0, 0], "the first of equals"
@@ -82,7 +83,7 @@ def test_kmeans_moves_empty_clusters(monkeypatch):
     points, _ = clusters()
     start = torch.full((6, 3), 1e3, dtype=torch.float64)
     start[0] = points.mean(0)
-    monkeypatch.setattr(quantizer_module, "_spread_start", lambda *_: start.clone())
+    monkeypatch.setattr(kmeans_module, "_spread_start", lambda *_: start.clone())
     codes = nearest(points, kmeans(points, 6, generator()))
     assert codes.unique().numel() == 6
 

@@ -19,7 +19,7 @@ from loops import events, losses, settings, trainer
 from processes import Command
 from safetensors.torch import load_file, save_file
 
-from audiogen.commands import train as session
+from audiogen.commands.tokenize import tokenize
 from audiogen.commands.train import train
 from audiogen.data import Crops
 from audiogen.errors import AudiogenError, ConfigError, RunError
@@ -412,6 +412,7 @@ def test_a_signal_to_the_whole_group_is_saved_with_loader_processes_too(corpus, 
 GROUP = """
 import logging, os, signal, sys
 from audiogen.training import trainer as loop
+from audiogen.commands.tokenize import tokenize
 from audiogen.commands.train import train
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
@@ -440,7 +441,7 @@ def test_a_lost_cache_is_made_again(corpus, whole, tmp_path):
 
 def test_a_cache_of_another_front_end_is_refused(corpus, whole, tmp_path):
     """Buries a run resumed on codes that mean something else."""
-    session.tokenize(corpus, tmp_path / "cache", "mulaw", overrides=["frontend.bits=3"])
+    tokenize(corpus, tmp_path / "cache", "mulaw", overrides=["frontend.bits=3"])
     with pytest.raises(RunError, match="encoded by another front-end"):
         train(tmp_path / "cache", whole, resume=True)
 

@@ -235,7 +235,7 @@ def test_long_items_go_in_smaller_batches(run, tmp_path, monkeypatch):
     monkeypatch.setattr(samples, "MAX_SAMPLES", 900)
     monkeypatch.setattr(sound_module, "MAX_SAMPLES", 900)
     assert len(list(generate_files(run, tmp_path, 0.05, 3, seed=10))) == 3  # 400 samples each
-    with pytest.raises(ConfigError, match="seconds: at most 0 s"):
+    with pytest.raises(ConfigError, match="seconds: of at most 0 s"):
         list(generate_files(run, tmp_path, 0.2, 1, seed=10))
 
 

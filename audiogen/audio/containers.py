@@ -59,6 +59,8 @@ class Header:
     decoder: str = "ffmpeg"  # or "libsndfile", where that reads all of it
     notes: tuple[str, ...] = ()  # what is odd, in words
     num_frames: int = 0  # of an MP3, as it states them; 0: not stated
+    num_samples: int | None = None  # of a FLAC, as it states them; FFmpeg passes over frames that are damaged
+    end: int | None = None  # of an Ogg Vorbis: the position that its last page states, in samples
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ def _look(source: _Source, start: int) -> Header:
         with mmap.mmap(source.file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             joined = data.find(b"fLaC\0\0\0\x22", start + 4) > 0  # libsndfile stops where the first one ends
         notes = ("holds several FLAC streams, which are joined",) if joined else ()
-        return Header("FLAC", "ffmpeg" if joined else "libsndfile", notes)
+        stated = None if joined else int.from_bytes(head[18:26]) & (1 << 36) - 1 or None
+        return Header("FLAC", "ffmpeg" if joined else "libsndfile", notes, num_samples=stated)
     if head[:4] == b"OggS":
         return _look_at_pages(source)
     if head[:8] == b"0&\xb2u\x8ef\xcf\x11":  # ASF, the container of WMA; the object that states its size has this name
@@ -212,7 +215,7 @@ def _look_at_pages(source: _Source) -> Header:
     regular = (
         len(begins) == 1 and not notes and position > 0 and stated_rate > 0 and heads[0][:5] in (b"\1vorb", b"OpusH")
     )
-    return Header("OGG", "libsndfile" if regular else "ffmpeg", notes)
+    return Header("OGG", "libsndfile" if regular else "ffmpeg", notes, end=None if opus else position)
 
 
 def _look_at_matroska(source: _Source, start: int, head: bytes) -> Header:

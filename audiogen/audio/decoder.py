@@ -141,11 +141,11 @@ class Decoder:
             samples = self._file.next(count)
         except _FAILURES as error:
             raise _refused(self.path, error) from error
-        if len(samples) == 0 and self.num_samples is not None:
+        stated = self.num_samples or self._header.num_samples
+        if len(samples) == 0 and stated is not None and self.position < stated:
             raise refusal(
                 self.path,
-                f"is damaged or truncated: it states {self.num_samples} samples, but "
-                f"only {self.position} can be decoded",
+                f"is damaged or truncated: it states {stated} samples, but only {self.position} can be decoded",
             )
         if len(samples) > 0 and not self._file.subtype.startswith("PCM_"):
             # A NaN counts as the largest and as the smallest. numpy finds their places sooner than their values.
@@ -166,6 +166,9 @@ class Decoder:
         """libsndfile where the header says so and it agrees, else FFmpeg."""
         try:
             file = _open_soundfile(self.path) if self._header.decoder == "libsndfile" else None
+            if file is not None and self._header.end not in (None, file.num_samples):
+                file.close()  # a page in the middle is damaged, or the first one states a later position than 0
+                file = None
             file = file or FFmpegFile(self.path, self._header)
         except OSError as error:
             raise _refused(self.path, error) from error

@@ -84,8 +84,8 @@ class FFmpegFile:
 
     def _decode(self) -> Iterator[np.ndarray]:
         """(n, C) float32, n > 0, of each frame. At the end, what is known then."""
-        num_packets = lost = 0
-        cut, last = False, b""
+        num_packets = lost = missing = 0
+        cut, last, expected = False, b"", None
         for packet in self._packets():
             if packet.size > 0:  # the last one only asks for what the decoder still holds
                 num_packets, cut, last = num_packets + 1, cut or packet.is_corrupt, bytes(packet)
@@ -95,6 +95,12 @@ class FFmpegFile:
                 lost += 1
                 continue
             for frame in frames:
+                if self._format == "ogg" and frame.pts is not None:  # FFmpeg passes over damaged pages in silence
+                    begin = round(frame.pts * frame.time_base * frame.sample_rate)
+                    if expected is None and begin > 0:
+                        self.notes += (f"begins at sample {begin} by its own count",)
+                    missing += max(0, begin - (begin if expected is None else expected))
+                    expected = begin + frame.samples
                 if frame.samples > 0:
                     yield self._samples(frame)
         stated = self._header.num_frames
@@ -104,6 +110,9 @@ class FFmpegFile:
             raise refusal(self._path, f"is damaged: {lost} of its {num_packets} packets can't be decoded")
         if lost:
             self.notes += (f"packets that can't be decoded are left out: {lost} of {num_packets}",)
+        missing += max(0, (self._header.end or 0) - (expected or self._count))
+        if missing and not self._header.notes:  # streams that are joined count anew
+            self.notes += (f"it is damaged: {missing} samples of it can't be decoded",)
         if 0 < stated < num_packets - 1:
             self.notes += (f"its header states {stated} frames, and the {num_packets} that it holds are read",)
         if self.subtype == "mp3" and len(last) < _mp3_frame_bytes(last):
