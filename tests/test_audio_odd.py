@@ -151,7 +151,7 @@ CASES = {  # the file, its seconds, and a word of the note; None: nothing about 
     "an Ogg recorded midway": (
         on_each_page(LONG_VORBIS, 6, "<q", lambda position: position + 160_000 * (position > 0)),
         4.0,
-        None,
+        "begins at sample 160000",
     ),
     "FLAC in Ogg": (muxed("ogg", "flac"), 2.0, None),
     "AIFF": (encoded("AIFF", "PCM_24"), 2.0, None),

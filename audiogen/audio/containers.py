@@ -60,7 +60,7 @@ class Header:
     notes: tuple[str, ...] = ()  # what is odd, in words
     num_frames: int = 0  # of an MP3, as it states them; 0: not stated
     num_samples: int | None = None  # of a FLAC, as it states them; FFmpeg passes over frames that are damaged
-    end: int | None = None  # of an Ogg Vorbis: the position that its last page states, in samples
+    end: float | None = None  # of an Ogg Vorbis or Opus: the position that its last page states, in seconds
 
 
 @dataclass(frozen=True)
@@ -211,11 +211,13 @@ def _look_at_pages(source: _Source) -> Header:
     flags, position = struct.unpack_from("<Bq", page, 5)
     if not flags & 4:
         notes += ("its last Ogg page is not marked as the end of the stream",)
-    stated_rate = int.from_bytes(heads[0][12:16], "little") if opus else 1  # 0: any; libsndfile would take 8 kHz
+    rate = int.from_bytes(heads[0][12:16], "little")
+    stated_rate = rate if opus else 1  # 0: any; libsndfile would take 8 kHz
     regular = (
         len(begins) == 1 and not notes and position > 0 and stated_rate > 0 and heads[0][:5] in (b"\1vorb", b"OpusH")
     )
-    return Header("OGG", "libsndfile" if regular else "ffmpeg", notes, end=None if opus else position)
+    end = (position - int.from_bytes(heads[0][10:12], "little")) / 48_000 if opus else position / max(1, rate)
+    return Header("OGG", "libsndfile" if regular else "ffmpeg", notes, end=end if regular else None)
 
 
 def _look_at_matroska(source: _Source, start: int, head: bytes) -> Header:

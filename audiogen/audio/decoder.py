@@ -166,8 +166,9 @@ class Decoder:
         """libsndfile where the header says so and it agrees, else FFmpeg."""
         try:
             file = _open_soundfile(self.path) if self._header.decoder == "libsndfile" else None
-            if file is not None and self._header.end not in (None, file.num_samples):
-                file.close()  # a page in the middle is damaged, or the first one states a later position than 0
+            end = self._header.end
+            if file is not None and end is not None and abs((file.num_samples or 0) / file.sample_rate - end) > 1e-3:
+                file.close()  # a page is damaged, or the first one states a later position than 0
                 file = None
             file = file or FFmpegFile(self.path, self._header)
         except OSError as error:

@@ -110,8 +110,11 @@ class FFmpegFile:
             raise refusal(self._path, f"is damaged: {lost} of its {num_packets} packets can't be decoded")
         if lost:
             self.notes += (f"packets that can't be decoded are left out: {lost} of {num_packets}",)
-        missing += max(0, (self._header.end or 0) - (expected or self._count))
-        if missing and not self._header.notes:  # streams that are joined count anew
+        if self._header.end is not None and self._count:
+            missing += max(0, round(self._header.end * self.sample_rate) - (expected or self._count))
+        if (
+            self._count and missing > 0.001 * self.sample_rate and not self._header.notes
+        ):  # streams that are joined count anew
             self.notes += (f"it is damaged: {missing} samples of it can't be decoded",)
         if 0 < stated < num_packets - 1:
             self.notes += (f"its header states {stated} frames, and the {num_packets} that it holds are read",)
