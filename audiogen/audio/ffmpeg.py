@@ -112,9 +112,8 @@ class FFmpegFile:
             self.notes += (f"packets that can't be decoded are left out: {lost} of {num_packets}",)
         if self._header.end is not None and self._count:
             missing += max(0, round(self._header.end * self.sample_rate) - (expected or self._count))
-        if (
-            self._count and missing > 0.001 * self.sample_rate and not self._header.notes
-        ):  # streams that are joined count anew
+        alone = not self._header.notes  # streams that are joined count anew
+        if alone and self._count and missing > 0.001 * self.sample_rate:
             self.notes += (f"it is damaged: {missing} samples of it can't be decoded",)
         if 0 < stated < num_packets - 1:
             self.notes += (f"its header states {stated} frames, and the {num_packets} that it holds are read",)
