@@ -1,4 +1,4 @@
-"""Batch: what training and evaluation hand to a model."""
+"""Batch: the input of a model in training and evaluation."""
 
 from typing import NamedTuple
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """Items of one length, with holes as padding behind the end of shorter ones.
+    """Items of equal length; shorter ones are padded with holes at the end.
 
-    A NamedTuple, so that data loaders, DDP, FSDP2 and torch.compile reach the tensors in it.
+    A NamedTuple, so that data loaders, DDP, FSDP2 and torch.compile find the tensors in it.
 
     Attributes:
         x: codes (B, K, T) int64 or frames (B, F, T) float32.
@@ -18,5 +18,5 @@ class Batch(NamedTuple):
     x: Tensor
 
     def to(self, device: torch.device | str) -> "Batch":
-        """Return the same batch on a device, which need not be waited for."""
+        """Copy the batch to a device, without waiting for the copy where the device allows it."""
         return Batch(self.x.to(device, non_blocking=True))

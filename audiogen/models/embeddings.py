@@ -1,4 +1,4 @@
-"""Embeddings: what a front-end makes -> hidden (B, S, D)."""
+"""Embeddings: codes or frames -> hidden (B, S, D)."""
 
 import math
 
@@ -10,7 +10,9 @@ from ..spec import FrameSpec, TokenSpec
 
 
 class CodeEmbedding(nn.Module):
-    """The sum of one vector a row: (B, K, S) int64 in [0, V], V being the hole -> (B, S, D)."""
+    """Sum one learned vector per row: (B, K, S) int64 in [0, V], V being the hole -> (B, S, D)."""
+
+    offsets: Tensor
 
     def __init__(self, spec: TokenSpec, dim: int):
         super().__init__()
@@ -24,21 +26,25 @@ class CodeEmbedding(nn.Module):
         return self.table(x + self.offsets).sum(dim=1)
 
     def is_hole(self, x: Tensor) -> Tensor:
-        """(B, K, S) -> (B, K, S) bool."""
+        """Return which codes (B, K, S) are holes: (B, K, S) bool."""
         return x == self.hole
 
     def check(self, x: Tensor) -> None:
-        """Raises a ConfigError unless all of a prompt is codes: one too large would embed as another row's."""
+        """Check the codes of a prompt, since a code that is too large would look up the vector of another row.
+
+        Raises:
+            ConfigError: a code is outside [0, V).
+        """
         if x.numel() and not 0 <= int(x.min()) <= int(x.max()) < self.hole:
             raise ConfigError(f"prompt: codes must be from 0 to {self.hole - 1}, got {int(x.min())} to {int(x.max())}")
 
     def empty(self, batch_size: int) -> Tensor:
-        """Items of no steps yet, (B, K, 0)."""
+        """Return items without steps: (B, K, 0)."""
         return self.offsets.new_empty(batch_size, len(self.offsets), 0)
 
 
 class FrameEmbedding(nn.Module):
-    """One linear layer over the features: (B, F, S) -> (B, S, D)."""
+    """Apply one linear layer to the features: (B, F, S) -> (B, S, D); a hole (NaN) embeds as a frame of zeros."""
 
     hole = math.nan
 
@@ -50,14 +56,18 @@ class FrameEmbedding(nn.Module):
         return self.linear(x.nan_to_num(0.0).to(self.linear.weight.dtype).transpose(1, 2))
 
     def is_hole(self, x: Tensor) -> Tensor:
-        """(B, F, S) -> (B, 1, S) bool."""
+        """Return which frames (B, F, S) are holes: (B, 1, S) bool."""
         return x.isnan().any(dim=1, keepdim=True)
 
     def check(self, x: Tensor) -> None:
-        """Raises a ConfigError unless all of a prompt is numbers: NaN would be taken for a hole."""
+        """Check the frames of a prompt, since NaN would be taken for a hole.
+
+        Raises:
+            ConfigError: a value is not finite.
+        """
         if not x.isfinite().all():
             raise ConfigError("prompt: frames must be finite, got NaN or infinity")
 
     def empty(self, batch_size: int) -> Tensor:
-        """Items of no steps yet, (B, F, 0)."""
+        """Return items without steps: (B, F, 0)."""
         return self.linear.weight.new_empty(batch_size, self.linear.in_features, 0)

@@ -1,9 +1,9 @@
-"""The two ends that the spec shapes: into the hidden (embeddings) and out of it (heads).
+"""Heads: hidden (B, S, D) -> a distribution over the codes or frame of each step. The spec determines which.
 
     codes  (B, K, S) -> CodeEmbedding  -> (B, S, D) ... (B, S, D) -> CategoricalHead    -> K distributions over V codes
     frames (B, F, S) -> FrameEmbedding -> (B, S, D) ... (B, S, D) -> MixtureDensityHead -> one density over F values
 
-A hole is the code V, or a frame of NaN: it embeds as itself or as zero, and its nll is 0.
+A hole is the code V or a frame of NaN. The code V has an embedding of its own, NaN embeds as zero; their nll is 0.
 """
 
 import math
@@ -20,57 +20,75 @@ class Head(nn.Module):
     """The contract of a head.
 
     Attributes:
-        num_uniforms: uniform numbers that `sample` uses for an item and step.
+        num_uniforms: uniform numbers that `sample` uses per item and step.
     """
 
     num_uniforms: int
 
     def absent_in_format_1(self) -> dict[str, Tensor]:
-        """Weights that older versions did not have, with the values under which this head equals theirs."""
+        """Return weights that run folders of format 1 lack, with the values under which this head equals theirs."""
         return {}
 
     def attach(self, h: Tensor, previous: Tensor) -> Tensor:
-        """Join the hidden (B, S, D) with the step before each (B, C, S), where `nll` and `sample` ask for it."""
+        """Join hidden (B, S, D) with the previous steps (B, C, S), if `nll` and `sample` depend on them."""
         return h
 
     def nll(self, h: Tensor, target: Tensor) -> Tensor:
-        """(B, S, D), (B, C, S) -> nats (B, rows, S), rows being K or 1; 0 in holes."""
+        """Compute negative log-likelihoods.
+
+        Args:
+            h: what `attach` returned, (B, S, D) or wider.
+            target: (B, C, S).
+
+        Returns:
+            nats (B, rows, S), rows being K for codes and 1 for frames; 0 in holes.
+        """
         raise NotImplementedError
 
     def sample(self, h: Tensor, sampling: Sampling, uniforms: Tensor) -> Tensor:
-        """(B, D), (B, num_uniforms) float64 -> (B, C): a hole where the distribution of a row is not made of numbers,
-        so that a GPU need not be asked at each step."""
+        """Draw one step.
+
+        A row whose distribution contains NaN or infinity gives a hole, so that a GPU need not synchronise at each step.
+
+        Args:
+            h: what `attach` returned, (B, D) or wider.
+            sampling: temperature and filters.
+            uniforms: (B, num_uniforms) float64 in (0, 1).
+
+        Returns:
+            (B, C).
+        """
         raise NotImplementedError
 
     def logits(self, h: Tensor) -> Tensor:
-        """(..., D) -> (..., K, V), at least float32.
+        """Compute logits: (..., D) -> (..., K, V), at least float32.
 
         Raises:
-            TypeError: it is a density, which has none.
+            TypeError: the head is a density, which has no logits.
         """
         raise TypeError(f"{type(self).__name__} is a density over frames: it has no logits")
 
 
 class CategoricalHead(Head):
-    """K independent distributions over V codes, from one linear layer."""
+    """K independent distributions over V codes, computed by one linear layer."""
 
     def __init__(self, spec: TokenSpec, dim: int):
         super().__init__()
         self.num_codebooks, self.codebook_size = spec.num_codebooks, spec.codebook_size
         self.num_uniforms = spec.num_codebooks
         self.linear = nn.Linear(dim, spec.num_codebooks * spec.codebook_size)
-        # Small, so that training starts from nearly equal odds: a loss of ln V.
+        # Small, so that training starts from a nearly uniform distribution: a loss of ln V.
         nn.init.normal_(self.linear.weight, std=0.1 / math.sqrt(dim))
         nn.init.zeros_(self.linear.bias)
 
     def logits(self, h: Tensor) -> Tensor:
-        """(..., D) -> (..., K, V), at least float32."""
+        """Compute logits: (..., D) -> (..., K, V), at least float32."""
         logits = self.linear(h).unflatten(-1, (self.num_codebooks, self.codebook_size))
         return _at_least_float32(logits)
 
     def nll(self, h: Tensor, target: Tensor) -> Tensor:
         logits = self.logits(h)  # (B, S, K, V)
-        # One row a code, V last: with V in the middle torch walks memory with strides, and takes three times as long.
+        # V last: with V in the middle, torch reads memory with strides and takes three times as long.
         nll = F.cross_entropy(
             logits.flatten(0, 2), target.transpose(1, 2).flatten(), ignore_index=self.codebook_size, reduction="none"
         )
@@ -81,27 +99,27 @@ class CategoricalHead(Head):
 
 
 class MixtureDensityHead(Head):
-    """A mixture of Gaussians over the F values of a frame, given the frame before.
+    """A mixture of M Gaussians over the F values of a frame, given the previous frame.
 
-        x = keep_m * previous + mean_m(h) + L^-1 (deviation_m(h) * noise)        with the probability weight_m(h)
+        x = keep_m * previous + mean_m(h) + L^-1 (deviation_m(h) * noise)        with probability weight_m(h)
 
-    `keep` (M, F) starts near 1: neighbouring frames are alike, and a model need not learn that first. L is lower
-    triangular with a diagonal of 1, so all components share the correlation between bands: a band leans on those below
-    it. Without it each band would draw noise of its own, and harmonics would break up.
+    `keep` (M, F) starts near 1, since neighbouring frames are alike. L is lower triangular with a diagonal of 1, shared
+    by all components: it models the correlation of each band with the bands below it. Without it the noise of each band
+    would be independent, and harmonics would break up.
 
-    The features are standardised, so the deviations are floored at `MIN_SCALE` of a feature's own: a band that hardly
-    moves (digital silence) would else earn any density.
+    Features are standardised, so `MIN_SCALE` bounds the deviations from below relative to a feature's own deviation:
+    otherwise a band that hardly varies (digital silence) could reach any density.
 
-    Source: Bishop 1994, Mixture Density Networks, section 3; Pourahmadi 1999 (the covariance by regression of each
-    variable on those before it).
+    Source: Bishop 1994, Mixture Density Networks, section 3; Pourahmadi 1999 (covariance by regressing each variable on
+    the preceding ones).
     """
 
     NUM_COMPONENTS = 8
     MIN_SCALE = 0.02
-    #: Deviations from the mean at which a drawn value ends: real frames hardly get there. A model that is linear in the
-    #: frame before (bigram) would go on from a rare draw to a rarer one, until it is no number.
+    #: Drawn values are clamped to this many standard deviations, which real frames hardly reach. Without it, a model
+    #: that is linear in the previous frame (bigram) could diverge after a rare draw.
     LIMIT = 6.0
-    #: Where training starts: how much of the frame before stays, and of the band below is shared; log deviations.
+    #: Initial values: weight of the previous frame, weight of the band below, range of the log deviations.
     KEEP, SHARE, LOG_SCALES = 0.9, 0.5, (-1.5, 0.0)
 
     def __init__(self, spec: FrameSpec, dim: int):
@@ -111,23 +129,23 @@ class MixtureDensityHead(Head):
         self.linear = nn.Linear(dim, M * (1 + 2 * F_))
         nn.init.normal_(self.linear.weight, std=0.1 / math.sqrt(dim))
         nn.init.zeros_(self.linear.bias)
-        with torch.no_grad():  # means apart from each other, deviations from narrow to wide
+        with torch.no_grad():  # components start with different means, and deviations from narrow to wide
             means, log_scales = self.linear.bias[M:].view(M, 2, F_).unbind(dim=1)
             means.normal_(std=0.1)
             log_scales.copy_(torch.linspace(*self.LOG_SCALES, M)[:, None])
         self.keep = nn.Parameter(torch.full((M, F_), self.KEEP))
-        self.below = nn.Parameter(torch.diag(torch.full((F_ - 1,), -self.SHARE), -1))  # (F, F): L under its diagonal
+        self.below = nn.Parameter(torch.diag(torch.full((F_ - 1,), -self.SHARE), -1))  # (F, F): L below its diagonal
 
     def absent_in_format_1(self) -> dict[str, Tensor]:
-        """Return zeros: no part of the frame before, and bands that share nothing."""
+        """Return zeros: no dependence on the previous frame, and uncorrelated bands."""
         return {"keep": torch.zeros_like(self.keep), "below": torch.zeros_like(self.below)}
 
     def attach(self, h: Tensor, previous: Tensor) -> Tensor:
-        """(B, S, D), (B, F, S) -> (B, S, D + F); a hole counts as the mean frame, 0."""
+        """Append the previous frames: (B, S, D), (B, F, S) -> (B, S, D + F). A hole counts as the mean frame, 0."""
         return torch.cat([h, previous.nan_to_num(0.0).transpose(1, 2).to(h.dtype)], dim=2)
 
     def parameters_of(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(..., D + F) -> log weights (..., M), means (..., M, F), log deviations (..., M, F)."""
+        """Compute the mixture: (..., D + F) -> log weights (..., M), means (..., M, F), log deviations (..., M, F)."""
         M = self.NUM_COMPONENTS
         h, previous = h[..., : self.dim], _at_least_float32(h[..., None, self.dim :])  # (..., D), (..., 1, F)
         y = _at_least_float32(self.linear(h))
@@ -140,7 +158,9 @@ class MixtureDensityHead(Head):
         hole = target.isnan().any(dim=1)  # (B, S)
         x = target.nan_to_num(0.0).transpose(1, 2)[:, :, None].to(means.dtype)  # (B, S, 1, F)
         residual = x - means
-        with torch.autocast(residual.device.type, enabled=False):  # neighbouring bands cancel out: not in bfloat16
+        with torch.autocast(
+            residual.device.type, enabled=False
+        ):  # differences of similar numbers: bfloat16 is too coarse
             z = (residual + residual @ self.below.tril(-1).T) * (-log_scales).exp()
         log_densities = -0.5 * (z * z + math.log(2 * math.pi)).sum(dim=-1) - log_scales.sum(dim=-1)  # det L is 1
         nll = -torch.logsumexp(log_weights + log_densities, dim=-1)  # (B, S)
@@ -154,7 +174,7 @@ class MixtureDensityHead(Head):
         if sampling.temperature != 0:
             scale = log_scales.gather(1, component)[:, 0].double().exp()
             z = sampling.temperature * scale * torch.special.ndtri(uniforms[:, 1:])
-            # unitriangular: what stands on the diagonal of `below` is taken for 1
+            # unitriangular: the diagonal of `below` is taken to be 1
             x = x + torch.linalg.solve_triangular(self.below.double(), z.T, upper=False, unitriangular=True).T
         x = x.masked_fill(~x.isfinite() | (chosen == self.NUM_COMPONENTS), math.nan)
         return x.clamp(-self.LIMIT, self.LIMIT).to(means.dtype)

@@ -1,8 +1,8 @@
 """Streaming layers over (B, S, D): forward(x, state=None) -> (y, state).
 
-State is a value: a tree of tensors of fixed shape. `None` stands for "nothing seen yet". The layer consumes the state
-it is given (its ring buffers are written in place), so who wants to branch clones it first. One forward serves
-training (state=None), prefill (a long chunk) and stepping (a chunk of one).
+State is a value: a tree of tensors of fixed shape; `None` means "nothing seen yet". A layer consumes the state it is
+given (it writes the ring buffers in place), so clone it first if you need it again. One `forward` serves training
+(state=None), prefill (a long chunk) and single steps (a chunk of one).
 """
 
 import math
@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: What a layer carries from one chunk to the next: tensors of fixed shape, by name.
+#: State of a layer between chunks: tensors of fixed shape, by name.
 LayerState: TypeAlias = dict[str, Tensor]
-#: What a model carries: a tree (dicts, lists) of tensors of fixed shape. Only the module that made it knows which tree,
-#: and so all others hand it on as it is.
+#: State of a model: a tree (dicts, lists) of tensors of fixed shape. Only the module that made it knows its structure;
+#: all other code passes it on unchanged.
 State: TypeAlias = Any
 
 
 class DelayLine(nn.Module):
-    """The last `length` inputs, put before the chunk: (B, S, D) -> (B, length + S, D).
+    """Prepend the last `length` inputs to each chunk: (B, S, D) -> (B, length + S, D).
 
-    What has not been seen is zero. The ring holds the input of step t in slot t mod length, so a step writes one
-    slot however long the line is:
+    Inputs before the start are zero. The ring buffer holds the input of step t in slot t mod length, so a step writes
+    one slot, whatever the length:
 
         steps seen      0 1 2 3 4 5 6 | chunk: 7 8
         ring (length 4)  4 5 6 3        -> y = 3 4 5 6 7 8, ring becomes 8 5 6 7
@@ -34,6 +34,7 @@ class DelayLine(nn.Module):
         self.length = length
 
     def forward(self, x: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState]:
+        """Return the past and the chunk, (B, length + S, D), and the next state."""
         if state is None:
             y = F.pad(x, (0, 0, self.length, 0))  # (B, length + S, D)
             return y, self._start(y, x.shape[1])
@@ -43,7 +44,7 @@ class DelayLine(nn.Module):
         return y, {"ring": ring, "position": position + x.shape[1]}
 
     def tap(self, x: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState]:
-        """Only what leaves the line, x[t - length]: (B, S, D) -> (B, S, D), without copying what stays in it."""
+        """Return the delayed inputs x[t - length] alone, (B, S, D), without copying the rest, and the next state."""
         if state is None:
             y = F.pad(x, (0, 0, self.length, 0))
             return y[:, : x.shape[1]], self._start(y, x.shape[1])
@@ -51,7 +52,7 @@ class DelayLine(nn.Module):
         steps = x.shape[1]
         slots = _slots(position, min(steps, self.length), self.length)
         y = ring.index_select(1, slots)
-        if steps <= self.length:  # what comes takes the place of what leaves
+        if steps <= self.length:  # the new inputs take the slots of those that leave
             ring.index_copy_(1, slots, x.detach().to(ring.dtype))
         else:
             y = torch.cat([y, x[:, : steps - self.length]], dim=1)
@@ -62,16 +63,16 @@ class DelayLine(nn.Module):
         return state["ring"].index_select(1, _slots(state["position"], self.length, self.length))
 
     def _start(self, y: Tensor, steps: int) -> LayerState:
-        """The state after a first chunk of `steps`: `y` is that chunk behind `length` zeros."""
+        """Return the state after a first chunk of `steps` inputs; y is `length` zeros followed by that chunk."""
         position = _position(steps, y)
         newest = y[:, steps:].detach()  # (B, length, D), the oldest first
         return {"ring": torch.roll(newest, steps % max(self.length, 1), dims=1), "position": position}
 
 
 class CausalConv(nn.Module):
-    """A causal convolution over steps, (B, S, D_in) -> (B, S, D_out), dilated, as one matrix product a tap.
+    """Dilated causal convolution over steps, (B, S, D_in) -> (B, S, D_out), computed as one linear layer.
 
-    y[t] = bias + sum over k of weight[k] x[t - (kernel_size - 1 - k) dilation]; what lies before the start is zero.
+    y[t] = bias + sum over k of weight[k] x[t - (kernel_size - 1 - k) dilation]; inputs before the start are zero.
     """
 
     def __init__(self, dim_in: int, dim_out: int, kernel_size: int, dilation: int = 1):
@@ -81,19 +82,20 @@ class CausalConv(nn.Module):
         self.linear = nn.Linear(kernel_size * dim_in, dim_out)
 
     def forward(self, x: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState]:
-        if self.kernel_size == 2:  # WaveNet's case: one tap beside the present
-            past, state = self.line.tap(x, state)
-            return self.linear(torch.cat([past, x], dim=2)), state
+        """Convolve a chunk (B, S, D_in); return (B, S, D_out) and the next state."""
+        if self.kernel_size == 2:  # WaveNet's case: one past tap and the current one
+            past, next_state = self.line.tap(x, state)
+            return self.linear(torch.cat([past, x], dim=2)), next_state
         steps = x.shape[1]
-        x, state = self.line(x, state)
+        x, next_state = self.line(x, state)
         taps = [x[:, k * self.dilation : k * self.dilation + steps] for k in range(self.kernel_size)]
-        return self.linear(torch.cat(taps, dim=2)), state
+        return self.linear(torch.cat(taps, dim=2)), next_state
 
 
 def rotary(positions: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (S, dim / 2) of rotary positions (Su et al. 2021, RoFormer, section 3.4.2).
+    """Compute cosines and sines (S, dim / 2) of rotary positions (Su et al. 2021, RoFormer, section 3.4.2).
 
-    Angles are taken in float64, so that a position in the millions is as exact as the first.
+    Angles are computed in float64, so that positions in the millions are as exact as the first.
     """
     frequencies = 10000.0 ** (-torch.arange(0, dim, 2, device=positions.device, dtype=torch.float64) / dim)
     angles = positions.to(torch.float64)[:, None] * frequencies
@@ -101,21 +103,21 @@ def rotary(positions: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns the pairs (x[i], x[i + dim / 2]) of (..., S, dim) by the angles of `rotary`."""
+    """Rotate the pairs (x[i], x[i + dim / 2]) of (..., S, dim) by the angles of `rotary`."""
     a, b = x.chunk(2, dim=-1)
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
 class CausalAttention(nn.Module):
-    """Multi-head self-attention over the last `window` steps, the present included: (B, S, D) -> (B, S, D).
+    """Multi-head self-attention over the last `window` steps, including the current one: (B, S, D) -> (B, S, D).
 
-    Keys carry rotary positions and live in a ring of `window` slots, so a step costs the same however far it has
-    gone. A long chunk without state is cut into blocks of one window, each of which sees itself and the block before
-    it; no mask grows with the square of the length:
+    Keys carry rotary positions and are kept in a ring of `window` slots, so every step costs the same. A long chunk
+    without state is cut into blocks of one window, each of which attends to itself and the block before it, so no mask
+    grows with the square of the length:
 
         keys      | block i-1 | block i |
-        queries               | block i |       key j is seen by query t where t - window < j <= t
+        queries               | block i |       query t attends to key j if t - window < j <= t
     """
 
     def __init__(self, dim: int, num_heads: int, window: int, dropout: float = 0.0):
@@ -125,6 +127,7 @@ class CausalAttention(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState]:
+        """Attend within a chunk (B, S, D) and to the window before it; return (B, S, D) and the next state."""
         q, k, v = self._heads(x, state["position"] if state is not None else _position(0, x))
         if state is None:
             y, state = self._whole(q, k, v)
@@ -133,10 +136,10 @@ class CausalAttention(nn.Module):
         return self.out(y.transpose(1, 2).reshape(x.shape)), state
 
     def weights(self, x: Tensor) -> Tensor:
-        """How `forward(x)` weighs the steps, before dropout: (B, S, D) -> (B, H, S, S).
+        """Return the attention weights of `forward(x)` before dropout: (B, S, D) -> (B, H, S, S).
 
-        Row t says how much step t takes from each step: at least 0, in sum 1, and nothing outside of its window. To be
-        looked at: the square of S is memory that `forward` does not take.
+        Row t holds the weight of each step in the output of step t; a row sums to 1 and is 0 outside the window. For
+        inspection only: unlike `forward`, it takes memory proportional to S squared.
         """
         q, k, _ = self._heads(x, _position(0, x))
         t = torch.arange(x.shape[1], device=x.device)
@@ -144,14 +147,14 @@ class CausalAttention(nn.Module):
         return scores.masked_fill(~self._sees(t[:, None], t), -math.inf).softmax(dim=-1)
 
     def _heads(self, x: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values (B, H, S, D / H) of a chunk that begins at `position`; the first two are turned."""
+        """Return rotated queries, rotated keys and values (B, H, S, D / H) of a chunk that begins at `position`."""
         B, S, _ = x.shape
         qkv = self.qkv(x).view(B, S, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         q, k = rotate(qkv[:2], *rotary(position + torch.arange(S, device=x.device), qkv.shape[-1]))
         return q, k, qkv[2]
 
     def _sees(self, t: Tensor, j: Tensor) -> Tensor:
-        """Whether step t sees step j."""
+        """Return whether step t attends to step j."""
         return (j <= t) & (j > t - self.window)
 
     def _whole(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, LayerState]:
@@ -182,7 +185,7 @@ class CausalAttention(nn.Module):
     def _chunk(self, q: Tensor, k: Tensor, v: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:
         S, W = q.shape[2], self.window
         keys, values, position = state["keys"], state["values"], state["position"]
-        if S > W:  # as many windows one after the other
+        if S > W:  # one window at a time
             parts = []
             for start in range(0, S, W):
                 piece = slice(start, start + W)
@@ -190,8 +193,8 @@ class CausalAttention(nn.Module):
                 parts.append(y)
             return torch.cat(parts, dim=2), state
         slots = torch.arange(W, device=q.device)
-        # The slot that a step writes has left the window, so it may read itself from there: without gradients alone,
-        # since none flows through the ring.
+        # A single step may write its slot first and read itself from it, since what was there has left the window. Only
+        # without gradients: none flow through the ring.
         if S == 1 and not torch.is_grad_enabled():
             slot = position.view(1) % W
             keys.index_copy_(2, slot, k.to(keys.dtype))
@@ -199,7 +202,7 @@ class CausalAttention(nn.Module):
             y = F.scaled_dot_product_attention(q, keys, values, attn_mask=slots[None] <= position)
         else:
             t, last = position + torch.arange(S, device=q.device), position - 1
-            j = torch.cat([last - (last - slots) % W, t])  # the step that each slot holds; < 0: none yet
+            j = torch.cat([last - (last - slots) % W, t])  # the step in each slot; negative if empty
             y = F.scaled_dot_product_attention(
                 q,
                 torch.cat([keys, k], dim=2),
@@ -212,7 +215,7 @@ class CausalAttention(nn.Module):
 
 
 def clone_state(state: State) -> State:
-    """A copy of a state tree that the original's next step does not touch."""
+    """Copy a state tree, so that further steps do not change the copy."""
     if isinstance(state, Tensor):
         return state.clone()
     if isinstance(state, dict):
@@ -223,7 +226,7 @@ def clone_state(state: State) -> State:
 
 
 def copy_state(into: State, state: State) -> None:
-    """Writes a state into the tensors of another of the same shape, which keep their place in memory."""
+    """Copy a state into the tensors of another of the same structure, which keep their memory addresses."""
     if isinstance(state, Tensor):
         if into is not state:  # a ring was written in place
             into.copy_(state)
@@ -233,7 +236,7 @@ def copy_state(into: State, state: State) -> None:
 
 
 def _position(step: int, like: Tensor) -> Tensor:
-    """A position as a tensor; filled on the device, so that a GPU need not wait for it to be copied."""
+    """Return a position as a scalar tensor, filled on the device to avoid a host-to-device copy."""
     return torch.full((), step, dtype=torch.int64, device=like.device)
 
 
@@ -242,7 +245,7 @@ def _slots(position: Tensor, steps: int, length: int) -> Tensor:
 
 
 def _write(ring: Tensor, position: Tensor, x: Tensor, dim: int = 1) -> None:
-    """Lays the newest of `x` into the ring at the slots of their steps."""
+    """Write the newest inputs of x into the slots of their steps."""
     length, steps = ring.shape[dim], x.shape[dim]
     if length == 0:
         return

@@ -1,4 +1,4 @@
-"""Patterns: one integer table that says which frame stands at (codebook row, step); -1 is a hole.
+"""Patterns: an integer table of the frame at each (codebook row, step); -1 is a hole.
 
 With K = 3 rows and frames 0 1 2 (Copet et al. 2023, MusicGen, section 2.2):
 
@@ -12,12 +12,13 @@ from torch import Tensor
 
 
 class Pattern:
-    """Lay K rows of T frames out over S steps, and back: row k of frame t stands at step offsets[k] + stride * t.
+    """Lay out K rows of T frames over S steps, and invert it: row k of frame t is at step offsets[k] + stride * t.
 
-    Made from the number of rows, nothing else. Any window of the steps can be laid out without those around it.
+    Depends on the number of rows alone. Any window of steps can be laid out without computing the others.
 
     Attributes:
-        span: steps from a frame's first row to its last, both included.
+        num_rows: K.
+        span: steps from a frame's first row to its last, inclusive.
     """
 
     def __init__(self, num_rows: int):
@@ -30,7 +31,7 @@ class Pattern:
         return 1
 
     def offsets(self, device: torch.device | None = None) -> Tensor:
-        """Return the steps (K,) int64 at which the rows of frame 0 stand; the first of them is 0."""
+        """Return the steps (K,) int64 of the rows of frame 0; the smallest is 0."""
         raise NotImplementedError
 
     def num_steps(self, num_frames: int) -> int:
@@ -48,20 +49,28 @@ class Pattern:
 
         Args:
             num_frames: T.
-            start, stop: the window of steps; all S of them by default.
-            device: of the table.
+            start: first step of the window.
+            stop: end of the window, exclusive; S by default.
+            device: device of the table.
         """
         steps = torch.arange(start, self.num_steps(num_frames) if stop is None else stop, device=device)
-        steps = steps - self.offsets(device)[:, None]  # (K, S), since frame 0 stood in this row
+        steps = steps - self.offsets(device)[:, None]  # (K, S), counted from frame 0 of each row
         index = steps.div(self.stride, rounding_mode="floor")
         return index.masked_fill((steps % self.stride != 0) | (index < 0) | (index >= num_frames), -1)
 
     def step_index(self, start: int, stop: int, device: torch.device | None = None) -> Tensor:
-        """Return the table read backwards, (K, stop - start) int64: the step of each row of frames [start, stop)."""
+        """Return the inverse table (K, stop - start) int64: the step of each row of frames [start, stop)."""
         return self.offsets(device)[:, None] + self.stride * torch.arange(start, stop, device=device)
 
     def apply(self, x: Tensor, hole: float, start: int = 0, stop: int | None = None) -> Tensor:
-        """Lay out (B, C, T) -> (B, C, S), or a window of its steps, with `hole` in the holes; C is K, or K is 1."""
+        """Lay out frames: (B, C, T) -> (B, C, S).
+
+        Args:
+            x: (B, C, T); C is K, or K is 1.
+            hole: value written where the pattern has no frame.
+            start: first step to lay out.
+            stop: end of the steps to lay out, exclusive; S by default.
+        """
         index = self.frame_index(x.shape[2], start, stop, x.device)
         if not x.shape[2]:
             return x.new_full((*x.shape[:2], index.shape[1]), hole)
@@ -69,27 +78,27 @@ class Pattern:
         return picked.masked_fill(index < 0, hole)
 
     def invert(self, seq: Tensor, num_frames: int) -> Tensor:
-        """Take out of (B, K, S) what `apply` laid out, without the holes: (B, K, T)."""
+        """Recover the frames that `apply` laid out: (B, K, S) -> (B, K, T)."""
         steps = self.step_index(0, num_frames, seq.device)
         return seq.gather(2, steps.expand(*seq.shape[:2], -1))
 
 
 class Parallel(Pattern):
-    """All rows of a frame at one step: the fastest, and blind to what the rows of one frame say of each other."""
+    """Put all rows of a frame at one step: the fastest, but the rows of a frame are drawn independently."""
 
     def offsets(self, device: torch.device | None = None) -> Tensor:
         return torch.zeros(self.num_rows, dtype=torch.int64, device=device)
 
 
 class Delay(Pattern):
-    """Row k comes k steps later, so that it sees the rows above it of its own frame, for K - 1 steps more in all."""
+    """Delay row k by k steps, so that it depends on the rows above it in the same frame; K - 1 extra steps in all."""
 
     def offsets(self, device: torch.device | None = None) -> Tensor:
         return torch.arange(self.num_rows, device=device)
 
 
 class Flatten(Pattern):
-    """One row at a step: every code sees all before it, at K times the steps."""
+    """Put one row at each step: every code depends on all before it, at K times as many steps."""
 
     @property
     def stride(self) -> int:

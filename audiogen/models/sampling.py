@@ -1,4 +1,4 @@
-"""How the next code is drawn: filters over the probabilities, and uniform numbers that depend on the seed alone."""
+"""Draw codes: filters over the probabilities, and uniform numbers that depend on the seed and step alone."""
 
 import secrets
 from collections.abc import Sequence
@@ -13,13 +13,21 @@ from ..errors import ConfigError
 
 @dataclass(frozen=True)
 class Sampling:
-    """Filters, applied in this order; None switches one off. Of a density over frames they choose the component.
+    """Temperature and filters, applied in this order; None disables one. For densities, they choose the component.
 
     Attributes:
-        temperature: divides the logits (of a density: scales the deviations); 0 takes the most probable code.
+        temperature: divides the logits, and scales the deviations of a density; 0 takes the most probable code.
         top_k: keep the k most probable codes.
-        top_p: keep the fewest most probable codes that hold this probability together (Holtzman et al. 2020, nucleus).
+        top_p: keep the smallest set of most probable codes whose probabilities sum to this (Holtzman et al. 2020,
+            nucleus sampling).
         min_p: keep codes at least this fraction as probable as the most probable one (Nguyen et al. 2024).
+
+    Raises:
+        ConfigError: a value is out of range.
+
+    Example:
+        >>> Sampling(temperature=0.9, top_k=40).top_p is None
+        True
     """
 
     temperature: float = 1.0
@@ -39,12 +47,12 @@ class Sampling:
 
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
-    """(..., V) logits -> (..., V) filtered probabilities in float64, summing to 1; temperature must be above 0."""
+    """Convert logits (..., V) to filtered probabilities (..., V) float64 that sum to 1; temperature must not be 0."""
     logits = logits.double()
-    # Below the largest, so that no temperature is too low to divide by.
+    # The largest becomes 0, so that even a tiny temperature does not overflow.
     p = torch.softmax((logits - logits.amax(dim=-1, keepdim=True)) / sampling.temperature, dim=-1)
     if sampling.top_k is not None and sampling.top_k < p.shape[-1]:
-        # By rank, not by value: ties at the edge would let more than k through.
+        # By rank, not by value: ties would let more than k through.
         ranks = p.argsort(dim=-1, descending=True, stable=True)[..., : sampling.top_k]
         p = p * torch.zeros_like(p).scatter_(-1, ranks, 1.0)
         p = p / p.sum(dim=-1, keepdim=True)
@@ -61,41 +69,44 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
 
 
 def draw(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> Tensor:
-    """Draws codes by the inverse of the cumulative distribution, in float64.
+    """Draw codes by inverting the cumulative distribution, in float64.
 
     Args:
         logits: (..., V).
-        uniforms: (...) float64 in (0, 1), one a draw.
+        sampling: temperature and filters.
+        uniforms: (...) float64 in (0, 1), one per draw.
 
     Returns:
-        (...) int64: the first code whose cumulative probability exceeds the uniform number; V, which is no code, where
-        the logits are not numbers (NaN, or an infinite one above all others).
+        (...) int64: the first code whose cumulative probability exceeds the uniform number; V, which is not a code, if
+        the logits contain NaN or the largest is infinite.
     """
     V = logits.shape[-1]
     if sampling.temperature == 0:
         return logits.argmax(dim=-1).masked_fill(~logits.amax(dim=-1).isfinite(), V)
     cumulative = probabilities(logits, sampling).cumsum(dim=-1)
-    # Scaled by the total, so that rounding can never leave the last code with a gap above it.
+    # Scaled by the total, so that rounding leaves no gap above the last code.
     threshold = uniforms.to(cumulative)[..., None] * cumulative[..., -1:]
     code = (cumulative <= threshold).sum(dim=-1).clamp(max=V - 1)
     return code.masked_fill(cumulative[..., -1].isnan(), V)
 
 
 def fresh_seeds(count: int) -> list[int]:
-    """Seeds from the system's entropy, short enough to type."""
+    """Return seeds below 2**31 from the system's entropy."""
     return [secrets.randbelow(2**31) for _ in range(count)]
 
 
 def uniforms(seeds: Sequence[int], start: int, stop: int, count: int) -> Tensor:
-    """Uniform numbers of the steps [start, stop): a pure function of (seed, step), the same on every device.
+    """Return the uniform numbers of steps [start, stop): a pure function of (seed, step), the same on every device.
 
     Philox-4x32-10 (Salmon et al. 2011, Parallel Random Numbers: As Easy as 1, 2, 3) with the seed as key and
-    (pair, step) as counter; two of its four words make one number of 52 bits, so that half a unit more still fits
-    into a float64 and neither 0 nor 1 is ever reached.
+    (pair, step) as counter. Two of its four words make one 52-bit number; adding half a unit is then exact in float64
+    and excludes 0 and 1.
 
     Args:
-        seeds: one an item, 0 <= seed < 2**64.
-        count: numbers a step.
+        seeds: one per item, 0 <= seed < 2**64.
+        start: first step.
+        stop: end, exclusive.
+        count: numbers per step.
 
     Returns:
         (len(seeds), stop - start, count) float64, strictly between 0 and 1.
@@ -109,7 +120,7 @@ def uniforms(seeds: Sequence[int], start: int, stop: int, count: int) -> Tensor:
     key = np.array([int(seed) for seed in seeds], dtype=np.uint64)[:, None, None]
     step = np.arange(start, stop, dtype=np.uint64)[None, :, None]
     pair = np.arange((count + 1) // 2, dtype=np.uint64)[None, None, :]
-    words = philox((pair, step & LOW, step >> HALF, np.uint64(0)), (key & LOW, key >> HALF))
+    words = philox((pair, step & LOW, step >> HALF, np.zeros_like(pair)), (key & LOW, key >> HALF))
     numbers = [
         ((words[i] >> np.uint64(5)) * np.uint64(2**25) + (words[i + 1] >> np.uint64(7)) + 0.5) * 2.0**-52
         for i in (0, 2)
@@ -122,7 +133,7 @@ LOW, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
 def philox(counter: Sequence[np.ndarray], key: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Philox-4x32-10: four counter words and two key words, uint64 arrays below 2**32 that broadcast -> four words."""
+    """Compute Philox-4x32-10: four counter words and two key words -> four words; uint64 arrays below 2**32."""
     counter = list(np.broadcast_arrays(*counter, *key)[:4])
     key = list(key)
     for _ in range(10):

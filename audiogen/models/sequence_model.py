@@ -1,4 +1,4 @@
-"""SequenceModel = embed + backbone + head, over steps that a pattern lays out."""
+"""SequenceModel: embedding, backbone and head, applied to the steps that a pattern lays out."""
 
 import torch
 from torch import Tensor, nn
@@ -14,52 +14,63 @@ from .patterns import Parallel, Pattern
 
 
 class SequenceModel(nn.Module):
-    """A distribution over codes (B, K, T) or frames (B, F, T), one step at a time.
+    """An autoregressive distribution over codes (B, K, T) or frames (B, F, T).
 
-    Step s is predicted from the steps before it: the backbone sees `bos` first, then the embedding of each step.
+    Step s is predicted from the steps before it. The backbone's input is `bos`, then the embedding of each step:
 
         observed       bos  x0  x1  x2
         predicted       x0  x1  x2  x3
 
     Args:
-        spec: what the front-end makes; shapes both ends.
-        backbone: hidden to hidden.
-        pattern: made for spec.num_rows rows. A FrameSpec is one row, so its only pattern is parallel.
+        spec: the front-end's spec; determines the embedding and the head.
+        backbone: maps hidden to hidden.
+        pattern: for spec.num_rows rows. A FrameSpec has one row, so it fits only the parallel pattern.
+
+    Raises:
+        ConfigError: the pattern does not fit the spec.
+
+    Example:
+        >>> from audiogen.models.backbones import GRU
+        >>> spec = audiogen.TokenSpec(sample_rate=8000, hop_length=1, num_codebooks=1, codebook_size=256)
+        >>> model = SequenceModel(spec, GRU(GRU.Config(dim=8)), Parallel(spec.num_rows))
+        >>> codes = torch.zeros(2, 1, 10, dtype=torch.int64)
+        >>> model(Batch(codes)).shape  # nats per code
+        torch.Size([2, 1, 10])
     """
 
     def __init__(self, spec: Spec, backbone: Backbone, pattern: Pattern):
         super().__init__()
         if pattern.num_rows != spec.num_rows:
-            raise ConfigError(f"pattern: made for {pattern.num_rows} rows, but the front-end has {spec.num_rows}")
+            raise ConfigError(f"pattern: is for {pattern.num_rows} rows, but the front-end has {spec.num_rows}")
         self.spec, self.backbone, self.pattern = spec, backbone, pattern
         if isinstance(spec, TokenSpec):
             self.embed, self.head = CodeEmbedding(spec, backbone.dim), CategoricalHead(spec, backbone.dim)
         else:
             if not isinstance(pattern, Parallel):
-                raise ConfigError("pattern: continuous frames are one row, so only the pattern parallel fits them")
+                raise ConfigError("pattern: frames of real values are a single row, so only parallel fits them")
             self.embed, self.head = FrameEmbedding(spec, backbone.dim), MixtureDensityHead(spec, backbone.dim)
         self.bos = nn.Parameter(torch.randn(backbone.dim))
 
     @property
     def hole(self) -> float:
-        """What stands where there is no code: V, or NaN. Also the padding behind the end of a shorter item."""
+        """The value where there is no code, V or NaN. It also pads shorter items at the end."""
         return self.embed.hole
 
     @property
     def receptive_frames(self) -> float:
-        """Frames that a prediction depends on, at most."""
+        """Maximum number of frames that a prediction depends on."""
         stride, span = self.pattern.stride, self.pattern.span
         return self.backbone.receptive_field / stride + span - stride
 
     @property
     def receptive_seconds(self) -> float | None:
-        """Seconds of sound that a prediction depends on, at most; None where the rate varies."""
+        """Maximum seconds of sound that a prediction depends on; None if the rate varies."""
         return None if self.spec.frame_rate is None else self.receptive_frames / self.spec.frame_rate
 
     def forward(self, batch: Batch) -> Tensor:
         """Compute the negative log-likelihood of each entry of a batch, in nats.
 
-        Training calls the model through this, so that the hooks of DDP and FSDP2 fire and torch.compile sees all of it.
+        Training calls this, so that the hooks of DDP and FSDP2 fire and torch.compile covers the whole model.
 
         Returns:
             (B, rows, T), rows being K for codes and 1 for frames; 0 where x is `hole`.
@@ -72,24 +83,25 @@ class SequenceModel(nn.Module):
         """Sum the negative log-likelihood of a batch, in nats.
 
         Returns:
-            The sum over all entries as a float64 scalar, and the number of entries: codes, or whole frames.
-            Entries that are `hole` (padding at the end) count for nothing.
+            The sum over all entries as a float64 scalar, and the number of entries: codes, or whole frames. Entries
+            that are `hole` (padding) are not counted.
         """
         return self(batch).sum(dtype=torch.float64), self.num_entries(batch)
 
     def nll_of_steps(
         self, seq: Tensor, state: tuple[Tensor, State] | None = None
     ) -> tuple[Tensor, tuple[Tensor, State]]:
-        """Compute the same over a chunk (B, C, S) that is laid out already.
+        """Compute the negative log-likelihood of steps that are already laid out, chunk by chunk.
 
         Args:
-            state: None at the beginning, else what the chunk before returned: its last step and the backbone's state.
+            seq: (B, C, S), steps in the order of the pattern.
+            state: the state that the previous chunk returned (its last step and the backbone's state); None at first.
 
         Returns:
-            nats (B, rows, S), and the state to go on from.
+            nats (B, rows, S), and the state for the next chunk.
         """
         first = self.bos.expand(seq.shape[0], 1, -1) if state is None else self._inputs(state[0])
-        x = torch.cat([first, self._inputs(seq[:, :, :-1])], dim=1)  # (B, S, D), one step late
+        x = torch.cat([first, self._inputs(seq[:, :, :-1])], dim=1)  # (B, S, D), shifted by one step
         h, backbone_state = self.backbone(x, None if state is None else state[1])
         last = self._none_before(seq.shape[0]) if state is None else state[0]
         h = self.head.attach(h, torch.cat([last, seq[:, :, :-1]], dim=2))
@@ -100,7 +112,15 @@ class SequenceModel(nn.Module):
         return int((~self.embed.is_hole(batch.x)).sum())
 
     def start(self, batch_size: int, seen: Tensor | None = None) -> tuple[Tensor, State]:
-        """Return what the head predicts step 0 from, or the step after those `seen` (B, C, S), and the state."""
+        """Begin generation.
+
+        Args:
+            batch_size: B.
+            seen: (B, C, S), steps already known; None for none.
+
+        Returns:
+            The head's input (B, D or wider) for the next step, which is step 0 or the one after `seen`; and the state.
+        """
         x, last = self.bos.expand(batch_size, 1, -1), self._none_before(batch_size)
         if seen is not None and seen.shape[2]:
             x, last = torch.cat([x, self._inputs(seen)], dim=1), seen[:, :, -1:]
@@ -108,12 +128,12 @@ class SequenceModel(nn.Module):
         return self.head.attach(h[:, -1:], last)[:, 0], state
 
     def advance(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Observe the steps (B, C, S), and return what the head predicts the next step from, and the state."""
+        """Observe steps (B, C, S); return the head's input (B, D or wider) for the next step, and the state."""
         h, state = self.backbone(self._inputs(x), state)
         return self.head.attach(h[:, -1:], x[:, :, -1:])[:, 0], state
 
     def _none_before(self, batch_size: int) -> Tensor:
-        """What stands before step 0: a hole, (B, C, 1)."""
+        """Return the step before step 0, a hole: (B, C, 1)."""
         empty = self.embed.empty(batch_size)
         return empty.new_full((*empty.shape[:2], 1), self.hole)
 

@@ -1,4 +1,4 @@
-"""Backbones: hidden (B, S, D) -> hidden (B, S, D). They know nothing of audio."""
+"""Backbones: causal networks from hidden (B, S, D) to hidden (B, S, D). They do not depend on the kind of signal."""
 
 from .base import Backbone
 from .bigram import Bigram

@@ -1,4 +1,4 @@
-"""GPT: a decoder-only transformer with rotary positions and an attention window."""
+"""GPT: a decoder-only transformer with rotary position embeddings and sliding-window attention."""
 
 import math
 from dataclasses import dataclass, replace
@@ -11,28 +11,38 @@ from ...spec import Spec
 from ..layers import CausalAttention, LayerState
 from .base import Backbone, check_sizes, check_state
 
-#: Below this many codes the larger model overfits before it has learned what they have in common. On 16 unlike clips of
-#: music, 22,500 codes, it was best after 13 steps, at 8.43 bits, worse than a blind guess; the smaller model after 88,
-#: at 7.75. From 18 minutes of spoken digits, 66,000 codes, the larger one learns.
+#: Below this many codes, the larger model overfits before it generalises. On 16 unlike clips of music (22,500 codes) it
+#: was best after 13 steps, at 8.43 bits, worse than a uniform guess; the smaller model after 88, at 7.75. With 18
+#: minutes of spoken digits (66,000 codes) the larger one learns.
 FEW_CODES = 50_000
 
 
 class GPT(Backbone):
     """A decoder-only transformer: attention over a window of the last steps, with rotary positions.
 
-    Pre-norm blocks of attention and a feed-forward layer are each added to the residual stream.
+    Each block adds the output of a pre-norm attention and of a pre-norm feed-forward layer to the residual stream.
 
-    Source: Radford et al. 2019, GPT-2, section 2.3 (pre-norm, residual layers scaled by 1 / sqrt(number of them));
-    Su et al. 2021 (rotary positions); Beltagy et al. 2020, Longformer, section 3.1 (sliding window). Attention always
-    has a window: each layer sees `window` steps, so that the model stays sound past the length it was trained on.
+    Source: Radford et al. 2019, GPT-2, section 2.3 (pre-norm; residual layers initialised by 1 / sqrt(their number));
+    Su et al. 2021 (rotary positions); Beltagy et al. 2020, Longformer, section 3.1 (sliding window). Because each layer
+    attends to at most `window` steps, the model keeps working beyond the length it was trained on.
     """
 
     @dataclass(frozen=True)
     class Config:
+        """Settings.
+
+        Attributes:
+            dim: D, width of the residual stream; a multiple of 2 num_heads.
+            num_layers: blocks of attention and feed-forward.
+            num_heads: attention heads per layer.
+            window: steps that one layer attends to, including the current one.
+            dropout: probability, from 0 to below 1.
+        """
+
         dim: int = 256
         num_layers: int = 6
         num_heads: int = 4
-        window: int = 256  # steps that one layer sees, the present one included
+        window: int = 256
         dropout: float = 0.0
 
         def __post_init__(self):
@@ -41,7 +51,7 @@ class GPT(Backbone):
             if not 0 <= self.dropout < 1:
                 raise ConfigError(f"backbone.dropout: must be from 0 to below 1, got {self.dropout}")
 
-    training = {
+    training_defaults = {
         "samples": {"crop_frames": 512, "batch_size": 8, "learning_rate": 2e-3, "weight_decay": 0.1},
         "frames": {"crop_frames": 256, "batch_size": 4, "learning_rate": 1e-3, "weight_decay": 0.1},
         "runs": {"crop_frames": 256, "batch_size": 4, "learning_rate": 1e-3, "weight_decay": 0.1},
@@ -55,15 +65,15 @@ class GPT(Backbone):
         elif spec.signal == "frames" and num_codes < FEW_CODES:
             config = cls.Config(dim=96, num_layers=2, dropout=0.3)
         elif spec.signal == "features" and num_codes < FEW_CODES:
-            # In the same minutes it makes twice the steps of the larger one, and each gets as far.
+            # It takes twice as many steps per minute as the larger one, and each step lowers the loss as much.
             config = cls.Config(dim=128, num_layers=3, dropout=0.1)
         else:
             config = cls.Config(dim=192, num_layers=4, dropout=0.1)
-        return config, cls.training[spec.signal]
+        return config, cls.training_defaults[spec.signal]
 
     @classmethod
     def for_crops(cls, config: Config, num_steps: int) -> Config:
-        """Half a crop as the window: the other half teaches steps whose window does not reach the beginning."""
+        """Set the window to half a crop, so that half of the steps have a window that lies within the crop."""
         return replace(config, window=max(1, num_steps // 2))
 
     def __init__(self, config: Config):
@@ -71,15 +81,16 @@ class GPT(Backbone):
         if config.dim % (2 * config.num_heads):
             raise ConfigError(
                 f"backbone.dim: {config.dim} must be a multiple of twice backbone.num_heads "
-                f"({config.num_heads}), since rotary positions turn pairs"
+                f"({config.num_heads}), since rotary positions rotate pairs of dimensions"
             )
         self.config, self.dim = config, config.dim
         self.receptive_field = 1 + config.num_layers * (config.window - 1)
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        blocks = [Block(config) for _ in range(config.num_layers)]
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(config.dim)
         self.apply(_initialise)
-        for block in self.blocks:
+        for block in blocks:
             for linear in (block.attention.out, block.down):
                 nn.init.normal_(linear.weight, std=0.02 / math.sqrt(2 * config.num_layers))
 
@@ -92,6 +103,8 @@ class GPT(Backbone):
 
 
 class Block(nn.Module):
+    """One pre-norm transformer block: (B, S, D) -> (B, S, D)."""
+
     def __init__(self, config: GPT.Config):
         super().__init__()
         self.norm_attention, self.norm_feed_forward = nn.LayerNorm(config.dim), nn.LayerNorm(config.dim)
@@ -100,10 +113,11 @@ class Block(nn.Module):
         self.dropout, self.gelu = nn.Dropout(config.dropout), nn.GELU(approximate="tanh")
 
     def forward(self, x: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState]:
-        y, state = self.attention(self.norm_attention(x), state)
+        """Process a chunk (B, S, D); see `Backbone.forward`."""
+        y, next_state = self.attention(self.norm_attention(x), state)
         x = x + self.dropout(y)
         x = x + self.dropout(self.down(self.gelu(self.up(self.norm_feed_forward(x)))))
-        return x, state
+        return x, next_state
 
 
 def _initialise(module: nn.Module) -> None:

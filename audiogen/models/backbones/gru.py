@@ -1,4 +1,4 @@
-"""A stack of gated recurrent units."""
+"""GRU: a stack of gated recurrent layers."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from .base import Backbone, check_sizes, check_state
 
 
 class GRU(Backbone):
-    """Gated recurrent layers, whose state remembers as far back as it has learned to.
+    """Gated recurrent layers, whose state can remember any number of steps.
 
     The output of the last layer is added to the input of the first.
 
@@ -24,7 +24,7 @@ class GRU(Backbone):
 
         Attributes:
             dim: D, width of the hidden and of each layer's state.
-            num_layers: layers, one upon the other.
+            num_layers: layers, each on top of the previous one.
         """
 
         dim: int = 256
@@ -42,6 +42,6 @@ class GRU(Backbone):
         self.layers = nn.GRU(config.dim, config.dim, config.num_layers, batch_first=True)
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        # torch's state is (num_layers, B, D); ours begins with the batch, as those of all backbones do.
-        y, state = self.layers(x, None if state is None else state.transpose(0, 1).contiguous())  # (B, S, D)
-        return x + y, state.detach().transpose(0, 1).clone(memory_format=torch.contiguous_format)
+        # torch's state is (num_layers, B, D); states of all backbones begin with the batch dimension.
+        y, h = self.layers(x, None if state is None else state.transpose(0, 1).contiguous())  # y is (B, S, D)
+        return x + y, h.detach().transpose(0, 1).clone(memory_format=torch.contiguous_format)

@@ -15,19 +15,29 @@ class MLP(Backbone):
     """The last `context` steps side by side, through hidden layers with tanh.
 
     Source: Bengio et al. 2003, A Neural Probabilistic Language Model, section 2; Karpathy, makemore part 2.
-    Seen over all steps at once, the first layer is a causal convolution of kernel size `context`.
+    Computed for all steps at once, the first layer is a causal convolution of kernel size `context`.
 
-    With `batch_norm` each hidden layer's sums are normalised over the batch before tanh (Ioffe and Szegedy 2015, Batch
-    Normalization, section 3): in training by the batch's own mean and variance, over items and steps alike, so that
-    a step is scaled by what comes later too; in evaluation by running ones, so that no held-out figure looks ahead.
+    With `batch_norm`, each hidden layer is normalised before tanh (Ioffe and Szegedy 2015, Batch Normalization,
+    section 3). Training uses the mean and variance of the batch, over items and steps, so a step also depends on later
+    ones; evaluation uses running statistics, so held-out scores do not depend on the future.
     """
 
     @dataclass(frozen=True)
     class Config:
+        """Settings.
+
+        Attributes:
+            dim: D, width of the embedding of a step.
+            context: steps that the first layer sees, including the current one.
+            hidden_dim: width of the hidden layers.
+            num_layers: hidden layers.
+            batch_norm: normalise each hidden layer over the batch.
+        """
+
         dim: int = 64
         context: int = 16
         hidden_dim: int = 512
-        num_layers: int = 1  # hidden layers
+        num_layers: int = 1
         batch_norm: bool = False
 
         def __post_init__(self):
@@ -42,7 +52,7 @@ class MLP(Backbone):
             "runs": cls.Config(dim=64, context=8, hidden_dim=512),
             "features": cls.Config(dim=128, context=8, hidden_dim=512),
         }[spec.signal]
-        return config, cls.training[spec.signal]
+        return config, cls.training_defaults[spec.signal]
 
     def __init__(self, config: Config):
         super().__init__()
@@ -57,11 +67,11 @@ class MLP(Backbone):
         self.last = nn.Linear(config.hidden_dim, config.dim)
 
     def forward(self, x: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState]:
-        x, state = self.first(x, state)  # (B, S, hidden_dim)
+        x, next_state = self.first(x, state)  # (B, S, hidden_dim)
         x = self._activated(x, 0)
         for layer, linear in enumerate(self.hidden, 1):
             x = self._activated(linear(x), layer)
-        return self.last(x), state  # (B, S, D)
+        return self.last(x), next_state  # (B, S, D)
 
     def _activated(self, x: Tensor, layer: int) -> Tensor:
         if self.config.batch_norm:
