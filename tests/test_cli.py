@@ -644,7 +644,7 @@ def test_folders_that_hold_too_little_say_what_would_do(tmp_path):
         [
             ({"a.txt": lambda path: path.write_text("la")}, "holds no sound files.*1 files are of other kinds"),
             (BAD, "none of its 10 sound files can be used"),
-            ({"short.wav": lambda path: write_wav(path, note(0, 200))}, "one file only .*two files or more would do"),
+            ({"short.wav": lambda path: write_wav(path, note(0, 200))}, "one file only .*add a second file"),
         ]
     ):
         folder = tmp_path / str(number)

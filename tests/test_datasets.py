@@ -100,7 +100,7 @@ def test_scripts_from_the_web_to_a_folder_of_wavs(script, tmp_path, monkeypatch,
         assert source["sha256"] == digest and source["licence"] and source["credit"]
 
         assert run_by_path(script, out, *arguments, monkeypatch=monkeypatch) == 0
-        assert "there already" in capsys.readouterr().out and len(server.requests) == 2
+        assert "exists already" in capsys.readouterr().out and len(server.requests) == 2
         (tmp_path / "full").mkdir()
         (tmp_path / "full" / "mine.wav").write_bytes(wav())
         assert run_by_path(script, tmp_path / "full", *arguments, monkeypatch=monkeypatch) == 1

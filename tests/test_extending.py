@@ -60,7 +60,7 @@ def test_both_train_generate_and_stream_from_the_command_line(tmp_path):
         tmp_path, "train", folder, "--out", run, "--frontend", "pcm", "--backbone", "gru", "--steps", "3", *options
     )
     assert done.code == 0, done.err
-    assert "hears back without bound" in done.err
+    assert "receptive field is unbounded" in done.err
     for name, more in (("whole", []), ("stream", ["--stream"])):
         done = audiogen(tmp_path, "generate", run, "--out", tmp_path / name, "--seconds", "0.1", "--num", "1", *more)
         assert done.code == 0, done.err

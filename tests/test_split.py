@@ -81,11 +81,11 @@ def test_a_model_that_hears_back_without_bound_gets_a_gap_all_the_same(tmp_path,
     sides = split(made_up(tmp_path, 1, seconds=seconds), 0.1, gap_seconds=math.inf)
     (train,), (held_out,) = sides.train, sides.held_out
     assert train.seconds == pytest.approx(0.9 * seconds - gap) and held_out.seconds == pytest.approx(0.1 * seconds)
-    assert f"gap of {gap} s, though this model hears back without bound" in sides.summary
+    assert f"gap of {gap} s, though this model's receptive field is unbounded" in sides.summary
 
 
 def test_too_little_says_what_would_do(tmp_path):
-    with pytest.raises(DataError, match="two files or more would do, or one of 1 s or more"):
+    with pytest.raises(DataError, match="add a second file, or use one of 1 s or more"):
         split(made_up(tmp_path, 1, seconds=0.5))
     with pytest.raises(DataError, match=r"one of 11\.2.* s or more"):
         split(made_up(tmp_path, 1, seconds=11), gap_seconds=10)

@@ -1,4 +1,4 @@
-"""From a folder of sound to batches: index, split, encoded cache, crops."""
+"""From a folder of sound files to training batches: index, split, encoded cache, crops."""
 
 from .cache import EncodedCache, is_cache
 from .cache_index import CachedFile

@@ -1,10 +1,10 @@
-"""The encoded cache: a folder of sound as codes or frames on disk, mapped into memory and checked on opening.
+"""The encoded cache: the codes or frames of a folder, stored on disk, memory-mapped, and verified when opened.
 
-    CACHE/data.bin                              (total frames, C), one file after the other, little-endian
-    CACHE/config.json, frontend.safetensors     the front-end, so that the folder alone can decode
-    CACHE/index.json                            what lies where, and the sums that data.bin is checked against
+    CACHE/data.bin                              (total frames, C), one file after another, little-endian
+    CACHE/config.json, frontend.safetensors     the front-end, so that the folder can be decoded by itself
+    CACHE/index.json                            the position of each file, and checksums of both
 
-They are written in this order, an older index.json being removed first: a folder that has one was finished.
+Files are written in this order, after an older index.json is removed: a folder with an index.json is complete.
 """
 
 import os
@@ -30,15 +30,26 @@ FRONTEND_FILES = ("config.json", "frontend.safetensors")
 
 
 class EncodedCache:
-    """A folder of sound as one front-end encodes it. Made by `build`, `open` or `open_or_build`.
+    """A folder of sound files encoded by one front-end. Use `build`, `open` or `open_or_build` to get one.
 
-    Only what is asked for is read from disk. Loader processes can share one: what is pickled is its list of files.
+    Only the requested frames are read from disk. Loader processes can share a cache: pickling it copies the list of
+    files, not the data.
 
     Attributes:
-        folder: of the cache.
-        files: CachedFile of each, by path.
-        index: the same as an Index, so that `split(cache.index)` is what it was for the folder that was encoded.
-        offsets: (files + 1,): frames [offsets[i], offsets[i + 1]) of `data` are file i.
+        folder: folder of the cache.
+        record: contents of index.json.
+        files: the encoded files, sorted by path.
+        index: the same files as an Index; `split(cache.index)` equals the split of the folder that was encoded.
+        offsets: (files + 1,); file i is frames [offsets[i], offsets[i + 1]) of `data`.
+
+    Example:
+        >>> for i in range(3):
+        ...     write_audio(f"sounds/{i}.wav", torch.rand(1, 8000) - 0.5, 8000)
+        >>> cache = EncodedCache.build("sounds", load_frontend("mulaw", sample_rate=8000), "cache", progress=False)
+        >>> len(cache), cache.codes(0).shape
+        (3, torch.Size([1, 8000]))
+        >>> len(EncodedCache.open("cache"))
+        3
     """
 
     def __init__(self, folder: Path, record: Record):
@@ -48,21 +59,23 @@ class EncodedCache:
 
     @classmethod
     def open(cls, folder: str | Path, frontend: Frontend | None = None, index: Index | None = None) -> "EncodedCache":
-        """Opens a cache after checking every byte of it.
+        """Open a cache and verify all of its data.
 
         Args:
-            frontend: the one that must have made it: equal in kind, settings and weights.
-            index: the files that it must hold, by content; those that are too short count for nothing.
+            folder: folder of the cache.
+            frontend: if given, the cache must have been made by it: equal in kind, settings and weights.
+            index: if given, the cache must hold exactly the content of these files, apart from those too short for it.
 
         Raises:
-            CacheError: not there, half-written, damaged, of a newer format, or made by or from something else.
+            CacheError: missing, incomplete, damaged, of a newer format, or made by another front-end or from other
+                files.
         """
         folder = Path(folder)
         cache = cls(folder, read_record(folder))
         made_by = cache.record.fingerprint
         try:
             if cache.frontend().fingerprint() != made_by:
-                raise ValueError(f"{' and '.join(FRONTEND_FILES)} are not of the front-end that made it")
+                raise ValueError(f"{' and '.join(FRONTEND_FILES)} do not belong to the front-end that made it")
             check_data(cache.data, cache.spec)
         except (AudiogenError, ValueError) as error:
             raise damaged(folder, str(error)) from error
@@ -79,23 +92,23 @@ class EncodedCache:
     def build(
         cls, source: Index | str | Path, frontend: Frontend, out: str | Path, progress: bool = True
     ) -> "EncodedCache":
-        """Encodes a folder file by file, on the front-end's device.
+        """Encode a folder file by file, on the front-end's device.
 
-        Files that can't be read are left out and reported (`cache.index.rejected`), as are those under two frames. A
-        cache that stood at `out` before stays good until this one is finished; an interrupted build leaves nothing
-        that counts. Memory does not grow with the length of a file.
+        Files that can't be read, or have fewer than two frames, are skipped and reported in `cache.index.rejected`. A
+        previous cache at `out` stays valid until this one is complete; an interrupted build leaves no usable cache.
+        Memory does not grow with the length of a file.
 
         Args:
-            source: the folder, or what `scan` said of it.
-            frontend: fitted.
-            out: a new or empty folder, or a cache that is to be replaced.
-            progress: show a bar, if the output is a terminal.
+            source: the folder, or its Index from `scan`.
+            frontend: a fitted front-end.
+            out: a new or empty folder, or a cache to replace.
+            progress: show a progress bar on a terminal.
 
         Raises:
             DataError: there is nothing to encode.
             CacheError: `out` holds something else.
             NotFittedError: the front-end must be fitted first.
-            AudiogenError: the disk is full; names path and bytes.
+            AudiogenError: the disk is full; names the path and the number of bytes.
         """
         out = Path(out)
         frontend.check_fitted()
@@ -136,7 +149,17 @@ class EncodedCache:
 
     @classmethod
     def open_or_build(cls, index: Index, frontend: Frontend, out: str | Path, progress: bool = True) -> "EncodedCache":
-        """The cache at `out` if this front-end made it from these files, else a new one in its place."""
+        """Open the cache at `out` if this front-end made it from these files, else build it anew.
+
+        Args:
+            index: the files to encode.
+            frontend: a fitted front-end.
+            out: folder of the cache.
+            progress: show a progress bar on a terminal.
+
+        Raises:
+            CacheError, DataError, NotFittedError, AudiogenError: as in `build`.
+        """
         if is_cache(out):
             try:
                 return cls.open(out, frontend, index)
@@ -150,10 +173,11 @@ class EncodedCache:
 
     @property
     def spec(self) -> Spec:
+        """The front-end's spec."""
         return self.frontend().spec
 
     def frontend(self) -> Frontend:
-        """The front-end that made it, the same object each time: moving it moves where `decode` works."""
+        """Return the front-end that made the cache, always the same object: `decode` runs on its device."""
         return self._frontend
 
     @cached_property
@@ -162,7 +186,7 @@ class EncodedCache:
 
     @cached_property
     def data(self) -> np.ndarray:
-        """(total frames, C) as stored, uint8 to uint32 or float32, mapped into memory."""
+        """The stored data (total frames, C), uint8 to uint32 or float32, memory-mapped."""
         stored = np.memmap(self.folder / DATA_FILE, self.record.dtype, "r", shape=tuple(self.record.shape))
         return stored.view(np.ndarray)  # slicing a memmap costs ten times as much
 
@@ -170,22 +194,22 @@ class EncodedCache:
         return {name: value for name, value in self.__dict__.items() if name not in ("data", "_frontend")}
 
     def codes(self, i: int, start: int = 0, stop: int | None = None) -> Tensor:
-        """Frames [start, stop) of file i: codes (K, T) int64, or frames (F, T) float32."""
+        """Return frames [start, stop) of file i: codes (K, T) int64, or frames (F, T) float32."""
         start, stop, _ = slice(start, stop).indices(self.files[i].num_frames)
         return as_tensor(self.data[self.offsets[i] + start : self.offsets[i] + stop].T)
 
     @torch.no_grad()
     def decode(self, i: int) -> Tensor:
-        """File i as sound again: (1, num_samples) float32 on the CPU, at spec.sample_rate."""
+        """Decode file i to a wav (1, num_samples) float32 on the CPU, at spec.sample_rate."""
         frontend, x = self.frontend(), self.codes(i)[None]  # (1, C, T)
         wav = frontend.decode(x.to(frontend.device, frontend.dtype if x.is_floating_point() else x.dtype))
         return wav[0, :, : self.files[i].num_samples].float().cpu()
 
     def write_wavs(self, out: str | Path, progress: bool = True) -> list[Path]:
-        """Decode every file to a WAV below `out`, a/b.wav as a/b.wav and a/b.flac as a/b.flac.wav.
+        """Decode every file to a WAV below `out`: a/b.wav as a/b.wav, a/b.flac as a/b.flac.wav.
 
         Returns:
-            What was written, in the order of `files`.
+            The paths written, in the order of `files`.
         """
         written: dict[Path, None] = {}
         for i, file in enumerate(tqdm(self.files, unit="file", desc="decoding", disable=None if progress else True)):
@@ -198,17 +222,17 @@ class EncodedCache:
 
 
 def is_cache(folder: str | Path) -> bool:
-    """Whether a folder is an encoded cache (whole or damaged) rather than one of sound files."""
+    """Return whether a folder is an encoded cache (complete or damaged) rather than a folder of sound files."""
     return all(os.path.isfile(Path(folder, name)) for name in (DATA_FILE, *FRONTEND_FILES))
 
 
 def holds_cache(folder: str | Path) -> bool:
-    """Whether a build came to its end in a folder."""
+    """Return whether a folder holds a complete cache."""
     return all(Path(folder, name).exists() for name in (DATA_FILE, INDEX_FILE))
 
 
 def as_tensor(stored: np.ndarray) -> Tensor:
-    """A copy of what is stored: codes as int64, frames as float32."""
+    """Copy stored data to a tensor of the same shape: codes as int64, frames as float32."""
     return torch.from_numpy(stored.astype(np.int64 if stored.dtype.kind == "u" else np.float32, order="C"))
 
 
@@ -218,7 +242,7 @@ def _hashes(index: Index) -> list[str]:
 
 @torch.no_grad()
 def _encode(frontend: Frontend, path: Path, entry: FileEntry, data: BinaryIO) -> CachedFile | Rejected:
-    """Appends the frames of one file, (T, C), to `data`."""
+    """Encode one file and append its frames (T, C) to `data`."""
     dtype, num_samples, num_frames = frontend.spec.storage_dtype, 0, 0
     try:
         changed = sha256_file(path) != entry.sha256
@@ -235,24 +259,24 @@ def _encode(frontend: Frontend, path: Path, entry: FileEntry, data: BinaryIO) ->
                 yield wav[None].to(frontend.device, frontend.dtype)
 
         for x in frontend.encode_stream(chunks()):  # (1, C, t)
-            data.write(np.ascontiguousarray(x[0].T.cpu().numpy(), dtype))
+            data.write(np.ascontiguousarray(x[0].T.cpu().numpy(), dtype).data)
             num_frames += x.shape[2]
     except AudioReadError as error:
         return Rejected(entry.path, str(error).removeprefix(printable(f"{path}: ")))
-    # Where the rate varies, how many there are says nothing of the length, and `long_enough` could not know it.
+    # With a variable rate, a single frame may be a whole file.
     if num_frames < 2 and frontend.spec.hop_length is not None:
-        return Rejected(entry.path, f"too short: {num_frames} frames of the front-end, and two are needed")
+        return Rejected(entry.path, f"too short: {num_frames} frames of the front-end; at least two are needed")
     return CachedFile(entry, num_samples, num_frames)
 
 
 def _make_room(out: Path) -> None:
-    """Refuse a place that holds anything but a cache, and clear away what an interrupted build left."""
+    """Refuse a folder that holds anything but a cache, and remove what an interrupted build left."""
     if out.exists() and not out.is_dir():
         raise CacheError(f"{out}: is a file; give a folder for the cache")
     clear_leftovers(out)
     there = {path.name for path in out.iterdir()} - {LOCK_FILE} if out.exists() else set()
     strangers = there - {INDEX_FILE, DATA_FILE, *FRONTEND_FILES}
-    # config.json and weights alone are a front-end that someone fitted and saved.
+    # config.json and weights alone are a saved front-end, not a cache.
     if strangers or there and DATA_FILE not in there:
         named = ", ".join(sorted(strangers or there)[:3])
         raise CacheError(f"{out}: already holds other files ({named}); give a new folder for the cache")

@@ -1,4 +1,4 @@
-"""index.json of an encoded cache: what lies where in data.bin, and the sums that both are checked against."""
+"""index.json of an encoded cache: the position of each file in data.bin, and checksums of both."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from .index import FileEntry, Rejected
 FORMAT = 1
 INDEX_FILE, DATA_FILE = "index.json", "data.bin"
 REMEDY = "remove it and encode again"
-#: Frames of data.bin that are checked at a time.
+#: Frames of data.bin checked at a time.
 BLOCK = 2**20
 
 
@@ -31,7 +31,7 @@ class CachedFile:
 
     Attributes:
         entry: the sound file, its path relative to the folder that was encoded.
-        num_samples: its length at the front-end's sample rate, which decoding trims to.
+        num_samples: length at the front-end's sample rate, to which decoding trims.
         num_frames: T.
     """
 
@@ -41,22 +41,25 @@ class CachedFile:
 
     @property
     def path(self) -> str:
+        """Path relative to the folder that was encoded."""
         return self.entry.path
 
     @property
     def sha256(self) -> str:
+        """SHA-256 of the sound file."""
         return self.entry.sha256
 
 
 @dataclass(frozen=True)
 class Record:
-    """All of index.json.
+    """The contents of index.json.
 
     Attributes:
-        fingerprint: of the front-end.
-        dtype, shape: of data.bin as numpy writes them; (total frames, C).
-        data_sha256: of data.bin.
-        files: in the order in which they lie in data.bin.
+        fingerprint: fingerprint of the front-end.
+        dtype: numpy dtype of data.bin.
+        shape: (total frames, C) of data.bin.
+        data_sha256: SHA-256 of data.bin.
+        files: files in the order of data.bin.
         rejected, ignored: as in Index.
     """
 
@@ -70,26 +73,27 @@ class Record:
 
     @cached_property
     def offsets(self) -> np.ndarray:
-        """(files + 1,) int64: file i is data[offsets[i]:offsets[i + 1]]."""
+        """Positions (files + 1,) int64: file i is data[offsets[i]:offsets[i + 1]]."""
         return np.cumsum([0, *(file.num_frames for file in self.files)])
 
     def write(self, folder: Path) -> None:
+        """Write index.json atomically."""
         values = asdict(self)
         atomic_write_json(folder / INDEX_FILE, {"format": FORMAT, **values, "checksum": _checksum(values)})
 
 
 def read_record(folder: Path) -> Record:
-    """Read index.json and check it, and data.bin against it.
+    """Read and check index.json, and check data.bin against it.
 
     Raises:
-        CacheError: not there, half-written, damaged or of a newer format.
+        CacheError: missing, incomplete, damaged or of a newer format.
     """
     try:
         values = read_format(folder / INDEX_FILE, FORMAT, CacheError, REMEDY, LISTS)
     except FileNotFoundError:
         state = "is half-written" if (folder / DATA_FILE).is_file() else "holds no encoded cache"
         raise CacheError(
-            f"{folder}: {state}, it has no {INDEX_FILE}; encode a folder into it with audiogen tokenize"
+            f"{folder}: {state}: it has no {INDEX_FILE}; encode a folder into it with audiogen tokenize"
         ) from None
     values.pop("format")
     if values.pop("checksum", None) != _checksum(values):
@@ -104,28 +108,29 @@ def read_record(folder: Path) -> Record:
     except OSError as error:
         raise damaged(folder, f"{DATA_FILE}: {error.strerror}") from error
     except (TypeError, ValueError, LookupError, ConfigError) as error:
-        raise damaged(folder, f"{INDEX_FILE} does not add up: {error}") from error
+        raise damaged(folder, f"{INDEX_FILE} is inconsistent: {error}") from error
     return record
 
 
 def damaged(folder: Path, what: str) -> CacheError:
+    """Return the CacheError of a damaged cache; `what` says what is wrong."""
     return CacheError(f"{folder}: is damaged ({' '.join(what.split())[:200]}); {REMEDY}")
 
 
 def check_data(data: np.ndarray, spec: Spec) -> None:
-    """Check what is stored, (total frames, C), against the front-end that made it.
+    """Check stored data (total frames, C) against the spec of the front-end that made it.
 
     Raises:
-        ValueError: of another type or number of rows, a code that there is not, or a frame that is not finite.
+        ValueError: the dtype or number of rows differs, a code is out of range, or a value is not finite.
     """
-    codes, rows = spec.discrete, spec.num_channels
+    codes, rows, codebook_size = spec.discrete, spec.num_channels, spec.num_choices // spec.num_rows
     if data.dtype.str.replace("|", "<") != spec.storage_dtype or data.shape[1] != rows:
         raise ValueError(f"{DATA_FILE} holds {data.shape[1]} rows of {data.dtype}, its front-end makes {rows}")
-    if codes and spec.codebook_size > np.iinfo(data.dtype).max:
-        return  # there is no other code
+    if codes and codebook_size > np.iinfo(data.dtype).max:
+        return  # every value is a code
     for first in range(0, len(data), BLOCK):
         block = data[first : first + BLOCK]
-        if block.max() >= spec.codebook_size if codes else not np.isfinite(block).all():
+        if block.max() >= codebook_size if codes else not np.isfinite(block).all():
             raise ValueError(f"{DATA_FILE} holds {'a code that the front-end does not have' if codes else 'NaN'}")
 
 
@@ -140,26 +145,30 @@ def _from_json(values: dict[str, Any]) -> Record:
 
 
 def _check(record: Record) -> int:
-    """How many bytes data.bin must have. Raises ValueError or TypeError where it can't be so."""
+    """Check a record and return the size of its data.bin in bytes.
+
+    Raises:
+        ValueError, TypeError: a value is impossible or has the wrong type.
+    """
     texts, numbers = (record.fingerprint, record.dtype, record.data_sha256), (*record.shape, record.ignored)
     if not all(isinstance(text, str) for text in texts) or not all(type(number) is int for number in numbers):
-        raise TypeError("a value is of another type")
+        raise TypeError("a value has the wrong type")
     paths = [file.path for file in record.files]
     for file in record.files:
-        # Decoding writes below a folder of the user's choice, and must not be led out of it.
+        # Decoding writes below a folder that the user chooses; no path may lead out of it.
         path = Path(file.path)
         if path.anchor or ".." in path.parts or not path.name or "\0" in file.path:
-            raise ValueError(f"the path {file.path!r} leads elsewhere")
-        os.fsencode(path)  # a name that no file can have raises ValueError
+            raise ValueError(f"the path {file.path!r} leads out of the folder")
+        os.fsencode(path)  # raises ValueError if no file can have this name
         if min(file.num_frames, file.num_samples, file.entry.sample_rate, file.entry.num_samples) < 1:
-            raise ValueError(f"{file.path!r} is of no length or rate")
+            raise ValueError(f"{file.path!r} has no length or sample rate")
     if len(set(paths)) < len(paths):
-        raise ValueError("two files have one path")
+        raise ValueError("two files have the same path")
     num_frames, num_rows = record.shape
     if record.dtype not in (*CODE_TYPES.values(), FRAME_TYPE) or num_frames != sum(f.num_frames for f in record.files):
         raise ValueError(f"{record.dtype} of {record.shape}")
     if num_rows < 1 or not record.files:
-        raise ValueError("it holds nothing")
+        raise ValueError("it is empty")
     return num_frames * num_rows * np.dtype(record.dtype).itemsize
 
 

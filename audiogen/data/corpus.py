@@ -1,4 +1,4 @@
-"""What the scripts in datasets/ share: from an archive on the web to a folder of WAVs, which is whole or not there."""
+"""Shared by the scripts in datasets/: turn an archive on the web into a folder of WAVs, completely or not at all."""
 
 import argparse
 import os
@@ -13,7 +13,7 @@ from ..utils.archives import Member, unpack
 from ..utils.download import fetch
 from ..utils.files import atomic_write_json
 
-SOURCE_FILE = "SOURCE.json"  # in the finished folder: where it is from, and under which licence
+SOURCE_FILE = "SOURCE.json"  # in the finished folder: its origin and licence
 
 
 @dataclass(frozen=True)
@@ -21,15 +21,15 @@ class Corpus:
     """An archive of recordings.
 
     Attributes:
-        name: for people.
-        page: where it is described.
-        licence: name and address.
-        credit: whom to name.
-        url: of the archive.
-        sha256: of the archive, as published; None where it is not.
-        place: from a file's name in the archive to its name in the folder, or None to leave it out.
-        max_bytes: bound on the archive, and on what it holds.
-        max_files: bound on its entries.
+        name: display name.
+        page: address of the page that describes it.
+        licence: name and address of the licence.
+        credit: attribution that the licence requires.
+        url: address of the archive.
+        sha256: published SHA-256 of the archive; None if none is published.
+        place: maps a file's name in the archive to its name in the folder, or to None to skip it.
+        max_bytes: upper bound on the size of the archive, and on that of its contents.
+        max_files: upper bound on the number of entries.
     """
 
     name: str
@@ -44,15 +44,15 @@ class Corpus:
 
 
 def make_corpus(corpus: Corpus, out: str | Path, check: Callable[[list[Member]], None] = lambda members: None) -> Path:
-    """Downloads, checks and unpacks a corpus; returns its folder, which is there only once it is whole.
+    """Download, verify and unpack a corpus, and return its folder, which appears only when it is complete.
 
-    Until then everything lies in a folder beside it, OUT.part, from which a later call goes on. A folder that was
-    made already is left as it is.
+    Until then, all data is in OUT.part beside it, and a later call resumes from there. A complete folder is left as it
+    is.
 
     Args:
-        corpus: what to fetch.
-        out: the folder to make; it may be there if it is empty.
-        check: is given the unpacked files; raises if something is wrong with them, and may remove some.
+        corpus: the corpus to fetch.
+        out: folder to make; may exist if it is empty.
+        check: called with the unpacked files; raises if they are wrong, and may delete some.
 
     Raises:
         DataError: `out` holds something else.
@@ -60,10 +60,10 @@ def make_corpus(corpus: Corpus, out: str | Path, check: Callable[[list[Member]],
     """
     out = Path(out).resolve()
     if (out / SOURCE_FILE).exists():
-        print(f"{out}: is there already; delete it to make it anew")
+        print(f"{out}: exists already; delete it to download it again")
         return out
     if out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None):
-        raise DataError(f"{out}: is there, and not empty: name another folder")
+        raise DataError(f"{out}: exists and is not empty; name another folder")
     work = out.with_name(out.name + ".part")
     archive = work / (PurePosixPath(unquote(urlsplit(corpus.url).path)).name or "archive")
     print(f"{corpus.name}, {corpus.page}\nlicence: {corpus.licence}; credit: {corpus.credit}\nfrom {corpus.url}")
@@ -75,12 +75,12 @@ def make_corpus(corpus: Corpus, out: str | Path, check: Callable[[list[Member]],
     try:
         check(unpack(archive, folder, corpus.place, corpus.max_bytes, corpus.max_files))
     except DownloadError:
-        if corpus.sha256 is None:  # else it is the right archive, and another download would bring the same
+        if corpus.sha256 is None:  # otherwise it is the right archive, and downloading it again would not help
             archive.unlink()
         raise
     num_wavs = sum(1 for _ in folder.rglob("*.wav"))
     if not num_wavs:
-        raise DataError(f"{corpus.url}: holds no recordings in the places of {corpus.name}: check the address")
+        raise DataError(f"{corpus.url}: holds no recordings where {corpus.name} has them; check the address")
     atomic_write_json(
         folder / SOURCE_FILE,
         {
@@ -93,7 +93,7 @@ def make_corpus(corpus: Corpus, out: str | Path, check: Callable[[list[Member]],
             "files": num_wavs,
         },
     )
-    if hasattr(os, "sync"):  # the files must be on the disk before the name says that they are whole
+    if hasattr(os, "sync"):  # the files must be on disk before the folder gets its final name
         os.sync()
     os.replace(folder, out)
     shutil.rmtree(work)
@@ -102,7 +102,7 @@ def make_corpus(corpus: Corpus, out: str | Path, check: Callable[[list[Member]],
 
 
 def corpus_parser(description: str, corpus: Corpus) -> argparse.ArgumentParser:
-    """OUT, --url and --sha256."""
+    """Return a parser of the arguments OUT, --url and --sha256."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", metavar="OUT", help="the folder of WAVs to make")
     parser.add_argument("--url", default=corpus.url, help="the archive, or a mirror of it (default: %(default)s)")

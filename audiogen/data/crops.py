@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,35 +16,36 @@ from .split import Part
 
 
 class Crops(Dataset):
-    """Batches (B, C, num_frames) for training: batch `step` depends on nothing but (seed, step) and the corpus.
+    """Training batches (B, C, num_frames): batch `step` is a pure function of (seed, step) and the corpus.
 
-    Hence resuming needs one integer, and the number of loader processes changes nothing.
+    Resuming therefore needs one integer, and the number of loader processes does not matter.
 
-    A frame of the training side is drawn, each with the same chance. If its part is as long as a crop or longer, the
-    crop is centred on it, but moved inwards where it would stick out:
+    For each crop, a frame of the training side is drawn uniformly. If its part is at least as long as a crop, the crop
+    is centred on the frame, but shifted to lie within the part:
 
         |................ part ................|
                  |..... crop .x...|
         |..x.. crop .....|
 
-    If it is shorter, files are drawn among those that are shorter, each with the same chance, and joined from the
-    first one's beginning, so that a model of short clips learns how they begin, and that another one follows:
+    If it is shorter, files are drawn uniformly among the short ones and joined, beginning at the start of the first,
+    so that a model of short clips learns how they begin, and that another one follows:
 
         |. file .|... file ...|.. file ..|
         |........... crop .........|
 
-    So every frame is heard nearly as often as any other: from half the average to twice that in long files; in short
-    ones only what the ends of crops cut off is rarer.
+    Every frame is thus seen about equally often: in long files between half and twice the average; in short ones, only
+    frames cut off at the end of crops are rarer.
 
     Args:
         cache: the encoded corpus.
-        parts: the training side of a split; nothing outside of them is ever read.
+        parts: the training side of a split; nothing else is read.
         num_frames: length of a crop.
         batch_size: B.
-        seed: a whole number.
+        seed: any integer.
 
     Raises:
-        DataError: no part has two frames; `sequences.left_out` names those that have not.
+        DataError: no part has two frames.
+        ValueError: num_frames or batch_size is below 1.
     """
 
     def __init__(self, cache: EncodedCache, parts: Sequence[Part], num_frames: int, batch_size: int, seed: int = 0):
@@ -52,14 +54,14 @@ class Crops(Dataset):
         self.num_frames, self.batch_size, self.seed = num_frames, batch_size, seed % 2**64
         self.sequences = Sequences(cache, parts)
         lengths = self.sequences.num_frames
-        self._ends = np.cumsum(lengths)  # of the parts, as if laid end to end
+        self._ends = np.cumsum(lengths)  # of the parts, laid end to end
         self._short = np.flatnonzero(lengths < num_frames)
         shortest = int(lengths[self._short].min()) if len(self._short) else num_frames
         self._most_joined = -(-num_frames // shortest)
 
     def batch(self, step: int) -> tuple[Batch, list[list[str]]]:
-        """-> crops (B, C, num_frames), int64 codes or float32 frames, and for each the paths of the files in it."""
-        # Philox (Salmon et al. 2011) is a hash of its key, so there is no sequence to be run through up to `step`.
+        """Return batch `step`: crops (B, C, num_frames), int64 codes or float32 frames, and the files in each crop."""
+        # Philox (Salmon et al. 2011) is a hash of its key, so no sequence has to be run up to `step`.
         rng = np.random.Generator(np.random.Philox(key=np.array([self.seed, step], np.uint64)))
         data, names = self.sequences.cache.data, self.sequences.names
         x = np.empty((self.batch_size, self.num_frames, data.shape[1]), data.dtype)
@@ -73,7 +75,7 @@ class Crops(Dataset):
         return Batch(as_tensor(x.transpose(0, 2, 1))), files
 
     def _pieces(self, frame: int, rng: np.random.Generator) -> list[tuple[int, int, int]]:
-        """(part, first frame in the cache, number of frames) of what a crop is made of."""
+        """Return the pieces of a crop: (part, first frame in the cache, number of frames)."""
         begin, lengths, num_frames = self.sequences.begin, self.sequences.num_frames, self.num_frames
         part = int(np.searchsorted(self._ends, frame, side="right"))
         length = int(lengths[part])
@@ -97,15 +99,17 @@ class Crops(Dataset):
     def loader(
         self, start: int = 0, stop: int | None = None, num_workers: int = 0
     ) -> Iterator[tuple[Batch, list[list[str]]]]:
-        """The batches of steps [start, stop), without end if `stop` is None.
+        """Iterate over the batches of steps [start, stop).
 
         Args:
-            num_workers: processes that prepare batches ahead; 0 prepares each when it is asked for.
+            start: first step.
+            stop: end, exclusive; None to continue forever.
+            num_workers: processes that prepare batches ahead; 0 prepares each batch on demand.
         """
         steps: Iterable[int] = count(start) if stop is None else range(start, stop)
         if num_workers == 0:
             return map(self.batch, steps)
-        # A generator of its own: DataLoader draws from the one it has, and training's must not notice.
+        # A separate generator, since DataLoader draws from it, and training must not be affected.
         return iter(
             DataLoader(
                 self,
@@ -119,11 +123,11 @@ class Crops(Dataset):
         )
 
 
-def _as_it_is(batch: tuple[Batch, list[list[str]]]) -> tuple[Batch, list[list[str]]]:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 
 def _leave_interrupts_alone(worker: int) -> None:
-    """Signals may reach every process of a group; the training loop alone decides what follows from them."""
+    """Ignore signals, which may reach every process of a group: the training loop alone handles them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

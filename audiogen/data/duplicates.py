@@ -1,4 +1,4 @@
-"""Copies of a recording, found by their samples: in another container, with other tags, in more or fewer bits."""
+"""Find copies of a recording by their samples: in another container, with other tags, at another bit depth."""
 
 import hashlib
 from collections.abc import Hashable, Sequence
@@ -8,17 +8,17 @@ import numpy as np
 _SIZE, _PERIOD = 32, 1 << 16
 _RNG = np.random.default_rng(0)
 _BUCKETS, _SIGNS = _RNG.integers(0, _SIZE, _PERIOD), _RNG.choice([-1.0, 1.0], _PERIOD)
-#: Copies are this close: the energy of the difference is under -40 dB of the sound's. Rounding to 16 bits leaves -60 dB
-#: of all but the faintest sound; two takes of the same word, or a lossy copy, are far away.
+#: Relative distance below which sounds are copies: the difference is 40 dB below the sound. Rounding to 16 bits gives
+#: -60 dB or less for all but the faintest sounds; two takes of one word, or a lossy copy, are much further apart.
 _NEAR = 1e-2
 
 
 class Fingerprint:
-    """What tells copies, of samples that are added block by block.
+    """A digest and a sketch of samples that are added block by block, to find copies.
 
-    The digest is equal where only the container, the tags or spare bits differ. The sketch is (32,): sums of samples
-    with random signs, whose distances are about those of the sounds. So it also tells copies whose samples were rounded
-    to fewer bits, or scaled by 32767 instead of 32768.
+    Digests are equal if only the container, the tags or unused bits differ. The sketch (32,) is a random projection
+    (sums of samples with random signs), so distances between sketches approximate those between sounds. It also finds
+    copies that were rounded to fewer bits, or scaled by 32767 instead of 32768.
     """
 
     def __init__(self) -> None:
@@ -26,8 +26,8 @@ class Fingerprint:
         self._sums, self._ones = np.zeros(_SIZE), np.zeros(_SIZE)
 
     def add(self, samples: np.ndarray) -> None:
-        """The next samples (n,) float64 in [-1, 1]."""
-        self._hash.update(np.rint(samples * 2**15).astype("<i4"))
+        """Add the next samples (n,) float64 in [-1, 1]."""
+        self._hash.update(np.rint(samples * 2**15).astype("<i4").data)
         places = np.arange(self._count, self._count + len(samples)) % _PERIOD
         buckets, signs = _BUCKETS[places], _SIGNS[places]
         self._sums += np.bincount(buckets, samples * signs, _SIZE)
@@ -36,20 +36,20 @@ class Fingerprint:
         self._count += len(samples)
 
     def digest(self, sample_rate: int) -> str:
-        """SHA-256 in hexadecimal of the samples rounded to 16 bits, and of their rate in Hz."""
+        """Return the SHA-256, in hexadecimal, of the samples rounded to 16 bits and of their rate in Hz."""
         return hashlib.sha256(self._hash.digest() + str(sample_rate).encode()).hexdigest()
 
     def sketch(self) -> np.ndarray:
-        """(32,) float32, of the samples less their mean, which would hide that two faint sounds differ."""
+        """Return the sketch (32,) float32 of the samples minus their mean, which would mask faint differences."""
         return (self._sums - self._total / max(self._count, 1) * self._ones).astype(np.float32)
 
 
 def find_copies(sketches: Sequence[np.ndarray], formats: Sequence[Hashable]) -> dict[int, int]:
-    """The places of copies, each with the place of the first that it is a copy of.
+    """Return {position of a copy: position of the first sound that it is a copy of}.
 
     Args:
-        sketches: of sounds.
-        formats: of each, what copies share: its length and sample rate.
+        sketches: the sketch of each sound.
+        formats: for each sound, what copies have in common: its length and sample rate.
     """
     groups, first = {}, {}
     for place, format in enumerate(formats):
@@ -57,7 +57,7 @@ def find_copies(sketches: Sequence[np.ndarray], formats: Sequence[Hashable]) -> 
     for places in groups.values():
         matrix = np.stack([sketches[place] for place in places])  # (n, 32)
         norms = np.linalg.norm(matrix, axis=1)
-        order = np.argsort(norms, kind="stable")  # copies have nearly the same norm, so that few pairs are compared
+        order = np.argsort(norms, kind="stable")  # copies have nearly equal norms, so few pairs are compared
         matrix, norms = matrix[order], norms[order]
         ends = np.searchsorted(norms, norms * (1 + _NEAR), "right")
         for i, end in enumerate(ends):

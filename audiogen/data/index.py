@@ -1,4 +1,4 @@
-"""What is in a folder: which sound files are kept, which are left out, and why."""
+"""Scan a folder: which sound files are kept, which are left out, and why."""
 
 import os
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ from ..spec import Spec
 from ..utils.files import check_folder_is_there, sha256_file, walk
 from .duplicates import Fingerprint, find_copies
 
-#: Half the distance between highest and lowest sample. Below one step of 16 bits there is no sound at all; below
-#: -50 dBFS it is so faint that a model learns little but the noise.
+#: Half the distance between the highest and the lowest sample. Below one 16-bit step a file is empty; below -50 dBFS it
+#: is so faint that a model learns little but the noise.
 NO_SOUND, FAINT = 2.0**-16, 10 ** (-50 / 20)
 CLIPPED = 0.999
 SUFFIXES = ", ".join(sorted(AUDIO_SUFFIXES))
@@ -28,16 +28,16 @@ class FileEntry:
 
     Attributes:
         path: relative to the folder, with forward slashes.
-        sha256: of the file's bytes.
+        sha256: SHA-256 of the file's bytes.
         sample_rate: Hz, of the file.
         num_channels: 1 to 8.
         num_samples: per channel, at the file's own rate.
         peak, rms: of the mono mix, 1.0 being full scale.
-        silent: so faint that it is next to nothing, below -50 dBFS.
+        silent: whether it is almost inaudible, below -50 dBFS.
         clipped: fraction of the mono mix's samples at full scale.
-        note: what is odd about a file that is read nevertheless; empty for most.
-        sound: SHA-256 of the mono mix, rounded to 16 bits, and of the sample rate: the same in another container, with
-            other tags, in more bits. Empty in what was saved before there was such a thing.
+        note: what is odd about a file that is read nevertheless; usually empty.
+        sound: SHA-256 of the mono mix, rounded to 16 bits, and of the sample rate; independent of container, tags and
+            bit depth. Empty in records of older versions.
     """
 
     path: str
@@ -54,12 +54,12 @@ class FileEntry:
 
     @property
     def digests(self) -> list[str]:
-        """Of its bytes and of its samples: files that share one are copies of each other."""
+        """Digests of its bytes and of its samples: files that share one are copies of each other."""
         return [digest for digest in (self.sha256, self.sound) if digest]
 
     @property
     def duration(self) -> float:
-        """Seconds."""
+        """Duration in seconds."""
         return self.num_samples / self.sample_rate
 
 
@@ -76,10 +76,10 @@ class Index:
     """A folder's sound files.
 
     Attributes:
-        folder: which the paths are relative to.
-        files: those kept, by path; no two hold the same sound.
-        rejected: those left out, by path.
-        ignored: how many files were passed over because their suffix is not one of a sound file.
+        folder: the folder that paths are relative to.
+        files: files that are kept, sorted by path; no two hold the same sound.
+        rejected: files that are left out, sorted by path.
+        ignored: number of files skipped because their suffix is not that of a sound file.
     """
 
     folder: Path
@@ -89,10 +89,15 @@ class Index:
 
     @property
     def seconds(self) -> float:
+        """Total duration of the files in seconds."""
         return sum(file.duration for file in self.files)
 
     def require_files(self) -> None:
-        """Raises DataError, with the first reasons, if no file is left."""
+        """Check that at least one file is kept.
+
+        Raises:
+            DataError: none is; gives the first reasons.
+        """
         if not self.files:
             reasons = "; ".join(f"{file.path}: {file.reason}" for file in self.rejected[:3])
             more = f"; and {len(self.rejected) - 3} more" if len(self.rejected) > 3 else ""
@@ -103,22 +108,30 @@ class Index:
 
 
 def scan(folder: str | Path, strict: bool = False, progress: bool = True) -> Index:
-    """Looks at every sound file below a folder, in memory that does not grow with their length.
+    """Examine every sound file below a folder, in memory that does not grow with their length.
 
-    Each file is decoded once, to the last sample. Left out, with a reason: what can't be read, what holds no sound,
-    what holds the same samples as a file before it. Passed over: hidden files and folders (also the `._` files of
-    macOS) and, only counted, files whose suffix is not one of a sound file. Linked folders are entered once.
+    Each file is decoded completely, once. Files that can't be read, are silent, or hold the same samples as an earlier
+    one are left out, with a reason. Hidden files and folders (including the `._` files of macOS) are skipped; files
+    whose suffix is not that of a sound file are skipped and counted. Linked folders are entered once.
 
     Args:
-        strict: a file or folder that can't be read, or a file with something odd about it, is an error.
-        progress: show a bar, if the output is a terminal.
+        folder: the folder to scan.
+        strict: raise an error if a file or folder can't be read, or a file is odd.
+        progress: show a progress bar on a terminal.
 
     Returns:
-        The same for the same content, whatever the order in which the file system lists it. `files` may be empty.
+        The index, which depends on the content alone, not on the order of the file system. `files` may be empty.
 
     Raises:
-        DataError: no such folder, or no sound file in it.
-        AudioReadError: with `strict`, the first file by path that can't be read or is odd.
+        DataError: there is no such folder, or it has no sound files.
+        AudioReadError: with `strict`, names the first file by path that can't be read or is odd.
+
+    Example:
+        >>> write_audio("sounds/a.wav", torch.rand(1, 16000) - 0.5, 8000)
+        >>> write_audio("sounds/b.wav", torch.zeros(1, 16000), 8000)
+        >>> index = scan("sounds", progress=False)
+        >>> index.seconds, [file.reason for file in index.rejected]
+        (2.0, ['silent: nothing but zeros, or a constant'])
     """
     folder = Path(folder)
     paths, rejected, ignored = _find(folder)
@@ -127,7 +140,7 @@ def scan(folder: str | Path, strict: bool = False, progress: bool = True) -> Ind
     if not paths:
         there = f"; its {ignored} files are of other kinds" if ignored else ""
         raise DataError(
-            f"{folder}: holds no sound files ({SUFFIXES}){there}; give a folder with two of them or more, or a long one"
+            f"{folder}: holds no sound files ({SUFFIXES}){there}; give a folder with two or more of them, or a long one"
         )
     files, sketches = [], []
     for found in _examine_all(folder, paths, strict, progress):
@@ -145,9 +158,9 @@ def scan(folder: str | Path, strict: bool = False, progress: bool = True) -> Ind
 
 
 def long_enough(index: Index, spec: Spec) -> Index:
-    """The index without files that a front-end turns into fewer than two frames: these move to `rejected`.
+    """Move files of fewer than two frames of a front-end from `files` to `rejected`.
 
-    A front-end whose frames vary in length (hop_length None) is asked for two samples.
+    If the length of a frame varies (hop_length None), files need two samples.
     """
     hop_length = spec.hop_length or 1
     short = [file for file in index.files if _resampled(file, spec.sample_rate) <= hop_length]
@@ -170,7 +183,11 @@ def long_enough(index: Index, spec: Spec) -> Index:
 
 
 def main_sample_rate(index: Index) -> int:
-    """The rate (Hz) at which most seconds were recorded; the higher one of two that are equal."""
+    """Return the sample rate (Hz) of most of the recorded time; of equal ones, the highest.
+
+    Raises:
+        DataError: the index has no files.
+    """
     index.require_files()
     seconds: dict[int, float] = {}
     for file in index.files:
@@ -179,12 +196,12 @@ def main_sample_rate(index: Index) -> int:
 
 
 def _resampled(file: FileEntry, sample_rate: int) -> int:
-    """Its number of samples once `read_audio` has resampled it."""
+    """Return its number of samples after `read_audio` has resampled it."""
     return (2 * file.num_samples * sample_rate + file.sample_rate) // (2 * file.sample_rate)
 
 
 def _find(folder: Path) -> tuple[list[str], list[Rejected], int]:
-    """The paths of sound files, those that can't be asked, and the number of other files."""
+    """Return the paths of sound files, what can't be read, and the number of other files."""
     check_folder_is_there(folder)
     paths, rejected, ignored, entered = [], [], 0, set()
 
@@ -196,7 +213,7 @@ def _find(folder: Path) -> tuple[list[str], list[Rejected], int]:
 
     for root, folders, names in walk(folder, unreadable):
         status = os.stat(root)
-        if (status.st_dev, status.st_ino) in entered:  # a link back to where we have been
+        if (status.st_dev, status.st_ino) in entered:  # a link to a folder that was entered before
             folders.clear()
             continue
         entered.add((status.st_dev, status.st_ino))
@@ -214,7 +231,7 @@ def _find(folder: Path) -> tuple[list[str], list[Rejected], int]:
 def _examine_all(
     folder: Path, paths: list[str], strict: bool, progress: bool
 ) -> Iterator[tuple[FileEntry, np.ndarray] | Rejected]:
-    """What `_examine` says of each path, in order; several files at once, in threads."""
+    """Examine files in threads, and yield the results in the order of the paths."""
 
     def examine(path: str) -> tuple[FileEntry, np.ndarray] | Rejected:
         return _examine(folder, path, strict)
@@ -223,7 +240,7 @@ def _examine_all(
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
         tqdm(total=len(paths), unit="file", desc="reading", disable=None if progress else True) as bar,
     ):
-        # A thousand at a time, so that an error or Ctrl-C does not wait for the rest of a large folder.
+        # In groups of a thousand, so that an error or Ctrl-C does not wait for the rest of a large folder.
         for first in range(0, len(paths), 1000):
             for found in pool.map(examine, paths[first : first + 1000]):
                 bar.update()
@@ -245,7 +262,7 @@ def _examine(folder: Path, path: str, strict: bool) -> tuple[FileEntry, np.ndarr
             info = decoder.info
         sha256, note = sha256_file(full), "; ".join(info.notes)
         if strict and note:
-            raise AudioReadError(f"{full}: {note}; mend it, or do without --strict")
+            raise AudioReadError(f"{full}: {note}; repair it, or omit --strict")
     except (AudioReadError, OSError) as error:
         if strict:
             raise AudioReadError(str(error)) from error

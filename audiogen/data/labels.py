@@ -1,14 +1,18 @@
-"""What is to be heard in a file, as far as its name says it."""
+"""Labels of recordings, taken from their paths."""
 
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 
 def label_of(path: str) -> str:
-    """The label in a file's path, relative to its folder.
+    """Return the label in a file's path, which is relative to the corpus folder; "" if there is none.
 
-    The folder that it lies in (Speech Commands: "yes/004ae714_nohash_0.wav" -> "yes"), else what stands before the
-    first underscore of its name (Free Spoken Digit Dataset: "7_jackson_32.wav" -> "7"); "" if there is neither.
+    The label is the name of the parent folder, as in Speech Commands, or else the part of the file's name before the
+    first underscore, as in the Free Spoken Digit Dataset.
+
+    Example:
+        >>> label_of("yes/004ae714_nohash_0.wav"), label_of("7_jackson_32.wav"), label_of("rain.wav")
+        ('yes', '7', '')
     """
     place = PurePosixPath(path)
     if place.parent.name:
@@ -18,6 +22,6 @@ def label_of(path: str) -> str:
 
 
 def label_names(paths: Iterable[str]) -> list[str]:
-    """The labels that occur, sorted; empty unless every file has one and there are at least two."""
+    """Return all labels, sorted; an empty list unless every file has one and there are at least two."""
     labels = {label_of(path) for path in paths}
     return [] if "" in labels or len(labels) < 2 else sorted(labels)

@@ -1,4 +1,4 @@
-"""From a folder of sound to the codes of both its sides in one call: where every lesson begins."""
+"""From a folder of sound files to training and held-out codes in one call: the first step of every lesson."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +16,13 @@ from .split import Split, split, training_wavs
 
 @dataclass(frozen=True)
 class Encoded:
-    """A folder as one front-end encodes it: `training` and `held_out` are its two sides, file by file."""
+    """A folder encoded by one front-end.
+
+    Attributes:
+        frontend: the front-end, fitted to the training side.
+        cache: the encoded files.
+        sides: the split of the files.
+    """
 
     frontend: Frontend
     cache: EncodedCache
@@ -24,34 +30,39 @@ class Encoded:
 
     @property
     def spec(self) -> Spec:
+        """The front-end's spec."""
         return self.frontend.spec
 
     @cached_property
     def training(self) -> Sequences:
+        """One sequence (C, T) per training part."""
         return Sequences(self.cache, self.sides.train)
 
     @cached_property
     def held_out(self) -> Sequences:
+        """One sequence (C, T) per held-out part."""
         return Sequences(self.cache, self.sides.held_out)
 
     def crops(self, num_frames: int, batch_size: int, seed: int = 0) -> Crops:
-        """Training crops; see `Crops`."""
+        """Return training crops; see `Crops`."""
         return Crops(self.cache, self.sides.train, num_frames, batch_size, seed)
 
 
 def encode_folder(folder: str | Path, out: str | Path, frontend: str = "melvq", **settings: Any) -> Encoded:
-    """Scans and splits a folder, fits the front-end to the training side alone, and encodes both into `out`/cache.
+    """Scan and split a folder, fit the front-end to the training side alone, and encode both sides into `out`/cache.
 
-    A cache that is there already and fits is used again.
+    An existing cache is reused if it matches.
 
     Args:
-        folder: of sound files.
-        out: the folder of the lesson or run.
+        folder: folder of sound files.
+        out: folder of the lesson or run.
         frontend: name of a front-end, or a folder that holds one.
-        settings: of the front-end; `sample_rate` is the folder's own, up to 16 kHz, unless it is set.
+        settings: settings of the front-end; `sample_rate` defaults to the folder's own, up to 16 kHz.
 
     Raises:
-        DataError, ConfigError, RunError: as their messages say.
+        DataError: the folder has too little sound.
+        ConfigError: the front-end or a setting is unknown or invalid.
+        RunError: the folder of the front-end is damaged.
     """
     index = scan(folder)
     index.require_files()
@@ -62,18 +73,18 @@ def encode_folder(folder: str | Path, out: str | Path, frontend: str = "melvq", 
 
 
 def default_rate(index: Index, name: str) -> int:
-    """Return the rate (Hz) for the front-end of this name: the folder's own, up to its `highest_default_rate`."""
+    """Return the default rate (Hz) of the named front-end: the folder's own, up to its `highest_default_rate`."""
     return min(main_sample_rate(index), FRONTENDS[name].highest_default_rate)
 
 
 def frontend_for(index: Index, name: str, settings: dict[str, Any]) -> Frontend:
-    """Load the front-end by name or folder, at the `default_rate` if it has a rate to choose."""
+    """Load a front-end by name or folder, at `default_rate` if its rate is a setting."""
     if name in FRONTENDS:
         settings = FRONTENDS[name].at_rate(settings, default_rate(index, name))
     return load_frontend(name, **settings)
 
 
 def fit_to(frontend: Frontend, index: Index, sides: Split) -> None:
-    """Fits a learned front-end that is not fitted yet, on the training files alone."""
+    """Fit a front-end to the training files alone, unless it is fitted already."""
     if not frontend.fitted:
         frontend.fit(training_wavs(index, sides.train, frontend.spec.sample_rate))

@@ -1,4 +1,4 @@
-"""The codes of some parts of a corpus, such as its held-out side."""
+"""The codes of selected parts of a corpus, such as its held-out side."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,20 +11,20 @@ from .split import Part
 
 
 class Sequences:
-    """One sequence (C, T) a part, T >= 2, read from the cache when it is asked for; may be passed over many times.
+    """A re-iterable of one sequence (C, T) per part, T >= 2, read from the cache on demand.
 
     Args:
-        cache: holds the parts' files, by content.
-        parts: of a Split.
+        cache: a cache of the parts' files, which are matched by content.
+        parts: one side of a Split.
 
     Attributes:
-        names: path of each, as the parts have it.
-        begin: (len,) int64, where each begins in cache.data.
-        num_frames: (len,) int64.
-        left_out: paths of the parts that have fewer than two frames, or whose file the cache had to leave out.
+        names: path of each sequence's file, as given by the parts.
+        begin: (len,) int64, position of each sequence in cache.data.
+        num_frames: (len,) int64, T of each sequence.
+        left_out: paths of parts that have fewer than two frames, or whose file the cache left out.
 
     Raises:
-        DataError: there is not one.
+        DataError: no part has two frames.
     """
 
     def __init__(self, cache: EncodedCache, parts: Sequence[Part]):
@@ -51,7 +51,7 @@ class Sequences:
         return len(self.names)
 
     def __getitem__(self, i: int) -> Tensor:
-        begin = self.begin[i]  # raises the IndexError that ends an iteration
+        begin = self.begin[i]  # an IndexError ends the iteration
         return as_tensor(self.cache.data[begin : begin + self.num_frames[i]].T)
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -59,10 +59,10 @@ class Sequences:
 
 
 def _span(cache: EncodedCache, i: int, part: Part) -> tuple[int, int]:
-    """[first, end) among the frames of file i, rounded inwards."""
+    """Return the frames [first, end) of a part of file i, rounded inwards."""
     if part.stop - part.start == 1 or cache.spec.hop_length is not None:
         return part.span(cache.files[i].num_frames)
-    # The fractions are of time: where the rate varies, half of the codes are not half of the sound.
+    # Fractions refer to time: with a variable rate, half of the codes is not half of the sound.
     lengths = cache.frontend().frame_lengths(cache.codes(i)[None])[0].cpu().numpy()
     ends = lengths.cumsum()
     first = np.searchsorted(ends - lengths, part.start * ends[-1], side="left")

@@ -1,4 +1,4 @@
-"""Which files are trained on and which are held out: by rank of content hash, never by crop."""
+"""Split a corpus into training and held-out files by rank of content hash, never by crop."""
 
 import math
 import sys
@@ -12,19 +12,19 @@ from ..audio.io import read_blocks
 from ..errors import DataError
 from .index import FileEntry, Index
 
-#: What either side of a file that is cut must at least hold (seconds).
+#: Minimum duration (seconds) of either side when a single file is split.
 SHORTEST_PIECE = 0.1
-#: The longest gap (seconds) in a file that is cut for a model that hears back without bound.
+#: Maximum gap (seconds) between the sides of a single file, for models of unbounded receptive field.
 UNBOUNDED_GAP = 10.0
-#: Minutes to train on below which a person is told that they are few.
+#: Minutes of training sound below which a warning says that they are few.
 LITTLE = 3.0
-#: Long files are handed to `Frontend.fit` in pieces of so many seconds, so that an hour takes no more memory.
+#: `Frontend.fit` gets long files in pieces of this many seconds, which bounds memory.
 PIECE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Part:
-    """A file, or a piece of it from the fraction `start` up to the fraction `stop`."""
+    """A file, or the part of it between two fractions of its length, `start` and `stop`."""
 
     file: FileEntry
     start: float = 0.0
@@ -32,18 +32,22 @@ class Part:
 
     @property
     def seconds(self) -> float:
+        """Duration in seconds."""
         return (self.stop - self.start) * self.file.duration
 
     def span(self, length: int) -> tuple[int, int]:
-        """[first, end) among the file's `length` frames or samples, rounded inwards."""
+        """Return the frames or samples [first, end) of a file of `length`, rounded inwards."""
         return math.ceil(self.start * length), math.floor(self.stop * length)
 
 
 @dataclass(frozen=True)
 class Split:
-    """Two sides that share no content; both are sorted by content hash, so that file names decide nothing.
+    """Two sides that share no content, each sorted by content hash.
 
-    `note` is empty, or what a person must be told about the split.
+    Attributes:
+        train: parts to train on.
+        held_out: parts to evaluate on.
+        note: a warning for the user, or empty.
     """
 
     train: list[Part]
@@ -55,9 +59,7 @@ class Split:
         """One line: "2430 files (17.7 min) to train on, 270 (2.0 min) held out"."""
         train, held_out = (sum(part.seconds for part in side) / 60 for side in (self.train, self.held_out))
         little = (
-            "that is little, which a model may soon know by heart; ten minutes or more are better"
-            if train < LITTLE
-            else ""
+            "that is little, and a model may soon memorise it; ten minutes or more are better" if train < LITTLE else ""
         )
         notes = "".join(f"; {note}" for note in (self.note, little) if note)
         return (
@@ -67,21 +69,27 @@ class Split:
 
 
 def split(index: Index, held_out: float = 0.1, gap_seconds: float = 0.0) -> Split:
-    """Holds out the files whose hashes come first.
+    """Hold out the files whose content hashes come first.
 
-    The content alone decides: neither names, nor order, nor the folder. A file that is added moves at most one other
-    across. The fraction counts files, since each is judged by itself; where lengths differ widely, the fraction of
-    seconds may be another one, and `Split.summary` states it.
-
-    Of one file only, the last `held_out` of it is held out, with a gap before it, and `note` says so.
+    The content alone decides, not names, order or folders, and adding a file moves at most one other across. The
+    fraction is of files, since each is scored separately; the fraction of seconds may differ, and `Split.summary`
+    states both. Of a single file, the last fraction `held_out` is held out, after a gap, and `note` says so.
 
     Args:
-        held_out: fraction of the files, above 0 and below 1; at least one file is on either side.
-        gap_seconds: how far a model hears back: its receptive field. No gap is long enough for an infinite one, so it
-            gets one as long as what is held out, at most `UNBOUNDED_GAP`, and the note says so.
+        index: the files to split.
+        held_out: fraction of the files, above 0 and below 1; each side gets at least one file.
+        gap_seconds: the model's receptive field in seconds, used for a single file. If it is infinite, the gap is as
+            long as the held-out part, at most `UNBOUNDED_GAP`, and `note` says so.
 
     Raises:
-        DataError: no files, or one that is too short to be cut.
+        DataError: there are no files, or a single one that is too short to split.
+
+    Example:
+        >>> for i in range(10):
+        ...     write_audio(f"sounds/{i}.wav", torch.rand(1, 8000) - 0.5, 8000)
+        >>> sides = split(scan("sounds", progress=False))
+        >>> len(sides.train), len(sides.held_out)
+        (9, 1)
     """
     index.require_files()
     files = sorted(index.files, key=lambda file: file.sha256)
@@ -92,17 +100,17 @@ def split(index: Index, held_out: float = 0.1, gap_seconds: float = 0.0) -> Spli
 
 
 def _cut(index: Index, file: FileEntry, held_out: float, gap_seconds: float) -> Split:
-    """0 ........ training ........ | gap | held out | 1"""
+    """Split a single file: 0 ........ training ........ | gap | held out | 1."""
     start, unbounded = 1 - held_out, ""
     if math.isinf(gap_seconds):
         gap_seconds = min(UNBOUNDED_GAP, held_out * file.duration)
-        unbounded = ", though this model hears back without bound"
+        unbounded = ", though this model's receptive field is unbounded"
     stop = start - gap_seconds / file.duration
     if min(stop, held_out) * file.duration < SHORTEST_PIECE:
         needed = max(SHORTEST_PIECE / held_out, (SHORTEST_PIECE + gap_seconds) / start)
         raise DataError(
             f"{index.folder}: one file only ({file.path}, {file.duration:.4g} s) is too little to hold "
-            f"anything out; two files or more would do, or one of {needed:.4g} s or more"
+            f"anything out; add a second file, or use one of {needed:.4g} s or more"
         )
     note = (
         f"one file only: its last {held_out:.0%} ({held_out * file.duration:.4g} s) is held out, after a gap of "
@@ -112,15 +120,15 @@ def _cut(index: Index, file: FileEntry, held_out: float, gap_seconds: float) -> 
 
 
 def training_wavs(index: Index, parts: Sequence[Part], sample_rate: int) -> Iterable[Tensor]:
-    """The sound of parts, for `Frontend.fit`: a re-iterable of (1, N) float32 at `sample_rate`.
+    """Return the sound of parts for `Frontend.fit`: a re-iterable of wavs (1, N) float32.
 
-    A part longer than a minute comes in pieces of a minute. Nothing outside of a part is heard, but for the few
-    milliseconds that a resampling filter reaches over its ends.
+    Parts longer than a minute come in pieces of a minute. No sound outside the parts is used, apart from the few
+    milliseconds that the resampling filter extends beyond their ends.
 
     Args:
-        index: whose folder holds the files.
+        index: the index of the folder that holds the files.
         parts: usually `Split.train`.
-        sample_rate: Hz.
+        sample_rate: rate of the wavs in Hz.
     """
     return _Wavs(index.folder, parts, sample_rate)
 
