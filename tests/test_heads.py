@@ -81,7 +81,10 @@ def mixture(head, h):
         for column in range(row):
             unmixed[row, column] = head.below[row, column]
     mixed = torch.linalg.inv(unmixed) @ torch.diag_embed(deviations)
-    density = MultivariateNormal(means + head.keep * previous, scale_tril=mixed, validate_args=False)
+    factors = head.factors(h[..., :DIM]).unflatten(-1, (features, 1, -1)).movedim(-2, -3)  # (..., 1, F, R)
+    inner = torch.eye(features, dtype=h.dtype, device=h.device) + factors @ factors.mT
+    covariance = mixed @ inner @ mixed.mT
+    density = MultivariateNormal(means + head.keep * previous, covariance, validate_args=False)
     return MixtureSameFamily(Categorical(logits=y[..., :M]), density)
 
 
@@ -100,6 +103,29 @@ def test_density_nll_equals_torch_distributions(device):
     nll = head.nll(h, target)[:, 0]
     assert not nll[holes].any()
     torch.testing.assert_close(nll[~holes], expected[~holes], rtol=1e-10, atol=1e-10)
+
+
+def test_the_leading_bands_of_a_density_have_their_marginal_distribution():
+    """Guards against weights that are cut along the wrong axis: a model of fewer bands must give the density that
+    integrating out the others gives."""
+    spec, fewer = FrameSpec(8000, 80, num_features=5), FrameSpec(8000, 80, num_features=3)
+    head, cut = lively(MixtureDensityHead(spec, DIM)).double(), MixtureDensityHead(fewer, DIM).double()
+    cut.load_state_dict(head.leading_bands(head.state_dict(), 3))
+    h, target = with_previous(2, 4, features=5), random_input(spec, 2, 4)
+    joint = mixture(head, h)
+    normal = joint.component_distribution
+    marginal = MixtureSameFamily(
+        joint.mixture_distribution,
+        MultivariateNormal(normal.loc[..., :3], normal.covariance_matrix[..., :3, :3], validate_args=False),
+    )
+    expected = -marginal.log_prob(target.transpose(1, 2)[..., :3])
+    nll = cut.nll(h[..., : DIM + 3], target[:, :3])
+    torch.testing.assert_close(nll, expected[:, None], rtol=1e-10, atol=1e-10)
+
+    embed, narrow = FrameEmbedding(spec, DIM).double(), FrameEmbedding(fewer, DIM).double()
+    narrow.load_state_dict(embed.leading_bands(embed.state_dict(), 3))
+    silenced = torch.cat([target[:, :3], torch.zeros(2, 2, 4, dtype=target.dtype)], dim=1)
+    torch.testing.assert_close(narrow(target[:, :3]), embed(silenced))
 
 
 def test_holes_give_no_gradient_and_no_nan():

@@ -252,7 +252,8 @@ class Frontend(nn.Module):
 
     def fingerprint(self) -> str:
         """Return the SHA-256 in hexadecimal of kind, config and weights; if it is equal, so are the codes."""
-        digest = hashlib.sha256(json.dumps([type(self).__name__, to_dict(self.config)], sort_keys=True).encode())
+        settings = _without_new_defaults(to_dict(self.config))
+        digest = hashlib.sha256(json.dumps([type(self).__name__, settings], sort_keys=True).encode())
         digest.update(hash_tensors(self.state_dict()).encode())
         return digest.hexdigest()
 
@@ -364,6 +365,9 @@ def check_setting(good: bool, key: str, rule: str, value: object) -> None:
         raise ConfigError(f"frontend.{key}: must be {rule}, got {value!r}")
 
 
+#: Settings that came after format 1, and change nothing where they are null.
+NEW_SETTINGS = frozenset({"f_max"})
+
 #: Upper bound of the weights of one group (512 MiB); catches typos and untrusted configs that would exhaust memory.
 MOST_WEIGHTS = 2**27
 
@@ -375,3 +379,12 @@ def check_weights(count: int, keys: str) -> None:
             f"frontend.{keys}: need {count:,} weights together, which is over the limit of {MOST_WEIGHTS:,}; "
             "choose smaller values"
         )
+
+
+def _without_new_defaults(settings: dict[str, Any]) -> dict[str, Any]:
+    """Drop settings that older versions did not have, where they are null: caches of those versions stay valid."""
+    return {
+        name: _without_new_defaults(value) if isinstance(value, dict) else value
+        for name, value in settings.items()
+        if not (name in NEW_SETTINGS and value is None)
+    }

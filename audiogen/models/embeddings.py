@@ -55,6 +55,10 @@ class FrameEmbedding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(x.nan_to_num(0.0).to(self.linear.weight.dtype).transpose(1, 2))
 
+    def leading_bands(self, weights: dict[str, Tensor], num_features: int) -> dict[str, Tensor]:
+        """Return the weights of an embedding that sees only the first `num_features` values; the others count as 0."""
+        return {"linear.weight": weights["linear.weight"][:, :num_features], "linear.bias": weights["linear.bias"]}
+
     def is_hole(self, x: Tensor) -> Tensor:
         """Return which frames (B, F, S) are holes: (B, 1, S) bool."""
         return x.isnan().any(dim=1, keepdim=True)

@@ -101,20 +101,25 @@ class CategoricalHead(Head):
 class MixtureDensityHead(Head):
     """A mixture of M Gaussians over the F values of a frame, given the previous frame.
 
-        x = keep_m * previous + mean_m(h) + L^-1 (deviation_m(h) * noise)        with probability weight_m(h)
+        x = keep_m * previous + mean_m(h) + L^-1 (deviation_m(h) * (noise + U(h) factors)), with probability weight_m(h)
 
-    `keep` (M, F) starts near 1, since neighbouring frames are alike. L is lower triangular with a diagonal of 1, shared
-    by all components: it models the correlation of each band with the bands below it. Without it the noise of each band
-    would be independent, and harmonics would break up.
+    noise (F) and factors (R) being independent standard normal numbers. `keep` (M, F) starts near 1, since neighbouring
+    frames are alike. L is lower triangular with a diagonal of 1, shared by all components: it models the correlation of
+    each band with the bands below it. Without it the noise of each band would be independent, and harmonics would break
+    up. U (F, R) follows from the hidden: it lets the bands of a note or a vowel rise and fall together.
+
+    The first k bands depend on no later ones: dropping the others from all weights leaves their exact distribution, so
+    a model of 100 bands contains those of a lower sample rate (see `leading_bands`).
 
     Features are standardised, so `MIN_SCALE` bounds the deviations from below relative to a feature's own deviation:
     otherwise a band that hardly varies (digital silence) could reach any density.
 
     Source: Bishop 1994, Mixture Density Networks, section 3; Pourahmadi 1999 (covariance by regressing each variable on
-    the preceding ones).
+    the preceding ones); factor analysis.
     """
 
     NUM_COMPONENTS = 8
+    NUM_FACTORS = 8
     MIN_SCALE = 0.02
     #: Drawn values are clamped to this many standard deviations, which real frames hardly reach. Without it, a model
     #: that is linear in the previous frame (bigram) could diverge after a rare draw.
@@ -124,8 +129,8 @@ class MixtureDensityHead(Head):
 
     def __init__(self, spec: FrameSpec, dim: int):
         super().__init__()
-        M, F_ = self.NUM_COMPONENTS, spec.num_features
-        self.num_features, self.dim, self.num_uniforms = F_, dim, 1 + F_
+        M, F_, R = self.NUM_COMPONENTS, spec.num_features, self.NUM_FACTORS
+        self.num_features, self.dim, self.num_uniforms = F_, dim, 1 + F_ + R
         self.linear = nn.Linear(dim, M * (1 + 2 * F_))
         nn.init.normal_(self.linear.weight, std=0.1 / math.sqrt(dim))
         nn.init.zeros_(self.linear.bias)
@@ -135,10 +140,34 @@ class MixtureDensityHead(Head):
             log_scales.copy_(torch.linspace(*self.LOG_SCALES, M)[:, None])
         self.keep = nn.Parameter(torch.full((M, F_), self.KEEP))
         self.below = nn.Parameter(torch.diag(torch.full((F_ - 1,), -self.SHARE), -1))  # (F, F): L below its diagonal
+        self.factors = nn.Linear(dim, F_ * R)
+        nn.init.normal_(self.factors.weight, std=0.1 / math.sqrt(dim))
+        nn.init.normal_(self.factors.bias, std=0.1)  # 0 would be a saddle point
 
     def absent_in_format_1(self) -> dict[str, Tensor]:
         """Return zeros: no dependence on the previous frame, and uncorrelated bands."""
-        return {"keep": torch.zeros_like(self.keep), "below": torch.zeros_like(self.below)}
+        names = {"keep": self.keep, "below": self.below}
+        names |= {"factors.weight": self.factors.weight, "factors.bias": self.factors.bias}
+        return {name: torch.zeros_like(value) for name, value in names.items()}
+
+    def leading_bands(self, weights: dict[str, Tensor], num_features: int) -> dict[str, Tensor]:
+        """Return the weights of a head that models only the first `num_features` of this head's F values."""
+        M, F_, k = self.NUM_COMPONENTS, self.num_features, num_features
+
+        def of_linear(y: Tensor) -> Tensor:  # (M + M * 2 * F, ...) -> (M + M * 2 * k, ...)
+            return torch.cat([y[:M], y[M:].unflatten(0, (M, 2, F_))[:, :, :k].flatten(0, 2)])
+
+        def of_factors(y: Tensor) -> Tensor:  # (F * R, ...) -> (k * R, ...)
+            return y[: k * self.NUM_FACTORS]
+
+        return {
+            "linear.weight": of_linear(weights["linear.weight"]),
+            "linear.bias": of_linear(weights["linear.bias"]),
+            "keep": weights["keep"][:, :k],
+            "below": weights["below"][:k, :k],
+            "factors.weight": of_factors(weights["factors.weight"]),
+            "factors.bias": of_factors(weights["factors.bias"]),
+        }
 
     def attach(self, h: Tensor, previous: Tensor) -> Tensor:
         """Append the previous frames: (B, S, D), (B, F, S) -> (B, S, D + F). A hole counts as the mean frame, 0."""
@@ -153,16 +182,27 @@ class MixtureDensityHead(Head):
         log_scales = torch.logaddexp(rest[..., 1, :], rest.new_full((), math.log(self.MIN_SCALE)))
         return weights.log_softmax(dim=-1), self.keep * previous + rest[..., 0, :], log_scales
 
+    def factors_of(self, h: Tensor) -> Tensor:
+        """Compute U, how the bands share each factor: (..., D + F) -> (..., F, R), at least float32."""
+        return _at_least_float32(self.factors(h[..., : self.dim])).unflatten(-1, (self.num_features, self.NUM_FACTORS))
+
     def nll(self, h: Tensor, target: Tensor) -> Tensor:
         log_weights, means, log_scales = self.parameters_of(h)  # (B, S, M), (B, S, M, F) twice
         hole = target.isnan().any(dim=1)  # (B, S)
         x = target.nan_to_num(0.0).transpose(1, 2)[:, :, None].to(means.dtype)  # (B, S, 1, F)
-        residual = x - means
+        residual, u = x - means, self.factors_of(h)  # (B, S, M, F), (B, S, F, R)
         with torch.autocast(
             residual.device.type, enabled=False
         ):  # differences of similar numbers: bfloat16 is too coarse
-            z = (residual + residual @ self.below.tril(-1).T) * (-log_scales).exp()
-        log_densities = -0.5 * (z * z + math.log(2 * math.pi)).sum(dim=-1) - log_scales.sum(dim=-1)  # det L is 1
+            z = (residual + residual @ self.below.tril(-1).T) * (-log_scales).exp()  # (B, S, M, F)
+            # z is normal with covariance I + U U^T. Its inverse and determinant follow from the R x R matrix I + U^T U
+            # (Woodbury); det L is 1.
+            inner = torch.eye(self.NUM_FACTORS, dtype=z.dtype, device=z.device) + u.mT @ u  # (B, S, R, R)
+            root = torch.linalg.cholesky_ex(inner).L  # NaN stays NaN, which the trainer reports
+            explained = torch.linalg.solve_triangular(root, (z @ u).mT, upper=False).square().sum(dim=-2)  # (B, S, M)
+            half_log_det = root.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1, keepdim=True)  # (B, S, 1)
+            distance = (z * z + math.log(2 * math.pi)).sum(dim=-1) - explained
+        log_densities = -0.5 * distance - log_scales.sum(dim=-1) - half_log_det
         nll = -torch.logsumexp(log_weights + log_densities, dim=-1)  # (B, S)
         return nll.masked_fill(hole, 0.0)[:, None]
 
@@ -173,7 +213,10 @@ class MixtureDensityHead(Head):
         x = means.gather(1, component)[:, 0].double()  # (B, F)
         if sampling.temperature != 0:
             scale = log_scales.gather(1, component)[:, 0].double().exp()
-            z = sampling.temperature * scale * torch.special.ndtri(uniforms[:, 1:])
+            normal = torch.special.ndtri(uniforms[:, 1:])
+            noise, factors = normal[:, : self.num_features], normal[:, self.num_features :, None]  # (B, F), (B, R, 1)
+            noise = noise + (self.factors_of(h).double() @ factors)[:, :, 0]
+            z = sampling.temperature * scale * noise
             # unitriangular: the diagonal of `below` is taken to be 1
             x = x + torch.linalg.solve_triangular(self.below.double(), z.T, upper=False, unitriangular=True).T
         x = x.masked_fill(~x.isfinite() | (chosen == self.NUM_COMPONENTS), math.nan)

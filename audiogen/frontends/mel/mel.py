@@ -49,6 +49,7 @@ class Mel(MelFrontend):
         sample_rate: int = 16000  # Hz
         num_features: int = 80
         hop_length: int | None = None  # samples; None: the power of two nearest 16 ms
+        f_max: float | None = None  # Hz, upper edge of the last band; None: half the sample rate
         griffin_lim_iterations: int = 60
         vocoder: Vocoder.Config | None = None  # None: Griffin-Lim
 
@@ -60,6 +61,12 @@ class Mel(MelFrontend):
                 "hop_length",
                 "from 1 to 16384 samples or null",
                 self.hop_length,
+            )
+            check_setting(
+                self.f_max is None or 20 <= self.f_max <= self.sample_rate / 2,
+                "f_max",
+                "from 20 Hz to half the sample rate or null",
+                self.f_max,
             )
             check_setting(
                 1 <= self.griffin_lim_iterations <= 10000,
@@ -74,7 +81,7 @@ class Mel(MelFrontend):
         self.spec = FrameSpec(config.sample_rate, hop_length, config.num_features)
         self.n_fft = 4 * hop_length
         self.floor = 1e-11 * (self.n_fft / 4) ** 2  # |STFT|^2 of a full-scale sine peaks at (n_fft / 4)^2
-        basis = mel_filterbank(config.sample_rate, self.n_fft, config.num_features)
+        basis = mel_filterbank(config.sample_rate, self.n_fft, config.num_features, config.f_max)
         if not bool((basis.sum(1) > 0).all()):
             raise ConfigError(
                 f"frontend.num_features: {config.num_features} bands are too many for windows of {self.n_fft} samples "
