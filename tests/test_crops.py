@@ -33,7 +33,9 @@ def numbered(*lengths):
 def draw(crops, steps):
     """Codes (steps * B, num_frames) and the names of each."""
     batches = [crops.batch(step) for step in range(steps)]
-    return np.concatenate([x[:, 0].numpy() for (x,), _ in batches]), [names for _, files in batches for names in files]
+    return np.concatenate([batch.x[:, 0].numpy() for batch, _ in batches]), [
+        names for _, files in batches for names in files
+    ]
 
 
 def equal(one, other):
@@ -103,13 +105,14 @@ def test_pickles_without_the_corpus(tmp_path):
 
 def test_batches_have_the_shape_and_type_of_what_was_encoded(corpus):
     cache, sides = corpus
-    (x,), files = Crops(cache, sides.train, 300, 4).batch(0)
+    batch, files = Crops(cache, sides.train, 300, 4).batch(0)
+    x = batch.x
     assert x.shape == (4, 1, 300) and x.dtype == torch.int64 and x.is_contiguous()
     assert len(files) == 4 and all(isinstance(name, str) for names in files for name in names)
     two_rows = np.arange(1000, dtype=np.float32).reshape(500, 2)
     cache, parts = numbered(500)
     cache.data = two_rows
-    (x,), _ = Crops(cache, parts, 8, 3).batch(0)
+    x = Crops(cache, parts, 8, 3).batch(0)[0].x
     assert x.shape == (3, 2, 8) and x.dtype == torch.float32
     assert torch.equal(x[:, 1], x[:, 0] + 1) and torch.equal(x[:, 0, 1:], x[:, 0, :-1] + 2)
 
@@ -216,7 +219,7 @@ def test_one_long_file_from_folder_to_crops(tmp_path):
     crops = Crops(cache, sides.train, 500, 32)
     loud = MuLaw(MuLaw.Config(sample_rate=1000)).encode(torch.tensor([[[0.5, -0.5]]])).flatten()
     for step in range(100):
-        (x,), _ = crops.batch(step)
+        x = crops.batch(step)[0].x
         assert not torch.isin(x, loud).any()
     (held_out,) = Sequences(cache, sides.held_out)
     assert held_out.shape == (1, 2000) and (held_out == loud[1]).all()

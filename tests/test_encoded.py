@@ -25,7 +25,8 @@ def test_a_folder_is_split_fitted_and_encoded(tmp_path):
     (tmp_path / "notes" / encoded.held_out.names[0]).unlink()
     assert alone.frontend.fingerprint() == encoded.frontend.fingerprint(), "names and places decide nothing"
     torch.testing.assert_close(alone.held_out[0], encoded.held_out[0], rtol=0, atol=0)
-    (x,), files = encoded.crops(16, 3).batch(0)
+    batch, files = encoded.crops(16, 3).batch(0)
+    x = batch.x
     assert x.shape == (3, 2, 16) and set(sum(files, [])) <= set(encoded.training.names)
 
 

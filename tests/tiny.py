@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from audiogen.models.backbones import BACKBONES, Backbone
+from audiogen.models.conditioning import CONDITIONS, Conditioner
 from audiogen.models.patterns import PATTERNS
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.spec import FrameSpec, Spec, TokenSpec
@@ -62,9 +63,42 @@ def tiny_backbone(kind: str, **changes: Any) -> Backbone:
     return BACKBONES[kind](config(**{**{name: SMALL[name] for name in wholes if name in SMALL}, **changes}))
 
 
-def tiny_model(spec: Spec, kind: str, pattern: str, **changes: Any) -> SequenceModel:
+#: Settings of each registered condition, by its kind.
+CONDITION_SETTINGS: dict[str, dict[str, Any]] = {
+    "label": {"values": ("Kick", "snare", "hi-hat")},
+    "number": {"low": 60.0, "high": 180.0},
+    "frames": {"num_features": 4},
+    "position": {},
+}
+
+
+def tiny_conditioner(dim: int = SMALL["dim"]) -> Conditioner:
+    """Every registered condition, by the name of its kind."""
+    missing = set(CONDITIONS) - set(CONDITION_SETTINGS)
+    if missing:
+        pytest.fail(f"give settings for {', '.join(missing)} in CONDITION_SETTINGS of {__file__}", pytrace=False)
+    parts = {kind: part(part.Config(**CONDITION_SETTINGS[kind]), dim) for kind, part in CONDITIONS.items()}
+    return Conditioner(parts)
+
+
+def random_conditions(batch_size: int, num_frames: int) -> dict[str, torch.Tensor]:
+    """Values of each of them, that differ from frame to frame: (B, F, T) float32."""
+    B, T = batch_size, num_frames
+    found = {
+        "label": torch.randint(3, (B, 1, T)).float(),
+        "number": 60 + 120 * torch.rand(B, 1, T),
+        "frames": torch.randn(B, 4, T),
+        "position": torch.randint(20, (B, 2, T)).float(),
+    }
+    assert found.keys() == CONDITIONS.keys(), "give values of a new condition here"
+    return found
+
+
+def tiny_model(spec: Spec, kind: str, pattern: str, conditions: bool = False, **changes: Any) -> SequenceModel:
     """A lively small model in float64 and in evaluation mode."""
-    model = lively(SequenceModel(spec, tiny_backbone(kind, **changes), PATTERNS[pattern](spec.num_rows)))
+    backbone = tiny_backbone(kind, **changes)
+    conditioner = tiny_conditioner(backbone.dim) if conditions else None
+    model = lively(SequenceModel(spec, backbone, PATTERNS[pattern](spec.num_rows), conditioner))
     if not spec.discrete:  # or frames fed back would grow without bound
         model.embed.linear.weight.data.mul_(0.3)
         model.head.linear.weight.data.mul_(0.3)

@@ -148,4 +148,11 @@ def _prompt(model: SequenceModel, num_frames: int, request: Request) -> Tensor:
             f"prompt: expected shape (B, {empty.shape[1]}, P) from this model's front-end, got {tuple(prompt.shape)}"
         )
     model.embed.check(prompt)
+    total = prompt.shape[2] + num_frames
+    for name, values in (request.conditions or {}).items():
+        if values.shape[2] != 1 and values.shape[2] < total:
+            raise ConfigError(
+                f"conditions: {name} has {values.shape[2]:,} frames, and {total:,} are generated, the prompt included; "
+                "give as many, or one for all"
+            )
     return prompt.expand(request.batch_size, -1, -1)

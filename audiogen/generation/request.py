@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..models.conditioning import Conditions
 from ..models.sampling import Sampling, fresh_seeds
 
 log = logging.getLogger("audiogen")
@@ -15,6 +16,8 @@ log = logging.getLogger("audiogen")
 PRECISIONS = ("fp32", "bf16", "int8")
 #: Items side by side. Each has a state of its own, and no engine gains by more than some hundreds.
 MAX_BATCH_SIZE = 2**16
+#: Beyond this, guidance leaves nothing of what the model has learned.
+MAX_GUIDANCE = 100.0
 
 
 def check_precision(precision: str) -> None:
@@ -70,7 +73,8 @@ class Until:
 class Request:
     """All that decides what is generated, besides the model and the length.
 
-    The prompt, the seeds and `batch_size` say together how many items there are; one prompt serves all of them.
+    The prompt, the seeds, the conditions and `batch_size` say together how many items there are; one prompt, or one
+    value of a condition, serves all of them.
 
     Attributes:
         prompt: what to go on from: codes or frames (B, C, P) for `generate`, a wav (1, N) for `generate_sound`.
@@ -81,6 +85,9 @@ class Request:
         precision: "fp32", "bf16" or "int8": to what an engine may round the weights, for speed. Those of the model
             stay as they are.
         until: where each item ends, before the number of frames that is asked for.
+        conditions: what is asked of each item, (B or 1, F, T or 1) by name; T counts the frames of the prompt too.
+        guidance: how far to go from what the model does without conditions to what it does with them, and beyond:
+            1 is the model as it is; 0 ignores the conditions. Any other value takes a second row for each item.
 
     Raises:
         ConfigError: the items do not match, there are too many, or a seed or the precision is out of range.
@@ -96,11 +103,14 @@ class Request:
     sampling: Sampling = Sampling()
     precision: str = "fp32"
     until: Until | None = None
+    conditions: Conditions | None = None
+    guidance: float = 1.0
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
         prompts = 1 if self.prompt is None or not self.prompt.ndim else self.prompt.shape[0]
-        count = max(self.batch_size, prompts, len(self.seeds))
+        asked = {name: len(values) for name, values in (self.conditions or {}).items()}
+        count = max(self.batch_size, prompts, len(self.seeds), *asked.values())
         if self.batch_size < 1 or count > MAX_BATCH_SIZE:
             got = self.batch_size if self.batch_size < 1 else count
             raise ConfigError(f"batch_size: must be from 1 to {MAX_BATCH_SIZE:,} items, got {got:,}")
@@ -108,12 +118,22 @@ class Request:
             raise ConfigError(f"prompt: one per item is needed, or one for all {count}, got {prompts}")
         if len(self.seeds) not in (0, count):
             raise ConfigError(f"seeds: one per item is needed, {count} in all, got {len(self.seeds)}")
+        for name, items in asked.items():
+            if items not in (1, count):
+                raise ConfigError(f"conditions: one {name} per item is needed, or one for all {count}, got {items}")
+        if not 0 <= self.guidance <= MAX_GUIDANCE:
+            raise ConfigError(f"guidance: must be from 0 to {MAX_GUIDANCE:g}, got {self.guidance}")
         seeds = tuple(choose_seeds(1, int(seed))[0] for seed in self.seeds)
         if not seeds:
             seeds = tuple(fresh_seeds(count))
             log.info("seeds drawn: %s", " ".join(map(str, seeds)))
         object.__setattr__(self, "batch_size", count)
         object.__setattr__(self, "seeds", seeds)
+
+    @property
+    def guided(self) -> bool:
+        """Whether each item needs a second row, without its conditions."""
+        return bool(self.conditions) and self.guidance != 1
 
 
 @dataclass(frozen=True, eq=False)

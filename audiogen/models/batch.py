@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .conditioning import Conditions
+
 
 class Batch(NamedTuple):
     """Items of equal length; shorter ones are padded with holes at the end.
@@ -13,10 +15,15 @@ class Batch(NamedTuple):
 
     Attributes:
         x: codes (B, K, T) int64 or frames (B, F, T) float32.
+        conditions: what is known of the items; None where nothing is.
     """
 
     x: Tensor
+    conditions: Conditions | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
         """Copy the batch to a device, without waiting for the copy where the device allows it."""
-        return Batch(self.x.to(device, non_blocking=True))
+        conditions = self.conditions and {
+            name: values.to(device, non_blocking=True) for name, values in self.conditions.items()
+        }
+        return Batch(self.x.to(device, non_blocking=True), conditions)

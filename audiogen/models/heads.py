@@ -60,6 +60,18 @@ class Head(nn.Module):
         """
         raise NotImplementedError
 
+    def combine(self, h_given: Tensor, h_null: Tensor, scale: float) -> Tensor:
+        """Combine what a model says with its conditions and without them: two (B, D) -> (B, D) for `sample`.
+
+        Guidance goes from the null distribution through the given one and beyond: log p = null + scale (given - null).
+        The logits of a linear head are an affine map of its input, and a mixture that sums to 1 keeps the affine part,
+        so mixing the inputs mixes the logits; log-softmax shifts these by a constant only. Of a density the same
+        mixture goes through what its layer gives: log weights, means and log deviations of each component.
+
+        Source: Ho and Salimans 2022, Classifier-Free Diffusion Guidance, equation 6.
+        """
+        return h_null + scale * (h_given - h_null)
+
     def logits(self, h: Tensor) -> Tensor:
         """Compute logits: (..., D) -> (..., K, V), at least float32.
 

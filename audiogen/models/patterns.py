@@ -58,6 +58,10 @@ class Pattern:
         index = steps.div(self.stride, rounding_mode="floor")
         return index.masked_fill((steps % self.stride != 0) | (index < 0) | (index >= num_frames), -1)
 
+    def newest_frame(self, start: int, stop: int, device: torch.device | None = None) -> Tensor:
+        """Return the frame that began last, for each of the steps [start, stop): (stop - start,) int64."""
+        return torch.arange(start, stop, device=device).div(self.stride, rounding_mode="floor")
+
     def step_index(self, start: int, stop: int, device: torch.device | None = None) -> Tensor:
         """Return the inverse table (K, stop - start) int64: the step of each row of frames [start, stop)."""
         return self.offsets(device)[:, None] + self.stride * torch.arange(start, stop, device=device)

@@ -7,6 +7,7 @@ from ..errors import ConfigError
 from ..spec import Spec, TokenSpec
 from .backbones import Backbone
 from .batch import Batch
+from .conditioning import Conditioner, Conditions
 from .embeddings import CodeEmbedding, FrameEmbedding
 from .heads import CategoricalHead, MixtureDensityHead
 from .layers import State
@@ -21,10 +22,13 @@ class SequenceModel(nn.Module):
         observed       bos  x0  x1  x2
         predicted       x0  x1  x2  x3
 
+    What conditions say of a frame is added to the input that predicts it: c0 to `bos`, c1 to x0.
+
     Args:
         spec: the front-end's spec; determines the embedding and the head.
         backbone: maps hidden to hidden.
         pattern: for spec.num_rows rows. A FrameSpec has one row, so it fits only the parallel pattern.
+        conditioner: the conditions that the model takes; None for none.
 
     Raises:
         ConfigError: the pattern does not fit the spec.
@@ -38,7 +42,7 @@ class SequenceModel(nn.Module):
         torch.Size([2, 1, 10])
     """
 
-    def __init__(self, spec: Spec, backbone: Backbone, pattern: Pattern):
+    def __init__(self, spec: Spec, backbone: Backbone, pattern: Pattern, conditioner: Conditioner | None = None):
         super().__init__()
         if pattern.num_rows != spec.num_rows:
             raise ConfigError(f"pattern: is for {pattern.num_rows} rows, but the front-end has {spec.num_rows}")
@@ -50,6 +54,7 @@ class SequenceModel(nn.Module):
                 raise ConfigError("pattern: frames of real values are a single row, so only parallel fits them")
             self.embed, self.head = FrameEmbedding(spec, backbone.dim), MixtureDensityHead(spec, backbone.dim)
         self.bos = nn.Parameter(torch.randn(backbone.dim))
+        self.conditioner = conditioner
 
     @property
     def hole(self) -> float:
@@ -76,7 +81,7 @@ class SequenceModel(nn.Module):
             (B, rows, T), rows being K for codes and 1 for frames; 0 where x is `hole`.
         """
         seq = self.pattern.apply(batch.x, self.hole)  # (B, C, S)
-        nll, _ = self.nll_of_steps(seq)
+        nll, _ = self.nll_of_steps(seq, added=self.added(batch.conditions, 0, seq.shape[2]))
         return self.pattern.invert(nll, batch.x.shape[2])
 
     def nll(self, batch: Batch) -> tuple[Tensor, int]:
@@ -89,20 +94,21 @@ class SequenceModel(nn.Module):
         return self(batch).sum(dtype=torch.float64), self.num_entries(batch)
 
     def nll_of_steps(
-        self, seq: Tensor, state: tuple[Tensor, State] | None = None
+        self, seq: Tensor, state: tuple[Tensor, State] | None = None, added: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor, State]]:
         """Compute the negative log-likelihood of steps that are already laid out, chunk by chunk.
 
         Args:
             seq: (B, C, S), steps in the order of the pattern.
             state: the state that the previous chunk returned (its last step and the backbone's state); None at first.
+            added: what conditions add at the steps of the chunk (see `added`); None if no condition is given.
 
         Returns:
             nats (B, rows, S), and the state for the next chunk.
         """
-        first = self.bos.expand(seq.shape[0], 1, -1) if state is None else self._inputs(state[0])
-        x = torch.cat([first, self._inputs(seq[:, :, :-1])], dim=1)  # (B, S, D), shifted by one step
-        h, backbone_state = self.backbone(x, None if state is None else state[1])
+        first = self.bos.expand(seq.shape[0], 1, -1) if state is None else self.embed(state[0])
+        x = torch.cat([first, self.embed(seq[:, :, :-1])], dim=1)  # (B, S, D), shifted by one step
+        h, backbone_state = self.backbone(self._conditioned(x, added), None if state is None else state[1])
         last = self._none_before(seq.shape[0]) if state is None else state[0]
         h = self.head.attach(h, torch.cat([last, seq[:, :, :-1]], dim=2))
         return self.head.nll(h, seq), (seq[:, :, -1:], backbone_state)
@@ -111,32 +117,58 @@ class SequenceModel(nn.Module):
         """Count the codes or frames of a batch that are not `hole`."""
         return int((~self.embed.is_hole(batch.x)).sum())
 
-    def start(self, batch_size: int, seen: Tensor | None = None) -> tuple[Tensor, State]:
+    def start(self, batch_size: int, seen: Tensor | None = None, added: Tensor | None = None) -> tuple[Tensor, State]:
         """Begin generation.
 
         Args:
             batch_size: B.
             seen: (B, C, S), steps already known; None for none.
+            added: what conditions add at the steps [0, S], the next one included (see `added`).
 
         Returns:
             The head's input (B, D or wider) for the next step, which is step 0 or the one after `seen`; and the state.
         """
         x, last = self.bos.expand(batch_size, 1, -1), self._none_before(batch_size)
         if seen is not None and seen.shape[2]:
-            x, last = torch.cat([x, self._inputs(seen)], dim=1), seen[:, :, -1:]
-        h, state = self.backbone(x)
+            x, last = torch.cat([x, self.embed(seen)], dim=1), seen[:, :, -1:]
+        h, state = self.backbone(self._conditioned(x, added))
         return self.head.attach(h[:, -1:], last)[:, 0], state
 
-    def advance(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Observe steps (B, C, S); return the head's input (B, D or wider) for the next step, and the state."""
-        h, state = self.backbone(self._inputs(x), state)
+    def advance(self, x: Tensor, state: State, added: Tensor | None = None) -> tuple[Tensor, State]:
+        """Observe steps.
+
+        Args:
+            x: (B, C, S), the steps.
+            state: what `start` or the previous call returned.
+            added: what conditions add at the steps after each of them (see `added`).
+
+        Returns:
+            The head's input (B, D or wider) for the next step, and the state.
+        """
+        h, state = self.backbone(self._conditioned(self.embed(x), added), state)
         return self.head.attach(h[:, -1:], x[:, :, -1:])[:, 0], state
+
+    def added(self, conditions: Conditions | None, start: int, stop: int) -> Tensor | None:
+        """Return what conditions add to the inputs that predict the steps [start, stop).
+
+        Returns:
+            (B, S, D), where B or S may be 1 if all items or steps share it; None for a model without conditions.
+
+        Raises:
+            ConfigError: the model has no such condition, or the shape is another one.
+        """
+        if self.conditioner is None:
+            if conditions:
+                raise ConfigError(f"conditions: this model was trained without any, got {', '.join(conditions)}")
+            return None
+        return self.conditioner(conditions or {}, self.pattern.newest_frame(start, stop, self.bos.device))
+
+    def _conditioned(self, x: Tensor, added: Tensor | None) -> Tensor:
+        if added is None:
+            added = self.added(None, 0, 1)  # nothing is given
+        return x if added is None else x + added
 
     def _none_before(self, batch_size: int) -> Tensor:
         """Return the step before step 0, a hole: (B, C, 1)."""
         empty = self.embed.empty(batch_size)
         return empty.new_full((*empty.shape[:2], 1), self.hole)
-
-    def _inputs(self, x: Tensor) -> Tensor:
-        # Conditioning (labels, melody, text) will be added to these embeddings.
-        return self.embed(x)

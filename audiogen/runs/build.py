@@ -6,6 +6,7 @@ from torch.overrides import TorchFunctionMode
 from ..config import part_to_dict
 from ..errors import ConfigError
 from ..models.backbones import BACKBONES
+from ..models.conditioning import CONDITIONS, Conditioner
 from ..models.patterns import PATTERNS
 from ..models.sequence_model import SequenceModel
 from ..spec import Spec
@@ -20,10 +21,21 @@ def build_model(config: RunConfig, spec: Spec) -> SequenceModel:
     """
     kind = part_to_dict(config.backbone, BACKBONES)["kind"]
     try:
-        return SequenceModel(spec, BACKBONES[kind](config.backbone), PATTERNS[config.pattern](spec.num_rows))
+        backbone = BACKBONES[kind](config.backbone)
+        conditioner = build_conditioner(config, backbone.dim) if config.conditions else None
+        return SequenceModel(spec, backbone, PATTERNS[config.pattern](spec.num_rows), conditioner)
     except (ValueError, RuntimeError) as error:  # of torch: a fraction out of range, a size that no memory holds
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"backbone: this {kind} can't be built ({reason}); choose other settings") from error
+
+
+def build_conditioner(config: RunConfig, dim: int) -> Conditioner:
+    """Build the conditions of a run for a hidden of `dim`, with weights of zero."""
+    parts = {}
+    for name, part in config.conditions.items():
+        kind = part_to_dict(part, CONDITIONS)["kind"]
+        parts[name] = CONDITIONS[kind](part, dim)
+    return Conditioner(parts)
 
 
 def blank_model(config: RunConfig, spec: Spec) -> SequenceModel:

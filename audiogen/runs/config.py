@@ -1,14 +1,17 @@
 """config.json: what a run is made from."""
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..config import find, from_dict, part_from_dict, part_to_dict, to_dict, unknown_key
 from ..errors import ConfigError
 from ..frontends import FRONTENDS
 from ..models.backbones import BACKBONES
+from ..models.conditioning import CONDITIONS
 from ..models.patterns import PATTERNS
-from .training_config import DataConfig, TrainingConfig
+from .training_config import DataConfig, GuidanceConfig, TrainingConfig
 
 FORMAT = 1
 
@@ -22,8 +25,11 @@ class RunConfig:
     pattern: str
     data: DataConfig
     training: TrainingConfig
+    conditions: Mapping[str, Any] = field(default_factory=dict)  # by name
+    guidance: GuidanceConfig = GuidanceConfig()
 
     def to_dict(self) -> dict[str, Any]:
+        conditions = {name: part_to_dict(config, CONDITIONS) for name, config in self.conditions.items()}
         return {
             "format": FORMAT,
             "frontend": part_to_dict(self.frontend, FRONTENDS),
@@ -31,15 +37,17 @@ class RunConfig:
             "pattern": {"kind": self.pattern},
             "data": to_dict(self.data),
             "training": to_dict(self.training),
+            **({"conditions": conditions, "guidance": to_dict(self.guidance)} if conditions else {}),
         }
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "RunConfig":
         """Strict: a missing, unknown or ill-typed key is a ConfigError that names it."""
         groups = ("frontend", "backbone", "pattern", "data", "training")
+        optional = ("conditions", "guidance")  # only where there are conditions
         for key in values:
-            if key not in ("format", *groups):
-                raise unknown_key(key, groups)
+            if key not in ("format", *groups, *optional):
+                raise unknown_key(key, (*groups, *optional))
         for key in groups:
             if not isinstance(values.get(key), dict):
                 raise ConfigError(f"{key}: this group of settings is missing")
@@ -48,10 +56,23 @@ class RunConfig:
                 raise unknown_key(f"pattern.{key}", ["pattern.kind"])
         pattern = values["pattern"].get("kind")
         find(pattern, PATTERNS, "pattern.kind")
+        conditions = values.get("conditions", {})
+        if not isinstance(conditions, dict):
+            raise ConfigError("conditions: expected a condition by each name")
+        for name in conditions:
+            check_name(name)
         return RunConfig(
             part_from_dict(values["frontend"], FRONTENDS, "frontend"),
             part_from_dict(values["backbone"], BACKBONES, "backbone"),
             pattern,
             from_dict(DataConfig, values["data"], "data"),
             from_dict(TrainingConfig, values["training"], "training"),
+            {name: part_from_dict(part, CONDITIONS, f"conditions.{name}") for name, part in conditions.items()},
+            from_dict(GuidanceConfig, values.get("guidance", {}), "guidance"),
         )
+
+
+def check_name(name: str) -> None:
+    """Raise a ConfigError unless a condition may have this name, which --label, --set and files of weights can hold."""
+    if not re.fullmatch(r"\w{1,64}", name):
+        raise ConfigError(f"conditions: {name!r} is no name; use letters, digits and underscores, 64 at most")

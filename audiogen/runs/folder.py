@@ -16,8 +16,8 @@ from ..utils.tensors import read_tensors, write_tensors
 from .build import blank_model
 from .config import FORMAT, RunConfig
 
-#: The groups of config.json that the weights are made for.
-SETTINGS = ("frontend", "backbone", "pattern")
+#: The groups of config.json that the weights are made for; conditions where there are some.
+SETTINGS = ("frontend", "backbone", "pattern", "conditions")
 
 
 def start_run(folder: Path, config: RunConfig, frontend: Frontend) -> None:
@@ -151,7 +151,7 @@ def _read_split_file(folder: Path) -> dict[str, Any] | None:
 
 def save_weights(folder: Path, config: RunConfig, model: SequenceModel, step: int, loss: float) -> None:
     """Write model.safetensors, with the step and the held-out loss it was kept for, and the settings it is made for."""
-    settings = {name: config.to_dict()[name] for name in SETTINGS}
+    settings = {name: values for name, values in config.to_dict().items() if name in SETTINGS}
     write_tensors(folder / "model.safetensors", model.state_dict(), step=step, loss=loss, config=settings)
 
 
@@ -176,7 +176,8 @@ def read_weights(folder: Path, config: RunConfig, spec: Spec) -> tuple[SequenceM
     try:
         # Runs of older versions say nothing of it. Settings that came later have their defaults on both sides.
         was = RunConfig.from_dict({**now, **about.get("config", {})}).to_dict()
-        require_same_settings({name: was[name] for name in SETTINGS}, {name: now[name] for name in SETTINGS})
+        settings = [name for name in SETTINGS if name in now]
+        require_same_settings({name: was[name] for name in settings}, {name: now[name] for name in settings})
         model.load_state_dict(tensors)
     except (ConfigError, RunError, RuntimeError, TypeError) as error:
         raise RunError(f"{path}: {' '.join(str(error).split())[:300]}") from error

@@ -28,6 +28,26 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class GuidanceConfig:
+    """How conditions are learned and followed.
+
+    Attributes:
+        dropout: probability that a crop loses all its conditions, and that it loses each of them by itself: so the
+            model learns what a sound is like without them, from which guidance leads away.
+        scale: of the guidance where nobody asks for another; 1 is none.
+    """
+
+    dropout: float = 0.1
+    scale: float = 1.0
+
+    def __post_init__(self):
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"guidance.dropout: must be from 0 to below 1, got {self.dropout}")
+        if not 0 <= self.scale <= 100:
+            raise ConfigError(f"guidance.scale: must be from 0 to 100, got {self.scale}")
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """How long and how a model is trained.
 

@@ -50,6 +50,8 @@ class Engine:
     def unsupported_reason(cls, model: SequenceModel) -> str | None:
         """Why this engine can't run the model, which is of the kind that it is for; None if it can. Here: weights that
         are not float32, modules that someone watches, autocast, which chooses other types."""
+        if model.conditioner is not None:
+            return "it has conditions"
         if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
             return "its weights are not float32"
         if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
@@ -60,11 +62,37 @@ class Engine:
 
     def __init__(self, model: SequenceModel, request: Request):
         self.model, self.request = model, request
+        self.step = 0  # that is drawn next
 
     def prefill(self, seq: Tensor) -> None:
         """Begins after the steps (B, C, S), S being 0 or more, which the model runs through at once."""
         with torch.inference_mode():
-            self.set_state(*self.model.start(seq.shape[0], seq))
+            self.step, rows = seq.shape[2], self.in_rows(seq)
+            self.set_state(*self.model.start(len(rows), rows, self.added(0, self.step + 1)))
+
+    def in_rows(self, x: Tensor) -> Tensor:
+        """Repeat (B, ...) where guidance needs two rows for each item: first all with conditions, then all without."""
+        return torch.cat([x, x]) if self.request.guided else x
+
+    def added(self, start: int, stop: int) -> Tensor | None:
+        """Return what conditions add to the inputs that predict the steps [start, stop): (rows or 1, n or 1, D).
+
+        None for a model without conditions.
+        """
+        request, device = self.request, self.model.bos.device
+        conditions = {name: values.to(device) for name, values in (request.conditions or {}).items()}
+        given, null = self.model.added(conditions, start, stop), self.model.added({}, start, stop)
+        if given is None or null is None or not request.guided:
+            return given
+        shape = (request.batch_size, *given.shape[1:])
+        return torch.cat([given.expand(shape), null.expand(shape)])
+
+    def to_sample(self, hidden: Tensor) -> Tensor:
+        """Combine the rows (rows, D) of each item as guidance says: (B, D), what the head draws from."""
+        if not self.request.guided:
+            return hidden
+        given, null = hidden.chunk(2)
+        return self.model.head.combine(given, null, self.request.guidance)
 
     def set_state(self, hidden: Tensor, state: State) -> None:
         """Goes on from the hidden (B, D) that predicts the next step, and the state of the model, consuming both.

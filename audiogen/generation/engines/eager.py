@@ -21,13 +21,17 @@ class Eager(Engine):
         self._hidden, self._state, self._pending = hidden, state, None
 
     def decode(self, seq: Tensor, known: Tensor, uniforms: Tensor, logits: Tensor | None = None) -> None:
-        model, sampling = self.model, self.request.sampling
+        model, sampling, n = self.model, self.request.sampling, seq.shape[2]
         with torch.inference_mode():
-            for s in range(seq.shape[2]):
+            added = self.added(self.step + 1, self.step + n + 1)
+            for s in range(n):
                 if self._pending is not None:
-                    self._hidden, self._state = model.advance(self._pending, self._state)
+                    self._hidden, self._state = model.advance(self._pending[0], self._state, self._pending[1])
+                hidden = self.to_sample(self._hidden)
                 if logits is not None:
-                    logits[:, s] = model.head.logits(self._hidden)
-                x = model.head.sample(self._hidden, sampling, uniforms[:, s])  # (B, C)
+                    logits[:, s] = model.head.logits(hidden)
+                x = model.head.sample(hidden, sampling, uniforms[:, s])  # (B, C)
                 seq[:, :, s] = torch.where(known[:, s], seq[:, :, s], x)
-                self._pending = seq[:, :, s : s + 1].clone()
+                following = None if added is None else added[:, s : s + 1] if added.shape[1] > 1 else added
+                self._pending = self.in_rows(seq[:, :, s : s + 1].clone()), following
+            self.step += n

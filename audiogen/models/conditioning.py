@@ -1,0 +1,302 @@
+"""Conditions: what is asked of a sound, by name, and the vectors that ask a model for it.
+
+A condition's values are (B, F, T) float32: F numbers for each frame, or T = 1 where one value holds for a whole item.
+NaN stands for "not given", which a learned null vector replaces. So a dropped condition, the padding behind a shorter
+item and a frame about which nothing is said are one and the same thing.
+
+    label      the place of the label among its values      (B, 1, 1 or T)
+    number     the number itself                            (B, 1, 1 or T)
+    frames     a vector for each frame, such as a melody    (B, F, T)
+    position   frames since the file began, and to its end  (B, 2, T)
+
+Each condition is one vector for each frame, added to the embedding of the step that predicts the frame. Thus every
+backbone, pattern and spec takes conditions. All weights start at zero: a model that is given new conditions goes on
+sounding as it did, until it has learned them.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+
+#: Values by name; a name that is missing is not given.
+Conditions = Mapping[str, Tensor]
+
+#: Values of one label, and numbers of one frame. More are a slip, or the config of a stranger who would fill memory.
+MAX_VALUES, MAX_FEATURES = 2**16, 2**12
+
+
+class Condition(nn.Module):
+    """The contract of a condition, made by `__init__(config, dim)` from its nested Config.
+
+    Attributes:
+        num_features: F, numbers for each frame.
+        stays_open: whether it is null unless somebody asks for it: in half of the training crops, in evaluation, and
+            where nothing is asked for.
+    """
+
+    Config: Any  # a frozen dataclass of settings
+    num_features: int
+    stays_open: ClassVar[bool] = False
+
+    def __init__(self, config: Any, dim: int):
+        super().__init__()
+        self.config = config
+        self.null = nn.Parameter(torch.zeros(dim))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Embed values (B, F, T) that are all given -> (B, T, D)."""
+        raise NotImplementedError
+
+    def parse(self, name: str, value: Any) -> Tensor:
+        """Convert what a user asks for to values (F, T).
+
+        Raises:
+            ConfigError: there is no such value; the message begins with the condition's `name`.
+        """
+        raise NotImplementedError
+
+    def describe(self, x: Tensor) -> str | None:
+        """Put the values (F, T) of an item into words; None where they are not given or take more than a word."""
+        return None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, F, T) -> (B, T, D), the null vector where a number is NaN."""
+        x = x.to(self.null)
+        y = self.embed(x.nan_to_num(0.0))
+        return torch.where(x.isnan().any(dim=1)[..., None], self.null, y)
+
+
+class Affine(nn.Module):
+    """A linear layer that starts at zero, without drawing random numbers that other weights would then miss."""
+
+    def __init__(self, num_features: int, dim: int):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.zeros(dim, num_features)), nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight, self.bias)
+
+
+class Label(Condition):
+    """One of some known values, such as the name of an instrument."""
+
+    num_features = 1
+
+    @dataclass(frozen=True)
+    class Config:
+        """Settings.
+
+        Attributes:
+            values: as they are spelled where they first occur. Case and outer spaces make no difference.
+        """
+
+        values: tuple[str, ...]
+
+        def __post_init__(self) -> None:
+            if not 0 < len(self.values) <= MAX_VALUES:
+                raise ConfigError(f"values: a label has from 1 to {MAX_VALUES:,} of them, got {len(self.values):,}")
+            if len({fold(value) for value in self.values}) < len(self.values):
+                raise ConfigError("values: two of them differ in nothing but case or outer spaces")
+
+    def __init__(self, config: Config, dim: int):
+        super().__init__(config, dim)
+        self.table = nn.Parameter(torch.zeros(len(config.values), dim))
+        self._places = {fold(value): place for place, value in enumerate(config.values)}
+
+    def embed(self, x: Tensor) -> Tensor:
+        return nn.functional.embedding(x[:, 0].long(), self.table)
+
+    def parse(self, name: str, value: Any) -> Tensor:
+        place = self._places.get(fold(str(value)))
+        if place is None:
+            raise ConfigError(f"{name}: there is no {str(value)!r}; choose one of {listed(self.config.values)}")
+        return torch.tensor([[float(place)]])
+
+    def describe(self, x: Tensor) -> str | None:
+        return None if x.isnan().any() else self.config.values[int(x[0, 0])]
+
+
+class Number(Condition):
+    """A number, such as a tempo, seen through waves of several lengths over its range: near numbers are alike.
+
+    Source: Tancik et al. 2020, Fourier Features Let Networks Learn High Frequency Functions, section 4.
+    """
+
+    num_features = 1
+    WAVES = 8
+
+    @dataclass(frozen=True)
+    class Config:
+        """Settings.
+
+        Attributes:
+            low, high: the range of the training files.
+        """
+
+        low: float
+        high: float
+
+        def __post_init__(self) -> None:
+            if not self.low <= self.high:
+                raise ConfigError(f"low: must be at most high ({self.high:g}), got {self.low:g}")
+
+    def __init__(self, config: Config, dim: int):
+        super().__init__(config, dim)
+        self.linear = Affine(2 * self.WAVES, dim)
+
+    def embed(self, x: Tensor) -> Tensor:
+        u = (x - self.config.low) / max(self.config.high - self.config.low, 1e-9)  # (B, 1, T), from 0 to 1
+        waves = torch.arange(1, self.WAVES + 1, device=x.device, dtype=x.dtype)[:, None]
+        angles = math.pi * waves * u  # (B, WAVES, T)
+        return self.linear(torch.cat([angles.sin(), angles.cos()], dim=1).transpose(1, 2))
+
+    def parse(self, name: str, value: Any) -> Tensor:
+        low, high = self.config.low, self.config.high
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not low <= number <= high:
+            raise ConfigError(
+                f"{name}: must be a number from {low:g} to {high:g}, as in the training files; got {value!r}"
+            )
+        return torch.tensor([[number]])
+
+    def describe(self, x: Tensor) -> str | None:
+        return None if x.isnan().any() else f"{float(x[0, 0]):g}"
+
+
+class Frames(Condition):
+    """A vector for each frame, through one linear layer."""
+
+    @dataclass(frozen=True)
+    class Config:
+        """Settings.
+
+        Attributes:
+            num_features: F, numbers for each frame; they should be about as large as 1.
+        """
+
+        num_features: int
+
+        def __post_init__(self) -> None:
+            if not 1 <= self.num_features <= MAX_FEATURES:
+                raise ConfigError(f"num_features: must be from 1 to {MAX_FEATURES:,}, got {self.num_features}")
+
+    def __init__(self, config: Config, dim: int):
+        super().__init__(config, dim)
+        self.num_features = config.num_features
+        self.linear = Affine(config.num_features, dim)
+
+    def embed(self, x: Tensor) -> Tensor:
+        return self.linear(x.transpose(1, 2))
+
+    def parse(self, name: str, value: Any) -> Tensor:
+        x = torch.as_tensor(value, dtype=torch.float32)
+        if x.ndim != 2 or x.shape[0] != self.num_features or not x.shape[1]:
+            raise ConfigError(f"{name}: must have the shape ({self.num_features}, frames), got {tuple(x.shape)}")
+        return x
+
+
+class Position(Condition):
+    """Where in its file a frame lies: frames since the beginning and to the end, both 0 at the edges.
+
+    It lets a model of short sounds begin and end one. Distances are seen on a scale of powers of 4, near 0 finely.
+    """
+
+    @dataclass(frozen=True)
+    class Config:
+        """No settings."""
+
+    num_features = 2
+    stays_open = True
+    SCALES = tuple(4.0**power for power in range(6))  # frames: 1 to 1,024
+
+    def __init__(self, config: Any, dim: int):
+        super().__init__(config, dim)
+        self.linear = Affine(2 * len(self.SCALES), dim)
+
+    def embed(self, x: Tensor) -> Tensor:
+        scales = torch.tensor(self.SCALES, device=x.device, dtype=x.dtype)
+        near = (-x[:, :, None] / scales[:, None]).exp()  # (B, 2, scales, T), 1 at the edge, 0 far away
+        return self.linear(near.flatten(1, 2).transpose(1, 2))
+
+    def parse(self, name: str, value: Any) -> Tensor:
+        """Give the positions of a file of `value` frames, which begins and ends."""
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{name}: must be a whole number of frames, 1 or more, got {value!r}")
+        return positions(value)
+
+
+CONDITIONS: dict[str, type[Condition]] = {"label": Label, "number": Number, "frames": Frames, "position": Position}
+
+
+def positions(num_frames: int) -> Tensor:
+    """Number the frames of a file: (2, T) float32, since its beginning and to its end."""
+    since = torch.arange(num_frames, dtype=torch.float32)
+    return torch.stack([since, since.flip(0)])
+
+
+def fold(value: str) -> str:
+    """Return what two spellings of one value have in common: case and outer spaces make no difference."""
+    return value.strip().casefold()
+
+
+def listed(values: tuple[str, ...], most: int = 20) -> str:
+    """Name the values, not all of very many."""
+    return ", ".join(values[:most]) + (f" and {len(values) - most} more" if len(values) > most else "")
+
+
+class Conditioner(nn.Module):
+    """The conditions of a model: values by name -> what they add to the hidden, (B, S, D).
+
+    Args:
+        parts: each condition by its name.
+    """
+
+    def __init__(self, parts: Mapping[str, Condition]):
+        super().__init__()
+        self._names = tuple(parts)
+        for name, part in parts.items():  # by a name that no module has already, as it has `type` and `float`
+            self.add_module(f"condition_{name}", part)
+
+    @property
+    def parts(self) -> dict[str, Condition]:
+        """The conditions by name."""
+        return {name: getattr(self, f"condition_{name}") for name in self._names}
+
+    def forward(self, conditions: Conditions, frames: Tensor) -> Tensor:
+        """Sum the vectors of all conditions.
+
+        Args:
+            conditions: values by name, (B, F, 1 or T) each; a B of 1 serves all items.
+            frames: (S,) int64, the frame whose values hold at each step; beyond the last one, the last one.
+
+        Returns:
+            (B, S, D), where S is 1 if all that is given holds for whole items, and B is 1 if it is the same for all.
+
+        Raises:
+            ConfigError: the model has no such condition, or the shape is another one.
+        """
+        parts = self.parts
+        for name, x in conditions.items():
+            if name not in parts:
+                raise ConfigError(f"conditions: this model has no {name!r}; it has {', '.join(parts)}")
+            if x.ndim != 3 or x.shape[1] != parts[name].num_features or not x.shape[2]:
+                raise ConfigError(
+                    f"conditions: {name} must have the shape (items, {parts[name].num_features}, frames or 1), "
+                    f"got {tuple(x.shape)}"
+                )
+        vectors = []
+        for name, part in parts.items():
+            x = conditions.get(name)
+            if x is not None and x.shape[2] > 1:
+                x = x.index_select(2, frames.clamp(max=x.shape[2] - 1))  # (B, F, S)
+            vectors.append(part.null[None, None] if x is None else part(x))  # (B or 1, S or 1, D)
+        return sum(vectors[1:], start=vectors[0])
