@@ -497,7 +497,7 @@ def test_what_is_not_rounded_says_so(caplog):
         for _ in range(2):
             generate(model, 4, Request(seeds=[0], precision="int8"))
     assert [record.getMessage() for record in caplog.records] == [
-        "the plain loop runs this model, with its weights as they are: nothing is rounded to int8"
+        "this model runs in the plain loop, which does not round weights to int8"
     ]
 
 

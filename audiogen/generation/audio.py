@@ -1,4 +1,4 @@
-"""From a front-end and a model of its codes to new sound: at once, or in chunks while it is made."""
+"""Generate sound with a front-end and a model of its codes: all at once, or as a stream of chunks."""
 
 import math
 from collections.abc import Iterator
@@ -13,29 +13,31 @@ from ..models.sequence_model import SequenceModel
 from .generate import generate, stream
 from .request import Generation, Request, Until
 
-#: Seconds of sound that are decoded at a time while it streams: less is heard sooner, more costs fewer calls.
+#: Seconds of sound that a stream decodes at a time: less lowers the latency, more needs fewer calls.
 SECONDS_AT_ONCE = 0.05
-#: Samples of all items that are made at once: with the codes and what decoding takes, some GiB. About 100 minutes of
-#: music at 44.1 kHz, or 9 hours of speech at 8 kHz.
+#: Maximum samples of all items generated at once: some GiB with codes and decoding. About 100 minutes of music at
+#: 44.1 kHz, or 9 hours of speech at 8 kHz.
 MAX_SAMPLES = 2**28
-#: Seconds of a stream: a day. Its memory does not grow; what is longer is a slip, and at 24 kHz no WAV holds it.
+#: Maximum seconds of a stream: a day. Memory does not grow, but more is surely a typo, and no WAV holds it at 24 kHz.
 MAX_STREAM_SECONDS = 86_400
 
 
 def generate_sound(frontend: Frontend, model: SequenceModel, seconds: float, request: Request) -> Generation:
-    """Make new sound.
+    """Generate sound.
 
     Args:
-        seconds: of new sound, beyond the prompt.
-        request: its prompt is a wav (1, N), which all items go on from. Codes of a variable rate end where the sound is
-            long enough, whatever its stop rule.
+        frontend: decodes what the model generates.
+        model: a model of the front-end's codes or frames.
+        seconds: seconds of new sound, after the prompt.
+        request: its prompt is a wav (1, N), which every item continues. Codes of a variable rate end when the sound is
+            long enough, regardless of the request's stop rule.
 
     Returns:
-        x (B, 1, N) float32 in [-1, 1], beginning with the prompt as the front-end renders it.
+        x (B, 1, N) float32 in [-1, 1], beginning with the prompt as encoded and decoded by the front-end.
 
     Raises:
         ConfigError: the length is out of range.
-        GenerationError: what the model predicts is not a number.
+        GenerationError: the model predicts NaN or infinity.
     """
     length, num_frames, request = _measured(frontend, model, seconds, request, MAX_SAMPLES / request.batch_size)
     codes = generate(model, num_frames, request)
@@ -45,19 +47,20 @@ def generate_sound(frontend: Frontend, model: SequenceModel, seconds: float, req
 
 
 def stream_sound(frontend: Frontend, model: SequenceModel, seconds: float, request: Request) -> Iterator[Tensor]:
-    """Make the same in chunks (B, 1, n) of about `SECONDS_AT_ONCE`, each as soon as its codes are drawn.
+    """Generate the same sound in chunks (B, 1, n) of about `SECONDS_AT_ONCE`, each as soon as its codes are drawn.
 
-    Memory does not grow with the length.
+    Memory does not grow with the length. Arguments are those of `generate_sound`.
 
     Raises:
-        ConfigError: the length is out of range; the front-end decodes only the whole; or its rate varies, and there is
-            more than one item, which would get out of step.
+        ConfigError: the length is out of range, the front-end can't decode a stream, or its rate varies and there is
+            more than one item.
+        GenerationError: the model predicts NaN or infinity.
     """
     if frontend.spec.hop_length is None and request.batch_size != 1:
         raise ConfigError(f"num: codes of a variable rate stream one item at a time, not {request.batch_size}")
     most = MAX_STREAM_SECONDS * frontend.spec.sample_rate
     length, num_frames, request = _measured(frontend, model, seconds, request, most)
-    frame_rate = (frontend.base or frontend).spec.frame_rate  # of what decodes them in the end
+    frame_rate = (frontend.base or frontend).spec.frame_rate  # of the front-end that makes the sound
     chunks = frontend.decode_stream(stream(model, num_frames, request), max(1, int(SECONDS_AT_ONCE * frame_rate)))
     return _trimmed(length, chunks)
 
@@ -73,20 +76,24 @@ def _trimmed(length: int, chunks: Iterator[Tensor]) -> Iterator[Tensor]:
 def _measured(
     frontend: Frontend, model: SequenceModel, seconds: float, request: Request, most: float
 ) -> tuple[int, int, Request]:
-    """Samples of each item in all, new frames (at most), and what the model is asked for.
+    """Return the total samples of each item, the maximum number of new frames, and the request to the model.
 
     Args:
-        most: samples of each item.
+        frontend: as in `generate_sound`.
+        model: as in `generate_sound`.
+        seconds: as in `generate_sound`.
+        request: as in `generate_sound`.
+        most: maximum number of samples of each item.
     """
     rate, wav = frontend.spec.sample_rate, request.prompt
     given = 0 if wav is None else wav.shape[-1]
     if not 0 < seconds < math.inf:
         raise ConfigError(f"seconds: must be above 0, got {seconds}")
     if seconds * rate + given > most:
-        items = f"{request.batch_size} items " if request.batch_size > 1 else ""
+        items = f" for each of {request.batch_size} items" if request.batch_size > 1 else ""
         raise ConfigError(
-            f"seconds: {items}of at most {most / rate:,.0f} s can be made, the prompt included, got {seconds:g}; "
-            "choose fewer, or a stream (--stream), which may be a day long"
+            f"seconds: must be {most / rate:,.0f} or less{items}, including the prompt, got {seconds:g}; choose fewer, "
+            "or a stream (--stream), which may be a day long"
         )
     new = max(1, round(seconds * rate))
     prompt = None if wav is None else frontend.encode(wav.reshape(1, 1, -1).to(model.bos.device))

@@ -1,4 +1,4 @@
-"""One loop from a model to codes or frames: draw a step, observe it, draw the next."""
+"""The generation loop: draw a step, observe it, draw the next."""
 
 import itertools
 from collections.abc import Iterator
@@ -14,33 +14,33 @@ from ..models.sequence_model import SequenceModel
 from .engines import choose
 from .request import Generation, Request
 
-#: Steps that are laid out at once, whose uniform numbers are made at once too: memory does not grow with the length.
+#: Steps laid out at a time, with their uniform numbers, so that memory does not grow with the length.
 WINDOW = 1024
-#: Codes, or values of frames, that `generate` returns at most: 2 GiB of codes. A stream has no end.
+#: Maximum number of values (codes, or real values of frames) that `generate` returns: 2 GiB of codes.
 MAX_VALUES = 2**28
 
 
 def generate(model: SequenceModel, num_frames: int, request: Request) -> Generation:
-    """Draw frames after the prompt.
+    """Generate frames after the prompt.
 
     Args:
-        model: used in evaluation mode, on the device of its weights.
-        num_frames: new frames, 0 or more; with a stop rule, at most so many.
-        request: the prompt, the seeds, the filters and all else.
+        model: runs in evaluation mode, on the device of its weights.
+        num_frames: number of new frames, 0 or more; with a stop rule, their maximum.
+        request: prompt, seeds, sampling and so on.
 
     Returns:
-        x (B, C, P + num_frames), or as far as the longest item goes by the stop rule, beginning with the prompt.
+        x (B, C, P + num_frames), beginning with the prompt; with a stop rule, up to the end of the longest item.
 
     Raises:
         ConfigError: the prompt does not fit the model, or the length is out of range.
-        GenerationError: what the model predicts is not a number.
+        GenerationError: the model predicts NaN or infinity.
     """
     prompt = _prompt(model, num_frames, request)
     size = prompt.shape[0] * prompt.shape[1] * (prompt.shape[2] + num_frames)
     if size > MAX_VALUES:
         raise ConfigError(
-            f"num_frames: {num_frames:,} frames of {len(prompt)} items are {size:,} values, and at most {MAX_VALUES:,} "
-            "are generated at once; choose fewer, or a stream"
+            f"num_frames: {num_frames:,} frames of {len(prompt)} items are {size:,} values, more than the limit of "
+            f"{MAX_VALUES:,}; choose fewer, or a stream"
         )
     x, filled = prompt.new_empty(*prompt.shape[:2], prompt.shape[2] + num_frames), 0
     for piece in _pieces(model, prompt, num_frames, request):
@@ -53,9 +53,9 @@ def generate(model: SequenceModel, num_frames: int, request: Request) -> Generat
 
 
 def stream(model: SequenceModel, num_frames: int, request: Request) -> Iterator[Tensor]:
-    """Draw the same in pieces (B, C, n): the prompt, then frames as soon as all their rows are drawn.
+    """Generate the same frames in pieces (B, C, n): first the prompt, then frames as soon as they are complete.
 
-    Memory does not grow with `num_frames`.
+    Memory does not grow with `num_frames`. Arguments and errors are those of `generate`.
     """
     return _pieces(model, _prompt(model, num_frames, request), num_frames, request)
 
@@ -66,15 +66,17 @@ def _pieces(model: SequenceModel, prompt: Tensor, num_frames: int, request: Requ
 
 
 def _frames(model: SequenceModel, prompt: Tensor, num_frames: int, request: Request) -> Iterator[Tensor]:
-    """Yield the frames after the prompt, (B, C, n) each. A step draws all rows, and those known before are put back:
+    """Yield the frames after the prompt in pieces (B, C, n).
 
-    delay, K = 3, a prompt of 2 frames and 3 new ones
+    Each step draws all rows, and rows that are already known keep their values:
 
-    p p x x x . .       p prompt, x drawn, . hole
-    . p p x x x .       steps 0 and 1 are known whole and are observed as one chunk;
-    . . p p x x x       from step 2 on each step is drawn, its known rows are kept
+        delay, K = 3, a prompt of 2 frames and 3 new ones
 
-    Of the steps drawn, a window is kept that moves along, and of those before it what unfinished frames need.
+        p p x x x . .       p prompt, x drawn, . hole
+        . p p x x x .       steps 0 and 1 are known completely and are observed as one chunk;
+        . . p p x x x       every step from 2 on is drawn, except for its known rows
+
+    Steps are kept in a moving window, with those before it that unfinished frames still need.
     """
     if not num_frames:
         return
@@ -90,7 +92,7 @@ def _frames(model: SequenceModel, prompt: Tensor, num_frames: int, request: Requ
             end = min(begin + WINDOW, num_steps)
             kept = seq[:, :, pattern.stride * emitted - low :]
             low, seq = begin - kept.shape[2], torch.cat([kept, pattern.apply(prompt, hole, begin, end)], dim=2)
-            known = pattern.frame_index(total, begin, end, prompt.device) < P  # of the prompt, or a hole
+            known = pattern.frame_index(total, begin, end, prompt.device) < P  # prompt or hole
             numbers = uniforms(request.seeds, begin, end, model.head.num_uniforms).to(prompt.device, non_blocking=True)
             for start in range(begin, end, at_once):
                 stop = min(start + at_once, end)
@@ -107,22 +109,25 @@ def _frames(model: SequenceModel, prompt: Tensor, num_frames: int, request: Requ
 
 
 def _check_drawn(holes: Tensor, steps: Tensor) -> None:
-    """Raise a GenerationError if one of the drawn (B, rows, n) is a hole, which a draw from no numbers is.
+    """Check that no drawn value is a hole, which is what a draw from NaN or infinity gives.
 
     Args:
         holes: (B, rows, n) bool.
-        steps: (rows, n) at which they were drawn.
+        steps: (rows, n), the step at which each was drawn.
+
+    Raises:
+        GenerationError: one is a hole.
     """
     if bool(holes.any()):
         step = int(steps[holes.any(dim=0)].min())
         raise GenerationError(
-            f"step {step}: what the model predicts is not a number (NaN or infinite), so nothing can be drawn; its "
-            "weights have run away: train it anew with a lower training.learning_rate"
+            f"step {step}: the model's prediction is not a number (NaN or infinity), since its weights have diverged; "
+            "train again with a lower training.learning_rate"
         )
 
 
 def _bar(steps: int) -> tqdm:
-    """Of what takes longer than a moment, where the output is a terminal."""
+    """Return a progress bar that is shown on terminals only, after two seconds."""
     return tqdm(total=steps, unit="step", desc="generating", delay=2.0, disable=None, leave=False, dynamic_ncols=True)
 
 
@@ -138,7 +143,7 @@ def _evaluating(model: SequenceModel) -> Iterator[None]:
 
 
 def _prompt(model: SequenceModel, num_frames: int, request: Request) -> Tensor:
-    """Check the length and the prompt -> the prompt of each item, (B, C, P), of no frames if there is none."""
+    """Check the length and the prompt, and return the prompt of each item, (B, C, P); P is 0 if there is none."""
     if num_frames < 0:
         raise ConfigError(f"num_frames: must be 0 or more, got {num_frames}")
     empty = model.embed.empty(request.batch_size)

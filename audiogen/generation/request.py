@@ -1,4 +1,4 @@
-"""What generation is asked for, and what it returns."""
+"""The input and output of generation: Request, with its stop rule Until, and Generation."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,9 +12,9 @@ from ..models.sampling import Sampling, fresh_seeds
 
 log = logging.getLogger("audiogen")
 
-#: How an engine may hold the weights while it generates. Sums of products are always taken in fp32.
+#: Formats in which an engine may store the weights. It always accumulates in fp32.
 PRECISIONS = ("fp32", "bf16", "int8")
-#: Items side by side. Each has a state of its own, and no engine gains by more than some hundreds.
+#: Maximum number of items. Each has a state of its own, and no engine gains from more than some hundreds.
 MAX_BATCH_SIZE = 2**16
 #: Beyond this, guidance leaves nothing of what the model has learned.
 MAX_GUIDANCE = 100.0
@@ -27,10 +27,14 @@ def check_precision(precision: str) -> None:
 
 
 def choose_seeds(num: int, seed: int | None = None) -> range:
-    """Return `num` seeds that count up from `seed`, or from a fresh one; no list of them is made.
+    """Return `num` consecutive seeds, beginning with `seed` or with a random one.
 
     Raises:
         ConfigError: `num` is below 1, or a seed is out of range.
+
+    Example:
+        >>> list(choose_seeds(3, seed=5))
+        [5, 6, 7]
     """
     if num < 1:
         raise ConfigError(f"num: must be 1 or more, got {num}")
@@ -47,17 +51,17 @@ class Until:
     """The stop rule for frames of varying length: an item ends with the frame that reaches a number of samples.
 
     Attributes:
-        num_samples: of each item, the prompt included.
-        frame_lengths: (B, C, T) -> (B, T), the samples that each frame stands for.
+        num_samples: samples of each item, including the prompt.
+        frame_lengths: maps frames (B, C, T) to the number of samples of each, (B, T).
     """
 
     num_samples: int
     frame_lengths: Callable[[Tensor], Tensor]
 
     def cut(self, pieces: Iterable[Tensor], hole: float) -> Iterator[Tensor]:
-        """Yield pieces (B, C, n) with holes behind the end of each item, up to the end of the longest.
+        """Yield pieces (B, C, n) with holes after the end of each item, up to the end of the longest.
 
-        So an item is what it would be alone, however long the others take.
+        An item thus does not depend on how long the others are.
         """
         reached = 0
         for piece in pieces:
@@ -71,26 +75,25 @@ class Until:
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """All that decides what is generated, besides the model and the length.
+    """Everything that determines what is generated, apart from the model and the length.
 
-    The prompt, the seeds, the conditions and `batch_size` say together how many items there are; one prompt, or one
-    value of a condition, serves all of them.
+    The number of items follows from the prompt, the seeds, the conditions or `batch_size`; a single prompt, or a single
+    value of a condition, serves all items.
 
     Attributes:
-        prompt: what to go on from: codes or frames (B, C, P) for `generate`, a wav (1, N) for `generate_sound`.
-        batch_size: items, B.
-        seeds: one per item, from 0 to 2**64 - 1; an item's draws depend on its own seed alone. If none are given, fresh
-            ones are drawn here and logged, so that whoever holds the request can repeat it.
+        prompt: what to continue: codes or frames (B, C, P) for `generate`, a wav (1, N) for `generate_sound`.
+        batch_size: B, the number of items.
+        seeds: one per item, from 0 to 2**64 - 1; an item's draws depend on its own seed alone. If empty, random seeds
+            are chosen and logged here, so that the request can be repeated.
         sampling: temperature and filters.
-        precision: "fp32", "bf16" or "int8": to what an engine may round the weights, for speed. Those of the model
-            stay as they are.
-        until: where each item ends, before the number of frames that is asked for.
-        conditions: what is asked of each item, (B or 1, F, T or 1) by name; T counts the frames of the prompt too.
-        guidance: how far to go from what the model does without conditions to what it does with them, and beyond:
-            1 is the model as it is; 0 ignores the conditions. Any other value takes a second row for each item.
+        precision: "fp32", "bf16" or "int8": the format to which an engine may round its copy of the weights.
+        until: stop rule; ends items before the requested number of frames.
+        conditions: conditions of each item by name, (B or 1, F, T or 1); T includes the frames of the prompt.
+        guidance: scale of classifier-free guidance: 0 ignores the conditions, 1 is the model without guidance, and
+            more follows the conditions more closely. Any value but 1 needs a second row per item.
 
     Raises:
-        ConfigError: the items do not match, there are too many, or a seed or the precision is out of range.
+        ConfigError: the numbers of items differ or are too large, or a seed or the precision is invalid.
 
     Example:
         >>> Request(seeds=[5, 6]).batch_size
@@ -138,12 +141,12 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Generation:
-    """What was generated.
+    """Generated items.
 
     Attributes:
-        x: codes (B, K, T), frames (B, F, T) or a wav (B, 1, N), beginning with the prompt.
-        seeds: of each item.
-        lengths: frames of each item, or samples of a wav; behind a shorter one are holes.
+        x: codes (B, K, T), frames (B, F, T) or wavs (B, 1, N), beginning with the prompt.
+        seeds: seed of each item.
+        lengths: length of each item in frames, or in samples of a wav; shorter items are padded with holes.
     """
 
     x: Tensor

@@ -1,4 +1,4 @@
-"""Faster ways to run the same generate loop. `choose` picks one; models that none suits run as they are."""
+"""Engines: faster ways to run the generation loop. `choose` picks one; other models run in the plain loop."""
 
 from ...models.sequence_model import SequenceModel
 from ..request import PRECISIONS, Request
@@ -14,7 +14,7 @@ ENGINES: dict[str, type[Engine]] = {"wavenet": WaveNetEngine, "gpt": GPTEngine, 
 
 
 def choose(model: SequenceModel, request: Request) -> Engine:
-    """Return the engine that runs this model, made from its weights as they are now; the plain loop where none does."""
+    """Return an engine for a model and its current weights; the plain loop if no engine supports the model."""
     device = model.bos.device.type
     for name, kind in ENGINES.items():
         if not isinstance(model.backbone, kind.backbone) or device != kind.device:
@@ -27,7 +27,5 @@ def choose(model: SequenceModel, request: Request) -> Engine:
                 reason = f"{error.name} can't be imported"
         log_unsupported(name, reason)
     if request.precision != "fp32":
-        log_once(
-            f"the plain loop runs this model, with its weights as they are: nothing is rounded to {request.precision}"
-        )
+        log_once(f"this model runs in the plain loop, which does not round weights to {request.precision}")
     return Eager(model, request)

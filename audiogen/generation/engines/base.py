@@ -17,47 +17,50 @@ log = logging.getLogger("audiogen")
 
 @functools.cache
 def log_once(line: str) -> None:
-    """Says it once, not once for each batch."""
+    """Log a message once per process."""
     log.info("%s", line)
 
 
 def log_unsupported(name: str, reason: str) -> None:
+    """Log once why an engine can't run a model."""
     log_once(f"the engine {name} can't run this model ({reason}), so the plain loop does")
 
 
 class Engine:
-    """A faster way to run the loop of generate.py for models of one kind; never another meaning.
+    """A faster way to run the loop of generate.py for one kind of model, with the same results.
 
-    Made for one call of `generate` or `stream`, from the weights as they then are. It takes over from the model once
-    this has seen the prompt, and goes on block by block:
+    An engine is made for one call of `generate` or `stream`, from the weights at that time. The model processes the
+    prompt, then the engine decodes block by block:
 
         engine.prefill(prompt)  engine.decode(block 0)  engine.decode(block 1)  ...
 
-    An engine that needs a library or time to compile imports it in `__init__`, not where its module is imported.
+    Libraries that take time to load or compile are imported in `__init__`, not at the top of the module.
 
     Args:
-        model: one that `unsupported_reason` finds nothing against, in evaluation mode.
-        request: how many items are generated side by side, the filters, and the precision.
+        model: a model for which `unsupported_reason` returns None, in evaluation mode.
+        request: batch size, sampling and precision.
     """
 
-    #: What it is for: models of this backbone, on this kind of device.
+    #: The engine runs models of this backbone, on this kind of device.
     backbone: ClassVar[type[Backbone]] = Backbone
     device: ClassVar[str] = "cpu"
-    #: Seconds of sound that `decode` should be asked for at a time: less is heard sooner, more takes fewer calls.
+    #: Seconds of sound to `decode` at a time: less lowers the latency, more needs fewer calls.
     seconds_at_once: ClassVar[float] = 0.05
 
     @classmethod
     def unsupported_reason(cls, model: SequenceModel) -> str | None:
-        """Why this engine can't run the model, which is of the kind that it is for; None if it can. Here: weights that
-        are not float32, modules that someone watches, autocast, which chooses other types."""
+        """Return why this engine can't run a model with its backbone; None if it can.
+
+        The base class refuses conditions, weights that are not float32, modules with hooks, and autocast.
+        """
         if model.conditioner is not None:
             return "it has conditions"
         if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
             return "its weights are not float32"
         if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
-            return "hooks wait for its modules to be called"
+            return "its modules have hooks, which an engine would not call"
         if torch.is_autocast_enabled(cls.device):
-            return "autocast is on, which chooses other types"
+            return "autocast is on, which an engine would ignore"
         return None
 
     def __init__(self, model: SequenceModel, request: Request):
@@ -65,7 +68,7 @@ class Engine:
         self.step = 0  # that is drawn next
 
     def prefill(self, seq: Tensor) -> None:
-        """Begins after the steps (B, C, S), S being 0 or more, which the model runs through at once."""
+        """Process the steps (B, C, S) of the prompt, S >= 0, with the model in one pass."""
         with torch.inference_mode():
             self.step, rows = seq.shape[2], self.in_rows(seq)
             self.set_state(*self.model.start(len(rows), rows, self.added(0, self.step + 1)))
@@ -95,28 +98,32 @@ class Engine:
         return self.model.head.combine(given, null, self.request.guidance)
 
     def set_state(self, hidden: Tensor, state: State) -> None:
-        """Goes on from the hidden (B, D) that predicts the next step, and the state of the model, consuming both.
-        May be called again, to begin anew."""
+        """Continue from the model's state; may be called again to start over.
+
+        Args:
+            hidden: (B, D), from which the head predicts the next step; consumed.
+            state: the state of the model; consumed.
+        """
         raise NotImplementedError
 
     def decode(self, seq: Tensor, known: Tensor, uniforms: Tensor, logits: Tensor | None = None) -> None:
-        """Goes through the next n steps: draws each, keeps what is known of it, and observes the result.
+        """Draw the next n steps and observe each of them, keeping the values that are known.
 
-        A draw is sampling.draw's: the inverse of the cumulative filtered probabilities, in float64; and a hole where
-        they are not numbers.
+        Draws are those of `sampling.draw`: the inverse of the cumulative filtered probabilities, in float64; a hole if
+        a probability is not a number.
 
         Args:
             seq: (B, C, n), written in place where it is not known. May be a strided view.
-            known: (C, n) bool: of the prompt, or a hole.
+            known: (C, n) bool, True where seq holds the prompt or a hole.
             uniforms: (B, n, U) float64 in (0, 1), U being head.num_uniforms.
-            logits: (B, n, K, V) float32 that takes the logits of each step, for those who compare engines.
+            logits: (B, n, K, V) float32, filled with the logits of each step, to compare engines.
         """
         raise NotImplementedError
 
     def logits(self, seq: Tensor) -> Tensor:
-        """Teacher-forced, from the beginning: steps (B, K, S) -> the logits that predict each, (B, S, K, V)."""
+        """Return teacher-forced logits from the first step: steps (B, K, S) -> (B, S, K, V)."""
         B, K, S = seq.shape
-        logits = torch.empty(B, S, K, self.model.spec.codebook_size, device=seq.device)
+        logits = torch.empty(B, S, K, self.model.spec.num_choices // K, device=seq.device)
         uniforms = torch.full((B, S, self.model.head.num_uniforms), 0.5, dtype=torch.float64, device=seq.device)
         self.prefill(seq[:, :, :0])
         with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Any model on a GPU: a step captured once as a CUDA graph, then replayed without asking the host for anything."""
+"""Run any model on a GPU: capture a step once as a CUDA graph, then replay it without the host."""
 
 import copy
 import threading
@@ -13,32 +13,32 @@ from ...models.sequence_model import SequenceModel
 from ..request import Request
 from .base import Engine, log_unsupported
 
-#: One graph is captured at a time in a process.
+#: Only one graph at a time is captured in a process.
 _CAPTURING = threading.Lock()
 
 
 class GraphEngine(Engine):
-    """Draws and observes on tensors that stay where they are, so that the kernels of one step are those of all.
+    """Draw and observe on tensors at fixed addresses, so that every step launches the same kernels.
 
-    At batch 1 a GPU is done with a small kernel sooner than Python can ask for the next one, and a step is hundreds of
-    them; a graph asks once. The first steps run as the plain loop's do, and so make ready what can't be made while a
-    graph is captured: the libraries' handles, and kernels that are compiled or loaded when they are first called.
+    At batch size 1 a GPU finishes a small kernel before Python can launch the next, and a step takes hundreds of them;
+    a graph launches all at once. The first steps run without a graph, to initialise what can't be initialised during
+    capture: library handles, and kernels that are compiled or loaded at their first call.
 
-    With bf16 the backbone's linear layers work in it, and with them what is done with their results: a GPT's queries,
-    keys and values, a WaveNet's residual stream. GPT's residual stream and norms, both ends and the draw stay in fp32,
-    and so do the sums of products. int8 runs as bf16: it allows that much rounding.
+    With bf16, the backbone's linear layers and what is computed from their results are in bf16: a GPT's queries, keys
+    and values, a WaveNet's residual stream. GPT's residual stream and norms, embedding, head and draw stay in fp32, and
+    products accumulate in fp32. int8 runs as bf16, which rounds less.
 
     Source: Gray 2019, Getting Started with CUDA Graphs.
     """
 
     device = "cuda"
-    #: Steps that run as they are, before one is captured.
+    #: Steps that run before one is captured.
     WARM_UP = 3
-    #: Steps whose known codes and uniform numbers are laid out at once.
+    #: Steps whose known codes and uniform numbers are copied to the fixed addresses at a time.
     BLOCK = 256
-    #: Why no graph can be captured in this process, once one could not.
+    #: Why no graph can be captured in this process, after a capture has failed.
     broken: ClassVar[str | None] = None
-    #: It, kept: the allocator may still ask for it.
+    #: The graph that failed, kept alive because the allocator may still refer to it.
     _failed: ClassVar[Any] = None
 
     @classmethod
@@ -48,7 +48,7 @@ class GraphEngine(Engine):
     def __init__(self, model: SequenceModel, request: Request):
         rounds = request.precision != "fp32"
         super().__init__(_rounded(model) if rounds else model, request)
-        # Cached casts would be those of the step that was captured.
+        # Cached casts would be reused from the captured step.
         self._autocast = torch.autocast(self.device, torch.bfloat16, enabled=rounds, cache_enabled=False)
         self._state: State | None = None
         self._steps = 0
@@ -61,10 +61,10 @@ class GraphEngine(Engine):
 
     def set_state(self, hidden: Tensor, state: State) -> None:
         if self._state is None:
-            # Copies: the bigram's hidden is a view of the model's own bos.
+            # Copied, since the bigram's hidden is a view of the model's own bos.
             self._hidden = hidden.float().clone(memory_format=torch.contiguous_format)
             self._state = clone_state(state)
-        else:  # where a graph may look for them
+        else:  # at the addresses that a captured graph reads
             self._hidden.copy_(hidden)
             copy_state(self._state, state)
 
@@ -79,7 +79,7 @@ class GraphEngine(Engine):
     def _fill(self, seq: Tensor, known: Tensor, uniforms: Tensor, logits: Tensor | None) -> None:
         n, gives_logits = seq.shape[2], logits is not None
         if self._gives_logits != gives_logits:
-            self._make_room(seq, known, uniforms, logits)
+            self._allocate(seq, known, uniforms, logits)
             self._gives_logits, self._steps, self._step = gives_logits, 0, None
         self._seq[:, :, :n], self._known[:, :n], self._uniforms[:, :n] = seq, known, uniforms
         self._at.zero_()
@@ -92,12 +92,11 @@ class GraphEngine(Engine):
                 self._step()
             self._steps += 1
         seq.copy_(self._seq[:, :, :n])
-        if logits is not None:
+        if logits is not None and self._logits is not None:
             logits.copy_(self._logits[:, :n])
 
-    def _make_room(self, *block: Tensor | None) -> None:
-        """What the graph reads and writes for a block of steps: the same tensors for each block."""
-        seq, known, uniforms, logits = block
+    def _allocate(self, seq: Tensor, known: Tensor, uniforms: Tensor, logits: Tensor | None) -> None:
+        """Allocate the tensors that the graph reads and writes, the same ones for every block of steps."""
         self._seq = seq.new_empty(*seq.shape[:2], self.BLOCK)
         self._known = known.new_empty(known.shape[0], self.BLOCK)
         self._uniforms = uniforms.new_empty(uniforms.shape[0], self.BLOCK, uniforms.shape[2])
@@ -105,7 +104,7 @@ class GraphEngine(Engine):
         self._at = torch.zeros(1, dtype=torch.int64, device=seq.device)  # the step within the block
 
     def _run_step(self) -> None:
-        """One step of the plain loop, at the place in the block that a tensor says."""
+        """Run one step of the plain loop, at the position in the block that `_at` holds."""
         at, head = self._at, self.model.head
         if self._logits is not None:
             self._logits.index_copy_(1, at, head.logits(self._hidden)[:, None])
@@ -119,19 +118,19 @@ class GraphEngine(Engine):
         at += 1
 
     def _captured(self) -> Callable[[], None]:
-        """What runs such a step from now on; the step itself where it can't be captured."""
+        """Capture a step and return the function that replays it; if capturing fails, one that runs the step."""
         device = self._at.device
         graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
         try:
-            # A stream of this device, for torch's own is of that which captured first; and other threads may go on
-            # meanwhile, to load data.
+            # A stream of this device, since torch's default one belongs to the device that captured first. With
+            # thread_local, other threads may use the GPU meanwhile, for example to load data.
             with (
                 _CAPTURING,
                 torch.cuda.graph(graph, stream=torch.cuda.Stream(device), capture_error_mode="thread_local"),
             ):
-                self._run_step()  # noted down, not run
+                self._run_step()  # recorded, not run
         except RuntimeError as error:
-            torch.cuda.set_stream(before)  # what torch leaves out if the end fails too
+            torch.cuda.set_stream(before)  # torch does not restore it if ending the capture fails too
             cause = str(error.__context__ or error).partition("\n")[0]
             GraphEngine.broken, GraphEngine._failed = f"a CUDA graph can't be captured: {cause}", graph
             log_unsupported("graph", GraphEngine.broken)
@@ -140,7 +139,7 @@ class GraphEngine(Engine):
 
 
 def _rounded(model: SequenceModel) -> SequenceModel:
-    """A copy with the linear layers of its backbone in bf16."""
+    """Return a copy of a model with the linear layers of its backbone in bf16."""
     model = copy.deepcopy(model)
     for module in model.backbone.modules():
         if isinstance(module, nn.Linear):

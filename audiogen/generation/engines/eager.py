@@ -1,4 +1,4 @@
-"""The loop as the model itself runs it: works for every model, and is what the other engines must equal."""
+"""The plain loop, which runs any model. All other engines must equal it."""
 
 import torch
 from torch import Tensor
@@ -9,9 +9,9 @@ from .base import Engine
 
 
 class Eager(Engine):
-    """Draw a step, observe it, draw the next. A step is observed when the next one is asked for, so none in vain."""
+    """Draw a step, observe it, draw the next. The last step drawn is observed only when another one is requested."""
 
-    seconds_at_once = 0.0  # a call costs nothing beside a step
+    seconds_at_once = 0.0  # a call costs nothing compared with a step
 
     @classmethod
     def unsupported_reason(cls, model: SequenceModel) -> str | None:

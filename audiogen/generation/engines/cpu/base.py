@@ -1,4 +1,4 @@
-"""What engines share that run a compiled kernel on one CPU core."""
+"""Base class of engines that run a compiled kernel on one CPU core."""
 
 from collections.abc import Callable
 
@@ -13,13 +13,15 @@ from ..base import Engine
 
 
 class KernelEngine(Engine):
-    """Runs models of one backbone over codes, in fp32, bf16 or int8; one thread, whatever torch is set to.
+    """Run models of codes with one kind of backbone, in fp32, bf16 or int8, on one thread whatever torch's setting.
 
-    An engine of this kind sets in `__init__`:
+    Subclasses set in `__init__`:
         _run: the kernel, run(weights, *memory, position, hidden, seq, known, uniforms, filters, logits).
-        _weights: the model's, packed.
-        _memory: what the kernel carries from step to step, arrays that it writes in place.
-    and in `set_state` also `_position` and `_hidden`.
+        _weights: the packed weights of the model.
+        _memory: the kernel's state, arrays that it writes in place.
+    and in `set_state`:
+        _position: number of steps observed.
+        _hidden: (B, D), from which the head predicts the next step.
     """
 
     _run: Callable
@@ -35,7 +37,7 @@ class KernelEngine(Engine):
             CodeEmbedding,
             CategoricalHead,
         ):
-            return f"it is no {cls.backbone.__name__} over codes"
+            return f"it is not a {cls.backbone.__name__} over codes"
         return super().unsupported_reason(model)
 
     def decode(self, seq: Tensor, known: Tensor, uniforms: Tensor, logits: Tensor | None = None) -> None:
@@ -52,7 +54,7 @@ class KernelEngine(Engine):
                 codes,
                 np.ascontiguousarray(known.numpy()),
                 np.ascontiguousarray(uniforms.numpy()),
-                filters(self.request.sampling, self.model.spec.codebook_size),
+                filters(self.request.sampling, self.model.spec.num_choices // self.model.spec.num_rows),
                 np.empty((0, 0, 0, 0), np.float32) if logits is None else logits.numpy(),
             )
         seq.copy_(torch.from_numpy(codes))

@@ -1,6 +1,6 @@
-"""bf16 in compiled code: the upper half of a float32, held as uint16, for which numba has no type of its own.
+"""bf16 in compiled code: the upper half of a float32, stored as uint16, since numba has no type for it.
 
-numba compiles this where it is first called and is imported here: import this module where it is used.
+This module imports numba, which is slow: import it only where it is used.
 """
 
 import numpy as np
@@ -9,12 +9,12 @@ from numba.extending import overload, register_jitable
 
 
 def widen(x):
-    """A number out of an array of float32 or of bf16, as float32; in compiled code only."""
+    """Convert an element of a float32 or bf16 array to float32. Callable only from compiled code."""
     raise NotImplementedError
 
 
 def narrow(x, array):
-    """float32 as the array holds it, bf16 rounded to the nearest, of two the even one; in compiled code only."""
+    """Convert a float32 to the array's dtype; bf16 rounds half to even. Callable only from compiled code."""
     raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""e^x in float32, compiled so that a loop of it runs in whole registers. Import it only where it is used."""
+"""e^x in float32, compiled so that loops over it are vectorised. Imports numba: import it only where it is used."""
 
 import numpy as np
 from numba import njit
@@ -10,7 +10,7 @@ C2, C3, C4, C5, C6 = (np.float32(1 / n) for n in (2, 6, 24, 120, 720))
 
 @njit(fastmath=True)
 def exp(x):
-    """e^x for |x| < 80, to 2e-6 of its value: 2^n times the series of the rest, which compilers put into registers."""
+    """Compute e^x for |x| < 80 to a relative error of 2e-6: 2^n times a power series of the remainder."""
     n = np.floor(x * LOG2E + HALF)
     r = x - n * LN2
     series = ONE + r * (ONE + r * (C2 + r * (C3 + r * (C4 + r * (C5 + r * C6)))))

@@ -1,16 +1,16 @@
-"""GPT's loop in one compiled function: all layers of a step, the draw and the next embedding, without a pause.
+"""GPT's generation loop as one compiled function: all layers of a step, the draw and the next embedding.
 
-The arithmetic is backbones.gpt's and layers.CausalAttention's for a chunk of one step. Keys lie in blocks of steps side
-by side, so that the scores of a block are made at once and the window is read in one stream:
+It computes what backbones.gpt and layers.CausalAttention compute for a chunk of one step. Keys are stored in blocks of
+steps, so that the scores of a block are computed together and the window is read sequentially:
 
     keys    (B, W / BLOCK, H, D / H, BLOCK)     scores[j] += query[d] keys[d, j]        j fastest
     values  (B, W, H, D / H)                    y[d] += weight[j] values[j, d]          d fastest
 
-Where weights are rounded, both are held as bf16: past some hundred steps, reading them takes longer than the weights.
+If weights are rounded, both are stored as bf16: beyond some hundred steps, reading them takes longer than reading the
+weights.
 
-numba compiles this where it is first called (seconds) and is imported here: import this module where it is used. What
-it keeps on disk goes by this file alone: touch it after a change in sampling.py, fast_exp.py, finite.py, bf16.py or
-matvec_rowwise.py.
+This module imports numba, and compiling takes seconds: import it only where it is used. numba's cache on disk checks
+this file only: touch it after a change in sampling.py, fast_exp.py, finite.py, bf16.py or matvec_rowwise.py.
 """
 
 from typing import NamedTuple
@@ -25,14 +25,16 @@ from .finite import NAN, all_finite
 from .matvec_rowwise import Rows, product
 from .sampling import draw
 
-BLOCK = 32  # steps whose keys lie side by side: as bf16 in a line of the cache
+BLOCK = 32  # steps per block of keys: as bf16, a cache line
 
 
 class Weights(NamedTuple):
-    """A model's weights as the kernel reads them; L layers."""
+    """The weights of a model with L layers, in the layout of the kernel."""
 
     table: np.ndarray  # (K, V + 1, D)
-    norms: np.ndarray  # (2 L + 1, 2, D): before each attention and feed-forward layer, the last; weight, bias
+    norms: (
+        np.ndarray
+    )  # (2 L + 1, 2, D): weight and bias of the norms before each attention and feed-forward, and the last
     qkv: Rows
     out: Rows
     up: Rows
@@ -43,17 +45,20 @@ class Weights(NamedTuple):
 
 @compiled(fastmath=True)
 def run(weights, keys, values, position, hidden, seq, known, uniforms, filters, logits):
-    """Goes through n steps.
+    """Generate n steps.
 
     Args:
-        keys: (L, B, W / BLOCK, H, D / H, BLOCK), values: (L, B, W, H, D / H): step t in slot t mod W; float32, or bf16
-            in uint16. The last block of keys may reach beyond W.
-        position: steps observed so far.
-        hidden: (B, D) that predicts the next step; written in place.
-        seq: (B, K, n) codes, written in place where known (K, n) is False.
+        weights: packed weights.
+        keys: (L, B, W / BLOCK, H, D / H, BLOCK) float32, or bf16 as uint16; step t is in slot t mod W. The last block
+            may extend beyond W.
+        values: (L, B, W, H, D / H), of the same type.
+        position: number of steps observed so far.
+        hidden: (B, D), from which the head predicts the next step; written in place.
+        seq: (B, K, n) codes, written in place where known is False.
+        known: (K, n) bool.
         uniforms: (B, n, K) float64.
-        filters: as draws.filters makes them.
-        logits: (B, n, K, V) to be written, or (0, 0, 0, 0).
+        filters: what sampling.filters returned.
+        logits: (B, n, K, V), written in place; or (0, 0, 0, 0) to skip them.
     """
     B, K, n = seq.shape
     L, V, D = len(keys), weights.table.shape[1] - 1, weights.table.shape[2]
@@ -69,7 +74,7 @@ def run(weights, keys, values, position, hidden, seq, known, uniforms, filters, 
         for b in range(B):
             x[b] = np.float32(0)
             for k in range(K):
-                if not known[k, s]:  # no number in, a hole out
+                if not known[k, s]:  # NaN gives a hole
                     seq[b, k, s] = draw(scores[b, k * V : (k + 1) * V], filters, uniforms[b, s, k], p)
                 if logits.size > 0:
                     logits[b, s, k] = scores[b, k * V : (k + 1) * V]
@@ -103,7 +108,7 @@ def run(weights, keys, values, position, hidden, seq, known, uniforms, filters, 
 
 @njit(fastmath=True)
 def attend(qkv, cos, sin, position, keys, values, weight, y):
-    """One item and step: lays key and value into the rings, and mixes what the window sees into y (H, D / H)."""
+    """Attend for one item and step: write key and value to the rings, and the weighted values to y (H, D / H)."""
     W, H, d = values.shape
     slot, seen, half = position % W, min(position + 1, W), d // 2
     scale = np.float32(1 / np.sqrt(d))
@@ -117,7 +122,7 @@ def attend(qkv, cos, sin, position, keys, values, weight, y):
             place[i + half, slot % BLOCK] = narrow(a * sin[i] + b * cos[i], keys)
             values[slot, h, i] = narrow(qkv[2, h, i], values)
             values[slot, h, i + half] = narrow(qkv[2, h, i + half], values)
-    for block in range(-(-seen // BLOCK)):  # of the last one, some steps are not looked at
+    for block in range(-(-seen // BLOCK)):  # some scores of the last block are not used
         for h in range(H):
             score(qkv[0, h], keys[block, h], weight[h, block * BLOCK : (block + 1) * BLOCK])
     for h in range(H):
@@ -146,7 +151,7 @@ def attend(qkv, cos, sin, position, keys, values, weight, y):
 
 @njit(fastmath=True)
 def score(query, keys, y):
-    """A head's query times the keys (D / H, BLOCK) of a block; d is even, since rotary positions turn pairs."""
+    """Multiply a head's query by the keys (D / H, BLOCK) of a block; D / H is even, as rotary positions need pairs."""
     d = len(query)
     for j in range(BLOCK):
         y[j] = np.float32(0)
@@ -166,6 +171,7 @@ def score(query, keys, y):
 
 @njit(fastmath=True)
 def softmax(x):
+    """Normalise scores (W,) in place; NaN if one is not finite."""
     if not all_finite(x):
         x[:] = NAN
         return
@@ -181,7 +187,7 @@ def softmax(x):
 
 @njit(fastmath=True)
 def norm(x, weight_bias, y):
-    """Layer norm over D of (B, D), with torch's 1e-5."""
+    """Apply layer norm over D of (B, D), with torch's epsilon of 1e-5."""
     D = x.shape[1]
     weight, bias = weight_bias[0], weight_bias[1]
     for b in range(len(x)):
@@ -202,6 +208,7 @@ def norm(x, weight_bias, y):
 
 @njit(fastmath=True)
 def add(x, y):
+    """Add y (B, D) to x in place."""
     for b in range(len(x)):
         for i in range(x.shape[1]):
             x[b, i] += y[b, i]
@@ -213,7 +220,7 @@ SIGMOID_CLAMP = np.float32(40)
 
 @njit(fastmath=True)
 def gelu(x):
-    """x (1 + tanh(u / 2)) / 2 is x / (1 + exp(-u)), u being twice that of the tanh approximation."""
+    """Apply GELU in place: x (1 + tanh(u / 2)) / 2 = x / (1 + exp(-u)), u / 2 being that of the tanh approximation."""
     for b in range(len(x)):
         if not all_finite(x[b]):
             x[b] = NAN

@@ -1,41 +1,40 @@
-"""Products of vectors with packed weights, compiled: what an engine of small batches spends its time on.
+"""Compiled matrix-vector products with packed weights: most of the time of an engine with small batches.
 
-A product runs over the rows of the weights, and each row adds a multiple of itself to the outputs, which lie side by
-side:
+A product iterates over the rows of the weights, and adds a multiple of each row to the outputs:
 
-    y[j] += x[i] * weight[i, j]         j fastest: whole registers of outputs at once, and nothing to sum across
+    y[j] += x[i] * weight[i, j]         j fastest: vectorised over outputs, with no sum across a register
 
-With one item, reading the weights takes longer than the arithmetic. Held as bf16 (the upper half of a float32, two rows
-to a word) they are half as long, as int8 (four rows to a word, one scale a column) a quarter. Sums are in fp32.
+With one item, reading the weights takes longer than the arithmetic. bf16 (the upper half of a float32, two rows per
+word) halves the bytes, int8 (four rows per word, one scale per column) quarters them. Sums are in fp32.
 
-numba compiles this where it is first called and is imported here: import this module where it is used.
+This module imports numba, which is slow: import it only where it is used.
 """
 
 import numpy as np
 from numba import njit, types
 from numba.extending import overload, register_jitable
 
-ROWS = 8  # taken at a time: packed weights end in rows of zeros to a multiple of it, and so must x
+ROWS = 8  # rows processed at a time: packed weights and x are zero-padded to a multiple of it
 
 
 @register_jitable
 def padded(rows: int) -> int:
-    """How long x must be, its end being zeros."""
+    """Return the length of x after zero-padding to a multiple of ROWS."""
     return -(-rows // ROWS) * ROWS
 
 
 def pack(weight: np.ndarray, precision: str) -> tuple[np.ndarray, np.ndarray]:
-    """Weights (..., rows, columns) -> words (..., rows / n, columns) of n rows each, and scales (..., columns).
+    """Pack weights (..., rows, columns) into words (..., rows / n, columns) of n rows, and scales (..., columns).
 
-    The type of the words says what they are, float32: a row each; uint32: two rows as bf16; int32: four rows as int8
-    plus 128, at the bits 15, 23, 7 and 31 (turning round) upwards. Scales count for int8 alone.
+    The dtype of the words determines their contents. float32: one row; uint32: two rows as bf16; int32: four rows as
+    int8 + 128, from bits 15, 23, 7 and 31 (wrapping around) upwards. Scales are used for int8 only.
     """
     rows = weight.shape[-2]
     weight = np.pad(weight, [(0, 0)] * (weight.ndim - 2) + [(0, padded(rows) - rows), (0, 0)]).astype(np.float32)
     scales = np.ones_like(weight[..., 0, :])
     if precision == "bf16":
         bits = weight.view(np.uint32)
-        bits = (bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) >> 16  # to the nearest, of two the even one
+        bits = (bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) >> 16  # rounds half to even
         return np.ascontiguousarray(bits[..., 0::2, :] | bits[..., 1::2, :] << 16), scales
     if precision == "int8":
         scales = np.maximum(np.abs(weight).max(axis=-2), np.float32(1e-30)) / np.float32(127)
@@ -47,13 +46,14 @@ def pack(weight: np.ndarray, precision: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def product(x, weight, scales, y, work):
-    """For each item y[b, j] += sum over i of x[b, i] weight[i, j]; in compiled code only.
+    """Add a product to y: y[b, j] += sum over i of x[b, i] weight[i, j]. Callable only from compiled code.
 
     Args:
         x: (B, padded(rows)) float32.
-        weight, scales: as `pack` made them, of one matrix.
-        y: (B, columns) float32.
-        work: (columns or more,) float32, to be overwritten.
+        weight: packed words of one matrix.
+        scales: their scales.
+        y: (B, columns) float32, written in place.
+        work: (columns or more,) float32, working memory.
     """
     raise NotImplementedError
 
@@ -64,8 +64,8 @@ def _product(x, weight, scales, y, work):
         return _plain
     alone = _alone_bf16 if weight.dtype == types.uint32 else _alone_int8
 
-    # Each item by itself, in a batch too: to unpack weights once for several gains a tenth, and rounds otherwise, so
-    # that an item's draws would depend on the batch.
+    # Item by item, even in a batch: unpacking weights once for several items is only a tenth faster, and it would round
+    # differently, so that an item's draws would depend on the batch.
     def packed(x, weight, scales, y, work):
         for b in range(len(x)):
             alone(x[b], weight, scales, y[b], work)
@@ -82,7 +82,7 @@ def _plain(x, weight, scales, y, work):
         _alone_fp32(x[b], weight, y[b])
 
 
-# ---- four items: four rows are read for sixteen products
+# ---- four items: reads four rows for sixteen products
 
 
 @njit(fastmath=True, nogil=True)
@@ -140,7 +140,7 @@ def _alone_bf16(x, weight, scales, y, work):
 
 @njit(fastmath=True, nogil=True)
 def _alone_int8(x, weight, scales, y, work):
-    """The middle is taken off all products at once, and the scale is put on at the end."""
+    """Subtract the offset from all products at once, and apply the scale at the end."""
     total = np.float32(0)
     for i in range(len(x)):
         total += x[i]
@@ -165,7 +165,7 @@ def _alone_int8(x, weight, scales, y, work):
         y[j] += work[j] * scales[j]
 
 
-# ---- out of a word; a byte u at the top of a fraction makes the float32 1 + u / 256, cheaper than to convert it
+# ---- unpacking: a byte u in the top bits of the fraction gives the float32 1 + u / 256, cheaper than a conversion
 
 MIDDLE = np.float32(1.5)
 _ONE, _FIELD, _UPPER = np.uint32(0x3F800000), np.uint32(0x007F8000), np.uint32(0xFFFF0000)

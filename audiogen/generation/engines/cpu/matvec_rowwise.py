@@ -1,10 +1,10 @@
-"""Products of vectors with large matrices, compiled: a row of weights times x, row after row, as they lie in memory.
+"""Compiled matrix-vector products for large matrices: each row of weights times x, in the order of memory.
 
-For matrices that no cache holds. With one item, reading them is all that takes time, and one long stream is what memory
-does best. As bf16 (the upper half of a float32) they are half as long; as int8 a quarter, and x is then rounded too,
-for this product alone: to so many bits that a sum of all its products just fits into 32.
+For matrices too large for the CPU's caches. With one item, reading the weights takes all the time, and memory is
+fastest when read sequentially. bf16 (the upper half of a float32) halves the bytes, int8 quarters them. With int8, x is
+rounded too, for this product only, to as many bits as the sum of all products leaves in an int32.
 
-numba compiles this where it is first called and is imported here: import this module where it is used.
+This module imports numba, which is slow: import it only where it is used.
 """
 
 from typing import NamedTuple
@@ -19,20 +19,20 @@ from .bf16 import narrow, widen
 from .finite import NAN, all_finite
 
 TYPES = {"fp32": np.float32, "bf16": np.uint16, "int8": np.int8}
-LARGEST = 127  # of an int8 weight
+LARGEST = 127  # largest int8 weight
 
 
 class Rows(NamedTuple):
     """Linear layers of one shape, stacked: y = weight x * scale + bias."""
 
     weight: np.ndarray  # (L, O, I) float32, uint16 (bf16) or int8
-    scale: np.ndarray  # (L, O) float32; counts for int8 alone
+    scale: np.ndarray  # (L, O) float32; used for int8 only
     bias: np.ndarray  # (L, O) float32
 
 
 def pack(layers: list[nn.Linear], precision: str) -> Rows:
-    """The layers' weights side by side, rounded to the precision: "fp32", "bf16" or "int8", a scale a row."""
-    # Made by numpy, which asks for large pages where a system gives them on demand: half the time of a step.
+    """Stack the layers' weights, rounded to "fp32", "bf16" or "int8" (with one scale per row)."""
+    # Allocated by numpy, which requests huge pages where the system offers them: this halves the time of a step.
     weight = np.empty((len(layers), *layers[0].weight.shape), TYPES[precision])
     scale = np.ones(weight.shape[:2], np.float32)
     for i, layer in enumerate(layers):
@@ -66,13 +66,15 @@ def _to_int8(values, steps, scale):
 
 
 def product(x, rows, layer, y, rounded, unpacked):
-    """y[b] = the linear layer of x[b]; in compiled code only.
+    """Apply a linear layer: y[b] = weight x[b] + bias. Callable only from compiled code.
 
     Args:
         x: (B, I) float32.
-        y: (B, O) float32, written.
-        rounded: (B, I or more) int16 to work in.
-        unpacked: (4, I or more) float32 to work in.
+        rows: packed layers.
+        layer: which of them to apply.
+        y: (B, O) float32, written in place.
+        rounded: (B, I or more) int16, working memory.
+        unpacked: (4, I or more) float32, working memory.
     """
     raise NotImplementedError
 
@@ -125,7 +127,7 @@ def _dot(row, x):
 
 @njit(fastmath=True, nogil=True)
 def _sixteen(rows, x, bias, y):
-    """Four rows and four items: eight numbers are read for sixteen products."""
+    """Multiply four rows by four items: reads eight numbers for sixteen products."""
     w0, w1, w2, w3, x0, x1, x2, x3 = rows[0], rows[1], rows[2], rows[3], x[0], x[1], x[2], x[3]
     a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = np.float32(0)
     c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = np.float32(0)
@@ -159,13 +161,13 @@ def _integers(x, rows, layer, y, rounded, unpacked):
             xb, total = rounded[b], np.int32(0)
             for i in range(len(row)):
                 total += np.int32(row[i]) * np.int32(xb[i])
-            # numba adds in 64 bits; told that 32 are meant, LLVM multiplies and adds 32 pairs in an instruction.
+            # numba adds in 64 bits; with this cast to 32, LLVM multiplies and adds 32 pairs per instruction.
             y[b, o] = np.float32(np.int32(total)) * (y[b, o] * scale[o]) + bias[o]
 
 
 @njit(fastmath=True, nogil=True)
 def _round(x, most, rounded):
-    """To whole multiples, -most to most, of the step that is returned: NaN, unless all are finite."""
+    """Round x to multiples, from -most to most, of a step size, and return that; NaN unless all of x is finite."""
     if not all_finite(x):
         rounded[: len(x)] = 0
         return NAN

@@ -1,10 +1,10 @@
-"""sampling.draw, compiled: for engines whose steps are shorter than a dozen calls of torch.
+"""A compiled version of sampling.draw, for engines whose steps take less time than a dozen calls of torch.
 
-The same filters in the same order, and the same inverse of the cumulative probabilities in float64, so that it chooses
-the code that sampling.draw chooses. numba keeps what it compiled on disk by the file of the *outermost* function alone:
-after a change here, also touch the kernels that call this, or they go on with what they have.
+It applies the same filters in the same order, and inverts the cumulative probabilities in float64, so that it chooses
+the same codes as sampling.draw. numba's cache on disk checks the file of the *outermost* function only: after a change
+here, also touch the kernels that call it, or they keep using the old code.
 
-numba compiles this where it is first called (seconds) and is imported here: import this module where it is used.
+This module imports numba, and compiling takes seconds: import it only where it is used.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from ....utils.jit import compiled
 
 
 def filters(sampling: Sampling, codebook_size: int) -> tuple[float, int, float, float]:
-    """What `draw` takes: temperature, top_k, top_p, min_p; a filter that is off as the number that lets all through."""
+    """Return (temperature, top_k, top_p, min_p) for `draw`; a disabled filter gets the value that keeps all codes."""
     return (
         float(sampling.temperature),
         min(sampling.top_k or codebook_size, codebook_size),
@@ -23,15 +23,16 @@ def filters(sampling: Sampling, codebook_size: int) -> tuple[float, int, float, 
     )
 
 
-# numba hands a caller's fastmath on to what it calls, unless this says otherwise, and NaN would then be no NaN.
+# Without this, numba would apply the caller's fastmath here too, and checks for NaN would be optimised away.
 @compiled(fastmath=False)
 def draw(logits: np.ndarray, filters: tuple[float, int, float, float], uniform: float, p: np.ndarray) -> int:
-    """One code from (V,) float32 logits; V, which is no code, where they are not numbers.
+    """Draw one code; return V, which is not a code, if the logits contain NaN or the largest is infinite.
 
     Args:
-        filters: of the function of that name.
+        logits: (V,) float32.
+        filters: what `filters` returned.
         uniform: in (0, 1).
-        p: (V,) float64 to work in.
+        p: (V,) float64, working memory.
     """
     temperature, top_k, top_p, min_p = filters
     V = len(logits)
@@ -52,7 +53,7 @@ def draw(logits: np.ndarray, filters: tuple[float, int, float, float], uniform: 
     if top_k < V or top_p < 1:
         for v in range(V):
             p[v] /= total
-        order = np.argsort(-p, kind="mergesort")  # stable: of equal ones the smaller code first
+        order = np.argsort(-p, kind="mergesort")  # stable: of equal ones, the smaller code first
         if top_k < V:
             for rank in range(top_k, V):
                 p[order[rank]] = 0.0

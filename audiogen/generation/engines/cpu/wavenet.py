@@ -1,4 +1,6 @@
-"""WaveNet on one CPU core: weights packed side by side, a whole block of steps in one compiled call."""
+"""WaveNet on one CPU core: weights packed column-wise, a block of steps in one compiled call."""
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,8 @@ from .base import KernelEngine
 
 
 class WaveNetEngine(KernelEngine):
+    """Run WaveNet models with wavenet_kernel."""
+
     backbone = WaveNet
 
     def __init__(self, model: SequenceModel, request: Request):
@@ -22,10 +26,10 @@ class WaveNetEngine(KernelEngine):
         self._run = run
         with torch.no_grad():
             self._weights = pack_weights(model, request.precision)
-        backbone = model.backbone
-        slots, R = int(self._weights.dilations.sum()), backbone.config.residual_dim
+        config: WaveNet.Config = model.backbone.config
+        slots, R = int(self._weights.dilations.sum()), config.residual_dim
         self._memory = (np.empty((slots, request.batch_size, R), np.float32),)
-        self._hidden = np.zeros((request.batch_size, padded(backbone.dim)), np.float32)
+        self._hidden = np.zeros((request.batch_size, padded(config.dim)), np.float32)
 
     def set_state(self, hidden: Tensor, state: list[LayerState]) -> None:
         self._hidden[:, : hidden.shape[1]] = hidden.numpy()
@@ -35,13 +39,15 @@ class WaveNetEngine(KernelEngine):
 
 
 def pack_weights(model: SequenceModel, precision: str):
-    """The wavenet_kernel.Weights of a model, at a precision."""
+    """Return the wavenet_kernel.Weights of a model, rounded to the precision."""
     from .matvec_columnwise import pack
     from .wavenet_kernel import Weights
 
-    backbone = model.backbone
-    K, V, R, L = model.spec.num_codebooks, model.spec.codebook_size, backbone.config.residual_dim, len(backbone.gates)
-    embedding = model.embed.table.weight  # (K (V + 1), D)
+    backbone: Any = model.backbone
+    embed: Any = model.embed
+    head: Any = model.head
+    K, V, R, L = model.spec.num_rows, embed.hole, backbone.config.residual_dim, len(backbone.gates)
+    embedding = embed.table.weight  # (K (V + 1), D)
     table = embedding @ backbone.first.weight.T  # (K (V + 1), R)
     table[: V + 1] += backbone.first.bias
     gates = torch.stack([gate.linear.weight.T for gate in backbone.gates])
@@ -60,7 +66,7 @@ def pack_weights(model: SequenceModel, precision: str):
         skip_bias=backbone.skip.bias.numpy().copy(),
         last=pack(backbone.last.weight.T.numpy(), precision),
         last_bias=backbone.last.bias.numpy().copy(),
-        head=pack(model.head.linear.weight.T.numpy(), precision),
-        head_bias=model.head.linear.bias.numpy().copy(),
+        head=pack(head.linear.weight.T.numpy(), precision),
+        head_bias=head.linear.bias.numpy().copy(),
         dilations=np.array([gate.dilation for gate in backbone.gates]),
     )

@@ -1,8 +1,7 @@
-"""WaveNet's loop in one compiled function: all layers of a step, the draw and the next embedding, without a pause.
+"""WaveNet's generation loop as one compiled function: all layers of a step, the draw and the next embedding.
 
-numba compiles this where it is first called (seconds) and is imported here: import this module where it is used. What
-it keeps on disk goes by this file alone: touch it after a change in sampling.py, fast_exp.py, finite.py or
-matvec_columnwise.py.
+This module imports numba, and compiling takes seconds: import it only where it is used. numba's cache on disk checks
+this file only: touch it after a change in sampling.py, fast_exp.py, finite.py or matvec_columnwise.py.
 """
 
 from typing import NamedTuple
@@ -18,13 +17,13 @@ from .sampling import draw
 
 
 class Weights(NamedTuple):
-    """A model's weights as the kernel reads them; a pair is what products.pack makes. L layers, R = residual_dim."""
+    """The weights of a model in the layout of the kernel; tuples come from matvec_columnwise.pack. R = residual_dim."""
 
-    table: np.ndarray  # (K, V + 1, R) embedding and first layer in one, its bias in that of row 0
-    direct: np.ndarray  # (K, V + 1, D) embedding times the gain of what goes straight to the head
-    gates: tuple  # (L, past and present, filtered and opened), 2R -> 2R
+    table: np.ndarray  # (K, V + 1, R), embedding times first layer; row 0 includes the bias
+    direct: np.ndarray  # (K, V + 1, D), embedding times the gain of the direct path to the head
+    gates: tuple  # 2R (past, current) -> 2R (filter, gate), L layers
     gate_bias: np.ndarray  # (L, 2R)
-    outs: tuple  # (L, R, residual and skip), R -> R + D
+    outs: tuple  # R -> R + D (residual, skip), L layers
     residual_bias: np.ndarray  # (L, R)
     skip_bias: np.ndarray  # (D,)
     last: tuple  # (D, D)
@@ -36,20 +35,22 @@ class Weights(NamedTuple):
 
 @compiled(fastmath=True)
 def run(weights, rings, position, hidden, seq, known, uniforms, filters, logits):
-    """Goes through n steps.
+    """Generate n steps.
 
     Args:
-        rings: (sum of the dilations, B, R), the layers one after the other; the input of step t in slot t mod dilation.
-        position: steps observed so far.
-        hidden: (B, padded D) that predicts the next step; written in place.
-        seq: (B, K, n) codes, written in place where known (K, n) is False.
+        weights: packed weights.
+        rings: (sum of dilations, B, R), layer after layer; the input of step t is in slot t mod dilation.
+        position: number of steps observed so far.
+        hidden: (B, padded D), from which the head predicts the next step; written in place.
+        seq: (B, K, n) codes, written in place where known is False.
+        known: (K, n) bool.
         uniforms: (B, n, K) float64.
-        filters: as draws.filters makes them.
-        logits: (B, n, K, V) to be written, or (0, 0, 0, 0).
+        filters: what sampling.filters returned.
+        logits: (B, n, K, V), written in place; or (0, 0, 0, 0) to skip them.
     """
     B, K, n = seq.shape
     V, L, R, D = weights.table.shape[1] - 1, len(weights.dilations), weights.table.shape[2], len(weights.skip_bias)
-    taps = np.zeros((B, padded(2 * R)), np.float32)  # past and present
+    taps = np.zeros((B, padded(2 * R)), np.float32)  # past and current
     gated = np.zeros((B, padded(R)), np.float32)
     z = np.empty((B, 2 * R), np.float32)
     path = np.empty((B, R + D), np.float32)  # the residual stream and the sum of the skips
@@ -100,6 +101,7 @@ def run(weights, rings, position, hidden, seq, known, uniforms, filters, logits)
 
 @njit(fastmath=True)
 def rectify(x, y):
+    """Write relu(x) to the first entries of y; NaN if one is not finite."""
     if not all_finite(x):
         y[: len(x)] = NAN
         return
@@ -112,7 +114,7 @@ TANH_CLAMP, SIGMOID_CLAMP = np.float32(9.5), np.float32(40)
 
 @njit(fastmath=True)
 def gate(filtered, opened, y):
-    """tanh(filtered) sigmoid(opened), the two divisions in one; beyond 9.5 tanh is 1 in float32."""
+    """Write tanh(filtered) * sigmoid(opened) to y with a single division; beyond 9.5, tanh is 1 in float32."""
     if not (all_finite(filtered) and all_finite(opened)):
         y[: len(filtered)] = NAN
         return
