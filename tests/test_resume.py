@@ -325,7 +325,7 @@ def test_a_resume_keeps_to_the_settings_it_was_begun_with(corpus, whole, tmp_pat
         ({"seed": 5}, "training.seed"),
         ({"overrides": ["frontend.codebook_size=4"]}, "frontend.codebook_size"),
     ):
-        with pytest.raises(ConfigError, match=f"{key}: .* was begun with .*can't change"):
+        with pytest.raises(ConfigError, match=f"{key}: .* was started with .*can't change"):
             train(corpus, whole, resume=True, **more)
     with pytest.raises(ConfigError, match="training.learning_rat: unknown.*training.learning_rate"):
         train(corpus, whole, resume=True, overrides=["training.learning_rat=0.5"])
@@ -340,12 +340,12 @@ def test_a_resume_keeps_to_the_files_it_was_begun_with(corpus, whole, tmp_path):
     others, fewer = folder_of_notes(tmp_path / "other", [3000] * 8, seed=50), shutil.copytree(corpus, tmp_path / "few")
     for folder in (others, fewer):
         (folder / "note-00.wav").unlink()
-        with pytest.raises(RunError, match="files are not those that .* was begun with"):
+        with pytest.raises(RunError, match="files are not those that .* was started with"):
             train(folder, run, resume=True)
         assert (run / "cache" / "index.json").read_bytes() == cache
     more = shutil.copytree(corpus, tmp_path / "more")
     folder_of_notes(more / "new", [3000], seed=60)
-    with pytest.raises(RunError, match="files are not those that .* was begun with"):
+    with pytest.raises(RunError, match="files are not those that .* was started with"):
         train(more, run, resume=True)
     start(corpus, run, resume=True)
     assert_same(run, outcome(whole))
@@ -376,11 +376,11 @@ def test_a_resume_takes_the_very_words_that_it_was_begun_with(corpus, tmp_path):
     }
     train(corpus, tmp_path / "run", steps=1, **words)
     train(corpus, tmp_path / "run", steps=2, resume=True, **words)
-    with pytest.raises(ConfigError, match="frontend.num_merges: .* was begun with 4"):
+    with pytest.raises(ConfigError, match="frontend.num_merges: .* was started with 4"):
         train(corpus, tmp_path / "run", steps=2, resume=True, frontend="bpe", overrides=["frontend.num_merges=5"])
     train(corpus, tmp_path / "other", "mulaw", "bigram", steps=1, overrides=["frontend.bits=3", *small])
     train(corpus, tmp_path / "run", str(tmp_path / "run"), steps=2, resume=True)
-    with pytest.raises(RunError, match="other: is another front-end than .*run was begun with"):
+    with pytest.raises(RunError, match="other: is not the front-end that .*run was started with"):
         train(corpus, tmp_path / "run", str(tmp_path / "other"), steps=2, resume=True)
 
 
@@ -388,7 +388,7 @@ def test_a_front_end_that_was_saved_by_itself_is_not_trained_over(corpus, whole,
     """Buries a fit of hours that `--out` takes for a run that was just begun."""
     save_frontend(load_frontend(whole), tmp_path / "mine")
     before = {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
-    with pytest.raises(RunError, match="mine: holds a front-end that was saved there"):
+    with pytest.raises(RunError, match="mine: holds a saved front-end"):
         train(corpus, tmp_path / "mine", "mulaw", "bigram", steps=1)
     assert {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()} == before
 
@@ -403,7 +403,7 @@ def test_a_signal_to_the_whole_group_is_saved_with_loader_processes_too(corpus, 
         timeout=300,
         start_new_session=True,
     )
-    assert "go on with the same command and --resume" in done.stderr, done.stderr
+    assert "continue with the same command and --resume" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and done.returncode == 0, done.stderr
     assert list_checkpoints(tmp_path / "run" / "checkpoints")
 

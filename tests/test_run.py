@@ -404,7 +404,7 @@ def test_only_a_finished_start_is_a_run(made, tmp_path):
     """Buries a folder that was killed while it was made and can neither be begun nor gone on with."""
     assert not holds_run(tmp_path)
     save_frontend(load_frontend(made), tmp_path)  # writes a config.json of the front-end alone
-    with pytest.raises(RunError, match="holds a front-end that was saved there"):
+    with pytest.raises(RunError, match="holds a saved front-end"):
         holds_run(tmp_path)
     shutil.copy(made / "split.json", tmp_path)  # which a run writes before that
     assert not holds_run(tmp_path)
@@ -414,7 +414,7 @@ def test_only_a_finished_start_is_a_run(made, tmp_path):
 def test_a_run_before_its_first_evaluation_says_so(folder):
     """Buries "damaged" said of a run that only needs to be gone on with."""
     (folder / "model.safetensors").unlink()
-    assert_refused(folder, "model.safetensors: is not there yet, since no evaluation was reached; go on .*--resume")
+    assert_refused(folder, "model.safetensors: is not there yet, since no evaluation was reached; continue .*--resume")
 
 
 def test_weights_of_another_run_are_refused(folder):

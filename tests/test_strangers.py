@@ -317,7 +317,7 @@ def test_other_pipes_are_refused(run, impatient):
         os.mkfifo(run / name)
     with pytest.raises(CacheError, match="data.bin"):
         EncodedCache.open(run / "cache")
-    with pytest.raises(RunError, match="no older checkpoint is sound"):
+    with pytest.raises(RunError, match="no older checkpoint is intact"):
         load_checkpoint(run / "checkpoints")
 
 

@@ -227,7 +227,7 @@ def test_a_held_out_loss_that_is_no_number_is_never_the_best(tmp_path, impatient
 def test_a_run_without_a_single_held_out_loss_says_why(tmp_path, monkeypatch):
     """Buries advice to go on with --resume where nothing would ever come of it."""
     monkeypatch.setattr(session, "held_out_score", lambda model, *given: losses(math.nan)(model))
-    with pytest.raises(TrainingError, match="run: the held-out loss was never a number, so that no weights were kept"):
+    with pytest.raises(TrainingError, match="run: the held-out loss was never a number, so no weights were kept"):
         session.train(
             folder_of_notes(tmp_path / "corpus", [900] * 3),
             tmp_path / "run",
@@ -610,7 +610,7 @@ def test_an_interrupt_finishes_the_step_saves_and_says_how_to_resume(tmp_path, n
     command.send(number)
     result = command.wait()
     assert result.code == 130
-    told = re.search(r"stopped at step (\d+) and saved; go on with the same command and --resume", result.err)
+    told = re.search(r"stopped at step (\d+) and saved; continue with the same command and --resume", result.err)
     assert told, result.err
     assert "Traceback" not in result.err
     assert load_checkpoint(run / "checkpoints").step == int(told[1])

@@ -1,1 +1,1 @@
-"""Run folders: their config, their files, and the Run that is loaded from them."""
+"""Run folders: their config, their files, and loading them as a Run."""

@@ -1,4 +1,4 @@
-"""Models from configs."""
+"""Build models from configs."""
 
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -14,17 +14,17 @@ from .config import RunConfig
 
 
 def build_model(config: RunConfig, spec: Spec) -> SequenceModel:
-    """A new model for what the front-end makes; its weights follow torch's seed.
+    """Build a new model for a front-end's spec; its initial weights depend on torch's seed.
 
     Raises:
-        ConfigError: parts that do not fit each other, or a backbone that can't be built as it is set.
+        ConfigError: parts do not fit each other, or the backbone can't be built with its settings.
     """
     kind = part_to_dict(config.backbone, BACKBONES)["kind"]
     try:
         backbone = BACKBONES[kind](config.backbone)
         conditioner = build_conditioner(config, backbone.dim) if config.conditions else None
         return SequenceModel(spec, backbone, PATTERNS[config.pattern](spec.num_rows), conditioner)
-    except (ValueError, RuntimeError) as error:  # of torch: a fraction out of range, a size that no memory holds
+    except (ValueError, RuntimeError) as error:  # from torch: a value out of range, or too large for memory
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"backbone: this {kind} can't be built ({reason}); choose other settings") from error
 
@@ -39,13 +39,13 @@ def build_conditioner(config: RunConfig, dim: int) -> Conditioner:
 
 
 def blank_model(config: RunConfig, spec: Spec) -> SequenceModel:
-    """The same with weights of no value yet, for which no memory is touched, whatever size the config claims."""
+    """Build the same model with uninitialised weights, whose memory is not touched, whatever size the config claims."""
     with _Uninitialised():
         return build_model(config, spec)
 
 
 class _Uninitialised(TorchFunctionMode):
-    """Skips what fills new weights. (A model on the meta device would do too, but importing that takes seconds.)"""
+    """Skip the initialisation of weights. The meta device would do too, but importing it takes seconds."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}

@@ -1,4 +1,4 @@
-"""config.json: what a run is made from."""
+"""config.json: the settings of a run."""
 
 import re
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class RunConfig:
-    """config.json: a config of each part, the pattern by name, and how it is trained."""
+    """The contents of config.json: a config of each part, the name of the pattern, and how the model is trained."""
 
     frontend: Any
     backbone: Any
@@ -29,6 +29,7 @@ class RunConfig:
     guidance: GuidanceConfig = GuidanceConfig()
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the config as JSON values."""
         conditions = {name: part_to_dict(config, CONDITIONS) for name, config in self.conditions.items()}
         return {
             "format": FORMAT,
@@ -42,7 +43,11 @@ class RunConfig:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "RunConfig":
-        """Strict: a missing, unknown or ill-typed key is a ConfigError that names it."""
+        """Build a config from JSON values, strictly.
+
+        Raises:
+            ConfigError: a key is missing, unknown or of the wrong type; names it.
+        """
         groups = ("frontend", "backbone", "pattern", "data", "training")
         optional = ("conditions", "guidance")  # only where there are conditions
         for key in values:

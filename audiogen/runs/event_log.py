@@ -1,4 +1,4 @@
-"""metrics.jsonl, a line per event, and TensorBoard beside it where that is installed."""
+"""The event log of a run: metrics.jsonl, one event per line; also TensorBoard, if it is installed."""
 
 import json
 import math
@@ -14,12 +14,12 @@ from ..utils.json_files import LISTS, parse_json
 
 
 class Metrics:
-    """Appends events to folder/metrics.jsonl.
+    """Append events to folder/metrics.jsonl.
 
     Args:
         folder: the run folder.
-        after: lines of later steps and the final report are dropped, since a resumed run makes them again; None
-            starts a new file.
+        after: drop events of later steps and the final report, which a resumed run writes again; None starts a new
+            file.
     """
 
     def __init__(self, folder: Path, after: int | None = None):
@@ -37,7 +37,16 @@ class Metrics:
         self._board = _tensorboard(folder / "tensorboard", after)
 
     def write(self, event: str, **values: Any) -> None:
-        # A loss that is not a number has no JSON: other readers would stumble over the whole line.
+        """Append an event.
+
+        Args:
+            event: kind of event, such as "train".
+            values: JSON values; what is not finite is written as null.
+
+        Raises:
+            AudiogenError: the file can't be written.
+        """
+        # NaN and infinity are not valid JSON, and would make the line unreadable for others.
         values = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in values.items()
@@ -54,17 +63,21 @@ class Metrics:
                     self._board.add_scalar(f"{event}/{name}", value, values["step"])
 
     def audio(self, name: str, wav: Tensor, sample_rate: int, step: int) -> None:
-        """(1, N) for TensorBoard's audio tab."""
+        """Add a wav (1, N) to TensorBoard."""
         if self._board:
             self._board.add_audio(name, wav, step, sample_rate=sample_rate)
 
     def close(self) -> None:
+        """Flush and close TensorBoard's file."""
         if self._board:
             self._board.close()
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The events of folder/metrics.jsonl; what is no event, such as a line that a crash cut off, is left out.
+    """Read the events of folder/metrics.jsonl, skipping lines that are not events, such as one cut off by a crash.
+
+    Returns:
+        The events; an empty list if there is no file.
 
     Raises:
         RunError: the file can't be read.

@@ -16,12 +16,12 @@ from ..utils.tensors import read_tensors, write_tensors
 from .build import blank_model
 from .config import FORMAT, RunConfig
 
-#: The groups of config.json that the weights are made for; conditions where there are some.
+#: The groups of config.json that the weights depend on; conditions only if there are any.
 SETTINGS = ("frontend", "backbone", "pattern", "conditions")
 
 
 def start_run(folder: Path, config: RunConfig, frontend: Frontend) -> None:
-    """Makes a run folder. The whole config.json comes last: a folder that has it can train, resume and generate."""
+    """Create a run folder. The full config.json is written last: a folder that has it can be trained and resumed."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").unlink(missing_ok=True)
     save_frontend(frontend, folder)
@@ -29,10 +29,10 @@ def start_run(folder: Path, config: RunConfig, frontend: Frontend) -> None:
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether `start_run` came to its end here, or something else wrote a config.json that must not be lost.
+    """Return whether a folder holds a run, or a config.json that must not be overwritten.
 
     Raises:
-        RunError: a front-end was saved here by itself.
+        RunError: the folder holds a saved front-end.
     """
     if not (folder / "config.json").exists():
         return False
@@ -40,46 +40,45 @@ def holds_run(folder: Path) -> bool:
         values = read_config_file(folder)
     except RunError:
         return True
-    if values.keys() != {"format", "frontend"}:  # what save_frontend leaves
+    if values.keys() != {"format", "frontend"}:  # what save_frontend writes
         return True
-    if not (folder / "split.json").exists():  # which comes first where a run is begun
+    if not (folder / "split.json").exists():  # which a new run writes first
         raise RunError(
-            f"{folder}: holds a front-end that was saved there; choose another folder for the run, and give "
-            "this one as --frontend"
+            f"{folder}: holds a saved front-end; choose another folder for the run, and give this one as --frontend"
         )
     return False
 
 
 def require_no_run(folder: Path) -> None:
-    """Where a run is to begin, none may be.
+    """Check that a folder holds no run.
 
     Raises:
-        RunError: there is one.
+        RunError: it does.
     """
     if holds_run(folder):
-        raise RunError(f"{folder}: holds a run already; go on with it by --resume, or choose another --out")
+        raise RunError(f"{folder}: holds a run already; continue it with --resume, or choose another --out")
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """Read config.json of a run as it is, its settings not checked.
+    """Read the config.json of a run without checking its settings.
 
     Raises:
-        RunError: there is none, it is damaged, of a newer format, or that of a front-end alone.
+        RunError: it is missing, damaged, of a newer format, or belongs to a front-end alone.
     """
     values = read_config_file(folder)
     if "backbone" not in values:
         raise RunError(
-            f"{folder}: holds a front-end or a cache, not a run; give the folder that audiogen train wrote "
-            "(train takes this one: a front-end by --frontend, a cache in the place of a folder)"
+            f"{folder}: holds a front-end or a cache, not a run; give a folder that audiogen train wrote "
+            "(train accepts this one: a front-end as --frontend, a cache as the folder of sound)"
         )
     return values
 
 
 def read_config(folder: Path) -> RunConfig:
-    """Read the config of a run folder.
+    """Read and check the config of a run folder.
 
     Raises:
-        RunError: as `read_settings`, or a setting does not fit.
+        RunError: as in `read_settings`, or a setting is invalid.
     """
     try:
         return RunConfig.from_dict(read_settings(folder))
@@ -88,7 +87,7 @@ def read_config(folder: Path) -> RunConfig:
 
 
 def require_own_folders(folder: Path) -> None:
-    """Refuse a run whose folders are links: training deletes old files in them, and must not do so elsewhere.
+    """Refuse a run whose subfolders are links, since training would delete old files where they lead.
 
     Raises:
         RunError: one is a link.
@@ -96,15 +95,15 @@ def require_own_folders(folder: Path) -> None:
     for name in ("checkpoints", "samples", "cache", "tensorboard"):
         if (folder / name).is_symlink():
             raise RunError(
-                f"{folder / name}: is a link, and training would delete files where it leads; put the folder itself "
-                "in its place"
+                f"{folder / name}: is a link, and training would delete files where it leads; replace it by the folder "
+                "itself"
             )
 
 
 def save_split(folder: Path, split: Split, cache: Path) -> None:
-    """Writes split.json: the files of both sides, by content, and where their codes lie."""
+    """Write split.json: the files of both sides with their hashes, and the folder of the cache."""
     sides = {"train": split.train, "held_out": split.held_out}
-    inside = cache.resolve().is_relative_to(folder.resolve())  # then it moves with the run
+    inside = cache.resolve().is_relative_to(folder.resolve())  # a relative path stays valid if the run is moved
     place = cache.resolve().relative_to(folder.resolve()) if inside else cache.resolve()
     atomic_write_json(
         folder / "split.json",
@@ -118,7 +117,7 @@ def save_split(folder: Path, split: Split, cache: Path) -> None:
 
 
 def read_split(folder: Path) -> Split:
-    """What `save_split` wrote; empty if there is no such file.
+    """Read split.json; return an empty split if there is none.
 
     Raises:
         RunError: it is damaged.
@@ -137,7 +136,7 @@ def read_split(folder: Path) -> Split:
 
 
 def read_source(folder: Path) -> Path:
-    """Where the codes lay that the run was trained from; its own cache unless it says otherwise."""
+    """Return the folder of the cache that the run was trained on, by default its own."""
     place = (_read_split_file(folder) or {}).get("cache", "cache")
     return folder / place if isinstance(place, str) and "\0" not in place else folder / "cache"
 
@@ -150,22 +149,22 @@ def _read_split_file(folder: Path) -> dict[str, Any] | None:
 
 
 def save_weights(folder: Path, config: RunConfig, model: SequenceModel, step: int, loss: float) -> None:
-    """Write model.safetensors, with the step and the held-out loss it was kept for, and the settings it is made for."""
+    """Write model.safetensors with the step, the held-out loss and the settings of these weights."""
     settings = {name: values for name, values in config.to_dict().items() if name in SETTINGS}
     write_tensors(folder / "model.safetensors", model.state_dict(), step=step, loss=loss, config=settings)
 
 
 def read_weights(folder: Path, config: RunConfig, spec: Spec) -> tuple[SequenceModel, int]:
-    """The model as model.safetensors has it, and the step that it was kept at.
+    """Read the model and its step from model.safetensors.
 
-    Shapes are compared before any memory is touched for what the config promises.
+    Shapes are compared before memory is allocated for what the config claims.
 
     Raises:
         RunError: missing, damaged, or of another model than the config's.
     """
     path = folder / "model.safetensors"
     if not path.exists():
-        raise RunError(f"{path}: is not there yet, since no evaluation was reached; go on training with --resume")
+        raise RunError(f"{path}: is not there yet, since no evaluation was reached; continue training with --resume")
     try:
         model = blank_model(config, spec)
     except ConfigError as error:
@@ -174,7 +173,7 @@ def read_weights(folder: Path, config: RunConfig, spec: Spec) -> tuple[SequenceM
     tensors, about = read_tensors(path, RunError, REMEDY, model.state_dict(), absent)
     now, step = config.to_dict(), about.get("step")
     try:
-        # Runs of older versions say nothing of it. Settings that came later have their defaults on both sides.
+        # Older versions did not save the settings. Settings added since get their defaults on both sides.
         was = RunConfig.from_dict({**now, **about.get("config", {})}).to_dict()
         settings = [name for name in SETTINGS if name in now]
         require_same_settings({name: was[name] for name in settings}, {name: now[name] for name in settings})

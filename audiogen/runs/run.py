@@ -1,8 +1,8 @@
-"""A run folder: what a training run is made from, and all that generating from it needs.
+"""Load a run folder and generate from it.
 
     runs/NAME/config.json  frontend.safetensors  model.safetensors  ...
 
-Loading builds from config.json alone, strictly; nothing is unpickled, fetched or imported by name.
+Loading builds from config.json alone, strictly; nothing is unpickled, downloaded or imported by name.
 """
 
 import logging
@@ -31,10 +31,11 @@ class Run:
     """A trained run.
 
     Attributes:
-        folder, config: where it lies and what it was made from.
-        frontend, model: on one device, in evaluation mode.
-        step: at which the weights stood.
-        precision: to what an engine may round the weights while it generates: "fp32", "bf16" or "int8".
+        folder: the run folder.
+        config: contents of its config.json.
+        frontend, model: on the same device, in evaluation mode.
+        step: training step of the weights.
+        precision: format to which an engine may round its copy of the weights: "fp32", "bf16" or "int8".
     """
 
     folder: Path
@@ -46,26 +47,27 @@ class Run:
 
     @property
     def sample_rate(self) -> int:
+        """Sample rate of the generated sound in Hz."""
         return self.frontend.spec.sample_rate
 
     def split(self) -> Split:
-        """Which files it was trained on and which were held out; of nothing if the run does not say."""
+        """Return which files the run was trained on and which were held out; empty if that was not saved."""
         return read_split(self.folder)
 
     def training_sequences(self) -> Sequences | None:
-        """The training codes, or None if the cache that it was trained from is no longer there, or is another now."""
+        """Return the training codes, or None, with a warning, if the run's cache was removed or replaced."""
         cache = read_source(self.folder)
         if not is_cache(cache):
             log.warning(
-                "%s: the encoded cache that the run was trained from is gone, so that nothing is said of "
-                "counting; audiogen train --resume makes it again",
+                "%s: the encoded cache of the run is gone, so the report has no count-based baselines; "
+                "audiogen train --resume makes it again",
                 cache,
             )
             return None
         try:
             return Sequences(EncodedCache.open(cache, self.frontend), self.split().train)
         except (CacheError, DataError) as error:
-            log.warning("the training codes can't be counted: %s", error)
+            log.warning("the report has no count-based baselines: %s", error)
             return None
 
     def generate(
@@ -77,23 +79,23 @@ class Run:
         sampling: Sampling = Sampling(),
         seeds: Sequence[int] | None = None,
     ) -> Tensor:
-        """Make new sound.
+        """Generate sound.
 
         Args:
-            seconds: of new sound, beyond the prompt.
-            num: items; item i uses seed + i, so that each can be made again by itself.
-            seed: None draws a fresh one, and logs it.
-            prompt: (1, N) or (1, 1, N) wav at `sample_rate` to go on from.
+            seconds: seconds of new sound, after the prompt.
+            num: number of items; item i uses seed + i, so that each can be repeated by itself.
+            seed: seed of the first item; None chooses a random one and logs it.
+            prompt: wav (1, N) or (1, 1, N) at `sample_rate` to continue.
             sampling: temperature and filters.
-            seeds: one per item, in the place of `num` and `seed`.
+            seeds: one seed per item, instead of `num` and `seed`.
 
         Returns:
-            (num, 1, N) float32 in [-1, 1] on the model's device, beginning with the prompt as the front-end renders it.
-            To know the seeds as well, make a `request` and give it to `generate_request`.
+            (num, 1, N) float32 in [-1, 1] on the model's device, beginning with the prompt as encoded and decoded by
+            the front-end. To get the seeds too, pass a `request` to `generate_request`.
 
         Raises:
             ConfigError: a length, number, seed or filter is out of range.
-            GenerationError: what the model predicts is not a number.
+            GenerationError: the model predicts NaN or infinity.
 
         Example:
             >>> wavs = load_run("runs/mine").generate(seconds=4, num=4, seed=0)  # doctest: +SKIP
@@ -109,13 +111,19 @@ class Run:
         sampling: Sampling = Sampling(),
         seeds: Sequence[int] | None = None,
     ) -> Iterator[Tensor]:
-        """Make the same in chunks (num, 1, n), the prompt's sound first, each as soon as it is there.
+        """Generate the same sound in chunks (num, 1, n), the prompt first, each as soon as it is ready.
 
-        Side by side they are what `generate` with the same seeds gives, but for rounding. Memory does not grow with
-        `seconds`, which may be a day at most.
+        Concatenated, they equal `generate` with the same seeds, apart from rounding. Memory does not grow with
+        `seconds`, which may be up to a day. Arguments are those of `generate`.
 
         Raises:
-            ConfigError: the front-end can't decode a stream, or at a variable rate not one of several items.
+            ConfigError: an argument is out of range, the front-end can't decode a stream, or its rate varies and there
+                is more than one item.
+            GenerationError: the model predicts NaN or infinity.
+
+        Example:
+            >>> for chunk in load_run("runs/mine").stream(seconds=60, seed=0):  # doctest: +SKIP
+            ...     play(chunk)
         """
         return self.stream_request(seconds, self.request(num, seed, prompt, sampling, seeds))
 
@@ -127,19 +135,19 @@ class Run:
         sampling: Sampling = Sampling(),
         seeds: Sequence[int] | None = None,
     ) -> Request:
-        """Return the request that `generate` and `stream` make of these arguments, at the precision of the run.
+        """Return the request for these arguments of `generate`, at the precision of the run.
 
-        Its `seeds` are those that will be used, fresh ones included.
+        Its `seeds` are those that will be used, including randomly chosen ones.
         """
         if seeds is None:
             seeds = choose_seeds(num, seed)
             if seed is None:
-                log.info("seed drawn: %d, and counting up", seeds[0])
+                log.info("seed drawn: %d, counting up", seeds[0])
         wav = None if prompt is None else prompt.reshape(1, 1, -1)
         return Request(wav, 1, seeds, sampling, self.precision)
 
     def generate_request(self, seconds: float, request: Request) -> Generation:
-        """Make the sound of a request: x (B, 1, N), with the seeds of its items and their lengths in samples.
+        """Generate the sound of a request: x (B, 1, N), with the seeds of its items and their lengths in samples.
 
         Example:
             >>> made = run.generate_request(4.0, run.request(num=2))  # doctest: +SKIP
@@ -148,19 +156,25 @@ class Run:
         return generate_sound(self.frontend, self.model, seconds, request)
 
     def stream_request(self, seconds: float, request: Request) -> Iterator[Tensor]:
-        """Make the same in chunks (B, 1, n)."""
+        """Generate the same sound in chunks (B, 1, n)."""
         return stream_sound(self.frontend, self.model, seconds, request)
 
 
 def load_run(folder: str | Path, device: str | torch.device = "cpu", precision: str = "fp32") -> Run:
-    """A run from its folder alone, ready to generate.
+    """Load a run from its folder, ready to generate.
 
     Args:
-        precision: "fp32", "bf16" or "int8": to what an engine may round the weights while it generates, for speed.
+        folder: the run folder.
+        device: device of the front-end and the model.
+        precision: format to which an engine may round its copy of the weights, for speed: "fp32", "bf16" or "int8".
 
     Raises:
-        RunError: half-written, damaged, or of a newer format; names the file.
+        RunError: incomplete, damaged, or of a newer format; names the file.
         ConfigError: the precision is unknown.
+
+    Example:
+        >>> run = load_run("runs/mine")  # doctest: +SKIP
+        >>> write_audio("new.wav", run.generate(seconds=4, seed=0)[0], run.sample_rate)  # doctest: +SKIP
     """
     check_precision(precision)
     folder = Path(folder)

@@ -1,21 +1,22 @@
-"""What can be set of a training run."""
+"""The settings of a training run."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import ConfigError
 
-#: Beyond these, a setting is a slip, or that of a stranger who would have us fill memory or the process table.
+#: Upper bounds that catch typos and untrusted configs that would exhaust memory or the process table.
 MOST_WORKERS, MOST, MOST_FRAMES, MOST_SECONDS = 256, 2**40, 2**28, 3600.0
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """How the corpus is held.
+    """Settings of the corpus.
 
     Attributes:
-        held_out: fraction of the files that is held out, by rank of content hash.
-        num_workers: loader processes; changes speed, never a batch.
+        held_out: fraction of the files to hold out, by rank of content hash.
+        num_workers: loader processes; affects speed only, never the batches.
     """
 
     held_out: float = 0.1
@@ -49,29 +50,32 @@ class GuidanceConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How long and how a model is trained.
+    """Settings of training.
 
     Attributes:
-        steps: optimizer steps; or
-        minutes: of training time alone, evaluation and saving not counted. Exactly one of the two is set.
-        seed: decides initial weights, crops and dropout.
-        crop_frames: frames of one crop.
-        batch_size: crops of one batch.
-        accumulation: batches of one optimizer step.
-        learning_rate: at the top of the schedule.
+        steps: budget in optimizer steps. Exactly one of `steps` and `minutes` is set.
+        minutes: budget in minutes of training, without evaluation and saving.
+        seed: determines initial weights, crops and dropout.
+        crop_frames: frames per crop.
+        batch_size: crops per batch.
+        accumulation: batches per optimizer step.
+        learning_rate: peak of the schedule.
         warmup: fraction of the run in which the learning rate rises.
         final_learning_rate: fraction of `learning_rate` at which the cosine ends.
-        weight_decay: on matrices alone.
-        gradient_clip: largest norm of the gradient.
-        precision: "bf16" runs matrix products in bfloat16, "auto" chooses it where it is known to pay.
-        compile: torch.compile the model; pays on GPUs.
-        average: decay per step of the averaged weights (Polyak averaging), null for none.
-        evaluations: how often in the run the held-out loss is taken.
-        evaluation_frames: held-out frames that these use at most; the final one uses all.
-        patience: stop after so many evaluations without a better held-out loss, though not in the first third of the
+        weight_decay: applied to matrices only.
+        gradient_clip: maximum norm of the gradient.
+        precision: "bf16" runs matrix products in bfloat16; "auto" does so where it is known to be faster.
+        compile: use torch.compile; faster on GPUs.
+        average: decay per step of averaged weights (Polyak averaging); null for none.
+        evaluations: number of held-out evaluations in the run.
+        evaluation_frames: maximum number of held-out frames per evaluation; the final one uses all.
+        patience: stop after this many evaluations without a better held-out loss, but not in the first third of the
             budget, nor within 100 steps; null for never.
-        sample_every: evaluations between sample WAVs, null for only at the end.
+        sample_every: evaluations between sample WAVs; null to write them only at the end.
         sample_seconds: length of a sample.
+
+    Raises:
+        ConfigError: a value is out of range; names it.
     """
 
     steps: int | None = None
@@ -93,6 +97,11 @@ class TrainingConfig:
     patience: int | None = 5
     sample_every: int | None = None
     sample_seconds: float = 4.0
+
+    @property
+    def seconds(self) -> float:
+        """Budget in seconds of training; infinity if the budget is in steps."""
+        return math.inf if self.minutes is None else 60 * self.minutes
 
     def __post_init__(self):
         if (self.steps is None) == (self.minutes is None):

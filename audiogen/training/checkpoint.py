@@ -1,8 +1,8 @@
-"""Checkpoints: safetensors for tensors, JSON for scalars, a manifest with SHA-256 over both.
+"""Checkpoints: safetensors for tensors, JSON for scalars, and a manifest with the SHA-256 of each file.
 
     checkpoints/step-N/   model.safetensors  optimizer.safetensors  [average.safetensors]  state.json  manifest.json
 
-A checkpoint is written under another name, flushed and renamed, so that one either is there whole or is not there.
+A checkpoint is written under a temporary name, flushed and renamed, so it exists completely or not at all.
 """
 
 import json
@@ -19,18 +19,24 @@ from ..utils.json_files import damaged, read_format, read_json
 from ..utils.tensors import read_tensors, tensor_bytes
 
 FORMAT = 1
-REMEDY = "restore it, or train anew into another folder"
-#: Checkpoints that stay: the newest, and the one before it should the newest be damaged by the disk.
+REMEDY = "restore it, or train again into another folder"
+#: Number of checkpoints to keep: the newest, and the previous one in case the disk damages the newest.
 KEEP = 2
 
 
 class _Damaged(RunError):
-    """A checkpoint that an older one may stand in for."""
+    """A checkpoint is damaged; an older one may replace it."""
 
 
 @dataclass
 class Checkpoint:
-    """What resuming needs. `tensors` holds flat dicts of tensors by name, `state` JSON values."""
+    """Everything that resuming needs.
+
+    Attributes:
+        step: optimizer steps done.
+        tensors: flat dicts of tensors by name, one per file.
+        state: JSON values.
+    """
 
     step: int
     tensors: dict[str, dict[str, Tensor]]
@@ -38,13 +44,13 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write folder/step-N, then remove all but the newest `KEEP`.
+    """Write folder/step-N, then remove all but the newest `KEEP` checkpoints. Return the path.
 
     Raises:
-        AudiogenError: it could not be written; names the path and the bytes. Older checkpoints stay.
+        AudiogenError: writing failed; names the path and the bytes. Older checkpoints stay.
     """
     target = folder / f"step-{checkpoint.step}"
-    if target.exists() and _sound(target):  # the same step holds the same state
+    if target.exists() and _is_intact(target):  # the same step has the same state
         return target
     with atomic_folder(target) as temporary:
         for name, tensors in checkpoint.tensors.items():
@@ -60,27 +66,31 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoint folders that were written to the end, oldest first."""
+    """Return the folders of complete checkpoints, oldest first."""
     found = [path for path in folder.glob("step-*") if path.is_dir() and path.name[5:].isdecimal()]
     return sorted(found, key=lambda path: int(path.name[5:]))
 
 
 def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
-    """The newest checkpoint under `folder` whose manifest holds; an older one if the newest is damaged.
+    """Load the newest checkpoint that matches its manifest.
+
+    Args:
+        folder: folder of the checkpoints.
+        device: device to load the tensors to.
 
     Raises:
-        RunError: there is none, or none is sound; names the file.
+        RunError: there is none, or all are damaged; names the file.
     """
     trouble = RunError(f"{folder}: there is no checkpoint to resume from; train without --resume into another folder")
     for path in reversed(list_checkpoints(folder)):
         try:
             return _load(path, device)
         except (OSError, _Damaged) as error:
-            trouble = RunError(f"{error}; no older checkpoint is sound")
+            trouble = RunError(f"{error}; no older checkpoint is intact")
     raise trouble
 
 
-def _sound(path: Path) -> bool:
+def _is_intact(path: Path) -> bool:
     try:
         _check(path)
     except (OSError, _Damaged):
@@ -89,7 +99,7 @@ def _sound(path: Path) -> bool:
 
 
 def _check(path: Path) -> list[str]:
-    """The names of the checkpoint's files, once each has been found to match the manifest."""
+    """Check each file of a checkpoint against the manifest, and return their names."""
     manifest = path / "manifest.json"
     sums = read_format(manifest, FORMAT, _Damaged, REMEDY, newer=RunError).get("sha256")
     if not isinstance(sums, dict) or any(Path(name).name != name for name in sums):
@@ -114,7 +124,7 @@ def _load(path: Path, device: torch.device | str) -> Checkpoint:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as a flat dict, "0.exp_avg" being of the first parameter."""
+    """Return the optimizer's state as a flat dict; for example, "0.exp_avg" belongs to the first parameter."""
     return {
         f"{index}.{name}": value
         for index, state in optimizer.state_dict()["state"].items()
@@ -123,10 +133,10 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Puts back what `optimizer_tensors` gave.
+    """Restore the state that `optimizer_tensors` returned.
 
     Raises:
-        ValueError: they are of other parameters.
+        ValueError: the shapes do not match the optimizer's parameters.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
@@ -136,5 +146,5 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, 
     for index, parameter in enumerate(parameters):
         shapes = {name: value.shape for name, value in state.get(index, {}).items()}
         if shapes != {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}:
-            raise ValueError(f"the optimizer's state of parameter {index} has the shapes {shapes}")
+            raise ValueError(f"the optimizer state of parameter {index} has shapes {shapes}")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,13 +1,13 @@
-"""What goes on inside a network in one step of training: saturation, dead units, gradients, and how far weights move.
+"""Diagnostics of one training step: saturation, dead units, gradients, and the size of weight updates.
 
     with observe(model) as seen:
         model.nll(batch)[0].backward()
         optimizer.step()
     seen.layers["backbone.first.linear tanh"].saturated     # 0.03: three outputs in a hundred
-    seen.weights["backbone.first.linear.weight"].update     # -3.1: the step moved it by 10 ** -3.1 of its size
+    seen.weights["backbone.first.linear.weight"].update     # -3.1: the step changed it by 10 ** -3.1 of its size
 
-Nothing is asked of the model: modules tell of their outputs through hooks, and activation functions, whether modules or
-plain calls such as `x.tanh()`, are seen as torch is called. Source: Karpathy, makemore part 3.
+The model needs no changes: hooks observe the outputs of modules, and a torch function mode observes activation
+functions, whether modules or plain calls such as `x.tanh()`. Source: Karpathy, makemore part 3.
 """
 
 import math
@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-#: A squashing function is saturated in the outermost 3 % of its range on either side: there tanh has a slope below
-#: 0.06, and lets next to no gradient through. Attention is where a single key takes more than this.
+#: tanh and sigmoid are saturated beyond this fraction of their range: there the slope of tanh is below 0.06, and hardly
+#: any gradient passes. Attention is saturated if a single key gets a larger weight than this.
 SATURATED = 0.97
 ATTENTION = "scaled_dot_product_attention"
 
@@ -31,7 +31,7 @@ def _above(y: Tensor) -> Tensor:
     return y > 0
 
 
-#: Which outputs of an activation function let the gradient through, by its name in torch.
+#: For each activation function, by its name in torch: which outputs let the gradient pass.
 AWAKE: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": lambda y: y.abs() <= SATURATED,
     "sigmoid": lambda y: (2 * y - 1).abs() <= SATURATED,
@@ -43,15 +43,15 @@ AWAKE: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Layer:
-    """What came out of a module, or of a function behind it, over all items and steps of the batch.
+    """Statistics of the outputs of a module, or of a function applied after it, over all items and steps of a batch.
 
     Attributes:
         mean, std: of the outputs.
-        grad_std: of the loss's gradient at them; None if none reached them.
-        saturated: fraction of the outputs of a tanh or sigmoid that are; of attention, fraction of the first item's
-            queries (those that see more than one key) that a single key takes over. None for all else.
-        units: width of an activation function, None for all else.
-        dead: how many of these were awake nowhere in the batch, so that they learned nothing from it.
+        grad_std: standard deviation of the loss's gradient with respect to them; None if there was none.
+        saturated: fraction of saturated outputs of a tanh or sigmoid; of attention, fraction of the first item's
+            queries (among those with more than one key) that are dominated by a single key; otherwise None.
+        units: width of an activation function; otherwise None.
+        dead: units of an activation function that passed no gradient anywhere in the batch.
     """
 
     mean: float
@@ -64,12 +64,13 @@ class Layer:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A parameter of two dimensions or more.
+    """Statistics of a parameter with two or more dimensions.
 
     Attributes:
-        std: before the step.
-        grad_std: of its gradient before clipping; None if it got none.
-        update: log10 of the standard deviation of its change in this step over `std`; None if either is nothing.
+        std: standard deviation before the step.
+        grad_std: standard deviation of its gradient before clipping; None if it has none.
+        update: log10 of the relative update, the standard deviation of its change in this step over `std`; None if
+            either is 0.
     """
 
     std: float
@@ -79,19 +80,19 @@ class Matrix:
 
 @dataclass
 class Observation:
-    """What `observe` saw, once the step is over.
+    """The result of `observe`, filled in when its block ends.
 
     Attributes:
-        layers: in the order in which they were reached, by the name of the module that gave the output; the function
-            behind it stands after a space ("backbone.gates.3.linear sigmoid").
-        weights: by the name of the parameter, in the order of their modules' outputs.
+        layers: layers in order of execution, by the name of the module; a function applied after it follows a space
+            ("backbone.gates.3.linear sigmoid").
+        weights: matrices by the name of the parameter, in the order of their modules.
     """
 
     layers: dict[str, Layer] = field(default_factory=dict)
     weights: dict[str, Matrix] = field(default_factory=dict)
 
     def event(self) -> dict[str, dict[str, dict[str, float]]]:
-        """The same as JSON values of four digits; what is None, or no finite number, is left out."""
+        """Return the observation as JSON values of four digits, without values that are None or not finite."""
         return {
             part: {
                 name: {
@@ -107,10 +108,9 @@ class Observation:
 
 @contextmanager
 def observe(model: nn.Module) -> Iterator[Observation]:
-    """Watches one step of training: forward passes, backward passes and the optimizer's step.
+    """Observe one training step: forward passes, backward passes and the optimizer's step.
 
-    It only reads, so the step does what it would have done anyway. What is compiled runs uncompiled meanwhile, which
-    rounds differently.
+    Observing does not change the step, except that compiled modules run uncompiled, which rounds differently.
     """
     seen, latest = Observation(), ""
     meters: dict[tuple[str, int], _Meter] = {}
@@ -133,7 +133,9 @@ def observe(model: nn.Module) -> Iterator[Observation]:
 
     with ExitStack() as stack:
         for name, module in model.named_modules():
-            if name and next(module.parameters(recurse=False), None) is not None:  # the model itself gives losses
+            if (
+                name and next(module.parameters(recurse=False), None) is not None
+            ):  # the outputs of the model itself are losses
                 stack.callback(module.register_forward_hook(partial(after_module, name)).remove)
         for matrix in matrices.values():
             stack.callback(matrix.parameter.register_post_accumulate_grad_hook(matrix.gradient).remove)
@@ -148,27 +150,29 @@ def observe(model: nn.Module) -> Iterator[Observation]:
 
 
 class _Functions(TorchFunctionMode):
-    """Tells of each call of an activation function or of attention. Within the call itself the mode is off, so that a
-    function made of others counts once."""
+    """Report each call of an activation function or of attention.
 
-    def __init__(self, tell: Callable[[str, Tensor, tuple, dict], None]):
+    Inside the call, the mode is off, so a function that calls others counts once.
+    """
+
+    def __init__(self, report: Callable[[str, Tensor, tuple, dict], None]):
         super().__init__()
-        self.tell = tell
+        self.report = report
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         y = function(*args, **(kwargs or {}))
         name = getattr(function, "__name__", "").rstrip("_")  # relu_ works in place
         if (name in AWAKE or name == ATTENTION) and isinstance(y, Tensor) and y.is_floating_point():
-            self.tell(name, y, args, kwargs or {})
+            self.report(name, y, args, kwargs or {})
         return y
 
 
 class _Meter:
-    """The figures of a layer, call by call: as tensors, so that a GPU need not be waited for."""
+    """Accumulate the figures of a layer over calls, as tensors, to avoid synchronising with a GPU."""
 
     def __init__(self):
         self.outputs, self.gradients, self.saturated = [], [], []  # (count, mean, variance) of each call
-        self.awake: Tensor | None = None  # (units,) bool: somewhere so far
+        self.awake: Tensor | None = None  # (units,) bool: passed a gradient somewhere
 
     def add(self, y: Tensor, awake: Tensor | None = None, squashing: bool = False) -> None:
         self.outputs.append(_moments(y))
@@ -197,13 +201,14 @@ class _Meter:
 
 
 class _MatrixMeter:
-    """The figures of a parameter: made before the step, asked after it."""
+    """Compute the figures of a parameter: create it before the step, call `figures` after it."""
 
     def __init__(self, parameter: nn.Parameter):
         self.parameter, self.before, self.grad_std = parameter, parameter.detach().clone(), None
 
     def gradient(self, parameter: Tensor) -> None:
-        self.grad_std = parameter.grad.std(correction=0)  # of all that has accumulated so far
+        assert parameter.grad is not None
+        self.grad_std = parameter.grad.std(correction=0)  # of the gradient accumulated so far
 
     def figures(self) -> Matrix:
         std, moved = (float(x.std(correction=0)) for x in (self.before, self.parameter.detach() - self.before))
@@ -221,7 +226,7 @@ def _moments(x: Tensor) -> tuple[int, Tensor, Tensor]:
 
 
 def _pooled(calls: list[tuple[int, Tensor, Tensor]]) -> tuple[float, float]:
-    """Mean and standard deviation over all calls together."""
+    """Return mean and standard deviation over all calls together."""
     counts, means, variances = (
         torch.stack([torch.as_tensor(x) for x in column]).cpu().double() for column in zip(*calls, strict=True)
     )
@@ -240,7 +245,7 @@ def _largest_share(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """The largest weight of each of the first item's queries that see more than one key; takes what attention does."""
+    """Return the largest attention weight of each of the first item's queries that have more than one key."""
     q, k = query[0].detach().float(), key[0].detach().float()  # (H, S, D / H)
     if enable_gqa:
         k = k.repeat_interleave(q.shape[0] // k.shape[0], dim=0)

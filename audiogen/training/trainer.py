@@ -1,4 +1,4 @@
-"""The one training loop."""
+"""The training loop of sequence models."""
 
 import logging
 import math
@@ -31,26 +31,28 @@ from .schedule import learning_rate, make_optimizer
 
 log = logging.getLogger("audiogen")
 
-#: A long run saves at least this often (seconds), besides at every evaluation. Saving never changes what is learned.
+#: Maximum seconds between checkpoints. Each evaluation saves one too. Saving does not affect the result.
 CHECKPOINT_SECONDS = 300.0
 #: Steps between lines of metrics.
 LOG_EVERY = 10
-#: Steps without a better held-out loss before a run may stop early, besides the evaluations of `patience`.
+#: Minimum steps without a better held-out loss before a run stops early, in addition to `patience` evaluations.
 PATIENCE_STEPS = 100
 
 
 class Batches(Protocol):
-    """Crops as a pure function of the step, so that resuming needs one integer."""
+    """Batches as a pure function of the step, so that resuming needs one integer. See `Crops`."""
 
-    def loader(self, start: int, stop: int | None, num_workers: int) -> Iterator[tuple[Batch, list[list[str]]]]: ...
+    def loader(self, start: int, stop: int | None, num_workers: int) -> Iterator[tuple[Batch, list[list[str]]]]:
+        """Iterate over steps [start, stop): batches, and the names of the files in each item."""
+        ...
 
 
 @dataclass
 class Progress:
-    """Where a run stands: all that resuming needs besides tensors."""
+    """The progress of a run: everything that resuming needs besides tensors."""
 
     step: int = 0  # optimizer steps done
-    seconds: float = 0.0  # of training alone
+    seconds: float = 0.0  # of training, without evaluation and saving
     best_loss: float = math.inf
     best_step: int = 0
     worse: int = 0  # evaluations since the best one
@@ -58,22 +60,25 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
+    """How `Trainer.run` ended."""
+
     progress: Progress
     stopped: str  # "finished", "early" or "interrupted"
 
 
 class Trainer:
-    """Trains a model from batches until its budget is spent, its held-out loss turns, or it is interrupted.
+    """Train a model until its budget is spent, its held-out loss stops improving, or it is interrupted.
 
     Args:
-        model: on its device.
-        batches: the training crops.
-        evaluate: the held-out score of the weights it is given.
-        keep: called with the weights (averaged where averaging is on) and the progress at each best held-out loss.
-        config, num_workers: the settings.
-        folder: of the checkpoints.
+        model: the model, on its device.
+        batches: training batches, such as `Crops`.
+        evaluate: returns the held-out score of a model.
+        keep: called with the model (the averaged one if averaging is on) and the progress after each best evaluation.
+        config: the settings.
+        folder: folder of the checkpoints.
         precision: "fp32" or "bf16", for matrix products in training; evaluation is always fp32.
-        diagnostics: write what `observe` sees of some steps to the metrics. It changes nothing that is learned.
+        num_workers: loader processes.
+        diagnostics: write the observations of some steps to the metrics; does not affect the result.
     """
 
     def __init__(
@@ -93,7 +98,7 @@ class Trainer:
         self.device = model.bos.device
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
         self.optimizer = make_optimizer(model, config)
-        self.average = (
+        self.average: Any = (
             None if config.average is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.average))
         )
         self.per_entry = torch.compile(model) if config.compile else model
@@ -101,7 +106,11 @@ class Trainer:
         self.progress = Progress()
 
     def resume(self) -> None:
-        """Goes back to the newest sound checkpoint."""
+        """Restore the newest intact checkpoint.
+
+        Raises:
+            RunError: there is none, or it belongs to another model.
+        """
         checkpoint = load_checkpoint(self.folder, self.device)
         try:
             self.model.load_state_dict(checkpoint.tensors["model"])
@@ -114,10 +123,11 @@ class Trainer:
             reason = " ".join(str(error).split())[:200]
             raise RunError(
                 f"{self.folder}: its checkpoint at step {checkpoint.step} is of another model or is damaged "
-                f"({reason}); restore it, or train anew into another folder"
+                f"({reason}); restore it, or train again into another folder"
             ) from error
 
     def save(self) -> None:
+        """Write a checkpoint of the current step."""
         tensors = {"model": self.model.state_dict(), "optimizer": optimizer_tensors(self.optimizer)}
         if self.average is not None:
             tensors["average"] = self.average.state_dict()
@@ -127,27 +137,30 @@ class Trainer:
         save_checkpoint(self.folder, Checkpoint(p.step, tensors, state))
 
     def spent(self) -> float:
-        """The fraction of the budget that is gone, from 0 to 1."""
+        """Return the fraction of the budget that is spent, from 0 to 1."""
         if self.config.steps is not None:
             return min(1.0, self.progress.step / self.config.steps)
-        return min(1.0, self.progress.seconds / (60 * self.config.minutes))
+        return min(1.0, self.progress.seconds / self.config.seconds)
 
     @property
     def weights(self) -> SequenceModel:
-        """The model to be judged and kept: the averaged one where averaging is on."""
+        """The model to evaluate and keep: the averaged one if averaging is on."""
         return self.model if self.average is None else self.average.module
 
     def weights_file(self) -> Path:
-        """Where the last checkpoint has `weights`."""
+        """Return the path of `weights` in the checkpoint of the current step."""
         name = "model" if self.average is None else "average"
         return self.folder / f"step-{self.progress.step}" / f"{name}.safetensors"
 
     def run(self, metrics: Metrics, after_evaluation: Callable[[Progress], None] = lambda progress: None) -> Outcome:
-        """Trains from where it stands, and writes to `metrics` as it goes.
+        """Train from the current step on.
+
+        Args:
+            metrics: receives the losses and figures.
+            after_evaluation: called with the progress after each evaluation.
 
         Raises:
-            TrainingError: the loss or the gradient is not a number; names the batch's files. The last checkpoint
-                stays as it is.
+            TrainingError: the loss or the gradient is not finite; names the batch's files. The last checkpoint stays.
         """
         p, stopped = self.progress, "finished"
         if self._turned():
@@ -189,7 +202,7 @@ class Trainer:
         return Outcome(p, stopped)
 
     def _compile(self) -> None:
-        """Runs a batch through and forgets it: compiling takes minutes, which are not training time."""
+        """Run a batch and discard its effects, so that the minutes of compilation do not count as training time."""
         batch, _ = next(self.batches.loader(self.progress.step * self.config.accumulation, None, 0))
         before = [buffer.clone() for buffer in self.model.buffers()]  # running statistics
         self.model.train()
@@ -201,15 +214,15 @@ class Trainer:
             buffer.copy_(value)
 
     def _observed(self, step: int) -> bool:
-        """Whether a step is observed: those that are logged, as trouble shows early; later on, one in ten of them."""
+        """Return whether to observe a step: every logged step at first, since faults show early; later every tenth."""
         every = LOG_EVERY if step <= 10 * LOG_EVERY else 10 * LOG_EVERY
         return self.diagnostics and (step == 1 or step % every == 0)
 
     def _turned(self) -> bool:
-        """Whether the held-out loss has stopped getting better, by evaluations and by steps.
+        """Return whether the held-out loss has stopped improving, by number of evaluations and of steps.
 
-        A new model's held-out loss may rise before it falls, so the first third of the budget decides nothing; nor do
-        evaluations that follow each other within a few steps, as those of a slow model do.
+        Not in the first third of the budget, since the held-out loss of a new model may rise before it falls, and not
+        within `PATIENCE_STEPS`, since a slow model takes only a few steps between evaluations.
         """
         patience, p = self.config.patience, self.progress
         if patience is None or p.worse < patience or p.step - p.best_step < PATIENCE_STEPS:
@@ -217,14 +230,14 @@ class Trainer:
         return self.spent() > 1 / 3
 
     def _marks(self) -> int:
-        """How many of the run's evaluations are due by now."""
+        """Return the number of evaluations due by now."""
         if self.config.steps is not None:
             return min(self.progress.step, self.config.steps) * self.config.evaluations // self.config.steps
         return int(self.spent() * self.config.evaluations)
 
     def _step(self, loader: Iterator[tuple[Batch, list[list[str]]]]) -> tuple[float, float, float]:
-        """One optimizer step -> the loss in the spec's unit, the gradient's norm, the learning rate."""
-        # Dropout, like the crops, is a function of (seed, step) alone.
+        """Take one optimizer step; return the loss in the spec's unit, the gradient's norm and the learning rate."""
+        # Dropout, like the crops, depends on (seed, step) alone.
         torch.manual_seed(int(np.random.SeedSequence([self.config.seed, self.progress.step]).generate_state(1)[0]))
         rate, total = learning_rate(self.spent(), self.config), 0.0
         for group in self.optimizer.param_groups:
@@ -234,7 +247,7 @@ class Trainer:
         for _ in range(self.config.accumulation):
             batch, files = next(loader)
             names.update(name for item in files for name in item)
-            entries = self.model.num_entries(batch)  # counted before a GPU would have to be asked
+            entries = self.model.num_entries(batch)  # counted on the CPU, without synchronising
             with self.autocast:
                 loss = self.per_entry(batch.to(self.device)).sum() / entries
             (loss / self.config.accumulation).backward()
@@ -253,8 +266,8 @@ class Trainer:
             more = f" and {len(files) - 8} more" if len(files) > 8 else ""
             raise TrainingError(
                 f"step {self.progress.step + 1}: the {what} is not a number ({number}) on a batch from "
-                f"{', '.join(sorted(files)[:8])}{more}; no step was taken, the last checkpoint is sound: look at these "
-                f"files, or try --set training.learning_rate={self.config.learning_rate / 3:.1g}"
+                f"{', '.join(sorted(files)[:8])}{more}; no step was taken, and the last checkpoint is intact: check "
+                f"these files, or try --set training.learning_rate={self.config.learning_rate / 3:.1g}"
             )
         return number
 
@@ -266,7 +279,7 @@ class Trainer:
             self.keep(self.weights, p)
         else:
             p.worse += 1
-        if not sys.stderr.isatty():  # there is no progress bar to look at
+        if not sys.stderr.isatty():  # there is no progress bar
             log.info("step %d, %.0f s: held-out loss %.3f %s", p.step, p.seconds, score.loss, self.unit.per_entry)
         metrics.write(
             "held_out",
@@ -279,9 +292,9 @@ class Trainer:
         )
 
     def _bar(self) -> Any:
-        total = self.config.steps if self.config.steps is not None else round(60 * self.config.minutes)
+        total = self.config.steps if self.config.steps is not None else round(self.config.seconds)
         unit = "step" if self.config.steps is not None else "s"
-        # disable=None: no bar where the output is no terminal.
+        # disable=None: show the bar on terminals only.
         return tqdm(total=total, unit=unit, disable=None, dynamic_ncols=True, desc="training", leave=True)
 
     def _show(self, bar: Any, loss: float) -> None:
@@ -293,9 +306,9 @@ class Trainer:
 
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """Ctrl-C and SIGTERM set the event, so that the step can be finished; a second one acts as ever.
+    """Set an event on Ctrl-C or SIGTERM, so that the step can be finished; a second signal acts as usual.
 
-    A signal that is ignored stays so: nohup, and shells that start us in the background, mean it.
+    Signals already ignored (nohup, background jobs) stay ignored.
     """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
