@@ -12,11 +12,11 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# Read when torch is loaded. By default its threads spin while they wait for each other, and a second busy program on
-# the machine then makes a training step on two threads three to six times slower; waiting asleep costs next to nothing.
+# Read when torch is loaded. By default its threads spin while waiting for each other; if another program is busy, a
+# training step on two threads then takes three to six times as long. Passive waiting costs almost nothing.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# Where each public name lives. Looked up when it is first used: `import audiogen` itself takes no time.
+# The module of each public name, which is imported when the name is first used: `import audiogen` is fast.
 _HOMES = {
     "AudiogenError": "errors",
     "AudioReadError": "errors",

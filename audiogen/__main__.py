@@ -1,4 +1,4 @@
-"""python -m audiogen"""
+"""Run the command line as `python -m audiogen`."""
 
 from .cli import main
 

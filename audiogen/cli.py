@@ -1,11 +1,10 @@
-"""What people type: `audiogen COMMAND ...`."""
+"""The command line: `audiogen COMMAND ...`."""
 
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 from rich.table import Table
 from typer.core import TyperCommand
@@ -21,14 +20,14 @@ app = typer.Typer(
 )
 console = Terminal(highlight=False, soft_wrap=True, markup=False)  # [x] is part of a path, not a style
 
-# Whether a path can be read is said by what reads it, in one line.
+# Not checked by typer: the code that reads a path reports errors, in one line.
 Given = Annotated[Path, typer.Argument(readable=False)]
 
 
 class PartsCommand(TyperCommand):
-    """A command whose help names the registered parts, which are imported only when the help is asked for."""
+    """A command whose help lists the registered parts, which are imported only when help is requested."""
 
-    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_help(self, ctx: Any, formatter: Any) -> None:
         """Fill in the names, then print the help."""
         from .commands.defaults import BACKBONE, FRONTEND
         from .frontends import FRONTENDS
@@ -40,7 +39,8 @@ class PartsCommand(TyperCommand):
             "{frontend}": FRONTEND,
             "{backbone}": BACKBONE,
         }
-        for parameter in self.params:
+        parameters: list[Any] = self.params
+        for parameter in parameters:
             for placeholder, text in names.items():
                 if getattr(parameter, "help", None):
                     parameter.help = parameter.help.replace(placeholder, text)
@@ -51,18 +51,18 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Frontend = Annotated[
     str | None,
     typer.Option(
-        help="One of {frontends}; or the folder of a run, a cache or a front-end, to take its own. Default: {frontend}."
+        help="One of {frontends}; or the folder of a run, cache or front-end, to use its own. Default: {frontend}."
     ),
 ]
 Backbone = Annotated[str | None, typer.Option(help="One of {backbones}. Default: {backbone}.")]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="A.B=1", help="One setting, by its name in a run's config.json; may be repeated."),
+    typer.Option("--set", metavar="A.B=1", help="A setting, by its name in a run's config.json; may be repeated."),
 ]
 
 
 def main() -> None:
-    """Runs a command; an error of the user's kind prints its one line and exits with 1, or 2 for wrong usage."""
+    """Run a command. Errors that the user can fix print one line and exit with 1, or with 2 for wrong usage."""
     set_up()
     try:
         app()
@@ -77,13 +77,13 @@ def main() -> None:
         )
         sys.exit(1)
     except MemoryError as error:
-        print(printable(f"audiogen: there is not enough memory ({error}); ask for less at once"), file=sys.stderr)
+        print(printable(f"audiogen: not enough memory ({error}); request less at once"), file=sys.stderr)
         sys.exit(1)
     except Terminated:
         print("audiogen: terminated; what was saved stays", file=sys.stderr)
         sys.exit(143)
     except SystemExit as ended:
-        if ended.code == 130:  # what typer makes of Ctrl-C
+        if ended.code == 130:  # typer's code for Ctrl-C
             print("audiogen: interrupted", file=sys.stderr)
         raise
 
@@ -91,14 +91,14 @@ def main() -> None:
 @app.command(cls=PartsCommand)
 def doctor(
     folder: Annotated[Path | None, typer.Argument(readable=False, help="A folder of sound files.")] = None,
-    overfit: Annotated[bool, typer.Option("--overfit", help="Try to learn one batch by heart.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="List each file, however many.")] = False,
+    overfit: Annotated[bool, typer.Option("--overfit", help="Overfit a single batch as a sanity check.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="List every file.")] = False,
     frontend: Frontend = None,
     backbone: Backbone = None,
     device: Device = "auto",
     settings: Settings = None,
 ) -> None:
-    """Versions and devices; for a folder, each file kept or not and why."""
+    """Show versions and devices; for a folder, show which files are used, and why others are not."""
     from .doctor import check_folder, check_overfit, check_setup
     from .utils.files import check_folder_is_there
 
@@ -107,7 +107,7 @@ def doctor(
     elif overfit:
         raise ConfigError("--overfit: needs a FOLDER to take a batch from")
     if not overfit and (frontend or backbone or settings):
-        raise ConfigError("--frontend, --backbone and --set say what --overfit tries: add it")
+        raise ConfigError("--frontend, --backbone and --set apply to --overfit only: add --overfit")
     check_setup(console)
     if folder is not None:
         from .commands.plan import Flags
@@ -121,8 +121,10 @@ def doctor(
 def tokenize(
     folder: Given, out: Given, frontend: Frontend = None, device: Device = "auto", settings: Settings = None
 ) -> None:
-    """Encodes a folder once into OUT, which train takes in the place of the folder. --set takes what concerns the
-    front-end, and data.held_out."""
+    """Encode a folder once into OUT, which train accepts instead of the folder.
+
+    --set accepts settings of the front-end, and data.held_out.
+    """
     from .commands.tokenize import tokenize as run_tokenize
 
     cache = run_tokenize(folder, out, frontend, device, settings or [])
@@ -134,12 +136,12 @@ def decode(
     codes: Given,
     out: Given,
     frontend: Annotated[
-        str | None, typer.Option(help="For a file of codes: what made them, by name or folder.")
+        str | None, typer.Option(help="For a file of codes: the front-end that made them, a name or a folder.")
     ] = None,
     device: Device = "auto",
     settings: Settings = None,
 ) -> None:
-    """Turns an encoded cache, or a .npy file of codes, back into WAVs."""
+    """Decode a cache, or a .npy file of codes, to WAVs."""
     from .commands.decode import check_code_file, decode_file
     from .commands.defaults import frontend_settings, refuse_settings
     from .data import EncodedCache
@@ -157,8 +159,8 @@ def decode(
         front = load_frontend(frontend, **of_frontend).to(choose_device(device))
         if not front.fitted:
             raise ConfigError(
-                f"{frontend}: learns from recordings, so its name alone does not say how these codes are "
-                "to be read; give the folder of the run or cache that it was fitted in"
+                f"{frontend}: learns from recordings, so its name alone does not determine how to decode; give the "
+                "folder of the run or cache that it was fitted in"
             )
         written = decode_file(codes, front, out)
     else:
@@ -173,24 +175,24 @@ def decode(
 @app.command(cls=PartsCommand)
 def train(
     folder: Given,
-    out: Annotated[Path, typer.Option(readable=False, help="The run folder to make.")],
+    out: Annotated[Path, typer.Option(readable=False, help="The run folder to create.")],
     frontend: Frontend = None,
     backbone: Backbone = None,
-    steps: Annotated[int | None, typer.Option(help="Train for so many steps.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Train for this many steps.")] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(
-            help="Train for so many minutes (10 by default); what comes before, between and after is not counted."
-        ),
+        typer.Option(help="Train for this many minutes (default: 10), not counting encoding, evaluation and samples."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides weights, crops and dropout (0 by default).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Determines weights, crops and dropout (default: 0).")] = None,
     device: Device = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where OUT stopped.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="A bad file is an error, not a line.")] = False,
-    diagnostics: Annotated[bool, typer.Option("--diagnostics", help="Watch what goes on inside.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop with an error at a bad file.")] = False,
+    diagnostics: Annotated[
+        bool, typer.Option("--diagnostics", help="Record activations, gradients and weight updates.")
+    ] = False,
     settings: Settings = None,
 ) -> None:
-    """Trains a model on a folder of sound files (or on a cache), and writes a page to listen to."""
+    """Train a model on a folder of sound files or on a cache, and write a page to listen to."""
     from .commands.train import train as run_train
 
     run_train(
@@ -213,19 +215,23 @@ def train(
 def generate(
     run: Given,
     out: Annotated[Path, typer.Option(readable=False, help="Folder for the WAVs.")],
-    seconds: Annotated[float, typer.Option(help="Length of each, beyond the prompt.")] = 4.0,
-    num: Annotated[int, typer.Option(min=1, help="How many.")] = 4,
-    prompt: Annotated[Path | None, typer.Option(readable=False, help="A sound file to go on from.")] = None,
-    temperature: Annotated[float, typer.Option(help="Below 1 plays it safe; 0 is greedy.")] = 1.0,
+    seconds: Annotated[float, typer.Option(help="Seconds of new sound in each WAV.")] = 4.0,
+    num: Annotated[int, typer.Option(min=1, help="Number of WAVs.")] = 4,
+    prompt: Annotated[Path | None, typer.Option(readable=False, help="A sound file to continue.")] = None,
+    temperature: Annotated[float, typer.Option(help="Below 1, favour probable codes; 0 is greedy.")] = 1.0,
     top_k: Annotated[int | None, typer.Option(help="Draw among the K most probable codes.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Draw among codes that hold this probability.")] = None,
-    min_p: Annotated[float | None, typer.Option(help="Drop codes below this part of the best one.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the first; the others count up from it.")] = None,
-    precision: Annotated[str, typer.Option(help="Of the weights, where an engine runs: fp32, bf16 or int8.")] = "fp32",
-    stream: Annotated[bool, typer.Option("--stream", help="Write each WAV while it is made.")] = False,
+    top_p: Annotated[
+        float | None, typer.Option(help="Draw among the most probable codes that add up to this probability.")
+    ] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="Drop codes less probable than this fraction of the most probable one.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the first WAV; the others count up.")] = None,
+    precision: Annotated[str, typer.Option(help="Weights in an engine: fp32, bf16 or int8.")] = "fp32",
+    stream: Annotated[bool, typer.Option("--stream", help="Write each WAV while it is generated.")] = False,
     device: Device = "auto",
 ) -> None:
-    """Generates WAVs from a run, and tells the seed of each."""
+    """Generate WAVs with a run, and print the seed of each."""
     from .commands.samples import generate_files, stream_files
     from .models.sampling import Sampling
     from .runs.run import load_run
@@ -252,7 +258,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     device: Device = "auto",
 ) -> None:
-    """Scores a run on the files of a folder that it has not seen, beside counting."""
+    """Score a run on files of a folder that it was not trained on, beside count-based baselines."""
     from .evaluation.report import evaluate_folder
     from .evaluation.wording import in_words, report_rows
     from .runs.run import load_run
@@ -272,9 +278,9 @@ def evaluate(
 @app.command()
 def listen(
     runs: Annotated[list[Path], typer.Argument(readable=False)],
-    out: Annotated[Path | None, typer.Option(readable=False, help="Where the page goes.")] = None,
+    out: Annotated[Path | None, typer.Option(readable=False, help="Path of the page.")] = None,
 ) -> None:
-    """(Re)writes the listening page of a run, or one of several side by side, in the folder above the first."""
+    """Write the listening page of a run, or a page that compares several, in the folder above the first."""
     from .listen import write_page
 
     console.print(f"open {write_page(runs, out)}")

@@ -212,7 +212,7 @@ def test_a_file_of_codes_is_decoded_by_the_front_end_that_is_named(trained, corp
     for name, message in (
         ("evil.npy", "evil.npy: can't be read as codes .*Python objects"),
         ("not-there.npy", "not-there.npy: is not there; give an encoded cache"),
-        ("README.md", "README.md: is no .npy file; give an encoded cache"),
+        ("README.md", "README.md: is not a .npy file; give an encoded cache"),
     ):
         for more in ([], ["--frontend", "mulaw"]) if "evil" not in name else (["--frontend", "mulaw"],):
             result = audiogen(tmp_path, "decode", tmp_path / name, tmp_path / "wavs", *more)
@@ -494,7 +494,7 @@ def test_a_run_that_was_not_there_is_begun_aloud(corpus, tmp_path):
     result = audiogen(tmp_path, "train", corpus, "--out", tmp_path / "rnu", *TINY, "--steps", "2", *SET, "--resume")
     assert result.code == 0 and "rnu: holds no run yet" in result.err
     again = audiogen(tmp_path, "train", corpus, "--out", tmp_path / "rnu", *TINY, *SET, "--resume")
-    assert again.code == 0 and "budget was spent at step 2, so that there was nothing left to train" in again.err
+    assert again.code == 0 and "budget was spent at step 2, so there was nothing left to train" in again.err
 
 
 def test_what_only_the_front_end_can_not_use_is_told_of(corpus, tmp_path):
@@ -529,7 +529,7 @@ def test_places_that_are_none_are_refused(trained, corpus, tmp_path):
     file.write_text("mine")
     out = ["--out", tmp_path / "out"]
     for arguments, message in (
-        (["train", corpus, "--out", run, *TINY], "holds a run already; go on with it by --resume"),
+        (["train", corpus, "--out", run, *TINY], "holds a run already; continue it with --resume"),
         (["train", corpus, "--out", corpus / "run", *TINY], "lies in .*samples would be trained on"),
         (["train", corpus, "--out", file, *TINY], "file: is a file; give a"),
         (["train", corpus, "--out", file / "run", *TINY, "--steps", "1"], "file"),

@@ -92,7 +92,7 @@ def test_a_lesson_that_finds_a_run_says_so_before_it_begins(lesson, run, clips, 
         runpy.run_path(str(RECIPES / f"{lesson}.py"), run_name="__main__")
     said = capsys.readouterr()
     assert end.value.code == 1 and said.out == ""
-    assert "holds a run already; go on with it by --resume, or choose another --out" in said.err
+    assert "holds a run already; continue it with --resume, or choose another --out" in said.err
 
 
 def test_the_ladder_keeps_what_was_trained_for_as_long_and_nothing_else(clips, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""A file of codes or frames, as numpy writes it, back to sound."""
+"""Decode a .npy file of codes or frames to sound: part of `audiogen decode`."""
 
 import warnings
 from pathlib import Path
@@ -12,12 +12,16 @@ from ..errors import CacheError
 from ..frontends import Frontend
 from ..utils.files import open_regular
 
-#: How a .npy file begins (numpy.lib.format).
+#: First bytes of a .npy file (numpy.lib.format).
 MAGIC = b"\x93NUMPY"
 
 
 def check_code_file(path: str | Path) -> None:
-    """Raise the CacheError of what is no .npy file, before anything else is looked at."""
+    """Check that a path is a .npy file, by its first bytes.
+
+    Raises:
+        CacheError: it is missing, unreadable or something else.
+    """
     try:
         with open_regular(path) as file:
             begins = file.read(len(MAGIC))
@@ -26,23 +30,23 @@ def check_code_file(path: str | Path) -> None:
     except OSError as error:
         raise CacheError(f"{path}: can't be read ({error.strerror}); check what it is, and its permissions") from error
     if begins != MAGIC:
-        raise CacheError(f"{path}: is no .npy file; give an encoded cache, or codes that numpy.save wrote")
+        raise CacheError(f"{path}: is not a .npy file; give an encoded cache, or codes that numpy.save wrote")
 
 
 def read_codes(path: str | Path, frontend: Frontend) -> Tensor:
-    """The codes (B, K, T) int64, or frames (B, F, T), of a .npy file, on the front-end's device.
+    """Read codes (B, K, T) int64, or frames (B, F, T), from a .npy file to the front-end's device.
 
-    (T,) stands for one row, (C, T) for one item. Nothing in the file is run: arrays of objects are refused.
+    An array (T,) is one row, (C, T) is one item. Arrays of objects are refused, so no code in the file is run.
 
     Raises:
-        CacheError: not a .npy file, or not what this front-end decodes; names the file.
+        CacheError: not a .npy file, or its shape or type does not fit the front-end; names the file.
     """
     path = Path(path)
     check_code_file(path)
     try:
-        with warnings.catch_warnings(action="ignore"):  # of Python's parser, which reads the header
-            array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header may promise anything
-    except Exception as error:  # a damaged header raises whatever that parser does
+        with warnings.catch_warnings(action="ignore"):  # from Python's parser, which reads the header
+            array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped, since a header may claim any size
+    except Exception as error:  # a damaged header can make that parser raise anything
         reason = " ".join(str(error).split())[:200]
         raise CacheError(
             f"{path}: can't be read as codes ({reason}); give an encoded cache, or a .npy file of codes (numpy.save)"
@@ -58,7 +62,10 @@ def read_codes(path: str | Path, frontend: Frontend) -> Tensor:
 
 @torch.inference_mode()
 def decode_file(path: str | Path, frontend: Frontend, out: str | Path) -> list[Path]:
-    """Decodes a file of codes to OUT/NAME.wav, or to OUT/NAME-0.wav, OUT/NAME-1.wav, ... if it holds several items.
+    """Decode a file of codes to OUT/NAME.wav, or to OUT/NAME-0.wav, OUT/NAME-1.wav, ... if it holds several items.
+
+    Returns:
+        The paths written.
 
     Raises:
         CacheError: the file does not fit the front-end.
@@ -67,9 +74,9 @@ def decode_file(path: str | Path, frontend: Frontend, out: str | Path) -> list[P
     try:
         wavs = frontend.decode(x)  # (B, 1, N)
     except ValueError as error:
-        raise CacheError(f"{path}: {error}; name the front-end that made it by --frontend") from error
+        raise CacheError(f"{path}: {error}; name the front-end that made it with --frontend") from error
     names = [path.stem] if len(wavs) == 1 else [f"{path.stem}-{i}" for i in range(len(wavs))]
-    lengths = frontend.frame_lengths(x).sum(dim=1).tolist()  # where the rate varies, so do they
+    lengths = frontend.frame_lengths(x).sum(dim=1).tolist()  # items differ in length if the rate varies
     for name, wav, length in zip(names, wavs, lengths, strict=True):
         write_audio(Path(out, f"{name}.wav"), wav[:, :length].float().cpu(), frontend.spec.sample_rate)
     return [Path(out, f"{name}.wav") for name in names]

@@ -1,4 +1,4 @@
-"""What commands take where nothing is named, and the parsing of --set."""
+"""Defaults of commands, and the parsing of --set."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,18 +9,23 @@ from ..config import parse_override
 from ..errors import ConfigError
 from ..utils.devices import bf16_pays
 
-#: What `audiogen train FOLDER --out RUN` takes where nothing is named; tests/bench/defaults.py compares it with others.
+#: Default parts of `audiogen train FOLDER --out RUN`; tests/bench/defaults.py compares them with others.
 FRONTEND, BACKBONE = "mel", "gpt"
 
 
 def frontend_settings(overrides: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
-    """Splits "a.b=1" assignments into those of the front-end, as its settings, and the rest."""
+    """Split "a.b=1" assignments into the front-end's settings and the remaining assignments.
+
+    Example:
+        >>> frontend_settings(["frontend.sample_rate=8000", "training.steps=5"])
+        ({'sample_rate': 8000}, ['training.steps=5'])
+    """
     settings, rest = {}, []
     for assignment in overrides:
         if assignment.strip().startswith("frontend."):
             (_, *groups, name), value = parse_override(assignment)
             place = settings
-            for group in groups:  # a front-end that is wrapped: so far by its name, or by settings of its own
+            for group in groups:  # a wrapped front-end, given as a name or as settings
                 named = place.get(group, {})
                 place[group] = named if isinstance(named, dict) else {"kind": named}
                 place = place[group]
@@ -34,17 +39,25 @@ def frontend_settings(overrides: Iterable[str]) -> tuple[dict[str, Any], list[st
 
 
 def refuse_settings(assignments: Iterable[str], taken: Sequence[str] = ()) -> None:
-    """Raises the ConfigError of a setting that a command which trains no model would ignore; it takes those `taken`."""
+    """Refuse settings in commands that do not train a model.
+
+    Args:
+        assignments: "a.b=1" assignments.
+        taken: names of settings that the command uses.
+
+    Raises:
+        ConfigError: a setting would be ignored; names it.
+    """
     for assignment in assignments:
         name = ".".join(parse_override(assignment)[0])
         if name not in taken:
             raise ConfigError(
-                f"{name}: nothing is trained here, so that it would be ignored; leave it out, or give it to train"
+                f"{name}: nothing is trained here, so it would be ignored; leave it out, or use it with train"
             )
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """What "auto" means on this device: bfloat16 where it is known to pay, else float32."""
+    """Resolve "auto" for a device: "bf16" where it is known to be faster, else "fp32"."""
     if precision != "auto":
         return precision
     return "bf16" if bf16_pays(device) else "fp32"

@@ -1,4 +1,4 @@
-"""From what a user typed to what a command works with: front-end, spec, config and blank model, built once."""
+"""Plan: the front-end, spec, config and blank model of a command, built once from what the user typed."""
 
 import logging
 import math
@@ -26,13 +26,13 @@ log = logging.getLogger("audiogen")
 
 @dataclass(frozen=True)
 class Flags:
-    """What was typed.
+    """The options that the user typed.
 
     Attributes:
         frontend: name of a front-end, or a folder that holds one; None for the default.
         backbone: name of a backbone; None for the default.
-        overrides: "a.b=1" assignments, which overrule everything else.
-        training: fields of TrainingConfig that have options of their own (steps, minutes, seed).
+        overrides: "a.b=1" assignments, which take precedence over everything else.
+        training: fields of TrainingConfig that have their own options (steps, minutes, seed).
     """
 
     frontend: str | None = None
@@ -43,13 +43,14 @@ class Flags:
 
 @dataclass(frozen=True)
 class Plan:
-    """A front-end and the whole config of a run with it. The spec and a model without weights follow from the two."""
+    """A front-end and the config of a run with it, from which the spec and a blank model follow."""
 
     frontend: Frontend
     config: RunConfig
 
     @property
     def spec(self) -> Spec:
+        """The front-end's spec."""
         return self.frontend.spec
 
     @property
@@ -64,7 +65,7 @@ class Plan:
 
     @cached_property
     def model(self) -> SequenceModel:
-        """The model with weights of no value, for which no memory is touched.
+        """The model with uninitialised weights, whose memory is not touched.
 
         Raises:
             ConfigError: the parts do not fit each other.
@@ -73,9 +74,12 @@ class Plan:
 
     @classmethod
     def draft(cls, flags: Flags) -> "Plan":
-        """Plan before a folder is read, which may take minutes, and raise what is wrong with the settings.
+        """Make a preliminary plan, to check the settings before reading a folder, which may take minutes.
 
-        The front-end takes the highest default rate and has no published weights yet: `for_source` completes both.
+        The front-end has the highest default rate and no published weights; `for_source` completes both.
+
+        Raises:
+            ConfigError: a setting is wrong.
         """
         name, settings = _frontend(flags)
         if name in FRONTENDS:
@@ -89,19 +93,21 @@ class Plan:
 
     @classmethod
     def for_source(cls, source: Index | EncodedCache, flags: Flags = Flags(), draft: "Plan | None" = None) -> "Plan":
-        """Plan for a folder's own sample rate and amount of sound, or for a cache and its front-end.
+        """Plan for the sample rate and duration of a folder, or for a cache and its front-end.
 
         Args:
-            draft: of the same flags; its front-end is kept if it is the right one.
+            source: an index of a folder, or a cache.
+            flags: the options that the user typed.
+            draft: a draft with the same flags, whose front-end is reused if it is the right one.
 
         Raises:
-            ConfigError: a setting is wrong, or flags name a front-end though the source is a cache.
+            ConfigError: a setting is wrong, or the flags name a front-end although the source is a cache.
         """
         name, settings = _frontend(flags)
         if isinstance(source, EncodedCache):
             if flags.frontend is not None or settings:
                 raise ConfigError(
-                    f"{source.folder}: was encoded by a front-end of its own; leave out --frontend and "
+                    f"{source.folder}: is encoded already, which fixes the front-end; leave out --frontend and "
                     "--set frontend...., or give the folder of sound files"
                 )
             frontend = source.frontend()
@@ -113,19 +119,19 @@ class Plan:
             frontend = draft.frontend if draft is not None and draft.frontend.config == config else part(config)
             frontend.load_pretrained()
         index = source.index if isinstance(source, EncodedCache) else source
-        # Where the rate varies, only encoding the source would tell.
+        # Infinite if the rate varies, since only encoding would tell.
         num_codes = index.seconds * (frontend.spec.frame_rate or math.inf) * frontend.spec.num_rows
         plan = cls.over(frontend.eval(), flags, num_codes)
-        return draft if draft == plan else plan
+        return draft if draft is not None and draft == plan else plan
 
     @classmethod
     def over(cls, frontend: Frontend, flags: Flags = Flags(), num_codes: float = math.inf) -> "Plan":
-        """Plan a run with a front-end that is there; what `flags` say of the front-end is not looked at.
-
-        Each part chooses what was not typed: see `Backbone.defaults`.
+        """Plan a run with an existing front-end. Options that were not typed get the defaults of each part.
 
         Args:
-            num_codes: roughly how many there are to train on.
+            frontend: the front-end to use.
+            flags: the options that the user typed; those of the front-end are ignored.
+            num_codes: approximate number of codes to train on.
 
         Raises:
             ConfigError: an override names an unknown key or has the wrong type.
@@ -148,19 +154,19 @@ class Plan:
         return cls(frontend, RunConfig.from_dict(override(values, overrides)))
 
     def split(self, index: Index) -> Split:
-        """Split a folder by content. A single file is cut, with a gap as long as the model hears back at most."""
+        """Split a folder by content. A single file is cut, with a gap as long as the model's receptive field."""
         frames_per_second = self.spec.sample_rate / self.frontend.longest_frame
         return split(index, self.config.data.held_out, self.model.receptive_frames / frames_per_second)
 
     def fit(self, index: Index) -> None:
-        """Fit a learned front-end that is not fitted yet, on the training files alone."""
+        """Fit the front-end to the training files alone, unless it is fitted already."""
         if not self.frontend.fitted:
             log.info("fitting the front-end to the training files")
             index = long_enough(index, self.spec)
             fit_to(self.frontend, index, self.split(index))
 
     def encode(self, source: Index | EncodedCache, out: Path) -> EncodedCache:
-        """Fit the front-end and encode a folder into `out`/cache, or take a cache that is there."""
+        """Fit the front-end and encode a folder into `out`/cache; return a source that is a cache unchanged."""
         if isinstance(source, EncodedCache):
             return source
         self.fit(source)
@@ -169,11 +175,16 @@ class Plan:
 
 
 def open_source(folder: str | Path, strict: bool = False) -> Index | EncodedCache:
-    """Open a cache, or scan a folder and log a line for each file that is left out.
+    """Open a cache, or scan a folder and log a warning for each file that is left out or odd.
+
+    Args:
+        folder: a cache or a folder of sound files.
+        strict: raise an error for such files.
 
     Raises:
-        DataError: there is no sound in the folder.
-        AudioReadError: with `strict`, a file can't be read.
+        DataError: the folder has no sound.
+        AudioReadError: with `strict`, a file can't be read or is odd.
+        CacheError: the cache is damaged.
     """
     if is_cache(folder):
         return EncodedCache.open(folder)
@@ -188,7 +199,7 @@ def open_source(folder: str | Path, strict: bool = False) -> Index | EncodedCach
 
 
 def report_left_out(cache: EncodedCache, source: Index) -> EncodedCache:
-    """Return the cache, after a line for each file that only the front-end could not use."""
+    """Log a warning for each file that scanning accepted but encoding left out. Return the cache."""
     known = {file.path for file in source.rejected}
     for file in cache.index.rejected:
         if file.path not in known:
@@ -197,6 +208,6 @@ def report_left_out(cache: EncodedCache, source: Index) -> EncodedCache:
 
 
 def _frontend(flags: Flags) -> tuple[str, dict[str, Any]]:
-    """Name and settings of the front-end."""
+    """Return the name and the settings of the front-end."""
     settings, _ = frontend_settings(flags.overrides)
     return flags.frontend or FRONTEND, settings

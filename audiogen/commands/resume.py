@@ -1,4 +1,4 @@
-"""Going on with a run: its own files, its own front-end, its own settings."""
+"""Resume a run: check that its files, front-end and settings are the same."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +11,21 @@ from ..frontends import FRONTENDS, Frontend, frontend_to_dict, load_frontend
 from ..runs.config import RunConfig
 from ..runs.folder import read_split
 
-#: Settings that say how long a run goes on, and nothing else.
+#: Settings that affect only how long a run continues.
 MAY_CHANGE = ("training.steps", "training.minutes", "training.patience")
 
 
 def same_source(source: Index | EncodedCache, front: Frontend, out: Path) -> EncodedCache:
-    """The source of a run that is resumed, encoded. Its cache is made anew if gone, but only from its own files."""
+    """Return the encoded source of a resumed run, and rebuild its cache if that is missing.
+
+    Args:
+        source: the folder or cache that the user gave.
+        front: the run's front-end.
+        out: the run folder.
+
+    Raises:
+        RunError: the source lacks files of the run, or was encoded by another front-end.
+    """
     split_files = {part.file.sha256 for side in (read_split(out).train, read_split(out).held_out) for part in side}
     index = source.index if isinstance(source, EncodedCache) else source
     if not split_files <= {file.sha256 for file in index.files}:
@@ -24,32 +33,44 @@ def same_source(source: Index | EncodedCache, front: Frontend, out: Path) -> Enc
     if isinstance(source, EncodedCache):
         if source.frontend().fingerprint() != front.fingerprint():
             raise RunError(
-                f"{source.folder}: was encoded by another front-end than that of {out}; give the one that "
-                "the run was begun with, or train anew into another folder"
+                f"{source.folder}: was encoded by another front-end than that of {out}; give the cache that "
+                "the run was started with, or train again into another folder"
             )
         return source
     return EncodedCache.open_or_build(long_enough(source, front.spec), front, out / "cache")
 
 
 def contents(sides: Split) -> list[list[tuple[str, float, float]]]:
-    """Which pieces of which files, by content: names decide nothing."""
+    """Return the parts of each side as (content hash, start, stop), independent of file names."""
     return [[(part.file.sha256, part.start, part.stop) for part in side] for side in (sides.train, sides.held_out)]
 
 
 def other_files(folder: Path, out: Path) -> RunError:
+    """Return the RunError of a folder that does not hold the files of a run."""
     return RunError(
-        f"{folder}: its files are not those that {out} was begun with; put them back as they were, or "
-        "train anew into another folder"
+        f"{folder}: its files are not those that {out} was started with; restore them, or train again into another "
+        "folder"
     )
 
 
 def check_same_frontend(out: Path, front: Frontend, name: str | None, settings: dict[str, Any]) -> None:
-    """Refuses to resume with another front-end, or with other settings of it, than the run was begun with."""
+    """Check that the front-end that was asked for is that of the run.
+
+    Args:
+        out: the run folder.
+        front: the run's front-end.
+        name: name or folder that was asked for; None for the run's own.
+        settings: settings that were asked for.
+
+    Raises:
+        RunError: the folder holds another front-end.
+        ConfigError: the name or a setting differs.
+    """
     saved = frontend_to_dict(front)
     if name is not None and name not in FRONTENDS:
         if load_frontend(name, **settings).fingerprint() != front.fingerprint():
             raise RunError(
-                f"{name}: is another front-end than {out} was begun with; leave out --frontend, or train "
+                f"{name}: is not the front-end that {out} was started with; leave out --frontend, or train "
                 "into another folder"
             )
         return
@@ -65,7 +86,18 @@ def check_same_frontend(out: Path, front: Frontend, name: str | None, settings: 
 def resumed_config(
     saved: RunConfig, out: Path, backbone: str | None, asked: dict[str, Any], overrides: Sequence[str]
 ) -> RunConfig:
-    """The run's own settings, of which only those that say how long it goes on may change."""
+    """Return the config of a resumed run, in which only its duration may change.
+
+    Args:
+        saved: the run's config.
+        out: the run folder.
+        backbone: name that was asked for; None for the run's own.
+        asked: fields of TrainingConfig that were asked for.
+        overrides: "a.b=1" assignments.
+
+    Raises:
+        ConfigError: another setting differs; names it.
+    """
     before = saved.to_dict()
     after = override(before, [*overrides, *([] if backbone is None else [f"backbone.kind={backbone}"])])
     after["training"].update(asked)
@@ -78,6 +110,6 @@ def resumed_config(
 
 def _begun_with(out: Path, key: str, value: Any) -> ConfigError:
     return ConfigError(
-        f"{key}: {out} was begun with {value!r}, and resuming can't change it; train into another "
+        f"{key}: {out} was started with {value!r}, and resuming can't change it; train into another "
         "folder, or leave it out"
     )

@@ -1,6 +1,7 @@
-"""Sound in a run's samples/ folder, each WAV with a .json beside it that says how to make it again."""
+"""Write samples as WAVs, each with a .json file that says how to make it again."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,18 +20,21 @@ from ..models.sampling import Sampling
 from ..runs.run import Run
 from ..utils.files import atomic_write_json, sha256_file
 
-#: Items of one generated batch: bounds memory whatever `num` is asked for. Draws do not depend on it.
+#: Items generated at a time, which bounds memory. Draws do not depend on it.
 BATCH = 16
-#: WAVs of one command: more files in a folder are a slip.
+#: Maximum number of WAVs per command; more must be a typo.
 MAX_FILES = 1_000_000
 
 
 def write_sample(path: Path, wav: Tensor, sample_rate: int, kind: str, **about: Any) -> Path:
-    """Writes a wav (1, N) and its .json.
+    """Write a wav (1, N) and its .json; return the path of the wav.
 
     Args:
+        path: path of the wav.
+        wav: (1, N).
+        sample_rate: Hz.
         kind: "original", "round-trip" or "generated".
-        about: what is known of source, seed, sampling, precision, prompt, prompt_seconds, step and checkpoint.
+        about: any of source, seed, sampling, precision, prompt, prompt_seconds, step and checkpoint.
     """
     write_audio(path, wav.float().cpu(), sample_rate)
     return _write_about(path, wav.shape[-1] / sample_rate, kind, **about)
@@ -45,7 +49,7 @@ def _write_about(path: Path, seconds: float, kind: str, **about: Any) -> Path:
 
 
 def write_round_trips(folder: Path, frontend: Frontend, sound: Sequence[tuple[str, Tensor]]) -> None:
-    """Each (name, wav (1, N) at the front-end's rate) as it is and as the front-end gives it back."""
+    """Write each (name, wav (1, N) at the front-end's rate) unchanged and after encoding and decoding."""
     rate = frontend.spec.sample_rate
     for i, (name, wav) in enumerate(sound):
         write_sample(folder / f"original-{i}.wav", wav, rate, "original", source=name)
@@ -64,15 +68,20 @@ def write_generated(
     prefix: str = "generated",
     weights: Path | None = None,
 ) -> Iterator[tuple[Path, int]]:
-    """Generates one WAV a seed, folder/PREFIX-SEED.wav, and yields (path, seed) as they are written.
+    """Generate one WAV per seed, folder/PREFIX-SEED.wav, and yield (path, seed) when it is written.
 
     Args:
-        seconds: of new sound, beyond the prompt.
-        prompt: (name, wav (1, N) at the run's rate) to go on from.
-        weights: the file that holds the run's weights, model.safetensors of its folder unless they are others.
+        folder: folder of the WAVs.
+        run: the run.
+        seconds: seconds of new sound, after the prompt.
+        seeds: one per WAV.
+        sampling: temperature and filters.
+        prompt: (name, wav (1, N) at the run's rate) to continue.
+        prefix: first part of the names.
+        weights: file of the run's weights; by default model.safetensors in its folder.
     """
-    about, name, wav = None, *(prompt or (None, None))
-    samples = seconds * run.sample_rate + (0 if wav is None else wav.shape[-1])  # of an item
+    about, (name, wav) = None, prompt or (None, None)
+    samples = seconds * run.sample_rate + (0 if wav is None else wav.shape[-1])  # per item
     size = max(1, min(BATCH, int(MAX_SAMPLES / max(1.0, samples))))
     for first in range(0, len(seeds), size):
         request = run.request(seeds=seeds[first : first + size], sampling=sampling, prompt=wav)
@@ -92,15 +101,21 @@ def generate_files(
     sampling: Sampling = Sampling(),
     seed: int | None = None,
 ) -> Iterator[tuple[Path, int]]:
-    """Do what `audiogen generate` does: write `num` WAVs with seeds counting up from `seed`, or from a fresh one."""
+    """Generate `num` WAVs with consecutive seeds, beginning with `seed` or a random one: `audiogen generate`."""
     seeds = _seeds_of_files(num, seed)
     return write_generated(out, run, seconds, seeds, sampling, _read_prompt(run, prompt), prefix="sample")
 
 
 @dataclasses.dataclass(frozen=True)
 class Streamed:
-    """A WAV that was written while it was made: `first_sound` in seconds from the beginning to its first chunk, and how
-    many seconds of sound were made in a second on the whole, `real_times`."""
+    """A WAV that was written while it was generated.
+
+    Attributes:
+        path: path of the WAV.
+        seed: its seed.
+        first_sound: seconds until its first chunk.
+        real_times: seconds of sound generated per second.
+    """
 
     path: Path
     seed: int
@@ -117,18 +132,18 @@ def stream_files(
     sampling: Sampling = Sampling(),
     seed: int | None = None,
 ) -> Iterator[Streamed]:
-    """Do what `audiogen generate --stream` does: the same WAVs one after the other, each growing while it is made."""
+    """Generate the same WAVs one by one, and write each while it is generated: `audiogen generate --stream`."""
     seeds = _seeds_of_files(num, seed)
-    about, name, wav = None, *(_read_prompt(run, prompt) or (None, None))
+    about, (name, wav) = None, _read_prompt(run, prompt) or (None, None)
     for used in seeds:
-        began, path, first = time.perf_counter(), out / f"sample-{used}.wav", None
+        began, path, first = time.perf_counter(), out / f"sample-{used}.wav", math.inf
         request = run.request(seeds=[used], sampling=sampling, prompt=wav)
         chunks = run.stream_request(seconds, request)
 
         def timed(chunks=chunks) -> Iterator[Tensor]:
             nonlocal first
             for chunk in chunks:
-                first = first or time.perf_counter()
+                first = min(first, time.perf_counter())
                 yield chunk
 
         made = write_chunks(path, timed(), run.sample_rate) / run.sample_rate
@@ -139,7 +154,11 @@ def stream_files(
 
 
 def _seeds_of_files(num: int, seed: int | None) -> range:
-    """One per file. Raises a ConfigError, before anything is written, if there are too many or one is out of range."""
+    """Return one seed per file.
+
+    Raises:
+        ConfigError: there are too many files, or a seed is out of range.
+    """
     if num > MAX_FILES:
         raise ConfigError(f"num: must be {MAX_FILES:,} or less, got {num:,}")
     return choose_seeds(num, seed)
@@ -150,15 +169,18 @@ def _read_prompt(run: Run, prompt: Path | None) -> tuple[str, Tensor] | None:
         return None
     sound = read_audio(prompt, run.sample_rate)
     if not sound.shape[1]:
-        raise AudioReadError(f"{prompt}: too short, nothing is left of it at {run.sample_rate} Hz; give a longer one")
+        raise AudioReadError(f"{prompt}: too short: it has no sample at {run.sample_rate} Hz; give a longer one")
     return str(prompt), sound
 
 
 def _about(run: Run, request: Request, prompt: str | None, weights: Path | None = None) -> dict[str, Any]:
-    """What is known of all sound that is made with one set of weights.
+    """Return the metadata shared by all samples of one request.
 
     Args:
-        prompt: the name of the request's prompt.
+        run: the run.
+        request: the request.
+        prompt: name of the request's prompt.
+        weights: file of the weights; by default model.safetensors of the run.
     """
     about = {
         "sampling": dataclasses.asdict(request.sampling),

@@ -1,9 +1,9 @@
-"""Encode a folder into a cache: what `audiogen tokenize` does."""
+"""Encode a folder into a cache: `audiogen tokenize`."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..data import EncodedCache, is_cache
+from ..data import EncodedCache, Index, is_cache
 from ..data.cache import holds_cache
 from ..errors import CacheError, ConfigError
 from ..utils.devices import choose_device
@@ -19,11 +19,27 @@ def tokenize(
     device: str = "auto",
     overrides: Sequence[str] = (),
 ) -> EncodedCache:
-    """Encodes a folder into the cache `out`, which `train` takes in its place. A learned front-end is fitted on the
-    files that `train` would not hold out.
+    """Encode a folder into the cache `out`, which `train` accepts instead of the folder.
+
+    A learned front-end is fitted to the files that `train` would not hold out.
 
     Args:
-        overrides: of the front-end alone, besides data.held_out: nothing else would be remembered.
+        folder: folder of sound files.
+        out: folder of the cache, new or empty.
+        frontend: name of a front-end, or a folder that holds one; None for the default.
+        device: "auto", "cpu" or "cuda".
+        overrides: "a.b=1" assignments of the front-end and of data.held_out; others are refused.
+
+    Raises:
+        DataError: the folder has too little sound.
+        ConfigError: the folder is a cache, or a setting is wrong.
+        CacheError: `out` holds a cache or other files.
+
+    Example:
+        >>> for i in range(2):
+        ...     write_audio(f"sounds/{i}.wav", torch.rand(1, 8000) - 0.5, 8000)
+        >>> len(tokenize("sounds", "cache", frontend="mulaw"))
+        2
     """
     check_is_no_file(out)
     if is_cache(folder):
@@ -36,6 +52,7 @@ def tokenize(
         if holds_cache(out):
             raise CacheError(f"{out}: holds a cache already; choose another folder, or remove it")
         source = open_source(folder)
+        assert isinstance(source, Index)  # caches were refused above
         plan = Plan.for_source(source, flags, draft)
         plan.frontend.to(choose_device(device))
         plan.fit(source)

@@ -1,4 +1,4 @@
-"""From a folder of sound to a run folder: what `audiogen train` does, one stage after the other."""
+"""Train a model on a folder of sound files and write a run folder: `audiogen train`."""
 
 import logging
 from collections.abc import Sequence
@@ -40,10 +40,10 @@ from .samples import write_generated, write_round_trips
 
 log = logging.getLogger("audiogen")
 
-#: Sounds of each kind in samples/, and so on the page.
+#: Number of samples of each kind, also on the page.
 NUM_SAMPLES = 4
-#: Frames of a held-out file that its evaluations along the way hear at least, if it has them: a second of samples at
-#: 8 kHz, so that a model hears as far back as it can.
+#: Minimum number of frames of a held-out file used by evaluations during training, if it has so many: a second of
+#: samples at 8 kHz, enough for a full receptive field.
 LEAST_SHARE = 8192
 
 
@@ -61,16 +61,36 @@ def train(
     diagnostics: bool = False,
     overrides: Sequence[str] = (),
 ) -> Run:
-    """Trains a model on a folder of sound files, or on an encoded cache, and writes the run folder `out`.
+    """Train a model on a folder of sound files, or on an encoded cache, and write the run folder `out`.
 
-    With `resume` it goes on where `out` stopped, with the settings that it holds; from the start if nothing was saved.
-    With `diagnostics` it also writes down what goes on inside the network (see diagnostics.py), for the page to show.
+    Args:
+        folder: folder of sound files, or a cache.
+        out: the run folder.
+        frontend: name of a front-end, or a folder that holds one; None for the default.
+        backbone: name of a backbone; None for the default.
+        steps: budget in optimizer steps.
+        minutes: budget in minutes of training; at most one of the two, by default 10 minutes.
+        seed: determines initial weights, crops and dropout; 0 by default.
+        device: "auto", "cpu" or "cuda".
+        resume: continue the run in `out` with its settings; start a new run if `out` holds none.
+        strict: raise an error if a file can't be read or is odd.
+        diagnostics: observe the network in some steps (see training/diagnostics.py) and show that on the page.
+        overrides: "a.b=1" assignments of settings.
 
     Returns:
         The run with its best weights, on the device.
 
     Raises:
-        DataError, AudioReadError, ConfigError, CacheError, RunError, TrainingError: as their messages say.
+        DataError: the folder has too little sound.
+        AudioReadError: with `strict`, a file can't be read or is odd.
+        CacheError: the cache is damaged.
+        ConfigError: a setting is wrong.
+        RunError: `out` holds something else, or the run in it is damaged or was started with other files.
+        TrainingError: the loss is not finite.
+
+    Example:
+        >>> run = train("recordings", "runs/mine", minutes=30)  # doctest: +SKIP
+        >>> wavs = run.generate(seconds=4, num=4)  # doctest: +SKIP
     """
     folder, out, where = Path(folder), Path(out), choose_device(device)
     if steps is not None and minutes is not None:
@@ -100,11 +120,11 @@ def train(
         else:
             if list_checkpoints(out / "checkpoints"):
                 raise RunError(
-                    f"{out}: holds checkpoints, but not the config.json that they belong to; restore it, or "
+                    f"{out}: holds checkpoints without the config.json that they belong to; restore it, or "
                     "choose another --out"
                 )
             if resume:
-                log.info("%s: holds no run yet, so that this one begins anew", out)
+                log.info("%s: holds no run yet, so a new one begins", out)
             draft = None if is_cache(folder) else Plan.draft(flags)
             source = open_source(folder, strict)
             plan = Plan.for_source(source, flags, draft)
@@ -116,21 +136,24 @@ def train(
         log.info("%s", sides.summary)
         sound = []
         if isinstance(source, Index):
-            named = {file.sha256: file for file in source.files}  # a cache may know them by the names that they had
+            named = {file.sha256: file for file in source.files}  # a cache may have older names
             parts = [replace(part, file=named[part.file.sha256]) for part in sides.held_out]
             sound = originals(folder, parts, plan.spec.sample_rate, NUM_SAMPLES)
         return _train(out, plan, cache, sides, sound, where, diagnostics)
 
 
 def _check_place(out: Path, folder: Path) -> None:
-    """Refuses an `out` that can't be a run folder of its own."""
+    """Check that `out` can be a run folder.
+
+    Raises:
+        RunError: it is a file, is a cache, or lies in the folder of sound files.
+    """
     check_is_no_file(out)
     if is_cache(out):
         raise RunError(f"{out}: is an encoded cache; give another folder for the run")
     if not is_cache(folder) and out.resolve().is_relative_to(folder.resolve()):
         raise RunError(
-            f"{out}: lies in {folder}, so that the model's own samples would be trained on; choose an --out "
-            "outside of it"
+            f"{out}: lies in {folder}, so the model's own samples would be trained on; choose an --out outside it"
         )
 
 
@@ -167,7 +190,7 @@ def _train(
     metrics, first = Metrics(out, trainer.progress.step if begun else None), trainer.progress.step
     if not begun:
         write_round_trips(out / "samples", front, sound)
-        # On the very sequences of the loss curve, so that the two can be compared; the final report takes all.
+        # On the same sequences as the loss curve, to be comparable with it; the final report uses all.
         counted = baselines(front.spec, crops.sequences, some)
         if counted:
             metrics.write("baselines", **counted, unit=front.spec.unit)
@@ -181,25 +204,27 @@ def _train(
     try:
         outcome = trainer.run(metrics, sample)
         if outcome.stopped == "interrupted":
-            log.info("stopped at step %d and saved; go on with the same command and --resume", outcome.progress.step)
+            log.info("stopped at step %d and saved; continue with the same command and --resume", outcome.progress.step)
             raise KeyboardInterrupt
         if outcome.progress.best_step == 0:
             raise TrainingError(
-                f"{out}: the held-out loss was never a number, so that no weights were kept; look at "
-                "the held-out files, or train anew with a lower training.learning_rate"
+                f"{out}: the held-out loss was never a number, so no weights were kept; check the held-out files, or "
+                "train again with a lower training.learning_rate"
             )
-        again = "" if outcome.progress.step > first else ", so that there was nothing left to train"
+        again = "" if outcome.progress.step > first else ", so there was nothing left to train"
         if outcome.stopped == "early":
             log.info(
-                "stopped early at step %d: the held-out loss has not got better since step %d%s; more recordings "
-                "would help, and to go on all the same: --resume --set training.patience=null",
+                "stopped early at step %d: the held-out loss has not improved since step %d%s; more recordings would "
+                "help; to continue nevertheless: --resume --set training.patience=null",
                 outcome.progress.step,
                 outcome.progress.best_step,
                 again,
             )
         elif again:
             log.info(
-                "its budget was spent at step %d%s; for more, give --resume a larger --steps or --minutes", first, again
+                "its budget was spent at step %d%s; to train longer: --resume with more --steps or --minutes",
+                first,
+                again,
             )
         run = load_run(out, device)
         result = {**report(run, held_out, crops.sequences, sound), "turned": outcome.stopped == "early"}
@@ -208,11 +233,11 @@ def _train(
             log.info("%s: %s", name, value)
         log.info("%s", in_words(result))
         log.info(
-            "generating samples of %g seconds; meanwhile, all else is on %s", settings.sample_seconds, write_page([out])
+            "generating samples of %g seconds; all other results are on %s", settings.sample_seconds, write_page([out])
         )
         _write_samples(run, metrics, "generated", settings.sample_seconds)
         if sound:
-            # Half a clip to go on from, at most a second: the page shows where the model takes over.
+            # Half a clip as prompt, at most a second; the page shows where the model takes over.
             name, wav = sound[0]
             prompt = wav[:, : min(wav.shape[1] // 2, run.sample_rate)]
             for path, _ in write_generated(
@@ -233,8 +258,10 @@ def _write_samples(run: Run, metrics: Metrics, prefix: str, seconds: float, weig
 
 
 def _some(sequences: Sequences, most_frames: int) -> list[Tensor]:
-    """The first sequences up to so many frames, by content hash and so by chance, alike in length side by side. Of long
-    ones the beginning alone, so that more files than the first have a say."""
+    """Return the first sequences, up to `most_frames` in total, sorted by length.
+
+    Their order is that of content hashes, so the choice is random. Long sequences are cut, so that several files count.
+    """
     some, left, share = [], most_frames, max(most_frames // len(sequences), LEAST_SHARE)
     for x in sequences:
         some.append(x[:, : min(left, share)])

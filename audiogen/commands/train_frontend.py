@@ -1,5 +1,7 @@
-"""Training a front-end that learns by gradient (the own codec, the mel vocoder) on folders of sound, into a run folder
-that later runs take as their front-end."""
+"""Train a front-end by gradient (the codec, the mel vocoder) on folders of sound files.
+
+The result is a folder that later runs can name as their front-end.
+"""
 
 import hashlib
 import json
@@ -39,13 +41,13 @@ from .resume import contents
 
 log = logging.getLogger("audiogen")
 
-EVALUATIONS = 10  # in a run
-HELD_OUT_SECONDS = 20.0  # that these use at most, of each folder
+EVALUATIONS = 10  # per run
+HELD_OUT_SECONDS = 20.0  # maximum per evaluation and folder
 
 
 @dataclass(frozen=True)
 class Side:
-    """One side of several folders' splits: a re-iterable of (1, N), folder by folder."""
+    """One side of the splits of several folders: a re-iterable of wavs (1, N), folder by folder."""
 
     parts: Sequence[tuple[Index, Sequence[Part]]]
     sample_rate: int
@@ -56,7 +58,14 @@ class Side:
 
 @dataclass(frozen=True)
 class TrainedFrontend:
-    """What `train_frontend` gives: it, what it was and was not trained on, and whether training came to its end."""
+    """The result of `train_frontend`.
+
+    Attributes:
+        frontend: the trained front-end.
+        training: the sound that it was trained on.
+        held_out: the sound that was held out.
+        finished: whether the budget was spent, rather than training being interrupted.
+    """
 
     frontend: Frontend
     training: Side
@@ -74,21 +83,26 @@ def train_frontend(
     resume: bool = False,
     device: str = "auto",
 ) -> TrainedFrontend:
-    """Trains a front-end on the files of folders that are not held out, and writes it to `out`, where
-    `load_frontend(out)` finds it.
+    """Train a front-end on the training files of folders, and write it to `out`, for `load_frontend(out)`.
 
-    Ctrl-C and SIGTERM finish the step and save. With `resume` it goes on where `out` stopped, with the settings that
-    it was begun with; given `steps`, it ends with the very weights of a run that was never interrupted.
+    Ctrl-C and SIGTERM finish the step and save. A resumed run with a budget in `steps` ends with exactly the weights of
+    an uninterrupted one.
 
     Args:
-        kind: of a Learner: "codec" with weights="fit", or "mel" or "melvq" with a vocoder.
-        folders: of sound files; each is split by itself.
-        out: the run folder.
-        settings: of its Config; the rate is the first folder's own, up to 16 kHz, if not named.
-        steps, minutes: how long; one of the two. Minutes are of training alone.
+        kind: "codec" with weights="fit", or "mel" or "melvq" with a vocoder.
+        folders: folders of sound files; each is split separately.
+        out: folder of the front-end.
+        settings: settings of its Config; `sample_rate` defaults to the first folder's own, up to 16 kHz.
+        steps: budget in steps.
+        minutes: budget in minutes of training, without evaluation and saving; exactly one of the two is given.
+        resume: continue from the last checkpoint in `out`.
+        device: "auto", "cpu" or "cuda".
 
     Raises:
-        DataError, ConfigError, RunError, TrainingError: as their messages say.
+        DataError: a folder has too little sound.
+        ConfigError: a setting is wrong.
+        RunError: `out` holds another training, or its checkpoints are damaged.
+        TrainingError: the loss is not finite.
     """
     if (steps is None) == (minutes is None):
         raise ConfigError("--steps and --minutes: give one of them")
@@ -106,7 +120,7 @@ def train_frontend(
         require_own_folders(out)
         if list_checkpoints(checkpoints) and not resume:
             raise RunError(
-                f"{out}: holds a front-end in training already; go on with it by --resume, or choose another --out"
+                f"{out}: holds a front-end in training already; continue it with --resume, or choose another --out"
             )
         sides = [split(index) for index in indices]
         for index, one in zip(indices, sides, strict=True):
@@ -115,7 +129,7 @@ def train_frontend(
             Side([(index, getattr(one, name)) for index, one in zip(indices, sides, strict=True)], config.sample_rate)
             for name in ("train", "held_out")
         )
-        frontend = FRONTENDS[kind](config).to(choose_device(device)).eval()
+        frontend: Any = FRONTENDS[kind](config).to(choose_device(device)).eval()
         trainer, seconds = frontend.trainer(training), 0.0
         files = hashlib.sha256(json.dumps([contents(one) for one in sides]).encode()).hexdigest()
         begun_with = {"config": to_dict(config), "files": files}
@@ -128,9 +142,9 @@ def train_frontend(
 
 
 def export_weights(frontend: Frontend, path: str | Path) -> None:
-    """Writes a front-end's weights to one file, floating ones in 16 bits: as shipped, `load_pretrained` reads them.
+    """Write a front-end's weights to one file, rounded to 16 bits, for `load_pretrained` to read.
 
-    What is read from there is a front-end of its own, whose codes are well defined: its weights are the rounded ones.
+    Codes of the exported front-end differ from the original's, since its weights are the rounded ones.
     """
     tensors = {
         name: (tensor.half() if tensor.is_floating_point() else tensor).cpu().contiguous()
@@ -141,7 +155,7 @@ def export_weights(frontend: Frontend, path: str | Path) -> None:
 
 def _run(
     trainer: Trainer,
-    frontend: Frontend,
+    frontend: Any,
     held_out: Side,
     metrics: Metrics,
     out: Path,
@@ -150,10 +164,11 @@ def _run(
     seconds: float,
     begun_with: dict[str, Any],
 ) -> bool:
-    """Trains until the budget is spent (True) or a signal comes (False)."""
+    """Train until the budget is spent (return True) or a signal arrives (return False)."""
+    budget = math.inf if minutes is None else 60 * minutes
 
     def spent() -> float:
-        return min(1.0, trainer.step / steps if steps is not None else seconds / (60 * minutes))
+        return min(1.0, trainer.step / steps if steps is not None else seconds / budget)
 
     def save() -> None:
         save_checkpoint(out / "checkpoints", _checkpoint(trainer, {**begun_with, "seconds": seconds}))
@@ -171,7 +186,7 @@ def _run(
             if "rolled_back_to" in losses:
                 metrics.write("rolled_back", step=trainer.step, seconds=round(seconds, 3), **losses)
                 log.warning(
-                    "step %d: the loss exploded; back to step %d, with the learning rate times %g",
+                    "step %d: the loss exploded; restored step %d, with the learning rate multiplied by %g",
                     losses["exploded_at"],
                     losses["rolled_back_to"],
                     losses["lr_scale"],
@@ -198,7 +213,7 @@ def _run(
 
 
 def _held_out(frontend: Frontend, held_out: Side) -> dict[str, float]:
-    """Mean mel distance of round trips, by held-out file."""
+    """Return the mean mel distance of held-out files to their round trips."""
     rate = frontend.spec.sample_rate
     distances, left = [], HELD_OUT_SECONDS * rate * len(held_out.parts)
     for wav in held_out:
@@ -222,17 +237,17 @@ def _checkpoint(trainer: Trainer, scalars: dict[str, Any]) -> Checkpoint:
 
 
 def _resume(trainer: Trainer, begun_with: dict[str, Any], folder: Path) -> float:
-    """Puts a trainer where the newest sound checkpoint stood -> the seconds of training until then."""
+    """Restore the newest intact checkpoint, and return the seconds of training until then."""
     checkpoint = load_checkpoint(folder, trainer.device)
     scalars = dict(checkpoint.state)
     for name, what in (("config", "other settings"), ("files", "other files")):
         if scalars.pop(name, None) != begun_with[name]:
-            raise RunError(f"{folder}: was begun with {what}; go on with these, or train into another folder")
+            raise RunError(f"{folder}: was started with {what}; continue with those, or train into another folder")
     seconds = scalars.pop("seconds")
     try:
         for name, optimizer in trainer.optimizers.items():
             tensors = checkpoint.tensors.pop(f"{name}_optimizer")
-            if tensors:  # discriminators that have not begun have no state yet
+            if tensors:  # discriminators that have not started have no state yet
                 load_optimizer_tensors(optimizer, tensors)
         optimizers = {name: optimizer.state_dict() for name, optimizer in trainer.optimizers.items()}
         trainer.load({"modules": checkpoint.tensors, "optimizers": optimizers, "step": checkpoint.step, **scalars})
@@ -240,6 +255,6 @@ def _resume(trainer: Trainer, begun_with: dict[str, Any], folder: Path) -> float
         reason = " ".join(str(error).split())[:200]
         raise RunError(
             f"{folder}: its checkpoint at step {checkpoint.step} is of another front-end or is damaged "
-            f"({reason}); restore it, or train anew into another folder"
+            f"({reason}); restore it, or train again into another folder"
         ) from error
     return seconds
