@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -218,7 +219,10 @@ def generate(
     seconds: Annotated[float, typer.Option(help="Seconds of new sound in each WAV.")] = 4.0,
     num: Annotated[int, typer.Option(min=1, help="Number of WAVs.")] = 4,
     prompt: Annotated[Path | None, typer.Option(readable=False, help="A sound file to continue.")] = None,
-    temperature: Annotated[float, typer.Option(help="Below 1, favour probable codes; 0 is greedy.")] = 1.0,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="Below 1, favour probable codes; 1 draws as predicted; 0 is greedy. Default: the run's own."),
+    ] = None,
     top_k: Annotated[int | None, typer.Option(help="Draw among the K most probable codes.")] = None,
     top_p: Annotated[
         float | None, typer.Option(help="Draw among the most probable codes that add up to this probability.")
@@ -233,13 +237,14 @@ def generate(
 ) -> None:
     """Generate WAVs with a run, and print the seed of each."""
     from .commands.samples import generate_files, stream_files
-    from .models.sampling import Sampling
     from .runs.run import load_run
     from .utils.devices import choose_device
     from .utils.files import check_is_no_file
 
     check_is_no_file(out)
-    loaded, sampling = load_run(run, choose_device(device), precision), Sampling(temperature, top_k, top_p, min_p)
+    loaded = load_run(run, choose_device(device), precision)
+    asked = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    sampling = replace(loaded.sampling, **{name: value for name, value in asked.items() if value is not None})
     if stream:
         for made in stream_files(loaded, out, seconds, num, prompt, sampling, seed):
             console.print(

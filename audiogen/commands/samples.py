@@ -63,7 +63,7 @@ def write_generated(
     run: Run,
     seconds: float,
     seeds: Sequence[int],
-    sampling: Sampling = Sampling(),
+    sampling: Sampling | None = None,
     prompt: tuple[str, Tensor] | None = None,
     prefix: str = "generated",
     weights: Path | None = None,
@@ -98,7 +98,7 @@ def generate_files(
     seconds: float,
     num: int,
     prompt: Path | None = None,
-    sampling: Sampling = Sampling(),
+    sampling: Sampling | None = None,
     seed: int | None = None,
 ) -> Iterator[tuple[Path, int]]:
     """Generate `num` WAVs with consecutive seeds, beginning with `seed` or a random one: `audiogen generate`."""
@@ -129,7 +129,7 @@ def stream_files(
     seconds: float,
     num: int,
     prompt: Path | None = None,
-    sampling: Sampling = Sampling(),
+    sampling: Sampling | None = None,
     seed: int | None = None,
 ) -> Iterator[Streamed]:
     """Generate the same WAVs one by one, and write each while it is generated: `audiogen generate --stream`."""

@@ -1,5 +1,6 @@
 """Train a model on a folder of sound files and write a run folder: `audiogen train`."""
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from ..data import Crops, EncodedCache, Index, Sequences, Split, is_cache
 from ..errors import ConfigError, RunError, TrainingError
 from ..evaluation.report import originals, report
 from ..evaluation.scores import baselines, held_out_score
+from ..evaluation.tuning import choose_sampling
 from ..evaluation.wording import in_words, report_rows
 from ..frontends import load_frontend
 from ..listen import write_page
@@ -226,7 +228,7 @@ def _train(
                 first,
                 again,
             )
-        run = load_run(out, device)
+        run = _with_sampling(load_run(out, device), held_out, crops.sequences)
         result = {**report(run, held_out, crops.sequences, sound), "turned": outcome.stopped == "early"}
         metrics.write("final", **result)
         for name, value in report_rows(result):
@@ -248,6 +250,22 @@ def _train(
         metrics.close()
     log.info("listen: open %s", write_page([out]))
     return run
+
+
+def _with_sampling(run: Run, held_out: Sequences, training: Sequences) -> Run:
+    """Choose how the run draws and write it to its config.json, unless that says so already."""
+    if run.config.sampling is not None:
+        return run
+    log.info("choosing the temperature by which what is generated comes closest to the recordings")
+    tried = choose_sampling(run, held_out, training)
+    if not tried:
+        return run
+    for one in tried:
+        log.debug("%s: KAD %.3f, from %.3f to %.3f", one.sampling, *dataclasses.astuple(one.distance)[:3])
+    config = replace(run.config, sampling=tried[0].sampling)
+    atomic_write_json(run.folder / "config.json", config.to_dict())
+    log.info("the run's own temperature: %g; for another: audiogen generate --temperature", config.sampling.temperature)
+    return replace(run, config=config)
 
 
 def _write_samples(run: Run, metrics: Metrics, prefix: str, seconds: float, weights: Path | None = None) -> None:

@@ -119,8 +119,12 @@ def log_mel_statistics(wavs: Iterable[Tensor], sample_rate: int, seconds: float 
     bank = bank / bank.sum(dim=1, keepdim=True)
     spectrum = torch.stft(windows, n_fft, n_fft // 4, window=window, center=False, return_complex=True)
     power = bank @ spectrum.abs().square() / (n_fft / 4) ** 2  # (N, bands, T), 1 for a full-scale sine
-    levels = 10 * (power + FLOOR).log10()
-    return torch.cat([levels.mean(dim=2), levels.std(dim=2)], dim=1)
+    return mean_and_deviation(10 * (power + FLOOR).log10())
+
+
+def mean_and_deviation(windows: Tensor) -> Tensor:
+    """Embed windows of features (N, F, T) as mean and standard deviation over time of each feature: (N, 2 F)."""
+    return torch.cat([windows.mean(dim=2), windows.std(dim=2)], dim=1)
 
 
 def noise_of_spectrum(wavs: Iterable[Tensor], seed: int = 0) -> list[Tensor]:

@@ -11,6 +11,7 @@ from ..frontends import FRONTENDS
 from ..models.backbones import BACKBONES
 from ..models.conditioning import CONDITIONS
 from ..models.patterns import PATTERNS
+from ..models.sampling import Sampling
 from .training_config import DataConfig, GuidanceConfig, TrainingConfig
 
 FORMAT = 1
@@ -18,7 +19,13 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The contents of config.json: a config of each part, the name of the pattern, and how the model is trained."""
+    """The contents of config.json.
+
+    A config of each part, the name of the pattern, how the model is trained, and how sound is drawn from it.
+
+    Attributes:
+        sampling: the run's default for generation; None where it has not been chosen: plain draws.
+    """
 
     frontend: Any
     backbone: Any
@@ -27,6 +34,7 @@ class RunConfig:
     training: TrainingConfig
     conditions: Mapping[str, Any] = field(default_factory=dict)  # by name
     guidance: GuidanceConfig = GuidanceConfig()
+    sampling: Sampling | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the config as JSON values."""
@@ -39,6 +47,7 @@ class RunConfig:
             "data": to_dict(self.data),
             "training": to_dict(self.training),
             **({"conditions": conditions, "guidance": to_dict(self.guidance)} if conditions else {}),
+            **({} if self.sampling is None else {"sampling": to_dict(self.sampling)}),
         }
 
     @staticmethod
@@ -49,7 +58,7 @@ class RunConfig:
             ConfigError: a key is missing, unknown or of the wrong type; names it.
         """
         groups = ("frontend", "backbone", "pattern", "data", "training")
-        optional = ("conditions", "guidance")  # only where there are conditions
+        optional = ("conditions", "guidance", "sampling")
         for key in values:
             if key not in ("format", *groups, *optional):
                 raise unknown_key(key, (*groups, *optional))
@@ -74,6 +83,7 @@ class RunConfig:
             from_dict(TrainingConfig, values["training"], "training"),
             {name: part_from_dict(part, CONDITIONS, f"conditions.{name}") for name, part in conditions.items()},
             from_dict(GuidanceConfig, values.get("guidance", {}), "guidance"),
+            from_dict(Sampling, values["sampling"], "sampling") if "sampling" in values else None,
         )
 
 

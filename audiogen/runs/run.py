@@ -50,6 +50,11 @@ class Run:
         """Sample rate of the generated sound in Hz."""
         return self.frontend.spec.sample_rate
 
+    @property
+    def sampling(self) -> Sampling:
+        """How sound is drawn where nothing is asked for: as training chose it (see evaluation.tuning), or plainly."""
+        return self.config.sampling or Sampling()
+
     def split(self) -> Split:
         """Return which files the run was trained on and which were held out; empty if that was not saved."""
         return read_split(self.folder)
@@ -76,7 +81,7 @@ class Run:
         num: int = 1,
         seed: int | None = None,
         prompt: Tensor | None = None,
-        sampling: Sampling = Sampling(),
+        sampling: Sampling | None = None,
         seeds: Sequence[int] | None = None,
     ) -> Tensor:
         """Generate sound.
@@ -86,7 +91,7 @@ class Run:
             num: number of items; item i uses seed + i, so that each can be repeated by itself.
             seed: seed of the first item; None chooses a random one and logs it.
             prompt: wav (1, N) or (1, 1, N) at `sample_rate` to continue.
-            sampling: temperature and filters.
+            sampling: temperature and filters; None for the run's own.
             seeds: one seed per item, instead of `num` and `seed`.
 
         Returns:
@@ -108,7 +113,7 @@ class Run:
         num: int = 1,
         seed: int | None = None,
         prompt: Tensor | None = None,
-        sampling: Sampling = Sampling(),
+        sampling: Sampling | None = None,
         seeds: Sequence[int] | None = None,
     ) -> Iterator[Tensor]:
         """Generate the same sound in chunks (num, 1, n), the prompt first, each as soon as it is ready.
@@ -132,7 +137,7 @@ class Run:
         num: int = 1,
         seed: int | None = None,
         prompt: Tensor | None = None,
-        sampling: Sampling = Sampling(),
+        sampling: Sampling | None = None,
         seeds: Sequence[int] | None = None,
     ) -> Request:
         """Return the request for these arguments of `generate`, at the precision of the run.
@@ -144,7 +149,7 @@ class Run:
             if seed is None:
                 log.info("seed drawn: %d, counting up", seeds[0])
         wav = None if prompt is None else prompt.reshape(1, 1, -1)
-        return Request(wav, 1, seeds, sampling, self.precision)
+        return Request(wav, 1, seeds, sampling or self.sampling, self.precision)
 
     def generate_request(self, seconds: float, request: Request) -> Generation:
         """Generate the sound of a request: x (B, 1, N), with the seeds of its items and their lengths in samples.
