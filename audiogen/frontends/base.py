@@ -49,6 +49,7 @@ class Frontend(nn.Module):
     #: further back.
     highest_default_rate: ClassVar[int] = 16_000
     lookahead: ClassVar[float] = 0  # how far encoding a frame looks beyond its own samples, in frames
+    decode_frames: ClassVar[int] = 1  # frames that `decode_block` turns into sound together
     output_delay: ClassVar[float] = 0  # how much audio `decode_block` holds back for the next block, in frames
     start_frames: ClassVar[int] = 1  # least frames of the first block, unless the audio is shorter
     reconfigurable: frozenset[str] = frozenset()  # settings that may change after `fit`
@@ -135,8 +136,7 @@ class Frontend(nn.Module):
         if not self.streams:
             raise ConfigError(
                 f"front-end {type(self).__name__} needs all frames at once to decode them, so it can't decode a "
-                "stream: decode the whole, use another front-end, or train a vocoder for mel frames "
-                "(recipes/11_vocoder.py)"
+                "stream: decode the whole, or use another front-end"
             )
         size = self._block_size(block_frames)
         return blockwise(
@@ -144,7 +144,7 @@ class Frontend(nn.Module):
             _checked(chunks, self.check),
             max(size, self.start_frames),
             size,
-            flushes=self.output_delay > 0,
+            flushes=self.output_delay > 0 or self.decode_frames > 1,
         )
 
     def encode_block(self, wav: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
@@ -181,7 +181,7 @@ class Frontend(nn.Module):
         """
         if not self.streams:
             return math.inf
-        frames = 1 + self.lookahead + self.output_delay
+        frames = self.decode_frames + self.lookahead + self.output_delay
         return 1000 * frames * self.spec.hop_length / self.spec.sample_rate
 
     def _block_size(self, frames: int | None) -> int:

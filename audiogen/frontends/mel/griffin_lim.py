@@ -1,6 +1,7 @@
 """Invert mel power without a network: spread each band over its bins, then estimate phases (Griffin-Lim)."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,65 +9,157 @@ from torch.nn import functional as F
 
 MOMENTUM = 0.99  # Perraudin et al. 2013, "A fast Griffin-Lim algorithm"
 SPREAD_ITERATIONS = 30
+BLOCK_FRAMES, LOOK_AHEAD = 32, 8  # frames that become sound together; frames after them that the phases must suit
+OVERLAP = 4  # hops per window
 CEILING = 0.98  # of full scale; the limiter reduces louder peaks to it
 LIMITER_SECONDS = 0.005  # attack and release time around a peak
 
 
-def mel_to_wav(power: Tensor, basis: Tensor, n_fft: int, hop_length: int, iterations: int) -> Tensor:
-    """Find a wav whose mel power is close to `power`: (B, F, T) -> (B, T * hop_length).
+class State(NamedTuple):
+    """What the next block needs.
 
-    Initial phases are seeded noise, the same for each item, so that results are reproducible and independent of the
-    batch. Each iteration projects onto the spectrograms of real signals (overlapping frames agree), then scales the
-    bins toward the target mel power. Plain Griffin-Lim would instead restore the initial estimate of the linear
-    spectrum, which has no harmonics within a band; scaling halves the distance to the target mel spectrogram. All
-    frames are needed at once, about 40 n_fft bytes each.
+    Attributes:
+        waiting: (B, F, t) power of frames that have not become sound yet, after the one before them.
+        wav: (B, n) final samples before the block, then the estimate of those after it.
+        unlimited: (B, m) samples that the limiter has not given out yet, after those that it still looks back at.
+        given: number of samples that the limiter has given out and still looks back at.
+        block: number of blocks so far.
+    """
+
+    waiting: Tensor
+    wav: Tensor
+    unlimited: Tensor
+    given: int
+    block: int
+
+
+class GriffinLim:
+    """Estimate a wav whose mel power is close to given frames, block by block: (B, F, t) -> (B, n).
+
+    Each iteration projects onto the spectrograms of real signals (overlapping frames agree), then scales the bins
+    toward the target mel power. Plain Griffin-Lim would instead restore the initial estimate of the linear spectrum,
+    which has no harmonics within a band; scaling halves the distance to the target mel spectrogram.
+
+        samples   | final | this block ....... | estimated again with the next |
+        frames      | one | BLOCK_FRAMES ..... | LOOK_AHEAD ....... |
+
+    The sound of a block is final. The next one must continue it, so memory does not grow and the whole sounds like the
+    stream, to the bit. Initial phases are noise seeded by the block, the same for each item, so results are
+    reproducible and independent of the batch. A limiter then reduces peaks beyond full scale.
 
     Args:
-        power: (B, F, T), nonnegative.
         basis: (F, n_fft // 2 + 1) mel filters, nonnegative.
-        n_fft: samples per Hann window.
-        hop_length: samples per frame; frame t is centred at t * hop_length.
+        hop_length: samples per frame; a Hann window has OVERLAP hops, and frame t is centred at t * hop_length.
         iterations: number of iterations.
+        sample_rate: Hz.
+
+    Source: Griffin and Lim 1984; Zhu, Beauregard and Wyse 2007, "Real-Time Signal Estimation From Modified Short-Time
+    Fourier Transform Magnitude Spectra" (look-ahead).
     """
-    # One more frame, so that windows overlap in the last hop as in the others.
-    power = torch.cat([power, power[..., -1:]], dim=-1)  # (B, F, T + 1)
-    num_samples = (power.shape[-1] - 1) * hop_length
-    window = torch.hann_window(n_fft, dtype=power.dtype, device=power.device)
 
-    def to_wav(spectrum: Tensor) -> Tensor:  # (B, bins, T + 1) -> (B, T * hop_length)
-        return torch.istft(spectrum, n_fft, hop_length, window=window, center=True, length=num_samples)
+    def __init__(self, basis: Tensor, hop_length: int, iterations: int, sample_rate: int):
+        self.basis, self.hop_length, self.iterations = basis, hop_length, iterations
+        self.reach = limiter_reach(sample_rate)
+        self.hold_back = hold_back(sample_rate, hop_length)
+        self.window = torch.hann_window(OVERLAP * hop_length, dtype=basis.dtype, device=basis.device)
 
-    def to_spectrum(wav: Tensor) -> Tensor:  # (B, T * hop_length) -> (B, bins, T + 1)
-        return torch.stft(wav, n_fft, hop_length, window=window, center=True, pad_mode="constant", return_complex=True)
+    def __call__(self, power: Tensor, state: State | None, last: bool) -> tuple[Tensor, State]:
+        """Return the samples that are final by now, (B, n), and the state; all of them if `last`."""
+        if state is None:
+            silence = power.new_zeros(len(power), power.shape[1], 1)
+            wav = power.new_zeros(len(power), (OVERLAP - 1) * self.hop_length)
+            state = State(silence, wav, power.new_zeros(len(power), 0), 0, 0)
+        waiting, pieces = torch.cat([state.waiting, power], dim=2), []
+        while (left := waiting.shape[2] - 1) >= (1 if last else BLOCK_FRAMES + LOOK_AHEAD):
+            count = min(left, BLOCK_FRAMES)
+            end = count == left  # one more frame, so that windows overlap in the last hop as in the others
+            frames = torch.cat([waiting, waiting[:, :, -1:]], dim=2) if end else waiting[:, :, : 1 + count + LOOK_AHEAD]
+            wav = self._block(frames, state.wav, state.block)
+            begin, stop = (OVERLAP - 1) * self.hop_length, (OVERLAP - 1 + count) * self.hop_length
+            piece, state = self._limited(wav[:, begin:stop], state, end)
+            pieces.append(piece)
+            known = max(0, frames.shape[2] - (OVERLAP - 1) - count)  # hops after the block in which windows overlap
+            wav = wav[:, count * self.hop_length : stop + known * self.hop_length].clone()
+            state, waiting = state._replace(wav=wav, block=state.block + 1), waiting[:, :, count:]
+        sound = torch.cat(pieces, dim=1) if pieces else power.new_zeros(len(power), 0)
+        return sound, state._replace(waiting=waiting.clone())
 
-    linear = spread(power, basis)  # (B, bins, T + 1)
-    noise = torch.rand(linear.shape[2], linear.shape[1], generator=torch.Generator().manual_seed(0))  # (T + 1, bins)
-    phase = 2 * math.pi * noise.T.to(power)  # drawn frame by frame, so that they do not depend on T
-    target = torch.polar(linear.sqrt(), phase.expand_as(linear))
-    previous = None
-    for _ in range(iterations):
-        spectrum = to_spectrum(to_wav(target))
-        linear = toward(spectrum.abs().square(), power, basis)
-        ahead = spectrum if previous is None else spectrum + MOMENTUM * (spectrum - previous)
-        previous = spectrum
-        target = ahead * (linear.sqrt() / ahead.abs().clamp_min(1e-16))
-    return to_wav(target)
+    def _limited(self, wav: Tensor, state: State, end: bool) -> tuple[Tensor, State]:
+        """Limit the samples that `hold_back` frames follow, or all at the end."""
+        wav = torch.cat([state.unlimited, wav], dim=1)
+        stop = wav.shape[1] - (0 if end else self.hold_back * self.hop_length)
+        limited = limit(wav, self.reach)[:, state.given : max(state.given, stop)]
+        begin = max(0, state.given + limited.shape[1] - self.reach)
+        given = state.given + limited.shape[1] - begin
+        return limited, state._replace(unlimited=wav[:, begin:].clone(), given=given)
+
+    def _block(self, power: Tensor, before: Tensor, block: int) -> Tensor:
+        """Estimate the samples of frames (B, F, W), the first of which is centred OVERLAP - 2 hops after the beginning.
+
+        Args:
+            before: the final samples, OVERLAP - 1 hops, then an estimate of some that follow.
+
+        Returns:
+            (B, (W + OVERLAP - 1) * hop_length), beginning with the final samples.
+        """
+        num_frames, final = power.shape[2], before[:, : (OVERLAP - 1) * self.hop_length]
+        weight = self._overlap_add(self.window.square().expand(1, num_frames, -1)).clamp_min(1e-2)
+
+        def to_wav(spectrum: Tensor) -> Tensor:  # (B, bins, W) -> (B, n)
+            frames = torch.fft.irfft(spectrum.transpose(1, 2), n=len(self.window)) * self.window
+            return torch.cat([final, (self._overlap_add(frames) / weight)[:, final.shape[1] :]], dim=1)
+
+        def to_spectrum(wav: Tensor) -> Tensor:  # (B, n) -> (B, bins, W)
+            return torch.fft.rfft(wav.unfold(1, len(self.window), self.hop_length) * self.window).transpose(1, 2)
+
+        linear = spread(power, self.basis)  # (B, bins, W)
+        noise = torch.rand(num_frames, linear.shape[1], generator=torch.Generator().manual_seed(block))  # (W, bins)
+        phases = torch.polar(torch.ones_like(linear[0]), 2 * math.pi * noise.T.to(power)).expand_as(linear)
+        if block:
+            known = max(1, (before.shape[1] - final.shape[1]) // self.hop_length)
+            missing = (num_frames + OVERLAP - 1) * self.hop_length - before.shape[1]
+            estimate = to_spectrum(F.pad(before, (0, missing)))
+            estimate[:, :, known:] = 0
+            phases = torch.where(estimate == 0, phases, torch.sgn(estimate))
+        target, previous = linear.sqrt() * phases, None
+        for _ in range(self.iterations):
+            spectrum = to_spectrum(to_wav(target))
+            linear = toward(spectrum.abs().square(), power, self.basis)
+            ahead = spectrum if previous is None else spectrum + MOMENTUM * (spectrum - previous)
+            previous = spectrum
+            target = ahead * (linear.sqrt() / ahead.abs().clamp_min(1e-16))
+        return to_wav(target)
+
+    def _overlap_add(self, frames: Tensor) -> Tensor:
+        """Add overlapping frames: (B, W, OVERLAP * hop_length) -> (B, (W + OVERLAP - 1) * hop_length)."""
+        parts = frames.unflatten(2, (OVERLAP, self.hop_length))  # (B, W, OVERLAP, hop_length)
+        wav = frames.new_zeros(len(frames), frames.shape[1] + OVERLAP - 1, self.hop_length)
+        for i in range(OVERLAP):
+            wav[:, i : i + frames.shape[1]] += parts[:, :, i]
+        return wav.flatten(1)
 
 
-def limit(wav: Tensor, sample_rate: int) -> Tensor:
+def limiter_reach(sample_rate: int) -> int:
+    """Return how far before and after a peak the limiter acts, in samples."""
+    return 2 * max(1, round(LIMITER_SECONDS * sample_rate))
+
+
+def hold_back(sample_rate: int, hop_length: int) -> int:
+    """Return how many frames of sound the limiter must know after those that it gives out."""
+    return math.ceil(limiter_reach(sample_rate) / hop_length)
+
+
+def limit(wav: Tensor, reach: int) -> Tensor:
     """Limit peaks above `CEILING` by a smooth gain instead of clipping them: (B, N) -> (B, N).
 
-    The gain is the minimum over `LIMITER_SECONDS` around each sample, then smoothed over the same time, so every sample
-    is reduced at least as much as it needs. Samples farther than twice that time from a loud one are unchanged.
+    The gain is the minimum over half of `reach` samples around each sample, then smoothed over the same time, so every
+    sample is reduced at least as much as it needs. Samples farther than `reach` from a loud one are unchanged.
     """
-    reach = max(1, round(LIMITER_SECONDS * sample_rate))
     excess = 1 - CEILING / wav.abs().clamp_min(CEILING)  # (B, N), 0 where no gain is needed
     if not bool(excess.any()):
         return wav
-    excess = F.max_pool1d(
-        F.pad(excess, (2 * reach, 2 * reach))[:, None], 2 * reach + 1, stride=1
-    )  # (B, 1, N + 2 reach)
-    window = torch.hann_window(2 * reach + 3, periodic=False, dtype=wav.dtype, device=wav.device)[1:-1]
+    excess = F.max_pool1d(F.pad(excess, (reach, reach))[:, None], reach + 1, stride=1)  # (B, 1, N + reach)
+    window = torch.hann_window(reach + 3, periodic=False, dtype=wav.dtype, device=wav.device)[1:-1]
     smooth = F.conv1d(excess, (window / window.sum())[None, None])[:, 0]  # (B, N)
     return (wav * (1 - smooth)).clamp(-1, 1)  # clamps only rounding errors
 

@@ -15,7 +15,7 @@ from ...spec import FrameSpec
 from ..base import check_setting, training_wavs
 from ..determinism import full_precision
 from ..streaming import blockwise
-from .griffin_lim import limit, mel_to_wav
+from .griffin_lim import GriffinLim
 from .vocoder import MelFrontend, Vocoder
 
 SMALLEST_STD = 0.1  # nats; avoids amplifying nearly constant bands to variance 1
@@ -29,9 +29,8 @@ class Mel(MelFrontend):
     full-scale sine. Matches librosa except that T = ceil(N / hop_length): if hop_length divides N, librosa adds a frame
     centred after the end.
 
-    A frame looks one hop ahead, so a stream of frames is two hops behind the audio. Griffin-Lim needs all frames at
-    once and does not stream; a vocoder, trained on the same files, does, with half a hop more latency. Decoding is
-    deterministic.
+    A frame looks one hop ahead, so a stream of frames is two hops behind the audio. Griffin-Lim decodes a stream in
+    blocks of about half a second; a vocoder, trained on the same files, adds half a hop. Decoding is deterministic.
 
     Source: librosa.feature.melspectrogram
     """
@@ -99,26 +98,20 @@ class Mel(MelFrontend):
             power, state = self.power_block(wav, state, last)
             return (self._log(power) - self.mean[:, None]) / self.std[:, None], state
 
-    @torch.no_grad()
-    def decode(self, x: Tensor) -> Tensor:
-        """Decode frames (B, F, T) to a wav (B, 1, T * hop_length) in [-1, 1].
+    def decode_block(self, x: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
+        """Decode a block of frames (B, F, t) by the vocoder or by Griffin-Lim.
 
-        Values are clamped to the range from the floor (silence) to the loudest that a wav can have. A limiter reduces
+        Values are clamped to the range from the floor (silence) to the loudest that a wav can have. Griffin-Lim limits
         peaks beyond full scale (see griffin_lim.limit).
         """
-        if self.vocoder is not None:
-            return super().decode(x)
-        self.check_frames(x)
-        power = self.power_of(x)
         with full_precision(x.device):
-            wav = mel_to_wav(power, self.basis, self.n_fft, self.spec.hop_length, self.config.griffin_lim_iterations)
-            wav = limit(wav, self.spec.sample_rate)
-        return wav.unsqueeze(1)
-
-    def decode_block(self, x: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
-        """Decode a block of frames by the vocoder."""
-        with full_precision(x.device):
-            return self.vocoder((self._log_power(x) - self.mean[:, None]) / self.std[:, None], state, last)
+            if self.vocoder is not None:
+                return self.vocoder((self._log_power(x) - self.mean[:, None]) / self.std[:, None], state, last)
+            invert = GriffinLim(
+                self.basis, self.spec.hop_length, self.config.griffin_lim_iterations, self.spec.sample_rate
+            )
+            wav, state = invert(self.power_of(x), state, last)
+            return wav.unsqueeze(1), state
 
     @torch.no_grad()
     def fit_analysis(self, wavs: Iterable[Tensor]) -> None:

@@ -20,8 +20,8 @@ from .vocoder import MelFrontend, Vocoder
 class MelVQ(MelFrontend):
     """Codes (B, K, T) of the nearest centroids of standardised mel frames; decoded by Griffin-Lim or a vocoder.
 
-    Each codebook quantizes the residual of the previous ones, so the first rows alone decode to coarser audio. Encoding
-    streams; decoding streams only with a vocoder, which is trained on the quantized frames.
+    Each codebook quantizes the residual of the previous ones, so the first rows alone decode to coarser audio. A
+    vocoder is trained on the quantized frames.
     """
 
     lookahead, block_frames = Mel.lookahead, Mel.block_frames
@@ -63,16 +63,8 @@ class MelVQ(MelFrontend):
         """The vocoder, or None for Griffin-Lim."""
         return self.mel.vocoder
 
-    @torch.no_grad()
-    def decode(self, x: Tensor) -> Tensor:
-        """Decode codes (B, k, T) of the first k <= K codebooks to a wav (B, 1, T * hop_length) in [-1, 1]."""
-        if self.streams:
-            return super().decode(x)
-        self.check(x)
-        return self.mel.decode(self.frames_of(x))
-
     def decode_block(self, x: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
-        """Decode a block of codes by the vocoder."""
+        """Decode a block of codes (B, k, t), of the first k <= K codebooks."""
         return self.mel.decode_block(self.frames_of(x), state, last)
 
     def frames_of(self, x: Tensor) -> Tensor:

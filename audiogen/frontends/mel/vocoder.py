@@ -12,6 +12,7 @@ from ..base import Frontend, check_setting, check_weights
 from ..neural.fit import check_training, learn, training_batches
 from ..neural.networks import REACH, SPECTRA, Decoder
 from ..neural.trainer import Trainer, TrainingSettings
+from .griffin_lim import BLOCK_FRAMES, LOOK_AHEAD, hold_back
 
 
 class Vocoder(nn.Module):
@@ -89,7 +90,6 @@ class MelFrontend(Frontend):
     """
 
     learned = True
-    output_delay = REACH
     vocoder: Any  # a Vocoder, or None for Griffin-Lim
 
     def fit_analysis(self, wavs: Iterable[Tensor]) -> None:
@@ -154,9 +154,16 @@ class MelFrontend(Frontend):
         return self if self.fitted or self.vocoder is None else self.without_vocoder()
 
     @property
-    def streams(self) -> bool:
-        """Whether `decode_stream` works: only with a vocoder."""
-        return self.vocoder is not None
+    def output_delay(self) -> float:  # type: ignore[override]
+        """How much audio `decode_block` holds back for the next block, in frames."""
+        if self.vocoder is not None:
+            return REACH
+        return LOOK_AHEAD + hold_back(self.spec.sample_rate, self.spec.hop_length)
+
+    @property
+    def decode_frames(self) -> int:  # type: ignore[override]
+        """Frames that become sound together."""
+        return 1 if self.vocoder is not None else BLOCK_FRAMES
 
 
 class _Analysis(nn.Module):
