@@ -417,7 +417,7 @@ def test_settings_that_would_be_ignored_are_refused(corpus, tmp_path, command, s
         (["--device", "cpu:x"], "--device: 'cpu:x' is unknown; choose auto, cpu or cuda"),
         (["--frontend", "melvg"], "there is no 'melvg', did you mean melvq"),
         (["--backbone", "gtp"], "there is no 'gtp', did you mean gpt"),
-        (["--frontend", "mel", "--set", "pattern.kind=delay"], "only the pattern parallel"),
+        (["--frontend", "mel", "--set", "pattern.kind=delay"], "only parallel fits"),
         (["--device", "cuda:99"], "--device: there is no GPU 'cuda:99'"),
     ],
 )
@@ -554,8 +554,8 @@ def test_places_that_are_none_are_refused(trained, corpus, tmp_path):
     ):
         assert_refused(audiogen(tmp_path, *arguments), message)
     for arguments, message in (
-        (["train", run / "cache", *out, "--frontend", "mulaw"], "front-end of its own; leave out --frontend"),
-        (["train", run / "cache", *out, "--set", "frontend.bits=3"], "front-end of its own"),
+        (["train", run / "cache", *out, "--frontend", "mulaw"], "fixes the front-end; leave out --frontend"),
+        (["train", run / "cache", *out, "--set", "frontend.bits=3"], "fixes the front-end"),
         (["tokenize", run / "cache", tmp_path / "out"], "is encoded already"),
         (["decode", run / "cache", tmp_path / "out", "--frontend", "mulaw"], "holds its own front-end"),
     ):

@@ -94,7 +94,7 @@ def test_a_folder_holds_what_the_design_promises(made, run):
     assert not [path for path in made.rglob("*") if ".tmp" in path.name]
     config = config_of(made)
     assert config["format"] == 1
-    assert list(config) == ["format", "frontend", "backbone", "pattern", "data", "training"]
+    assert list(config) == ["format", "frontend", "backbone", "pattern", "data", "training", "sampling"]
     assert config["frontend"]["kind"] == "melvq" and config["pattern"] == {"kind": "delay"}
     assert {path.name for path in (made / "checkpoints" / "step-4").iterdir()} == {
         "model.safetensors",

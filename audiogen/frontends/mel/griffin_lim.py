@@ -69,6 +69,7 @@ class GriffinLim:
             silence = power.new_zeros(len(power), power.shape[1], 1)
             wav = power.new_zeros(len(power), (OVERLAP - 1) * self.hop_length)
             state = State(silence, wav, power.new_zeros(len(power), 0), 0, 0)
+        state = State(*state)
         waiting, pieces = torch.cat([state.waiting, power], dim=2), []
         while (left := waiting.shape[2] - 1) >= (1 if last else BLOCK_FRAMES + LOOK_AHEAD):
             count = min(left, BLOCK_FRAMES)
