@@ -141,6 +141,22 @@ def test_a_run_that_explodes_goes_back_and_calms_down(monkeypatch):
     assert rate == pytest.approx(trainer.train_step(4 / 20)["learning_rate"] / 2)
 
 
+def test_an_explosion_that_is_seen_later_has_changed_no_weight():
+    """Buries a GPU that goes on with NaN until the losses are looked at, and a checkpoint of it."""
+    trainer = tiny_trainer()
+    trainer.looks_always = False
+    records = [trainer.train_step(step / 20) for step in range(3)]
+    assert records[0] and records[1:] == [{}, {}]
+    healthy, before = trainer.batch, weights(trainer)
+    trainer.batch = lambda step: healthy(step) * (float("nan") if step == 3 else 1)
+    assert [trainer.train_step(0.5) for _ in range(4)] == [{}] * 4
+    kept = [name for name in before if not name.startswith("learner")]
+    assert all(torch.equal(before[name], weights(trainer)[name]) for name in kept)
+    assert trainer.look() == {"rolled_back_to": 0.0, "exploded_at": 4.0, "lr_scale": 0.5}
+    assert trainer.look() == {} and trainer.state()["ema_loss"] is None
+    assert trainer.train_step(0.0)["loss"] < float("inf")
+
+
 def test_a_loss_far_above_the_usual_is_an_explosion_too():
     trainer = tiny_trainer()
     trainer.train_step(0.0)
@@ -151,7 +167,7 @@ def test_a_loss_far_above_the_usual_is_an_explosion_too():
 
 def test_a_run_that_explodes_for_ever_stops(monkeypatch):
     """Buries a fit that saves what it should not, or never ends."""
-    monkeypatch.setattr(training.Trainer, "_step", lambda self, progress: None)
+    monkeypatch.setattr(training, "EXPLODED", -1.0)
     codec = Codec(Codec.Config(sample_rate=RATE, **TINY))
     with pytest.raises(TrainingError, match="step 1, after 3 rollbacks: lower its learning_rate"):
         codec.fit([torch.from_numpy(note(0, RATE)).float()[None]])
@@ -221,7 +237,11 @@ def test_rollbacks_are_written_down(tmp_path, monkeypatch):
     step, hurt = training.Trainer._step, {2}
 
     def stumble(self, progress):
-        return None if self.step in hurt and not hurt.discard(self.step) else step(self, progress)
+        losses = step(self, progress)
+        if self.step in hurt:
+            hurt.discard(self.step)
+            self.exploded = torch.ones(())
+        return losses
 
     monkeypatch.setattr(training.Trainer, "_step", stumble)
     train_frontend("codec", [folder], tmp_path / "run", TINY, steps=4)

@@ -379,6 +379,26 @@ def test_a_nan_loss_stops_before_the_step_and_names_the_files(tmp_path):
     assert all(x.isfinite().all() for x in saved.tensors["optimizer"].values())
 
 
+def test_a_nan_loss_that_is_seen_later_has_changed_nothing(tmp_path):
+    """Buries a GPU that goes on with NaN until the next line of metrics, and a report of the files of another step."""
+    walks = Poisoned(3)
+    model, at_evaluation = walks.model(), []
+    it = trainer(
+        tmp_path,
+        settings(steps=9, evaluations=3, learning_rate=0.01, average=0.9),
+        walks,
+        model,
+        evaluate=lambda weighed: (at_evaluation.append(weights(model)), losses(1)(weighed))[1],
+    )
+    it.looks_always = False
+    with pytest.raises(TrainingError, match="step 4: the loss is not a number.*take-3-0.wav.*take-3-3.wav; no step"):
+        it.run(Metrics(tmp_path))
+    assert it.progress.step == 6 and len(at_evaluation) == 1
+    assert all(torch.equal(x, at_evaluation[0][name]) for name, x in model.state_dict().items())
+    assert all(x.isfinite().all() for x in it.average.state_dict().values())
+    assert load_checkpoint(tmp_path / "checkpoints").step == 3
+
+
 def test_with_accumulation_all_files_of_the_step_are_named(tmp_path):
     """Buries a report on the last part of a batch when the trouble was in the first."""
     walks = Poisoned(2, batch_size=2)

@@ -182,6 +182,9 @@ def _run(
             began = time.perf_counter()
             losses = trainer.train_step(spent())
             seconds += time.perf_counter() - began
+            late = time.perf_counter() - last_save > CHECKPOINT_SECONDS
+            if late or interrupted.is_set() or int(spent() * EVALUATIONS) > marks:
+                losses = losses or trainer.look()  # before anything is saved
             bar.update(trainer.step - bar.n)
             if "rolled_back_to" in losses:
                 metrics.write("rolled_back", step=trainer.step, seconds=round(seconds, 3), **losses)
@@ -203,7 +206,7 @@ def _run(
             if interrupted.is_set() and spent() < 1:
                 save()
                 return False
-            if time.perf_counter() - last_save > CHECKPOINT_SECONDS:
+            if late:
                 save()
                 last_save = time.perf_counter()
     save()

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from ..config import from_dict
@@ -58,6 +58,34 @@ class Progress:
     worse: int = 0  # evaluations since the best one
 
 
+class Average(AveragedModel):
+    """The exponential moving average of a model's weights; AveragedModel's own update would wait for a GPU."""
+
+    n_averaged: Tensor  # on the CPU
+
+    def __init__(self, model: SequenceModel, decay: float):
+        super().__init__(model)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take in the weights after a step; the first ones as they are."""
+        mine, theirs = list(self.module.parameters()), list(model.parameters())
+        torch._foreach_lerp_(mine, theirs, 1.0 if self.n_averaged == 0 else 1 - self.decay)
+        for buffer, value in zip(self.module.buffers(), model.buffers(), strict=True):
+            buffer.copy_(value)
+        self.n_averaged += 1
+
+
+class Figure(NamedTuple):
+    """A number of a step, which a GPU may not have computed yet."""
+
+    step: int
+    what: str  # "loss" or "gradient"
+    value: Tensor
+    files: list[str]  # of the step's batches so far
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How `Trainer.run` ended."""
@@ -97,13 +125,16 @@ class Trainer:
         self.config, self.folder, self.num_workers, self.diagnostics = config, folder, num_workers, diagnostics
         self.device = model.bos.device
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
-        self.optimizer = make_optimizer(model, config)
-        self.average: Any = (
-            None if config.average is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.average))
-        )
+        self.optimizer: Any = make_optimizer(model, config)
+        # 1 from the first step on whose loss or gradient is not a number: then no step changes a weight.
+        self.optimizer.found_inf = torch.zeros((), device=self.device)
+        self.average = None if config.average is None else Average(model, config.average)
         self.per_entry = torch.compile(model) if config.compile else model
         self.unit = model.spec.unit
         self.progress = Progress()
+        self.looks_always = self.device.type == "cpu"  # at each step, since there is nothing to wait for
+        self._unseen: list[Figure] = []  # since the last look
+        self.loss = self.norm = math.nan  # of the last step that was looked at, the loss in the spec's unit
 
     def resume(self) -> None:
         """Restore the newest intact checkpoint.
@@ -128,6 +159,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint of the current step."""
+        self._look()
         tensors = {"model": self.model.state_dict(), "optimizer": optimizer_tensors(self.optimizer)}
         if self.average is not None:
             tensors["average"] = self.average.state_dict()
@@ -160,7 +192,8 @@ class Trainer:
             after_evaluation: called with the progress after each evaluation.
 
         Raises:
-            TrainingError: the loss or the gradient is not finite; names the batch's files. The last checkpoint stays.
+            TrainingError: the loss or the gradient is not finite; names the batch's files. No weight changes from that
+                step on, and the last checkpoint stays. A GPU is asked only when a line of metrics is due.
         """
         p, stopped = self.progress, "finished"
         if self._turned():
@@ -173,13 +206,21 @@ class Trainer:
             while self.spent() < 1:
                 began = time.perf_counter()
                 with observe(self.model) if self._observed(p.step + 1) else nullcontext() as seen:
-                    loss, norm, rate = self._step(loader)
+                    rate = self._step(loader)
                 p.step += 1
+                logged = p.step % LOG_EVERY == 0 or p.step == 1
+                if logged or self.looks_always:
+                    self._look()
                 p.seconds += time.perf_counter() - began
-                self._show(bar, loss)
-                if p.step % LOG_EVERY == 0 or p.step == 1:
+                self._show(bar)
+                if logged:
                     metrics.write(
-                        "train", step=p.step, seconds=round(p.seconds, 3), loss=loss, learning_rate=rate, grad_norm=norm
+                        "train",
+                        step=p.step,
+                        seconds=round(p.seconds, 3),
+                        loss=self.loss,
+                        learning_rate=rate,
+                        grad_norm=self.norm,
                     )
                 if seen is not None:
                     metrics.write("diagnostics", step=p.step, **seen.event())
@@ -235,15 +276,16 @@ class Trainer:
             return min(self.progress.step, self.config.steps) * self.config.evaluations // self.config.steps
         return int(self.spent() * self.config.evaluations)
 
-    def _step(self, loader: Iterator[tuple[Batch, list[list[str]]]]) -> tuple[float, float, float]:
-        """Take one optimizer step; return the loss in the spec's unit, the gradient's norm and the learning rate."""
+    def _step(self, loader: Iterator[tuple[Batch, list[list[str]]]]) -> float:
+        """Take one optimizer step, without waiting for a GPU; return the learning rate."""
         # Dropout, like the crops, depends on (seed, step) alone.
         torch.manual_seed(int(np.random.SeedSequence([self.config.seed, self.progress.step]).generate_state(1)[0]))
-        rate, total = learning_rate(self.spent(), self.config), 0.0
+        rate, step = learning_rate(self.spent(), self.config), self.progress.step + 1
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
         names: set[str] = set()
+        figures = []
         for _ in range(self.config.accumulation):
             batch, files = next(loader)
             names.update(name for item in files for name in item)
@@ -251,27 +293,41 @@ class Trainer:
             with self.autocast:
                 loss = self.per_entry(batch.to(self.device)).sum() / entries
             (loss / self.config.accumulation).backward()
-            total += self._finite(loss, "loss", names) / self.config.accumulation
+            figures.append(Figure(step, "loss", loss.detach(), sorted(names)))
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
-        self._finite(norm, "gradient", names)
+        figures.append(Figure(step, "gradient", norm, sorted(names)))
+        bad = ~torch.stack([figure.value for figure in figures]).isfinite().all()
+        self.optimizer.found_inf = torch.maximum(self.optimizer.found_inf, bad.float())
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update_parameters(self.model)
-        return self.unit.of_nats(total), float(norm), rate
+        self._unseen += figures
+        return rate
 
-    def _finite(self, value: Tensor, what: str, files: set[str]) -> float:
-        number = float(value.detach())
-        if not math.isfinite(number):
-            more = f" and {len(files) - 8} more" if len(files) > 8 else ""
-            raise TrainingError(
-                f"step {self.progress.step + 1}: the {what} is not a number ({number}) on a batch from "
-                f"{', '.join(sorted(files)[:8])}{more}; no step was taken, and the last checkpoint is intact: check "
-                f"these files, or try --set training.learning_rate={self.config.learning_rate / 3:.1g}"
-            )
-        return number
+    def _look(self) -> None:
+        """Wait for the losses and gradients of the steps since the last look.
+
+        Raises:
+            TrainingError: one of them is not a number.
+        """
+        if not self._unseen:
+            return
+        numbers = torch.stack([figure.value for figure in self._unseen]).tolist()
+        for (step, what, _, files), number in zip(self._unseen, numbers, strict=True):
+            if not math.isfinite(number):
+                more = f" and {len(files) - 8} more" if len(files) > 8 else ""
+                raise TrainingError(
+                    f"step {step}: the {what} is not a number ({number}) on a batch from "
+                    f"{', '.join(files[:8])}{more}; no step was taken, and the last checkpoint is intact: "
+                    f"check these files, or try --set training.learning_rate={self.config.learning_rate / 3:.1g}"
+                )
+        *losses, self.norm = numbers[-self.config.accumulation - 1 :]
+        self.loss = self.unit.of_nats(sum(loss / self.config.accumulation for loss in losses))
+        self._unseen.clear()
 
     def _evaluate(self, metrics: Metrics) -> None:
+        self._look()
         p, score = self.progress, self.evaluate(self.weights)
         best = score.loss < p.best_loss
         if best:
@@ -297,10 +353,10 @@ class Trainer:
         # disable=None: show the bar on terminals only.
         return tqdm(total=total, unit=unit, disable=None, dynamic_ncols=True, desc="training", leave=True)
 
-    def _show(self, bar: Any, loss: float) -> None:
+    def _show(self, bar: Any) -> None:
         p = self.progress
         bar.n = p.step if self.config.steps is not None else min(round(p.seconds), bar.total)
-        bar.set_postfix(step=p.step, loss=f"{loss:.3f}", held_out=f"{p.best_loss:.3f}", refresh=False)
+        bar.set_postfix(step=p.step, loss=f"{self.loss:.3f}", held_out=f"{p.best_loss:.3f}", refresh=False)
         bar.update(0)
 
 

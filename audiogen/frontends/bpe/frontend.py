@@ -245,7 +245,7 @@ class BPE(Frontend):
     def check_codes(self, codes: Tensor) -> None:
         holes = codes == self.spec.codebook_size
         super().check_codes(codes.masked_fill(holes, 0))
-        if bool(holes[..., 0].any() | (holes[..., :-1] & ~holes[..., 1:]).any()):
+        if not bool(~holes[..., 0].any() & (holes[..., 1:] | ~holes[..., :-1]).all()):
             raise ValueError("codes must have holes only after the end of an item")
 
     def _merged(self, base_codes: Tensor) -> Tensor:

@@ -101,8 +101,8 @@ class MelFrontend(Frontend):
         raise NotImplementedError
 
     def frames_heard(self, wav: Tensor) -> Tensor:
-        """Convert a wav (B, 1, N) to the mel frames to be decoded."""
-        return self.frames_of(self.encode(wav))
+        """Convert a wav (B, 1, N) of a block to the mel frames to be decoded, without checks that wait for a GPU."""
+        return self.frames_of(self.encode_block(wav, None, last=True)[0])
 
     def fit(self, wavs: Iterable[Tensor]) -> None:
         """Fit to files in bounded memory: first the analysis, then the vocoder if there is one.

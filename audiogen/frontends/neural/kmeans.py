@@ -71,6 +71,6 @@ def _spread_start(points: Tensor, num_clusters: int, generator: torch.Generator)
 
 def cluster_sums(points: Tensor, codes: Tensor, num_clusters: int) -> tuple[Tensor, Tensor]:
     """Count the points of each cluster and sum them: (M, D), (M,) -> (V,), (V, D)."""
-    counts = torch.bincount(codes, minlength=num_clusters).to(points.dtype)
+    counts = points.new_zeros(num_clusters).index_add_(0, codes, torch.ones_like(points[:, 0]))  # bincount would wait
     sums = points.new_zeros(num_clusters, points.shape[1]).index_add_(0, codes, points)
     return counts, sums

@@ -121,7 +121,7 @@ class CodebookLearner(nn.Module):
         """
         batch_size, dim, num_frames = x.shape
         vectors = x.transpose(1, 2).flatten(0, 1)  # (B * T, D)
-        uses = depths.to(x.device).repeat_interleave(num_frames)[:, None]  # (B * T, 1)
+        uses = depths.to(x.device, non_blocking=True).repeat_interleave(num_frames)[:, None]  # (B * T, 1)
         residual, quantized, commitment_loss = vectors, torch.zeros_like(vectors), x.new_zeros(())
         for stage in range(len(self.quantizer.codebooks)):
             seen = self.quantizer.project_in(stage, residual)
@@ -155,7 +155,8 @@ class CodebookLearner(nn.Module):
         sums.lerp_(batch_sums, 1 - self.decay)
         usual = counts.mean()
         dead = counts < REVIVE_BELOW * usual
-        places = torch.randint(len(vectors), (len(codebook),), generator=generator).to(vectors.device)
+        places = torch.randint(len(vectors), (len(codebook),), generator=generator)
+        places = places.to(vectors.device, non_blocking=True)
         sums.copy_(torch.where(dead[:, None], from_first_rank(vectors[places]) * usual, sums))
         counts.copy_(torch.where(dead, usual, counts))
         codebook.copy_(self.quantizer.on_sphere(sums / counts[:, None]))

@@ -27,6 +27,7 @@ UNQUANTIZED = 0.05  # fraction of the run before k-means on encoder outputs init
 START_POINTS = 8  # per codeword, for k-means
 WARMUP_STEPS = 20  # of the learning rate schedule
 DISC_PAUSE_LOSS = 0.5  # discriminators pause while their hinge loss (2 = chance) is below this
+LOOK_EVERY = 10  # steps between looks at the losses on a GPU; on a CPU each step is looked at
 SNAPSHOT_EVERY = 200  # steps; an exploding run rolls back to the last snapshot
 EXPLODED = 5.0  # times the moving average of the reconstruction loss
 MAX_ROLLBACKS = 3
@@ -62,8 +63,8 @@ class Trainer:
     3.4), so that the first rows alone decode well. Training depends only on settings, batches and progress: a trainer
     that loads the `state` of another continues exactly as that one would, bit for bit on a CPU.
 
-    A step that explodes (the loss is NaN or many times its average) is discarded: the trainer rolls back to its last
-    snapshot, halves the learning rate, and reports it.
+    A step that explodes (the loss is NaN or many times its average) changes no weight, and neither do those after it.
+    At the next look at the losses, the trainer rolls back to its last snapshot, halves the learning rate and says so.
 
     Args:
         encoder: wavs -> (B, D, T) and an unused state; may have no parameters.
@@ -100,7 +101,7 @@ class Trainer:
         self.modules.train()
         self.loss_of = ReconstructionLoss(sample_rate).to(like)
         self.balancer = Balancer(WEIGHTS)
-        self.optimizers = {
+        self.optimizers: dict[str, Any] = {
             name: torch.optim.AdamW(
                 [p for part in parts for p in part.parameters()],
                 settings.learning_rate,
@@ -115,9 +116,13 @@ class Trainer:
         self.step = 0
         self.quantized = False  # whether the codebooks have been initialised
         self.lr_scale = 1.0  # factor of the learning rate; halved by each rollback
-        self.ema_loss: float | None = None  # moving average of the reconstruction loss
-        self.ema_disc_loss: float | None = None  # moving average of the discriminators' hinge loss
+        self.ema_loss: Tensor | None = None  # moving average of the reconstruction loss, float64
+        self.ema_disc_loss: Tensor | None = None  # moving average of the discriminators' hinge loss, float64
+        self.exploded = torch.zeros((), device=self.device)  # 1 from an explosion until the rollback
         self._snapshot: dict[str, Any] = {}
+        self.looks_always = self.device.type == "cpu"  # at each step, since there is nothing to wait for
+        self._unseen: list[Tensor] = []  # `exploded` after each step since the last look
+        self._losses: dict[str, Tensor] = {}  # of the last step
 
     def train_step(self, progress: float) -> dict[str, float]:
         """Train for one step.
@@ -126,26 +131,47 @@ class Trainer:
             progress: fraction of the run that is done, from 0 to 1.
 
         Returns:
-            The step's losses by name; after an explosion {"rolled_back_to", "exploded_at", "lr_scale"}.
+            What `look` returns, or {} where nobody looked because the host would have waited for a GPU.
+
+        Raises:
+            TrainingError: see `look`.
+        """
+        if self.step % SNAPSHOT_EVERY == 0 or not self._snapshot:
+            self._snapshot = copy.deepcopy(self.state())
+        self._losses = self._step(progress)
+        self._unseen.append(self.exploded)
+        self.step += 1
+        looks = self.looks_always or self.step == 1 or self.step % LOOK_EVERY == 0
+        return self.look() if looks else {}
+
+    def look(self) -> dict[str, float]:
+        """Wait for the steps since the last look, and roll back if one of them exploded.
+
+        Returns:
+            The last step's losses by name; after an explosion {"rolled_back_to", "exploded_at", "lr_scale"}; {} if
+            there was no step.
 
         Raises:
             TrainingError: the loss exploded repeatedly.
         """
-        if self.step % SNAPSHOT_EVERY == 0 or not self._snapshot:
-            self._snapshot = copy.deepcopy(self.state())
-        losses = self._step(progress)
-        if losses is not None:
-            self.step += 1
-            return losses
-        step, lr_scale = self.step, self.lr_scale / 2
+        if not self._unseen:
+            return {}
+        numbers = torch.stack([x.double() for x in (*self._unseen, *self._losses.values())]).tolist()
+        exploded, losses = numbers[: len(self._unseen)], numbers[len(self._unseen) :]
+        self._unseen.clear()
+        if not any(exploded):
+            rate = self.optimizers["codec"].param_groups[0]["lr"]
+            return {**dict(zip(self._losses, losses, strict=True)), "learning_rate": rate}
+        exploded_at, lr_scale = self.step - exploded.count(1.0) + 1, self.lr_scale / 2
         if lr_scale < 0.5**MAX_ROLLBACKS:
             raise TrainingError(
-                f"the front-end's loss explodes or is NaN at step {step + 1}, after {MAX_ROLLBACKS} rollbacks: lower "
-                f"its learning_rate from {self.settings.learning_rate:g}, or look for odd files with audiogen doctor"
+                f"the front-end's loss explodes or is NaN at step {exploded_at}, after {MAX_ROLLBACKS} rollbacks: "
+                f"lower its learning_rate from {self.settings.learning_rate:g}, or look for odd files with audiogen "
+                "doctor"
             )
         self.load(copy.deepcopy(self._snapshot))
         self._snapshot["lr_scale"] = self.lr_scale = lr_scale
-        return {"rolled_back_to": float(self.step), "exploded_at": float(step + 1), "lr_scale": lr_scale}
+        return {"rolled_back_to": float(self.step), "exploded_at": float(exploded_at), "lr_scale": lr_scale}
 
     def figures(self) -> dict[str, list[float]]:
         """Return the perplexity and the used fraction of each codebook; empty without a quantizer."""
@@ -155,6 +181,7 @@ class Trainer:
 
     def export(self, encoder: nn.Module, quantizer: ResidualVQ, decoder: Decoder) -> None:
         """Copy the current weights into networks of the same shape."""
+        self.look()
         encoder.load_state_dict(self.modules["encoder"].state_dict())
         decoder.load_state_dict(self.modules["decoder"].state_dict())
         if self.learner is not None:
@@ -162,15 +189,16 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """Return everything needed to continue: `modules` and `optimizers` by name, and scalars."""
+        self.look()
         return {
             "modules": {name: module.state_dict() for name, module in self.modules.items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "step": self.step,
             "quantized": self.quantized,
             "lr_scale": self.lr_scale,
-            "ema_loss": self.ema_loss,
-            "ema_disc_loss": self.ema_disc_loss,
-            "norms": dict(self.balancer.norms),
+            "ema_loss": None if self.ema_loss is None else float(self.ema_loss),
+            "ema_disc_loss": None if self.ema_disc_loss is None else float(self.ema_disc_loss),
+            "norms": {name: float(norm) for name, norm in self.balancer.norms.items()},
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -180,18 +208,17 @@ class Trainer:
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         self.step, self.quantized, self.lr_scale = state["step"], state["quantized"], state["lr_scale"]
-        self.ema_loss, self.ema_disc_loss, self.balancer.norms = (
-            state["ema_loss"],
-            state["ema_disc_loss"],
-            dict(state["norms"]),
-        )
+        self.ema_loss, self.ema_disc_loss = self._scalar(state["ema_loss"]), self._scalar(state["ema_disc_loss"])
+        self.balancer.norms = {name: self._scalar(norm) for name, norm in state["norms"].items()}
+        self.exploded = torch.zeros((), device=self.device)
 
-    def _step(self, progress: float) -> dict[str, float] | None:
-        """Return the step's losses, or None if it exploded; then no weight has changed, but codebooks may have."""
+    def _scalar(self, x: float | None) -> Any:
+        return None if x is None else torch.tensor(x, dtype=torch.float64, device=self.device)
+
+    def _step(self, progress: float) -> dict[str, Tensor]:
+        """Return the step's losses, without waiting for a GPU; after an explosion no weight changes any more."""
         generator = generator_for(self.settings.seed, self.step, 1)
-        wav = self.batch(self.step).to(self.like)
-        if not bool(torch.isfinite(wav).all()):
-            return None
+        wav = self.batch(self.step).to(self.like, non_blocking=True)
         for optimizer in self.optimizers.values():
             optimizer.param_groups[0]["lr"] = self.settings.learning_rate * self.lr_scale * self._schedule(progress)
         if self.learner is not None and not self.quantized and progress >= UNQUANTIZED:
@@ -203,40 +230,44 @@ class Trainer:
             latent, commitment_loss = self.learner.quantize(latent, depths, generator)
         decoded, _ = self.modules["decoder"](latent)
         losses = self.loss_of(decoded, wav)
-        found = float(sum(loss.detach() for loss in losses.values()))
-        if not found <= EXPLODED * (self.ema_loss or math.inf) or not bool(torch.isfinite(commitment_loss)):
-            return None
+        found = sum((loss.detach() for loss in losses.values()), wav.new_zeros(())).double()
         adversarial = (self.quantized or self.learner is None) and progress >= self.settings.adversarial_from
         real = self.modules["discriminators"](wav) if adversarial else None
         if real is not None:
             losses |= generator_losses(real, self.modules["discriminators"](decoded))
         gradient = self.balancer.gradient(losses, decoded)
-        if not bool(torch.isfinite(gradient).all()):
-            return None
+        usual = math.inf if self.ema_loss is None else self.ema_loss
+        sound = (found <= EXPLODED * usual) & commitment_loss.isfinite() & gradient.isfinite().all()
+        self.exploded = torch.maximum(self.exploded, (~sound).float())
         optimizer = self.optimizers["codec"]
         optimizer.zero_grad(set_to_none=False)
         roots, seeds = [decoded], [gradient]
         if self.quantized:
             roots, seeds = [*roots, commitment_loss], [*seeds, torch.full_like(commitment_loss, COMMITMENT_WEIGHT)]
         torch.autograd.backward(roots, seeds)
+        optimizer.found_inf = self.exploded  # the fused step leaves all as it is where this is 1
         optimizer.step()
         self.ema_loss = found if self.ema_loss is None else 0.98 * self.ema_loss + 0.02 * found
-        record = {name: float(loss.detach()) for name, loss in losses.items()}
+        record = {"loss": found, **{name: loss.detach() for name, loss in losses.items()}}
         if self.quantized:
-            record["commitment"] = float(commitment_loss.detach())
+            record["commitment"] = commitment_loss.detach()
         if real is not None:
             record["discriminators"] = self._train_discriminators(real, decoded.detach())
-        return {"loss": found, **record, "learning_rate": optimizer.param_groups[0]["lr"]}
+        return record
 
-    def _train_discriminators(self, real: Any, decoded: Tensor) -> float:
+    def _train_discriminators(self, real: Any, decoded: Tensor) -> Tensor:
         """Train the discriminators unless they are far ahead of the codec; return their hinge loss."""
         loss = hinge_loss(real, self.modules["discriminators"](decoded))
-        value = float(loss.detach())
+        value = loss.detach().double()
         self.ema_disc_loss = value if self.ema_disc_loss is None else 0.98 * self.ema_disc_loss + 0.02 * value
-        if self.ema_disc_loss >= DISC_PAUSE_LOSS:
-            self.optimizers["discriminators"].zero_grad(set_to_none=False)
-            loss.backward()
-            self.optimizers["discriminators"].step()
+        ahead = ~(self.ema_disc_loss >= DISC_PAUSE_LOSS)
+        if self.looks_always and bool(ahead):
+            return value  # spares a CPU the backward pass; a GPU would be waited for
+        optimizer = self.optimizers["discriminators"]
+        optimizer.zero_grad(set_to_none=False)
+        loss.backward()
+        optimizer.found_inf = torch.maximum(self.exploded, ahead.float())
+        optimizer.step()
         return value
 
     @torch.no_grad()
