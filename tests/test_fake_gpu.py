@@ -10,7 +10,7 @@ import pytest
 import torch
 from corpus import tiny_frontend
 from fake_gpu import GPU, HostSync, Watch, fake_gpu
-from tiny import BACKBONE_CASES, SPEC_CASES, TOKENS, tiny_model
+from tiny import BACKBONE_CASES, SPEC_CASES, TOKENS, random_conditions, tiny_model
 from torch import nn
 
 from audiogen.frontends import FRONTENDS, codec
@@ -97,17 +97,18 @@ def test_front_ends_train_without_waiting(monkeypatch, kind):
 class Batches:
     """Batches on the CPU, as a loader gives them."""
 
-    def __init__(self, spec):
-        self.spec = spec
+    def __init__(self, model):
+        self.model = model
 
     def loader(self, start, stop, num_workers):
+        conditions = None if self.model.conditioner is None else random_conditions(2, 4)
         while True:
-            yield Batch(some_input(self.spec, 2, 4, "cpu")), [["a.wav"], ["b.wav"]]
+            yield Batch(some_input(self.model.spec, 2, 4, "cpu"), conditions), [["a.wav"], ["b.wav"]]
 
 
 def step_on_gpu(folder, model, steps=1, precision="fp32", **settings):
     with fake_gpu():
-        trainer = Trainer(model.to(GPU), Batches(model.spec), None, None, TrainingConfig(**settings), folder, precision)
+        trainer = Trainer(model.to(GPU), Batches(model), None, None, TrainingConfig(**settings), folder, precision)
         loader = trainer.batches.loader(0, None, 0)
         with Watch():
             for _ in range(steps):
@@ -133,6 +134,21 @@ def test_a_training_step_in_bf16_does_not_wait(tmp_path, kind):
 def test_averaging_and_accumulation_do_not_wait(tmp_path):
     """Guards against a count of steps that is copied to the GPU, as AveragedModel does."""
     step_on_gpu(tmp_path, tiny_model(TOKENS, "bigram", "delay").float(), steps=3, accumulation=2, average=0.9)
+
+
+@pytest.mark.parametrize("spec, pattern", SPEC_CASES)
+def test_conditions_do_not_wait(tmp_path, spec, pattern):
+    """Guards against values of conditions, or what they are embedded by, that are copied at each step."""
+    step_on_gpu(tmp_path, tiny_model(spec, "bigram", pattern, conditions=True).float())
+    model = tiny_model(spec, "bigram", pattern, conditions=True).float()
+    conditions = random_conditions(2, 3)
+    with fake_gpu():
+        engine = Eager(model.to(GPU), Request(batch_size=2, conditions=conditions, guidance=2.0))
+        engine.prefill(some_input(spec, 2, 0))
+        seq = some_input(spec, 2, 3)
+        numbers = torch.full((2, 3, model.head.num_uniforms), 0.5, dtype=torch.float64, device=GPU)
+        with Watch():
+            engine.decode(seq, torch.zeros_like(seq[0], dtype=torch.bool), numbers)
 
 
 @every_model

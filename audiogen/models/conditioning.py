@@ -214,6 +214,7 @@ class Position(Condition):
     class Config:
         """No settings."""
 
+    scales: Tensor
     num_features = 2
     stays_open = True
     SCALES = tuple(4.0**power for power in range(6))  # frames: 1 to 1,024
@@ -221,10 +222,10 @@ class Position(Condition):
     def __init__(self, config: Any, dim: int):
         super().__init__(config, dim)
         self.linear = Affine(2 * len(self.SCALES), dim)
+        self.register_buffer("scales", torch.tensor(self.SCALES)[:, None], persistent=False)
 
     def embed(self, x: Tensor) -> Tensor:
-        scales = torch.tensor(self.SCALES, device=x.device, dtype=x.dtype)
-        near = (-x[:, :, None] / scales[:, None]).exp()  # (B, 2, scales, T), 1 at the edge, 0 far away
+        near = (-x[:, :, None] / self.scales).exp()  # (B, 2, scales, T), 1 at the edge, 0 far away
         return self.linear(near.flatten(1, 2).transpose(1, 2))
 
     def parse(self, name: str, value: Any) -> Tensor:

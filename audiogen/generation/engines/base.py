@@ -66,6 +66,10 @@ class Engine:
     def __init__(self, model: SequenceModel, request: Request):
         self.model, self.request = model, request
         self.step = 0  # that is drawn next
+        device = model.bos.device
+        self._conditions = {
+            name: values.to(device, non_blocking=True) for name, values in (request.conditions or {}).items()
+        }
 
     def prefill(self, seq: Tensor) -> None:
         """Process the steps (B, C, S) of the prompt, S >= 0, with the model in one pass."""
@@ -82,9 +86,8 @@ class Engine:
 
         None for a model without conditions.
         """
-        request, device = self.request, self.model.bos.device
-        conditions = {name: values.to(device) for name, values in (request.conditions or {}).items()}
-        given, null = self.model.added(conditions, start, stop), self.model.added({}, start, stop)
+        request = self.request
+        given, null = self.model.added(self._conditions, start, stop), self.model.added({}, start, stop)
         if given is None or null is None or not request.guided:
             return given
         shape = (request.batch_size, *given.shape[1:])
