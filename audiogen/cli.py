@@ -260,6 +260,9 @@ def generate(
 def evaluate(
     run: Given,
     folder: Given,
+    generate: Annotated[
+        int, typer.Option(min=0, max=1000, help="Generate this many clips and compare them with the files.")
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     device: Device = "auto",
 ) -> None:
@@ -269,7 +272,7 @@ def evaluate(
     from .runs.run import load_run
     from .utils.devices import choose_device
 
-    report = evaluate_folder(load_run(run, choose_device(device)), folder)
+    report = evaluate_folder(load_run(run, choose_device(device)), folder, generate)
     if as_json:
         print(json.dumps(report, indent=2))
         return

@@ -113,13 +113,22 @@ def log_mel_statistics(wavs: Iterable[Tensor], sample_rate: int, seconds: float 
     wav = torch.cat([wav.flatten() for wav in wavs])
     length = round(seconds * sample_rate)
     windows = wav[: len(wav) // length * length].view(-1, length)  # (N, n)
+    return mean_and_deviation(log_mel_levels(windows, sample_rate, bands))
+
+
+def log_mel_levels(wavs: Tensor, sample_rate: int, bands: int = 64) -> Tensor:
+    """Compute the level of mel bands in dB relative to a full-scale sine: (B, n) -> (B, bands, T).
+
+    Windows last about 46 ms and overlap by three quarters; only whole ones count.
+    """
     n_fft = 2 ** round(math.log2(0.046 * sample_rate))
-    window = torch.hann_window(n_fft, dtype=wav.dtype)
-    bank = mel_filterbank(sample_rate, n_fft, bands).to(wav)  # (bands, bins)
+    window = torch.hann_window(n_fft, dtype=wavs.dtype)
+    bank = mel_filterbank(sample_rate, n_fft, bands).to(wavs)  # (bands, bins)
     bank = bank / bank.sum(dim=1, keepdim=True)
-    spectrum = torch.stft(windows, n_fft, n_fft // 4, window=window, center=False, return_complex=True)
-    power = bank @ spectrum.abs().square() / (n_fft / 4) ** 2  # (N, bands, T), 1 for a full-scale sine
-    return mean_and_deviation(10 * (power + FLOOR).log10())
+    wavs = torch.nn.functional.pad(wavs, (0, max(0, n_fft - wavs.shape[1])))
+    spectrum = torch.stft(wavs, n_fft, n_fft // 4, window=window, center=False, return_complex=True)
+    power = bank @ spectrum.abs().square() / (n_fft / 4) ** 2  # (B, bands, T), 1 for a full-scale sine
+    return 10 * (power + FLOOR).log10()
 
 
 def mean_and_deviation(windows: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from ..errors import DataError
 from ..frontends import Frontend
 from ..runs.event_log import read_metrics
 from ..runs.run import Run
+from .generated import MOST_SECONDS, judge_generated
 from .reconstruction import mel_distance, si_sdr
 from .scores import baselines, held_out_score
 
@@ -27,7 +28,7 @@ log = logging.getLogger("audiogen")
 ROUND_TRIPS = 16
 
 
-def evaluate_folder(run: Run, folder: str | Path) -> dict[str, Any]:
+def evaluate_folder(run: Run, folder: str | Path, generate: int = 0) -> dict[str, Any]:
     """Score a run on the files of a folder (or cache) that it was not trained on.
 
     Example:
@@ -37,10 +38,12 @@ def evaluate_folder(run: Run, folder: str | Path) -> dict[str, Any]:
     Args:
         run: a run of `audiogen train`.
         folder: a folder of audio files, or a cache of `audiogen tokenize`.
+        generate: number of clips to generate and compare with the files.
 
     Returns:
-        The result of `report`, and `seen`: number of files left out because the model was trained on them, and
-        `turned`: whether the held-out loss had stopped improving before training ended.
+        The result of `report`; `generated` (see `judge_generated`) if any clips are; `seen`: number of files left out
+        because the model was trained on them; `turned`: whether the held-out loss had stopped improving before training
+        ended.
 
     Raises:
         DataError: no file is left to evaluate on.
@@ -67,8 +70,14 @@ def evaluate_folder(run: Run, folder: str | Path) -> dict[str, Any]:
         sound = []
         if cache is None:
             cache = EncodedCache.build(replace(index, files=[part.file for part in parts]), run.frontend, temporary)
-            sound = originals(folder, parts, run.sample_rate)
-        result = report(run, Sequences(cache, parts), run.training_sequences(), sound)
+            most, seconds = (len(parts), MOST_SECONDS) if generate else (ROUND_TRIPS, 10.0)
+            sound = originals(folder, parts, run.sample_rate, most, seconds)
+        if generate and not sound:
+            raise DataError(f"{folder}: is a cache, but generated sound is compared with recordings; give their folder")
+        training = run.training_sequences()
+        result = report(run, Sequences(cache, parts), training, sound)
+        if generate:
+            result["generated"] = judge_generated(run, [wav for _, wav in sound], training, generate)
     turned = any(event.get("turned") for event in read_metrics(run.folder) if event.get("event") == "final")
     return {**result, "turned": turned, "seen": len(index.files) - len(parts)}
 

@@ -26,8 +26,38 @@ def report_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     if result["round_trip"]:
         rows.append(("round trip: mel distance (0 is perfect)", f"{result['round_trip']['mel_distance']:.3f}"))
     rows.append(("held out", f"{result['files']} files, {result['seconds'] / 60:.1f} min"))
+    if result.get("generated"):
+        rows += _generated_rows(result["generated"])
     if result.get("seen"):
         rows.append(("left out (used in training)", f"{result['seen']} files"))
+    return rows
+
+
+def _generated_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return rows on what was generated, each beside the same for recordings."""
+    if found["kad"] is None:
+        return [(f"{found['num']} generated clips", "less than two seconds of recordings to compare them with")]
+
+    def distance(name: str) -> str:
+        value, low, high = (1000 * found["kad"][name][key] for key in ("value", "low", "high"))
+        return f"{value:.0f} ({low:.0f} to {high:.0f})"
+
+    names = {"generated": "generated", "training": "training recordings (floor)", "noise": "noise of their spectrum"}
+    shown = [f"{words} {distance(name)}" for name, words in names.items() if name in found["kad"]]
+    rows = [(f"{found['num']} generated clips: KAD x 1000 to the recordings", "; ".join(shown))]
+    low, middle, high = found["centroid"]["recordings"]
+    rows.append(
+        (
+            "spectral centroid, median",
+            f"{found['centroid']['generated'][1]:.0f} Hz; recordings {middle:.0f} Hz ({low:.0f} to {high:.0f})",
+        )
+    )
+    shares = (100 * found["silence"][name] for name in ("generated", "recordings"))
+    rows.append(("silence", "{:.0f} %; recordings {:.0f} %".format(*shares)))
+    if found["copies"]:
+        nearer, least = 100 * found["copies"]["nearer"], 100 * found["copies"]["low"]
+        verdict = "it copies" if least > 5 else "no sign of copies"
+        rows.append(("seconds nearer to training than 95 % of the recordings are", f"{nearer:.0f} %: {verdict}"))
     return rows
 
 

@@ -1,0 +1,180 @@
+"""Judge what a run generates: its distance from held-out recordings, its brightness and silence, and copies."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..runs.run import Run
+from .distribution import frechet, kad, log_mel_levels, log_mel_statistics, noise_of_spectrum
+
+#: Seconds of a generated clip; seconds of recordings that are compared at most; clips side by side.
+CLIP_SECONDS, MOST_SECONDS, BATCH = 4.0, 120.0, 10
+#: Frames per second and bands by which seconds are compared for copies; seconds of training sound at most.
+COPY_RATE, COPY_BANDS, COPY_SECONDS = 25, 32, 1800.0
+REPLICATES = 200
+#: Below this level (dB relative to a full-scale sine) a tenth of a second is silent.
+SILENCE = -60.0
+
+
+@torch.inference_mode()
+def judge_generated(
+    run: Run, recordings: Sequence[Tensor], training: Iterable[Tensor] | None, num: int, seed: int = 0
+) -> dict[str, Any]:
+    """Generate clips with a run's own sampling and compare them with recordings that it was not trained on.
+
+    Args:
+        run: a trained run.
+        recordings: held-out wavs (1, N) at the run's sample rate.
+        training: sequences (C, T) that the run was trained on; None where they are gone.
+        num: number of clips of CLIP_SECONDS.
+        seed: of the first clip; the others count up.
+
+    Returns:
+        JSON values: `num`, `sampling`; `kad` {name: {"value", "low", "high", "n"}} and `frechet` {name: value} of the
+        generated sound, of training sound after its round trip (the floor), of noise with the recordings' spectrum and
+        of recordings played backwards (the ceilings; means and deviations over a second do not tell the direction, so
+        this one stays low until a finer embedding is used); `centroid` and `silence` {"generated", "recordings"};
+        `copies`, see `copies_among`. All but `num` are None where there are less than two seconds of recordings.
+    """
+    rate = run.sample_rate
+    recordings = _most(recordings, MOST_SECONDS * rate)
+    if sum(wav.shape[1] for wav in recordings) < 2 * rate:
+        return {"num": num, "kad": None, "frechet": None, "centroid": None, "silence": None, "copies": None}
+    made = []
+    for first in range(seed, seed + num, BATCH):
+        made += run.generate(CLIP_SECONDS, seeds=range(first, min(first + BATCH, seed + num))).cpu()
+    sets = {"generated": made}
+    kept = None if training is None else _most(training, COPY_SECONDS * (run.frontend.spec.frame_rate or rate))
+    if kept is not None:
+        sets["training"] = _decoded(run, _most(kept, MOST_SECONDS / 2 * (run.frontend.spec.frame_rate or rate)))
+    sets |= {"noise": noise_of_spectrum(recordings), "backwards": [wav.flip(1) for wav in recordings]}
+    reference = log_mel_statistics(recordings, rate)
+    embedded = {name: log_mel_statistics(wavs, rate) for name, wavs in sets.items()}
+    embedded = {name: x for name, x in embedded.items() if len(x) >= 2}
+    return {
+        "num": num,
+        "sampling": asdict(run.sampling),
+        "kad": {name: asdict(kad(reference, x)) for name, x in embedded.items()},
+        "frechet": {name: frechet(reference, x) for name, x in embedded.items()},
+        "centroid": {"generated": centroid(made, rate), "recordings": centroid(recordings, rate)},
+        "silence": {"generated": silence(made, rate), "recordings": silence(recordings, rate)},
+        "copies": None if kept is None else _copies(run, made, recordings, kept),
+    }
+
+
+def copies_among(made: Tensor, held_out: Tensor, training: Tensor) -> dict[str, float] | None:
+    """Find the training second nearest to each generated one, and the same for held-out seconds.
+
+    Held-out seconds show how near a new recording of the same source comes; what copies comes nearer.
+
+    Args:
+        made: features of generated seconds (N, D).
+        held_out: features of held-out seconds (M, D).
+        training: features of training seconds, at all shifts (L, D).
+
+    Returns:
+        `generated` and `held_out`, median distances (mean absolute differences); `nearer`, the share of generated
+        seconds that are nearer than 95 % of the held-out ones (0.05 is expected by chance), `low`, the lower end of its
+        95 % interval, and `n`. None where a set is empty.
+    """
+    if not (len(made) and len(held_out) and len(training)):
+        return None
+    generated, others = (_nearest(x, training) for x in (made, held_out))
+    nearer = float((generated < others.quantile(0.05)).double().mean())
+    # Bootstrap both sets: of few held-out seconds, the 5 % that are nearest are known only roughly.
+    generator, shares = torch.Generator().manual_seed(0), []
+    for _ in range(REPLICATES):
+        one, two = (x[torch.randint(len(x), (len(x),), generator=generator)] for x in (generated, others))
+        shares.append(float((one < two.quantile(0.05)).double().mean()))
+    low = float(torch.tensor(shares).quantile(0.025))
+    medians = {"generated": float(generated.median()), "held_out": float(others.median())}
+    return {**medians, "nearer": nearer, "low": low, "n": len(generated)}
+
+
+def centroid(wavs: Iterable[Tensor], sample_rate: int) -> tuple[float, float, float]:
+    """Return the 10th, 50th and 90th percentile of the spectral centroid in Hz over windows that are not silent.
+
+    Args:
+        wavs: (1, N) each.
+        sample_rate: Hz.
+    """
+    windows = _windows(wavs, sample_rate)  # (N, n)
+    spectrum = torch.fft.rfft(windows * torch.hann_window(windows.shape[1])).abs().square()
+    hertz = torch.linspace(0, sample_rate / 2, spectrum.shape[1])
+    power = spectrum.sum(dim=1)
+    heard = _levels(windows) > SILENCE
+    if not heard.any():
+        return (0.0, 0.0, 0.0)
+    centres = (spectrum @ hertz)[heard] / power[heard]
+    low, middle, high = torch.quantile(centres, torch.tensor([0.1, 0.5, 0.9])).tolist()
+    return (low, middle, high)
+
+
+def silence(wavs: Iterable[Tensor], sample_rate: int) -> float:
+    """Return the share of windows of 0.1 s of wavs (1, N) whose level is below SILENCE."""
+    return float((_levels(_windows(wavs, sample_rate)) <= SILENCE).double().mean())
+
+
+def _copies(run: Run, made: Sequence[Tensor], recordings: Sequence[Tensor], training: Sequence[Tensor]):
+    sets = [[run.frontend.encode(wav[None].to(run.frontend.device))[0] for wav in wavs] for wavs in (made, recordings)]
+    generated, held_out = (_seconds(_bands(run, sequences), COPY_RATE) for sequences in sets)
+    return copies_among(generated, held_out, _seconds(_bands(run, training), 1))
+
+
+def _bands(run: Run, sequences: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Compute coarse log-mel bands, COPY_RATE times per second: (C, T) each -> (COPY_BANDS, t) each.
+
+    A front-end of mel frames has such bands already, in standard deviations, so nothing is decoded.
+    """
+    front = run.frontend
+    for x in sequences:
+        if hasattr(front, "frames_of"):
+            frames = front.frames_of(x[None].to(front.device))[0].cpu()  # (F, T)
+            rate = front.spec.frame_rate
+        else:
+            frames = log_mel_levels(_decoded(run, [x])[0], front.spec.sample_rate)[0] / 10
+            rate = 4 * front.spec.sample_rate / 2 ** round(math.log2(0.046 * front.spec.sample_rate))
+        length = max(1, round(frames.shape[1] * COPY_RATE / rate))
+        yield F.adaptive_avg_pool2d(frames[None], (COPY_BANDS, length))[0]
+
+
+def _seconds(bands: Iterable[Tensor], step: int) -> Tensor:
+    """Cut bands (COPY_BANDS, t) into windows of a second, `step` apart: (N, COPY_BANDS * COPY_RATE)."""
+    windows = [x.unfold(1, COPY_RATE, step).transpose(0, 1).flatten(1) for x in bands if x.shape[1] >= COPY_RATE]
+    return torch.cat(windows) if windows else torch.zeros(0, COPY_BANDS * COPY_RATE)
+
+
+def _nearest(x: Tensor, known: Tensor) -> Tensor:
+    """Mean absolute difference from each row of (N, D) to the nearest of (L, D): (N,)."""
+    return torch.cat([torch.cdist(part, known, p=1).amin(dim=1) for part in x.split(64)]) / x.shape[1]
+
+
+def _windows(wavs: Iterable[Tensor], sample_rate: int) -> Tensor:
+    """Join wavs (1, N) and cut them into windows of 0.1 s: (M, n); the rest is dropped unless it is all there is."""
+    wav, length = torch.cat([wav.flatten() for wav in wavs]), max(1, round(0.1 * sample_rate))
+    return F.pad(wav, (0, max(0, length - len(wav))))[: max(1, len(wav) // length) * length].view(-1, length)
+
+
+def _levels(windows: Tensor) -> Tensor:
+    """Level of windows (N, n) in dB relative to a full-scale sine: (N,)."""
+    return 10 * (2 * windows.square().mean(dim=1) + 1e-12).log10()
+
+
+def _most(sequences: Iterable[Tensor], length: float) -> list[Tensor]:
+    """Take sequences (C, n) up to a total length."""
+    taken: list[Tensor] = []
+    for x in sequences:
+        if length < 1:
+            break
+        taken.append(x[:, : math.ceil(length)])
+        length -= x.shape[1]
+    return taken
+
+
+def _decoded(run: Run, sequences: Iterable[Tensor]) -> list[Tensor]:
+    return [run.frontend.decode(x[None].to(run.frontend.device))[0].cpu() for x in sequences]
