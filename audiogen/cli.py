@@ -60,6 +60,10 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=1", help="A setting, by its name in a run's config.json; may be repeated."),
 ]
+Pattern = Annotated[
+    str | None,
+    typer.Option(metavar="PATTERN", help="Labels in file names, such as {digit}_{speaker}_{}; {} is what is no label."),
+]
 
 
 def main() -> None:
@@ -93,6 +97,7 @@ def main() -> None:
 def doctor(
     folder: Annotated[Path | None, typer.Argument(readable=False, help="A folder of sound files.")] = None,
     overfit: Annotated[bool, typer.Option("--overfit", help="Overfit a single batch as a sanity check.")] = False,
+    label_pattern: Pattern = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="List every file.")] = False,
     frontend: Frontend = None,
     backbone: Backbone = None,
@@ -113,14 +118,19 @@ def doctor(
     if folder is not None:
         from .commands.plan import Flags
 
-        found = check_folder(console, folder, verbose, Flags(frontend, backbone, settings or []))
+        found = check_folder(console, folder, verbose, Flags(frontend, backbone, settings or []), label_pattern)
         if overfit:
             check_overfit(console, found, frontend, backbone, device, settings or [])
 
 
 @app.command(cls=PartsCommand)
 def tokenize(
-    folder: Given, out: Given, frontend: Frontend = None, device: Device = "auto", settings: Settings = None
+    folder: Given,
+    out: Given,
+    frontend: Frontend = None,
+    label_pattern: Pattern = None,
+    device: Device = "auto",
+    settings: Settings = None,
 ) -> None:
     """Encode a folder once into OUT, which train accepts instead of the folder.
 
@@ -128,7 +138,7 @@ def tokenize(
     """
     from .commands.tokenize import tokenize as run_tokenize
 
-    cache = run_tokenize(folder, out, frontend, device, settings or [])
+    cache = run_tokenize(folder, out, frontend, device, settings or [], label_pattern)
     console.print(f"{out}: files encoded: {len(cache)}; train on it with: audiogen train {out} --out runs/NAME")
 
 
@@ -184,6 +194,13 @@ def train(
         float | None,
         typer.Option(help="Train for this many minutes (default: 10), not counting encoding, evaluation and samples."),
     ] = None,
+    condition: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES", help="Labels to learn, such as digit,speaker; none for none. Default: all found."
+        ),
+    ] = None,
+    label_pattern: Pattern = None,
     seed: Annotated[int | None, typer.Option(help="Determines weights, crops and dropout (default: 0).")] = None,
     device: Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
@@ -209,6 +226,8 @@ def train(
         strict=strict,
         diagnostics=diagnostics,
         overrides=settings or [],
+        condition=None if condition is None else [name.strip() for name in condition.split(",") if name.strip()],
+        label_pattern=label_pattern,
     )
 
 
@@ -219,6 +238,13 @@ def generate(
     seconds: Annotated[float, typer.Option(help="Seconds of new sound in each WAV.")] = 4.0,
     num: Annotated[int, typer.Option(min=1, help="Number of WAVs.")] = 4,
     prompt: Annotated[Path | None, typer.Option(readable=False, help="A sound file to continue.")] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="What to ask for; may be repeated. Default: as in the training files."),
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="How strongly to follow it; 1 is as learned. Default: the run's own.")
+    ] = None,
     temperature: Annotated[
         float | None,
         typer.Option(help="Below 1, favour probable codes; 1 draws as predicted; 0 is greedy. Default: the run's own."),
@@ -236,6 +262,7 @@ def generate(
     device: Device = "auto",
 ) -> None:
     """Generate WAVs with a run, and print the seed of each."""
+    from .commands.conditions import in_brackets, parse_labels
     from .commands.samples import generate_files, stream_files
     from .runs.run import load_run
     from .utils.devices import choose_device
@@ -243,17 +270,18 @@ def generate(
 
     check_is_no_file(out)
     loaded = load_run(run, choose_device(device), precision)
-    asked = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-    sampling = replace(loaded.sampling, **{name: value for name, value in asked.items() if value is not None})
+    filters = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    sampling = replace(loaded.sampling, **{name: value for name, value in filters.items() if value is not None})
+    asked = parse_labels(label or [])
     if stream:
-        for made in stream_files(loaded, out, seconds, num, prompt, sampling, seed):
+        for made in stream_files(loaded, out, seconds, num, prompt, sampling, seed, asked, guidance):
             console.print(
-                f"{made.path}  seed {made.seed}  first sound after {made.first_sound:.2f} s, "
+                f"{made.path}  seed {made.seed}{in_brackets(made.asked)}  first sound after {made.first_sound:.2f} s, "
                 f"{made.real_times:.2f} times real time"
             )
         return
-    for path, used in generate_files(loaded, out, seconds, num, prompt, sampling, seed):
-        console.print(f"{path}  seed {used}")
+    for path, used, said in generate_files(loaded, out, seconds, num, prompt, sampling, seed, asked, guidance):
+        console.print(f"{path}  seed {used}{in_brackets(said)}")
 
 
 @app.command()

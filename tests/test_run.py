@@ -144,7 +144,7 @@ def test_samples_say_how_to_make_them_again(made, run, tmp_path):
     assert (generated["kind"], generated["seed"], generated["step"]) == ("generated", 2, run.step)
     assert generated["checkpoint"] == sha256_file(made / "model.safetensors")
     assert generated["sampling"] == {"temperature": 1.0, "top_k": None, "top_p": None, "min_p": None}
-    again = dict((seed, path) for path, seed in write_generated(tmp_path, run, generated["seconds"], range(4)))
+    again = dict((seed, path) for path, seed, _ in write_generated(tmp_path, run, generated["seconds"], range(4)))
     assert again[2].read_bytes() == (made / "samples" / "generated-2.wav").read_bytes()
     last = made / "checkpoints" / "step-4" / "model.safetensors"
     assert (notes["step-4-0"]["step"], notes["step-4-0"]["checkpoint"]) == (4, sha256_file(last))
@@ -261,17 +261,17 @@ def test_many_items_go_in_batches(run, tmp_path, monkeypatch):
     """Buries memory that grows with --num, and items lost or doubled where a batch ends."""
     monkeypatch.setattr(samples, "BATCH", 2)
     written = list(generate_files(run, tmp_path, 0.05, 5, seed=10))
-    assert [(path.name, seed) for path, seed in written] == [(f"sample-{seed}.wav", seed) for seed in range(10, 15)]
+    assert [(path.name, seed) for path, seed, _ in written] == [(f"sample-{seed}.wav", seed) for seed in range(10, 15)]
     monkeypatch.setattr(samples, "BATCH", 16)
     together = list(generate_files(run, tmp_path / "together", 0.05, 5, seed=10))
-    for (path, _), (other, _) in zip(written, together, strict=True):
+    for (path, *_), (other, *_) in zip(written, together, strict=True):
         torch.testing.assert_close(read_audio(path), read_audio(other), rtol=0, atol=1e-3)
 
 
 def test_a_prompt_file_is_resampled_and_named(run, tmp_path):
     """Buries a prompt taken at another rate, an octave too low."""
     prompt = folder_of_notes(tmp_path / "prompt", [22050], rate=22050) / "note-00.wav"
-    ((path, _),) = generate_files(run, tmp_path / "out", 0.1, 1, prompt=prompt, seed=0)
+    ((path, *_),) = generate_files(run, tmp_path / "out", 0.1, 1, prompt=prompt, seed=0)
     assert audio_info(path).num_samples == 8000 + 800
     said = json.loads(path.with_suffix(".json").read_text())
     assert (said["prompt"], said["prompt_seconds"], said["seconds"]) == (str(prompt), 1.0, 1.1)

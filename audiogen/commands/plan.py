@@ -145,6 +145,7 @@ class Plan:
             "pattern": {"kind": "delay" if spec.num_rows > 1 else "parallel"},
             "data": {},
             "training": {**training, **flags.training},
+            "guidance": {},
         }
         _, overrides = frontend_settings(flags.overrides)
         typed = override(values, overrides)

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,9 @@ def write_sample(path: Path, wav: Tensor, sample_rate: int, kind: str, **about: 
 
 def _write_about(path: Path, seconds: float, kind: str, **about: Any) -> Path:
     keys = ("source", "seed", "sampling", "precision", "prompt", "prompt_seconds", "step", "checkpoint")
+    asked = {key: about[key] for key in ("conditions", "guidance") if key in about}
     atomic_write_json(
-        path.with_suffix(".json"), {"kind": kind, **{key: about.get(key) for key in keys}, "seconds": seconds}
+        path.with_suffix(".json"), {"kind": kind, **{key: about.get(key) for key in keys}, **asked, "seconds": seconds}
     )
     return path
 
@@ -67,8 +68,10 @@ def write_generated(
     prompt: tuple[str, Tensor] | None = None,
     prefix: str = "generated",
     weights: Path | None = None,
-) -> Iterator[tuple[Path, int]]:
-    """Generate one WAV per seed, folder/PREFIX-SEED.wav, and yield (path, seed) when it is written.
+    asked: Mapping[str, Any] | None = None,
+    guidance: float | None = None,
+) -> Iterator[tuple[Path, int, dict[str, str]]]:
+    """Generate one WAV per seed, folder/PREFIX-SEED.wav, and yield (path, seed, what was asked) when it is written.
 
     Args:
         folder: folder of the WAVs.
@@ -79,17 +82,20 @@ def write_generated(
         prompt: (name, wav (1, N) at the run's rate) to continue.
         prefix: first part of the names.
         weights: file of the run's weights; by default model.safetensors in its folder.
+        asked: `conditions` of `Run.generate`.
+        guidance: of `Run.generate`.
     """
     about, (name, wav) = None, prompt or (None, None)
     samples = seconds * run.sample_rate + (0 if wav is None else wav.shape[-1])  # per item
     size = max(1, min(BATCH, int(MAX_SAMPLES / max(1.0, samples))))
     for first in range(0, len(seeds), size):
-        request = run.request(seeds=seeds[first : first + size], sampling=sampling, prompt=wav)
+        some = seeds[first : first + size]
+        request = run.request(seeds=some, sampling=sampling, prompt=wav, conditions=asked, guidance=guidance)
         about = about or _about(run, request, name, weights)
-        made = run.generate_request(seconds, request)
-        for seed, sound in zip(made.seeds, made.x, strict=True):
-            path = folder / f"{prefix}-{seed}.wav"
-            yield write_sample(path, sound, run.sample_rate, "generated", seed=seed, **about), seed
+        made, words = run.generate_request(seconds, request), _words(run, asked, some)
+        for seed, sound, said in zip(made.seeds, made.x, words, strict=True):
+            path, what = folder / f"{prefix}-{seed}.wav", {"conditions": said} if said else {}
+            yield write_sample(path, sound, run.sample_rate, "generated", seed=seed, **about, **what), seed, said
 
 
 def generate_files(
@@ -100,10 +106,13 @@ def generate_files(
     prompt: Path | None = None,
     sampling: Sampling | None = None,
     seed: int | None = None,
-) -> Iterator[tuple[Path, int]]:
+    asked: Mapping[str, Any] | None = None,
+    guidance: float | None = None,
+) -> Iterator[tuple[Path, int, dict[str, str]]]:
     """Generate `num` WAVs with consecutive seeds, beginning with `seed` or a random one: `audiogen generate`."""
     seeds = _seeds_of_files(num, seed)
-    return write_generated(out, run, seconds, seeds, sampling, _read_prompt(run, prompt), prefix="sample")
+    wav = _read_prompt(run, prompt)
+    return write_generated(out, run, seconds, seeds, sampling, wav, prefix="sample", asked=asked, guidance=guidance)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +130,7 @@ class Streamed:
     seed: int
     first_sound: float
     real_times: float
+    asked: dict[str, str]
 
 
 def stream_files(
@@ -131,13 +141,15 @@ def stream_files(
     prompt: Path | None = None,
     sampling: Sampling | None = None,
     seed: int | None = None,
+    asked: Mapping[str, Any] | None = None,
+    guidance: float | None = None,
 ) -> Iterator[Streamed]:
     """Generate the same WAVs one by one, and write each while it is generated: `audiogen generate --stream`."""
     seeds = _seeds_of_files(num, seed)
     about, (name, wav) = None, _read_prompt(run, prompt) or (None, None)
     for used in seeds:
         began, path, first = time.perf_counter(), out / f"sample-{used}.wav", math.inf
-        request = run.request(seeds=[used], sampling=sampling, prompt=wav)
+        request = run.request(seeds=[used], sampling=sampling, prompt=wav, conditions=asked, guidance=guidance)
         chunks = run.stream_request(seconds, request)
 
         def timed(chunks=chunks) -> Iterator[Tensor]:
@@ -149,8 +161,15 @@ def stream_files(
         made = write_chunks(path, timed(), run.sample_rate) / run.sample_rate
         took = time.perf_counter() - began
         about = about or _about(run, request, name)
-        _write_about(path, made, "generated", seed=used, **about)
-        yield Streamed(path, used, first - began, made / took)
+        said = _words(run, asked, [used])[0]
+        _write_about(path, made, "generated", seed=used, **about, **({"conditions": said} if said else {}))
+        yield Streamed(path, used, first - began, made / took, said)
+
+
+def _words(run: Run, asked: Mapping[str, Any] | None, seeds: Sequence[int]) -> list[dict[str, str]]:
+    """What is asked of each item, in words; nothing of a run without conditions."""
+    found = run.ask(asked, seeds)
+    return [{} for _ in seeds] if found is None else found.words
 
 
 def _seeds_of_files(num: int, seed: int | None) -> range:
@@ -188,6 +207,8 @@ def _about(run: Run, request: Request, prompt: str | None, weights: Path | None 
         "step": run.step,
         "checkpoint": sha256_file(weights or run.folder / "model.safetensors"),
     }
+    if request.conditions:
+        about["guidance"] = request.guidance
     if request.prompt is not None:
         about |= {"prompt": prompt, "prompt_seconds": request.prompt.shape[-1] / run.sample_rate}
     return about

@@ -8,6 +8,7 @@ from ..data.cache import holds_cache
 from ..errors import CacheError, ConfigError
 from ..utils.devices import choose_device
 from ..utils.files import alone_in, check_is_no_file
+from .conditions import labels_of
 from .defaults import frontend_settings, refuse_settings
 from .plan import Flags, Plan, open_source, report_left_out
 
@@ -18,6 +19,7 @@ def tokenize(
     frontend: str | None = None,
     device: str = "auto",
     overrides: Sequence[str] = (),
+    label_pattern: str | None = None,
 ) -> EncodedCache:
     """Encode a folder into the cache `out`, which `train` accepts instead of the folder.
 
@@ -29,6 +31,7 @@ def tokenize(
         frontend: name of a front-end, or a folder that holds one; None for the default.
         device: "auto", "cpu" or "cuda".
         overrides: "a.b=1" assignments of the front-end and of data.held_out; others are refused.
+        label_pattern: pattern over file names, whose labels are kept in the cache; see `find_labels`.
 
     Raises:
         DataError: the folder has too little sound.
@@ -53,7 +56,10 @@ def tokenize(
             raise CacheError(f"{out}: holds a cache already; choose another folder, or remove it")
         source = open_source(folder)
         assert isinstance(source, Index)  # caches were refused above
-        plan = Plan.for_source(source, flags, draft)
+        labels, plan = labels_of(source, label_pattern), Plan.for_source(source, flags, draft)
         plan.frontend.to(choose_device(device))
         plan.fit(source)
-        return report_left_out(EncodedCache.build(source, plan.frontend, out), source)
+        cache = report_left_out(EncodedCache.build(source, plan.frontend, out), source)
+        if labels.files:
+            labels.save(cache.folder)
+        return cache

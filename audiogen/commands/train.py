@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..audio.io import read_audio
-from ..data import Crops, EncodedCache, Index, Sequences, Split, is_cache
+from ..data import Crops, EncodedCache, FileConditions, Index, Sequences, Split, is_cache, long_enough, read_labels
 from ..errors import ConfigError, RunError, TrainingError
 from ..evaluation.report import originals, report
 from ..evaluation.scores import baselines, held_out_score
@@ -35,6 +35,7 @@ from ..training.checkpoint import list_checkpoints
 from ..training.trainer import Progress, Trainer
 from ..utils.devices import choose_device
 from ..utils.files import alone_in, atomic_write_json, check_is_no_file
+from .conditions import check_same_conditions, labels_of, with_conditions
 from .defaults import frontend_settings, resolve_precision
 from .plan import Flags, Plan, open_source
 from .resume import check_same_frontend, contents, other_files, resumed_config, same_source
@@ -62,6 +63,8 @@ def train(
     strict: bool = False,
     diagnostics: bool = False,
     overrides: Sequence[str] = (),
+    condition: Sequence[str] | None = None,
+    label_pattern: str | None = None,
 ) -> Run:
     """Train a model on a folder of sound files, or on an encoded cache, and write the run folder `out`.
 
@@ -78,6 +81,8 @@ def train(
         strict: raise an error if a file can't be read or is odd.
         diagnostics: observe the network in some steps (see training/diagnostics.py) and show that on the page.
         overrides: "a.b=1" assignments of settings.
+        condition: names of labels to learn; ["none"] for none, None for all that were found.
+        label_pattern: pattern over file names, such as "{digit}_{speaker}_{}"; see `find_labels`.
 
     Returns:
         The run with its best weights, on the device.
@@ -111,6 +116,7 @@ def train(
             plan = Plan(load_frontend(out).to(where), saved)
             settings, rest = frontend_settings(overrides)
             check_same_frontend(out, plan.frontend, frontend, settings)
+            check_same_conditions(out, saved, condition, label_pattern)
             plan = replace(plan, config=resumed_config(saved, out, backbone, asked, rest))
             source = open_source(folder, strict)
             cache = same_source(source, plan.frontend, out)
@@ -130,10 +136,15 @@ def train(
             draft = None if is_cache(folder) else Plan.draft(flags)
             source = open_source(folder, strict)
             plan = Plan.for_source(source, flags, draft)
+            labels = labels_of(source, label_pattern)
+            index = source.index if isinstance(source, EncodedCache) else long_enough(source, plan.spec)
+            plan = with_conditions(plan, labels, plan.split(index), condition)  # before what takes minutes
             plan.frontend.to(where)
             cache = plan.encode(source, out)
             sides = plan.split(cache.index)
             save_split(out, sides, cache.folder)
+            if plan.config.conditions:
+                labels.save(out)
             start_run(out, plan.config, plan.frontend)
         log.info("%s", sides.summary)
         sound = []
@@ -171,14 +182,17 @@ def _train(
     config, front, settings = plan.config, plan.frontend, plan.config.training
     torch.manual_seed(settings.seed)
     model = build_model(config, front.spec).to(device)
-    crops = Crops(cache, sides.train, settings.crop_frames, settings.batch_size, settings.seed)
+    known = FileConditions(config.conditions, read_labels(out)) if config.conditions else None
+    size, dropout = (settings.crop_frames, settings.batch_size), config.guidance.dropout
+    crops = Crops(cache, sides.train, *size, settings.seed, known, dropout)
     held_out = Sequences(cache, sides.held_out)
-    some = _some(held_out, settings.evaluation_frames)
+    some, chosen = _some(held_out, settings.evaluation_frames)
+    given = None if known is None else [known.of_item(held_out.sha256[i]) for i in chosen]
     seconds = front.seconds(some)
     trainer = Trainer(
         model,
         crops,
-        lambda weights: held_out_score(weights, some, seconds),
+        lambda weights: held_out_score(weights, some, seconds, given),
         lambda weights, progress: save_weights(out, config, weights, progress.step, progress.best_loss),
         settings,
         out / "checkpoints",
@@ -242,7 +256,7 @@ def _train(
             # Half a clip as prompt, at most a second; the page shows where the model takes over.
             name, wav = sound[0]
             prompt = wav[:, : min(wav.shape[1] // 2, run.sample_rate)]
-            for path, _ in write_generated(
+            for path, *_ in write_generated(
                 out / "samples", run, settings.sample_seconds, [0], prompt=(name, prompt), prefix="continued"
             ):
                 log.debug("%s", path)
@@ -269,14 +283,14 @@ def _with_sampling(run: Run, held_out: Sequences, training: Sequences) -> Run:
 
 
 def _write_samples(run: Run, metrics: Metrics, prefix: str, seconds: float, weights: Path | None = None) -> None:
-    for path, seed in write_generated(
+    for path, seed, _ in write_generated(
         run.folder / "samples", run, seconds, range(NUM_SAMPLES), prefix=prefix, weights=weights
     ):
         metrics.audio(f"samples/{seed}", read_audio(path), run.sample_rate, run.step)
 
 
-def _some(sequences: Sequences, most_frames: int) -> list[Tensor]:
-    """Return the first sequences, up to `most_frames` in total, sorted by length.
+def _some(sequences: Sequences, most_frames: int) -> tuple[list[Tensor], list[int]]:
+    """Return the first sequences, up to `most_frames` in total, sorted by length, and their places.
 
     Their order is that of content hashes, so the choice is random. Long sequences are cut, so that several files count.
     """
@@ -286,4 +300,5 @@ def _some(sequences: Sequences, most_frames: int) -> list[Tensor]:
         left -= some[-1].shape[1]
         if left == 0:
             break
-    return sorted(some, key=lambda x: x.shape[1])
+    order = sorted(range(len(some)), key=lambda i: some[i].shape[1])
+    return [some[i] for i in order], order

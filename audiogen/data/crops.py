@@ -10,7 +10,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..models.batch import Batch
+from ..models.conditioning import Conditions
 from .cache import EncodedCache, as_tensor
+from .conditions import FileConditions
 from .sequences import Sequences
 from .split import Part
 
@@ -48,10 +50,20 @@ class Crops(Dataset):
         ValueError: num_frames or batch_size is below 1.
     """
 
-    def __init__(self, cache: EncodedCache, parts: Sequence[Part], num_frames: int, batch_size: int, seed: int = 0):
+    def __init__(
+        self,
+        cache: EncodedCache,
+        parts: Sequence[Part],
+        num_frames: int,
+        batch_size: int,
+        seed: int = 0,
+        known: FileConditions | None = None,
+        dropout: float = 0.0,
+    ):
         if num_frames < 1 or batch_size < 1:
             raise ValueError(f"num_frames and batch_size must be 1 or more, got {num_frames} and {batch_size}")
         self.num_frames, self.batch_size, self.seed = num_frames, batch_size, seed % 2**64
+        self.known, self.dropout = known, dropout
         self.sequences = Sequences(cache, parts)
         lengths = self.sequences.num_frames
         self._ends = np.cumsum(lengths)  # of the parts, laid end to end
@@ -62,17 +74,36 @@ class Crops(Dataset):
     def batch(self, step: int) -> tuple[Batch, list[list[str]]]:
         """Return batch `step`: crops (B, C, num_frames), int64 codes or float32 frames, and the files in each crop."""
         # Philox (Salmon et al. 2011) is a hash of its key, so no sequence has to be run up to `step`.
-        rng = np.random.Generator(np.random.Philox(key=np.array([self.seed, step], np.uint64)))
+        philox = np.random.Philox(key=np.array([self.seed, step], np.uint64))
+        rng = np.random.Generator(philox)
         data, names = self.sequences.cache.data, self.sequences.names
         x = np.empty((self.batch_size, self.num_frames, data.shape[1]), data.dtype)
-        files = []
+        files, every = [], []
         for crop, frame in zip(x, rng.integers(self._ends[-1], size=self.batch_size), strict=True):
             pieces, position = self._pieces(int(frame), rng), 0
             for _, begin, length in pieces:
                 crop[position : position + length] = data[begin : begin + length]
                 position += length
             files.append([names[part] for part, _, _ in pieces])
-        return Batch(as_tensor(x.transpose(0, 2, 1))), files
+            every.append(pieces)
+        conditions = None if self.known is None else self._conditions(every, np.random.Generator(philox.jumped()))
+        return Batch(as_tensor(x.transpose(0, 2, 1)), conditions), files
+
+    def _conditions(self, every: list[list[tuple[int, int, int]]], rng: np.random.Generator) -> Conditions:
+        """Return what is known of the pieces of each crop, frame by frame, after dropout: (B, F, num_frames) each."""
+        cache, known = self.sequences.cache, self.known
+        assert known is not None
+        items = []
+        for pieces in every:
+            located = []
+            for _, begin, length in pieces:
+                i = int(np.searchsorted(cache.offsets, begin, side="right")) - 1
+                file = cache.files[i]
+                located.append((file.sha256, file.num_frames, begin - int(cache.offsets[i]), length))
+            items.append(known.of_pieces(located))
+        values = {name: np.stack([item[name] for item in items]) for name in known.parts}
+        known.drop(values, self.dropout, rng)
+        return {name: torch.from_numpy(x) for name, x in values.items()}
 
     def _pieces(self, frame: int, rng: np.random.Generator) -> list[tuple[int, int, int]]:
         """Return the pieces of a crop: (part, first frame in the cache, number of frames)."""

@@ -21,6 +21,7 @@ class Sequences:
         names: path of each sequence's file, as given by the parts.
         begin: (len,) int64, position of each sequence in cache.data.
         num_frames: (len,) int64, T of each sequence.
+        sha256: of each sequence's file.
         left_out: paths of parts that have fewer than two frames, or whose file the cache left out.
 
     Raises:
@@ -29,7 +30,7 @@ class Sequences:
 
     def __init__(self, cache: EncodedCache, parts: Sequence[Part]):
         place = {file.sha256: i for i, file in enumerate(cache.files)}
-        self.cache, self.names, self.left_out = cache, [], []
+        self.cache, self.names, self.sha256, self.left_out = cache, [], [], []
         begin, num_frames = [], []
         for part in parts:
             i = place.get(part.file.sha256)
@@ -38,6 +39,7 @@ class Sequences:
                 self.left_out.append(part.file.path)
                 continue
             self.names.append(part.file.path)
+            self.sha256.append(part.file.sha256)
             begin.append(cache.offsets[i] + first)
             num_frames.append(end - first)
         if not begin:

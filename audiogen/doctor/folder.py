@@ -12,7 +12,8 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from ..commands.plan import Flags
-    from ..data import EncodedCache, FileEntry, Index
+    from ..data import EncodedCache, FileEntry, Index, Labels, Split
+    from ..data.conditions import Column
 
 #: So many kept files are listed one by one without being asked for.
 FEW_FILES = 30
@@ -23,7 +24,11 @@ DUPLICATE = "has the same content as"
 
 
 def check_folder(
-    console: Console, folder: str | Path, verbose: bool = False, flags: "Flags | None" = None
+    console: Console,
+    folder: str | Path,
+    verbose: bool = False,
+    flags: "Flags | None" = None,
+    label_pattern: str | None = None,
 ) -> "Index | EncodedCache":
     """Prints a line for each file that is left out or remarkable, and the folder's totals.
 
@@ -31,6 +36,7 @@ def check_folder(
         folder: of sound files, or an encoded cache.
         verbose: a line for each kept file too, however many there are.
         flags: what `train` would be given; None for its defaults.
+        label_pattern: over file names; see `find_labels`.
 
     Returns:
         What was found, which `check_overfit` takes in the place of the folder.
@@ -38,6 +44,7 @@ def check_folder(
     Raises:
         DataError: no such folder, no sound in it, or too little to hold anything out.
     """
+    from ..commands.conditions import labels_of
     from ..commands.plan import Flags, Plan
     from ..data import EncodedCache, is_cache, long_enough, scan
 
@@ -66,7 +73,41 @@ def check_folder(
     # Lines, not a table: a terminal folds them without loss, and a pipe not at all.
     for name, value in rows:
         console.print(Text.assemble((f"{name:<14}", "bold"), value))
+    _list_labels(console, labels_of(source, label_pattern), sides)
     return source
+
+
+def _list_labels(console: Console, labels: "Labels", sides: "Split") -> None:
+    """Print what is known of the files, and what `train` would learn of it."""
+    from ..data.conditions import EXAMPLE, describe_labels
+
+    if not labels.files:
+        lines = EXAMPLE.splitlines()
+        told = (
+            f"none; to ask for a sound by name, sort the files into folders, or write a metadata.csv whose first lines "
+            f"are {lines[0]} and {lines[1]}, or give --label-pattern"
+        )
+        console.print(Text.assemble((f"{'labels':<14}", "bold"), told))
+        return
+    console.print(Text.assemble((f"{'labels':<14}", "bold"), f"from {labels.source}"))
+    for column in describe_labels(labels, sides):
+        console.print(Text.assemble((f"  {column.name:<12}", "bold"), _values(column)))
+
+
+def _values(column: "Column") -> str:
+    shown = [f"{value} ({count})" for value, count in list(column.counts.items())[:FEW_FILES]]
+    more = len(column.counts) - len(shown)
+    config = column.config
+    if config is not None and not hasattr(config, "values"):
+        shown, more = [f"numbers from {config.low:g} to {config.high:g}"], 0
+    parts = [", ".join(shown) + (f" and {more} more values" if more else "")]
+    if column.missing:
+        parts.append(f"{plural(column.missing, 'file')} without")
+    if column.one_sided:
+        parts.append(f"on one side of the split only: {', '.join(column.one_sided[:10])}")
+    if config is None:
+        parts.append(f"not learned: {column.reason}")
+    return "; ".join(parts)
 
 
 def _list_files(console: Console, index: "Index", each: bool) -> None:

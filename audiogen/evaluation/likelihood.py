@@ -1,5 +1,7 @@
 """Compute the likelihood of held-out files."""
 
+import itertools
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -7,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..models.batch import Batch
+from ..models.conditioning import Conditions
 from ..models.sequence_model import SequenceModel
 
 #: Limits of one batch, which bound memory for any file length: steps of all items, and probabilities.
@@ -23,8 +26,12 @@ class FileLikelihood:
 
 
 @torch.inference_mode()
-def file_likelihoods(model: SequenceModel, sequences: Iterable[Tensor]) -> Iterator[FileLikelihood]:
+def file_likelihoods(
+    model: SequenceModel, sequences: Iterable[Tensor], conditions: Iterable[Conditions] | None = None
+) -> Iterator[FileLikelihood]:
     """Yield the likelihood of each sequence (C, T) on its own, in the given order.
+
+    `conditions` are what is known of each sequence as a whole, (1, F, 1) by name.
 
     Neighbours of similar length share a batch, padded with holes, which do not count. Long sequences are processed in
     chunks, with state. Both change the result only by rounding.
@@ -32,10 +39,11 @@ def file_likelihoods(model: SequenceModel, sequences: Iterable[Tensor]) -> Itera
     training = model.training
     model.eval()
     try:
-        steps = _batch_steps(model)
+        steps, known = _batch_steps(model), None if conditions is None else iter(conditions)
         for batch in _batches(sequences, steps):
             longest = max(x.shape[1] for x in batch)
-            padded = Batch(torch.stack([_padded(x, longest, model.hole) for x in batch]))
+            given = None if known is None else joined(list(itertools.islice(known, len(batch))))
+            padded = Batch(torch.stack([_padded(x, longest, model.hole) for x in batch]), given)
             nats = _nats(model, padded.to(model.bos.device), steps)
             for i, x in enumerate(batch):
                 yield FileLikelihood(float(nats[i]), model.num_entries(Batch(x[None])), x.shape[1])
@@ -51,11 +59,22 @@ def _batch_steps(model: SequenceModel) -> int:
 def _nats(model: SequenceModel, batch: Batch, steps: int) -> Tensor:
     """Compute the nats of each item, (B,) float64, at most `steps` steps at once."""
     seq = model.pattern.apply(batch.x, model.hole)
-    total, state = torch.zeros(len(seq), dtype=torch.float64), None
+    total, state, start = torch.zeros(len(seq), dtype=torch.float64), None, 0
     for chunk in seq.split(max(1, steps // len(seq)), dim=2):
-        nll, state = model.nll_of_steps(chunk, state)
+        stop = start + chunk.shape[2]
+        nll, state = model.nll_of_steps(chunk, state, model.added(batch.conditions, start, stop))
+        start = stop
         total += nll.sum(dim=(1, 2), dtype=torch.float64).cpu()
     return total
+
+
+def joined(items: list[Conditions]) -> Conditions:
+    """Join the conditions of items, (1, F, 1) each: (B, F, 1), NaN where an item does not say."""
+    like = {name: values for item in items for name, values in item.items()}
+    return {
+        name: torch.cat([item.get(name, torch.full_like(values, math.nan)) for item in items])
+        for name, values in like.items()
+    }
 
 
 def _batches(sequences: Iterable[Tensor], steps: int, most: int = 64) -> Iterator[list[Tensor]]:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..audio.io import read_audio
-from ..data import EncodedCache, Part, Sequences, is_cache, scan
-from ..errors import DataError
+from ..data import EncodedCache, Index, Labels, Part, Sequences, find_labels, is_cache, read_labels, scan
+from ..errors import ConfigError, DataError
 from ..frontends import Frontend
 from ..runs.event_log import read_metrics
 from ..runs.run import Run
@@ -75,7 +75,7 @@ def evaluate_folder(run: Run, folder: str | Path, generate: int = 0) -> dict[str
         if generate and not sound:
             raise DataError(f"{folder}: is a cache, but generated sound is compared with recordings; give their folder")
         training = run.training_sequences()
-        result = report(run, Sequences(cache, parts), training, sound)
+        result = report(run, Sequences(cache, parts), training, sound, _labels(run, index))
         if generate:
             result["generated"] = judge_generated(run, [wav for _, wav in sound], training, generate)
     turned = any(event.get("turned") for event in read_metrics(run.folder) if event.get("event") == "final")
@@ -83,7 +83,11 @@ def evaluate_folder(run: Run, folder: str | Path, generate: int = 0) -> dict[str
 
 
 def report(
-    run: Run, held_out: Sequences, training: Sequences | None, sound: Iterable[tuple[str, Tensor]]
+    run: Run,
+    held_out: Sequences,
+    training: Sequences | None,
+    sound: Iterable[tuple[str, Tensor]],
+    labels: Labels | None = None,
 ) -> dict[str, Any]:
     """Score a run on held-out sequences.
 
@@ -92,6 +96,7 @@ def report(
         held_out: sequences to score.
         training: sequences to count the baselines on; None leaves them out.
         sound: (name, wav (1, N)) of held-out files, for the round trip.
+        labels: of files that the run does not know.
 
     Returns:
         JSON values: `loss` in `unit` ("bits" per code or "nats" per frame), `bits_per_second` and `bits_per_sample`
@@ -101,7 +106,9 @@ def report(
     """
     front, spec = run.frontend, run.frontend.spec
     seconds = front.seconds(held_out)
-    score = held_out_score(run.model, held_out, seconds)
+    known = run.file_conditions(labels)
+    given = None if known is None else [known.of_item(sha256) for sha256 in held_out.sha256]
+    score = held_out_score(run.model, held_out, seconds, given)
     counted = None if training is None else baselines(spec, training, held_out)
     codes_per_second = spec.num_rows * int(held_out.num_frames.sum()) / seconds
     base = {}
@@ -121,6 +128,18 @@ def report(
         "seconds": score.seconds,
         **base,
     }
+
+
+def _labels(run: Run, index: Index) -> Labels:
+    """Find labels of other files as those of the training files were found."""
+    if not run.config.conditions:
+        return Labels()
+    if is_cache(index.folder):
+        return read_labels(index.folder)
+    try:
+        return find_labels(index, read_labels(run.folder).pattern or None)
+    except ConfigError:  # its names are of another pattern
+        return find_labels(index)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..models.conditioning import Conditions
 from ..models.sequence_model import SequenceModel
 from ..spec import Spec, Unit
 from .likelihood import FileLikelihood, file_likelihoods
@@ -59,9 +60,17 @@ def score(spec: Spec, results: Sequence[FileLikelihood], seconds: float | None =
     return Score(loss, spec.unit, total / seconds, per_sample, len(results), seconds)
 
 
-def held_out_score(model: SequenceModel, sequences: Iterable[Tensor], seconds: float | None = None) -> Score:
-    """Score a model on sequences (C, T), each on its own; see `score` for `seconds`."""
-    return score(model.spec, list(file_likelihoods(model, sequences)), seconds)
+def held_out_score(
+    model: SequenceModel,
+    sequences: Iterable[Tensor],
+    seconds: float | None = None,
+    conditions: Iterable[Conditions] | None = None,
+) -> Score:
+    """Score a model on sequences (C, T), each on its own; see `score` for `seconds`.
+
+    `conditions` are what is known of each sequence as a whole, (1, F, 1) by name.
+    """
+    return score(model.spec, list(file_likelihoods(model, sequences, conditions)), seconds)
 
 
 def baselines(spec: Spec, training: Iterable[Tensor], held_out: Iterable[Tensor]) -> dict[str, float] | None:

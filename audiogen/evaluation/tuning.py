@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from ..generation.generate import generate
-from ..generation.request import Request
 from ..models.sampling import Sampling
 from ..runs.run import Run
 from .distribution import Distance, kad, log_mel_statistics, mean_and_deviation
@@ -55,7 +54,7 @@ def choose_sampling(run: Run, held_out: Iterable[Tensor], training: Iterable[Ten
     top_ps = TOP_PS if spec.discrete else (None,)
     tried = []
     for sampling in (Sampling(temperature, top_p=top_p) for temperature in TEMPERATURES for top_p in top_ps):
-        request = Request(seeds=range(NUM_CLIPS), sampling=sampling)
+        request = run.request(seeds=range(NUM_CLIPS), sampling=sampling)
         made = generate(run.model, math.ceil(CLIP_SECONDS * spec.frame_rate), request).x
         tried.append(Tried(sampling, kad(reference, _embed(run, made))))
     closest = min((one.distance for one in tried), key=lambda distance: distance.value)

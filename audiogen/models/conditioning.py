@@ -38,11 +38,13 @@ class Condition(nn.Module):
         num_features: F, numbers for each frame.
         stays_open: whether it is null unless somebody asks for it: in half of the training crops, in evaluation, and
             where nothing is asked for.
+        one_word: whether a value is text or a number, which holds for a whole item.
     """
 
     Config: Any  # a frozen dataclass of settings
     num_features: int
     stays_open: ClassVar[bool] = False
+    one_word: ClassVar[bool] = False
 
     def __init__(self, config: Any, dim: int):
         super().__init__()
@@ -87,6 +89,7 @@ class Label(Condition):
     """One of some known values, such as the name of an instrument."""
 
     num_features = 1
+    one_word = True
 
     @dataclass(frozen=True)
     class Config:
@@ -129,6 +132,7 @@ class Number(Condition):
     """
 
     num_features = 1
+    one_word = True
     WAVES = 8
 
     @dataclass(frozen=True)

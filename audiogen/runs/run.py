@@ -6,20 +6,22 @@ Loading builds from config.json alone, strictly; nothing is unpickled, downloade
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..data import EncodedCache, Sequences, Split, is_cache
-from ..errors import CacheError, DataError
+from ..data import EncodedCache, FileConditions, Labels, Sequences, Split, is_cache, read_labels
+from ..errors import CacheError, ConfigError, DataError
 from ..frontends import Frontend, load_frontend
 from ..generation.audio import generate_sound, stream_sound
 from ..generation.request import Generation, Request, check_precision, choose_seeds
 from ..models.sampling import Sampling
 from ..models.sequence_model import SequenceModel
+from .asking import Asked, ask
 from .config import RunConfig
 from .folder import read_config, read_source, read_split, read_weights
 
@@ -59,6 +61,12 @@ class Run:
         """Return which files the run was trained on and which were held out; empty if that was not saved."""
         return read_split(self.folder)
 
+    def file_conditions(self, labels: Labels | None = None) -> FileConditions | None:
+        """Return the conditions as far as files are known to the run, or by further `labels`; None if it has none."""
+        if not self.config.conditions:
+            return None
+        return FileConditions(self.config.conditions, read_labels(self.folder).over(labels or Labels()))
+
     def training_sequences(self) -> Sequences | None:
         """Return the training codes, or None, with a warning, if the run's cache was removed or replaced."""
         cache = read_source(self.folder)
@@ -83,6 +91,8 @@ class Run:
         prompt: Tensor | None = None,
         sampling: Sampling | None = None,
         seeds: Sequence[int] | None = None,
+        conditions: Mapping[str, Any] | None = None,
+        guidance: float | None = None,
     ) -> Tensor:
         """Generate sound.
 
@@ -93,6 +103,9 @@ class Run:
             prompt: wav (1, N) or (1, 1, N) at `sample_rate` to continue.
             sampling: temperature and filters; None for the run's own.
             seeds: one seed per item, instead of `num` and `seed`.
+            conditions: what to ask for by name, such as {"digit": "7"}: one value for all items, a list of one for
+                each, or None for "not given". What is not named is taken from a training file that fits the rest.
+            guidance: how strongly to follow it, 1 being as learned; None for the run's own default.
 
         Returns:
             (num, 1, N) float32 in [-1, 1] on the model's device, beginning with the prompt as encoded and decoded by
@@ -105,7 +118,7 @@ class Run:
         Example:
             >>> wavs = load_run("runs/mine").generate(seconds=4, num=4, seed=0)  # doctest: +SKIP
         """
-        return self.generate_request(seconds, self.request(num, seed, prompt, sampling, seeds)).x
+        return self.generate_request(seconds, self.request(num, seed, prompt, sampling, seeds, conditions, guidance)).x
 
     def stream(
         self,
@@ -115,6 +128,8 @@ class Run:
         prompt: Tensor | None = None,
         sampling: Sampling | None = None,
         seeds: Sequence[int] | None = None,
+        conditions: Mapping[str, Any] | None = None,
+        guidance: float | None = None,
     ) -> Iterator[Tensor]:
         """Generate the same sound in chunks (num, 1, n), the prompt first, each as soon as it is ready.
 
@@ -130,7 +145,7 @@ class Run:
             >>> for chunk in load_run("runs/mine").stream(seconds=60, seed=0):  # doctest: +SKIP
             ...     play(chunk)
         """
-        return self.stream_request(seconds, self.request(num, seed, prompt, sampling, seeds))
+        return self.stream_request(seconds, self.request(num, seed, prompt, sampling, seeds, conditions, guidance))
 
     def request(
         self,
@@ -139,6 +154,8 @@ class Run:
         prompt: Tensor | None = None,
         sampling: Sampling | None = None,
         seeds: Sequence[int] | None = None,
+        conditions: Mapping[str, Any] | None = None,
+        guidance: float | None = None,
     ) -> Request:
         """Return the request for these arguments of `generate`, at the precision of the run.
 
@@ -149,7 +166,25 @@ class Run:
             if seed is None:
                 log.info("seed drawn: %d, counting up", seeds[0])
         wav = None if prompt is None else prompt.reshape(1, 1, -1)
-        return Request(wav, 1, seeds, sampling or self.sampling, self.precision)
+        asked = self.ask(conditions, seeds)
+        scale = self.config.guidance.scale if guidance is None and asked else guidance
+        if scale not in (None, 1) and not asked:
+            raise ConfigError("guidance: this run was trained without conditions, so that there is nothing to follow")
+        given, scale = asked.conditions if asked else None, 1.0 if scale is None else scale
+        return Request(wav, 1, seeds, sampling or self.sampling, self.precision, conditions=given, guidance=scale)
+
+    def ask(self, conditions: Mapping[str, Any] | None, seeds: Sequence[int]) -> Asked | None:
+        """Return what these conditions ask of the items with these seeds; None for a run without conditions.
+
+        Raises:
+            ConfigError: a name or a value is unknown.
+        """
+        conditioner = self.model.conditioner
+        if conditioner is None:
+            if conditions:
+                raise ConfigError(f"{next(iter(conditions))}: this run was trained without conditions")
+            return None
+        return ask(conditioner.parts, conditions, seeds, self.split().train, read_labels(self.folder))
 
     def generate_request(self, seconds: float, request: Request) -> Generation:
         """Generate the sound of a request: x (B, 1, N), with the seeds of its items and their lengths in samples.

@@ -1,0 +1,98 @@
+"""What a run is conditioned on: the labels that were found, those that were asked for, and a report of both."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..data import EncodedCache, Index, Labels, Split, choose_conditions, describe_labels, find_labels, read_labels
+from ..errors import ConfigError
+from ..models.conditioning import Label, Number, listed
+from ..runs.config import RunConfig, check_name
+from .plan import Plan
+
+log = logging.getLogger("audiogen")
+
+
+def labels_of(source: Index | EncodedCache, pattern: str | None = None) -> Labels:
+    """Find the labels of a folder, or read those that were found when it was encoded.
+
+    Raises:
+        DataError: a file of labels can't be read; names file, row and column.
+        ConfigError: the pattern is malformed or fits no file.
+    """
+    if not isinstance(source, EncodedCache):
+        return find_labels(source, pattern)
+    labels = read_labels(source.folder)
+    return labels if pattern is None else find_labels(source.index, pattern).over(labels)
+
+
+def with_conditions(plan: Plan, labels: Labels, sides: Split, asked: Sequence[str] | None) -> Plan:
+    """Add conditions to a plan, and log which.
+
+    Args:
+        plan: without conditions.
+        labels: of the files.
+        sides: the split of the files.
+        asked: names that a user typed, or ["none"]; None for all that are good for something.
+
+    Raises:
+        ConfigError: a name is unknown, or its values are good for nothing.
+    """
+    chosen = choose_conditions(labels, sides, asked)
+    for name in chosen:
+        check_name(name)
+    if chosen:
+        log.info("conditions, from %s: %s (--condition none goes without)", labels.source or "the files", told(chosen))
+    for column in describe_labels(labels, sides) if asked is None else ():
+        if column.name not in chosen:
+            log.info("labels %s are not used: %s", column.name, column.reason)
+    return replace(plan, config=replace(plan.config, conditions=chosen))
+
+
+def told(conditions: Mapping[str, Any]) -> str:
+    """Put the conditions of a run into words."""
+    words = []
+    for name, config in conditions.items():
+        values = {
+            Label.Config: lambda c: f" ({listed(c.values, 10)})",
+            Number.Config: lambda c: f" ({c.low:g} to {c.high:g})",
+        }
+        words.append(name + values.get(type(config), lambda c: "")(config))
+    return ", ".join(words)
+
+
+def parse_labels(assignments: Iterable[str]) -> dict[str, str | None]:
+    """Parse what was typed as --label: "digit=7" is {"digit": "7"}, and "digit=" leaves it open.
+
+    Raises:
+        ConfigError: it is not of this form, or a name is there twice.
+    """
+    found: dict[str, str | None] = {}
+    for assignment in assignments:
+        name, equals, value = (text.strip() for text in assignment.partition("="))
+        if not name or not equals:
+            raise ConfigError(f"--label: {assignment!r} must be of the form NAME=VALUE, such as digit=7")
+        if name in found:
+            raise ConfigError(f"--label: {name} is there twice")
+        found[name] = value or None
+    return found
+
+
+def in_brackets(asked: Mapping[str, str]) -> str:
+    """Put what was asked of an item behind its name: "  (digit 7, speaker jackson)"."""
+    return f"  ({', '.join(f'{name} {value}' for name, value in asked.items())})" if asked else ""
+
+
+def check_same_conditions(out: Path, saved: RunConfig, asked: Sequence[str] | None, pattern: str | None) -> None:
+    """Refuse to resume a run with other conditions than it was begun with.
+
+    Raises:
+        ConfigError: they are others.
+    """
+    if asked is not None and sorted(set(asked) - {"none"}) != sorted(saved.conditions):
+        begun = ", ".join(saved.conditions) or "none"
+        raise ConfigError(f"--condition: {out} was begun with {begun}, and resuming can't change it; leave it out")
+    if pattern is not None:
+        raise ConfigError(f"--label-pattern: {out} has its labels already; leave it out")

@@ -1,0 +1,118 @@
+"""From what a user asks for to the conditions of a request; what nobody asked for is taken from a training file."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data import Labels, Part
+from ..errors import ConfigError
+from ..models.conditioning import Condition, Conditions, fold, listed
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of each item.
+
+    Attributes:
+        conditions: values by name, (B, F, T or 1).
+        words: of each item, its values in words by name; those not given are left out.
+        seconds: of the training file that each item was modelled on; None where none is known.
+    """
+
+    conditions: Conditions
+    words: list[dict[str, str]]
+    seconds: list[float | None]
+
+
+def ask(
+    parts: Mapping[str, Condition],
+    asked: Mapping[str, Any] | None,
+    seeds: Sequence[int],
+    training: Sequence[Part],
+    labels: Labels,
+) -> Asked:
+    """Complete what was asked for with the labels of a training file that fits it, drawn by each item's seed.
+
+    So labels come in the proportions of the folder, and together as they do there.
+
+    Args:
+        parts: the conditions of the model.
+        asked: values by name: one for all items, a list of one for each, or None for "not given".
+        seeds: of the items.
+        training: the training files.
+        labels: of these.
+
+    Raises:
+        ConfigError: a name or a value is unknown.
+    """
+    names, count = {fold(name): name for name in parts}, len(seeds)
+    asked = {names.get(fold(name), name): value for name, value in (asked or {}).items()}
+    for name, value in asked.items():
+        if name not in parts:
+            raise ConfigError(f"{name}: the run has no such condition; it has {listed(tuple(parts)) or 'none'}")
+        if isinstance(value, list | tuple) and len(value) != count:
+            raise ConfigError(
+                f"{name}: one value for each of {count} items is needed, or one for all, got {len(value)}"
+            )
+    items: list[dict[str, Tensor]] = []
+    seconds: list[float | None] = []
+    for i, seed in enumerate(seeds):
+        values = {name: value[i] if isinstance(value, list | tuple) else value for name, value in asked.items()}
+        fitting = _fitting(values, parts, training, labels)
+        rng = np.random.Generator(np.random.Philox(key=np.array([seed, 0], np.uint64)))
+        part = fitting[int(rng.integers(len(fitting)))] if fitting else None
+        row = {} if part is None else labels.files.get(part.file.sha256, {})
+        seconds.append(None if part is None else part.seconds)
+        for name, condition in parts.items():
+            if not condition.stays_open and name not in values:
+                values[name] = _known(name, condition, row, rng)
+        items.append({name: parts[name].parse(name, value) for name, value in values.items() if value is not None})
+    words = [
+        {name: word for name, x in item.items() if (word := parts[name].describe(x)) is not None} for item in items
+    ]
+    return Asked(stacked(items, parts), words, seconds)
+
+
+def _fitting(
+    values: Mapping[str, Any], parts: Mapping[str, Condition], training: Sequence[Part], labels: Labels
+) -> list[Part]:
+    """Return the training files that have the labels asked for; all of them where none has."""
+    wanted = {name: fold(str(value)) for name, value in values.items() if value is not None and parts[name].one_word}
+
+    def fits(part: Part) -> bool:
+        row = labels.files.get(part.file.sha256, {})
+        return all(fold(row.get(name, "")) == text for name, text in wanted.items())
+
+    return [part for part in training if fits(part)] or list(training)
+
+
+def _known(name: str, condition: Condition, row: Mapping[str, str], rng: np.random.Generator) -> str | None:
+    """Return a file's value; where no file is known, any value of a label; None where there is none."""
+    if name in row:
+        try:
+            condition.parse(name, row[name])
+            return row[name]
+        except ConfigError:  # of a file whose value was not learned
+            return None
+    values = getattr(condition.config, "values", None)
+    return values[int(rng.integers(len(values)))] if values and not row else None
+
+
+def stacked(items: Sequence[Mapping[str, Tensor]], parts: Mapping[str, Condition]) -> Conditions:
+    """Join the values (F, T) of items: (B, F, T), NaN behind the end of a shorter one and where one says nothing."""
+    found = {}
+    for name in parts:
+        given = [item.get(name) for item in items]
+        longest = max((x.shape[1] for x in given if x is not None), default=0)
+        if not longest:
+            continue
+        joined = torch.full((len(items), parts[name].num_features, longest), float("nan"))
+        for row, x in zip(joined, given, strict=True):
+            if x is not None:
+                row[:, : x.shape[1]] = x
+        found[name] = joined
+    return found
