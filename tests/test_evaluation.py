@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from corpus import folder_of_notes, note, tiny_frontend, tiny_settings
+from scipy.stats import multivariate_normal
 from tiny import FRAMES, SPEC_CASES, TOKENS, random_input, tiny_model
 
 from audiogen.audio.io import read_audio
@@ -18,12 +19,13 @@ from audiogen.commands.train import train
 from audiogen.errors import CacheError, DataError
 from audiogen.evaluation import likelihood
 from audiogen.evaluation import ngram as counting
+from audiogen.evaluation.gaussian import gaussian_baselines
 from audiogen.evaluation.likelihood import FileLikelihood, file_likelihoods
 from audiogen.evaluation.ngram import Bigram, Unigram, held_out_counts
 from audiogen.evaluation.reconstruction import mel_distance, si_sdr
 from audiogen.evaluation.report import evaluate_folder, round_trip
 from audiogen.evaluation.scores import baselines, held_out_score, score
-from audiogen.evaluation.wording import report_rows, verdict
+from audiogen.evaluation.wording import in_words, report_rows, verdict
 from audiogen.frontends import load_frontend
 from audiogen.models.backbones import BACKBONES
 from audiogen.models.batch import Batch
@@ -224,8 +226,9 @@ def test_counting_learns_what_it_can():
 
 
 def test_baselines_of_densities_and_of_large_codebooks(monkeypatch):
-    """Buries bits said of a density, and a table of 65536 x 65536 counts."""
-    assert baselines(FRAMES, [], []) is None
+    """Guards against bits said of a density, and a table of 65536 x 65536 counts."""
+    frames = [random_input(FRAMES, 1, 30)[0] for _ in range(3)]
+    assert list(baselines(FRAMES, frames, frames)) == ["gaussian", "autoregression"]
     x = [torch.randint(7, (3, 20))]
     found = baselines(TOKENS, x, x)
     assert list(found) == ["uniform", "unigram", "bigram"]
@@ -236,6 +239,28 @@ def test_baselines_of_densities_and_of_large_codebooks(monkeypatch):
     codes = [np.random.default_rng(0).integers(65536, size=(1, 100))]
     assert set(baselines(TokenSpec(8000, 1, 1, 65536), codes, codes)) == {"uniform", "unigram"}
     assert Unigram(3).probabilities().tolist() == [1 / 3] * 3
+
+
+def test_gaussian_baselines_are_those_of_scipy():
+    """Guards against a covariance without the floor, a first frame that is forgotten, and rows and columns swapped."""
+    generator = torch.Generator().manual_seed(0)
+    turn = 0.9 * torch.linalg.qr(torch.randn(3, 3, generator=generator, dtype=torch.float64)).Q
+    x = torch.zeros(3, 2000, dtype=torch.float64)
+    for t in range(1, 2000):
+        x[:, t] = turn @ x[:, t - 1] + 0.3 * torch.randn(3, generator=generator, dtype=torch.float64)
+    found = gaussian_baselines([x[:, :1000], x[:, 1000:]], [x])
+    covariance = np.cov(x.numpy(), bias=True) + 0.02**2 * np.eye(3)
+    expected = -multivariate_normal(x.mean(1).numpy(), covariance).logpdf(x.T.numpy()).mean()
+    assert found["gaussian"] == pytest.approx(expected, rel=1e-6)
+    noise = -multivariate_normal(np.zeros(3), 0.09 * np.eye(3)).logpdf((x[:, 1:] - turn @ x[:, :-1]).T.numpy()).mean()
+    assert found["autoregression"] == pytest.approx(noise, abs=0.06)  # the ridge costs a little
+
+
+def test_few_frames_do_not_overfit_the_autoregression():
+    """Guards against a regression on more features than frames: it must stay near predicting the frame before."""
+    x = random_input(FrameSpec(8000, 80, 40), 1, 20, torch.device("cpu"))[0].cumsum(1)
+    other = random_input(FrameSpec(8000, 80, 40), 1, 400, torch.device("cpu"))[0].cumsum(1)
+    assert math.isfinite(gaussian_baselines([x], [other])["autoregression"])
 
 
 # ---- round trips
@@ -403,12 +428,14 @@ def test_a_density_is_told_in_nats_beside_nothing(tmp_path, corpus):
     run = start(corpus, tmp_path / "run", "mel", "mlp", "backbone.hidden_dim=8")
     found = evaluate_folder(run, corpus)
     assert found["unit"] == "nats"
-    assert found["bits_per_second"] is found["bits_per_sample"] is found["baselines"] is None
-    names = [name for name, _ in report_rows(found)]
-    assert names[0] == "nats per frame"
-    assert not [name for name in names if "bit" in name or "counted" in name]
+    assert found["bits_per_second"] is found["bits_per_sample"] is None
+    assert [one["bits_per_second"] for one in found["baselines"].values()] == [None, None]
+    rows = dict(report_rows(found))
+    assert next(iter(rows)) == "nats per frame"
+    assert not [name for name in rows if "bit" in name or "counted" in name]
+    assert rows["autoregression, fitted to the training frames"].endswith(" nats per frame")
+    assert "linearly from the one before" in in_words(found)
     events = read_metrics(run.folder)
-    assert "baselines" not in {event["event"] for event in events}
     assert [event["bits_per_second"] for event in events if event["event"] == "held_out"] == [None]
 
 

@@ -18,6 +18,7 @@ from ..errors import ConfigError, DataError
 from ..frontends import Frontend
 from ..runs.event_log import read_metrics
 from ..runs.run import Run
+from ..spec import Unit
 from .generated import MOST_SECONDS, judge_generated
 from .reconstruction import mel_distance, si_sdr
 from .scores import baselines, held_out_score
@@ -111,7 +112,7 @@ def report(
     score = held_out_score(run.model, held_out, seconds, given)
     counted = None if training is None else baselines(spec, training, held_out)
     codes_per_second = spec.num_rows * int(held_out.num_frames.sum()) / seconds
-    base = {}
+    score_unit, base = Unit(score.unit), {}
     if front.base is not None and training is not None:
         plain = baselines(front.base.spec, Expanded(front, training), Expanded(front, held_out)) or {}
         base["base_bits_per_second"] = {name: loss * front.base.spec.frame_rate for name, loss in plain.items()}
@@ -121,7 +122,10 @@ def report(
         "bits_per_second": score.bits_per_second,
         "bits_per_sample": score.per_sample,
         "baselines": counted
-        and {name: {"loss": loss, "bits_per_second": loss * codes_per_second} for name, loss in counted.items()},
+        and {
+            name: {"loss": loss, "bits_per_second": score_unit.bits(loss * codes_per_second)}
+            for name, loss in counted.items()
+        },
         "round_trip": round_trip(run.frontend, sound),
         "step": run.step,
         "files": score.files,

@@ -8,6 +8,7 @@ from torch import Tensor
 from ..models.conditioning import Conditions
 from ..models.sequence_model import SequenceModel
 from ..spec import Spec, Unit
+from .gaussian import gaussian_baselines
 from .likelihood import FileLikelihood, file_likelihoods
 from .ngram import held_out_counts
 
@@ -73,15 +74,17 @@ def held_out_score(
     return score(model.spec, list(file_likelihoods(model, sequences, conditions)), seconds)
 
 
-def baselines(spec: Spec, training: Iterable[Tensor], held_out: Iterable[Tensor]) -> dict[str, float] | None:
-    """Return the bits per held-out code of uniform, unigram and bigram models; None for densities.
+def baselines(spec: Spec, training: Iterable[Tensor], held_out: Iterable[Tensor]) -> dict[str, float]:
+    """Score simple models on held-out sequences, in the unit of the spec.
+
+    For codes, uniform, unigram and bigram models that count; for frames, Gaussian models (see `gaussian_baselines`).
 
     Args:
-        spec: the spec of the codes.
-        training: re-iterable sequences of codes (K, T), to count.
-        held_out: re-iterable sequences of codes (K, T), to score.
+        spec: the spec of the sequences.
+        training: re-iterable sequences (C, T), to fit.
+        held_out: re-iterable sequences (C, T), to score.
     """
     if spec.uniform_loss is None:
-        return None
+        return gaussian_baselines(training, held_out)
     counted = held_out_counts(training, held_out, spec.num_rows, spec.num_choices // spec.num_rows)
     return {"uniform": spec.uniform_loss, **counted}

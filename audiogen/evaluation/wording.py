@@ -15,12 +15,11 @@ def report_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     if result["bits_per_second"] is not None:
         rows.append(("bits per second of audio", f"{result['bits_per_second']:.0f}"))
     for name, counted in (result["baselines"] or {}).items():
-        rows.append(
-            (
-                f"{name}, counted on the training codes",
-                f"{counted['loss']:.3f} bits per code, {counted['bits_per_second']:.0f} bits per second",
-            )
-        )
+        if counted["bits_per_second"] is None:
+            rows.append((f"{name}, fitted to the training frames", f"{counted['loss']:.3f} nats per frame"))
+        else:
+            bits = f"{counted['loss']:.3f} bits per code, {counted['bits_per_second']:.0f} bits per second"
+            rows.append((f"{name}, counted on the training codes", bits))
     for name, value in result.get("base_bits_per_second", {}).items():
         rows.append((f"{name}, counted on the codes before merging", f"{value:.0f} bits per second"))
     if result["round_trip"]:
@@ -75,14 +74,18 @@ def verdict(
     Args:
         loss: bits per code or nats per frame.
         unit: "bits" or "nats".
-        baselines: bits per code of the count-based models, by name; may be incomplete.
+        baselines: losses of the simple models, by name; may be incomplete.
         step: step of the weights.
         turned: whether the held-out loss had stopped improving before training ended.
     """
     when = "" if step is None else f" (step {step:,})"
     unit = Unit(unit)
     if (perplexity := unit.perplexity(loss)) is None:
-        return f"{loss:.3f} {unit.per_entry} on held-out files{when}. Compare it with runs of the same front-end only."
+        said = f"{loss:.3f} {unit.per_entry} on held-out files{when}"
+        if (linear := baselines.get("autoregression")) is not None:
+            said += f", {abs(linear - loss):.2f} {'better' if loss < linear else 'worse'} than predicting each frame "
+            said += "linearly from the one before"
+        return f"{said}. Compare it with runs of the same front-end only."
     said = f"On held-out files{when} the model is as unsure as someone guessing among {perplexity:,.1f} codes"
     if "uniform" in baselines:
         said += f", out of {2 ** baselines['uniform']:,.0f}"

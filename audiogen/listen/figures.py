@@ -9,14 +9,15 @@ from .charts import Line, line_chart, value_range
 from .html import Html, card, glossary, table, text
 from .run_reader import RunFolder, number
 
-BASELINES = ("uniform", "unigram", "bigram")
+COUNTED = ("uniform", "unigram", "bigram")
+BASELINES = (*COUNTED, "gaussian", "autoregression")
 # Names of the evaluation's other figures; those not listed here keep their own name.
 WORDS = {
     "round_trip si_sdr": "round trip: SI-SDR (dB)",
     "round_trip mel_distance": "round trip: mel distance",
     "files": "files held out",
     "seconds": "seconds held out",
-    **{f"base_bits_per_second {name}": f"{name} of the codes before merging: bits per second" for name in BASELINES},
+    **{f"base_bits_per_second {name}": f"{name} of the codes before merging: bits per second" for name in COUNTED},
 }
 
 MEANINGS = {
@@ -29,6 +30,9 @@ MEANINGS = {
     "bigram": "A table of which code follows which, counted on the training files. A useful model is below it.",
     "unigram": "How often each code occurs, whatever came before.",
     "uniform": "A pure guess: all codes are equally likely.",
+    "autoregression": "A linear prediction of each frame from the one before, plus normal noise, fitted to the "
+    "training files. A useful model is below it.",
+    "gaussian": "Independent normal frames with the means and covariance of the training files.",
     "round trip: SI-SDR (dB)": "How far the error of the front-end's round trip lies below the original; higher is "
     "better. It compares waveforms, so it is low for front-ends that do not keep phases, such as mel, even if they "
     "sound right.",
@@ -46,7 +50,7 @@ class Figures:
         per_second: bits per second of audio, if known.
         per_sample: bits per sample, if each code is one sample.
         step: step of the weights, if known.
-        baselines: bits per code of the count-based models.
+        baselines: losses of the simple models, in `unit`.
         more: the evaluation's other figures by name.
         turned: whether the held-out loss had stopped improving before training ended.
     """
@@ -71,7 +75,7 @@ def read_figures(run: RunFolder) -> Figures:
         if (value := final.get(f"baselines {name} loss", counted.get(name))) is not None
     }
     report = final if "loss" in final else held_out
-    bits = baselines or number(report.get("bits_per_second")) is not None
+    bits = set(COUNTED) & baselines.keys() or number(report.get("bits_per_second")) is not None
     more = {
         WORDS.get(name, name.replace("_", " ")): value
         for name, value in final.items()
