@@ -16,6 +16,7 @@ from audiogen.errors import AudioReadError
 
 RATE = 16_000
 PCM = (sounds(RATE, RATE, 1)[:, 0] * 32_767).astype("<i2").tobytes()  # one second
+PCM_64 = (0.99 * 2.0**63 * sounds(RATE, RATE, 2)).astype("<i8").tobytes()  # of stereo, one second too
 
 
 def encoded(container: str, subtype: str, seconds: float = 2.0, sample_rate: int = RATE, **settings) -> bytes:
@@ -127,6 +128,7 @@ CASES = {  # the file, its seconds, and a word of the note; None: nothing about 
     "block align 4": (aligned(4), 1.0, None),
     "two data chunks": (wav_bytes(PCM, after=struct.pack("<4sI", b"data", len(PCM)) + PCM), 1.0, "first is read"),
     "12 bits in 16": (wav_bytes(PCM, bits=12), 1.0, None),
+    "64 bits": (wav_bytes(PCM_64, bits=64, num_channels=2), 1.0, None),
     "BW64": (bw64(PCM), 1.0, None),
     "IMA ADPCM": (encoded("WAV", "IMA_ADPCM", sample_rate=8_000), 2.0, None),
     "MS ADPCM": (encoded("WAV", "MS_ADPCM"), 2.0, None),

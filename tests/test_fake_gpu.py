@@ -86,8 +86,7 @@ def test_front_ends_train_without_waiting(monkeypatch, kind):
         trainer.step = 1
         trainer.quantized = trainer.learner is not None  # k-means, which looks at its error, comes once
         with Watch():
-            for progress in (0.5, 1.0):
-                assert trainer.train_step(progress) == {}
+            assert trainer.train_step(1.0) == {}  # by then against discriminators
         on_gpu(*trainer.modules.parameters(), *trainer.modules.buffers())
 
 

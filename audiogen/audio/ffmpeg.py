@@ -138,7 +138,7 @@ class FFmpegFile:
             raise refusal(
                 self._path, f"changes its sample rate or number of channels after {self._count} samples", CONVERT
             )
-        values = frame.to_ndarray()  # (C, n), or (1, n * C) if the channels are interleaved
+        values = _values(frame)  # (C, n), or (1, n * C) if the channels are interleaved
         values = values.T if frame.format.is_planar else values.reshape(-1, self.num_channels)
         self._count += len(values)
         with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite, or is no number, is refused later
@@ -146,6 +146,14 @@ class FFmpegFile:
         if values.dtype.kind in "ui":
             samples = samples / np.float32(_FULL_SCALE[values.dtype.str[1:]]) - (values.dtype.kind == "u")
         return samples
+
+
+def _values(frame) -> np.ndarray:
+    """A row for each plane. PyAV itself can't convert whole numbers of 64 bits."""
+    if frame.format.bytes != 8 or frame.format.name.startswith("dbl"):
+        return frame.to_ndarray()
+    count = frame.samples * (1 if frame.format.is_planar else frame.layout.nb_channels)
+    return np.stack([np.frombuffer(plane, np.int64, count) for plane in frame.planes])
 
 
 def _mp3_frame_bytes(head: bytes) -> int:
