@@ -54,8 +54,24 @@ def two_kinds_of_ogg(path):
     return content(b"".join(data))(path)
 
 
+def sixteen_channels(path):
+    """WavPack, whose decoder keeps channels apart: PyAV would crash on the ninth."""
+    import av
+
+    with av.open(str(path), "w", format="wv") as file:
+        stream = file.add_stream("wavpack", rate=16_000, layout="hexadecagonal")
+        stream.codec_context.open()
+        settings = stream.codec_context
+        frame = av.AudioFrame(format=settings.format.name, layout="hexadecagonal", samples=settings.frame_size)
+        frame.sample_rate, frame.pts = 16_000, 0
+        file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    return path
+
+
 PCM = struct.pack("<4h", 1, 2, 3, 4)
 REFUSALS = {
+    "16 channels by FFmpeg": (sixteen_channels, "states 16 channels, and 1 to 8 are read"),
     "missing": (lambda path: path, "can't be opened .No such file"),
     "nul in its name": (lambda path: f"{path}\0", "can't be opened"),
     "folder": (a_folder, "is a folder or a device"),

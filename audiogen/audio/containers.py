@@ -103,6 +103,12 @@ def refusal(path: str | Path, problem: str, advice: str = FETCH_AGAIN) -> AudioR
     return AudioReadError(f"{path}: {problem}; {advice}")
 
 
+def check_channels(path: str | Path, num_channels: int) -> None:
+    """Raise an AudioReadError unless a number of channels is one that is read."""
+    if not 1 <= num_channels <= MAX_CHANNELS:
+        raise refusal(path, f"states {num_channels} channels, and 1 to {MAX_CHANNELS} are read", CONVERT)
+
+
 def _look(source: _Source, start: int) -> Header:
     head = source.read(start, 1 << 12)
     if head[:4] in _CHUNKS and (head[:4] in (b"caff", b"riff") or head[8:11] in (b"WAV", b"AIF")):

@@ -22,7 +22,7 @@ import numpy as np
 import soundfile
 
 from ..errors import AudioReadError
-from .containers import CONVERT, MAX_CHANNELS, MAX_PEAK, MAX_SAMPLE_RATE, MEND, MIN_SAMPLE_RATE, read_header, refusal
+from .containers import MAX_PEAK, MAX_SAMPLE_RATE, MEND, MIN_SAMPLE_RATE, check_channels, read_header, refusal
 from .ffmpeg import FFmpegFile
 
 AUDIO_SUFFIXES = frozenset(
@@ -181,8 +181,7 @@ class Decoder:
         return file
 
     def _check_format(self, file: "_SoundFile | FFmpegFile") -> None:
-        if not 1 <= file.num_channels <= MAX_CHANNELS:
-            raise refusal(self.path, f"states {file.num_channels} channels, and 1 to {MAX_CHANNELS} are read", CONVERT)
+        check_channels(self.path, file.num_channels)
         if not MIN_SAMPLE_RATE <= file.sample_rate <= MAX_SAMPLE_RATE:
             raise refusal(
                 self.path,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import AudioReadError
-from .containers import CONVERT, MEND, Header, refusal
+from .containers import CONVERT, MEND, Header, check_channels, refusal
 
 #: Of all that FFmpeg knows, the containers that hold sound and lead to no other file.
 _CONTAINERS = "aac,ac3,aiff,amr,ape,asf,au,caf,eac3,flac,matroska,mov,mp3,ogg,tta,w64,wav,wv"
@@ -138,6 +138,7 @@ class FFmpegFile:
             raise refusal(
                 self._path, f"changes its sample rate or number of channels after {self._count} samples", CONVERT
             )
+        check_channels(self._path, self.num_channels)  # of more than 8, PyAV reads planes that are not there
         values = _values(frame)  # (C, n), or (1, n * C) if the channels are interleaved
         values = values.T if frame.format.is_planar else values.reshape(-1, self.num_channels)
         self._count += len(values)
