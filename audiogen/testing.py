@@ -24,6 +24,7 @@ from .generation.engines import Engine
 from .generation.engines.eager import Eager
 from .generation.request import Request
 from .models.backbones import Backbone
+from .models.conditioning import Conditions
 from .models.layers import clone_state
 from .models.sampling import Sampling, probabilities, uniforms
 from .models.sequence_model import SequenceModel
@@ -506,18 +507,34 @@ def verify_engine(kind: type[Engine], model: SequenceModel, batch_size: int = 3,
     assert not changed, f"the engine writes to the model's weights: {changed}"
 
 
-def true_logits(model: SequenceModel, seq: Tensor) -> Tensor:
-    """Compute the logits that predict each of the steps (B, K, S), by the whole forward in float64: (B, S, K, V)."""
+def true_logits(model: SequenceModel, seq: Tensor, request: Request | None = None) -> Tensor:
+    """Compute the logits that predict each of the steps (B, K, S), by whole forwards in float64: (B, S, K, V).
+
+    The conditions and the guidance of a request are followed: null + scale (given - null), on log-probabilities.
+    """
     model = copy.deepcopy(model).double()
     first = model.bos.expand(seq.shape[0], 1, -1)
-    with torch.inference_mode():
-        h, _ = model.backbone(torch.cat([first, model.embed(seq[:, :, :-1])], dim=1))
+    conditions, scale = (None, 1.0) if request is None else (request.conditions, request.guidance)
+
+    def logits(conditions: Conditions | None) -> Tensor:
+        x = torch.cat([first, model.embed(seq[:, :, :-1])], dim=1)
+        added = model.added(conditions, 0, seq.shape[2])
+        h, _ = model.backbone(x if added is None else x + added)
         return model.head.logits(h)
+
+    with torch.inference_mode():
+        if not conditions or scale == 1:
+            return logits(conditions)
+        given, null = logits(conditions).log_softmax(dim=-1), logits(None).log_softmax(dim=-1)
+        return null + scale * (given - null)
 
 
 def check_logits(engine: Engine, seq: Tensor) -> None:
     """Teacher-forced logits differ by at most 1e-4; greedy codes are equal wherever the margin exceeds 1e-3."""
-    expected, got = true_logits(engine.model, seq), engine.logits(seq)
+    expected, got = true_logits(engine.model, seq, engine.request), engine.logits(seq)
+    if engine.request.guided:  # log-probabilities are logits but for a constant
+        got = got.log_softmax(dim=-1)
+        expected = expected.log_softmax(dim=-1)
     assert got.shape == expected.shape, f"the logits have shape {tuple(got.shape)}, not {tuple(expected.shape)}"
     error = float((got - expected).abs().max())
     assert error <= 1e-4, f"logits are up to {error:.2e} off"

@@ -1,6 +1,7 @@
 """Engines mean the same as the plain loop (contract 7), each registered one on each backbone that it runs."""
 
 import copy
+import dataclasses
 import logging
 import math
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from replay import GraphOnCPU, Recorder
-from tiny import BACKBONE_CASES, FRAMES, TOKENS, lively, random_input, tiny_backbone, tiny_model
+from tiny import BACKBONE_CASES, FRAMES, TOKENS, lively, random_conditions, random_input, tiny_backbone, tiny_model
 from torch import nn
 
 from audiogen import testing
@@ -255,6 +256,64 @@ def test_a_prompt_seen_at_once_is_as_if_seen_step_by_step(name, kind, changes, p
     engine.decode(seq[:, :, steps:].clone(), known[:, steps:], numbers[:, steps:], got)
     error = (got - expected).abs().max() / expected.abs().max()
     assert float(error) < (1e-5 if precision == "fp32" else 0.03)
+
+
+# ---- conditions
+
+
+def conditioned(kind, changes, guidance=2.0, items=2, frames=60, constant=False):
+    """A small model and what is asked of it, by one value for each item or another for each frame."""
+    model = tiny_model(TOKENS, kind, "delay", conditions=True, **changes).float()
+    conditions = random_conditions(items, frames)
+    if constant:
+        conditions = {name: values[:, :, :1] for name, values in conditions.items()}
+    return model, Request(seeds=range(items), conditions=conditions, guidance=guidance)
+
+
+@every_engine
+@pytest.mark.parametrize("constant", [True, False])
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_conditions_and_guidance_are_those_of_the_model(monkeypatch, name, kind, changes, guidance, constant):
+    """Guards against an engine in which conditions are left out, one step late, or guide with another scale."""
+    model, request = conditioned(kind, changes, guidance, constant=constant)
+    seq = model.pattern.apply(random_input(TOKENS, 2, 50), model.hole)
+    testing.check_logits(ENGINES[name](model, request), seq)
+    got = generate(model, 50, request).x
+    plain(monkeypatch)
+    expected = generate(model, 50, request).x
+    same = (got == expected).all(dim=1).all(dim=0)
+    assert bool(same[:25].all()), "draws are others"
+
+
+@every_engine
+def test_conditions_do_not_depend_on_blocks(monkeypatch, name, kind, changes):
+    """Guards against frames of conditions that are counted from the block."""
+    model, request = conditioned(kind, changes)
+    whole = generate(model, 50, request).x
+    monkeypatch.setattr(generate_module, "WINDOW", 7)
+    assert torch.equal(generate(model, 50, request).x, whole)
+
+
+@every_engine
+def test_no_guidance_is_what_it_is_without_a_second_row(name, kind, changes):
+    """Guards against guidance of 1 that is not free, to the bit (contract 10)."""
+    model, request = conditioned(kind, changes, guidance=1.0)
+    engine = ENGINES[name](model, request)
+    assert engine.rows == 2
+    asked = Request(seeds=range(2), conditions=request.conditions)
+    assert torch.equal(generate(model, 40, request).x, generate(model, 40, asked).x)
+
+
+@every_kernel
+@pytest.mark.parametrize("precision", [precision for precision in PRECISIONS if precision != "fp32"])
+def test_guidance_in_reduced_precision_is_close(name, kind, changes, precision):
+    """Guards against rows that are mixed up where weights are rounded."""
+    model, request = conditioned(kind, {**changes, "dim": 64})
+    seq = model.pattern.apply(random_input(TOKENS, 2, 50), model.hole)
+    exact = true_logits(model, seq, request)
+    engine = ENGINES[name](model, dataclasses.replace(request, precision=precision))
+    error = (engine.logits(seq).double().log_softmax(dim=-1) - exact.log_softmax(dim=-1)).abs()
+    assert float(error.mean() / exact.log_softmax(dim=-1).std()) < 0.05
 
 
 # ---- a graph

@@ -51,10 +51,8 @@ class Engine:
     def unsupported_reason(cls, model: SequenceModel) -> str | None:
         """Return why this engine can't run a model with its backbone; None if it can.
 
-        The base class refuses conditions, weights that are not float32, modules with hooks, and autocast.
+        The base class refuses weights that are not float32, modules with hooks, and autocast.
         """
-        if model.conditioner is not None:
-            return "it has conditions"
         if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
             return "its weights are not float32"
         if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
@@ -65,6 +63,8 @@ class Engine:
 
     def __init__(self, model: SequenceModel, request: Request):
         self.model, self.request = model, request
+        #: Rows of the hidden: with guidance two for each item, first all with conditions, then all without.
+        self.rows = request.batch_size * (2 if request.guided else 1)
         self.step = 0  # that is drawn next
         device = model.bos.device
         self._conditions = {
@@ -78,7 +78,7 @@ class Engine:
             self.set_state(*self.model.start(len(rows), rows, self.added(0, self.step + 1)))
 
     def in_rows(self, x: Tensor) -> Tensor:
-        """Repeat (B, ...) where guidance needs two rows for each item: first all with conditions, then all without."""
+        """Repeat items (B, ...) for the rows without conditions, where guidance needs them."""
         return torch.cat([x, x]) if self.request.guided else x
 
     def added(self, start: int, stop: int) -> Tensor | None:
@@ -87,7 +87,8 @@ class Engine:
         None for a model without conditions.
         """
         request = self.request
-        given, null = self.model.added(self._conditions, start, stop), self.model.added({}, start, stop)
+        with torch.autocast(self.model.bos.device.type, enabled=False):
+            given, null = self.model.added(self._conditions, start, stop), self.model.added({}, start, stop)
         if given is None or null is None or not request.guided:
             return given
         shape = (request.batch_size, *given.shape[1:])

@@ -82,6 +82,8 @@ class GraphEngine(Engine):
             self._allocate(seq, known, uniforms, logits)
             self._gives_logits, self._steps, self._step = gives_logits, 0, None
         self._seq[:, :, :n], self._known[:, :n], self._uniforms[:, :n] = seq, known, uniforms
+        if self._framewise is not None:
+            self._framewise[:, :n] = self.added(self.step + 1, self.step + n + 1)
         self._at.zero_()
         for _ in range(n):
             if self._step is None and self._steps >= self.WARM_UP:
@@ -91,6 +93,7 @@ class GraphEngine(Engine):
             else:
                 self._step()
             self._steps += 1
+        self.step += n
         seq.copy_(self._seq[:, :, :n])
         if logits is not None and self._logits is not None:
             logits.copy_(self._logits[:, :n])
@@ -102,17 +105,23 @@ class GraphEngine(Engine):
         self._uniforms = uniforms.new_empty(uniforms.shape[0], self.BLOCK, uniforms.shape[2])
         self._logits = None if logits is None else logits.new_empty(logits.shape[0], self.BLOCK, *logits.shape[2:])
         self._at = torch.zeros(1, dtype=torch.int64, device=seq.device)  # the step within the block
+        added = self.added(0, 2)  # (rows or 1, 2 or 1, D)
+        changes = added is not None and added.shape[1] > 1
+        self._constant = None if changes else added
+        self._framewise = added.new_empty(len(added), self.BLOCK, added.shape[2]) if changes else None
 
     def _run_step(self) -> None:
         """Run one step of the plain loop, at the position in the block that `_at` holds."""
         at, head = self._at, self.model.head
+        hidden = self.to_sample(self._hidden)
         if self._logits is not None:
-            self._logits.index_copy_(1, at, head.logits(self._hidden)[:, None])
-        x = head.sample(self._hidden, self.request.sampling, self._uniforms.index_select(1, at)[:, 0])  # (B, C)
+            self._logits.index_copy_(1, at, head.logits(hidden)[:, None])
+        x = head.sample(hidden, self.request.sampling, self._uniforms.index_select(1, at)[:, 0])  # (B, C)
         x = torch.where(self._known.index_select(1, at), self._seq.index_select(2, at), x[:, :, None])
         self._seq.index_copy_(2, at, x)
         with self._autocast:
-            hidden, state = self.model.advance(x, self._state)
+            added = self._constant if self._framewise is None else self._framewise.index_select(1, at)
+            hidden, state = self.model.advance(self.in_rows(x), self._state, added)
         self._hidden.copy_(hidden)
         copy_state(self._state, state)
         at += 1

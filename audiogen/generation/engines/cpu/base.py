@@ -16,7 +16,8 @@ class KernelEngine(Engine):
     """Run models of codes with one kind of backbone, in fp32, bf16 or int8, on one thread whatever torch's setting.
 
     Subclasses set in `__init__`:
-        _run: the kernel, run(weights, *memory, position, hidden, seq, known, uniforms, filters, logits).
+        _run: the kernel, run(weights, *memory, position, hidden, seq, known, uniforms, filters, logits,
+            added, guidance).
         _weights: the packed weights of the model.
         _memory: the kernel's state, arrays that it writes in place.
     and in `set_state`:
@@ -56,6 +57,21 @@ class KernelEngine(Engine):
                 np.ascontiguousarray(uniforms.numpy()),
                 filters(self.request.sampling, self.model.spec.num_choices // self.model.spec.num_rows),
                 np.empty((0, 0, 0, 0), np.float32) if logits is None else logits.numpy(),
+                self._added(codes.shape[2]),
+                np.float32(self.request.guidance),
             )
         seq.copy_(torch.from_numpy(codes))
         self._position += codes.shape[2]
+        self.step += codes.shape[2]
+
+    @torch.inference_mode()
+    def _added(self, num_steps: int) -> np.ndarray:
+        """Return what conditions add after each of the next steps, (rows or 1, num_steps or 1, ...); zeros for none."""
+        added = self.added(self.step + 1, self.step + num_steps + 1)
+        bos = self.model.bos
+        added = self.pack_added(bos.new_zeros(1, 1, len(bos)) if added is None else added)
+        return np.ascontiguousarray(added.numpy())
+
+    def pack_added(self, added: Tensor) -> Tensor:
+        """Convert what is added to the embeddings, (..., D), to what the kernel adds."""
+        return added

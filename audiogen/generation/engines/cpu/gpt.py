@@ -30,8 +30,8 @@ class GPTEngine(KernelEngine):
         L, H, W, d = config.num_layers, config.num_heads, config.window, config.dim // config.num_heads
         kind = np.float32 if request.precision == "fp32" else np.uint16  # bf16
         self._memory = (
-            np.empty((L, request.batch_size, -(-W // BLOCK), H, d, BLOCK), kind),
-            np.empty((L, request.batch_size, W, H, d), kind),
+            np.empty((L, self.rows, -(-W // BLOCK), H, d, BLOCK), kind),
+            np.empty((L, self.rows, W, H, d), kind),
         )
 
     def prefill(self, seq: Tensor) -> None:

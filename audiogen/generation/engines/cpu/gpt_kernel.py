@@ -23,7 +23,7 @@ from .bf16 import narrow, widen
 from .fast_exp import exp
 from .finite import NAN, all_finite
 from .matvec_rowwise import Rows, product
-from .sampling import draw
+from .sampling import combine, draw
 
 BLOCK = 32  # steps per block of keys: as bf16, a cache line
 
@@ -44,7 +44,7 @@ class Weights(NamedTuple):
 
 
 @compiled(fastmath=True)
-def run(weights, keys, values, position, hidden, seq, known, uniforms, filters, logits):
+def run(weights, keys, values, position, hidden, seq, known, uniforms, filters, logits, added, guidance):
     """Generate n steps.
 
     Args:
@@ -53,48 +53,61 @@ def run(weights, keys, values, position, hidden, seq, known, uniforms, filters, 
             may extend beyond W.
         values: (L, B, W, H, D / H), of the same type.
         position: number of steps observed so far.
-        hidden: (B, D), from which the head predicts the next step; written in place.
+        hidden: (B, D), from which the head predicts the next step; written in place. Or (2 B, D): with guidance, all
+            items given their conditions, then all without. Keys and values have as many rows.
         seq: (B, K, n) codes, written in place where known is False.
         known: (K, n) bool.
         uniforms: (B, n, K) float64.
         filters: what sampling.filters returned.
         logits: (B, n, K, V), written in place; or (0, 0, 0, 0) to skip them.
+        added: (rows or 1, n or 1, D), what conditions add to the embedding of each step.
+        guidance: scale, where there are two rows for each item.
     """
     B, K, n = seq.shape
+    rows = len(hidden)
     L, V, D = len(keys), weights.table.shape[1] - 1, weights.table.shape[2]
-    x, normed, mixed = np.empty((B, D), np.float32), np.empty((B, D), np.float32), np.empty((B, D), np.float32)
-    qkv, wide = np.empty((B, 3 * D), np.float32), np.empty((B, 4 * D), np.float32)
+    x, normed, mixed = (
+        np.empty((rows, D), np.float32),
+        np.empty((rows, D), np.float32),
+        np.empty((rows, D), np.float32),
+    )
+    qkv, wide = np.empty((rows, 3 * D), np.float32), np.empty((rows, 4 * D), np.float32)
+    guided = hidden if rows == B else np.empty((B, D), np.float32)
     scores = np.empty((B, K * V), np.float32)
     work = np.empty((keys.shape[3], keys.shape[2] * BLOCK), np.float32)
-    rounded, unpacked = np.empty((B, 4 * D), np.int16), np.empty((4, 4 * D), np.float32)
+    rounded, unpacked = np.empty((rows, 4 * D), np.int16), np.empty((4, 4 * D), np.float32)
     p = np.empty(V, np.float64)
     cos, sin = np.empty(len(weights.frequencies), np.float32), np.empty(len(weights.frequencies), np.float32)
     for s in range(n):
-        product(hidden, weights.head, 0, scores, rounded, unpacked)
+        if rows > B:
+            combine(hidden, guidance, guided)
+        product(guided, weights.head, 0, scores, rounded, unpacked)
+        for r in range(rows):
+            x[r] = added[r % len(added), s % added.shape[1]]
         for b in range(B):
-            x[b] = np.float32(0)
             for k in range(K):
                 if not known[k, s]:  # NaN gives a hole
                     seq[b, k, s] = draw(scores[b, k * V : (k + 1) * V], filters, uniforms[b, s, k], p)
                 if logits.size > 0:
                     logits[b, s, k] = scores[b, k * V : (k + 1) * V]
-                x[b] += weights.table[k, seq[b, k, s]]
+                for r in range(b, rows, B):
+                    x[r] += weights.table[k, seq[b, k, s]]
         for i in range(len(cos)):
             angle = (position + s) * weights.frequencies[i]
             cos[i], sin[i] = np.cos(angle), np.sin(angle)
         for layer in range(L):
             norm(x, weights.norms[2 * layer], normed)
             product(normed, weights.qkv, layer, qkv, rounded, unpacked)
-            for b in range(B):
+            for r in range(rows):
                 attend(
-                    qkv[b].reshape(3, keys.shape[3], -1),
+                    qkv[r].reshape(3, keys.shape[3], -1),
                     cos,
                     sin,
                     position + s,
-                    keys[layer, b],
-                    values[layer, b],
+                    keys[layer, r],
+                    values[layer, r],
                     work,
-                    mixed[b].reshape(keys.shape[3], -1),
+                    mixed[r].reshape(keys.shape[3], -1),
                 )
             product(mixed, weights.out, layer, normed, rounded, unpacked)
             add(x, normed)

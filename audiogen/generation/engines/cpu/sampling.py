@@ -23,6 +23,15 @@ def filters(sampling: Sampling, codebook_size: int) -> tuple[float, int, float, 
     )
 
 
+@compiled(fastmath=False)
+def combine(hidden: np.ndarray, scale: float, guided: np.ndarray) -> None:
+    """Combine two rows for each item, given and null (2 B, D), into guided (B, D), as `Head.combine` does."""
+    B = len(guided)
+    for b in range(B):
+        for i in range(guided.shape[1]):
+            guided[b, i] = hidden[B + b, i] + scale * (hidden[b, i] - hidden[B + b, i])
+
+
 # Without this, numba would apply the caller's fastmath here too, and checks for NaN would be optimised away.
 @compiled(fastmath=False)
 def draw(logits: np.ndarray, filters: tuple[float, int, float, float], uniform: float, p: np.ndarray) -> int:

@@ -28,14 +28,18 @@ class WaveNetEngine(KernelEngine):
             self._weights = pack_weights(model, request.precision)
         config: WaveNet.Config = model.backbone.config
         slots, R = int(self._weights.dilations.sum()), config.residual_dim
-        self._memory = (np.empty((slots, request.batch_size, R), np.float32),)
-        self._hidden = np.zeros((request.batch_size, padded(config.dim)), np.float32)
+        self._memory = (np.empty((slots, self.rows, R), np.float32),)
+        self._hidden = np.zeros((self.rows, padded(config.dim)), np.float32)
 
     def set_state(self, hidden: Tensor, state: list[LayerState]) -> None:
         self._hidden[:, : hidden.shape[1]] = hidden.numpy()
         self._position = int(state[0]["position"])
         rings = torch.cat([layer["ring"] for layer in state], dim=1)  # (B, slots, R)
         self._memory[0][:] = rings.transpose(0, 1).numpy()
+
+    def pack_added(self, added: Tensor) -> Tensor:
+        backbone = self.model.backbone  # as `pack_weights` does with the embedding
+        return torch.cat([added @ backbone.first.weight.T, added * backbone.direct], dim=2)  # (..., R + D)
 
 
 def pack_weights(model: SequenceModel, precision: str):

@@ -13,7 +13,7 @@ from ....utils.jit import compiled
 from .fast_exp import ONE, exp
 from .finite import NAN, all_finite
 from .matvec_columnwise import padded, product
-from .sampling import draw
+from .sampling import combine, draw
 
 
 class Weights(NamedTuple):
@@ -34,69 +34,78 @@ class Weights(NamedTuple):
 
 
 @compiled(fastmath=True)
-def run(weights, rings, position, hidden, seq, known, uniforms, filters, logits):
+def run(weights, rings, position, hidden, seq, known, uniforms, filters, logits, added, guidance):
     """Generate n steps.
 
     Args:
         weights: packed weights.
         rings: (sum of dilations, B, R), layer after layer; the input of step t is in slot t mod dilation.
         position: number of steps observed so far.
-        hidden: (B, padded D), from which the head predicts the next step; written in place.
+        hidden: (B, padded D), from which the head predicts the next step; written in place. Or (2 B, padded D): with
+            guidance, all items given their conditions, then all without. The rings have as many rows.
         seq: (B, K, n) codes, written in place where known is False.
         known: (K, n) bool.
         uniforms: (B, n, K) float64.
         filters: what sampling.filters returned.
         logits: (B, n, K, V), written in place; or (0, 0, 0, 0) to skip them.
+        added: (rows or 1, n or 1, R + D), what conditions add to the embedding of each step, for `table` and `direct`.
+        guidance: scale, where there are two rows for each item.
     """
     B, K, n = seq.shape
+    rows = len(hidden)
     V, L, R, D = weights.table.shape[1] - 1, len(weights.dilations), weights.table.shape[2], len(weights.skip_bias)
-    taps = np.zeros((B, padded(2 * R)), np.float32)  # past and current
-    gated = np.zeros((B, padded(R)), np.float32)
-    z = np.empty((B, 2 * R), np.float32)
-    path = np.empty((B, R + D), np.float32)  # the residual stream and the sum of the skips
-    rectified = np.zeros((B, hidden.shape[1]), np.float32)
-    out = np.empty((B, D), np.float32)
-    direct = np.empty((B, D), np.float32)
+    taps = np.zeros((rows, padded(2 * R)), np.float32)  # past and current
+    gated = np.zeros((rows, padded(R)), np.float32)
+    z = np.empty((rows, 2 * R), np.float32)
+    path = np.empty((rows, R + D), np.float32)  # the residual stream and the sum of the skips
+    rectified = np.zeros((rows, hidden.shape[1]), np.float32)
+    out = np.empty((rows, D), np.float32)
+    direct = np.empty((rows, D), np.float32)
+    guided = hidden if rows == B else np.zeros((B, hidden.shape[1]), np.float32)
     scores = np.empty((B, K * V), np.float32)
     work = np.empty(max(2 * R, R + D, K * V), np.float32)
     p = np.empty(V, np.float64)
     for s in range(n):
         for b in range(B):
             scores[b] = weights.head_bias
-        product(hidden, weights.head[0], weights.head[1], scores, work)
+        if rows > B:
+            combine(hidden, guidance, guided)
+        product(guided, weights.head[0], weights.head[1], scores, work)
+        for r in range(rows):
+            path[r, :R] = added[r % len(added), s % added.shape[1], :R]
+            path[r, R:] = weights.skip_bias
+            direct[r] = added[r % len(added), s % added.shape[1], R:]
         for b in range(B):
-            path[b, :R] = np.float32(0)
-            path[b, R:] = weights.skip_bias
-            direct[b] = np.float32(0)
             for k in range(K):
                 if not known[k, s]:
                     seq[b, k, s] = draw(scores[b, k * V : (k + 1) * V], filters, uniforms[b, s, k], p)
                 if logits.size > 0:
                     logits[b, s, k] = scores[b, k * V : (k + 1) * V]
-                path[b, :R] += weights.table[k, seq[b, k, s]]
-                direct[b] += weights.direct[k, seq[b, k, s]]
+                for r in range(b, rows, B):
+                    path[r, :R] += weights.table[k, seq[b, k, s]]
+                    direct[r] += weights.direct[k, seq[b, k, s]]
         offset = 0
         for layer in range(L):
             dilation = weights.dilations[layer]
             ring = rings[offset + (position + s) % dilation]  # (B, R)
             offset += dilation
-            for b in range(B):
-                taps[b, :R] = ring[b]
-                taps[b, R : 2 * R] = path[b, :R]
-                ring[b] = path[b, :R]
-                z[b] = weights.gate_bias[layer]
+            for r in range(rows):
+                taps[r, :R] = ring[r]
+                taps[r, R : 2 * R] = path[r, :R]
+                ring[r] = path[r, :R]
+                z[r] = weights.gate_bias[layer]
             product(taps, weights.gates[0][layer], weights.gates[1][layer], z, work)
-            for b in range(B):
-                gate(z[b, :R], z[b, R:], gated[b])
-                path[b, :R] += weights.residual_bias[layer]
+            for r in range(rows):
+                gate(z[r, :R], z[r, R:], gated[r])
+                path[r, :R] += weights.residual_bias[layer]
             product(gated, weights.outs[0][layer], weights.outs[1][layer], path, work)
-        for b in range(B):
-            rectify(path[b, R:], rectified[b])
-            out[b] = weights.last_bias
+        for r in range(rows):
+            rectify(path[r, R:], rectified[r])
+            out[r] = weights.last_bias
         product(rectified, weights.last[0], weights.last[1], out, work)
-        for b in range(B):
-            rectify(out[b], hidden[b])
-            hidden[b, :D] += direct[b]
+        for r in range(rows):
+            rectify(out[r], hidden[r])
+            hidden[r, :D] += direct[r]
 
 
 @njit(fastmath=True)
