@@ -77,7 +77,7 @@ REFUSALS = {
     "folder": (a_folder, "is a folder or a device"),
     "pipe": (a_pipe, "is a folder or a device"),
     "empty": (content(b""), r"is empty \(0 bytes\)"),
-    "text": (content(b"dear diary, " * 50), "is no sound file of a kind that is read"),
+    "text": (content(b"dear diary, " * 50), "is not a sound file of a supported kind"),
     "header only": (content(wav_bytes(b"")), "has a header but no samples"),
     "less than a sample": (content(wav_bytes(b"a")), "no samples|can't be decoded"),
     "no data chunk": (content(wav_bytes(b"")[:36]), "no data chunk"),

@@ -96,7 +96,7 @@ def test_clips_with_a_warning(tmp_path):
         ("a.wav", torch.zeros(1, 0), {}, "no samples"),
         ("a.wav", torch.zeros(9, 10), {}, "shape"),
         ("a.wav", torch.zeros(1, 1, 10), {}, "shape"),
-        ("a.aiff", torch.zeros(10), {}, "is no format to write; use .wav"),
+        ("a.aiff", torch.zeros(10), {}, "can.t be written; use .wav"),
         ("a", torch.zeros(10), {}, "no suffix"),
         ("a.flac", torch.zeros(10), {"subtype": "FLOAT"}, "FLAC can't hold"),
         ("a.wav", torch.zeros(10), {"subtype": "PCM_12"}, "WAV can't hold"),

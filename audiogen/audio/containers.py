@@ -1,14 +1,15 @@
-"""What is read of a sound file before it is decoded: whether it is there in full, what is odd, and who reads it whole.
+"""Read the headers of sound files: whether a file is complete, what is odd about it, and which backend reads all of it.
 
-libsndfile opens truncated files in silence and reads less than all of some whole ones. So each container's statement
-of its size is held against the file here; a header that lies, though the sound is there, is noted and left to FFmpeg.
+libsndfile opens truncated files without complaint, and reads some intact ones only in part. So the size that a
+container states is compared with the file. If the header is wrong but the sound is there, the file gets a note and is
+left to FFmpeg.
 
     WAV, AIFF   "RIFF" <size> "WAVE", then chunks of <id> <size> <bytes, padded to an even number>
     CAF         "caff" <version>, then chunks of <id> <size of 64 bits>; a size of -1 is the rest of the file
     W64         <16 bytes> <size> <16 bytes>, then chunks of <16 bytes> <size of 64 bits, with both>, padded to 8
     AU          ".snd" <offset> <size>; a size of 0xFFFFFFFF is the rest of the file
     Ogg         pages of "OggS" <0> <flags> <position: 8> <serial> <number> <CRC> <segments> <their sizes> <their bytes>
-    MP3         frames; in place of the first one's sound often "Xing", "Info" or "VBRI" and a count of them
+    MP3         frames; the first one often holds "Xing", "Info" or "VBRI" and the number of frames instead of sound
 """
 
 import mmap
@@ -24,14 +25,14 @@ from ..errors import AudioReadError
 
 MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1_000, 768_000  # Hz; a rate of 1 in a header would resample to gigabytes
 MAX_CHANNELS = 8
-#: Samples beyond 12 dB over full scale are not sound that was turned up too far but a wrong format: refused.
+#: Larger samples, 12 dB over full scale, are refused: they mean a wrong format rather than loud sound.
 MAX_PEAK = 4.0
 
 FETCH_AGAIN = "copy it again from where it came from, or remove it"
 CONVERT = "convert it, for example with ffmpeg, or remove it"
 MEND = "copy it again from where it came from, convert it, or remove it"
 
-_CHUNKS = {  # by the first four bytes: the container, its first chunk, a chunk's header, its padding, the sound's chunk
+_CHUNKS = {  # by magic: container, offset of the first chunk, layout of chunk headers, padding, name of the sound chunk
     b"RIFF": ("WAV", 12, "<4sI", 2, b"data"),
     b"RIFX": ("WAV", 12, ">4sI", 2, b"data"),
     b"RF64": ("WAV", 12, "<4sI", 2, b"data"),
@@ -40,10 +41,10 @@ _CHUNKS = {  # by the first four bytes: the container, its first chunk, a chunk'
     b"caff": ("CAF", 8, ">4sq", 1, b"data"),
     b"riff": ("W64", 40, "<16sq", 8, b"data"),
 }
-_MAX_CHUNKS = 10_000  # a file of zeros would be an endless row of empty chunks
+_MAX_CHUNKS = 10_000  # a file of zeros would contain endless empty chunks
 _UNKNOWN = 0xFFFFFFFF
 _OGG_SOUND = (b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex   ")
-_MP3_COUNT = (  # how many frames, and how many bytes, the first frame states
+_MP3_COUNT = (  # the numbers of frames and bytes stated by the first frame
     re.compile(
         rb"\xff[\xe2-\xfb].{11,36}?(?:Xing|Info)\0\0\0[\1\3\5\7\11\13\15\17](?P<frames>.{4})(?P<bytes>.{4})", re.S
     ),
@@ -53,14 +54,23 @@ _MP3_COUNT = (  # how many frames, and how many bytes, the first frame states
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of a sound file before it is decoded."""
+    """What the header of a sound file says.
 
-    container: str = ""  # "WAV", "FLAC", "OGG", "AIFF", ...; empty: FFmpeg finds out
-    decoder: str = "ffmpeg"  # or "libsndfile", where that reads all of it
-    notes: tuple[str, ...] = ()  # what is odd, in words
-    num_frames: int = 0  # of an MP3, as it states them; 0: not stated
-    num_samples: int | None = None  # of a FLAC, as it states them; FFmpeg passes over frames that are damaged
-    end: float | None = None  # of an Ogg Vorbis or Opus: the position that its last page states, in seconds
+    Attributes:
+        container: "WAV", "FLAC", "OGG", "AIFF", ...; empty if FFmpeg has to find out.
+        decoder: the backend that reads the whole file, "ffmpeg" or "libsndfile".
+        notes: what is odd about the file, in words.
+        num_frames: stated number of frames of an MP3; 0 if it states none.
+        num_samples: stated number of samples of a FLAC; needed since FFmpeg skips damaged frames silently.
+        end: position stated by the last page of an Ogg Vorbis or Opus file, in seconds.
+    """
+
+    container: str = ""
+    decoder: str = "ffmpeg"
+    notes: tuple[str, ...] = ()
+    num_frames: int = 0
+    num_samples: int | None = None
+    end: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,13 +88,13 @@ class _Source:
 
 
 def read_header(path: str | Path) -> Header:
-    """Reads what a sound file states about itself, without touching its samples.
+    """Read the header of a sound file, but not its samples.
 
     Raises:
-        AudioReadError: no regular file, empty, header only, or shorter than it states.
+        AudioReadError: not a regular file, empty, without samples, or shorter than its header states.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # asked before opening, which would wait for ever at a pipe
+        if not stat.S_ISREG(os.stat(path).st_mode):  # checked first, since opening a pipe would block forever
             raise refusal(path, "is a folder or a device, not a file", "give the path of a sound file")
         with open(path, "rb") as file:
             source = _Source(path, file, os.fstat(file.fileno()).st_size)
@@ -99,7 +109,7 @@ def read_header(path: str | Path) -> Header:
 
 
 def refusal(path: str | Path, problem: str, advice: str = FETCH_AGAIN) -> AudioReadError:
-    """The error for `path`."""
+    """Return the AudioReadError for a file: what is wrong with it, and what to do."""
     return AudioReadError(f"{path}: {problem}; {advice}")
 
 
@@ -118,13 +128,13 @@ def _look(source: _Source, start: int) -> Header:
         return _header(source, "AU", start + offset, stated)
     if head[:4] == b"fLaC":
         with mmap.mmap(source.file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            joined = data.find(b"fLaC\0\0\0\x22", start + 4) > 0  # libsndfile stops where the first one ends
+            joined = data.find(b"fLaC\0\0\0\x22", start + 4) > 0  # libsndfile reads only the first stream
         notes = ("holds several FLAC streams, which are joined",) if joined else ()
         stated = None if joined else int.from_bytes(head[18:26]) & (1 << 36) - 1 or None
         return Header("FLAC", "ffmpeg" if joined else "libsndfile", notes, num_samples=stated)
     if head[:4] == b"OggS":
         return _look_at_pages(source)
-    if head[:8] == b"0&\xb2u\x8ef\xcf\x11":  # ASF, the container of WMA; the object that states its size has this name
+    if head[:8] == b"0&\xb2u\x8ef\xcf\x11":  # ASF (WMA); the object below states its size
         at = head.find(b"\xa1\xdc\xab\x8cG\xa9\xcf\x11")
         if at >= 0 and (stated := int.from_bytes(head[at + 40 : at + 48], "little")) > source.size - start:
             raise source.refusal(f"is truncated: its header states {stated} bytes, the file holds {source.size}")
@@ -136,7 +146,7 @@ def _look(source: _Source, start: int) -> Header:
     if (found := _MP3_COUNT[0].search(head) or _MP3_COUNT[1].search(head)) is not None:
         num_frames, num_bytes = (int.from_bytes(found[field], "big") for field in ("frames", "bytes"))
         held = source.size - start - found.start()
-        # Where the bytes are right the frames are not: then nothing is missing.
+        # If the number of bytes is right, a wrong number of frames does not mean that sound is missing.
         return Header(num_frames=num_frames if abs(num_bytes - held) > held // 100 else 0)
     return Header()
 
@@ -165,7 +175,7 @@ def _look_at_chunks(source: _Source, start: int) -> Header:
     if name == "WAV":
         (riff_size,) = struct.unpack(layout[0] + "I", magic[4:8])
         if _is_placeholder(stated) and stated > held:
-            # What ffmpeg writes to a pipe is common enough not to be told of.
+            # ffmpeg writes this to pipes, which is too common to deserve a note.
             note = ("states no length, as if written to a pipe; it is read to its end",)
             return Header(name, notes=() if riff_size == stated == _UNKNOWN else note)
         if stated == 0 < held and (start + 8 + riff_size <= offset or _is_placeholder(riff_size)):
@@ -176,13 +186,13 @@ def _look_at_chunks(source: _Source, start: int) -> Header:
 
 
 def _header(source: _Source, name: str, offset: int, stated: int, notes: tuple[str, ...] = ()) -> Header:
-    """Of a file whose sound begins at byte `offset` and is of `stated` bytes."""
+    """Return the header of a file whose sound begins at byte `offset`, with a stated size of `stated` bytes."""
     held = source.size - offset
     if stated == 0 or held <= 0 and stated in (-1, _UNKNOWN):
         raise source.refusal("has a header but no samples")
     if stated <= held or name != "WAV" and stated in (-1, _UNKNOWN):
         return Header(name, "libsndfile", notes)
-    # Writers that count their header as sound are off by some ten bytes; a cut is seldom so short.
+    # Writers that count their header as sound are off by tens of bytes; truncation rarely removes so few.
     if stated - held > min(64, stated // 100):
         raise source.refusal(f"is truncated: its header states {stated} bytes of data, the file holds {held}")
     note = f"its header states {stated} bytes of data, and the {held} that it holds are read"
@@ -190,12 +200,12 @@ def _header(source: _Source, name: str, offset: int, stated: int, notes: tuple[s
 
 
 def _is_placeholder(size: int) -> bool:
-    """Whether a size is one that is written where none is known yet: 0x7FFFF000, 0x80000000, 0xFFFFFFFF and so on."""
+    """Return whether a size is a placeholder for an unknown one, such as 0x7FFFF000, 0x80000000 or 0xFFFFFFFF."""
     return size <= _UNKNOWN and min(abs(size - 2**31), 2**32 - size) <= 1 << 16
 
 
 def _look_at_pages(source: _Source) -> Header:
-    """Of an Ogg: libsndfile reads one stream of Vorbis or Opus that lies alone in its file and ends as it should."""
+    """Read the pages of an Ogg file. libsndfile reads only files with one regular stream of Vorbis or Opus."""
     with mmap.mmap(source.file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         begins = [found.start() for found in re.finditer(rb"OggS\0[\2\3\6\7]", data)]
         bodies = [at + 27 + data[at + 26] for at in begins if at + 27 < source.size]
@@ -213,12 +223,12 @@ def _look_at_pages(source: _Source) -> Header:
         raise source.refusal("holds Ogg streams of several codings or sample rates, which can't be joined", CONVERT)
     notes = (f"holds {len(heads)} Ogg streams of sound",) if len(heads) > 1 else ()
     if end < source.size:
-        notes += (f"{source.size - end} bytes behind its last Ogg page are passed over",)
+        notes += (f"{source.size - end} bytes after its last Ogg page are skipped",)
     flags, position = struct.unpack_from("<Bq", page, 5)
     if not flags & 4:
         notes += ("its last Ogg page is not marked as the end of the stream",)
     rate = int.from_bytes(heads[0][12:16], "little")
-    stated_rate = rate if opus else 1  # 0: any; libsndfile would take 8 kHz
+    stated_rate = rate if opus else 1  # 0 means unspecified; libsndfile would assume 8 kHz
     regular = (
         len(begins) == 1 and not notes and position > 0 and stated_rate > 0 and heads[0][:5] in (b"\1vorb", b"OpusH")
     )
@@ -227,7 +237,7 @@ def _look_at_pages(source: _Source) -> Header:
 
 
 def _look_at_matroska(source: _Source, start: int, head: bytes) -> Header:
-    """EBML <size> ..., then the segment that all the rest is in: <name: 4> <size>."""
+    """Read a Matroska header: EBML <size> ..., then the segment with everything else: <name: 4> <size>."""
     length, offset = _variable_size(head, 4)
     length, offset = _variable_size(head, offset + (length or 0) + 4)
     held = source.size - start - offset
@@ -237,7 +247,7 @@ def _look_at_matroska(source: _Source, start: int, head: bytes) -> Header:
 
 
 def _variable_size(head: bytes, at: int) -> tuple[int | None, int]:
-    """A size, of as many bytes as its first one has leading zeros and one more; all ones say that it is not known."""
+    """Read a variable-length size (the number of leading zero bits gives its length); None if unknown (all ones)."""
     width = 9 - head[at].bit_length()
     most = (1 << 7 * width) - 1
     size = int.from_bytes(head[at : at + width], "big") & most
@@ -245,9 +255,9 @@ def _variable_size(head: bytes, at: int) -> tuple[int | None, int]:
 
 
 def _skip_id3(source: _Source) -> int:
-    """The offset behind the ID3v2 tags, which taggers put before any kind of file."""
+    """Return the offset after the ID3v2 tags, which taggers put before files of any kind."""
     offset = 0
-    for _ in range(8):  # a file of nothing but empty tags would keep us for hours
+    for _ in range(8):  # a file of empty tags could take hours
         tag = source.read(offset, 10)
         if len(tag) < 10 or tag[:3] != b"ID3":
             break

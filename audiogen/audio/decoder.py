@@ -1,14 +1,14 @@
-"""One sound file, open for decoding, behind checks of what is given to the decoder and of what it gives.
+"""Decoder: decode one sound file, checking its header before and its samples after decoding.
 
-There are two decoders, alike to use: libsndfile, and FFmpeg (ffmpeg.py), which takes more time and reads nearly
-everything. What the container states (containers.py) says which of them reads all of a file. Each has
+There are two backends with the same interface: libsndfile, and FFmpeg (ffmpeg.py), which is slower and reads almost
+everything. The header (containers.py) determines which of them reads the file completely. Interface:
 
-    subtype                 the name of the coding
+    subtype                 name of the coding
     sample_rate (Hz), num_channels
-    num_samples             per channel; None: only decoding to the end can tell
+    num_samples             per channel; None if it is only known after decoding
     notes                   what is odd about the file
-    seeks                   whether its `seek` can be trusted to a sample; else the way there is decoded
-    next(count)             the next samples (n, C) float32, n <= count; none at the end
+    seeks                   whether `seek` is exact; otherwise, seeking decodes up to the position
+    next(count)             the next samples (n, C) float32, n <= count; n is 0 at the end
     seek(position), close()
 """
 
@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -29,57 +30,74 @@ AUDIO_SUFFIXES = frozenset(
     ".wav .bwf .w64 .rf64 .aiff .aif .aifc .au .snd .caf .flac .ogg .oga .opus .spx .mp3 .mp2 .m4a .m4b .mp4 .3gp .aac "
     ".ac3 .amr .wma .asf .webm .mka .wv .tta .ape".split()
 )
-"""The lower-case suffixes of the files that a folder is searched for. Reading itself goes by content, not by suffix."""
+"""Lower-case suffixes that count as sound files in a folder. Reading a file depends on its content, not its suffix."""
 
 DECODE_AT_ONCE = 1 << 20
-"""Samples per channel to ask for at most, which is 32 MiB at 8 channels."""
+"""Maximum samples per channel to decode at a time: 32 MiB for 8 channels."""
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a sound file holds: `num_samples` per channel at the file's own `sample_rate` in Hz."""
+    """Properties of a sound file.
+
+    Attributes:
+        path: the file.
+        sample_rate: Hz.
+        num_channels: 1 to 8.
+        num_samples: samples per channel.
+        format: "WAV", "FLAC", "OGG", "MP3", "AIFF", "CAF", "AU", "W64", "ASF", or another format by FFmpeg's name.
+        subtype: the coding, by libsndfile's name ("PCM_16", "FLOAT", "VORBIS") or FFmpeg's ("aac").
+        notes: what is odd about the file, although it can be read.
+    """
 
     path: Path
     sample_rate: int
     num_channels: int
     num_samples: int
-    format: str  # "WAV", "FLAC", "OGG", "MP3", "AIFF", "CAF", "AU", "W64", "ASF", or FFmpeg's name of another
-    subtype: str  # the coding by libsndfile's name, such as "PCM_16", "FLOAT", "VORBIS", or by FFmpeg's, such as "aac"
-    notes: tuple[str, ...] = ()  # what is odd about the file, though it is read whole
+    format: str
+    subtype: str
+    notes: tuple[str, ...] = ()
 
     @property
     def duration(self) -> float:
-        """Seconds."""
+        """Duration in seconds."""
         return self.num_samples / self.sample_rate
 
 
 def audio_info(path: str | Path) -> AudioInfo:
-    """What the sound file at `path` holds, checked as far as its headers go: made to be run over many files.
+    """Return the properties of a sound file, usually from its headers alone, which is fast.
 
-    That the sound of a WAV, AIFF, CAF, AU, W64 or Ogg is there in full is checked; a FLAC, and whatever lies in the
-    middle of a file, is only checked when it is read. Other files, and those that state no length, are decoded once.
+    WAV, AIFF, CAF, AU, W64 and Ogg are checked to be complete; FLAC, and the middle of any file, are only checked when
+    they are read. Other formats, and files that state no length, are decoded once.
 
     Raises:
-        AudioReadError: not a sound file that can be read; the message says why and what to do.
+        AudioReadError: the file can't be read; says why and what to do.
     """
     with Decoder(path) as decoder:
         return decoder.info
 
 
 class Decoder:
-    """A sound file that is read straight on from `position`, as float32; to be used in a `with`.
+    """A sound file that is decoded sequentially from `position`, as float32; a context manager.
+
+    Attributes:
+        path: the file.
+        position: next sample to decode.
+        num_samples: samples per channel; None if it is only known after decoding.
+        peak: largest magnitude of the last block; 1 for integers, which can't be larger.
 
     Raises:
-        AudioReadError: on opening, for what the container reveals and where no decoder reads it; later, for whatever
-            the decoder raises. It can be used afterwards: what is sought next is decoded from the beginning.
+        AudioReadError: on opening, the header is wrong or no backend reads the file; later, decoding failed. The
+            decoder stays usable: after an error, seeking decodes from the beginning.
     """
 
     def __init__(self, path: str | Path):
         self.position = 0
-        self.peak = 1.0  # of the last block; of integers, which hold no more than full scale, it is not looked for
+        self.peak = 1.0
         self.path, self._header = path, read_header(path)
-        self._file = self._open()
-        self.num_samples, self._failed, self._info = self._file.num_samples, False, None
+        self._file: Any = self._open()
+        self.num_samples: int | None = self._file.num_samples
+        self._failed, self._info = False, None
 
     def __enter__(self) -> "Decoder":
         return self
@@ -88,11 +106,12 @@ class Decoder:
         self.close()
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
     @property
     def info(self) -> AudioInfo:
-        """A file that states no length is decoded to its end for it, unless that was done; by another decoder."""
+        """Properties of the file. If the file states no length, it is decoded to the end, by another decoder."""
         if self._info is None and self.num_samples is None:
             with Decoder(self.path) as other:
                 for _ in other.blocks():
@@ -103,12 +122,12 @@ class Decoder:
         if self._info is None:
             file, notes = self._file, (*self._header.notes, *self._file.notes)
             container = self._header.container or file.container
-            format = (file.sample_rate, file.num_channels, self.num_samples, container, file.subtype)
+            format = (file.sample_rate, file.num_channels, self.num_samples or 0, container, file.subtype)
             self._info = AudioInfo(Path(self.path), *format, notes)
         return self._info
 
     def blocks(self, count: int = 1 << 18) -> Iterator[np.ndarray]:
-        """All that follows, as `next` gives it. Afterwards `num_samples` is known."""
+        """Yield the remaining samples in blocks (n, C), n <= count; `num_samples` is known afterwards."""
         while self.num_samples is None or self.position < self.num_samples:
             samples = self.next(count)
             if len(samples) == 0:
@@ -117,7 +136,7 @@ class Decoder:
                 yield samples
 
     def seek(self, start: int) -> None:
-        """Goes to sample `start`, directly where the decoder can do that exactly."""
+        """Seek to sample `start`, directly if the backend does so exactly, otherwise by decoding up to it."""
         if self._failed or start < self.position and not self._file.seeks:
             self._file.close()
             self._file, self._failed, self.position = self._open(), False, 0
@@ -131,10 +150,14 @@ class Decoder:
                 break
 
     def next(self, count: int) -> np.ndarray:
-        """The next samples, (n, C) float32 with 0 < n <= count; finite and not absurd. None at an end not stated.
+        """Decode the next samples.
+
+        Returns:
+            (n, C) float32, 0 < n <= count, at most `MAX_PEAK` in magnitude; n is 0 at the end of a file that states no
+            length.
 
         Raises:
-            AudioReadError: the file ends here, before the samples that it states; NaN, infinite, beyond `MAX_PEAK`.
+            AudioReadError: the file ends before the length it states, or a sample is NaN, infinite or too large.
         """
         self._failed = True
         try:
@@ -148,7 +171,7 @@ class Decoder:
                 f"is damaged or truncated: it states {stated} samples, but only {self.position} can be decoded",
             )
         if len(samples) > 0 and not self._file.subtype.startswith("PCM_"):
-            # A NaN counts as the largest and as the smallest. numpy finds their places sooner than their values.
+            # numpy finds the positions of extremes faster than their values. NaN counts as an extreme.
             self.peak = peak = max(samples.item(samples.argmax()), -samples.item(samples.argmin()))
             if not math.isfinite(peak):
                 raise refusal(self.path, "holds NaN or infinite samples", "export it again, or remove it")
@@ -163,12 +186,12 @@ class Decoder:
         return samples
 
     def _open(self) -> "_SoundFile | FFmpegFile":
-        """libsndfile where the header says so and it agrees, else FFmpeg."""
+        """Open the file with libsndfile if the header says so and libsndfile agrees, else with FFmpeg."""
         try:
             file = _open_soundfile(self.path) if self._header.decoder == "libsndfile" else None
             end = self._header.end
             if file is not None and end is not None and abs((file.num_samples or 0) / file.sample_rate - end) > 1e-3:
-                file.close()  # a page is damaged, or the first one states a later position than 0
+                file.close()  # a page is damaged, or the first one does not start at 0
                 file = None
             file = file or FFmpegFile(self.path, self._header)
         except OSError as error:
@@ -193,21 +216,21 @@ class Decoder:
 
 
 def mono_mix(samples: np.ndarray) -> np.ndarray:
-    """The mean of the channels, (n, C) -> (n,). numpy's own mean over so short an axis takes six times as long."""
+    """Average the channels: (n, C) -> (n,). numpy's own mean over so short an axis takes six times as long."""
     return sum(samples.T) / samples.shape[1] if samples.shape[1] > 1 else samples[:, 0]
 
 
-_MOST_PER_BYTE = 6554  # 65,535 samples of one value, the longest block of FLAC, take 10 bytes
+_MOST_PER_BYTE = 6554  # the longest block of FLAC, 65,535 equal samples, takes 10 bytes
 
 
 class _SoundFile(soundfile.SoundFile):
-    """libsndfile, without a seek after every read to where it already is, which soundfile does for files that can."""
+    """The libsndfile backend, without soundfile's needless seek after every read."""
 
-    def __init__(self, path: str | bytes):
+    def __init__(self, path: Any):
         super().__init__(path)
         self.sample_rate, self.num_channels, self.notes = self.samplerate, self.channels, ()
-        self.num_samples = self.frames if self.frames < 1 << 62 else None  # a FLAC from a pipe states none
-        # Among compressed samples it lands beside the place (https://github.com/libsndfile/libsndfile/issues/885).
+        self.num_samples = self.frames if self.frames < 1 << 62 else None  # a FLAC written to a pipe states no length
+        # In compressed files, seeking is not exact (https://github.com/libsndfile/libsndfile/issues/885).
         plain = self.subtype.startswith("PCM_") or self.subtype in ("FLOAT", "DOUBLE", "ULAW", "ALAW")
         self.seeks = super().seekable() and plain
 
@@ -219,10 +242,10 @@ class _SoundFile(soundfile.SoundFile):
 
 
 def _open_soundfile(path: str | Path) -> _SoundFile | None:
-    """The file in libsndfile, or None if it does not read it. Of MP3s, in a WAV too, it reads what it guesses."""
-    try:  # bytes, since soundfile refuses names that are no valid Unicode; Windows has no such names
+    """Open a file with libsndfile; return None if that can't read it, or if it is an MP3, whose length it guesses."""
+    try:  # as bytes, since soundfile refuses names that are not valid Unicode; Windows has none of those
         file = _SoundFile(os.fspath(path) if os.name == "nt" else os.fsencode(path))
-    except (soundfile.SoundFileError, TypeError):  # the latter where a suffix of raw samples asks for their format
+    except (soundfile.SoundFileError, TypeError):  # TypeError: for suffixes of raw samples, soundfile wants a format
         return None
     if file.num_samples == 0 or file.subtype == "MPEG_LAYER_III":
         file.close()
@@ -234,6 +257,6 @@ _FAILURES = (soundfile.SoundFileError, OSError)
 
 
 def _refused(path: str | Path, error: Exception) -> AudioReadError:
-    """What libsndfile or the system raised, as the error that names the file."""
+    """Convert an exception of libsndfile or the system to an error that names the file."""
     reason = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
     return refusal(path, f"can't be decoded ({reason.strip(' .')})", MEND)

@@ -1,4 +1,4 @@
-"""Signal processing that several packages share: the mel scale and its filterbank."""
+"""Signal processing shared by several packages: the mel scale and its filterbank."""
 
 import math
 

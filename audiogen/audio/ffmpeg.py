@@ -1,21 +1,22 @@
-"""Whatever FFmpeg's libraries decode, read straight on from the beginning: its seeking can't be trusted to a sample."""
+"""The FFmpeg backend (PyAV), which decodes sequentially from the beginning, since FFmpeg's seeking is not exact."""
 
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..errors import AudioReadError
 from .containers import CONVERT, MEND, Header, check_channels, refusal
 
-#: Of all that FFmpeg knows, the containers that hold sound and lead to no other file.
+#: FFmpeg's containers that hold sound and can't refer to other files.
 _CONTAINERS = "aac,ac3,aiff,amr,ape,asf,au,caf,eac3,flac,matroska,mov,mp3,ogg,tta,w64,wav,wv"
-#: Those that state how long each packet is, so that one which is cut shows.
+#: Containers that state the size of each packet, so that a truncated one is detected.
 _STATE_SIZES = {"ape", "asf", "caf", "mov,mp4,m4a,3gp,3g2,mj2", "tta", "w64", "wv"}
 _AT_ONCE = 1 << 16
-_MAX_LOST = 0.01  # of the packets, and always two: junk between the frames of an MP3 is a few of them
-_KBITS = {  # of a frame, by MPEG 1 or not
+_MAX_LOST = 0.01  # fraction of packets that may fail, and always two: junk in an MP3 counts as a few packets
+_KBITS = {  # bitrates of MP3 frames in kbit/s, by whether they are MPEG 1
     True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),
     False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0),
 }
@@ -23,19 +24,22 @@ _FULL_SCALE = {"u1": 2.0**7, "i2": 2.0**15, "i4": 2.0**31, "i8": 2.0**63}
 
 
 class FFmpegFile:
-    """A decoder (see decoder.py) by way of PyAV. How many samples there are shows at the end, and so do its notes.
+    """A backend of `Decoder` that uses PyAV. The number of samples and the notes are known at the end only.
 
     Raises:
-        AudioReadError: not a container or a coding that is read, no sound, and at the end: truncated or damaged.
+        AudioReadError: the container or coding is not supported, or there is no sound; at the end, the file is
+            truncated or damaged.
     """
 
     seeks, num_samples = False, None
 
     def __init__(self, path: str | Path, header: Header):
-        import av  # takes its time and 20 MiB, and most folders do without it
+        import av  # slow and 20 MiB, and not needed for most folders
+        import av.error
 
         self._av, self._path, self._header, self.notes = av, path, header, ()
-        self._file, self._container = _Nameless(path), None
+        self._file: io.FileIO = _Nameless(path)
+        self._container: Any = None
         try:
             begins_as_it_should = self._file.read(3)[:1] in (b"\xff", b"I")  # with a frame, or a tag
             self._file.seek(0)
@@ -45,8 +49,9 @@ class FFmpegFile:
             except (av.error.FFmpegError, UnicodeDecodeError) as error:
                 if header.container:
                     raise self._refused(error) from error
-                raise refusal(path, "is no sound file of a kind that is read", CONVERT) from error
-            self._format, tracks = self._container.format.name, self._container.streams.audio
+                raise refusal(path, "is not a sound file of a supported kind", CONVERT) from error
+            tracks: Any = self._container.streams.audio
+            self._format = self._container.format.name
             if not tracks:
                 raise refusal(path, "holds no sound", "remove it")
             if tracks[0].codec_context is None:
@@ -54,7 +59,7 @@ class FFmpegFile:
             if len(tracks) > 1:
                 self.notes = (f"holds {len(tracks)} tracks of sound; the first is read",)
             if self._format == "mp3" and not begins_as_it_should:
-                self.notes += ("what lies before its first frame is passed over",)
+                self.notes += ("bytes before its first frame are skipped",)
             self._stream, self._count = tracks[0], 0
             self.container, self.subtype = (
                 self._format.split(",")[0].upper(),
@@ -69,7 +74,7 @@ class FFmpegFile:
             raise
 
     def next(self, count: int) -> np.ndarray:
-        """The next samples, (n, C) float32, n <= count; none where the sound ends."""
+        """Return the next samples, (n, C) float32, n <= count; n is 0 at the end."""
         blocks, held = [], 0
         while held < min(count, _AT_ONCE) and self._left is not None:
             block = self._left[: count - held]
@@ -78,16 +83,17 @@ class FFmpegFile:
         return np.concatenate(blocks) if blocks else np.empty((0, self.num_channels), np.float32)
 
     def close(self) -> None:
+        """Close the file."""
         if self._container is not None:
             self._container.close()
         self._file.close()
 
     def _decode(self) -> Iterator[np.ndarray]:
-        """(n, C) float32, n > 0, of each frame. At the end, what is known then."""
+        """Yield the samples (n, C) float32, n > 0, of each frame; at the end, check the file and add notes."""
         num_packets = lost = missing = 0
         cut, last, expected = False, b"", None
         for packet in self._packets():
-            if packet.size > 0:  # the last one only asks for what the decoder still holds
+            if packet.size > 0:  # the last packet is empty and flushes the decoder
                 num_packets, cut, last = num_packets + 1, cut or packet.is_corrupt, bytes(packet)
             try:
                 frames = packet.decode()
@@ -95,7 +101,7 @@ class FFmpegFile:
                 lost += 1
                 continue
             for frame in frames:
-                if self._format == "ogg" and frame.pts is not None:  # FFmpeg passes over damaged pages in silence
+                if self._format == "ogg" and frame.pts is not None:  # FFmpeg skips damaged pages silently
                     begin = round(frame.pts * frame.time_base * frame.sample_rate)
                     if expected is None and begin > 0:
                         self.notes += (f"begins at sample {begin} by its own count",)
@@ -112,7 +118,7 @@ class FFmpegFile:
             self.notes += (f"packets that can't be decoded are left out: {lost} of {num_packets}",)
         if self._header.end is not None and self._count:
             missing += max(0, round(self._header.end * self.sample_rate) - (expected or self._count))
-        alone = not self._header.notes  # streams that are joined count anew
+        alone = not self._header.notes  # joined streams restart their count
         if alone and self._count and missing > 0.001 * self.sample_rate:
             self.notes += (f"it is damaged: {missing} samples of it can't be decoded",)
         if 0 < stated < num_packets - 1:
@@ -142,7 +148,7 @@ class FFmpegFile:
         values = _values(frame)  # (C, n), or (1, n * C) if the channels are interleaved
         values = values.T if frame.format.is_planar else values.reshape(-1, self.num_channels)
         self._count += len(values)
-        with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite, or is no number, is refused later
+        with np.errstate(over="ignore", invalid="ignore"):  # infinity and NaN are refused later
             samples = np.ascontiguousarray(values, np.float32)
         if values.dtype.kind in "ui":
             samples = samples / np.float32(_FULL_SCALE[values.dtype.str[1:]]) - (values.dtype.kind == "u")
@@ -158,7 +164,7 @@ def _values(frame) -> np.ndarray:
 
 
 def _mp3_frame_bytes(head: bytes) -> int:
-    """How long a frame of Layer III is by its first four bytes; 0 if it is none."""
+    """Return the length in bytes of an MP3 frame from its first four bytes; 0 if it is not one."""
     if len(head) < 4 or head[0] != 0xFF or head[2] >> 2 & 3 == 3:
         return 0
     version = head[1] >> 3 & 3  # 3: MPEG 1, 2: MPEG 2, 0: MPEG 2.5
@@ -168,12 +174,12 @@ def _mp3_frame_bytes(head: bytes) -> int:
 
 
 class _Nameless(io.FileIO):
-    """A file without its name, whose suffix shall decide nothing."""
+    """A file that hides its name, so that FFmpeg does not use the suffix."""
 
     name = property(lambda self: "", lambda self, name: None)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """As FFmpeg wants it: a damaged file may lead before its beginning, and an exception would be printed."""
+        """Seek; return -1 on errors: damaged files may lead before the start, and FFmpeg would print the exception."""
         try:
             return super().seek(offset, whence)
         except OSError:

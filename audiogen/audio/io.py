@@ -1,11 +1,11 @@
-"""Sound as tensors, read from files of nearly every kind and written to those of a few.
+"""Read sound files of almost any format as tensors, and write some formats.
 
-`Decoder` gives the samples of a file, or one clear `AudioReadError` instead of wrong sound; soxr resamples, and
-soundfile (libsndfile) encodes. Reading goes
+`Decoder` returns the samples of a file, or raises one clear `AudioReadError` rather than returning wrong sound; soxr
+resamples, and soundfile (libsndfile) encodes. Reading is done block by block:
 
     decode -> check every sample -> mean of the channels -> resample -> clip to [-1, 1]
 
-block by block: memory follows what was decoded, never what a header claims.
+Memory depends on what is decoded, never on what a header claims.
 """
 
 import io
@@ -27,7 +27,7 @@ from .containers import MAX_CHANNELS, MAX_PEAK, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from .decoder import DECODE_AT_ONCE, AudioInfo, Decoder, mono_mix
 from .decoder import audio_info as audio_info
 
-_FORMATS = {  # by suffix: the container, and the coding that is written unless another is asked for
+_FORMATS = {  # by suffix: the container and the default coding
     ".wav": ("WAV", "PCM_16"),
     ".flac": ("FLAC", "PCM_16"),
     ".ogg": ("OGG", "VORBIS"),
@@ -36,21 +36,25 @@ _FORMATS = {  # by suffix: the container, and the coding that is written unless 
     ".mp3": ("MP3", "MPEG_LAYER_III"),
 }
 WRITE_SUFFIXES = frozenset(_FORMATS)
-"""The lower-case suffixes of the files that are written."""
+"""Lower-case suffixes of the formats that can be written."""
 
 _FULL_SCALE = {torch.int8: 2.0**7, torch.int16: 2.0**15, torch.int32: 2.0**31}
 _BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
-_WRITE_AT_ONCE = 1 << 16  # the Vorbis encoder overflows its stack on a long row of samples
+_WRITE_AT_ONCE = 1 << 16  # more samples at once overflow the stack of the Vorbis encoder
 
 
 class AudioFile:
-    """A sound file that is held open, to read many stretches of it: its headers are looked at once.
-
-        with audiogen.AudioFile(path) as file:
-            crops = [file.read(start, 16_000) for start in starts]
+    """A sound file that stays open, to read many parts of it: its headers are read only once.
 
     Raises:
-        AudioReadError: as `audio_info`.
+        AudioReadError: as in `audio_info`.
+
+    Example:
+        >>> write_audio("a.wav", torch.zeros(1, 8000), 8000)
+        >>> with AudioFile("a.wav") as file:
+        ...     crops = [file.read(start, 100) for start in (0, 1000, 5000)]
+        >>> file.info.duration, crops[0].shape
+        (1.0, torch.Size([1, 100]))
     """
 
     def __init__(self, path: str | Path):
@@ -58,14 +62,16 @@ class AudioFile:
 
     @property
     def info(self) -> AudioInfo:
+        """Format, length and sample rate of the file."""
         return self._decoder.info
 
     def read(self, start: int = 0, num_samples: int | None = None, sample_rate: int | None = None) -> torch.Tensor:
-        """A stretch as mono, (1, N) float32 in [-1, 1]: what `read_audio` says of it, and raises."""
+        """Read a part as mono, (1, N) float32 in [-1, 1]; see `read_audio` for arguments and errors."""
         blocks = list(_read(self._decoder, sample_rate, start, num_samples, block_seconds=math.inf))
         return blocks[0] if len(blocks) == 1 else torch.cat([torch.zeros(1, 0), *blocks], dim=1)
 
     def close(self) -> None:
+        """Close the file."""
         self._decoder.close()
 
     def __enter__(self) -> "AudioFile":
@@ -78,25 +84,30 @@ class AudioFile:
 def read_audio(
     path: str | Path, sample_rate: int | None = None, start: int = 0, num_samples: int | None = None
 ) -> torch.Tensor:
-    """Reads a sound file, or a stretch of it, as mono.
+    """Read a sound file, or a part of it, as mono.
 
-    The channels are averaged; samples over full scale, as lossy codecs and resampling make them, are clipped. A
-    stretch is resampled by itself, as if silence lay around it, and equals the same stretch of the whole file up to
-    rounding (1e-6). WAV, FLAC, AIFF and the like go to `start` at once; all else is decoded from the file's beginning.
+    Channels are averaged, and samples beyond full scale, which lossy codecs and resampling produce, are clipped. A part
+    is resampled as if it were surrounded by silence; it equals the same part of the whole file up to rounding (1e-6).
+    In WAV, FLAC, AIFF and similar formats, reading seeks to `start`; other formats are decoded from the beginning.
 
     Args:
-        path: what libsndfile or FFmpeg reads, such as WAV, FLAC, Ogg, MP3, AIFF, M4A, WMA or WebM, whatever its suffix;
-            1 to 768 kHz; 1 to 8 channels.
+        path: a file that libsndfile or FFmpeg reads, such as WAV, FLAC, Ogg, MP3, AIFF, M4A, WMA or WebM, whatever its
+            suffix; 1 to 768 kHz, 1 to 8 channels.
         sample_rate: Hz to resample to; None keeps the file's own.
-        start: the first sample to be read, at the file's own rate.
-        num_samples: how many to read, at the file's own rate; None, or more than there are: to the end.
+        start: first sample to read, at the file's own rate.
+        num_samples: number of samples to read, at the file's own rate; None, or more than there are, reads to the end.
 
     Returns:
         (1, N) float32 in [-1, 1]. N = floor(n * sample_rate / rate of the file + 1/2) for n samples read.
 
     Raises:
-        AudioReadError: not audio, empty, damaged, `start` beyond the end, fewer samples than the file states, NaN,
-            infinite, or beyond 4.0 in magnitude (12 dB over full scale, which is a wrong format, not loud sound).
+        AudioReadError: not audio, empty, damaged, shorter than `start` or than its header states, or with samples that
+            are NaN, infinite, or beyond 4.0 (12 dB over full scale, which means a wrong format, not loud sound).
+
+    Example:
+        >>> write_audio("a.wav", torch.zeros(2, 16000), 16000)
+        >>> read_audio("a.wav", sample_rate=8000).shape
+        torch.Size([1, 8000])
     """
     with AudioFile(path) as file:
         return file.read(start, num_samples, sample_rate)
@@ -105,37 +116,52 @@ def read_audio(
 def read_blocks(
     path: str | Path, sample_rate: int | None = None, block_seconds: float = 10.0
 ) -> Iterator[torch.Tensor]:
-    """The same as `read_audio` bit for bit, in pieces of at most about `block_seconds`, so in constant memory.
+    """Read a sound file in blocks, and so in constant memory; concatenated, they equal `read_audio` bit for bit.
+
+    Args:
+        path: a sound file; see `read_audio`.
+        sample_rate: Hz to resample to; None keeps the file's own.
+        block_seconds: approximate maximum length of a block.
 
     Yields:
-        (1, n) float32 in [-1, 1], n > 0. Nothing where the file is too short for one sample at `sample_rate`.
+        (1, n) float32 in [-1, 1], n > 0; nothing if the file is too short for one sample at `sample_rate`.
 
     Raises:
-        AudioReadError: as `read_audio`; for what is wrong with samples, once the iteration gets there.
+        AudioReadError: as in `read_audio`; wrong samples raise it when the iteration reaches them.
+
+    Example:
+        >>> write_audio("long.wav", torch.zeros(1, 20000), 8000)
+        >>> sum(block.shape[1] for block in read_blocks("long.wav", block_seconds=1.0))
+        20000
     """
     with Decoder(path) as decoder:
         yield from _read(decoder, sample_rate, start=0, num_samples=None, block_seconds=block_seconds)
 
 
 def write_audio(path: str | Path, wav: torch.Tensor, sample_rate: int, subtype: str | None = None) -> None:
-    """Writes a sound file, whole or not at all.
+    """Write a sound file, completely or not at all.
 
-    What `read_audio` gave for a mono 8-, 16- or 24-bit file is written with the same number of bits without a change.
+    Reading a mono file of 8, 16 or 24 bits and writing it with as many bits does not change a sample.
 
     Args:
-        path: its suffix chooses the format: .wav, .flac, .ogg or .oga (Vorbis), .opus, .mp3.
-        wav: (N,), (1, N) or (C, N), 1 to 8 channels: floats in [-1, 1], of which what lies beyond is clipped, with a
-            warning; or uint8, int8, int16 or int32 over their whole range.
+        path: its suffix determines the format: .wav, .flac, .ogg or .oga (Vorbis), .opus, .mp3.
+        wav: (N,), (1, N) or (C, N), 1 to 8 channels. Floats in [-1, 1]; values beyond are clipped, with a warning. Or
+            uint8, int8, int16 or int32, using their whole range.
         sample_rate: Hz.
-        subtype: the coding by libsndfile's name, such as "PCM_24" or "FLOAT"; None is 16 bits for WAV and FLAC.
+        subtype: libsndfile's name of the coding, such as "PCM_24" or "FLOAT"; None is 16 bits for WAV and FLAC.
 
     Raises:
-        AudiogenError: unknown suffix, NaN or infinite samples, or such as lie beyond 4.0, other integers, a shape, rate
-            or coding that the format can't hold, or a disk that is full.
+        AudiogenError: the suffix is unknown; samples are NaN, infinite, beyond 4.0, or of another integer type; the
+            format does not support the shape, rate or coding; or the disk is full.
+
+    Example:
+        >>> write_audio("sine.flac", 0.5 * torch.sin(0.1 * torch.arange(8000)), 8000)
+        >>> read_audio("sine.flac").shape
+        torch.Size([1, 8000])
     """
     suffix = Path(path).suffix.lower()
     if suffix not in _FORMATS:
-        raise AudiogenError(f"{path}: {suffix or 'no suffix'} is no format to write; use {', '.join(_FORMATS)}")
+        raise AudiogenError(f"{path}: {suffix or 'no suffix'} can't be written; use {', '.join(_FORMATS)}")
     _check_rate(sample_rate)
     wav = _as_float(path, torch.as_tensor(wav).detach().cpu())
     samples = np.atleast_2d(wav.numpy()).T  # (N, C)
@@ -164,17 +190,25 @@ def write_audio(path: str | Path, wav: torch.Tensor, sample_rate: int, subtype: 
 
 
 def resample(wav: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
-    """Changes the sample rate: soxr (HQ) on the CPU, torchaudio (Kaiser-windowed sinc) on other devices.
+    """Change the sample rate, using soxr (HQ) on the CPU and torchaudio (Kaiser-windowed sinc) on other devices.
 
-    The two agree below 0.9 of the lower Nyquist frequency. Results may overshoot [-1, 1]; they are not clipped. On
-    the CPU there is no gradient; on a GPU, rates with no common factor take large filters.
+    The two agree below 0.9 times the lower Nyquist frequency. Results may overshoot [-1, 1] and are not clipped. On the
+    CPU there is no gradient; on a GPU, rates without a common factor need large filters.
 
     Args:
         wav: (..., N) float.
-        from_rate, to_rate: Hz.
+        from_rate: Hz of wav.
+        to_rate: Hz of the result.
 
     Returns:
         (..., N') of the same dtype and device, N' = floor(N * to_rate / from_rate + 1/2).
+
+    Raises:
+        ConfigError: a rate is not an integer from 1,000 to 768,000.
+
+    Example:
+        >>> resample(torch.zeros(1, 44100), 44100, 16000).shape
+        torch.Size([1, 16000])
     """
     _check_rate(from_rate)
     _check_rate(to_rate)
@@ -200,7 +234,7 @@ def resample(wav: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
 
 
 def mono(wav: torch.Tensor) -> torch.Tensor:
-    """The mean of the channels: (..., C, N) -> (..., 1, N)."""
+    """Average the channels: (..., C, N) -> (..., 1, N)."""
     return wav.mean(dim=-2, keepdim=True)
 
 
@@ -218,7 +252,7 @@ def _read(
         raise refusal(
             info.path,
             f"holds {info.num_samples} samples, and none can be read from {start} to {stop}",
-            "ask for a stretch within it",
+            "choose a part within it",
         )
     to_rate = sample_rate or info.sample_rate
     stream = soxr.ResampleStream(info.sample_rate, to_rate, 1) if to_rate != info.sample_rate else None
@@ -247,7 +281,7 @@ def _check_rate(sample_rate: int) -> None:
 
 
 def _as_float(path: str | Path, wav: torch.Tensor) -> torch.Tensor:
-    """Samples with a full scale of 1, whatever the dtype they come in."""
+    """Convert samples of any dtype to floats with a full scale of 1."""
     if wav.is_floating_point():
         return wav.float()
     if wav.dtype == torch.uint8:
@@ -260,7 +294,7 @@ def _as_float(path: str | Path, wav: torch.Tensor) -> torch.Tensor:
 
 
 def _encode(path: str | Path, samples: np.ndarray, sample_rate: int, container: str, subtype: str) -> bytes:
-    """The bytes of a sound file. Made in memory, so that a full disk is met where files.py tells of it."""
+    """Encode a sound file in memory, so that utils/files.py handles a full disk."""
     buffer = io.BytesIO()
     try:
         with soundfile.SoundFile(buffer, "w", sample_rate, samples.shape[1], subtype, format=container) as sound:
@@ -277,10 +311,10 @@ def _encode(path: str | Path, samples: np.ndarray, sample_rate: int, container: 
 
 
 def _to_integers(samples: np.ndarray, bits: int) -> np.ndarray:
-    """Rounded to `bits` bits, at the upper end of int32, as libsndfile wants them.
+    """Round samples to `bits` bits, in the upper bits of int32, as libsndfile expects them.
 
-    Full scale is 2^(bits - 1), as it is in reading, so that a round trip changes nothing; of its own accord libsndfile
-    would multiply by one less.
+    Full scale is 2^(bits - 1), as in reading, so a round trip changes nothing; libsndfile itself would multiply by
+    2^(bits - 1) - 1.
     """
     scale = 2.0 ** (bits - 1)
     return np.rint(samples * np.float64(scale)).clip(-scale, scale - 1).astype(np.int32) << (32 - bits)

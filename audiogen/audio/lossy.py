@@ -1,4 +1,4 @@
-"""What Opus and MP3 make of a sound, through libsndfile's own encoders: the yardstick of a codec."""
+"""Encode and decode with Opus and MP3 (libsndfile's encoders), as a reference for codecs."""
 
 import io
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ from torch import Tensor
 from ..errors import AudiogenError
 
 OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)  # Hz
-_MP3_BITRATES = ((32_000, (32_000, 320_000)), (16_000, (8000, 160_000)), (0, (8000, 64_000)))  # from a rate in Hz on
-_LONGEST_DELAY = 2400  # samples that a coder may put before the sound; those of MP3 are 1105
+_MP3_BITRATES = ((32_000, (32_000, 320_000)), (16_000, (8000, 160_000)), (0, (8000, 64_000)))  # by minimum rate in Hz
+_LONGEST_DELAY = 2400  # maximum delay of a coder in samples; MP3 has 1105
 
 
 @dataclass(frozen=True)
 class Coded:
-    """A sound that was coded and decoded.
+    """A sound after encoding and decoding.
 
     Attributes:
-        wav: (1, N), as long as what was coded, and in time with it.
-        bitrate: bit/s of the coded sound alone, without its container.
+        wav: (1, N), of the same length as the original and aligned with it.
+        bitrate: bit/s of the encoded sound, without the container.
         file_bitrate: bit/s of the whole file.
     """
 
@@ -31,28 +31,47 @@ class Coded:
 
 
 def code_opus(wav: Tensor, sample_rate: int, bitrate: float) -> Coded:
-    """wav (1, N) in [-1, 1] at one of OPUS_RATES through Opus, at 6,000 to 256,000 bit/s."""
+    """Encode and decode wav (1, N) in [-1, 1] with Opus.
+
+    Args:
+        wav: (1, N).
+        sample_rate: one of OPUS_RATES.
+        bitrate: 6,000 to 256,000 bit/s.
+
+    Raises:
+        AudiogenError: the rate or bitrate is not supported.
+    """
     if sample_rate not in OPUS_RATES or not 6000 <= bitrate <= 256_000:
         raise AudiogenError(
             f"Opus takes {', '.join(map(str, OPUS_RATES))} Hz and 6000 to 256000 bit/s, not "
             f"{sample_rate} Hz at {bitrate:g} bit/s; resample first, or choose another bitrate"
         )
-    level = 1 - (bitrate - 6000) / 250_000  # as libsndfile's ogg_opus.c has it for one channel
+    level = 1 - (bitrate - 6000) / 250_000  # the inverse of libsndfile's ogg_opus.c, for one channel
     data, decoded = _through(wav, sample_rate, "OGG", "OPUS", compression_level=level)
     return _coded(wav, decoded, sample_rate, data, _ogg_payload(data))
 
 
 def code_mp3(wav: Tensor, sample_rate: int, bitrate: float) -> Coded:
-    """wav (1, N) in [-1, 1] at 8 to 48 kHz through MP3, at the constant bitrate that the format has next to this one.
+    """Encode and decode wav (1, N) in [-1, 1] with MP3, at the constant bitrate nearest to the requested one.
 
-    An MP3 is its frames: there is no container, but for one frame of facts at its beginning.
+    `Coded.bitrate` is that of the file, since an MP3 has no container apart from one frame of metadata.
+
+    Args:
+        wav: (1, N).
+        sample_rate: 8,000 to 48,000 Hz.
+        bitrate: bit/s.
+
+    Raises:
+        AudiogenError: the bitrate is not possible at this rate.
     """
     lowest, highest = next(bounds for rate, bounds in _MP3_BITRATES if sample_rate >= rate)
     if not lowest <= bitrate <= highest:
         raise AudiogenError(
             f"an MP3 of {sample_rate} Hz has {lowest} to {highest} bit/s, not {bitrate:g}; choose another bitrate"
         )
-    level = min((highest - bitrate) / (highest - lowest), 0.999)  # as libsndfile's mpeg_l3_encode.c; it refuses 1
+    level = min(
+        (highest - bitrate) / (highest - lowest), 0.999
+    )  # the inverse of libsndfile's mpeg_l3_encode.c, which refuses 1
     data, decoded = _through(
         wav, sample_rate, "MP3", "MPEG_LAYER_III", compression_level=level, bitrate_mode="CONSTANT"
     )
@@ -60,7 +79,7 @@ def code_mp3(wav: Tensor, sample_rate: int, bitrate: float) -> Coded:
 
 
 def _through(wav: Tensor, sample_rate: int, container: str, subtype: str, **settings) -> tuple[bytes, Tensor]:
-    """The bytes of the file, and (1, N') decoded from them."""
+    """Encode and decode; return the bytes of the file, and the decoded wav (1, N')."""
     buffer = io.BytesIO()
     samples = wav[0].detach().to("cpu", torch.float32).clamp(-1, 1).numpy()
     try:
@@ -85,7 +104,7 @@ def _coded(wav: Tensor, decoded: Tensor, sample_rate: int, data: bytes, payload:
 
 
 def _aligned(wav: Tensor, decoded: Tensor) -> Tensor:
-    """`decoded` without the delay at which it fits `wav` best, and as long."""
+    """Remove the delay of `decoded` at which it correlates best with `wav`, and match the length."""
     n = wav.shape[1]
     size = 2 * max(n, decoded.shape[1])
     likeness = torch.fft.irfft(torch.fft.rfft(decoded[0], size) * torch.fft.rfft(wav[0].float(), size).conj(), size)
@@ -95,7 +114,7 @@ def _aligned(wav: Tensor, decoded: Tensor) -> Tensor:
 
 
 def _ogg_payload(data: bytes) -> int:
-    """Bytes of sound in an Ogg file: what its pages hold after the two that introduce the stream (RFC 7845)."""
+    """Return the bytes of sound in an Ogg file: the bodies of its pages after the two header pages (RFC 7845)."""
     at, total, page = 0, 0, 0
     while at < len(data):
         count = data[at + 26]

@@ -1,4 +1,4 @@
-"""A WAV that grows while its sound is made."""
+"""Write a WAV incrementally, while its sound is generated."""
 
 import io
 import struct
@@ -13,19 +13,20 @@ from .containers import MAX_PEAK
 
 
 def write_chunks(path: Path, chunks: Iterable[Tensor], sample_rate: int) -> int:
-    """Writes a mono WAV of 16 bits as its chunks come, to be listened to meanwhile: after each it is a whole file.
+    """Write a mono 16-bit WAV chunk by chunk; after each chunk it is a complete file that can be played.
 
-    So it stands under its own name from the first chunk on, and where the chunks end in an error it holds those before.
+    The file has its final name from the first chunk on. If the chunks end with an error, it holds those before.
 
     Args:
-        chunks: (..., n) in [-1, 1]; what lies beyond is clipped.
+        path: path of the WAV.
+        chunks: (..., n) in [-1, 1]; values beyond are clipped.
         sample_rate: Hz.
 
     Returns:
-        How many samples were written.
+        The number of samples written.
 
     Raises:
-        AudiogenError: NaN, infinite or absurd samples, or a disk that is full.
+        AudiogenError: samples are NaN, infinite or absurdly large, or the disk is full.
     """
     num_samples = 0
     try:
@@ -36,7 +37,7 @@ def write_chunks(path: Path, chunks: Iterable[Tensor], sample_rate: int) -> int:
     with file:
         for chunk in chunks:
             samples = chunk.float().cpu().reshape(-1).numpy()
-            if not np.abs(samples).max(initial=0) <= MAX_PEAK:  # nor is it where it is NaN
+            if not np.abs(samples).max(initial=0) <= MAX_PEAK:  # also true for NaN
                 raise AudiogenError(
                     f"{path}: NaN, infinite or absurd samples (beyond {MAX_PEAK:g}, where full scale is 1) can't be "
                     "written; look for what made them"
@@ -47,7 +48,7 @@ def write_chunks(path: Path, chunks: Iterable[Tensor], sample_rate: int) -> int:
                     file.write(_header(0, sample_rate))
                 file.seek(0, io.SEEK_END)
                 file.write(data)
-                file.flush()  # before the header that promises it
+                file.flush()  # before the header that states it
                 num_samples += len(samples)
                 file.seek(0)
                 file.write(_header(num_samples, sample_rate))
@@ -58,7 +59,7 @@ def write_chunks(path: Path, chunks: Iterable[Tensor], sample_rate: int) -> int:
 
 
 def _header(num_samples: int, sample_rate: int) -> bytes:
-    """44 bytes (RIFF WAVE, PCM); a length beyond what its 32 bits can say is said to be the most that they can."""
+    """Return a header of 44 bytes (RIFF WAVE, PCM); a size of more than 32 bits is stated as the maximum."""
     size = min(2 * num_samples, 2**32 - 38)
     return struct.pack(
         "<4sI4s4sIHHIIHH4sI",
@@ -80,6 +81,6 @@ def _header(num_samples: int, sample_rate: int) -> bytes:
 
 def _unwritten(path: Path, error: OSError, size: int) -> AudiogenError:
     return AudiogenError(
-        f"{path}: can't be written ({error.strerror or error}, {size} bytes of sound are); free some "
-        "room or choose another folder"
+        f"{path}: can't be written ({error.strerror or error}, after {size} bytes of sound); free some "
+        "space or choose another folder"
     )
