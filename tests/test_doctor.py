@@ -319,7 +319,7 @@ def test_totals_of_a_folder(mixed_folder):
     check_folder(console, mixed_folder)
     rows = {line.split("  ")[0]: line for line in console.file.getvalue().splitlines()}
 
-    assert "6 of 9 sound files (1 file of other kinds passed over)" in rows["kept"]
+    assert "6 of 9 sound files (1 file of other kinds skipped)" in rows["kept"]
     assert "shortest 0.01 s, median 1.00 s, longest 3.00 s" in rows["length"]
     assert "8000 Hz: 5, 16000 Hz: 1" in rows["sample rates"]
     assert "mono: 5, stereo: 1" in rows["channels"]
@@ -342,7 +342,7 @@ def test_many_files_are_summed_up_unless_asked_for(tmp_path):
     assert "[/" not in text and "[red]" not in text, "a style's name is no word of the report"
     assert "broken.wav" in text and "07.wav" not in text and "32 other files kept without remark" in text
     assert (
-        "broken.wav: is no sound file of a kind that is read; convert it, for example with ffmpeg, or remove it\n"
+        "broken.wav: is not a sound file of a supported kind; convert it, for example with ffmpeg, or remove it\n"
         in text
     )
     console = said(80)

@@ -1,4 +1,4 @@
-"""`audiogen doctor`: what is installed, what is in a folder, and whether a model can learn from it."""
+"""`audiogen doctor`: check the installation, a folder of sound files, and whether a model can learn from it."""
 
 from .check import check_overfit
 from .experiment import Overfit, overfit

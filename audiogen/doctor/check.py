@@ -1,4 +1,4 @@
-"""From a folder to the overfit check of a front-end and a backbone, and its verdict."""
+"""The overfit check of a front-end and a backbone on a folder: `audiogen doctor --overfit`."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from .verdicts import Verdict, verdict
 if TYPE_CHECKING:
     from ..data import EncodedCache, Index, Part
 
-#: Sound that the check looks at (seconds in all, and of one file where there are many): enough for k-means.
+#: Seconds of sound used in total, and minimum per file if there are many: enough for k-means.
 SECONDS, SHORTEST_SHARE = 120.0, 10.0
-#: Frames of a crop: order shows within a few, and short ones hear more files.
+#: Frames per crop: a few suffice to show order, and short crops cover more files.
 CROP_FRAMES = 64
 
 
@@ -32,13 +32,22 @@ def check_overfit(
     device: str = "auto",
     overrides: Sequence[str] = (),
 ) -> Verdict:
-    """Tries whether the model that `train` would begin with can learn the folder, and prints the verdict.
+    """Check whether the model that `train` would start with can learn from a folder, and print the verdict.
 
-    Takes the training side alone, and of it at most two minutes. A learned front-end is fitted on those, one that is
-    trained for long by its `quick_variant`.
+    Uses at most two minutes of the training side. A learned front-end is fitted to those; for one that takes long to
+    train, its `quick_variant` is used.
 
     Args:
-        folder: of sound files or a cache, or what `check_folder` returned.
+        console: where to print.
+        folder: folder of sound files, a cache, or what `check_folder` returned.
+        frontend: name of a front-end, or a folder that holds one; None for the default.
+        backbone: name of a backbone; None for the default.
+        device: "auto", "cpu" or "cuda".
+        overrides: "a.b=1" assignments of settings.
+
+    Raises:
+        DataError: the folder has too little sound.
+        ConfigError: a setting is wrong.
     """
     from ..commands.plan import Flags, Plan, open_source
     from ..data import EncodedCache, long_enough
@@ -60,7 +69,7 @@ def check_overfit(
         torch.manual_seed(config.training.seed)
         model = build_model(config, front.spec).to(where)
         crops = cut(sequences, min(CROP_FRAMES, config.training.crop_frames))
-        with console.status("learning one batch by heart") if console.is_terminal else nullcontext():
+        with console.status("overfitting one batch") if console.is_terminal else nullcontext():
             found = verdict(overfit(model, crops, config.training))
     colour = "green" if found.fault is None else "red"
     console.print(Text.assemble(f"overfit check, {plan.backbone_kind} on {plan.frontend_kind}: ", (str(found), colour)))
@@ -68,20 +77,20 @@ def check_overfit(
 
 
 def near_silence(parts: Sequence["Part"]) -> Verdict | None:
-    """The verdict on parts that are next to nothing for most of their time, else None."""
+    """Return a verdict if most of the sound is near-silent, else None."""
     seconds = sum(part.seconds for part in parts)
     silent = sum(part.seconds for part in parts if part.file.silent)
     if silent <= 0.5 * seconds:
         return None
     return Verdict(
         "silence",
-        f"the recordings are near-silent: {silent / seconds:.0%} of the sound lies below -50 "
-        "dBFS, so that a model would learn their noise; record louder, or leave these files out",
+        f"the recordings are near-silent: {silent / seconds:.0%} of the sound is below -50 "
+        "dBFS, so a model would learn their noise; record louder, or remove these files",
     )
 
 
 def excerpts(parts: Sequence["Part"], seconds: float) -> list["Part"]:
-    """At most so many seconds of parts, the middle of each long one, from as many files as possible."""
+    """Choose at most `seconds` of sound from as many parts as possible, using the middle of long ones."""
     chosen, total, share = [], 0.0, max(seconds / len(parts), SHORTEST_SHARE)
     for part in parts:
         if part.seconds > share:
@@ -95,7 +104,11 @@ def excerpts(parts: Sequence["Part"], seconds: float) -> list["Part"]:
 
 
 def cut(sequences: Sequence[Tensor], num_frames: int) -> Tensor:
-    """Sequences (C, T) joined end to end -> crops (N, C, num_frames) in an order drawn by lot, N >= 2."""
+    """Join sequences (C, T) and cut them into crops (N, C, num_frames) in random order, N >= 2.
+
+    Raises:
+        DataError: there are fewer than four frames.
+    """
     joined = torch.cat(list(sequences), dim=1)
     num_frames = min(num_frames, joined.shape[1] // 2)
     if num_frames < 2:

@@ -1,12 +1,12 @@
-"""Can a model learn one batch by heart, and does the order of the sound teach it anything?
+"""Two short experiments: can a model overfit one batch, and does it learn from the order of the sound?
 
-Two short experiments, each on a copy of the model:
+Each runs on a copy of the model:
 
-    by heart    one batch again and again: shows weights, learning rate and optimizer at work
-    order       batch after batch as given, beside the same frames in an order drawn by lot: both hold the same codes
-                as often, so that what separates the two losses is what the order tells
+    overfit     one batch, again and again: tests initial weights, learning rate and optimizer
+    order       batch after batch, beside the same frames in shuffled order: both have the same code frequencies, so
+                the difference of the losses is what the model learns from the order
 
-What goes on inside the network in the first of them (training/diagnostics.py) tells why, and where.
+Diagnostics of the first experiment (training/diagnostics.py) show why and where it fails.
 """
 
 import copy
@@ -28,37 +28,38 @@ from ..spec import Spec
 from ..training.diagnostics import observe
 from ..training.schedule import make_optimizer
 
-#: Steps of either experiment at most, and of its warm-up; as many are enough for models of the default sizes.
+#: Maximum steps of each experiment, and steps of its warm-up; enough for models of the default sizes.
 STEPS, WARMUP = 200, 40
-#: Entries (codes, or frames) of one step: as many as a CPU learns 200 times in seconds.
+#: Entries (codes or frames) per step, so that 200 steps take seconds on a CPU.
 ENTRIES = 1024
-#: The order tells something if, in the mean of so many steps, the loss as given has fallen further than the shuffled
-#: one by this part of the way. On spoken digits each backbone came to 0.14 to 0.8, and to 0.06 at most where the order
-#: had been shuffled before. The way must be this part of the reference at least, or it is too short to be measured.
+#: The order matters if, averaged over WINDOW steps, the loss has fallen further than the shuffled loss by the fraction
+#: ORDER of the total decrease. On spoken digits, backbones reached 0.14 to 0.8, and at most 0.06 on sound that had been
+#: shuffled. The decrease must be at least the fraction SHORTEST_WAY of the reference, or it is too small to measure.
 ORDER, WINDOW, SHORTEST_WAY = 0.1, 20, 0.05
-#: Once the shuffled loss is below this part of what frequencies give, frames are being learned by heart, as a matter of
-#: chance sooner or later, and the difference no longer speaks of order.
+#: Once the shuffled loss is below this fraction of the loss of code frequencies, frames are being memorised, and the
+#: difference no longer measures order.
 MEMORISED = 0.6
-#: By heart is below this part of the reference, where codes are concerned.
+#: A batch of codes counts as memorised below this fraction of the reference.
 BY_HEART = 0.02
-#: Steps that are looked into.
+#: Steps that are observed.
 OBSERVED = {1, 2, 5, 10, 20, 50, 100, 200}
 
 
 @dataclass(frozen=True)
 class Overfit:
-    """What the experiments showed. Losses are bits per code or nats per frame, a value before each step.
+    """The results of the experiments. Losses are bits per code or nats per frame, one value before each step.
 
     Attributes:
-        spec: of the codes or frames.
-        reference: what a model that knows nothing has: log2 V, or the nats of a standard Gaussian on the batch.
-        frequencies: what knowing how often each code occurs in the batch would give; for densities the reference.
-        goal: the loss at which the batch counts as known by heart.
-        learning_rate: that of the training settings.
-        losses: of one batch, again and again.
-        events: what `observe` saw of some steps of these, as findings.py takes it.
-        retries: losses of the same at other learning rates, by rate; tried only where the first run failed.
-        given, shuffled: of batch after batch, as given and with the order of the frames drawn by lot.
+        spec: spec of the codes or frames.
+        reference: loss of a model that knows nothing: log2 V, or the nats of a standard Gaussian on the batch.
+        frequencies: loss of a model that knows only the frequencies of codes in the batch; for densities, the
+            reference.
+        goal: loss at which the batch counts as memorised.
+        learning_rate: learning rate of the training settings.
+        losses: losses of the overfit experiment.
+        events: observations of some of its steps, for `training.diagnosis.findings`.
+        retries: losses at other learning rates, by rate; only tried if the first run failed.
+        given, shuffled: losses of the order experiment, in the original and in shuffled order.
     """
 
     spec: Spec
@@ -74,8 +75,10 @@ class Overfit:
 
     @property
     def order_gain(self) -> float | None:
-        """How much further the loss as given has fallen than the shuffled one, in parts of the way; None if the way
-        was too short to tell."""
+        """How much further the loss has fallen than the shuffled loss, as a fraction of the decrease.
+
+        None if the decrease was too small to tell.
+        """
         last = min(WINDOW, len(self.given))
         if last == 0:
             return None
@@ -85,30 +88,30 @@ class Overfit:
 
     @property
     def order_told(self) -> bool:
-        """Whether the order helped."""
+        """Whether the model learned from the order."""
         return self.order_gain is not None and self.order_gain > ORDER
 
     @property
     def starts_far(self) -> bool:
-        """Whether the first loss is far above that of knowing nothing, or no number."""
+        """Whether the first loss is NaN or far above the reference."""
         return not self.losses[0] <= self.reference + self.tolerance
 
     def ran_away(self, losses: list[float]) -> bool:
-        """Whether the loss went far above where it began, or is no number."""
+        """Return whether a loss diverged: rose far above its start, or became NaN."""
         return not all(loss <= losses[0] + self.tolerance for loss in losses)
 
     def settled(self, losses: list[float]) -> bool:
-        """Whether the loss never went far above the lowest so far."""
+        """Return whether a loss never rose far above its minimum so far."""
         lowest = itertools.accumulate(losses, min)
         return all(loss <= low + self.tolerance for loss, low in zip(losses, lowest, strict=True))
 
     def learned(self, losses: list[float]) -> bool:
-        """Whether a run got to know more than how often each code occurs."""
+        """Return whether a run learned more than the frequencies of codes."""
         return not self.ran_away(losses) and losses[-1] < self.frequencies - 0.05 * self.reference
 
     @property
     def better_rate(self) -> float | None:
-        """Of the learning rates that were tried, one at which the batch is learned quietly, and further or sooner."""
+        """A learning rate among the retries at which the loss fell steadily, and further or faster; None if none."""
 
         def rank(losses: list[float]) -> tuple[bool, float]:
             return (False, len(losses)) if losses[-1] < self.goal else (True, losses[-1])
@@ -122,22 +125,24 @@ class Overfit:
 
     @property
     def tolerance(self) -> float:
-        """How far above the reference is far: a quarter of a bit, or of a nat and feature."""
+        """Distance above the reference that counts as far: a quarter of a bit, or of a nat per feature."""
         return 0.25 * self.spec.values_per_entry
 
 
 def overfit(model: SequenceModel, crops: Tensor, training: TrainingConfig, steps: int = STEPS) -> Overfit:
-    """Runs the experiments on copies of a model.
+    """Run the experiments on copies of a model.
 
     Args:
-        model: as it would begin its training, on its device.
-        crops: (N, C, T) codes or frames, the first of which make up the batch to learn by heart; order matters
-            along T alone.
-        training: learning rate, weight decay and clipping are taken from it.
-        steps: of each experiment, at most.
+        model: an untrained model, on its device.
+        crops: (N, C, T) codes or frames; the first of them are the batch to overfit.
+        training: supplies learning rate, weight decay and gradient clipping.
+        steps: maximum number of steps of each experiment.
+
+    Raises:
+        DataError: the crops have a single frame.
     """
     if crops.shape[2] < 2:
-        raise DataError("the crops are of one frame, in which there is no order to learn: give longer files")
+        raise DataError("crops have a single frame, so there is no order to learn; add longer files")
     spec = model.spec
     crops = crops.to(model.bos.device)
     size = max(2, ENTRIES // (spec.num_rows * crops.shape[2]))
@@ -148,17 +153,17 @@ def overfit(model: SequenceModel, crops: Tensor, training: TrainingConfig, steps
     for loss in _by_heart(model, batch, training, rate, goal, steps, found.events):
         found.losses.append(loss)
         if found.starts_far or found.ran_away(found.losses):
-            return found  # a fault that hides all others
+            return found  # this fault hides all others
     settled = found.settled(found.losses)
     if not found.learned(found.losses) or not settled:
-        # A quiet run that learns too little is slow rather than wild.
+        # A steady run that learns too little needs a higher rate first.
         for factor in (10, 0.1, 0.01) if settled else (0.1, 0.01, 10):
             other = factor * rate
             found.retries[other] = list(_by_heart(model, batch, training, other, goal, steps))
             if found.better_rate:
                 break
     better = found.better_rate
-    # Above a rate that is too low, order can be told; below one that is too high, no more needs to be.
+    # If the rate is too low, the order is compared at the better one; if it is too high, that is the verdict.
     if better is None or better > rate:
         _compare_order(model, crops, size, training, better or rate, steps, found)
     return found
@@ -192,8 +197,8 @@ def _learn(
     rate: float,
     events: list[dict[str, Any]] | None = None,
 ) -> Iterator[float]:
-    """Trains a copy, and yields the loss of each batch before its step; adds what is seen of some steps to `events`."""
-    # Evaluation mode: dropout is there to hinder what is tried here.
+    """Train a copy, and yield the loss of each batch before its step; append observations of some steps to `events`."""
+    # Evaluation mode, since dropout would hinder overfitting.
     model = copy.deepcopy(model).eval()
     optimizer = make_optimizer(model, training)
     for step, x in enumerate(batches, 1):
@@ -205,7 +210,7 @@ def _learn(
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), training.gradient_clip)
             optimizer.step()
-        if seen is not None:
+        if seen is not None and events is not None:
             events.append({"step": step, **seen.event()})
         yield model.spec.unit.of_nats(float(loss.detach()))
 
@@ -219,7 +224,7 @@ def _by_heart(
     steps: int,
     events: list[dict[str, Any]] | None = None,
 ) -> Iterator[float]:
-    """The losses of so many steps and the one after them; fewer if the goal is met or there is no number."""
+    """Yield `steps` losses and the one after them; stop early if the goal is reached or the loss is not finite."""
     learning = _learn(model, itertools.repeat(batch), training, rate, events)
     for loss in itertools.islice(learning, steps + 1):
         yield loss
@@ -228,7 +233,7 @@ def _by_heart(
 
 
 def _batches(crops: Tensor, size: int) -> Iterator[Tensor]:
-    """Passes over all crops, each in an order of its own, without end."""
+    """Yield batches forever, in passes over all crops, each in a new random order."""
     generator = torch.Generator().manual_seed(0)
     while True:
         order = torch.randperm(len(crops), generator=generator).to(crops.device)
@@ -237,16 +242,17 @@ def _batches(crops: Tensor, size: int) -> Iterator[Tensor]:
 
 
 def _yardsticks(spec: Spec, batch: Tensor) -> tuple[float, float, float]:
-    """The reference, frequencies and goal of `Overfit`."""
+    """Return the reference, frequencies and goal of `Overfit`."""
     if spec.uniform_loss is not None:
-        return spec.uniform_loss, _entropy(batch, spec.codebook_size), BY_HEART * spec.uniform_loss
-    # Bits have a floor of 0; a density has none, so that deviations of e^-2 must do.
+        frequencies = _entropy(batch, spec.num_choices // spec.num_rows)
+        return spec.uniform_loss, frequencies, BY_HEART * spec.uniform_loss
+    # Bits can't fall below 0, but densities have no bound; the goal corresponds to deviations of e^-2.
     gaussian = float((0.5 * (batch.double().square() + math.log(2 * math.pi))).sum(dim=1).mean())
-    return gaussian, gaussian, gaussian - 2 * spec.num_features
+    return gaussian, gaussian, gaussian - 2 * spec.values_per_entry
 
 
 def _entropy(codes: Tensor, codebook_size: int) -> float:
-    """Bits per code of (B, K, T) when each row's frequencies are known, and nothing else."""
+    """Return the bits per code of (B, K, T) for a model that knows the frequencies of each row only."""
     bits = []
     for row in codes.unbind(1):
         p = torch.bincount(row.flatten(), minlength=codebook_size).double() / row.numel()

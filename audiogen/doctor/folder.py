@@ -1,4 +1,4 @@
-"""What a folder of sound holds: each file kept or not and why, and what that leaves to train on."""
+"""Report on a folder of sound files: which files are used, which are not and why, and what remains to train on."""
 
 import math
 import statistics
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from ..data import EncodedCache, FileEntry, Index, Labels, Split
     from ..data.conditions import Column
 
-#: So many kept files are listed one by one without being asked for.
+#: Up to this many kept files are listed without --verbose.
 FEW_FILES = 30
 #: Above this fraction of samples at full scale, clipping can be heard.
 AUDIBLE_CLIPPING = 1e-3
-#: How data.index begins the reason of a file that is a copy of another.
+#: First words of the reason that data.index gives for copies.
 DUPLICATE = "has the same content as"
 
 
@@ -30,19 +30,20 @@ def check_folder(
     flags: "Flags | None" = None,
     label_pattern: str | None = None,
 ) -> "Index | EncodedCache":
-    """Prints a line for each file that is left out or remarkable, and the folder's totals.
+    """Print a line for each file that is left out or remarkable, and the totals of the folder.
 
     Args:
-        folder: of sound files, or an encoded cache.
-        verbose: a line for each kept file too, however many there are.
-        flags: what `train` would be given; None for its defaults.
-        label_pattern: over file names; see `find_labels`.
+        console: where to print.
+        folder: folder of sound files, or an encoded cache.
+        verbose: print a line for every kept file.
+        flags: options of `train`; None for its defaults.
+        label_pattern: pattern over file names; see `find_labels`.
 
     Returns:
-        What was found, which `check_overfit` takes in the place of the folder.
+        The index or the cache, which `check_overfit` accepts instead of the folder.
 
     Raises:
-        DataError: no such folder, no sound in it, or too little to hold anything out.
+        DataError: there is no such folder, no sound in it, or too little to hold anything out.
     """
     from ..commands.conditions import labels_of
     from ..commands.plan import Flags, Plan
@@ -57,20 +58,21 @@ def check_folder(
     usable = long_enough(index, plan.spec)
     usable.require_files()
     sides = plan.split(usable)
-    # Where the rate varies, in the mean: such a front-end comes with a cache.
-    crop_seconds = plan.config.training.crop_frames / (plan.spec.frame_rate or len(source.data) / index.seconds)
+    # If the rate varies, the average rate of the cache.
+    rate = len(source.data) / index.seconds if isinstance(source, EncodedCache) else math.inf
+    crop_seconds = plan.config.training.crop_frames / (plan.spec.frame_rate or rate)
 
     rows = _totals(index)
     if len(usable.files) < len(index.files):
         short = plural(len(index.files) - len(usable.files), "kept file")
-        rows.append(("too short", f"{short} under two frames of the default front-end, and not trained on"))
+        rows.append(("too short", f"{short} shorter than two frames of the default front-end, so not trained on"))
     rows += [
         ("to train on", sides.summary),
         ("default crop", _crops(usable.files, crop_seconds)),
         ("default rate", _rates(usable.files, plan.spec.sample_rate)),
     ]
     console.print(str(folder), style="italic")
-    # Lines, not a table: a terminal folds them without loss, and a pipe not at all.
+    # Lines rather than a table, so that nothing is cut off on a narrow terminal or in a pipe.
     for name, value in rows:
         console.print(Text.assemble((f"{name:<14}", "bold"), value))
     _list_labels(console, labels_of(source, label_pattern), sides)
@@ -111,7 +113,7 @@ def _values(column: "Column") -> str:
 
 
 def _list_files(console: Console, index: "Index", each: bool) -> None:
-    """A line for each file, so that grep finds it."""
+    """Print one line per file, so that grep works."""
     rows = []
     for file in index.files:
         remark = _remark(file)
@@ -137,7 +139,7 @@ def _remark(file: "FileEntry") -> str:
 def _totals(index: "Index") -> list[tuple[str, str]]:
     files = index.files
     found = len(files) + len(index.rejected)
-    others = f" ({plural(index.ignored, 'file')} of other kinds passed over)" if index.ignored else ""
+    others = f" ({plural(index.ignored, 'file')} of other kinds skipped)" if index.ignored else ""
     lengths = [file.duration for file in files]
     duplicates = sum(file.reason.startswith(DUPLICATE) for file in index.rejected)
     near_silent = sum(file.silent for file in files)
@@ -178,7 +180,7 @@ def _crops(files: list["FileEntry"], crop_seconds: float) -> str:
 
 def _rates(files: list["FileEntry"], sample_rate: int) -> str:
     higher = sum(file.sample_rate > sample_rate for file in files)
-    lost = f"; what {plural(higher, 'file')} held above {sample_rate // 2} Hz is not kept" if higher else ""
+    lost = f"; {plural(higher, 'file')} will lose what is above {sample_rate // 2} Hz" if higher else ""
     return f"{sample_rate} Hz, to which every file is resampled{lost}"
 
 
@@ -187,15 +189,22 @@ def _counts(values: Iterable[str]) -> str:
 
 
 def decibels(level: float) -> str:
+    """Format a level (1.0 is full scale) in dBFS."""
     return f"{20 * math.log10(level):.1f} dBFS" if level > 0 else "no sound"
 
 
 def time_text(seconds: float) -> str:
-    """ "0.43 s", "12.5 min", "3.2 h"."""
+    """Format a duration.
+
+    Example:
+        >>> time_text(0.43), time_text(750), time_text(11520)
+        ('0.43 s', '12.5 min', '3.2 h')
+    """
     if seconds < 120:
         return f"{seconds:.2f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def plural(count: int, noun: str) -> str:
+    """Return a count and a noun, in the plural unless the count is 1."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

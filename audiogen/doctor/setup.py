@@ -1,4 +1,4 @@
-"""What is installed and what it runs on."""
+"""Report on installed packages and devices."""
 
 import importlib
 import os
@@ -35,12 +35,12 @@ OPTIONAL = ("tensorboard", "pesq", "pystoi")
 
 
 def check_setup(console: Console) -> None:
-    """Print versions and devices, and a warning for each thing that will not work."""
+    """Print versions and devices, and a warning for everything that will not work."""
     table = _table("installed")
     table.add_row("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     table.add_row("audiogen", __version__)
     versions = {name: package_version(name) for name in (*PACKAGES, *OPTIONAL)}
-    versions["torch"] = torch.__version__  # with the build, which the package's own version may leave out
+    versions["torch"] = torch.__version__  # includes the build, which package metadata may omit
     for name, found in versions.items():
         table.add_row(name, found or ("not installed (optional)" if name in OPTIONAL else Text("not installed", "red")))
     table.add_row("libsndfile", _libsndfile())
@@ -48,7 +48,7 @@ def check_setup(console: Console) -> None:
     for warning in setup_warnings(versions):
         console.print(Text.assemble(("warning:", "yellow"), f" {warning}"))
 
-    # Only after the warnings: what these import may be what is missing.
+    # Imported after the warnings, since they may import what is missing.
     from ..commands.defaults import resolve_precision
     from ..utils.devices import choose_device
 
@@ -65,10 +65,10 @@ def check_setup(console: Console) -> None:
 
 
 def setup_warnings(versions: dict[str, str | None]) -> list[str]:
-    """What is missing or does not fit, a sentence each.
+    """Return one sentence for each package that is missing or does not fit.
 
     Args:
-        versions: by name of the package, None where it is not installed.
+        versions: version of each package by name; None if it is not installed.
     """
     warnings = [
         f"{name} is not installed; type: pip install {name}"
@@ -105,7 +105,7 @@ def _gpus() -> list[tuple[str, str]]:
 
 
 def _usable_cores() -> int:
-    # A container or a scheduler may leave fewer than there are; not every system can tell.
+    # Containers and schedulers may allow fewer cores than exist; not every system reports it.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,4 +1,4 @@
-"""What the evidence of the experiments says, in one sentence of plain English."""
+"""Interpret the experiments in one sentence."""
 
 import math
 from dataclasses import dataclass
@@ -9,8 +9,12 @@ from .experiment import Overfit
 
 @dataclass(frozen=True)
 class Verdict:
-    """`fault` is None or one of "initialisation", "learning rate", "dead units", "order", "silence", "unknown"; `text`
-    says it in plain English."""
+    """The result of the overfit check.
+
+    Attributes:
+        fault: None, "initialisation", "learning rate", "dead units", "order", "silence" or "unknown".
+        text: the verdict in plain English.
+    """
 
     fault: str | None
     text: str
@@ -20,7 +24,7 @@ class Verdict:
 
 
 def verdict(found: Overfit) -> Verdict:
-    """What the evidence says, the most fundamental fault first."""
+    """Return the most fundamental fault that the experiments show; a verdict without fault if there is none."""
     unit = found.spec.unit.per_entry
     rate, steps = found.learning_rate, len(found.losses) - 1
     first, last = _number(found.losses[0]), _number(found.losses[-1])
@@ -30,13 +34,13 @@ def verdict(found: Overfit) -> Verdict:
         return Verdict(
             "initialisation",
             f"starting loss is far from {yardstick}: {first} against "
-            f"{_number(found.reference)} {found.spec.unit}: the weights are initialised too "
+            f"{_number(found.reference)} {found.spec.unit}: the initial weights are too "
             f"large{_saturated(found)}",
         )
     if "initialisation" in inside:
         return Verdict("initialisation", inside["initialisation"])
     if found.ran_away(found.losses):
-        how = f"rose from {first} to {last} {unit}" if math.isfinite(found.losses[-1]) else "became no number"
+        how = f"rose from {first} to {last} {unit}" if math.isfinite(found.losses[-1]) else "became NaN or infinite"
         return Verdict(
             "learning rate",
             f"the learning rate of {rate:g} is too high: the loss {how} within {steps} "
@@ -46,15 +50,14 @@ def verdict(found: Overfit) -> Verdict:
     if (dead := worst(found.events[-1]["layers"], "dead")) is not None and dead[1] == 1:
         return Verdict(
             "dead units",
-            f"no gradient gets through {dead[0]}: all of its units are dead, so that nothing "
-            f"before it learns ({told} on one batch); it begins with weights or biases that "
-            "are far off",
+            f"no gradient passes through {dead[0]}: all of its units are dead, so nothing "
+            f"before it learns ({told} on one batch); its initial weights or biases are far off",
         )
     other = found.better_rate
     if found.order_gain is not None and not found.order_told:
         return Verdict(
             "order",
-            "what comes before tells the model nothing of what comes next: it learns the sound no "
+            "the past does not help the model to predict what comes next: it learns the sound no "
             "better than the same frames in a shuffled order; the targets are shuffled, or the "
             "recordings are noise",
         )
@@ -71,13 +74,13 @@ def verdict(found: Overfit) -> Verdict:
         return Verdict(
             "unknown",
             f"the model does not learn even one batch: {told}, and no learning rate from "
-            f"{rate / 100:.2g} to {10 * rate:.2g} mends it; {why}",
+            f"{rate / 100:.2g} to {10 * rate:.2g} helps; {why}",
         )
     if not found.order_told:
         return Verdict(
             "unknown",
-            f"the model learns one batch by heart ({told}), but fresh batches too slowly to tell "
-            "whether the order of the sound helps it; try a higher learning rate",
+            f"the model memorises one batch ({told}), but learns new batches too slowly to tell "
+            "whether the order of the sound helps; try a higher learning rate",
         )
     by_heart = not found.spec.discrete or found.losses[-1] <= 2 * found.goal
     more = "" if by_heart else f" (knowing only how often each code occurs gives {_number(found.frequencies)})"
@@ -91,7 +94,7 @@ def _saturated(found: Overfit) -> str:
 
 def _moved(found: Overfit) -> str:
     step = largest_step(found.events)
-    return "" if step is None else f", one of which changed the middle one of the matrices by {share(step)} of its size"
+    return "" if step is None else f", one of which changed the median matrix by {share(step)}"
 
 
 def _number(loss: float) -> str:
