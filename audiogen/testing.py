@@ -4,8 +4,8 @@
     verify_frontend(mine)
     verify_engine(MyEngine, model)
 
-Each works on copies of small parts, takes seconds, needs no pytest, and raises an AssertionError that says which
-promise is broken. The functions that they consist of can be called one by one, with other sizes.
+Each function copies the part, takes seconds, does not need pytest, and raises an AssertionError that says which
+promise is broken. The single checks can also be called separately, with other sizes.
 """
 
 import copy
@@ -29,9 +29,9 @@ from .models.layers import clone_state
 from .models.sampling import Sampling, probabilities, uniforms
 from .models.sequence_model import SequenceModel
 
-#: Steps of the sequences that backbones are tried on, longer than the receptive field of a small one.
+#: Length of the sequences for backbones, longer than the receptive field of a small one.
 STEPS = 50
-#: Frames of the blocks that front-ends are tried with, so that a short sound has many.
+#: Frames per block in checks of front-ends, so that a short sound has many blocks.
 BLOCK = 8
 
 
@@ -39,16 +39,21 @@ BLOCK = 8
 
 
 def verify_backbone(backbone: Backbone, steps: int = STEPS) -> None:
-    """Check all that a backbone promises.
+    """Check all promises of a backbone.
 
     Args:
-        backbone: with small settings; it is copied, in float64 and with weights that make it listen.
-        steps: of the sequences, above its receptive field unless that is infinite.
+        backbone: a backbone with small settings; a copy is used, in float64 and with large weights (see `lively`).
+        steps: length of the sequences, above the receptive field unless that is infinite.
 
     Raises:
-        AssertionError: names what it does wrong.
+        AssertionError: says which promise is broken.
+
+    Example:
+        >>> from audiogen.models.backbones import GRU
+        >>> verify_backbone(GRU(GRU.Config(dim=4, num_layers=1)))
     """
-    backbone = lively(copy.deepcopy(backbone)).double().eval()
+    backbone = copy.deepcopy(backbone)
+    lively(backbone).double().eval()
     field = backbone.receptive_field
     assert field == math.inf or 1 <= field < steps, f"receptive_field is {field}: give smaller settings or more steps"
     generator = torch.Generator().manual_seed(0)
@@ -67,7 +72,7 @@ def verify_backbone(backbone: Backbone, steps: int = STEPS) -> None:
 
 
 def lively(module: nn.Module) -> nn.Module:
-    """Draw weights so large that every input moves every output: many models hardly listen as they are initialised."""
+    """Draw large weights, in place, so that every input affects every output, which initial weights may not ensure."""
     with torch.no_grad():
         for parameter in module.parameters():
             if parameter.ndim > 1:
@@ -78,7 +83,7 @@ def lively(module: nn.Module) -> nn.Module:
 
 
 def run_in_chunks(backbone: Backbone, x: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Run (B, S, D) through chunks of these lengths, the state carried from one to the next."""
+    """Process x (B, S, D) in chunks of the given lengths, passing the state on; return (B, S, D)."""
     state, pieces = None, []
     for piece in x.split(list(lengths), dim=1):
         y, state = backbone(piece, state)
@@ -89,17 +94,17 @@ def run_in_chunks(backbone: Backbone, x: Tensor, lengths: Sequence[int]) -> Tens
 
 @torch.no_grad()
 def check_chunks(backbone: Backbone, lengths: Sequence[int]) -> None:
-    """The whole equals its chunks (contract 1)."""
+    """Check that the whole equals its chunks (contract 1)."""
     x = _noise(backbone, 2, sum(lengths))
     whole, _ = backbone(x)
-    assert whole.std() > 0.01, "the output hardly varies, so that equality would say nothing"
+    assert whole.std() > 0.01, "the output hardly varies, so equality would mean nothing"
     _close(run_in_chunks(backbone, x, lengths), whole, f"chunks of {list(lengths)} give another output than the whole")
 
 
 def check_receptive_field(backbone: Backbone, steps: int = STEPS) -> None:
-    """The receptive field measured by gradient is the declared one, and no step sees a later one (contract 2).
+    """Check that the receptive field measured by gradient is the declared one, and causal (contract 2).
 
-    An infinite one may have faded to nothing after some steps, so of those it is enough that they lie in the past.
+    If it is infinite, gradients may vanish, so only causality is checked.
     """
     x = _noise(backbone, 4, steps).requires_grad_()
     y, _ = backbone(x)
@@ -116,7 +121,7 @@ def check_receptive_field(backbone: Backbone, steps: int = STEPS) -> None:
 
 @torch.no_grad()
 def check_distance(backbone: Backbone) -> None:
-    """A step far along gives what its receptive field alone gives; nothing to check where that is infinite."""
+    """Check that a late step depends on its receptive field alone; skipped if that is infinite."""
     if backbone.receptive_field == math.inf:
         return
     field = int(backbone.receptive_field)
@@ -128,12 +133,12 @@ def check_distance(backbone: Backbone) -> None:
 
 
 def check_state(backbone: Backbone, steps: int = STEPS) -> None:
-    """The state is a tree of tensors of fixed shape that owns its memory and keeps no graph alive."""
+    """Check that the state is a tree of tensors of fixed shape that own their memory and keep no graph alive."""
     first = None
     for lengths in ([1], [steps], [3, steps, 1], [1] * steps, [steps, 1, 2]):
         state = None
         for length in lengths:
-            _, state = backbone(_noise(backbone, 2, length), state)  # with gradients on, as in training
+            _, state = backbone(_noise(backbone, 2, length), state)  # with gradients enabled, as in training
         tensors = state_tensors(state)
         described = {name: (x.shape, x.dtype, x.device) for name, x in tensors.items()}
         first = first or described
@@ -145,32 +150,32 @@ def check_state(backbone: Backbone, steps: int = STEPS) -> None:
 
 @torch.no_grad()
 def check_branches(backbone: Backbone, steps: int = STEPS) -> None:
-    """A cloned state goes on by itself: there is none outside of it."""
+    """Check that continuing from a clone of a state works: there is no state outside it."""
     x, other = _noise(backbone, 2, steps), _noise(backbone, 2, steps)
     _, state = backbone(x[:, :20])
     branch = clone_state(state)
     for t in range(20, steps):
         _, state = backbone(other[:, t : t + 1], state)
     y, _ = backbone(x[:, 20:], branch)
-    _close(y, backbone(x)[0][:, 20:], "going on from a clone of the state gives another output")
+    _close(y, backbone(x)[0][:, 20:], "continuing from a clone of the state gives another output")
 
 
 @torch.no_grad()
 def check_fresh_start(backbone: Backbone) -> None:
-    """A call without a state starts anew, and neither input nor output is written over."""
+    """Check that a call without a state starts over, and that neither input nor output is overwritten."""
     x = _noise(backbone, 2, 20)
     before = x.clone()
     y, state = backbone(x)
     kept = y.clone()
     backbone(_noise(backbone, 2, 5), state)
     assert torch.equal(backbone(x)[0], kept), "a call without a state depends on the calls before"
-    assert torch.equal(y, kept), "an output is written over by a later call"
-    assert torch.equal(x, before), "the input is written over"
+    assert torch.equal(y, kept), "an output is overwritten by a later call"
+    assert torch.equal(x, before), "the input is overwritten"
 
 
 @torch.no_grad()
 def check_items(backbone: Backbone, lengths: Sequence[int]) -> None:
-    """An item gives what it gives alone."""
+    """Check that an item does not depend on the others of its batch."""
     x = _noise(backbone, 3, sum(lengths))
     together = run_in_chunks(backbone, x, lengths)
     for item in range(3):
@@ -179,9 +184,9 @@ def check_items(backbone: Backbone, lengths: Sequence[int]) -> None:
 
 
 def check_gradient(backbone: Backbone, lengths: Sequence[int]) -> None:
-    """The last steps have the gradient of their own input, however the sequence is cut into `lengths`.
+    """Check that the last steps get the gradient of their own input, also in chunks of the given lengths.
 
-    Through the state itself no gradient flows.
+    No gradient flows through the state.
     """
     steps = sum(lengths)
     x, weights = _noise(backbone, 2, steps), _noise(backbone)
@@ -194,7 +199,7 @@ def check_gradient(backbone: Backbone, lengths: Sequence[int]) -> None:
 
 
 def state_tensors(state: Any, name: str = "state") -> dict[str, Tensor]:
-    """Return the leaves of a state by their path; anything but dicts, lists and tensors is refused."""
+    """Return the tensors of a state by path; assert that it consists of dicts, lists and tensors."""
     if isinstance(state, Tensor):
         return {name: state}
     assert isinstance(state, dict | list | tuple), f"{name} is {state!r}: a state is a tree of tensors"
@@ -203,7 +208,7 @@ def state_tensors(state: Any, name: str = "state") -> dict[str, Tensor]:
 
 
 def _noise(backbone: Backbone, *shape: int) -> Tensor:
-    """(*shape, D) float64 on the backbone's device; drawn on the CPU, so that it is the same on every device."""
+    """Return noise (*shape, D) float64 on the backbone's device, drawn on the CPU, so it is the same on all devices."""
     device = next((tensor.device for tensor in backbone.parameters()), torch.device("cpu"))
     return torch.randn(*shape, backbone.dim, dtype=torch.float64).to(device)
 
@@ -212,14 +217,17 @@ def _noise(backbone: Backbone, *shape: int) -> Tensor:
 
 
 def verify_frontend(frontend: Frontend) -> None:
-    """Check all that a front-end promises.
+    """Check all promises of a front-end.
 
     Args:
-        frontend: fitted, with small settings, on the CPU, and entered in FRONTENDS, so that it can be saved. It is
-            copied.
+        frontend: a fitted front-end with small settings, on the CPU, and registered in FRONTENDS, so that it can be
+            saved. A copy is used.
 
     Raises:
-        AssertionError: names what it does wrong.
+        AssertionError: says which promise is broken.
+
+    Example:
+        >>> verify_frontend(load_frontend("mulaw", sample_rate=8000))
     """
     frontend = copy.deepcopy(frontend).eval()
     assert frontend.fitted, "give a front-end that is fitted: call fit(wavs) first"
@@ -238,7 +246,7 @@ def verify_frontend(frontend: Frontend) -> None:
 
 
 def made_up_sounds(num_samples: int, batch_size: int = 1, seed: int = 0) -> Tensor:
-    """Tones in noise: (B, 1, N) float32 in [-1, 1]."""
+    """Return test sounds, tones in noise: (B, 1, N) float32 in [-1, 1]."""
     generator = torch.Generator().manual_seed(seed)
     pitch = 0.02 + 0.2 * torch.rand(batch_size, 1, 1, generator=generator)
     noise = torch.randn(batch_size, 1, num_samples, generator=generator)
@@ -246,12 +254,12 @@ def made_up_sounds(num_samples: int, batch_size: int = 1, seed: int = 0) -> Tens
 
 
 def base_hop_length(frontend: Frontend) -> int:
-    """Return the samples of a frame; of what is wrapped where the rate varies."""
+    """Return the samples per frame; of the wrapped front-end if the rate varies."""
     return (frontend.base or frontend).spec.hop_length
 
 
 def check_shapes(frontend: Frontend, num_samples: int) -> None:
-    """Codes or frames have the promised shape, dtype and range, and decode to whole frames in [-1, 1]."""
+    """Check that codes or frames have the right shape, dtype and range, and decode to whole frames in [-1, 1]."""
     spec, hop_length = frontend.spec, base_hop_length(frontend)
     num_frames = -(-num_samples // hop_length)
     x = frontend.encode(made_up_sounds(num_samples, batch_size=2))
@@ -265,7 +273,7 @@ def check_shapes(frontend: Frontend, num_samples: int) -> None:
     assert (1 <= shape[2] <= num_frames) if varies else shape[2] == num_frames, f"{shape[2]} frames, not {num_frames}"
     if spec.discrete:
         assert x.dtype == torch.int64, f"codes are {x.dtype}, not int64"
-        most = spec.codebook_size - (not varies)  # a shorter item ends in holes, the code V
+        most = spec.codebook_size - (not varies)  # shorter items are padded with holes, the code V
         assert 0 <= int(x.min()) and int(x.max()) <= most, f"codes lie in [{int(x.min())}, {int(x.max())}]"
         assert bool((x.amin(dim=0) < spec.codebook_size).all()), "there are more holes than the longest item needs"
     else:
@@ -278,7 +286,7 @@ def check_shapes(frontend: Frontend, num_samples: int) -> None:
 
 
 def check_batch(frontend: Frontend) -> None:
-    """An item gives what it gives alone: compared in float64, where rounding flips no code."""
+    """Check that an item does not depend on its batch; in float64, so that rounding does not change a code."""
     frontend = copy.deepcopy(frontend).double()
     wav = made_up_sounds(11 * base_hop_length(frontend) + 1, batch_size=3).double()
     wav[1] *= 1e-3
@@ -290,12 +298,12 @@ def check_batch(frontend: Frontend) -> None:
         what = f"item {item} of a batch is not what it is alone"
         _close(alone[0], own, what, 0 if frontend.spec.discrete else 1e-9)
         holes = rest.numel() == 0 or frontend.spec.hop_length is None and rest.unique() == frontend.spec.codebook_size
-        assert holes, "a shorter item ends in something else than holes"
+        assert holes, "a shorter item is padded with something other than holes"
         _close(frontend.decode(together[item : item + 1])[0], decoded[item], what, 1e-7)
 
 
 def check_repeatable(frontend: Frontend) -> None:
-    """The same sound gives the same codes and they the same sound; the program's random numbers are left alone."""
+    """Check that encode and decode are deterministic, and leave the global random generator alone."""
     x = frontend.encode(made_up_sounds(5000))
     with torch.random.fork_rng(devices=[]):
         before = torch.get_rng_state()
@@ -307,7 +315,7 @@ def check_repeatable(frontend: Frontend) -> None:
 
 
 def check_refusals(frontend: Frontend) -> None:
-    """What is no wav, and what no wav is encoded as, raises a ValueError."""
+    """Check that encode raises ValueError for tensors that are not wavs, and decode for ones that are not codes."""
     good = made_up_sounds(500)
     for bad in (
         good[0],
@@ -333,21 +341,21 @@ def check_refusals(frontend: Frontend) -> None:
 
 
 def check_saving(frontend: Frontend) -> None:
-    """What is loaded again has the same config, spec, fingerprint, codes and sound."""
+    """Check that saving and loading preserves config, spec, fingerprint, codes and sound."""
     wav = made_up_sounds(3000, batch_size=2)
     with tempfile.TemporaryDirectory() as folder:
         save_frontend(frontend, folder)
         loaded = load_frontend(folder)
-    assert type(loaded) is type(frontend) and loaded.config == frontend.config, "the config is not saved whole"
+    assert type(loaded) is type(frontend) and loaded.config == frontend.config, "the config is not saved completely"
     assert loaded.spec == frontend.spec and loaded.fitted and not loaded.training, "what is loaded is not ready"
-    assert loaded.fingerprint() == frontend.fingerprint(), "the weights are not saved whole"
+    assert loaded.fingerprint() == frontend.fingerprint(), "the weights are not saved completely"
     x = frontend.encode(wav)
     assert torch.equal(loaded.encode(wav), x), "what is loaded gives other codes"
     assert torch.equal(loaded.decode(x), frontend.decode(x)), "what is loaded gives another sound"
 
 
 def check_encode_stream(frontend: Frontend, hops: int, extra: int) -> None:
-    """A stream is encoded as the whole, to the bit, whatever the chunks (contract 8)."""
+    """Check that encoding a stream equals encoding the whole, bit for bit, whatever the chunks (contract 8)."""
     frontend, hop_length = _in_small_blocks(frontend), base_hop_length(frontend)
     wav = made_up_sounds(max(1, hops * hop_length + extra), batch_size=2)
     whole = frontend.encode(wav)
@@ -358,7 +366,10 @@ def check_encode_stream(frontend: Frontend, hops: int, extra: int) -> None:
 
 
 def check_decode_stream(frontend: Frontend, num_frames: int) -> None:
-    """A stream is decoded as the whole, to the bit (contract 8); one that can't be raises ConfigError at once."""
+    """Check that decoding a stream equals decoding the whole, bit for bit (contract 8).
+
+    A front-end that can't stream must raise ConfigError at once.
+    """
     frontend = _in_small_blocks(frontend)
     items = 1 if frontend.base is not None else 2
     x = frontend.encode(made_up_sounds(num_frames * base_hop_length(frontend), items))
@@ -372,7 +383,7 @@ def check_decode_stream(frontend: Frontend, num_frames: int) -> None:
 
 
 def check_latency(frontend: Frontend) -> None:
-    """The latency measured sample by sample, once the first block is through, is the stated one."""
+    """Check that the latency measured sample by sample, after the first block, is the stated one."""
     if frontend.base is not None or not frontend.streams:
         assert frontend.latency_ms == math.inf, "what does not stream both ways has an infinite latency"
         return
@@ -394,9 +405,9 @@ def check_latency(frontend: Frontend) -> None:
 
 
 def check_stream_memory(frontend: Frontend) -> None:
-    """An endless stream is read no further than needed, and its state neither grows nor holds on to whole blocks."""
+    """Check that a stream is read no further than needed, and that its state neither grows nor keeps whole blocks."""
     if frontend.base is not None:
-        return  # the base's codes wait for the end
+        return  # needs all codes of the base first
     frontend = _in_small_blocks(frontend)
     chunk = made_up_sounds(3 * frontend.spec.hop_length)
     for way, given in (("encode", chunk), ("decode", frontend.encode(chunk))):
@@ -423,7 +434,7 @@ def check_stream_memory(frontend: Frontend) -> None:
 
 
 def cut(x: Tensor, lengths: Sequence[int]) -> list[Tensor]:
-    """Cut x (B, C, n) into chunks of these lengths, and then of the last one."""
+    """Cut x (B, C, n) into chunks of the given lengths, repeating the last one."""
     chunks: list[Tensor] = []
     begin = 0
     for length in itertools.chain(lengths, itertools.repeat(lengths[-1])):
@@ -435,7 +446,7 @@ def cut(x: Tensor, lengths: Sequence[int]) -> list[Tensor]:
 
 
 def chunkings(block: int, hop_length: int, whole: int) -> dict[str, list[int]]:
-    """Return lengths of chunks around those of frames and blocks, by name."""
+    """Return sequences of chunk lengths by name, around the lengths of frames and blocks."""
     return {
         "whole": [whole],
         "ones": [1],
@@ -449,7 +460,7 @@ def chunkings(block: int, hop_length: int, whole: int) -> dict[str, list[int]]:
 
 
 def _in_small_blocks(frontend: Frontend) -> Frontend:
-    """A copy that works in blocks of BLOCK frames, as does what it wraps."""
+    """Return a copy of a front-end and its base that process BLOCK frames at a time."""
     frontend = copy.deepcopy(frontend)
     for part in filter(None, (frontend, frontend.base)):
         kind = type(part)
@@ -458,21 +469,21 @@ def _in_small_blocks(frontend: Frontend) -> Frontend:
 
 
 def _watched(block: Callable, sizes: list[int]) -> Callable:
-    """A block function that notes the size of its state, none of whose tensors may keep more than itself in memory."""
+    """Wrap a block function to record the size of its state, and to assert that its tensors own their memory."""
 
     def run(x: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
         y, state = block(x, state, last)
         tensors = _leaves(state)
         sizes.append(sum(tensor.nbytes for tensor in tensors))
         for tensor in tensors:
-            assert tensor.untyped_storage().nbytes() <= tensor.nbytes, "a state holds on to a larger tensor"
+            assert tensor.untyped_storage().nbytes() <= tensor.nbytes, "a state keeps a larger tensor in memory"
         return y, clone_state(state)
 
     return run
 
 
 def _leaves(state: Any) -> list[Tensor]:
-    """The tensors of a state tree; of a front-end's, which may hold other values too."""
+    """Return the tensors of a front-end's state, which may also hold other values."""
     if isinstance(state, Tensor):
         return [state]
     values = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
@@ -483,21 +494,23 @@ def _leaves(state: Any) -> list[Tensor]:
 
 
 def verify_engine(kind: type[Engine], model: SequenceModel, batch_size: int = 3, steps: int = 60) -> None:
-    """Check that an engine means the same as the plain loop, and only reads the model's weights (contract 7).
+    """Check that an engine equals the plain loop, and does not change the model's weights (contract 7).
 
     Args:
-        kind: the engine's class.
-        model: of codes, with small settings, in float32 and evaluation mode; its head so sharp that few draws are a
-            matter of rounding (`lively` sees to it).
+        kind: class of the engine.
+        model: a model of codes with small settings, in float32 and evaluation mode, whose predictions are sharp enough
+            that few draws depend on rounding (use `lively`).
+        batch_size: number of items.
+        steps: steps to generate.
 
     Raises:
-        AssertionError: names what it does otherwise.
+        AssertionError: says what differs.
     """
     reason = kind.unsupported_reason(model)
     assert reason is None, f"the engine can't run this model: {reason}"
     before = copy.deepcopy(model.state_dict())
     spec = model.spec
-    x = torch.randint(spec.codebook_size, (batch_size, spec.num_channels, steps))
+    x = torch.randint(spec.num_choices // spec.num_rows, (batch_size, spec.num_channels, steps))
     seq = model.pattern.apply(x, model.hole)
     check_logits(kind(model, Request(batch_size=batch_size)), seq)
     for prompt in (0, 1, 5):
@@ -508,9 +521,9 @@ def verify_engine(kind: type[Engine], model: SequenceModel, batch_size: int = 3,
 
 
 def true_logits(model: SequenceModel, seq: Tensor, request: Request | None = None) -> Tensor:
-    """Compute the logits that predict each of the steps (B, K, S), by whole forwards in float64: (B, S, K, V).
+    """Compute the logits for each step (B, K, S) with whole forward passes in float64: (B, S, K, V).
 
-    The conditions and the guidance of a request are followed: null + scale (given - null), on log-probabilities.
+    With guidance, they are combined as null + scale (given - null), on log-probabilities.
     """
     model = copy.deepcopy(model).double()
     first = model.bos.expand(seq.shape[0], 1, -1)
@@ -530,9 +543,9 @@ def true_logits(model: SequenceModel, seq: Tensor, request: Request | None = Non
 
 
 def check_logits(engine: Engine, seq: Tensor) -> None:
-    """Teacher-forced logits differ by at most 1e-4; greedy codes are equal wherever the margin exceeds 1e-3."""
+    """Check that teacher-forced logits differ by at most 1e-4, and greedy codes only where the margin is below 1e-3."""
     expected, got = true_logits(engine.model, seq, engine.request), engine.logits(seq)
-    if engine.request.guided:  # log-probabilities are logits but for a constant
+    if engine.request.guided:  # log-probabilities equal logits up to a constant
         got = got.log_softmax(dim=-1)
         expected = expected.log_softmax(dim=-1)
     assert got.shape == expected.shape, f"the logits have shape {tuple(got.shape)}, not {tuple(expected.shape)}"
@@ -540,15 +553,19 @@ def check_logits(engine: Engine, seq: Tensor) -> None:
     assert error <= 1e-4, f"logits are up to {error:.2e} off"
     best = expected.topk(2, dim=-1).values
     clear = best[..., 0] - best[..., 1] > 1e-3
-    assert clear.float().mean() > 0.99, "too many margins are a matter of rounding: give a model that is less unsure"
-    assert torch.equal(got.argmax(-1)[clear], expected.argmax(-1)[clear]), "greedy codes are others"
+    assert clear.float().mean() > 0.99, "too many margins are within rounding: give a model with sharper predictions"
+    assert torch.equal(got.argmax(-1)[clear], expected.argmax(-1)[clear]), "greedy codes differ"
 
 
 def check_draws(kind: type[Engine], model: SequenceModel, prompt: Tensor, steps: int, sampling: Sampling) -> None:
-    """An engine draws what the plain loop draws, in blocks of any size, and for an item alone (contract 6).
+    """Check that an engine draws what the plain loop draws, in blocks of any size, and for single items (contract 6).
 
     Args:
-        prompt: steps (B, K, P) that are known.
+        kind: class of the engine.
+        model: the model.
+        prompt: (B, K, P), known steps.
+        steps: steps to draw.
+        sampling: temperature and filters.
     """
     seeds = list(range(len(prompt)))
     expected = _drawn(Eager, model, prompt, steps, sampling, seeds, [steps])
@@ -565,9 +582,9 @@ def check_draws(kind: type[Engine], model: SequenceModel, prompt: Tensor, steps:
 def assert_same_luck(
     model: SequenceModel, got: Tensor, expected: Tensor, seeds: Sequence[int], sampling: Sampling = Sampling()
 ) -> None:
-    """Check that steps (B, K, S) are equal, or diverge where fp32 can't tell on which side of an edge a draw falls.
+    """Check that steps (B, K, S) are equal up to a draw that fp32 rounding may decide either way.
 
-    From there on they are two different runs.
+    After such a draw, the two sequences are different ones.
     """
     for item, seed in enumerate(seeds):
         differ = (got[item] != expected[item]).nonzero()  # (n, 2): row, step
@@ -591,7 +608,7 @@ def _drawn(
     seeds: Sequence[int],
     blocks: Sequence[int],
 ) -> Tensor:
-    """The prompt and the steps after it, drawn in blocks of these lengths: (B, K, P + steps)."""
+    """Draw steps after the prompt in blocks of the given lengths; return (B, K, P + steps)."""
     begin = prompt.shape[2]
     seq = prompt.new_full((*prompt.shape[:2], begin + steps), int(model.hole))
     seq[:, :, :begin] = prompt
