@@ -207,7 +207,7 @@ def test_checkpoints_without_their_config_are_left_alone(corpus, whole, tmp_path
     run = shutil.copytree(whole, tmp_path / "run")
     (run / "config.json").unlink()
     for resume in (False, True):
-        with pytest.raises(RunError, match="holds checkpoints, but not the config.json"):
+        with pytest.raises(RunError, match="holds checkpoints without the config.json"):
             start(corpus, run, resume=resume)
 
 

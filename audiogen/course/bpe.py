@@ -1,14 +1,14 @@
-"""Byte-pair encoding from scratch: the pair of neighbours that occurs most often becomes a new token, again and again.
+"""Byte-pair encoding from scratch: repeatedly replace the most frequent pair of neighbours by a new token.
 
     >>> learn_merges([list("aaabdaaabac".encode())], 3, first_new=256)
     [(97, 97), (97, 98), (256, 257)]
 
-That is `aa` -> 256, `ab` -> 257, `aaab` -> 258: the merges, in this order, are the whole tokenizer. Encoding carries
-them out on other sequences, decoding undoes them, and nothing is lost on the way.
+That is `aa` -> 256, `ab` -> 257, `aaab` -> 258: the merges, in this order, are the whole tokenizer. Encoding applies
+them to other sequences, decoding undoes them, and no information is lost.
 
-The first half below works on any integers: bytes of text, or codes of sound. The second makes tokenizers of text from
-it. It is written to be read, in the spirit of minbpe (Karpathy 2024); audiogen/frontends/bpe/merges.py does the same,
-fast.
+The first half of this file works on any integers: bytes of text, or codes of sound. The second half builds tokenizers
+of text from it. It is written to be read, in the spirit of minbpe (Karpathy 2024); audiogen/frontends/bpe/merges.py is
+a fast version.
 
 Source: Gage 1994, A New Algorithm for Data Compression; Sennrich et al. 2016, Neural Machine Translation of Rare Words
 with Subword Units.
@@ -29,7 +29,7 @@ Pair = tuple[int, int]
 
 
 def count_pairs(sequences: Iterable[Sequence[int]]) -> Counter[Pair]:
-    """How often each two tokens are neighbours. Overlaps count: `aaa` holds `aa` twice."""
+    """Count the pairs of neighbouring tokens. Overlaps count: `aaa` contains `aa` twice."""
     counts: Counter[Pair] = Counter()
     for ids in sequences:
         counts.update(zip(ids, ids[1:], strict=False))
@@ -37,12 +37,12 @@ def count_pairs(sequences: Iterable[Sequence[int]]) -> Counter[Pair]:
 
 
 def most_frequent(counts: Counter[Pair]) -> Pair:
-    """The pair with the highest count; of several the smallest, so that the same text always gives the same merges."""
+    """Return the most frequent pair; of several, the smallest, so that the result is deterministic."""
     return min(counts, key=lambda pair: (-counts[pair], pair))
 
 
 def merge(ids: Sequence[int], pair: Pair, new: int) -> list[int]:
-    """Replaces a pair from left to right: `aaa` becomes `Xa`, not `aX`."""
+    """Replace a pair from left to right: `aaa` becomes `Xa`, not `aX`."""
     merged, i = [], 0
     while i < len(ids):
         if i + 1 < len(ids) and (ids[i], ids[i + 1]) == pair:
@@ -55,9 +55,9 @@ def merge(ids: Sequence[int], pair: Pair, new: int) -> list[int]:
 
 
 def learn_merges(sequences: Iterable[Sequence[int]], num_merges: int, first_new: int) -> list[Pair]:
-    """At most so many merges; merge i makes token `first_new + i`.
+    """Learn at most `num_merges` merges; merge i makes token `first_new + i`.
 
-    Learning ends early when no pair occurs twice. Pairs never reach from one sequence into the next.
+    Learning ends early when no pair occurs twice. Pairs do not cross the boundaries of sequences.
     """
     sequences, merges = [list(ids) for ids in sequences], []
     for new in range(first_new, first_new + num_merges):
@@ -71,11 +71,11 @@ def learn_merges(sequences: Iterable[Sequence[int]], num_merges: int, first_new:
 
 
 def apply_merges(ids: Sequence[int], merges: Sequence[Pair], first_new: int) -> list[int]:
-    """Carries out the merges in the order in which they were learned."""
+    """Apply merges in the order in which they were learned."""
     rank = {pair: i for i, pair in enumerate(merges)}
     ids = list(ids)
     while len(ids) > 1:
-        # The one that was learned first: a later one may be made of what it makes.
+        # The pair learned first, since later merges may use its token.
         pair = min(zip(ids, ids[1:], strict=False), key=lambda pair: rank.get(pair, len(merges)))
         if pair not in rank:
             break
@@ -84,7 +84,7 @@ def apply_merges(ids: Sequence[int], merges: Sequence[Pair], first_new: int) -> 
 
 
 def undo_merges(ids: Sequence[int], merges: Sequence[Pair], first_new: int) -> list[int]:
-    """What was merged, apart again."""
+    """Expand merged tokens to the original ones."""
     plain: list[int] = []
     stack = list(ids)[::-1]
     while stack:
@@ -100,9 +100,9 @@ def undo_merges(ids: Sequence[int], merges: Sequence[Pair], first_new: int) -> l
 
 BYTES = 256
 
-# How GPT-4 cuts text before it merges, so that no token reaches across a space, or from letters into digits or
-# punctuation. `re` knows no \p{L} and no \p{N}: [^\W\d_] is letters (and numerals that are no decimal digits, such as
-# a superscript two, which the original counts as numbers), \d is decimal digits.
+# GPT-4 splits text before merging, so that no token crosses a space, or mixes letters with digits or punctuation. `re`
+# lacks \p{L} and \p{N}: [^\W\d_] matches letters (and numerals that are not decimal digits, such as a superscript two,
+# which the original counts as numbers), \d matches decimal digits.
 # Source: tiktoken, cl100k_base.
 GPT4_SPLIT = "|".join(
     [
@@ -118,7 +118,7 @@ GPT4_SPLIT = "|".join(
 
 
 class BasicTokenizer:
-    """Text as tokens: its UTF-8 bytes are tokens 0 to 255, then comes a token for each merge.
+    """A tokenizer of text: UTF-8 bytes are tokens 0 to 255, followed by one token per merge.
 
     >>> tokenizer = BasicTokenizer()
     >>> tokenizer.train("aaabdaaabac", num_merges=3)
@@ -131,24 +131,26 @@ class BasicTokenizer:
 
     @property
     def num_tokens(self) -> int:
+        """Number of different tokens."""
         return BYTES + len(self.merges)
 
     def pieces(self, text: str) -> list[str]:
-        """What is merged by itself: here the whole text."""
+        """Split text into pieces that are merged separately; here, a single piece."""
         return [text]
 
     def train(self, text: str, num_merges: int) -> None:
-        """Learns at most so many merges."""
+        """Learn at most `num_merges` merges."""
         self.merges = learn_merges((piece.encode() for piece in self.pieces(text)), num_merges, BYTES)
 
     def encode(self, text: str) -> list[int]:
+        """Convert text to tokens."""
         ids: list[int] = []
         for piece in self.pieces(text):
             ids += apply_merges(piece.encode(), self.merges, BYTES)
         return ids
 
     def token_bytes(self, token: int) -> bytes:
-        """What a token stands for.
+        """Return the bytes of a token.
 
         Raises:
             ValueError: there is no such token.
@@ -158,23 +160,28 @@ class BasicTokenizer:
         return bytes(undo_merges([token], self.merges, BYTES))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Any tokens in any order are text: bytes that are no UTF-8 become U+FFFD, the replacement character."""
+        """Convert any sequence of tokens to text; bytes that are not UTF-8 become U+FFFD, the replacement character."""
         return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
 
 
 class SplitTokenizer(BasicTokenizer):
-    """The same within pieces of text, and with special tokens, which no text can imitate unless it is allowed to.
+    """A tokenizer that merges only within pieces of text, and has special tokens.
+
+    Text can't produce special tokens unless `encode` is told to accept them.
 
     Args:
-        pattern: a regular expression; each match is a piece. It must leave nothing out, or `encode` raises.
-        specials: such as "<|endoftext|>"; they are numbered after the merges.
+        pattern: a regular expression whose matches are the pieces. It must match all of the text, or `encode` raises.
+        specials: special tokens such as "<|endoftext|>", numbered after the merges.
+
+    Raises:
+        ConfigError: a special token is empty or occurs twice.
     """
 
     def __init__(self, pattern: str = GPT4_SPLIT, specials: Sequence[str] = ()) -> None:
         super().__init__()
         self.pattern, self.specials = pattern, list(specials)
         if "" in self.specials or len(set(self.specials)) < len(self.specials):
-            raise ConfigError(f"specials: must differ from each other, and none may be empty, got {self.specials}")
+            raise ConfigError(f"specials: must be distinct and not empty, got {self.specials}")
 
     @property
     def num_tokens(self) -> int:
@@ -183,13 +190,18 @@ class SplitTokenizer(BasicTokenizer):
     def pieces(self, text: str) -> list[str]:
         found = [match.group() for match in re.finditer(self.pattern, text)]
         if "".join(found) != text:
-            raise ConfigError(f"pattern: {self.pattern!r} leaves out a part of the text; let it end with |.")
+            raise ConfigError(f"pattern: {self.pattern!r} does not match all of the text; let it end with |.")
         return found
 
     def encode(self, text: str, specials: bool = False) -> list[int]:
-        """
+        """Convert text to tokens.
+
         Args:
-            specials: take the names of special tokens for what they mean. Text of strangers is encoded without.
+            text: any text.
+            specials: convert the names of special tokens to these; leave it off for untrusted text.
+
+        Raises:
+            ConfigError: the pattern does not match all of the text.
         """
         if not specials or not self.specials:
             return super().encode(text)
@@ -207,16 +219,17 @@ class SplitTokenizer(BasicTokenizer):
         return self.specials[special].encode() if 0 <= special < len(self.specials) else super().token_bytes(token)
 
     def save(self, path: str | Path) -> None:
-        """Writes it as JSON: the pattern, the special tokens and the merges are all that there is to it."""
+        """Write the tokenizer as JSON: pattern, special tokens and merges."""
         atomic_write_json(
             path, {"format": 1, "pattern": self.pattern, "specials": self.specials, "merges": self.merges}
         )
 
     @classmethod
     def load(cls, path: str | Path) -> "SplitTokenizer":
-        """
+        """Load a tokenizer.
+
         Raises:
-            RunError: the file is not there, damaged or of a newer format; names it.
+            RunError: the file is missing, damaged or of a newer format; names it.
         """
         try:
             values = read_format(path, 1, RunError, "save it again")
@@ -224,8 +237,8 @@ class SplitTokenizer(BasicTokenizer):
             tokenizer.merges = [(a, b) for a, b in values["merges"]]
             for new, pair in enumerate(tokenizer.merges, BYTES):
                 if not all(type(token) is int and 0 <= token < new for token in pair):
-                    raise ValueError(f"merge {list(pair)} is of tokens that are not there yet")
+                    raise ValueError(f"merge {list(pair)} uses tokens that do not exist yet")
             re.compile(tokenizer.pattern)
         except (OSError, ValueError, LookupError, TypeError, re.error, ConfigError, RecursionError) as error:
-            raise RunError(f"{path}: is no tokenizer that can be read ({error}); save it again") from error
+            raise RunError(f"{path}: can't be read as a tokenizer ({error}); save it again") from error
         return tokenizer

@@ -1,4 +1,4 @@
-"""Text as codes: for the lessons whose losses have been published on text."""
+"""Text as codes, for lessons whose published losses are on text."""
 
 import torch
 from torch import Tensor
@@ -7,10 +7,10 @@ from ..spec import TokenSpec
 
 
 class Characters:
-    """Each character that occurs is a code: "abba" -> 0 1 1 0. One code is one step, and there is no sound.
+    """A code for each character that occurs in a text, in the order of Unicode: "abba" -> 0 1 1 0.
 
     Args:
-        text: holds every character that will be encoded; their order is that of Unicode.
+        text: a text with all characters that will be encoded.
     """
 
     def __init__(self, text: str):
@@ -19,9 +19,13 @@ class Characters:
         self._codes = {symbol: code for code, symbol in enumerate(self.symbols)}
 
     def encode(self, text: str) -> Tensor:
-        """-> (1, T) int64. Raises a KeyError for a character that did not occur."""
+        """Convert text to codes (1, T) int64.
+
+        Raises:
+            KeyError: a character did not occur in the text given to __init__.
+        """
         return torch.tensor([[self._codes[symbol] for symbol in text]], dtype=torch.int64)
 
     def decode(self, codes: Tensor) -> str:
-        """(1, T) -> text."""
+        """Convert codes (1, T) to text."""
         return "".join(self.symbols[code] for code in codes[0].tolist())

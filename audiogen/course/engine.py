@@ -1,4 +1,4 @@
-"""A scalar autograd engine: numbers that remember how they were made, and so how a result depends on each of them.
+"""A scalar autograd engine: numbers that record how they were computed, and can be differentiated.
 
     >>> a, b = Value(2.0), Value(-3.0)
     >>> c = a * b + a ** 2
@@ -6,20 +6,20 @@
     >>> c.data, a.grad, b.grad
     (-2.0, 1.0, 2.0)
 
-A `Value` is one number of a computation. Made by an operation, it keeps the values that went in (`parents`) and, for
-each of them, the local derivative (`slopes`): how much it moves per unit that this parent moves alone. For a product
-that is the other factor, for a sum it is 1. Slopes are plain numbers, known as soon as the operation is carried out.
+A `Value` is one number of a computation. It keeps the operands it was computed from (`parents`) and, for each of them,
+the local derivative (`slopes`): how much it changes per unit of change in that parent alone. For a product this is the
+other factor, for a sum it is 1. Slopes are plain numbers, known as soon as the operation is carried out.
 
-The chain rule does the rest: what the result owes to a parent is what it owes to the child times the slope, summed
-over all children. `backward` carries that sum from the result down to the inputs, so one walk gives the derivative by
-every input at once: reverse mode (Linnainmaa 1970; Griewank and Walther 2008, Evaluating Derivatives, chapter 3).
+The rest is the chain rule: the derivative of the result by a parent is the derivative by its child times the slope,
+summed over all children. `backward` propagates these sums from the result to the inputs, so a single pass gives the
+derivative by every input: reverse mode (Linnainmaa 1970; Griewank and Walther 2008, Evaluating Derivatives, chapter 3).
 
-The order of the walk needs no search. Values are numbered as they are made, as if each were written on a tape, and
-whoever goes into an operation was there before. So the tape read backwards meets every child before its parents. Only
-the values that the result was made of are read; no list holds the others, so those of an earlier step are freed with
-its result.
+The order of this pass needs no graph search. Values are numbered in the order of creation, like positions on a tape,
+and operands are always created before the result. So in reverse order, every child comes before its parents. Only the
+values that the result depends on are visited; no list refers to the others, so the values of an earlier training step
+are freed with its result.
 
-The names are those of micrograd (Karpathy 2020), whose course this follows.
+Names follow micrograd (Karpathy 2020).
 """
 
 import math
@@ -35,23 +35,22 @@ _place_on_tape = attrgetter("place")
 
 
 class Value:
-    """One number of a computation, with the derivative of a result by it.
+    """One number of a computation, and the derivative of a result by it.
 
-    Operations with plain numbers on either side work as well. Impossible ones raise what Python's own floats raise:
-    ValueError (log of 0), ZeroDivisionError, OverflowError (exp, **); a sum or product that is too large is inf, and
-    `backward` refuses to start from it.
+    Operands may also be plain numbers. Impossible operations raise the errors of Python's floats: ValueError (log of
+    0), ZeroDivisionError, OverflowError (exp, **). A sum or product that is too large is inf, which `backward` refuses.
 
     Attributes:
-        data: the number, a float; that of an input may be changed between computations.
+        data: the number, a float; may be changed in inputs between computations.
         grad: the derivative of the result by it; `backward` adds to it in inputs, and sets it in all others.
-        parents: the values it was computed from; none in an input.
-        slopes: its derivative by each of them, at the data that they had.
-        op: the operation, as a graph shows it.
-        label: a name, for graphs.
-        place: on the tape: larger than that of every parent.
+        parents: the values it was computed from; empty for inputs.
+        slopes: its derivative by each parent, at the time of the operation.
+        op: the operation, as shown in graphs.
+        label: a name for graphs.
+        place: its number in the order of creation, larger than that of every parent.
     """
 
-    __slots__ = ("data", "grad", "parents", "slopes", "op", "label", "place")  # no dict for each
+    __slots__ = ("data", "grad", "parents", "slopes", "op", "label", "place")  # saves a dict per value
 
     def __init__(
         self, data: float, parents: Sequence["Value"] = (), slopes: Sequence[float] = (), op: str = "", label: str = ""
@@ -85,10 +84,10 @@ class Value:
         return Value(-self.data, (self,), (-1.0,), "neg")
 
     def __pow__(self, exponent: Number) -> "Value":
-        """A plain number as exponent is a constant; a Value is differentiated by, and needs a base above 0."""
+        """Raise to a power. A plain number as exponent is a constant; a Value as exponent needs a base above 0."""
         x, p = self.data, exponent.data if isinstance(exponent, Value) else float(exponent)
         if x < 0 and p % 1 or x <= 0 and isinstance(exponent, Value):
-            raise ValueError(f"{x} ** {p}: only whole constants may be the exponent of a base that is not above 0")
+            raise ValueError(f"{x} ** {p}: a base that is not above 0 needs a constant integer as exponent")
         try:
             power, slope = x**p, p * x ** (p - 1) if p else 0.0
         except OverflowError:
@@ -115,6 +114,7 @@ class Value:
         return Value(other) ** self
 
     def exp(self) -> "Value":
+        """Compute e to the power of this number."""
         try:
             power = math.exp(self.data)
         except OverflowError:
@@ -122,37 +122,38 @@ class Value:
         return Value(power, (self,), (power,), "exp")
 
     def log(self) -> "Value":
-        """The natural logarithm."""
+        """Compute the natural logarithm."""
         if self.data <= 0:
-            raise ValueError(f"log of {self.data}: there is one of numbers above 0 only")
+            raise ValueError(f"log of {self.data}: only numbers above 0 have a logarithm")
         return Value(math.log(self.data), (self,), (1.0 / self.data,), "log")
 
     def tanh(self) -> "Value":
+        """Compute the hyperbolic tangent."""
         t = math.tanh(self.data)
         return Value(t, (self,), (1.0 - t * t,), "tanh")
 
     def relu(self) -> "Value":
-        """The number itself, but 0 where it is negative; its slope at 0 is taken as 0."""
+        """Compute max(0, this number); the slope at 0 is taken as 0."""
         off = self.data <= 0
         return Value(0.0 if off else self.data, (self,), (0.0 if off else 1.0,), "relu")
 
     def backward(self) -> None:
-        """Differentiates this number by all that it was made of: sets their `grad`, and adds to that of the inputs.
+        """Differentiate this number by every value it depends on: sets their `grad`, and adds to that of inputs.
 
-        Adding lets the gradients of several results gather, as over a batch; `zero_grad` of a model starts anew.
+        Adding accumulates the gradients of several results, as over a batch; `zero_grad` of a model resets them.
 
         Raises:
             FloatingPointError: the number is infinite or NaN, and so has no derivative.
         """
         if not math.isfinite(self.data):
-            raise FloatingPointError(f"{self.data} can't be differentiated: something became too large on the way here")
+            raise FloatingPointError(f"{self.data} can't be differentiated: an intermediate value became too large")
         tape = read_back(self)
         for value in tape:
             if value.parents:
                 value.grad = 0.0
         self.grad += 1.0  # the derivative of a number by itself
         for value in tape:
-            if grad := value.grad:  # a gradient of 0 has nothing to hand on
+            if grad := value.grad:  # a gradient of 0 contributes nothing
                 for parent, slope in zip(value.parents, value.slopes, strict=True):
                     parent.grad += slope * grad
 
@@ -161,7 +162,7 @@ class Value:
 
 
 def read_back(result: Value) -> list[Value]:
-    """All values that one was made of, itself included: the last made first, so every child before its parents."""
+    """Return a result and all values it depends on, the newest first, so that every child precedes its parents."""
     reached, to_visit = {result}, [result]
     while to_visit:
         for parent in to_visit.pop().parents:
@@ -172,19 +173,19 @@ def read_back(result: Value) -> list[Value]:
 
 
 def as_value(number: Number) -> Value:
-    """The Value itself, or a new input of that number."""
+    """Return a Value unchanged, or a new input for a plain number."""
     return number if isinstance(number, Value) else Value(number)
 
 
 def weighted_sum(weights: Sequence[Value], inputs: Sequence[Number], bias: Value) -> Value:
-    """w1 x1 + w2 x2 + ... + bias as one Value: what a neuron computes.
+    """Compute w1 x1 + w2 x2 + ... + bias, the sum of a neuron, as a single Value.
 
-    The same by `*` and `+` is a chain of 2n values. But the derivative by each weight is just its input, and by each
-    input its weight, so all slopes of the whole sum are there already, and one value can stand for the chain: an MLP
-    needs a tenth of the values, and a fraction of the time.
+    With `*` and `+` it would be a chain of 2n values. But the derivative by each weight is its input, and by each input
+    its weight, so the slopes of the whole sum are known, and one Value can replace the chain. An MLP then needs a tenth
+    of the values, and a fraction of the time.
 
     Raises:
-        ValueError: not as many inputs as weights.
+        ValueError: the numbers of inputs and weights differ.
     """
     inputs = [x if isinstance(x, Value) else Value(x) for x in inputs]
     if len(inputs) != len(weights):

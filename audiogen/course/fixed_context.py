@@ -1,6 +1,6 @@
-"""What the lessons on models with a fixed context share: examples, score, draws, and how these sound.
+"""Shared by the lessons on models with a fixed context: training examples, scoring, drawing, and decoding to sound.
 
-V stands for the start of a sequence, V + 1 for what lies before it, so that there are V + 2 symbols to embed.
+V marks the start of a sequence, and V + 1 the positions before it, so there are V + 2 symbols to embed.
 """
 
 import math
@@ -14,17 +14,17 @@ from ..frontends import Frontend
 
 
 def examples(sequences: Iterable[Tensor], context: int, codebook_size: int) -> tuple[Tensor, Tensor]:
-    """Every code of every sequence, with the n codes before it.
+    """Return every code of every sequence, with the n codes before it.
 
         n = 3, codes 7 4 9:     V+1 V+1 V -> 7    V+1 V 7 -> 4    V 7 4 -> 9
 
     Args:
-        sequences: of codes (1, T).
+        sequences: sequences of codes (1, T).
         context: n.
         codebook_size: V.
 
     Returns:
-        contexts (N, n) and what followed (N,), N being the number of codes in all.
+        contexts (N, n) and the codes that follow (N,), N being the total number of codes.
     """
     contexts, following = [], []
     for codes in sequences:
@@ -36,11 +36,12 @@ def examples(sequences: Iterable[Tensor], context: int, codebook_size: int) -> t
 
 @torch.no_grad()
 def bits(logits: Callable[[Tensor], Tensor], contexts: Tensor, following: Tensor) -> float:
-    """Bits per code.
+    """Return the loss of a model in bits per code.
 
     Args:
-        logits: contexts (N, n) -> (N, V).
-        contexts, following: as `examples` gives them.
+        logits: maps contexts (N, n) to logits (N, V).
+        contexts: (N, n), from `examples`.
+        following: (N,), from `examples`.
     """
     nats = [
         F.cross_entropy(logits(x), y, reduction="sum")
@@ -53,10 +54,14 @@ def bits(logits: Callable[[Tensor], Tensor], contexts: Tensor, following: Tensor
 def draw(
     logits: Callable[[Tensor], Tensor], context: int, codebook_size: int, length: int, generator: torch.Generator
 ) -> Tensor:
-    """A sequence (length,) drawn code by code from its start.
+    """Draw a sequence (length,) code by code.
 
     Args:
-        logits: contexts (N, n) -> (N, V).
+        logits: maps contexts (N, n) to logits (N, V).
+        context: n.
+        codebook_size: V.
+        length: number of codes.
+        generator: source of random numbers.
     """
     codes = torch.tensor([codebook_size + 1] * (context - 1) + [codebook_size])
     for _ in range(length):
@@ -67,7 +72,7 @@ def draw(
 
 @torch.inference_mode()
 def joined(frontend: Frontend, sequences: Sequence[Tensor], pause: float = 0.15) -> Tensor:
-    """Sequences of codes (T,) as sounds one after the other, with pauses (seconds) between: (1, N)."""
+    """Decode sequences of codes (T,), and join the sounds with pauses (seconds) between them: (1, N)."""
     silence = torch.zeros(1, round(pause * frontend.spec.sample_rate))
     wavs = [wav for codes in sequences for wav in (silence, frontend.decode(codes[None, None])[0])]
     return torch.cat(wavs[1:], dim=1)

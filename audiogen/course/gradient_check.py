@@ -1,20 +1,22 @@
-"""Two oracles for gradients written by hand: torch's autograd, and the slope measured by small steps."""
+"""Two oracles for hand-written gradients: torch's autograd, and finite differences."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-#: A function of tensors that gives a tensor, or several.
+#: A function of tensors that returns one or several tensors.
 Function = Callable[..., Tensor | tuple[Tensor, ...]]
 
 
 def by_autograd(function: Function, inputs: Sequence[Tensor], dy: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """What autograd makes of the gradient of sum(dy function(*inputs)), for each input.
+    """Compute the gradient of sum(dy * function(*inputs)) for each input with autograd.
 
     Args:
-        inputs: floating point; what is an integer or a setting belongs into `function`.
-        dy: shaped as what the function returns; if that is several tensors, as many.
+        function: the function; integers and settings must be bound in it.
+        inputs: floating-point tensors.
+        dy: tensors of the same shapes as the function's results.
     """
     inputs = [x.detach().requires_grad_() for x in inputs]
     return torch.autograd.grad(function(*inputs), inputs, dy)
@@ -24,14 +26,14 @@ def by_autograd(function: Function, inputs: Sequence[Tensor], dy: Tensor | tuple
 def by_differences(
     function: Function, inputs: Sequence[Tensor], dy: Tensor | tuple[Tensor, ...], step: float = 1e-6
 ) -> tuple[Tensor, ...]:
-    """The same from (f(x + step) - f(x - step)) / (2 step), one entry at a time, without any calculus.
+    """Compute the same gradients as (f(x + step) - f(x - step)) / (2 step), one entry at a time.
 
-    In float64 a step of 1e-6 leaves an error of about 1e-9: step^2 times the third derivative, and the rounding of f
-    divided by the step. Takes two calls of the function an entry.
+    In float64, a step of 1e-6 leaves an error of about 1e-9: step^2 times the third derivative, plus the rounding of f
+    divided by the step. Each entry takes two calls of the function.
     """
     inputs = [x.clone() for x in inputs]
 
-    def value() -> Tensor:
+    def value() -> Any:
         y = function(*inputs)
         return sum((a * b).sum() for a, b in zip(_several(y), _several(dy), strict=True))
 
@@ -48,7 +50,7 @@ def by_differences(
 
 
 def largest_difference(ours: Tensor | Sequence[Tensor], theirs: Tensor | Sequence[Tensor]) -> float:
-    """The largest |a - b| of all entries of tensors of equal shapes, pair by pair."""
+    """Return the largest |a - b| over all entries of pairs of tensors of equal shapes."""
     pairs = list(zip(_several(ours), _several(theirs), strict=True))
     for a, b in pairs:
         if a.shape != b.shape:

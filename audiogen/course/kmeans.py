@@ -1,4 +1,4 @@
-"""k-means: from many frames to a few typical ones, whose numbers are the tokens of lessons 2 to 5."""
+"""k-means: find a few typical frames, whose indices are the tokens of lessons 2 to 5."""
 
 import numpy as np
 import torch
@@ -7,28 +7,32 @@ from torch import Tensor
 
 
 def typical_frames(frames: Tensor, size: int, rounds: int = 10) -> Tensor:
-    """Frames (N, F) -> (size, F), each the mean of the frames that lie nearest to it (Lloyd 1982)."""
+    """Fit `size` typical frames (size, F) to frames (N, F), each the mean of the frames nearest to it (Lloyd 1982)."""
     start = torch.randperm(len(frames), generator=torch.Generator().manual_seed(0))[:size]
-    typical = frames[start]  # some of the frames themselves
+    typical = frames[start]  # initialised with random frames
     for _ in range(rounds):
         nearest = nearest_to(typical, frames)
         for code in range(size):
-            if (nearest == code).any():  # one that is nearest to none stays as it is
+            if (nearest == code).any():  # one without nearest frames stays unchanged
                 typical[code] = frames[nearest == code].mean(dim=0)
     return typical
 
 
 def nearest_to(typical: Tensor, frames: Tensor) -> Tensor:
-    """The token of each frame: which typical one (V, F) lies nearest, (N, F) -> (N,)."""
+    """Return the token of each frame (N, F), the index of the nearest typical frame (V, F): (N,)."""
     return torch.cdist(frames, typical).argmin(dim=1)
 
 
 def draw_steps(wav: Tensor, frames: Tensor, codes: Tensor, typical: Tensor, sample: float, frame: float) -> Figure:
-    """A waveform (N,), its frames (T, F), their tokens (T,) and the typical frames of these, one above the other.
+    """Plot a waveform, its frames, their tokens, and the typical frames of these tokens, in four rows.
 
     Args:
-        typical: (V, F).
-        sample, frame: how long one is, in milliseconds.
+        wav: (N,).
+        frames: (T, F).
+        codes: (T,), tokens.
+        typical: (V, F), typical frames.
+        sample: duration of a sample in milliseconds.
+        frame: duration of a frame in milliseconds.
     """
     figure, end = Figure(figsize=(11, 7), layout="constrained"), len(codes) * frame
     wave, above, tokens, below = figure.subplots(4, 1, sharex=True, height_ratios=(1, 1.6, 1, 1.6))

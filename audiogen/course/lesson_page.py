@@ -1,4 +1,4 @@
-"""A lesson's page: its own sections, and around them what every lesson's reader needs."""
+"""The page of a lesson: its own sections, and the parts that all lessons share."""
 
 import ast
 import importlib.util
@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from html import escape, unescape
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -15,9 +16,9 @@ from ..listen.clips import Clip, clip_cards, legend
 from ..listen.figures import MEANINGS
 from ..listen.html import Html, contents, glossary, grid, note, section, write_document
 
-CLIPS = '<div class="clips"><article class="card clip"'  # where the first sounds of a page begin
+CLIPS = '<div class="clips"><article class="card clip"'  # start of the first sounds on a page
 
-#: Words of the course, each under the form in which it stands on a page.
+#: Glossary of the course; keys have the form in which words appear on pages.
 WORDS = {
     "mel": "A scale of pitch as ears hear it: fine for low frequencies, coarse for high ones. A mel spectrogram says "
     "how loud each of some bands of it is, frame by frame.",
@@ -38,17 +39,20 @@ WORDS = {
 
 
 def write_lesson(script: str, path: Path, *blocks: Html) -> Path:
-    """Writes the page of a lesson -> its path: its docstring, `blocks`, and what follows from both.
+    """Write the page of a lesson, and return its path.
 
-    That is: links to the page's sections, to the script and to what it reads from audiogen/course, how to read the
-    pictures of sounds before the first of them, what those words mean that occur, and which lesson comes next.
+    It consists of the lesson's docstring, `blocks`, and what all lessons share: links to its sections, to the script
+    and to the modules of audiogen/course that it imports, a legend before the first spectrogram, a glossary of the
+    words that occur, and a link to the next lesson.
 
     Args:
         script: the lesson's own path, `__file__`.
+        path: path of the page.
+        blocks: sections of the page.
     """
     lesson, body = Path(script), "".join(blocks).replace(CLIPS, legend() + CLIPS, 1)
     tree = ast.parse(lesson.read_text(encoding="utf-8"))
-    docstring = ast.get_docstring(tree)
+    docstring = ast.get_docstring(tree) or ""
     said = unescape(re.sub("<style.*?</style>|<[^>]*>", " ", note(docstring) + body))
     words = {word: meaning for word, meaning in WORDS.items() if re.search(rf"(?<!\w){word}(?!\w)", said)}
     body += section("Words of this page", glossary(words)) if words else ""
@@ -65,8 +69,13 @@ def write_lesson(script: str, path: Path, *blocks: Html) -> Path:
 
 
 def side_by_side(folder: Path, heard: Mapping[str, Sequence[Tensor]], sample_rate: int) -> Html:
-    """Cards of held-out clips (1, N), each in all the forms in which it was heard; their sounds are written to
-    `folder`."""
+    """Return cards of held-out clips, each in several versions, and write their sounds to `folder`.
+
+    Args:
+        folder: folder of the WAVs.
+        heard: name of a version -> clips (1, N), in the same order for all versions.
+        sample_rate: Hz.
+    """
     folder.mkdir(exist_ok=True)
     clips = []
     for number, forms in enumerate(zip(*heard.values(), strict=True)):
@@ -78,7 +87,7 @@ def side_by_side(folder: Path, heard: Mapping[str, Sequence[Tensor]], sample_rat
 
 
 def scratch_modules(tree: ast.Module) -> list[str]:
-    """The modules of audiogen.course that a lesson imports from, in the order of their names."""
+    """Return the sorted names of the modules of audiogen.course that a lesson imports."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("audiogen.course"):
@@ -94,10 +103,11 @@ def scratch_modules(tree: ast.Module) -> list[str]:
 
 
 def beside(lesson: Path, modules: list[str], place: Path) -> Html:
-    """Links from `place` to the script, and to what is to be read with it."""
+    """Return links from the folder `place` to the script and to the modules it imports."""
     files = {f"recipes/{lesson.name}": lesson}
     for name in modules:
-        origin = Path(importlib.util.find_spec(name).origin)
+        spec: Any = importlib.util.find_spec(name)
+        origin = Path(spec.origin)
         inside = Path(*name.split("."))
         files[(inside if origin.name == "__init__.py" else inside.with_suffix(".py")).as_posix()] = origin
     links = [
@@ -109,7 +119,7 @@ def beside(lesson: Path, modules: list[str], place: Path) -> Html:
 
 
 def following(lesson: Path, place: Path) -> Html:
-    """Which lesson comes next, "" after the last; a link to its page where that will lie if --out was not given."""
+    """Return a footer that names the next lesson, with a link to its page unless --out was given; "" after the last."""
     numbered = sorted(file.stem for file in lesson.parent.glob("[0-9]*.py"))
     if lesson.stem not in numbered[:-1]:
         return ""

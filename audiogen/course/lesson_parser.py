@@ -1,17 +1,18 @@
-"""The arguments that all lessons have."""
+"""The command-line arguments of lessons."""
 
 import argparse
 from pathlib import Path
 
 
 class LessonParser(argparse.ArgumentParser):
-    """The arguments that all lessons have: the folder, --out and --short; each adds its own.
+    """A parser of the arguments that all lessons share: the folder, --out and --short.
 
-    Without --out, the lesson `recipes/NAME.py` writes to runs/NAME, and its short form to runs/NAME-short: what the
-    one leaves behind is never in the way of the other.
+    By default, the lesson `recipes/NAME.py` writes to runs/NAME, and with --short to runs/NAME-short, so that the two
+    do not interfere.
 
     Args:
         script: the lesson's own path, `__file__`.
+        description: the lesson's docstring.
     """
 
     def __init__(self, script: str, description: str):
@@ -22,6 +23,7 @@ class LessonParser(argparse.ArgumentParser):
         self.add_argument("--short", action="store_true", help="a few steps of everything, to see that it runs")
 
     def parse_args(self, *args, **kwargs) -> argparse.Namespace:
+        """Parse the arguments, and fill in --out."""
         given = super().parse_args(*args, **kwargs)
         given.out = given.out or Path("runs") / (self.lesson + ("-short" if given.short else ""))
         return given

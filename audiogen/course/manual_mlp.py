@@ -1,7 +1,8 @@
-"""A network trained by hand-written backward passes alone: makemore's MLP with batch norm, over symbols of any kind."""
+"""A network trained with hand-written backward passes: makemore's MLP with batch norm, on symbols of any kind."""
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,25 +10,26 @@ from torch.nn import functional as F
 
 from . import backward as b
 
-#: Rows that are evaluated at once; bounds memory, changes nothing.
+#: Rows evaluated at a time, which bounds memory.
 ROWS = 16_384
 
 
 def windows(words: Iterable[Tensor], context: int, boundary: int) -> tuple[Tensor, Tensor]:
-    """Every symbol of every word with the `context` symbols before it.
+    """Return every symbol of every word, with the `context` symbols before it.
 
-    A word begins after nothing but boundaries and ends with one, which is predicted like the rest. With context 3 and
-    the boundary "." the word "ada" is
+    A word is preceded by boundaries and ends with one, which is predicted like the rest. With context 3 and the
+    boundary ".", the word "ada" is
 
         x  ...  ..a  .ad  ada
         y   a    d    a    .
 
     Args:
-        words: int64 (T,) each: letters of a name, codes of a recording.
-        boundary: a symbol that stands in no word.
+        words: int64 (T,) each, such as letters of a name or codes of a recording.
+        context: number of symbols before each.
+        boundary: a symbol that occurs in no word.
 
     Returns:
-        x (N, context) and y (N,), int64, N the sum of T + 1.
+        x (N, context) and y (N,), int64, N being the sum of T + 1.
     """
     x, y = [], []
     for word in words:
@@ -38,7 +40,7 @@ def windows(words: Iterable[Tensor], context: int, boundary: int) -> tuple[Tenso
 
 
 class MLPByHand:
-    """The next symbol from the last few: embedding, linear, batch norm, tanh, linear, cross-entropy.
+    """Predicts the next symbol from the last few: embedding, linear, batch norm, tanh, linear, cross-entropy.
 
         model = MLPByHand(num_symbols=27)
         loss = model.loss(x, y)                     # forward, of one batch
@@ -46,20 +48,21 @@ class MLPByHand:
         model.step(0.1)                             # plain gradient descent
         model.nll(x, y, model.statistics(all_x))    # evaluation
 
-    The hidden layer has no bias: batch norm would take it out again, and its gradient is zero.
+    The hidden layer has no bias, since batch norm would remove it.
 
     Source: Karpathy, makemore parts 3 and 4 (initialisation and architecture); Bengio et al. 2003, A Neural
     Probabilistic Language Model.
 
     Args:
-        num_symbols: V, the boundary included.
-        context: symbols that are seen.
-        dim: of a symbol's vector.
-        hidden_dim: tanh units.
-        seed: of the first weights: in every dtype the same but for rounding.
+        num_symbols: V, including the boundary.
+        context: number of symbols in the input.
+        dim: dimension of a symbol's vector.
+        hidden_dim: number of tanh units.
+        seed: seed of the initial weights, which are the same in every dtype up to rounding.
+        dtype: type of the weights.
 
     Attributes:
-        parameters, gradients: name -> tensor, both in the order of the forward.
+        parameters, gradients: tensors by name, both in the order of the forward pass.
     """
 
     def __init__(
@@ -82,7 +85,7 @@ class MLPByHand:
             "hidden_weight": normal(hidden_dim, context * dim, std=5 / 3 / math.sqrt(context * dim)),
             "gain": torch.ones(hidden_dim, dtype=dtype),
             "bias": torch.zeros(hidden_dim, dtype=dtype),
-            # Small, so that training starts from nearly equal odds: a loss of ln V.
+            # Small, so that training starts from a nearly uniform distribution: a loss of ln V.
             "out_weight": normal(num_symbols, hidden_dim, std=0.1 / math.sqrt(hidden_dim)),
             "out_bias": torch.zeros(num_symbols, dtype=dtype),
         }
@@ -90,7 +93,7 @@ class MLPByHand:
         self._saved: list = []
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        """The batch's mean nats: (N, context), (N,) int64 -> a scalar. Keeps what `backward` needs."""
+        """Compute the mean loss in nats: (N, context), (N,) int64 -> a scalar. Saves what `backward` needs."""
         p = self.parameters
         vectors, of_embedding = b.embedding(p["embedding"], x)  # (N, context, dim)
         sums, of_hidden = b.linear(vectors.flatten(1), p["hidden_weight"])  # (N, hidden_dim)
@@ -102,16 +105,16 @@ class MLPByHand:
         return loss
 
     def backward(self) -> dict[str, Tensor]:
-        """The gradients of the last `loss`, which are `gradients` too: the forward's lines, from the last to the first.
+        """Compute the gradients of the last `loss`, and set `gradients`: the lines of the forward pass in reverse.
 
         Raises:
-            RuntimeError: there was no `loss` since the last `backward`.
+            RuntimeError: `loss` was not called since the last `backward`.
         """
         if not self._saved:
-            raise RuntimeError("backward: goes back through a loss; call loss(x, y) first")
+            raise RuntimeError("backward: there is no loss to differentiate; call loss(x, y) first")
         of_embedding, of_hidden, of_norm, of_tanh, of_out, of_loss = self._saved
         self._saved = []
-        g = dict.fromkeys(self.parameters)
+        g: dict[str, Any] = dict.fromkeys(self.parameters)
         dlogits = b.cross_entropy_backward(1.0, of_loss)
         dactive, g["out_weight"], g["out_bias"] = b.linear_backward(dlogits, of_out)
         dnormalised = b.tanh_backward(dactive, of_tanh)
@@ -122,17 +125,18 @@ class MLPByHand:
         return g
 
     def step(self, learning_rate: float) -> None:
-        """Moves every parameter against its gradient."""
+        """Take one step of gradient descent."""
         for name, parameter in self.parameters.items():
             parameter.sub_(self.gradients[name], alpha=learning_rate)
 
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance (hidden_dim,) of the hidden sums over all of x (N, context), with the weights of now.
+        """Compute mean and variance (hidden_dim,) of the hidden layer before batch norm, over all of x (N, context).
 
-        For evaluation: from the training set, so that a row is judged without the other rows of its batch. Summed up in
-        float64. (Ioffe and Szegedy 2015, section 3.1; makemore part 4 does so too, in the place of a running mean.)
+        For evaluation, they are computed on the training set with the current weights, so that the result for a row
+        does not depend on its batch. Sums are in float64. (Ioffe and Szegedy 2015, section 3.1; makemore part 4 also
+        does this instead of running means.)
         """
-        total = square = 0.0
+        total = square = torch.zeros((), dtype=torch.float64)
         for rows in x.split(ROWS):
             sums = self._sums(rows).double()
             total, square = total + sums.sum(dim=0), square + (sums * sums).sum(dim=0)
@@ -141,13 +145,13 @@ class MLPByHand:
         return mean.to(dtype), (square / len(x) - mean * mean).to(dtype)
 
     def logits(self, x: Tensor, statistics: tuple[Tensor, Tensor]) -> Tensor:
-        """(N, context) -> (N, V), each row by itself."""
+        """Compute logits for evaluation, independently for each row: (N, context) -> (N, V)."""
         p, (mean, variance) = self.parameters, statistics
         normalised = (self._sums(x) - mean) / (variance + b.EPSILON).sqrt()
         return b.linear((p["gain"] * normalised + p["bias"]).tanh(), p["out_weight"], p["out_bias"])[0]
 
     def nll(self, x: Tensor, y: Tensor, statistics: tuple[Tensor, Tensor]) -> float:
-        """The mean nats of a whole set."""
+        """Compute the mean loss of a whole set in nats."""
         nats = sum(
             float(b.cross_entropy(self.logits(rows, statistics), targets)[0]) * len(rows)
             for rows, targets in zip(x.split(ROWS), y.split(ROWS), strict=True)

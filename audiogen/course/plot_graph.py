@@ -1,8 +1,8 @@
-"""The graph behind a `Value` as a picture: how it was computed, and how its derivative flows back.
+"""Draw the graph of a `Value`: how it was computed, and how gradients flow back.
 
-Every box is a value with its data and its gradient. An arrow leads from a parent to its child and carries the slope, so
-that the chain rule can be checked by eye: a gradient is the sum, over the arrows that leave a box, of the slope times
-the gradient where the arrow ends.
+Every box is a value with its data and gradient. Arrows lead from parents to children and are labelled with slopes, so
+the chain rule can be checked by eye: a gradient is the sum, over the arrows that leave a box, of the slope times the
+gradient at the arrow's end.
 """
 
 import shutil
@@ -12,17 +12,17 @@ from matplotlib.figure import Figure
 
 from .engine import Value, read_back
 
-#: Boxes in a picture; more than this can't be read.
+#: Maximum number of boxes in a readable picture.
 MOST_VALUES = 60
 _WIDTH, _HEIGHT = 1.6, 0.75  # of a column and of a row, inches
 _FILL = {True: "#efe4f5", False: "#ffffff"}  # inputs, all others
 
 
 def draw(result: Value) -> bytes | Figure:
-    """The graph by Graphviz's `dot` where that program is installed, as PNG; else by matplotlib, in plain columns.
+    """Draw the graph with Graphviz's `dot`, as PNG, if that program is installed; otherwise with matplotlib.
 
     Raises:
-        ValueError: over `MOST_VALUES` values.
+        ValueError: there are more than `MOST_VALUES` values.
     """
     values = _values(result)
     program = shutil.which("dot")
@@ -34,7 +34,7 @@ def draw(result: Value) -> bytes | Figure:
 
 
 def dot_text(result: Value) -> str:
-    """The graph in Graphviz's language DOT; see `draw`."""
+    """Return the graph in Graphviz's DOT language; see `draw`."""
     values = _values(result)
     names = {value: f"v{i}" for i, value in enumerate(values)}
     lines = [
@@ -56,7 +56,7 @@ def dot_text(result: Value) -> str:
 def _values(result: Value) -> list[Value]:
     values = read_back(result)[::-1]
     if len(values) > MOST_VALUES:
-        raise ValueError(f"{len(values)} values are too many for a picture: draw a result of at most {MOST_VALUES}")
+        raise ValueError(f"{len(values)} values are too many for a picture; draw a result of at most {MOST_VALUES}")
     return values
 
 
@@ -70,7 +70,7 @@ def _short(number: float) -> str:
 
 
 def _draw_in_columns(values: list[Value]) -> Figure:
-    """Each value a column to the left of its children, and within a column as high as they are on average."""
+    """Draw each value one column to the left of its children, at their average height."""
     children: dict[Value, list[Value]] = {value: [] for value in values}
     column: dict[Value, int] = {}
     for value in reversed(values):

@@ -1,12 +1,13 @@
-"""Each piece of backward/ beside its twin made of torch's own layers: what the tests and lesson 5 compare.
+"""Each operation of backward/ and its reference made of torch's layers, which the tests and lesson 5 compare.
 
-twins = PIECES["layer_norm"](lambda: 4)                     # inputs of random numbers, every size a 4
+twins = PIECES["layer_norm"](lambda: 4)                     # random inputs, all sizes 4
 y, dy, gradients = twins.run()                              # forward and backward by hand
-by_autograd(twins.reference, twins.inputs, dy)              # should be the gradients, see gradient_check.py
+by_autograd(twins.reference, twins.inputs, dy)              # should equal the gradients, see gradient_check.py
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,18 +15,18 @@ from torch.nn import functional as F
 
 from . import backward as b
 
-#: Gives a size, 1 or more, whenever it is asked.
+#: Returns a size, 1 or more, at each call.
 Size = Callable[[], int]
 
 
 @dataclass(frozen=True)
 class Twins:
-    """A piece by hand and by torch.
+    """An operation by hand and by torch.
 
     Attributes:
-        forward, backward: of scratch/backward; codes, targets and settings are bound already.
-        reference: the forward from torch's own layers, which autograd can go back through.
-        inputs: float64, for both forwards.
+        forward, backward: from course/backward, with codes, targets and settings bound.
+        reference: the same forward made of torch's layers, for autograd.
+        inputs: float64 inputs of both.
     """
 
     forward: Callable
@@ -34,9 +35,9 @@ class Twins:
     inputs: list[Tensor]
 
     def run(self) -> tuple:
-        """-> the forward's result, a random gradient of its shape, and what the backward makes of that, as a tuple.
+        """Return the result of the forward, a random dy of its shape, and the gradients of the backward, a tuple.
 
-        In inference mode, where autograd can do nothing.
+        Runs in inference mode, so that autograd can't be involved.
         """
         with torch.inference_mode():
             y, saved = self.forward(*self.inputs)
@@ -82,7 +83,7 @@ def softmax(size: Size) -> Twins:
 def cross_entropy(size: Size) -> Twins:
     B, S, V = size(), size(), size()
     target = torch.randint(V + 1, (B, S))  # V is a hole
-    target[0, 0] = 0  # torch has no mean of holes alone
+    target[0, 0] = 0  # torch's mean over holes alone is NaN
 
     def reference(logits: Tensor) -> Tensor:
         return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=V)
@@ -96,7 +97,7 @@ def batch_norm(size: Size, forward: Callable = b.batch_norm, backward: Callable 
     def reference(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
         return F.batch_norm(x, None, None, gain, bias, training=True)
 
-    D = size()  # and torch refuses a batch of one
+    D = size()  # torch refuses a batch of one, hence 1 + size()
     return Twins(forward, backward, reference, [3 * _normal(1 + size(), D) + 2, _normal(D), _normal(D)])
 
 
@@ -117,9 +118,9 @@ def layer_norm(size: Size) -> Twins:
 def causal_conv(size: Size) -> Twins:
     D, E, dilation = size(), size(), size()
     return Twins(
-        lambda *inputs: b.causal_conv(*inputs, dilation),
+        lambda *inputs: _call(b.causal_conv, *inputs, dilation),
         b.causal_conv_backward,
-        lambda *inputs: _padded_conv(*inputs, dilation),
+        lambda *inputs: _call(_padded_conv, *inputs, dilation),
         [_normal(size(), size(), D), _normal(size(), E, D), _normal(E)],
     )
 
@@ -135,7 +136,7 @@ def wavenet_layer(size: Size) -> Twins:
 
     D, dilation = size(), size()
     return Twins(
-        lambda *inputs: b.wavenet_layer(*inputs, dilation),
+        lambda *inputs: _call(b.wavenet_layer, *inputs, dilation),
         b.wavenet_layer_backward,
         reference,
         [_normal(size(), size(), D), _normal(size(), 2 * D, D), _normal(2 * D), _normal(D, D), _normal(D)],
@@ -165,7 +166,7 @@ def self_attention(size: Size) -> Twins:
         )[0]
 
     return Twins(
-        lambda *inputs: b.self_attention(*inputs, num_heads),
+        lambda *inputs: _call(b.self_attention, *inputs, num_heads),
         b.self_attention_backward,
         reference,
         [_normal(size(), S, D), _normal(3 * D, D), _normal(3 * D), _normal(D, D), _normal(D)],
@@ -194,12 +195,16 @@ PIECES: dict[str, Callable[[Size], Twins]] = {
 }
 
 
+def _call(function: Callable, *arguments: Any) -> Any:
+    return function(*arguments)
+
+
 def _normal(*shape: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64)
 
 
 def _padded_conv(x: Tensor, weight: Tensor, bias: Tensor, dilation: int) -> Tensor:
-    """torch's convolution, over (B, D, S) and with weights (D_out, D_in, K), behind as many zeros as it looks back."""
+    """Apply torch's convolution, which takes (B, D, S) and weights (D_out, D_in, K), after padding with zeros."""
     padded = F.pad(x.mT, ((len(weight) - 1) * dilation, 0))
     return F.conv1d(padded, weight.permute(1, 2, 0), bias, dilation=dilation).mT
 
@@ -210,5 +215,5 @@ def _gated(x: Tensor) -> Tensor:
 
 
 def _outside(tensors: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
-    """Copies that autograd may use: tensors made in inference mode stay barred from it."""
+    """Copy tensors for use with autograd, which refuses those made in inference mode."""
     return tensors.clone() if isinstance(tensors, Tensor) else tuple(z.clone() for z in tensors)

@@ -1,11 +1,12 @@
-"""A stack of layers in plain torch, without modules: what lesson 4 trains and looks into.
+"""A stack of layers in plain torch, without modules, which lesson 4 trains and inspects.
 
 layers = [Embedding(C), Linear(W1, b1), BatchNorm(gain, shift), Tanh(), Linear(W2, b2)]
 logits = run(layers, training=True, x=contexts)
-layers[3].out                                       # (N, H), what tanh gave
+layers[3].out                                       # (N, H), the output of tanh
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,13 @@ from ..models.sequence_model import SequenceModel
 
 
 class Layer:
-    """(N, D_in) -> (N, D_out). `weights` are its parameters; what it gave last is kept as `out`, to be looked at."""
+    """A layer (N, D_in) -> (N, D_out).
+
+    Attributes:
+        weights: its parameters.
+        out: its last output, for inspection.
+        training: whether it is in training or in evaluation mode.
+    """
 
     training = True
 
@@ -27,11 +34,12 @@ class Layer:
         return self.out
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the output."""
         raise NotImplementedError
 
 
 class Embedding(Layer):
-    """Contexts (N, n) -> (N, n D), the rows of one table (V, D) side by side; its last row gets no gradient."""
+    """Look up contexts (N, n) in a table (V, D) and concatenate: (N, n D). The last row gets no gradient."""
 
     def forward(self, x: Tensor) -> Tensor:
         (table,) = self.weights
@@ -39,7 +47,7 @@ class Embedding(Layer):
 
 
 class Linear(Layer):
-    """By weights (D_in, D_out) and a bias (D_out,)."""
+    """A linear layer with weights (D_in, D_out) and bias (D_out,)."""
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weights
@@ -47,15 +55,17 @@ class Linear(Layer):
 
 
 class Tanh(Layer):
+    """tanh of each entry."""
+
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(x)
 
 
 class BatchNorm(Layer):
-    """Each unit brought to mean 0 and variance 1 over the batch, then scaled and shifted by what is learned.
+    """Normalise each unit to mean 0 and variance 1 over the batch, then scale and shift by learned parameters.
 
-    In training by the batch's own mean and variance, of which running averages are kept; these serve in evaluation,
-    where an example must not depend on what it is judged together with.
+    Training uses the mean and variance of the batch, and keeps running averages of them. Evaluation uses these, so that
+    an example does not depend on its batch.
 
     Source: Ioffe and Szegedy 2015, Batch Normalization, algorithms 1 and 2.
     """
@@ -69,14 +79,14 @@ class BatchNorm(Layer):
         mean, variance = self.mean, self.variance
         if self.training:
             mean, variance = x.mean(dim=0), x.var(dim=0, correction=0)
-            with torch.no_grad():  # the batch is a sample of all there is: N - 1
+            with torch.no_grad():  # unbiased estimate of the population variance: N - 1
                 self.mean += 0.1 * (mean - self.mean)
                 self.variance += 0.1 * (x.var(dim=0) - self.variance)
         return (x - mean) / (variance + 1e-5).sqrt() * gain + shift
 
 
 def run(layers: Sequence[Layer], training: bool, x: Tensor) -> Tensor:
-    """Through all layers, as in training or as in evaluation."""
+    """Apply all layers in training or evaluation mode."""
     for layer in layers:
         layer.training = training
         x = layer(x)
@@ -85,12 +95,17 @@ def run(layers: Sequence[Layer], training: bool, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def stack_of(model: SequenceModel) -> list[Layer]:
-    """A model of one codebook with the backbone MLP and batch norm, as a stack of the same weights over the contexts of
-    `fixed_context.examples`. The model's last two linear layers, with nothing between them, are one here."""
-    backbone, head = model.backbone, model.head.linear
-    V = model.spec.codebook_size
-    layers: list[Layer] = [
-        Embedding(torch.cat([model.embed.table.weight[:V], model.bos[None], torch.zeros_like(model.bos[None])]))
+    """Convert a model with one codebook and an MLP with batch norm to a stack with the same weights.
+
+    The stack takes contexts of `fixed_context.examples`. The model's last two linear layers, which have no nonlinearity
+    between them, become one.
+    """
+    backbone: Any = model.backbone
+    embed: Any = model.embed
+    head: Any = model.head.linear
+    V = embed.hole
+    layers: list[Any] = [
+        Embedding(torch.cat([embed.table.weight[:V], model.bos[None], torch.zeros_like(model.bos[None])]))
     ]
     for linear, norm in zip([backbone.first.linear, *backbone.hidden], backbone.norms, strict=True):
         layers += [

@@ -1,4 +1,4 @@
-"""A transformer made of attention.py, whose parts can be left out: to see what each of them is for."""
+"""A transformer made of attention.py whose parts can be left out, to see what each of them contributes."""
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,14 @@ from .attention import attend, causal_mask, merge_heads, split_heads
 
 
 class Attention(nn.Module):
-    """Many heads: queries from x (B, S, D), keys and values from `source` (B, T, D) -> (B, S, D).
+    """Multi-head attention: queries from x (B, S, D), keys and values from `source` (B, T, D) -> (B, S, D).
 
-    With `source` = x it is self-attention, else cross-attention. `turned` gives queries and keys rotary positions.
+    It is self-attention if `source` is x, otherwise cross-attention.
+
+    Args:
+        dim: D.
+        num_heads: H.
+        turned: apply rotary positions to queries and keys.
     """
 
     def __init__(self, dim: int, num_heads: int, turned: bool = True):
@@ -22,11 +27,17 @@ class Attention(nn.Module):
         self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, source: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`mask`: bool, whether a query may see a key, to be spread over (B, H, S, T); None lets each see all."""
+        """Attend to `source`.
+
+        Args:
+            x: (B, S, D).
+            source: (B, T, D).
+            mask: bool, broadcastable to (B, H, S, T), whether a query may attend to a key; None for all.
+        """
         return self.out(merge_heads(attend(*self.heads(x, source), mask)))
 
     def heads(self, x: Tensor, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B, H, S, D / H), keys and values (B, H, T, D / H)."""
+        """Return queries (B, H, S, D / H), keys and values (B, H, T, D / H)."""
         weights, biases = self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)
         q, k, v = (
             split_heads(F.linear(y, weight, bias), self.num_heads)
@@ -38,22 +49,27 @@ class Attention(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Each feature by its mean and variance over the steps of all items: (B, S, D) -> (B, S, D).
+    """Normalise each feature over the steps of all items: (B, S, D) -> (B, S, D).
 
-    In training a step is scaled by what comes later too; in evaluation by running statistics.
+    In training, a step thus depends on later ones; evaluation uses running statistics.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.flatten(0, 1)).view_as(x)
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise (B, S, D)."""
+        return super().forward(input.flatten(0, 1)).view_as(input)
 
 
 class Block(nn.Module):
-    """Attention, then a feed-forward layer: each normed before, and added to what came in.
+    """A pre-norm block: attention, then a feed-forward layer, each with a residual connection.
 
     Args:
-        feed_forward: False leaves that layer out.
-        residual: False hands on what a layer makes in the place of the sum.
-        norm: makes a norm for a dim; nn.Identity for none.
+        dim: D.
+        num_heads: H.
+        feed_forward: include the feed-forward layer.
+        residual: add the input of each layer to its output.
+        norm: class of the norms; nn.Identity for none.
+        dropout: probability.
+        turned: apply rotary positions.
     """
 
     def __init__(
@@ -76,6 +92,7 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Process (B, S, D) with a mask as in `Attention`."""
         y = self.norms[0](x)
         y = self.dropout(self.attention(y, y, mask))
         x = x + y if self.residual else y
@@ -86,10 +103,18 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Hidden (B, S, D) -> hidden (B, S, D), and None for the state: it is always given the whole.
+    """A stack of blocks, hidden (B, S, D) -> hidden (B, S, D), without a state: it always gets whole sequences.
 
     Args:
-        positions: "rotary"; "learned", a vector for each of `num_steps` places, beyond which it can't go; or "none".
+        dim: D.
+        num_heads: H.
+        num_layers: number of blocks.
+        feed_forward: as in `Block`.
+        residual: as in `Block`.
+        norm: as in `Block`.
+        dropout: as in `Block`.
+        positions: "rotary"; "learned", a vector for each of `num_steps` positions; or "none".
+        num_steps: maximum length with learned positions.
     """
 
     def __init__(
@@ -113,7 +138,7 @@ class Transformer(nn.Module):
         )
 
     def forward(self, x: Tensor, state: None = None, mask: Tensor | None = None) -> tuple[Tensor, None]:
-        """`mask` as in `Attention`; None is the causal one, and makes it a language model."""
+        """Return (B, S, D) and None. The mask is as in `Attention`; None is causal, as for a language model."""
         mask = causal_mask(x.shape[1]).to(x.device) if mask is None else mask
         if self.table is not None:
             x = x + self.table[: x.shape[1]]
@@ -123,11 +148,15 @@ class Transformer(nn.Module):
 
 
 class Namer(nn.Module):
-    """Names a clip: mel frames (B, F, T), NaN behind the end of shorter ones -> logits (B, num_labels).
+    """A classifier of clips: mel frames (B, F, T), padded with NaN -> logits (B, num_labels).
 
     Args:
-        mixing: frames see all others of their clip (an encoder: no step is hidden from any); else themselves alone.
-        asking: a query for each label attends to the frames (cross-attention); else their mean is taken.
+        spec: spec of the frames.
+        num_labels: number of classes.
+        dim: D.
+        num_heads: H.
+        mixing: frames attend to all frames of their clip (an encoder); otherwise to themselves only.
+        asking: a learned query per label attends to the frames (cross-attention); otherwise frames are averaged.
     """
 
     def __init__(self, spec: FrameSpec, num_labels: int, dim: int, num_heads: int, mixing: bool, asking: bool):
@@ -139,13 +168,14 @@ class Namer(nn.Module):
         self.head = nn.Linear(dim, 1 if asking else num_labels)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """-> hidden (B, T, D), and which frames there are, (B, 1, T) bool."""
+        """Return hidden (B, T, D), and a mask (B, 1, T) bool of frames that are not padding."""
         real = ~self.embed.is_hole(x)
         mask = real[:, None] if self.mixing else torch.eye(x.shape[2], dtype=torch.bool, device=x.device)
         return self.encoder(self.embed(x), mask=mask)[0], real
 
     def forward(self, x: Tensor) -> Tensor:
+        """Classify clips (B, F, T): logits (B, num_labels)."""
         h, real = self.encode(x)
-        if self.queries is None:
+        if self.queries is None or self.attention is None:
             return self.head((h * real.mT).sum(dim=1) / real.sum(dim=2))
         return self.head(self.attention(self.queries, h, real[:, None]))[..., 0]

@@ -1,4 +1,4 @@
-"""Voiced or unvoiced: what the first lesson's network sees of a frame of sound, and what its answer is judged by."""
+"""Voiced or unvoiced: the inputs of the first lesson's network, and the criterion its answers are compared with."""
 
 from collections.abc import Iterable
 
@@ -6,13 +6,13 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
-FRAME_SECONDS, HOP_SECONDS = 0.040, 0.010  # a frame holds two periods of the lowest pitch and more
-#: Hz: how often vocal folds swing, from low voices to high ones.
+FRAME_SECONDS, HOP_SECONDS = 0.040, 0.010  # a frame is longer than two periods of the lowest pitch
+#: Range of the pitch of voices in Hz.
 LOWEST_PITCH, HIGHEST_PITCH = 70, 400
 
 
 def cut(wav: np.ndarray, sample_rate: int) -> np.ndarray:
-    """(N,) -> frames (T, size) float64, each less its mean; T = 0 of a sound that is shorter than a frame."""
+    """Cut a wav (N,) into frames (T, size) float64 and subtract their means; T is 0 if it is shorter than a frame."""
     size, hop_length = round(FRAME_SECONDS * sample_rate), round(HOP_SECONDS * sample_rate)
     if len(wav) < size:
         return np.zeros((0, size))
@@ -21,27 +21,27 @@ def cut(wav: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def middles(num_frames: int, sample_rate: int) -> np.ndarray:
-    """(T,) the sample in the middle of each frame of `cut`."""
+    """Return the sample in the middle of each frame of `cut`: (T,)."""
     return round(FRAME_SECONDS * sample_rate) / 2 + round(HOP_SECONDS * sample_rate) * np.arange(num_frames)
 
 
 def let_through(wav: np.ndarray, which: np.ndarray, sample_rate: int) -> np.ndarray:
-    """(N,) -> (N,): what sounds in the frames (T,) that are True, the rest muted, with a fade of one hop between."""
+    """Mute a wav (N,) outside the frames where `which` (T,) is True, with fades of one hop: (N,)."""
     return wav * np.interp(np.arange(len(wav)), middles(len(which), sample_rate), which)
 
 
 def sounding(frames: np.ndarray) -> np.ndarray:
-    """(T, size) -> (T,) bool: at most 35 dB below the loudest of the frames, and above -60 dB of full scale."""
+    """Return which frames (T, size) are within 35 dB of the loudest one and above -60 dBFS: (T,) bool."""
     level = 10 * np.log10(np.mean(frames**2, axis=1) + 1e-12)
     return level > max(level.max(initial=-100) - 35, -60)
 
 
 def spectral_features(frames: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Two numbers about the colour of each frame, neither of which depends on the order of its partials.
+    """Compute two features of the timbre of each frame (T, size), neither of which depends on periodicity.
 
     Returns:
-        (T, 2) dB: the flatness (geometric over arithmetic mean of the power spectrum: 0 for a flat one, below for one
-        with peaks), and the power below 1 kHz over that above.
+        (T, 2) in dB: the flatness (geometric over arithmetic mean of the power spectrum: 0 if flat, negative with
+        peaks), and the ratio of the power below 1 kHz to that above.
     """
     size = frames.shape[1]
     power = np.abs(np.fft.rfft(frames * np.hanning(size))) ** 2 + 1e-9
@@ -52,12 +52,12 @@ def spectral_features(frames: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def periodicity(frames: np.ndarray, sample_rate: int) -> np.ndarray:
-    """How well each frame equals itself one period later: the largest correlation over all periods of a voice.
+    """Compute the periodicity of each frame (T, size): its largest autocorrelation over all periods of voices.
 
     Source: Talkin 1995, A Robust Algorithm for Pitch Tracking (normalised cross-correlation).
 
     Returns:
-        (T,) up to 1, whatever the loudness; 0 in silence.
+        (T,), at most 1, independent of loudness; 0 for silence.
     """
     squares, best = np.cumsum(frames**2, axis=1), np.full(len(frames), -1.0)
     for lag in range(max(1, sample_rate // HIGHEST_PITCH), sample_rate // LOWEST_PITCH + 1):
@@ -68,10 +68,15 @@ def periodicity(frames: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def read_frames(wavs: Iterable[Tensor], sample_rate: int, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """The frames of wavs (1, N) that sound, up to a number.
+    """Compute the features of the non-silent frames of wavs (1, N).
+
+    Args:
+        wavs: (1, N) each.
+        sample_rate: Hz.
+        most: maximum number of frames.
 
     Returns:
-        Their spectral features (T, 2) and periodicity (T,).
+        Spectral features (T, 2) and periodicity (T,).
     """
     features, repeats = [np.zeros((0, 2))], [np.zeros(0)]
     for wav in wavs:

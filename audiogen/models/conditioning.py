@@ -243,7 +243,7 @@ CONDITIONS: dict[str, type[Condition]] = {"label": Label, "number": Number, "fra
 
 
 def positions(num_frames: int) -> Tensor:
-    """Number the frames of a file: (2, T) float32, since its beginning and to its end."""
+    """Return the positions of a file's frames: (2, T) float32, frames since its beginning and to its end."""
     since = torch.arange(num_frames, dtype=torch.float32)
     return torch.stack([since, since.flip(0)])
 

@@ -1,27 +1,26 @@
-"""Backward passes written by hand: every piece of the course's networks, over plain tensors and without autograd.
+"""Backward passes written by hand for every operation of the course's networks, on plain tensors without autograd.
 
-A piece is a pair of functions, always called in the same way:
+An operation is a pair of functions, called like this:
 
-    y, saved = linear(x, weight, bias)                      # forward: the result, and what its backward will need
+    y, saved = linear(x, weight, bias)                      # forward: the result, and what the backward needs
     dx, dweight, dbias = linear_backward(dy, saved)         # backward: a gradient for each tensor input, in order
 
-`dy` means dL/dy: how much the one number at the end, the loss L, grows when an entry of y grows. So dy has the shape
-of y, dx that of x, and a piece needs to know nothing of what L is. A piece with one tensor input returns the one
-gradient. Integers (codes, targets, a dilation) have none, and are left out. `saved` is a tuple that only the piece's
-own backward opens.
+`dy` means dL/dy, the derivative of the loss L (a single number) by each entry of y. So dy has the shape of y and dx
+that of x, and an operation does not need to know L. With one tensor input, the backward returns a single gradient.
+Integers (codes, targets, a dilation) have no gradient. `saved` is a tuple that only the matching backward uses.
 
-A chain of pieces is run forwards in order and backwards in reverse; each dx is the next one's dy. Three rules are
-enough to derive them all, and the docstrings refer to them:
+A chain of operations runs forwards in order and backwards in reverse; each dx is the dy of the operation before. Three
+rules are enough to derive all of them, and the docstrings refer to them:
 
     chain rule    dx[i] = sum over j of dy[j] times the slope of y[j] in x[i]
-    used twice    what enters two places gets the sum of what comes back from both
-    broadcast     a value copied along an axis was used as often as it was copied: its gradient is summed over that
-                  axis; and a sum over an axis sends its one gradient back to every entry, a mean 1/N of it
+    used twice    a value used in two places gets the sum of the gradients from both
+    broadcast     a value copied along an axis gets the sum of its gradients along that axis; conversely, a sum along an
+                  axis passes its gradient to every entry, and a mean passes 1/N of it
 
-Shapes: N rows, B items, S steps, D or V features, H heads; `...` are axes that are only carried along.
+Shapes: N rows, B items, S steps, D or V features, H heads; `...` are any leading axes.
 
 Source: Rumelhart, Hinton and Williams 1986, Learning representations by back-propagating errors; Karpathy, makemore
-part 4 (the pieces of the MLP). Sources of the rest are named beside it.
+part 4 (the operations of the MLP). Other sources are named in the functions.
 """
 
 from .attention import (

@@ -1,4 +1,4 @@
-"""Softmax, causal attention, and the whole layer of several heads."""
+"""Softmax, causal attention, and multi-head self-attention."""
 
 import math
 
@@ -9,30 +9,31 @@ from .basic import Saved, linear, linear_backward
 
 
 def softmax(x: Tensor) -> tuple[Tensor, Saved]:
-    """exp(x) / sum(exp(x)) along the last axis: (..., V) -> (..., V). An x of -inf gets 0."""
-    y = (x - x.amax(dim=-1, keepdim=True)).exp()  # the same y, and exp can't overflow
+    """Compute exp(x) / sum(exp(x)) along the last axis: (..., V) -> (..., V). An x of -inf gives 0."""
+    y = (x - x.amax(dim=-1, keepdim=True)).exp()  # the same result, without overflow
     y = y / y.sum(dim=-1, keepdim=True)
     return y, (y,)
 
 
 def softmax_backward(dy: Tensor, saved: Saved) -> Tensor:
-    """dx = y (dy - sum(y dy)) along the last axis.
+    """Compute dx = y (dy - sum(y dy)) along the last axis.
 
     ln y[i] = x[i] - ln(sum over j of exp(x[j])), whose slope in x[k] is (1 if i = k else 0) - y[k]; so y[i]'s is
     y[i] times that, and by the chain rule
 
         dx[k] = sum over i of dy[i] y[i] ((1 if i = k else 0) - y[k]) = y[k] dy[k] - y[k] sum over i of dy[i] y[i]
 
-    sum(y dy) is the mean of dy under the weights y: an entry is raised if it is worth more than the others are on
-    average, and lowered if less. A row's dx sums to zero, and where y is 0 (a step that is masked) or 1, so is dx.
+    sum(y dy) is the mean of dy weighted by y: an entry is raised if its dy is above that mean, and lowered if below. A
+    row of dx sums to zero, and dx is 0 where y is 0 (a masked step) or 1.
     """
     (y,) = saved
     return y * (dy - (y * dy).sum(dim=-1, keepdim=True))
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Saved]:
-    """Each step's mean of the values up to it, weighted by how well its query fits their keys: (B, H, S, D) each -> the
-    same.
+    """Average the values up to each step, weighted by how well its query matches their keys.
+
+    All tensors are (B, H, S, D):
 
         scores = q k' / sqrt(D), -inf above the diagonal        (B, H, S, S)
         weights = softmax(scores)                               (B, H, S, S)
@@ -47,15 +48,15 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Saved]:
 
 
 def causal_attention_backward(dy: Tensor, saved: Saved) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, H, S, D) -> dq, dk, dv (B, H, S, D) each: two matrix products with a softmax between them, from the end.
+    """Compute dq, dk, dv, (B, H, S, D) each: two matrix products with a softmax between them, in reverse.
 
-        y = weights v               dweights = dy v'        how much step t gains from more of value j
-                                    dv = weights' dy        from every step that looked at it, as it looked
+        y = weights v               dweights = dy v'        how much step t gains from a larger weight of value j
+                                    dv = weights' dy        summed over the steps that attend to it
         weights = softmax(scores)   dscores = `softmax_backward` of dweights, 0 above the diagonal
         scores = q k' / sqrt(D)     dq = dscores k / sqrt(D),  dk = dscores' q / sqrt(D)
 
-    Forwards a row t gathers from the columns j <= t; the transposes send it back: dk and dv of step j gather from the
-    steps t >= j. So gradients flow into the past, and each step's is made by its future alone.
+    In the forward pass, row t gathers from columns j <= t. The transposes reverse this: dk and dv of step j gather from
+    steps t >= j. So gradients flow into the past, and the gradient of a step depends on later steps only.
     """
     q, k, v, weights = saved
     dscores = softmax_backward(dy @ v.mT, (weights,)) / math.sqrt(q.shape[-1])
@@ -65,12 +66,15 @@ def causal_attention_backward(dy: Tensor, saved: Saved) -> tuple[Tensor, Tensor,
 def self_attention(
     x: Tensor, weight: Tensor, bias: Tensor, out_weight: Tensor, out_bias: Tensor, num_heads: int
 ) -> tuple[Tensor, Saved]:
-    """Queries, keys and values of x; attention in each head; a linear layer over the heads side by side.
+    """Compute multi-head causal self-attention, with a linear layer before and after it.
 
     Args:
         x: (B, S, D), D a multiple of num_heads.
-        weight, bias: (3 D, D), (3 D,), the rows of queries, keys and values one after the other.
-        out_weight, out_bias: (D, D), (D,).
+        weight: (3 D, D), the rows of queries, keys and values in this order.
+        bias: (3 D,).
+        out_weight: (D, D).
+        out_bias: (D,).
+        num_heads: H.
 
     Returns:
         (B, S, D).
@@ -85,10 +89,10 @@ def self_attention(
 
 
 def self_attention_backward(dy: Tensor, saved: Saved) -> tuple[Tensor, ...]:
-    """(B, S, D) -> dx (B, S, D), dweight, dbias, dout_weight, dout_bias.
+    """Compute dx (B, S, D), dweight, dbias, dout_weight and dout_bias from dy (B, S, D).
 
-    The forward's calls in reverse. To split into heads only moves numbers, so its backward is to join, and the other
-    way round.
+    The calls of the forward pass in reverse. Splitting into heads only moves numbers, so its backward is joining, and
+    vice versa.
     """
     in_saved, attention_saved, out_saved = saved
     num_heads = attention_saved[0].shape[1]
@@ -99,10 +103,10 @@ def self_attention_backward(dy: Tensor, saved: Saved) -> tuple[Tensor, ...]:
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
-    """(B, S, D) -> (B, H, S, D / H)."""
+    """Split the features into heads: (B, S, D) -> (B, H, S, D / H)."""
     return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
 def join_heads(x: Tensor) -> Tensor:
-    """(B, H, S, D / H) -> (B, S, D)."""
+    """Concatenate the heads: (B, H, S, D / H) -> (B, S, D)."""
     return x.transpose(1, 2).flatten(2)

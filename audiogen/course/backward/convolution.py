@@ -8,9 +8,9 @@ from .basic import Saved, linear, linear_backward
 
 
 def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, dilation: int) -> tuple[Tensor, Saved]:
-    """A convolution over steps that sees no later one: (B, S, D_in), (K, D_out, D_in), (D_out,) -> (B, S, D_out).
+    """Convolve over the current and earlier steps: (B, S, D_in), (K, D_out, D_in), (D_out,) -> (B, S, D_out).
 
-    K matrices, one a tap, the oldest first; the last one is the present step's:
+    There are K matrices, one per tap, the oldest first; the last one belongs to the current step:
 
         y[t] = bias + sum over k of weight[k] x[t - (K - 1 - k) dilation],      x[t] = 0 before the start
 
@@ -27,10 +27,10 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, dilation: int) -> tuple
 
 
 def causal_conv_backward(dy: Tensor, saved: Saved) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, S, D_out) -> dx (B, S, D_in), dweight (K, D_out, D_in), dbias (D_out,).
+    """Compute dx (B, S, D_in), dweight (K, D_out, D_in) and dbias (D_out,) from dy (B, S, D_out).
 
-    Each tap is a linear layer on a shifted copy of x, so each gives what `linear_backward` gives, and x, used by all
-    taps, gets the sum. What went forwards in time comes back against it, through the same gap:
+    Each tap is a linear layer on a shifted copy of x, so its backward is `linear_backward`, and x, used by all taps,
+    gets the sum. What goes forwards in time comes back with the opposite shift:
 
         dx[s] = sum over k of weight[k]' dy[s + (K - 1 - k) dilation]       an anticausal convolution
         dweight[k] = sum over items and t of dy[t] x[t - (K - 1 - k) dilation]'
@@ -39,7 +39,7 @@ def causal_conv_backward(dy: Tensor, saved: Saved) -> tuple[Tensor, Tensor, Tens
                                            |_______/
                               dx           o
 
-    What falls on the zeros before the start is nobody's, and is cut off.
+    Gradients of the zeros before the start are discarded.
     """
     padded, weight, dilation = saved
     S = dy.shape[1]
@@ -52,7 +52,7 @@ def causal_conv_backward(dy: Tensor, saved: Saved) -> tuple[Tensor, Tensor, Tens
 
 
 def gate(x: Tensor) -> tuple[Tensor, Saved]:
-    """tanh(first half) sigmoid(second half): (..., 2 D) -> (..., D).
+    """Compute tanh(first half) * sigmoid(second half): (..., 2 D) -> (..., D).
 
     Source: van den Oord et al. 2016, WaveNet, section 2.3.
     """
@@ -62,11 +62,11 @@ def gate(x: Tensor) -> tuple[Tensor, Saved]:
 
 
 def gate_backward(dy: Tensor, saved: Saved) -> Tensor:
-    """(..., D) -> dx (..., 2 D).
+    """Compute dx (..., 2 D) from dy (..., D).
 
-    A product gives each factor the other one times dy; then tanh' = 1 - tanh^2 and sigmoid' = sigmoid (1 - sigmoid)
-    (as sigmoid(x) = (1 + tanh(x / 2)) / 2). So a shut gate stops the gradient too: what a layer does not let through it
-    does not learn from either.
+    In a product, each factor gets the other one times dy; then tanh' = 1 - tanh^2 and sigmoid' = sigmoid (1 - sigmoid)
+    (as sigmoid(x) = (1 + tanh(x / 2)) / 2). So a closed gate also blocks the gradient: a layer does not learn from what
+    it does not let through.
     """
     signal, opened = saved
     return torch.cat([dy * opened * (1 - signal * signal), dy * signal * opened * (1 - opened)], dim=-1)
@@ -75,12 +75,15 @@ def gate_backward(dy: Tensor, saved: Saved) -> Tensor:
 def wavenet_layer(
     x: Tensor, weight: Tensor, bias: Tensor, out_weight: Tensor, out_bias: Tensor, dilation: int
 ) -> tuple[tuple[Tensor, Tensor], Saved]:
-    """Convolution, gate, a linear layer, and x added: two results, y for the next layer and z for the skip path.
+    """Apply convolution, gate and linear layer, and add x: returns y for the next layer and z for the skip path.
 
     Args:
         x: (B, S, D).
-        weight, bias: (K, 2 D, D), (2 D,) of the convolution.
-        out_weight, out_bias: (D, D), (D,).
+        weight: (K, 2 D, D), of the convolution.
+        bias: (2 D,), of the convolution.
+        out_weight: (D, D).
+        out_bias: (D,).
+        dilation: steps between taps.
 
     Returns:
         (y, z), both (B, S, D): y = x + linear(z), z = gate(conv(x)).
@@ -93,14 +96,14 @@ def wavenet_layer(
     return (x + residual, z), (conv_saved, gate_saved, linear_saved)
 
 
-def wavenet_layer_backward(dy: tuple[Tensor, Tensor], saved: Saved) -> tuple[Tensor, ...]:
-    """Two results, so two gradients: (dy, dz), both (B, S, D) -> dx, dweight, dbias, dout_weight, dout_bias.
+def wavenet_layer_backward(gradients: tuple[Tensor, Tensor], saved: Saved) -> tuple[Tensor, ...]:
+    """Compute dx, dweight, dbias, dout_weight and dout_bias from (dy, dz), both (B, S, D).
 
-    z is used twice, by the linear layer and by the skip path; x too, by the convolution and by the sum around it.
-    Through that sum dy reaches dx as it is: however many layers there are, one way back has no factor in it that could
-    shrink.
+    z is used twice, by the linear layer and by the skip path; so is x, by the convolution and by the residual sum.
+    Through that sum dy reaches dx unchanged: however many layers there are, one path back has no factor that could make
+    the gradient vanish.
     """
-    dy, dz = dy
+    dy, dz = gradients
     conv_saved, gate_saved, linear_saved = saved
     dz_residual, dout_weight, dout_bias = linear_backward(dy, linear_saved)
     dx, dweight, dbias = causal_conv_backward(gate_backward(dz + dz_residual, gate_saved), conv_saved)

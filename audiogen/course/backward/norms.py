@@ -1,4 +1,4 @@
-"""Batch norm, in steps and in one formula, and layer norm, which is the same formula along the other axis."""
+"""Batch norm, step by step and as one formula, and layer norm, the same formula along the other axis."""
 
 from torch import Tensor
 
@@ -9,9 +9,9 @@ EPSILON = 1e-5
 
 
 def batch_norm_steps(x: Tensor, gain: Tensor, bias: Tensor) -> tuple[Tensor, Saved]:
-    """Batch norm one operation at a time: (N, D), (D,), (D,) -> (N, D).
+    """Apply batch norm one operation at a time: (N, D), (D,), (D,) -> (N, D).
 
-    Each feature is brought to mean 0 and variance 1 over the batch, then scaled and shifted by what is learned.
+    Each feature is normalised to mean 0 and variance 1 over the batch, then scaled and shifted by learned parameters.
 
     Source: Ioffe and Szegedy 2015, Batch Normalization, algorithm 1. As there, the variance divides by N, not N - 1.
     """
@@ -26,7 +26,7 @@ def batch_norm_steps(x: Tensor, gain: Tensor, bias: Tensor) -> tuple[Tensor, Sav
 
 
 def batch_norm_steps_backward(dy: Tensor, saved: Saved) -> tuple[Tensor, Tensor, Tensor]:
-    """(N, D) -> dx (N, D), dgain (D,), dbias (D,): the forward's lines from the last to the first.
+    """Compute dx (N, D), dgain (D,) and dbias (D,) from dy (N, D): the lines of the forward pass in reverse.
 
     Watch for what is used twice (`centred`, as itself and squared; `x`, as itself and in the mean), and for what is
     broadcast over the batch (`gain`, `bias`, `inverse`, `mean`), whose gradients are sums over it.
@@ -57,22 +57,22 @@ def batch_norm_steps_backward(dy: Tensor, saved: Saved) -> tuple[Tensor, Tensor,
 
 
 def batch_norm(x: Tensor, gain: Tensor, bias: Tensor) -> tuple[Tensor, Saved]:
-    """The same as `batch_norm_steps`: (N, D), (D,), (D,) -> (N, D)."""
+    """Apply batch norm, as `batch_norm_steps`: (N, D), (D,), (D,) -> (N, D)."""
     normalised, inverse = _normalise(x, dim=0)
     return gain * normalised + bias, (normalised, inverse, gain)
 
 
 def batch_norm_backward(dy: Tensor, saved: Saved) -> tuple[Tensor, Tensor, Tensor]:
-    """The steps of `batch_norm_steps_backward` drawn together: (N, D) -> dx (N, D), dgain (D,), dbias (D,).
+    """Compute dx (N, D), dgain (D,) and dbias (D,) from dy (N, D), as one formula.
 
-    With n for `normalised` and g = dy gain, the gradient that reaches n, the steps say, feature by feature:
+    With n = `normalised` and g = dy gain, the gradient of n, `batch_norm_steps_backward` computes for each feature:
 
         dvariance = -inverse^3 / 2  sum(g centred)      = -inverse^2 / 2  sum(g n)      since centred = n / inverse
         dcentred  = g inverse + 2 centred dvariance / N = inverse (g - n mean(g n))
         dx        = dcentred - mean(dcentred)           = inverse (g - mean(g) - n mean(g n))   since mean(n) = 0
 
-    So the gradient loses its mean, and its part along n: to shift or to stretch the whole batch would change nothing,
-    so nothing asks for it. (The last is exact up to EPSILON, which makes n a little shorter than it would be.)
+    So the mean of the gradient and its component along n are removed: shifting or scaling the whole batch would not
+    change the output. (For scaling, this is exact up to EPSILON.)
 
     Source: Ioffe and Szegedy 2015, section 3 (its six formulas); Karpathy, makemore part 4, exercise 3.
     """
@@ -81,9 +81,9 @@ def batch_norm_backward(dy: Tensor, saved: Saved) -> tuple[Tensor, Tensor, Tenso
 
 
 def layer_norm(x: Tensor, gain: Tensor, bias: Tensor) -> tuple[Tensor, Saved]:
-    """Each row brought to mean 0 and variance 1 over its own features: (..., D), (D,), (D,) -> (..., D).
+    """Normalise each row to mean 0 and variance 1 over its features: (..., D), (D,), (D,) -> (..., D).
 
-    No row sees another, so a step needs neither the batch nor the future, and training and generation do the same.
+    Rows are independent, so a step depends neither on the batch nor on the future, in training and in generation.
 
     Source: Ba, Kiros and Hinton 2016, Layer Normalization, section 3.
     """
@@ -92,10 +92,10 @@ def layer_norm(x: Tensor, gain: Tensor, bias: Tensor) -> tuple[Tensor, Saved]:
 
 
 def layer_norm_backward(dy: Tensor, saved: Saved) -> tuple[Tensor, Tensor, Tensor]:
-    """(..., D) -> dx (..., D), dgain (D,), dbias (D,).
+    """Compute dx (..., D), dgain (D,) and dbias (D,) from dy (..., D).
 
-    `batch_norm_backward` with the means taken over a row's features: x, mean and variance stand in the same relation.
-    Gain and bias still belong to features and are shared by all rows, so theirs are still sums over rows.
+    As in `batch_norm_backward`, but with means over the features of a row. Gain and bias still belong to features and
+    are shared by all rows, so their gradients are still sums over rows.
     """
     normalised, inverse, gain = saved
     dgain, dbias = (dy * normalised).flatten(0, -2).sum(dim=0), dy.flatten(0, -2).sum(dim=0)
@@ -103,13 +103,13 @@ def layer_norm_backward(dy: Tensor, saved: Saved) -> tuple[Tensor, Tensor, Tenso
 
 
 def _normalise(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """-> x at mean 0 and variance 1 along `dim`, and 1 / (its deviation), that axis kept."""
+    """Return x normalised to mean 0 and variance 1 along `dim`, and 1 / deviation with that axis kept."""
     centred = x - x.mean(dim=dim, keepdim=True)
     inverse = ((centred * centred).mean(dim=dim, keepdim=True) + EPSILON) ** -0.5
     return centred * inverse, inverse
 
 
 def _normalise_backward(dy: Tensor, normalised: Tensor, inverse: Tensor, dim: int) -> Tensor:
-    """inverse (dy - mean(dy) - normalised mean(dy normalised)); derived in `batch_norm_backward`."""
+    """Compute inverse (dy - mean(dy) - normalised mean(dy normalised)), as derived in `batch_norm_backward`."""
     along = (dy * normalised).mean(dim=dim, keepdim=True)
     return inverse * (dy - dy.mean(dim=dim, keepdim=True) - normalised * along)
