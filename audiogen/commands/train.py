@@ -267,18 +267,19 @@ def _train(
 
 
 def _with_sampling(run: Run, held_out: Sequences, training: Sequences) -> Run:
-    """Choose how the run draws and write it to its config.json, unless that says so already."""
+    """Choose the sampling of a run and write it to config.json, unless that has one already."""
     if run.config.sampling is not None:
         return run
-    log.info("choosing the temperature by which what is generated comes closest to the recordings")
+    log.info("choosing the temperature at which generated sound is closest to the recordings")
     tried = choose_sampling(run, held_out, training)
     if not tried:
         return run
     for one in tried:
         log.debug("%s: KAD %.3f, from %.3f to %.3f", one.sampling, *dataclasses.astuple(one.distance)[:3])
-    config = replace(run.config, sampling=tried[0].sampling)
+    chosen = tried[0].sampling
+    config = replace(run.config, sampling=chosen)
     atomic_write_json(run.folder / "config.json", config.to_dict())
-    log.info("the run's own temperature: %g; for another: audiogen generate --temperature", config.sampling.temperature)
+    log.info("the run's own temperature: %g; for another: audiogen generate --temperature", chosen.temperature)
     return replace(run, config=config)
 
 

@@ -131,7 +131,7 @@ def _bands(run: Run, sequences: Iterable[Tensor]) -> Iterator[Tensor]:
 
     A front-end of mel frames has such bands already, in standard deviations, so nothing is decoded.
     """
-    front = run.frontend
+    front: Any = run.frontend
     for x in sequences:
         if hasattr(front, "frames_of"):
             frames = front.frames_of(x[None].to(front.device))[0].cpu()  # (F, T)

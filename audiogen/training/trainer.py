@@ -59,8 +59,9 @@ class Progress:
 
 
 class Average(AveragedModel):
-    """The exponential moving average of a model's weights; AveragedModel's own update would wait for a GPU."""
+    """The exponential moving average of a model's weights. AveragedModel's own update synchronises with the GPU."""
 
+    module: Any  # the averaged SequenceModel
     n_averaged: Tensor  # on the CPU
 
     def __init__(self, model: SequenceModel, decay: float):
@@ -69,16 +70,17 @@ class Average(AveragedModel):
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Take in the weights after a step; the first ones as they are."""
+        """Update the average with the weights after a step; the first step sets it to the weights."""
         mine, theirs = list(self.module.parameters()), list(model.parameters())
-        torch._foreach_lerp_(mine, theirs, 1.0 if self.n_averaged == 0 else 1 - self.decay)
+        # Private in torch, whose own AveragedModel also uses it.
+        torch._foreach_lerp_(mine, theirs, 1.0 if self.n_averaged == 0 else 1 - self.decay)  # pyright: ignore
         for buffer, value in zip(self.module.buffers(), model.buffers(), strict=True):
             buffer.copy_(value)
         self.n_averaged += 1
 
 
 class Figure(NamedTuple):
-    """A number of a step, which a GPU may not have computed yet."""
+    """A figure of a step, whose value a GPU may not have computed yet."""
 
     step: int
     what: str  # "loss" or "gradient"

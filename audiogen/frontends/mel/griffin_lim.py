@@ -98,7 +98,9 @@ class GriffinLim:
         """Estimate the samples of frames (B, F, W), the first of which is centred OVERLAP - 2 hops after the beginning.
 
         Args:
+            power: (B, F, W), power of the mel bands.
             before: the final samples, OVERLAP - 1 hops, then an estimate of some that follow.
+            block: number of the block, which seeds the initial phase.
 
         Returns:
             (B, (W + OVERLAP - 1) * hop_length), beginning with the final samples.
