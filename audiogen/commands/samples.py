@@ -167,7 +167,7 @@ def stream_files(
 
 
 def _words(run: Run, asked: Mapping[str, Any] | None, seeds: Sequence[int]) -> list[dict[str, str]]:
-    """What is asked of each item, in words; nothing of a run without conditions."""
+    """Return the conditions of each item in words; empty for a run without conditions."""
     found = run.ask(asked, seeds)
     return [{} for _ in seeds] if found is None else found.words
 

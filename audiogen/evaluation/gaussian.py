@@ -26,8 +26,9 @@ def gaussian_baselines(training: Iterable[Tensor], held_out: Iterable[Tensor]) -
     Source: Bishop 2006, Pattern Recognition and Machine Learning, sections 2.3.4 and 3.1.5; Lütkepohl 2005, New
     Introduction to Multiple Time Series Analysis, section 3.2 (vector autoregression).
     """
-    count, total, squares = 0, 0.0, 0.0
-    pairs, inputs, products, errors = 0, 0.0, 0.0, 0.0
+    zero = torch.zeros((), dtype=torch.float64)
+    count, total, squares = 0, zero, zero
+    pairs, inputs, products, errors = 0, zero, zero, zero
     for x in (x.double().T for x in training):  # (T, F)
         count, total, squares = count + len(x), total + x.sum(0), squares + x.T @ x
         before, change = (
