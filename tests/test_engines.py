@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 import torch
 from replay import GraphOnCPU, Recorder
-from tiny import BACKBONE_CASES, FRAMES, TOKENS, lively, random_conditions, random_input, tiny_backbone, tiny_model
+from tiny import (
+    BACKBONE_CASES,
+    FRAMES,
+    TOKENS,
+    lively,
+    random_conditions,
+    random_input,
+    tiny_backbone,
+    tiny_conditioner,
+    tiny_model,
+)
 from torch import nn
 
 from audiogen import testing
@@ -24,11 +34,13 @@ from audiogen.generation.engines.eager import Eager
 from audiogen.generation.generate import generate, stream
 from audiogen.generation.request import Request
 from audiogen.models.backbones import BACKBONES
+from audiogen.models.backbones.gpt import GPT
 from audiogen.models.backbones.wavenet import WaveNet
+from audiogen.models.heads import MixtureDensityHead
 from audiogen.models.patterns import PATTERNS
 from audiogen.models.sampling import Sampling, draw, uniforms
 from audiogen.models.sequence_model import SequenceModel
-from audiogen.spec import TokenSpec
+from audiogen.spec import FrameSpec, TokenSpec
 from audiogen.testing import true_logits, verify_engine
 
 CASES = [
@@ -661,3 +673,88 @@ def test_the_smallest_wavenet():
     torch.testing.assert_close(
         ENGINES["wavenet"](model.eval(), Request(batch_size=2)).logits(seq), true_logits(model, seq).float()
     )
+
+
+# ---- frames
+
+#: Sizes that are no multiples of what the kernel unrolls, and a window that wraps around.
+FRAME_GPT = {"dim": 24, "num_layers": 3, "num_heads": 2, "window": 11}
+
+
+def frame_model(seed=0):
+    torch.manual_seed(seed)
+    spec = FrameSpec(8000, 80, num_features=7)
+    model = SequenceModel(spec, GPT(GPT.Config(**FRAME_GPT)), PATTERNS["parallel"](1))
+    with torch.no_grad():  # so that each part of the density matters
+        for name, weight in model.named_parameters():
+            weight.add_((0.1 if name.startswith("head") else 0.05) * torch.randn_like(weight))
+        model.head.keep.mul_(0.5)
+    return model.eval()
+
+
+def frames_drawn(kind, model, num_frames, monkeypatch, **request):
+    monkeypatch.setattr(generate_module, "choose", kind)
+    return generate(model, num_frames, Request(**request)).x
+
+
+@pytest.mark.parametrize("prompt", [0, 1, 13])
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.0), Sampling(0.6, top_p=0.8)])
+def test_frames_of_the_engine_are_those_of_the_plain_loop(monkeypatch, prompt, sampling):
+    """Guards against a component chosen by another number, factors or correlations left out or transposed, a frame
+    before that is one step late, and rings that are read beyond the window."""
+    model = frame_model()
+    asked = {"seeds": [3, 4, 5], "sampling": sampling}
+    if prompt:
+        asked["prompt"] = random_input(model.spec, 3, prompt)
+    expected = frames_drawn(Eager, model, 40, monkeypatch, **asked)
+    got = frames_drawn(ENGINES["gpt"], model, 40, monkeypatch, **asked)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-3)  # rounding grows from frame to frame
+    alone = {**asked, "seeds": [4]} | ({"prompt": asked["prompt"][1:2]} if prompt else {})
+    torch.testing.assert_close(
+        frames_drawn(ENGINES["gpt"], model, 40, monkeypatch, **alone)[0], got[1], rtol=0, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_rounded_weights_change_frames_little(monkeypatch, precision):
+    """Guards against weights of the wrong layer or scale, which rounding could hide."""
+    model, asked = frame_model(), {"seeds": [0], "sampling": Sampling(0.0)}
+    exact = frames_drawn(ENGINES["gpt"], model, 20, monkeypatch, **asked)
+    rounded = frames_drawn(ENGINES["gpt"], model, 20, monkeypatch, precision=precision, **asked)
+    assert 0 < float((rounded - exact).abs().max()) < 0.1
+
+
+@pytest.mark.parametrize("where", ["head.linear.weight", "head.below", "backbone.norm.weight"])
+def test_the_engine_reports_frames_that_are_no_numbers(monkeypatch, where):
+    """Guards against NaN that a clamp or fastmath turns into a number."""
+    model = frame_model()
+    with torch.no_grad():
+        model.get_parameter(where).fill_(math.nan)
+    with pytest.raises(GenerationError, match="step 0|step 1"):
+        frames_drawn(ENGINES["gpt"], model, 5, monkeypatch, seeds=[0])
+
+
+def test_frames_run_in_the_engine_unless_their_head_is_another():
+    """Guards against an engine that is there but never chosen, and one that runs a head that it does not know."""
+    model = frame_model()
+    assert type(choose(model, Request(seeds=[0]))) is ENGINES["gpt"]
+
+    class Other(MixtureDensityHead):
+        pass
+
+    model.head.__class__ = Other
+    assert type(choose(model, Request(seeds=[0]))) is Eager
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_frames_of_the_engine_follow_conditions(monkeypatch, scale):
+    """Guards against what conditions add left out, or guidance that mixes the frames before."""
+    model = frame_model()
+    torch.manual_seed(1)
+    model.conditioner = lively(tiny_conditioner(FRAME_GPT["dim"]))
+    asked = {"seeds": [3, 4], "guidance": scale, "conditions": random_conditions(2, 40)}
+    expected = frames_drawn(Eager, model, 30, monkeypatch, **asked)
+    got = frames_drawn(ENGINES["gpt"], model, 30, monkeypatch, **asked)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-3)
+    other = frames_drawn(ENGINES["gpt"], model, 30, monkeypatch, **{**asked, "conditions": {}})
+    assert float((other - got).abs().max()) > 0.01

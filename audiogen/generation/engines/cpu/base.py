@@ -1,6 +1,7 @@
 """Base class of engines that run a compiled kernel on one CPU core."""
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ class KernelEngine(Engine):
         _hidden: (B, D), from which the head predicts the next step.
     """
 
+    #: Types of embedding and head that the engine knows.
+    ends: ClassVar[tuple[tuple[type, type], ...]] = ((CodeEmbedding, CategoricalHead),)
     _run: Callable
     _weights: tuple
     _memory: tuple[np.ndarray, ...]
@@ -33,11 +36,7 @@ class KernelEngine(Engine):
 
     @classmethod
     def unsupported_reason(cls, model: SequenceModel) -> str | None:
-        if (type(model.backbone), type(model.embed), type(model.head)) != (
-            cls.backbone,
-            CodeEmbedding,
-            CategoricalHead,
-        ):
+        if type(model.backbone) is not cls.backbone or (type(model.embed), type(model.head)) not in cls.ends:
             return f"it is not a {cls.backbone.__name__} over codes"
         return super().unsupported_reason(model)
 

@@ -64,24 +64,14 @@ def run(weights, keys, values, position, hidden, seq, known, uniforms, filters, 
         guidance: scale, where there are two rows for each item.
     """
     B, K, n = seq.shape
-    rows = len(hidden)
-    L, V, D = len(keys), weights.table.shape[1] - 1, weights.table.shape[2]
-    x, normed, mixed = (
-        np.empty((rows, D), np.float32),
-        np.empty((rows, D), np.float32),
-        np.empty((rows, D), np.float32),
-    )
-    qkv, wide = np.empty((rows, 3 * D), np.float32), np.empty((rows, 4 * D), np.float32)
+    rows, V, D = len(hidden), weights.table.shape[1] - 1, weights.table.shape[2]
+    x, scores, p = np.empty((rows, D), np.float32), np.empty((B, K * V), np.float32), np.empty(V, np.float64)
     guided = hidden if rows == B else np.empty((B, D), np.float32)
-    scores = np.empty((B, K * V), np.float32)
-    work = np.empty((keys.shape[3], keys.shape[2] * BLOCK), np.float32)
-    rounded, unpacked = np.empty((rows, 4 * D), np.int16), np.empty((4, 4 * D), np.float32)
-    p = np.empty(V, np.float64)
-    cos, sin = np.empty(len(weights.frequencies), np.float32), np.empty(len(weights.frequencies), np.float32)
+    memory = memory_for(rows, D, keys)
     for s in range(n):
         if rows > B:
             combine(hidden, guidance, guided)
-        product(guided, weights.head, 0, scores, rounded, unpacked)
+        product(guided, weights.head, 0, scores, memory.rounded, memory.unpacked)
         for r in range(rows):
             x[r] = added[r % len(added), s % added.shape[1]]
         for b in range(B):
@@ -92,31 +82,68 @@ def run(weights, keys, values, position, hidden, seq, known, uniforms, filters, 
                     logits[b, s, k] = scores[b, k * V : (k + 1) * V]
                 for r in range(b, rows, B):
                     x[r] += weights.table[k, seq[b, k, s]]
-        for i in range(len(cos)):
-            angle = (position + s) * weights.frequencies[i]
-            cos[i], sin[i] = np.cos(angle), np.sin(angle)
-        for layer in range(L):
-            norm(x, weights.norms[2 * layer], normed)
-            product(normed, weights.qkv, layer, qkv, rounded, unpacked)
-            for r in range(rows):
-                attend(
-                    qkv[r].reshape(3, keys.shape[3], -1),
-                    cos,
-                    sin,
-                    position + s,
-                    keys[layer, r],
-                    values[layer, r],
-                    work,
-                    mixed[r].reshape(keys.shape[3], -1),
-                )
-            product(mixed, weights.out, layer, normed, rounded, unpacked)
-            add(x, normed)
-            norm(x, weights.norms[2 * layer + 1], normed)
-            product(normed, weights.up, layer, wide, rounded, unpacked)
-            gelu(wide)
-            product(wide, weights.down, layer, normed, rounded, unpacked)
-            add(x, normed)
-        norm(x, weights.norms[2 * L], hidden)
+        layers(weights, keys, values, position + s, x, hidden, memory)
+
+
+class Memory(NamedTuple):
+    """Working memory of a step."""
+
+    normed: np.ndarray  # (B, D)
+    mixed: np.ndarray  # (B, D)
+    qkv: np.ndarray  # (B, 3 D)
+    wide: np.ndarray  # (B, 4 D)
+    scores: np.ndarray  # (H, W or a little more), of attention
+    rounded: np.ndarray  # (B, 4 D) int16, of a product
+    unpacked: np.ndarray  # (4, 4 D), of a product
+    cos: np.ndarray  # (D / H / 2,)
+    sin: np.ndarray
+
+
+@njit(fastmath=True)
+def memory_for(B, D, keys):
+    """Allocate the working memory of a step of B items."""
+    return Memory(
+        np.empty((B, D), np.float32),
+        np.empty((B, D), np.float32),
+        np.empty((B, 3 * D), np.float32),
+        np.empty((B, 4 * D), np.float32),
+        np.empty((keys.shape[3], keys.shape[2] * BLOCK), np.float32),
+        np.empty((B, 4 * D), np.int16),
+        np.empty((4, 4 * D), np.float32),
+        np.empty(keys.shape[4] // 2, np.float32),
+        np.empty(keys.shape[4] // 2, np.float32),
+    )
+
+
+@njit(fastmath=True)
+def layers(weights, keys, values, position, x, hidden, memory):
+    """Apply all layers to the input x (B, D) of one step, which is changed, and write the hidden (B, D)."""
+    normed, mixed, qkv, wide, scores, rounded, unpacked, cos, sin = memory
+    for i in range(len(cos)):
+        angle = position * weights.frequencies[i]
+        cos[i], sin[i] = np.cos(angle), np.sin(angle)
+    for layer in range(len(keys)):
+        norm(x, weights.norms[2 * layer], normed)
+        product(normed, weights.qkv, layer, qkv, rounded, unpacked)
+        for b in range(len(x)):
+            attend(
+                qkv[b].reshape(3, keys.shape[3], -1),
+                cos,
+                sin,
+                position,
+                keys[layer, b],
+                values[layer, b],
+                scores,
+                mixed[b].reshape(keys.shape[3], -1),
+            )
+        product(mixed, weights.out, layer, normed, rounded, unpacked)
+        add(x, normed)
+        norm(x, weights.norms[2 * layer + 1], normed)
+        product(normed, weights.up, layer, wide, rounded, unpacked)
+        gelu(wide)
+        product(wide, weights.down, layer, normed, rounded, unpacked)
+        add(x, normed)
+    norm(x, weights.norms[2 * len(keys)], hidden)
 
 
 @njit(fastmath=True)
