@@ -156,7 +156,7 @@ class FFmpegFile:
 
 
 def _values(frame) -> np.ndarray:
-    """A row for each plane. PyAV itself can't convert whole numbers of 64 bits."""
+    """Convert a frame to an array with one row per plane. PyAV itself can't convert 64-bit integers."""
     if frame.format.bytes != 8 or frame.format.name.startswith("dbl"):
         return frame.to_ndarray()
     count = frame.samples * (1 if frame.format.is_planar else frame.layout.nb_channels)

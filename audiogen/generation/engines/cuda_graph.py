@@ -82,8 +82,8 @@ class GraphEngine(Engine):
             self._allocate(seq, known, uniforms, logits)
             self._gives_logits, self._steps, self._step = gives_logits, 0, None
         self._seq[:, :, :n], self._known[:, :n], self._uniforms[:, :n] = seq, known, uniforms
-        if self._framewise is not None:
-            self._framewise[:, :n] = self.added(self.step + 1, self.step + n + 1)
+        if self._framewise is not None and (added := self.added(self.step + 1, self.step + n + 1)) is not None:
+            self._framewise[:, :n] = added
         self._at.zero_()
         for _ in range(n):
             if self._step is None and self._steps >= self.WARM_UP:
@@ -106,9 +106,9 @@ class GraphEngine(Engine):
         self._logits = None if logits is None else logits.new_empty(logits.shape[0], self.BLOCK, *logits.shape[2:])
         self._at = torch.zeros(1, dtype=torch.int64, device=seq.device)  # the step within the block
         added = self.added(0, 2)  # (rows or 1, 2 or 1, D)
-        changes = added is not None and added.shape[1] > 1
-        self._constant = None if changes else added
-        self._framewise = added.new_empty(len(added), self.BLOCK, added.shape[2]) if changes else None
+        self._constant, self._framewise = added, None
+        if added is not None and added.shape[1] > 1:  # changes from frame to frame
+            self._constant, self._framewise = None, added.new_empty(len(added), self.BLOCK, added.shape[2])
 
     def _run_step(self) -> None:
         """Run one step of the plain loop, at the position in the block that `_at` holds."""

@@ -38,7 +38,7 @@ class WaveNetEngine(KernelEngine):
         self._memory[0][:] = rings.transpose(0, 1).numpy()
 
     def pack_added(self, added: Tensor) -> Tensor:
-        backbone = self.model.backbone  # as `pack_weights` does with the embedding
+        backbone: Any = self.model.backbone  # as `pack_weights` does with the embedding
         return torch.cat([added @ backbone.first.weight.T, added * backbone.direct], dim=2)  # (..., R + D)
 
 
