@@ -235,7 +235,9 @@ def train(
 def generate(
     run: Given,
     out: Annotated[Path, typer.Option(readable=False, help="Folder for the WAVs.")],
-    seconds: Annotated[float, typer.Option(help="Seconds of new sound in each WAV.")] = 4.0,
+    seconds: Annotated[
+        str, typer.Option(help="Seconds of new sound in each WAV; auto: as long as a training file, to its end.")
+    ] = "4",
     num: Annotated[int, typer.Option(min=1, help="Number of WAVs.")] = 4,
     prompt: Annotated[Path | None, typer.Option(readable=False, help="A sound file to continue.")] = None,
     label: Annotated[
@@ -262,25 +264,27 @@ def generate(
     device: Device = "auto",
 ) -> None:
     """Generate WAVs with a run, and print the seed of each."""
-    from .commands.conditions import in_brackets, parse_labels
+    from .commands.conditions import in_brackets, parse_labels, parse_seconds
     from .commands.samples import generate_files, stream_files
     from .runs.run import load_run
     from .utils.devices import choose_device
     from .utils.files import check_is_no_file
 
     check_is_no_file(out)
+    asked, length = parse_labels(label or []), parse_seconds(seconds)
+    if stream and length is None:
+        raise ConfigError("--stream: a stream has no end of its own; give --seconds a number")
     loaded = load_run(run, choose_device(device), precision)
     filters = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     sampling = replace(loaded.sampling, **{name: value for name, value in filters.items() if value is not None})
-    asked = parse_labels(label or [])
     if stream:
-        for made in stream_files(loaded, out, seconds, num, prompt, sampling, seed, asked, guidance):
+        for made in stream_files(loaded, out, length or 0.0, num, prompt, sampling, seed, asked, guidance):
             console.print(
                 f"{made.path}  seed {made.seed}{in_brackets(made.asked)}  first sound after {made.first_sound:.2f} s, "
                 f"{made.real_times:.2f} times real time"
             )
         return
-    for path, used, said in generate_files(loaded, out, seconds, num, prompt, sampling, seed, asked, guidance):
+    for path, used, said in generate_files(loaded, out, length, num, prompt, sampling, seed, asked, guidance):
         console.print(f"{path}  seed {used}{in_brackets(said)}")
 
 

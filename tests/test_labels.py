@@ -10,7 +10,9 @@ from corpus import folder_of_notes, tiny_settings
 from folders import folder_of_noise
 from tiny import lively
 
-from audiogen.commands.conditions import parse_labels
+from audiogen.audio.io import audio_info
+from audiogen.commands.conditions import parse_labels, parse_seconds
+from audiogen.commands.samples import generate_files
 from audiogen.commands.tokenize import tokenize
 from audiogen.commands.train import train
 from audiogen.data import Crops, EncodedCache, FileConditions, Labels, choose_conditions, find_labels, scan, split
@@ -18,7 +20,7 @@ from audiogen.data.conditions import compile_pattern, describe_labels, read_labe
 from audiogen.errors import ConfigError, DataError
 from audiogen.frontends.mulaw import MuLaw
 from audiogen.generation.request import Request
-from audiogen.models.conditioning import Label, Number, Position
+from audiogen.models.conditioning import Label, Number, Position, positions
 from audiogen.runs.run import load_run
 
 
@@ -320,3 +322,21 @@ def test_labels_are_typed_as_name_and_value():
         with pytest.raises(ConfigError, match="--label"):
             parse_labels(bad)
     assert Request(seeds=[1]).conditions is None
+
+
+def test_a_sound_of_its_own_length_ends_where_it_is_asked_to(made, tmp_path):
+    """Guards against a one-shot that is followed by the next file, and items cut at the length of another."""
+    run = load_run(made / "run")
+    request, lengths = run.request_with_end([1, 2, 3], conditions={"drum": "kick"})
+    assert lengths == [1200] * 3  # as the training files
+    assert torch.equal(request.conditions["position"], positions(1200).expand(3, -1, -1))
+    written = list(generate_files(run, tmp_path, None, 3, seed=1, asked={"drum": "kick"}))
+    assert [audio_info(path).num_samples for path, *_ in written] == lengths
+    assert all(said["drum"] == "Kick" for *_, said in written)
+    asked = run.ask({"position": [5, 3]}, [1, 2]).conditions["position"]
+    assert asked.shape == (2, 2, 5) and asked[1, 1].tolist()[:3] == [2, 1, 0] and asked[1, :, 3:].isnan().all()
+    with pytest.raises(ConfigError, match="seconds: after a prompt"):
+        list(generate_files(run, tmp_path, None, 1, prompt=made / "corpus" / "note-00.wav"))
+    assert parse_seconds("0.5") == 0.5 and parse_seconds("Auto") is None
+    with pytest.raises(ConfigError, match="--seconds: must be a number, or auto"):
+        parse_seconds("long")

@@ -80,6 +80,20 @@ def parse_labels(assignments: Iterable[str]) -> dict[str, str | None]:
     return found
 
 
+def parse_seconds(text: str) -> float | None:
+    """Parse what was typed as --seconds: a number, or "auto", which is None.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if text.strip().lower() == "auto":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"--seconds: must be a number, or auto, got {text!r}") from None
+
+
 def in_brackets(asked: Mapping[str, str]) -> str:
     """Put what was asked of an item behind its name: "  (digit 7, speaker jackson)"."""
     return f"  ({', '.join(f'{name} {value}' for name, value in asked.items())})" if asked else ""

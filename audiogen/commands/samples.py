@@ -62,7 +62,7 @@ def write_round_trips(folder: Path, frontend: Frontend, sound: Sequence[tuple[st
 def write_generated(
     folder: Path,
     run: Run,
-    seconds: float,
+    seconds: float | None,
     seeds: Sequence[int],
     sampling: Sampling | None = None,
     prompt: tuple[str, Tensor] | None = None,
@@ -76,7 +76,7 @@ def write_generated(
     Args:
         folder: folder of the WAVs.
         run: the run.
-        seconds: seconds of new sound, after the prompt.
+        seconds: seconds of new sound, after the prompt; None for as long as a training file, to its end.
         seeds: one per WAV.
         sampling: temperature and filters.
         prompt: (name, wav (1, N) at the run's rate) to continue.
@@ -86,14 +86,22 @@ def write_generated(
         guidance: of `Run.generate`.
     """
     about, (name, wav) = None, prompt or (None, None)
-    samples = seconds * run.sample_rate + (0 if wav is None else wav.shape[-1])  # per item
+    if seconds is None and prompt is not None:
+        raise ConfigError("seconds: after a prompt, their number must be given")
+    samples = (seconds or 0) * run.sample_rate + (0 if wav is None else wav.shape[-1])  # per item
     size = max(1, min(BATCH, int(MAX_SAMPLES / max(1.0, samples))))
     for first in range(0, len(seeds), size):
         some = seeds[first : first + size]
-        request = run.request(seeds=some, sampling=sampling, prompt=wav, conditions=asked, guidance=guidance)
+        if seconds is None:
+            request, lengths = run.request_with_end(some, sampling, asked, guidance)
+            made = run.generate_request(max(lengths) / run.sample_rate, request)
+        else:
+            request = run.request(seeds=some, sampling=sampling, prompt=wav, conditions=asked, guidance=guidance)
+            made = run.generate_request(seconds, request)
+            lengths = made.lengths
         about = about or _about(run, request, name, weights)
-        made, words = run.generate_request(seconds, request), _words(run, asked, some)
-        for seed, sound, said in zip(made.seeds, made.x, words, strict=True):
+        for seed, whole, length, said in zip(made.seeds, made.x, lengths, _words(run, asked, some), strict=True):
+            sound = whole[:, :length]
             path, what = folder / f"{prefix}-{seed}.wav", {"conditions": said} if said else {}
             yield write_sample(path, sound, run.sample_rate, "generated", seed=seed, **about, **what), seed, said
 
@@ -101,7 +109,7 @@ def write_generated(
 def generate_files(
     run: Run,
     out: Path,
-    seconds: float,
+    seconds: float | None,
     num: int,
     prompt: Path | None = None,
     sampling: Sampling | None = None,

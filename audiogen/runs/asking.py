@@ -18,11 +18,13 @@ class Asked:
     """What is asked of each item.
 
     Attributes:
+        parts: the conditions of the model by name.
         conditions: values by name, (B, F, T or 1).
         words: of each item, its values in words by name; those not given are left out.
         seconds: of the training file that each item was modelled on; None where none is known.
     """
 
+    parts: Mapping[str, Condition]
     conditions: Conditions
     words: list[dict[str, str]]
     seconds: list[float | None]
@@ -74,7 +76,7 @@ def ask(
     words = [
         {name: word for name, x in item.items() if (word := parts[name].describe(x)) is not None} for item in items
     ]
-    return Asked(stacked(items, parts), words, seconds)
+    return Asked(parts, stacked(items, parts), words, seconds)
 
 
 def _fitting(

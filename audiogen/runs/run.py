@@ -173,6 +173,32 @@ class Run:
         given, scale = asked.conditions if asked else None, 1.0 if scale is None else scale
         return Request(wav, 1, seeds, sampling or self.sampling, self.precision, conditions=given, guidance=scale)
 
+    def request_with_end(
+        self,
+        seeds: Sequence[int],
+        sampling: Sampling | None = None,
+        conditions: Mapping[str, Any] | None = None,
+        guidance: float | None = None,
+    ) -> tuple[Request, list[int]]:
+        """Return a request for sounds that begin and end, and the samples of each: as long as a training file.
+
+        Of the training files that have the labels asked for, each item's seed chooses one.
+
+        Raises:
+            ConfigError: the run has not learned where files end, or an argument is wrong.
+        """
+        spec, asked = self.frontend.spec, self.ask(conditions, seeds)
+        ends = [] if asked is None else [name for name in asked.parts if asked.parts[name].stays_open]
+        if asked is None or not ends or None in asked.seconds or spec.hop_length is None:
+            raise ConfigError(
+                "seconds: this run has not learned where files end, so their length must be given; "
+                "audiogen train --condition position,... learns it"
+            )
+        lengths = [max(1, round(seconds * spec.sample_rate)) for seconds in asked.seconds if seconds is not None]
+        frames = [self.frontend.num_frames(length) for length in lengths]
+        whole = {**(conditions or {}), **dict.fromkeys(ends, frames)}
+        return self.request(seeds=seeds, sampling=sampling, conditions=whole, guidance=guidance), lengths
+
     def ask(self, conditions: Mapping[str, Any] | None, seeds: Sequence[int]) -> Asked | None:
         """Return what these conditions ask of the items with these seeds; None for a run without conditions.
 

@@ -67,8 +67,8 @@ class KernelEngine(Engine):
     def _added(self, num_steps: int) -> np.ndarray:
         """Return what conditions add after each of the next steps, (rows or 1, num_steps or 1, ...); zeros for none."""
         added = self.added(self.step + 1, self.step + num_steps + 1)
-        bos = self.model.bos
-        added = self.pack_added(bos.new_zeros(1, 1, len(bos)) if added is None else added)
+        none = self.model.bos.new_zeros(1, 1, self.model.backbone.dim)
+        added = self.pack_added(none if added is None else added)
         return np.ascontiguousarray(added.numpy())
 
     def pack_added(self, added: Tensor) -> Tensor:
