@@ -2,8 +2,8 @@
 
     python datasets/fsdd.py OUT
 
-Six speakers say each digit 50 times; the files are named DIGIT_SPEAKER_INDEX.wav. By default the official training
-part is kept (index 5 to 49, 2700 files), so that the official test part stays unheard.
+Six speakers say each digit 50 times; the files are named DIGIT_SPEAKER_INDEX.wav. By default, only the official
+training part is kept (index 5 to 49, 2700 files), so that the official test part stays unseen.
 """
 
 import hashlib
@@ -16,8 +16,8 @@ from audiogen.errors import DownloadError
 from audiogen.utils.archives import Member
 from audiogen.utils.scripts import run_script
 
-# GitHub makes the archive of a commit anew when it is asked for, so its bytes have no SHA-256 to cite. The commit
-# has: git names a folder by the hash of all that is in it, and `git rev-parse COMMIT:recordings` gives this.
+# GitHub creates the archive of a commit on request, so its SHA-256 may change. The contents have a fixed hash: git
+# identifies a folder by the hash of everything in it, which `git rev-parse COMMIT:recordings` prints.
 COMMIT = "26eb9aaf76e81b692f806f9140c2d2777410d7a1"
 RECORDINGS_TREE = "d04322e322a9f937f6f4f7c8546693755184df5b"
 
@@ -26,7 +26,7 @@ PARTS = {"train": (5, 49), "test": (0, 4), "all": (0, 49)}
 
 
 def place(name: str) -> str | None:
-    """free-spoken-digit-dataset-COMMIT/recordings/7_jackson_32.wav -> 7_jackson_32.wav"""
+    """Map free-spoken-digit-dataset-COMMIT/recordings/7_jackson_32.wav to 7_jackson_32.wav."""
     parts = PurePosixPath(name).parts
     return parts[2] if len(parts) == 3 and parts[1] == "recordings" else None
 
@@ -45,7 +45,7 @@ FSDD = Corpus(
 
 
 def git_tree(members: Iterable[Member]) -> str:
-    """The id that git gives to a folder of these files: the SHA-1 of their modes, names and SHA-1s."""
+    """Return git's id of a folder of these files: the SHA-1 of their modes, names and SHA-1s."""
 
     def sha1(kind: str, data: bytes) -> bytes:
         return hashlib.sha1(f"{kind} {len(data)}\0".encode() + data).digest()

@@ -13,7 +13,7 @@ from audiogen.utils.scripts import run_script
 
 
 def place(name: str) -> str | None:
-    """LJSpeech-1.1/wavs/LJ001-0001.wav -> LJ001-0001.wav"""
+    """Map LJSpeech-1.1/wavs/LJ001-0001.wav to LJ001-0001.wav."""
     path = PurePosixPath(name)
     return path.name if path.suffix == ".wav" or path.name in ("metadata.csv", "README") else None
 

@@ -99,7 +99,7 @@ class Note:
 
 @functools.cache
 def chorales() -> list[Path]:
-    """The chorales and other works by J. S. Bach that come with music21, in order of their names."""
+    """Return the chorales and other works by J. S. Bach that come with music21, sorted by name."""
     try:
         from music21 import corpus
     except ImportError:
@@ -109,7 +109,7 @@ def chorales() -> list[Path]:
 
 @functools.cache
 def voices(path: Path) -> list[list[Note]]:
-    """The voices of a score, from the highest, each a list of notes in quarter notes; tied notes are one."""
+    """Return the voices of a score, the highest first: lists of notes in quarter notes, with ties merged."""
     from music21 import converter
 
     found = []
@@ -128,7 +128,7 @@ def voices(path: Path) -> list[list[Note]]:
 
 @dataclass(frozen=True)
 class Take:
-    """What becomes one file: notes in seconds, how long it sounds (with its release), and its labels."""
+    """The content of one file: notes in seconds, its duration including the release, and its labels."""
 
     kind: str  # "note" or "tune"
     notes: tuple[Note, ...]
@@ -137,14 +137,14 @@ class Take:
 
 
 def note_take(instrument: Instrument, rng: random.Random) -> Take:
-    """A single note of 0.3 to 2 seconds, and 0.5 seconds of its release."""
+    """Make a take of a single note of 0.3 to 2 seconds, with 0.5 seconds of release."""
     pitch, velocity = rng.randint(instrument.lowest, instrument.highest), rng.randint(40, 120)
     length = round(rng.uniform(0.3, 2.0), 3)
     return Take("note", (Note(0.0, length, pitch, velocity),), length + 0.5, {"pitch": pitch, "velocity": velocity})
 
 
 def tune_take(instrument: Instrument, path: Path, rng: random.Random, seconds: float = 8.0) -> Take | None:
-    """So many seconds of the score, from a bar near its beginning on: the melody or all voices; None if it is empty."""
+    """Make a take of `seconds` of a score, from a bar near its beginning: melody or all voices; None if empty."""
     tempo = rng.randrange(60, 161, 4)
     whole = voices(path)
     played = whole[:1] if rng.random() < 0.5 else whole
@@ -173,7 +173,7 @@ def tune_take(instrument: Instrument, path: Path, rng: random.Random, seconds: f
 
 
 def separate(notes: Iterable[Note]) -> tuple[Note, ...]:
-    """In order of time; of two notes of the same pitch the earlier one ends where the later begins, as on one piano."""
+    """Sort notes by time, and end each where the next one of the same pitch begins, as on a piano."""
     found: list[Note] = []
     for note in sorted(notes, key=lambda note: (note.start, note.pitch, note.length)):
         for place, other in enumerate(found):
@@ -184,7 +184,7 @@ def separate(notes: Iterable[Note]) -> tuple[Note, ...]:
 
 
 def plan(instrument: Instrument, seconds: float, scores: list[Path], seed: int) -> list[Take]:
-    """Takes of one instrument, for at least so many seconds; one in three is a tune. They depend on the seed alone."""
+    """Plan takes of one instrument of at least `seconds` in total, every third a tune; depends on the seed alone."""
     rng = random.Random(f"{seed} {instrument.program}")
     takes: list[Take] = []
     while sum(take.seconds for take in takes) < seconds:
@@ -200,7 +200,7 @@ TICKS = 1000  # a second: a quarter note of 500 ticks lasts half a second
 
 
 def midi_file(program: int, notes: list[Note]) -> bytes:
-    """A Standard MIDI File (format 0) of notes in seconds, played by one program."""
+    """Return a Standard MIDI File (format 0) of notes in seconds, played by one program."""
     events = [(0, 0, bytes([0xC0, program]))]
     for note in notes:
         start = round(note.start * TICKS)
@@ -215,7 +215,7 @@ def midi_file(program: int, notes: list[Note]) -> bytes:
 
 
 def variable_length(number: int) -> bytes:
-    """MIDI's variable-length quantity: seven bits a byte, the highest bit set in all bytes but the last."""
+    """Encode MIDI's variable-length quantity: seven bits per byte, the highest bit set in all bytes but the last."""
     digits = [number & 0x7F]
     while number := number >> 7:
         digits.append(number & 0x7F | 0x80)
@@ -224,11 +224,11 @@ def variable_length(number: int) -> bytes:
 
 # ----------------------------------------------------------------------------------------------------------- sound
 
-GAP = 1.5  # seconds between takes, in which all that rings dies away
+GAP = 1.5  # seconds between takes, for notes to die away
 
 
 def render(program: int, takes: list[Take], sample_rate: int, soundfont: Path) -> list[torch.Tensor]:
-    """Plays takes one after the other: wavs (2, N) in [-1, 1], N = round(take.seconds * sample_rate)."""
+    """Synthesize takes: wavs (2, N) in [-1, 1], N = round(take.seconds * sample_rate)."""
     starts, notes, now = [], [], 0.0
     for take in takes:
         starts.append(now)
@@ -250,7 +250,7 @@ def render(program: int, takes: list[Take], sample_rate: int, soundfont: Path) -
 
 
 def cut(sound: torch.Tensor, start: float, seconds: float, sample_rate: int) -> torch.Tensor:
-    """(C, N) -> so many seconds of it, silent where it ends before, faded out over the last 50 ms, peak at most 0.9."""
+    """Cut `seconds` out of (C, N), padded with silence, faded out over the last 50 ms, with a peak of at most 0.9."""
     first, count = round(start * sample_rate), round(seconds * sample_rate)
     piece = torch.nn.functional.pad(sound[:, first : first + count], (0, max(0, first + count - sound.shape[1])))
     fade = round(0.05 * sample_rate)
@@ -264,7 +264,7 @@ COLUMNS = ("file", "kind", "instrument", "family", "program", "pitch", "velocity
 
 
 def make(out: Path, programs: list[int], minutes: float, sample_rate: int, seed: int, soundfont: Path) -> int:
-    """Writes the corpus and its metadata.csv into the folder `out`; returns the number of files.
+    """Write the corpus and its metadata.csv to the folder `out`; return the number of files.
 
     Raises:
         AudiogenError: FluidSynth, music21 or the soundfont is missing, or a file can't be written.
@@ -289,7 +289,7 @@ def make(out: Path, programs: list[int], minutes: float, sample_rate: int, seed:
 
 
 def program_list(text: str) -> list[int]:
-    """'0-7,40' -> [0, 1, ..., 7, 40]"""
+    """Parse a list of programs: '0-7,40' -> [0, 1, ..., 7, 40]."""
     found = []
     for part in text.split(","):
         first, _, last = part.partition("-")

@@ -2,8 +2,8 @@
 
     python datasets/speech_commands.py OUT
 
-One folder a word. The long recordings of background noise are left out; the official lists of held-out files come
-along (validation_list.txt, testing_list.txt).
+One folder per word. The long recordings of background noise are left out; the official lists of held-out files are
+included (validation_list.txt, testing_list.txt).
 """
 
 from dataclasses import replace
@@ -13,7 +13,7 @@ from audiogen.utils.scripts import run_script
 
 
 def place(name: str) -> str | None:
-    """./yes/004ae714_nohash_0.wav -> yes/004ae714_nohash_0.wav"""
+    """Map ./yes/004ae714_nohash_0.wav to yes/004ae714_nohash_0.wav, and background noise to None."""
     return None if name.startswith("_background_noise_/") else name
 
 

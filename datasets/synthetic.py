@@ -1,4 +1,4 @@
-"""A small musical corpus, made from nothing: plucked strings playing short tunes over a bass.
+"""A small synthetic corpus of music: plucked strings playing short tunes over a bass.
 
     python datasets/synthetic.py OUT [--minutes 12] [--sample-rate 16000] [--seed 0]
 
@@ -75,7 +75,7 @@ class Note:
 
 
 def compose(seed: int, number: int) -> tuple[list[Note], float]:
-    """The notes of tune `number`, and its length in seconds."""
+    """Compose tune `number`: its notes, and its length in seconds."""
     dice = random.Random(f"{seed}/{number}")  # a string is hashed by SHA-512, the same on every machine
     tonic, mode = dice.choice(KEYS)
     roots = dice.choice(PROGRESSIONS[mode])
@@ -192,13 +192,13 @@ STRINGS = {
 
 
 def frequency(pitch: int) -> float:
-    """The frequency in Hz of a MIDI number: equal temperament, 69 is 440 Hz."""
+    """Return the frequency in Hz of a MIDI number: equal temperament, 69 is 440 Hz."""
     return 440.0 * 2 ** ((pitch - 69) / 12)
 
 
 @functools.cache
 def pluck(instrument: str, pitch: int, sample_rate: int) -> np.ndarray:
-    """One note as it rings out when nobody stops it: (N,) float64, 3 seconds."""
+    """Synthesize a note that is not damped: (N,) float64, 3 seconds."""
     string, f0 = STRINGS[instrument], frequency(pitch)
     time = np.arange(3 * sample_rate) / sample_rate
     sound = np.zeros_like(time)
@@ -213,7 +213,7 @@ def pluck(instrument: str, pitch: int, sample_rate: int) -> np.ndarray:
 
 @functools.cache
 def shake(sample_rate: int) -> np.ndarray:
-    """A soft shaker: noise with its lows taken out, 60 ms long. (N,) float64."""
+    """Synthesize a soft shaker, 60 ms of noise without low frequencies: (N,) float64."""
     noise = np.random.default_rng(7).standard_normal(int(0.06 * sample_rate))
     time = np.arange(len(noise)) / sample_rate
     return np.diff(noise, prepend=0.0) * np.minimum(time / 0.008, 1.0) * np.exp(-time / 0.015)
@@ -223,7 +223,7 @@ def shake(sample_rate: int) -> np.ndarray:
 
 
 def render(notes: list[Note], seconds: float, sample_rate: int) -> np.ndarray:
-    """Plays the notes: (N,) float32 in [-1, 1], with the same loudness for every tune."""
+    """Mix the notes to a wav (N,) float32 in [-1, 1], with the same loudness for every tune."""
     wav = np.zeros(round(seconds * sample_rate))
     for note in notes:
         start = round(note.start * sample_rate)
@@ -246,7 +246,7 @@ def render(notes: list[Note], seconds: float, sample_rate: int) -> np.ndarray:
 
 
 def plan(minutes: float, seed: int) -> Iterator[tuple[str, list[Note], float]]:
-    """(file name, notes, seconds) of each tune, until there are at least so many minutes."""
+    """Yield (file name, notes, seconds) of each tune, up to at least `minutes` in total."""
     total, number = 0.0, 0
     while total < minutes * 60:
         notes, seconds = compose(seed, number)
@@ -255,7 +255,7 @@ def plan(minutes: float, seed: int) -> Iterator[tuple[str, list[Note], float]]:
 
 
 def make(out: Path, minutes: float, sample_rate: int, seed: int) -> tuple[int, float]:
-    """Writes the corpus into the folder `out`, and gives the number of files and of seconds.
+    """Write the corpus to the folder `out`; return the number of files and their seconds.
 
     Raises:
         AudiogenError: a file can't be written, or `out` holds WAVs that do not belong to this corpus.
