@@ -55,6 +55,7 @@ class GPTEngine(KernelEngine):
         from .sampling import filters
 
         frames = np.ascontiguousarray(seq.numpy())
+        head: Any = self.model.head
         with log_compilation("the engine for GPT over frames"):
             self._run(
                 self._weights,
@@ -65,7 +66,7 @@ class GPTEngine(KernelEngine):
                 np.ascontiguousarray(known[0].numpy()),
                 np.ascontiguousarray(uniforms.numpy()),
                 torch.special.ndtri(uniforms[:, :, 1:]).numpy(),
-                filters(self.request.sampling, self.model.head.NUM_COMPONENTS),
+                filters(self.request.sampling, head.NUM_COMPONENTS),
                 self._added(frames.shape[2]),
                 np.float32(self.request.guidance),
             )
@@ -116,7 +117,7 @@ def pack_weights(model: SequenceModel, precision: str):
 
 
 @torch.no_grad()
-def pack_frame_weights(model: SequenceModel, weights: tuple) -> tuple:
+def pack_frame_weights(model: SequenceModel, weights: Any) -> tuple:
     """Return the gpt_frames_kernel.FrameWeights of a model, over the packed weights of its layers."""
     from .gpt_frames_kernel import FrameWeights
     from .matvec_rowwise import pack

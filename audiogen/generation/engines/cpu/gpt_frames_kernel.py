@@ -76,7 +76,8 @@ def run(weights, keys, values, position, hidden, seq, known, uniforms, normals, 
 
     Args:
         weights: FrameWeights.
-        keys, values: as in gpt_kernel.run.
+        keys: as in gpt_kernel.run.
+        values: as in gpt_kernel.run.
         position: number of steps observed so far.
         hidden: (rows, D + F), the hidden and the frame before the next step; written in place. There is one row for
             each item, or two with guidance.
