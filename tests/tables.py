@@ -30,9 +30,9 @@ def backbones_table() -> str:
         plan = Plan.draft(Flags(backbone=kind))
         size = sum(parameter.numel() for parameter in plan.model.parameters())
         heard = plan.model.receptive_seconds
-        back = "without bound" if heard == math.inf else f"{heard:.2g} s"
+        back = "unbounded" if heard == math.inf else f"{heard:.2g} s"
         rows.append([f"`{kind}`", summary(part), f"{size / 1e6:.2g} million", back])
-    return table(["backbone", "what it is", "parameters", "hears back"], rows)
+    return table(["backbone", "what it is", "parameters", "receptive field"], rows)
 
 
 def summary(part: type) -> str:
