@@ -22,7 +22,7 @@ from audiogen.generation.engines.eager import Eager
 from audiogen.generation.generate import generate, stream
 from audiogen.generation.request import Request
 from audiogen.models.batch import Batch
-from audiogen.models.conditioning import CONDITIONS, Conditioner, Label, Number, positions
+from audiogen.models.conditioning import CONDITIONS, STRENGTH, Conditioner, Label, Number, positions
 from audiogen.models.patterns import PATTERNS
 from audiogen.models.sequence_model import SequenceModel
 
@@ -118,6 +118,7 @@ def test_what_is_added_is_what_a_slow_loop_adds(spec, pattern, kind):
             expected[b, s] += parts["frames"].linear(at["frames"])
             near = [math.exp(-float(at["position"][edge]) / 4**power) for edge in range(2) for power in range(6)]
             expected[b, s] += parts["position"].linear(torch.tensor(near, dtype=torch.float64))
+    expected *= STRENGTH
     torch.testing.assert_close(model.added(conditions, 0, steps), expected, rtol=0, atol=1e-9)
     constant = {name: values[:, :, :1] for name, values in conditions.items()}
     held = {name: values.expand(-1, -1, T) for name, values in constant.items()}
