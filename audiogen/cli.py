@@ -208,6 +208,15 @@ def train(
     diagnostics: Annotated[
         bool, typer.Option("--diagnostics", help="Record activations, gradients and weight updates.")
     ] = False,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="base|scratch",
+            help="Fine-tune the base model, which ships with the package, or train new weights. Default: base where "
+            "the front-end and the backbone are the default ones.",
+        ),
+    ] = None,
     settings: Settings = None,
 ) -> None:
     """Train a model on a folder of sound files or on a cache, and write a page to listen to."""
@@ -225,6 +234,7 @@ def train(
         resume=resume,
         strict=strict,
         diagnostics=diagnostics,
+        start=start,
         overrides=settings or [],
         condition=None if condition is None else [name.strip() for name in condition.split(",") if name.strip()],
         label_pattern=label_pattern,

@@ -106,7 +106,7 @@ def main() -> None:
     encoded = encode_folder(args.folder, args.out, "melvq", **settings)
     overrides = [*PRESETS[preset], *args.overrides]
     spec = encoded.spec
-    config = Plan.over(encoded.frontend, Flags(None, "gpt", overrides, {"minutes": minutes})).config
+    config = Plan.over(encoded.frontend, Flags(None, "gpt", overrides, training={"minutes": minutes})).config
     crops = encoded.crops(config.training.crop_frames, config.training.batch_size)
     torch.manual_seed(0)
     model = build_model(config, spec).to(device)

@@ -16,6 +16,13 @@ def hz_to_mel(hertz: float) -> float:
     return BREAK_MEL + MEL_PER_LOG * math.log(hertz / BREAK_HZ)
 
 
+def mel_to_hz(mel: float) -> float:
+    """Convert Slaney's mel scale to a frequency in Hz, the inverse of `hz_to_mel`."""
+    if mel < BREAK_MEL:
+        return mel * 200 / 3
+    return BREAK_HZ * math.exp((mel - BREAK_MEL) / MEL_PER_LOG)
+
+
 def mel_filterbank(
     sample_rate: int, n_fft: int, num_bands: int, top: float | None = None, unit_area: bool = True
 ) -> Tensor:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..config import find, from_dict, override, part_to_dict, to_dict
+from ..config import find, from_dict, override, parse_override, part_to_dict, to_dict
 from ..data import EncodedCache, Index, Split, default_rate, fit_to, is_cache, long_enough, scan, split
 from ..errors import ConfigError
 from ..frontends import FRONTENDS, Frontend, frontend_to_dict, load_frontend
@@ -17,6 +17,7 @@ from ..models.patterns import PATTERNS
 from ..models.sequence_model import SequenceModel
 from ..runs.build import blank_model
 from ..runs.config import RunConfig
+from ..runs.start import FREE, base_frontend, fine_tuning, is_base_frontend
 from ..runs.training_config import TrainingConfig
 from ..spec import Spec
 from .defaults import BACKBONE, FRONTEND, frontend_settings
@@ -32,12 +33,14 @@ class Flags:
         frontend: name of a front-end, or a folder that holds one; None for the default.
         backbone: name of a backbone; None for the default.
         overrides: "a.b=1" assignments, which take precedence over everything else.
+        start: "base" or "scratch"; None for the base model where it fits what else was typed.
         training: fields of TrainingConfig that have their own options (steps, minutes, seed).
     """
 
     frontend: str | None = None
     backbone: str | None = None
     overrides: Sequence[str] = ()
+    start: str | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -82,7 +85,9 @@ class Plan:
             ConfigError: a setting is wrong.
         """
         name, settings = _frontend(flags)
-        if name in FRONTENDS:
+        if name == FRONTEND and starts_from_base(flags):
+            frontend = base_frontend(**{"sample_rate": FRONTENDS[name].highest_default_rate, **settings})
+        elif name in FRONTENDS:
             part = FRONTENDS[name]
             frontend = part(from_dict(part.Config, part.at_rate(settings, part.highest_default_rate), "frontend"))
         else:
@@ -111,6 +116,8 @@ class Plan:
                     "--set frontend...., or give the folder of sound files"
                 )
             frontend = source.frontend()
+        elif name == FRONTEND and starts_from_base(flags):
+            frontend = base_frontend(**{"sample_rate": default_rate(source, name), **settings})
         elif name not in FRONTENDS:
             frontend = load_frontend(name, **settings) if draft is None else draft.frontend
         else:
@@ -138,7 +145,10 @@ class Plan:
         """
         kind, spec = flags.backbone or BACKBONE, frontend.spec
         part = find(kind, BACKBONES, "backbone.kind")
-        config, training = part.defaults(spec, num_codes)
+        from_base = starts_from_base(flags) and is_base_frontend(frontend)
+        if flags.start == "base" and not from_base:
+            raise ConfigError("--from base: this front-end is not the base model's; train with --from scratch")
+        config, training = fine_tuning() if from_base else part.defaults(spec, num_codes)
         values = {
             "frontend": frontend_to_dict(frontend),
             "backbone": {"kind": kind, **to_dict(config)},
@@ -206,6 +216,23 @@ def report_left_out(cache: EncodedCache, source: Index) -> EncodedCache:
         if file.path not in known:
             log.warning("left out: %s: %s", file.path, file.reason)
     return cache
+
+
+def starts_from_base(flags: Flags) -> bool:
+    """Tell whether a run starts from the base model, unless its front-end turns out to be another.
+
+    Raises:
+        ConfigError: --from base, with parts that the base model does not have.
+    """
+    typed = [".".join(parse_override(assignment)[0]) for assignment in flags.overrides]
+    other = [key for key in typed if key.split(".")[0] in ("frontend", "backbone", "pattern") and key not in FREE]
+    if flags.frontend in FRONTENDS and flags.frontend != FRONTEND:
+        other.append("--frontend")
+    if flags.backbone not in (None, BACKBONE):
+        other.append("--backbone")
+    if flags.start == "base" and other:
+        raise ConfigError(f"{other[0]}: the base model has its own; leave it out, or train with --from scratch")
+    return flags.start != "scratch" and not other
 
 
 def _frontend(flags: Flags) -> tuple[str, dict[str, Any]]:

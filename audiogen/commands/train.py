@@ -31,6 +31,7 @@ from ..runs.folder import (
     start_run,
 )
 from ..runs.run import Run, load_run
+from ..runs.start import start_from_base
 from ..training.checkpoint import list_checkpoints
 from ..training.trainer import Progress, Trainer
 from ..utils.devices import choose_device
@@ -65,6 +66,7 @@ def train(
     overrides: Sequence[str] = (),
     condition: Sequence[str] | None = None,
     label_pattern: str | None = None,
+    start: str | None = None,
 ) -> Run:
     """Train a model on a folder of sound files, or on an encoded cache, and write the run folder `out`.
 
@@ -83,6 +85,8 @@ def train(
         overrides: "a.b=1" assignments of settings.
         condition: names of labels to learn; ["none"] for none, None for all that were found.
         label_pattern: pattern over file names, such as "{digit}_{speaker}_{}"; see `find_labels`.
+        start: "base" to fine-tune the model that ships with the package, "scratch" for new weights; None for the base
+            model where the front-end and the backbone are its own.
 
     Returns:
         The run with its best weights, on the device.
@@ -105,7 +109,9 @@ def train(
     asked = {"steps": steps, "minutes": minutes} if (steps, minutes) != (None, None) else {}
     if seed is not None:
         asked["seed"] = seed
-    flags = Flags(frontend, backbone, overrides, asked)
+    if start not in (None, "base", "scratch"):
+        raise ConfigError(f"--from: must be base or scratch, got {start!r}")
+    flags = Flags(frontend, backbone, overrides, start, asked)
     _check_place(out, folder)
     with alone_in(out):
         require_own_folders(out)
@@ -203,6 +209,9 @@ def _train(
     begun = bool(list_checkpoints(out / "checkpoints"))
     if begun:
         trainer.resume()
+    elif settings.start == "base":
+        log.info("starting from the base model; for new weights: --from scratch")
+        start_from_base(model)
     metrics, first = Metrics(out, trainer.progress.step if begun else None), trainer.progress.step
     if not begun:
         write_round_trips(out / "samples", front, sound)

@@ -55,6 +55,7 @@ class TrainingConfig:
     Attributes:
         steps: budget in optimizer steps. Exactly one of `steps` and `minutes` is set.
         minutes: budget in minutes of training, without evaluation and saving.
+        start: initial weights: "base", the model that ships with the package, or "scratch", new ones.
         seed: determines initial weights, crops and dropout.
         crop_frames: frames per crop.
         batch_size: crops per batch.
@@ -80,6 +81,7 @@ class TrainingConfig:
 
     steps: int | None = None
     minutes: float | None = 10.0
+    start: Literal["base", "scratch"] = "scratch"
     seed: int = 0
     crop_frames: int = 512
     batch_size: int = 16

@@ -14,6 +14,7 @@ import argparse
 import time
 import types
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,13 +28,17 @@ from audiogen.runs.run import load_run
 from audiogen.training import trainer
 
 SECONDS, BATCH = 4.0, 10
-#: --frontend and further settings; `own` is replaced by the folder's rate.
-CANDIDATES: dict[str, tuple[str | None, list[str]]] = {
-    "default": (None, []),
-    "melvq": ("melvq", []),
-    "melvq 8 x 256, own rate": ("melvq", ["frontend.sample_rate=own", "frontend.num_codebooks=8"]),
-    "mel, at most 16 kHz": ("mel", ["frontend.sample_rate=16000"]),
-    "codec as shipped": ("codec", []),
+#: Arguments of `train`; in the overrides, `own` is replaced by the folder's rate.
+CANDIDATES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "from scratch": {"start": "scratch"},
+    "melvq": {"frontend": "melvq"},
+    "melvq 8 x 256, own rate": {
+        "frontend": "melvq",
+        "overrides": ["frontend.sample_rate=own", "frontend.num_codebooks=8"],
+    },
+    "mel, at most 16 kHz": {"overrides": ["frontend.sample_rate=16000"]},
+    "codec as shipped": {"frontend": "codec"},
 }
 
 
@@ -43,7 +48,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="for runs and clips")
     parser.add_argument("--minutes", type=float, default=3.0, help="of training, each")
     parser.add_argument("--num", type=int, default=30, help="generated clips")
-    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--temperature", type=float, help="default: the run's own")
     parser.add_argument("--candidates", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -56,14 +61,15 @@ def main() -> None:
         show(folder, "floor", "", reference, recordings(folder / "train", rate), rate)
         for name in args.candidates:
             out = args.out / f"{folder.name}-{name.replace(' ', '-').replace(',', '')}"
-            frontend, settings = CANDIDATES[name]
+            asked = dict(CANDIDATES[name])
             if not (out / "model.safetensors").exists():
-                settings = [setting.replace("=own", f"={rate}") for setting in settings]
-                train(folder / "train", out, frontend, "gpt", minutes=args.minutes, overrides=settings)
+                settings = [setting.replace("=own", f"={rate}") for setting in asked.pop("overrides", [])]
+                train(folder / "train", out, backbone="gpt", minutes=args.minutes, overrides=settings, **asked)
             run, wavs = load_run(out), []
+            sampling = None if args.temperature is None else Sampling(temperature=args.temperature)
             for first in range(0, args.num, BATCH):
                 seeds = range(first, min(first + BATCH, args.num))
-                made = run.generate(SECONDS, seeds=seeds, sampling=Sampling(temperature=args.temperature))
+                made = run.generate(SECONDS, seeds=seeds, sampling=sampling)
                 wavs += [resample(wav, run.sample_rate, rate) for wav in made]
             for seed, wav in enumerate(wavs):
                 write_audio(out / "clips" / f"{seed}.wav", wav.clamp(-1, 1), rate)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...audio.dsp import mel_filterbank
+from ...audio.dsp import hz_to_mel, mel_filterbank, mel_to_hz
 from ...errors import ConfigError
 from ...spec import FrameSpec
 from ..base import check_setting, training_wavs
@@ -92,6 +92,36 @@ class Mel(MelFrontend):
         self.register_buffer("std", torch.ones(config.num_features))  # (F,) nats
         self.vocoder = None if config.vocoder is None else Vocoder(config.vocoder, self.spec)
 
+    @torch.no_grad()
+    def resampled(self, sample_rate: int, **settings: Any) -> "Mel":
+        """Return a front-end for another sample rate, whose frames are the leading bands of this one's frames.
+
+        It has the bands that end below half the rate, and frames as long as these to within 4 %.
+
+        Args:
+            sample_rate: Hz.
+            **settings: settings that leave the frames as they are.
+
+        Raises:
+            ConfigError: the rate is out of range.
+        """
+        spec, top = self.spec, hz_to_mel(self.config.f_max or self.spec.sample_rate / 2)
+        spacing = top / (spec.num_features + 1)  # mel
+        num_features = min(spec.num_features, int(hz_to_mel(sample_rate / 2) / spacing + 1e-6) - 1)
+        config = Mel.Config(
+            sample_rate,
+            max(1, num_features),
+            2 * _fast_length(round(spec.hop_length * sample_rate / spec.sample_rate / 2)),  # even, for a vocoder
+            round(mel_to_hz(spacing * (num_features + 1)), 3),
+            **settings,
+        )
+        other = Mel(config).to(self.device, self.dtype)
+        # |STFT|^2 grows with the square of the window's length, for tones as for noise.
+        other.mean.copy_(self.mean[:num_features] + 2 * math.log(other.n_fft / self.n_fft))
+        other.std.copy_(self.std[:num_features])
+        other.is_fitted.copy_(self.is_fitted)
+        return other.eval()
+
     def encode_block(self, wav: Tensor, state: Tensor | None, last: bool) -> tuple[Tensor, Tensor]:
         """Encode a wav (B, 1, N) as standardised frames (B, F, ceil(N / hop_length))."""
         with full_precision(wav.device):
@@ -173,3 +203,12 @@ class Mel(MelFrontend):
 
     def _log(self, power: Tensor) -> Tensor:
         return torch.log(power + self.floor)
+
+
+def _fast_length(length: int) -> int:
+    """Return the next length without prime factors above 7, for which Fourier transforms are fast."""
+    length = rest = max(1, length)
+    for prime in (2, 3, 5, 7):
+        while rest % prime == 0:
+            rest //= prime
+    return length if rest == 1 else _fast_length(length + 1)

@@ -1,0 +1,262 @@
+"""Train the base model that `audiogen train` starts from, or one of your own.
+
+    python recipes/base_model.py CORPUS --out runs/base [--minutes 90] [--from base]
+
+CORPUS holds KIND/GROUP/ folders of sound files: KIND is, for example, speech, drums or notes, and GROUP what sounds
+alike: a speaker, a drum kit, an instrument. One group in ten of each kind, by a hash of its name, is held out. Crops
+come from one group each, as in the folders that the base will be fine-tuned on, and from all kinds alike, however much
+there is of each.
+
+The base is one model for every sample rate. Its mel bands lie on one grid in Hz, so a lower rate has only the leading
+bands, whose distribution the same weights contain (`MixtureDensityHead.leading_bands`). Training takes each batch at
+one of these widths. Crops are augmented as frames, which costs next to nothing: louder or softer, and through a random
+smooth filter; speed and pitch are changed when the corpus is encoded.
+
+The learning rate stays constant, then falls over the last third (Hu et al. 2024, MiniCPM: warm-up, stable, decay), so
+training can be continued from any checkpoint. Stop it with Ctrl-C; the same command continues it.
+"""
+
+import argparse
+import hashlib
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from audiogen.audio.io import read_audio, resample
+from audiogen.data import scan
+from audiogen.errors import RunError
+from audiogen.frontends.mel.mel import Mel
+from audiogen.models.backbones import GPT
+from audiogen.models.batch import Batch
+from audiogen.models.sequence_model import SequenceModel
+from audiogen.runs.build import build_model
+from audiogen.runs.config import RunConfig
+from audiogen.runs.folder import holds_run, read_config, read_weights, save_weights, start_run
+from audiogen.runs.start import BASE
+from audiogen.runs.training_config import DataConfig, TrainingConfig
+from audiogen.training.checkpoint import load_optimizer_tensors, optimizer_tensors
+from audiogen.training.schedule import make_optimizer
+from audiogen.training.trainer import interruptible
+from audiogen.utils.scripts import run_script
+from audiogen.utils.tensors import read_tensors, write_tensors
+
+RATE, HOP, BANDS, TOP = 44_100, 512, 100, 20_000.0  # Hz, samples, mel bands, Hz
+RATES = (8000, 16_000, 22_050, 24_000, 32_000)  # other rates of recordings, whose leading bands are trained too
+SEMITONES = 3.5  # a faster and a slower copy of each recording, by up to this
+CROP, BATCH = 384, 8
+DECAY = 0.3  # last part of the budget, in which the learning rate falls
+EVERY = 240.0  # seconds between evaluations
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("runs/base"), help="run folder")
+    parser.add_argument("--minutes", type=float, default=90.0, help="training time")
+    parser.add_argument("--from", dest="start", choices=("base", "scratch"), default="scratch")
+    parser.add_argument("--dim", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+
+    # 1. Frames of every recording, as (KIND, GROUP, number of bands, frames (BANDS, T)); encoded once.
+    frontend = Mel(Mel.Config(RATE, num_features=BANDS, hop_length=HOP, f_max=TOP))
+    groups = encode(args.corpus, frontend, args.out / "frames.pt")
+    train, held_out = sides(groups)
+    mean, std = statistics(train)
+    with torch.no_grad():
+        frontend.mean.copy_(mean)
+        frontend.std.copy_(std)
+        frontend.is_fitted.fill_(1)
+
+    # 2. A model of all bands, and one of the leading bands of each rate, which has no weights of its own.
+    training = TrainingConfig(minutes=args.minutes, crop_frames=CROP, batch_size=BATCH, learning_rate=1e-3)
+    gpt = GPT.Config(dim=args.dim, num_layers=args.layers, window=CROP // 2)
+    config = RunConfig(frontend.config, gpt, "parallel", DataConfig(), training)
+    torch.manual_seed(training.seed)
+    model = build_model(config, frontend.spec)
+    if args.start == "base":
+        model.load_state_dict(read_weights(BASE, read_config(BASE), frontend.spec)[0].state_dict())
+    model.to(args.device).train()
+    widths = sorted({frontend.resampled(rate).spec.num_features for rate in RATES} | {BANDS})
+    narrow = {width: leading(config, frontend, width) for width in widths if width < BANDS}
+
+    def nll(frames: Tensor, width: int) -> Tensor:
+        """Score standardised frames (B, BANDS, T) by their first `width` bands: nats per frame and band."""
+        batch = Batch(frames[:, :width].to(args.device))
+        if width == BANDS:
+            return model(batch).mean() / width
+        return functional_call(narrow[width], leading_weights(model, width), (batch,)).mean() / width
+
+    # 3. Train until the budget is spent.
+    optimizer, state = make_optimizer(model, training), {"step": 0, "seconds": 0.0}
+    checkpoint = args.out / "training.safetensors"
+    if checkpoint.exists():
+        tensors, about = read_tensors(checkpoint, RunError, "remove it to begin again")
+        model.load_state_dict({name[6:]: x for name, x in tensors.items() if name.startswith("model.")})
+        load_optimizer_tensors(
+            optimizer, {name[10:]: x for name, x in tensors.items() if name.startswith("optimizer.")}
+        )
+        state = {"step": about["step"], "seconds": about["seconds"]}
+    if not holds_run(args.out):
+        args.out.mkdir(parents=True, exist_ok=True)
+        start_run(args.out, config, frontend)
+    budget, last = 60 * args.minutes, state["seconds"]
+    with interruptible() as interrupted:
+        while state["seconds"] < budget and not interrupted.is_set():
+            began = time.perf_counter()
+            left = 1 - state["seconds"] / budget
+            rate = training.learning_rate * min(1.0, (state["step"] + 1) / 200, max(0.02, left / DECAY))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            frames, width = batch_of(train, widths, mean, std, np.random.default_rng([training.seed, state["step"]]))
+            with torch.autocast(torch.device(args.device).type, torch.bfloat16):
+                loss = nll(frames, width)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), training.gradient_clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            state = {"step": state["step"] + 1, "seconds": state["seconds"] + time.perf_counter() - began}
+            if state["seconds"] - last > EVERY or state["seconds"] >= budget or interrupted.is_set():
+                last = state["seconds"]
+                scores = evaluate(model, nll, held_out, widths, mean, std)
+                print(
+                    f"step {state['step']}, {last / 60:.1f} min: "
+                    + ", ".join(f"{k} {v:.3f}" for k, v in scores.items())
+                )
+                tensors = {f"model.{name}": x for name, x in model.state_dict().items()}
+                tensors |= {f"optimizer.{name}": x for name, x in optimizer_tensors(optimizer).items()}
+                write_tensors(checkpoint, tensors, **state)
+
+    # 4. Keep the weights in bfloat16: half the size, and fine-tuning moves them farther than rounding does.
+    loss = BANDS * scores["mean"]
+    save_weights(args.out, config, model.cpu().to(torch.bfloat16), state["step"], loss)
+    print(f"{args.out}: {loss:.2f} nats per frame on held-out groups; nothing but its run files needs to be kept")
+
+
+def encode(corpus: Path, frontend: Mel, cache: Path) -> dict[tuple[str, str], list[tuple[int, Tensor]]]:
+    """Encode each file, and two copies of other speed and pitch: (KIND, GROUP) -> [(bands, raw frames (BANDS, T))]."""
+    if cache.exists():
+        return torch.load(cache, weights_only=True)
+    groups: dict[tuple[str, str], list[tuple[int, Tensor]]] = {}
+    rng = np.random.default_rng(0)
+    for file in scan(corpus).files:
+        kind, group, *_ = Path(file.path).parts
+        wav = read_audio(corpus / file.path, file.sample_rate)
+        for semitones in (0.0, rng.uniform(0.8, SEMITONES), -rng.uniform(0.8, SEMITONES)):
+            if semitones and is_held_out(kind, group):
+                continue
+            played_at = round(file.sample_rate * 2 ** (semitones / 12) / 50) * 50  # Hz; resampling likes round numbers
+            power = frontend.power(resample(wav, played_at, RATE)[None])[0]
+            width = BANDS if played_at >= RATE else frontend.resampled(int(0.96 * played_at)).spec.num_features
+            groups.setdefault((kind, group), []).append((width, torch.log(power + frontend.floor).half()))
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(groups, cache)
+    return groups
+
+
+def is_held_out(kind: str, group: str) -> bool:
+    return int(hashlib.sha256(f"{kind}/{group}".encode()).hexdigest(), 16) % 10 == 0
+
+
+def sides(groups):
+    """Split by group: kind -> list of groups, each a list of (bands, frames), for training and held out."""
+    train, held_out = {}, {}
+    for (kind, group), items in groups.items():
+        (held_out if is_held_out(kind, group) else train).setdefault(kind, []).append(items)
+    return train, held_out
+
+
+def statistics(train) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each band (BANDS,), every kind counting alike."""
+    count = total = squares = torch.zeros(BANDS, dtype=torch.float64)
+    for kind in train.values():
+        weight = 1 / sum(x.shape[1] for group in kind for _, x in group)
+        for width, x in (item for group in kind for item in group):
+            there = (torch.arange(BANDS) < width).double() * weight
+            count = count + there * x.shape[1]
+            total = total + there * x.double().sum(1)
+            squares = squares + there * x.double().square().sum(1)
+    mean = total / count
+    return mean.float(), (squares / count - mean.square()).sqrt().float()
+
+
+def batch_of(train, widths, mean: Tensor, std: Tensor, rng: np.random.Generator) -> tuple[Tensor, int]:
+    """Draw augmented, standardised crops (BATCH, BANDS, CROP), and the number of bands that all of them have."""
+    crops = [crop_of(train, rng) for _ in range(BATCH)]
+    most = (max if rng.random() < 0.5 else min)(width for width, _ in crops)
+    while any(width < most for width, _ in crops):  # others in the place of recordings of a lower rate
+        crops = [one if one[0] >= most else crop_of(train, rng) for one in crops]
+    width = max((w for w in widths if w <= most), default=widths[0])
+    frames = torch.stack([augment(x, rng) for _, x in crops])
+    return (frames - mean[:, None]) / std[:, None], width
+
+
+def crop_of(train, rng: np.random.Generator) -> tuple[int, Tensor]:
+    """Draw a crop (BANDS, CROP) of one group, joining short recordings, and its number of bands."""
+    kind = list(train)[rng.integers(len(train))]
+    group = train[kind][rng.integers(len(train[kind]))]
+    width, parts, have = BANDS, [], 0
+    while have < CROP:
+        bands, x = group[rng.integers(len(group))]
+        start = int(rng.integers(x.shape[1])) if not parts and rng.random() < 0.7 else 0
+        width, part = min(width, bands), x[:, start : start + CROP - have]
+        parts.append(part)
+        have += part.shape[1]
+    return width, torch.cat(parts, 1).float()
+
+
+def augment(x: Tensor, rng: np.random.Generator) -> Tensor:
+    """Change the level of log power (BANDS, CROP) and filter it: a tilt and a wave over the bands, in dB."""
+    bands = torch.linspace(-1, 1, BANDS)[:, None]
+    shift = torch.full_like(bands, float(np.clip(rng.normal(0, 6), -20, 10)))
+    if rng.random() < 0.5:
+        shift = shift + rng.normal(0, 4) * bands
+        shift = shift + rng.normal(0, 2.5) * torch.cos(bands * math.pi * rng.uniform(0.5, 3) + rng.uniform(0, 6.28))
+    floor = math.log(1e-11 * HOP**2)  # that of the front-end: noise below it is not heard
+    power = torch.log((x.exp() - math.exp(floor)).clamp_min(1e-12))
+    return torch.logaddexp(power + shift.float() * math.log(10) / 10, torch.tensor(floor))
+
+
+def leading(config: RunConfig, frontend: Mel, width: int) -> SequenceModel:
+    """Build a model of the first `width` bands, whose weights `leading_weights` gives."""
+    return build_model(config, replace(frontend.spec, num_features=width)).requires_grad_(False)
+
+
+def leading_weights(model: SequenceModel, width: int) -> dict[str, Tensor]:
+    """Cut a model's weights to its first `width` bands; gradients reach the whole ones."""
+    weights = dict(model.named_parameters())
+    for name, part in (("embed", model.embed), ("head", model.head)):
+        own = {key.removeprefix(f"{name}."): x for key, x in weights.items() if key.startswith(f"{name}.")}
+        weights |= {f"{name}.{key}": x for key, x in part.leading_bands(own, width).items()}
+    return weights
+
+
+@torch.no_grad()
+def evaluate(model: SequenceModel, nll, held_out, widths, mean: Tensor, std: Tensor, most: int = 3000) -> dict:
+    """Nats per frame and band of held-out groups by kind, from about `most` frames each, and their mean."""
+    model.eval()
+    scores = {}
+    for kind, groups in held_out.items():
+        total = seen = 0.0
+        for width, x in (item for turn in range(4) for group in groups for item in group[turn : turn + 1]):
+            if seen > most:
+                break
+            frames = ((x[:, :600].float() - mean[:, None]) / std[:, None])[None]
+            fitting = max((w for w in widths if w <= width), default=widths[0])
+            total += float(nll(frames, fitting)) * frames.shape[2]
+            seen += frames.shape[2]
+        if seen:
+            scores[kind] = total / seen
+    model.train()
+    return {**scores, "mean": sum(scores.values()) / max(1, len(scores))}
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_script(main))
