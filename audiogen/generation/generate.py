@@ -94,6 +94,8 @@ def _frames(model: SequenceModel, prompt: Tensor, num_frames: int, request: Requ
             low, seq = begin - kept.shape[2], torch.cat([kept, pattern.apply(prompt, hole, begin, end)], dim=2)
             known = pattern.frame_index(total, begin, end, prompt.device) < P  # prompt or hole
             numbers = uniforms(request.seeds, begin, end, model.head.num_uniforms).to(prompt.device, non_blocking=True)
+            if begin == 0:
+                numbers[:, 0] = model.head.at_start(numbers[:, 0])
             for start in range(begin, end, at_once):
                 stop = min(start + at_once, end)
                 drawn = slice(start - begin, stop - begin)

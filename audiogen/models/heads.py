@@ -60,6 +60,10 @@ class Head(nn.Module):
         """
         raise NotImplementedError
 
+    def at_start(self, uniforms: Tensor) -> Tensor:
+        """Return the uniform numbers (B, num_uniforms) by which `sample` draws the first step of an item."""
+        return uniforms
+
     def combine(self, h_given: Tensor, h_null: Tensor, scale: float) -> Tensor:
         """Combine what a model says with its conditions and without them: two (B, D) -> (B, D) for `sample`.
 
@@ -161,6 +165,15 @@ class MixtureDensityHead(Head):
         names = {"keep": self.keep, "below": self.below}
         names |= {"factors.weight": self.factors.weight, "factors.bias": self.factors.bias}
         return {name: torch.zeros_like(value) for name, value in names.items()}
+
+    def at_start(self, uniforms: Tensor) -> Tensor:
+        """Draw the mean of a component: any frame of any sound may come first, which a few Gaussians can't describe.
+
+        With their noise, a sound would begin with a burst. Older runs, which have no factors, begin as they always did.
+        """
+        if not bool(self.factors.weight.any()):
+            return uniforms
+        return torch.cat([uniforms[:, :1], torch.full_like(uniforms[:, 1:], 0.5)], dim=1)
 
     def leading_bands(self, weights: dict[str, Tensor], num_features: int) -> dict[str, Tensor]:
         """Return the weights of a head that models only the first `num_features` of this head's F values."""
