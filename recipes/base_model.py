@@ -183,8 +183,10 @@ def statistics(train) -> tuple[Tensor, Tensor]:
             count = count + there * x.shape[1]
             total = total + there * x.double().sum(1)
             squares = squares + there * x.double().square().sum(1)
+    heard, count = count > 0, count.clamp_min(1e-9)  # no recording may reach the highest bands
     mean = total / count
-    return mean.float(), (squares / count - mean.square()).sqrt().float()
+    std = (squares / count - mean.square()).clamp_min(0.01).sqrt()
+    return torch.where(heard, mean, 0.0).float(), torch.where(heard, std, 1.0).float()
 
 
 def batch_of(train, widths, mean: Tensor, std: Tensor, rng: np.random.Generator) -> tuple[Tensor, int]:

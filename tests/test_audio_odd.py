@@ -149,7 +149,7 @@ CASES = {  # the file, its seconds, and a word of the note; None: nothing about 
     "an Opus rate of 0": (ogg_page(OPUS, 0, 28 + 12, "<I", 0), 2.0, None),
     "an Ogg whose last page has no position": (with_empty_last_page(OPUS), 2.0, None),
     "an Ogg without its end": (ogg_page(VORBIS, pages(VORBIS)[-1], 5, "<B", 0), 2.0, "not marked as the end"),
-    "a tag behind an Ogg": (VORBIS + b"TAG" + bytes(125), 2.0, "128 bytes behind"),
+    "a tag behind an Ogg": (VORBIS + b"TAG" + bytes(125), 2.0, "128 bytes after"),
     "an Ogg recorded midway": (
         on_each_page(LONG_VORBIS, 6, "<q", lambda position: position + 160_000 * (position > 0)),
         4.0,

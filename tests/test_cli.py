@@ -502,14 +502,16 @@ def test_what_only_the_front_end_can_not_use_is_told_of(corpus, tmp_path):
     sound = shutil.copytree(corpus, tmp_path / "sound")
     write_wav(sound / "tick.wav", note(5, 100))
     for command in (
-        ["tokenize", sound, tmp_path / "cache", "--frontend", "mel"],
+        ["tokenize", sound, tmp_path / "cache", "--frontend", "melvq", "--set", "frontend.codebook_size=8"],
         [
             "train",
             sound,
             "--out",
             tmp_path / "run",
             "--frontend",
-            "mel",
+            "melvq",
+            "--set",
+            "frontend.codebook_size=8",
             "--backbone",
             "bigram",
             "--steps",

@@ -67,7 +67,7 @@ def test_discriminators_learn_to_tell_noise_from_tones():
     adversaries = Discriminators(RATE, 4, (0.016, 0.008))
     optimizer = torch.optim.AdamW(adversaries.parameters(), 1e-2)
     tones = torch.stack([torch.from_numpy(note(seed, 800)).float()[None] for seed in range(4)])
-    for step in range(40):
+    for step in range(80):
         noise = tones.std() * torch.randn(tones.shape, generator=torch.Generator().manual_seed(step))
         loss = hinge_loss(adversaries(tones), adversaries(noise))
         optimizer.zero_grad()

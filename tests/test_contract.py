@@ -114,7 +114,7 @@ def test_the_chunks_above_overrun_the_rings():
 )
 def test_a_state_that_fills_memory_is_refused(kind, settings):
     """Guards against a stranger's config whose weights are tiny and whose rings take all memory at the first step."""
-    with pytest.raises(ConfigError, match="^backbone..*the state of one item would take"):
+    with pytest.raises(ConfigError, match="^backbone..*the state of one item would hold"):
         BACKBONES[kind](BACKBONES[kind].Config(**settings))
 
 

@@ -70,7 +70,7 @@ def test_each_file_left_out_has_its_reason(tmp_path):
     assert [file.path for file in index.files] == ["good.wav"]
     expected = {
         "empty.wav": "empty",
-        "text.wav": "no sound file",
+        "text.wav": "is not a sound file of a supported kind",
         "cut.wav": "truncated",
         "header.wav": "truncated",
         "zeros.wav": "silent",

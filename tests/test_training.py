@@ -241,12 +241,13 @@ def test_a_run_without_a_single_held_out_loss_says_why(tmp_path, monkeypatch):
 def test_evaluations_take_at_most_so_many_frames():
     """Buries an evaluation that takes longer than the training between two of them, because one file is long."""
     files = [torch.full((2, length), length) for length in (30, 50, 70, 10)]
-    assert [x.shape[1] for x in session._some(files, 100)] == [20, 30, 50]
-    assert [x.shape[1] for x in session._some(files, 20)] == [20]
-    assert [x.shape[1] for x in session._some(files, 10_000)] == [10, 30, 50, 70]
+    assert [x.shape[1] for x in session._some(files, 100)[0]] == [20, 30, 50]
+    assert [x.shape[1] for x in session._some(files, 20)[0]] == [20]
+    assert [x.shape[1] for x in session._some(files, 10_000)[0]] == [10, 30, 50, 70]
+    assert session._some(files, 10_000)[1] == [3, 0, 1, 2]
     least = session.LEAST_SHARE
     long = [torch.zeros(1, 9 * least), torch.zeros(1, 5), torch.zeros(1, 9 * least)]
-    assert [x.shape[1] for x in session._some(long, 3 * least)] == [5, least, least], "the first is not all there is"
+    assert [x.shape[1] for x in session._some(long, 3 * least)[0]] == [5, least, least], "the first is not all there is"
 
 
 @pytest.mark.parametrize(
