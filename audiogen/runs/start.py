@@ -36,7 +36,7 @@ def fine_tuning() -> tuple[Any, dict[str, Any]]:
         "start": "base",
         "crop_frames": 384,
         "batch_size": 4,
-        "learning_rate": 1e-3,
+        "learning_rate": 3e-4,  # 1e-3 reaches a lower loss, but then generation drifts into noise on clean tunes
         "warmup": 0.1,
         "weight_decay": 0.1,
     }
