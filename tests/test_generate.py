@@ -131,6 +131,7 @@ def drawn_from_the_whole_table(model, kind, prompt, num_frames, request):
         seq[:, channels, step] = prompt[:, channels, frames[row, step]]
     first = int((~known).any(dim=0).nonzero()[0])
     numbers = uniforms(request.seeds, 0, seq.shape[2], model.head.num_uniforms)
+    numbers[:, 0] = model.head.at_start(numbers[:, 0])
     engine = Eager(model, request)
     engine.prefill(seq[:, :, :first])
     engine.decode(seq[:, :, first:], known[:, first:], numbers[:, first:])
