@@ -76,7 +76,9 @@ def main() -> None:
         frontend.is_fitted.fill_(1)
 
     # 2. A model of all bands, and one of the leading bands of each rate, which has no weights of its own.
-    training = TrainingConfig(minutes=args.minutes, crop_frames=CROP, batch_size=BATCH, learning_rate=1e-3)
+    training = TrainingConfig(
+        minutes=args.minutes, crop_frames=CROP, batch_size=BATCH, learning_rate=1e-3, scheduled_sampling=1.0
+    )
     gpt = GPT.Config(dim=args.dim, num_layers=args.layers, window=CROP // 2)
     config = RunConfig(frontend.config, gpt, "parallel", DataConfig(), training)
     torch.manual_seed(training.seed)
@@ -90,6 +92,8 @@ def main() -> None:
     def nll(frames: Tensor, width: int) -> Tensor:
         """Score standardised frames (B, BANDS, T) by their first `width` bands: nats per frame and band."""
         batch = Batch(frames[:, :width].to(args.device))
+        if model.training:
+            batch = redraw(model, narrow.get(width), batch, training.scheduled_sampling)
         if width == BANDS:
             return model(batch).mean() / width
         return functional_call(narrow[width], leading_weights(model, width), (batch,)).mean() / width
@@ -238,6 +242,15 @@ def leading_weights(model: SequenceModel, width: int) -> dict[str, Tensor]:
         own = {key.removeprefix(f"{name}."): x for key, x in weights.items() if key.startswith(f"{name}.")}
         weights |= {f"{name}.{key}": x for key, x in part.leading_bands(own, width).items()}
     return weights
+
+
+@torch.no_grad()
+def redraw(model: SequenceModel, narrow: SequenceModel | None, batch: Batch, share: float) -> Batch:
+    """Let the model of the batch's bands see its own draws at random steps (`SequenceModel.redraw`)."""
+    if narrow is None:
+        return model.redraw(batch, share)
+    narrow.load_state_dict(leading_weights(model, batch.x.shape[1]))
+    return narrow.to(batch.x.device).redraw(batch, share)
 
 
 @torch.no_grad()

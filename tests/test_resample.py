@@ -5,7 +5,7 @@ import pytest
 import torch
 import torchaudio
 
-from audiogen.audio.io import mono, resample, write_audio
+from audiogen.audio.io import mono, read_audio, resample, write_audio
 from audiogen.errors import ConfigError
 
 
@@ -48,6 +48,17 @@ def test_resampling_shapes(shape):
     for index in np.ndindex(shape[:-1]):
         assert torch.equal(resample(wav[index], 44_100, 16_000), out[index])
     assert resample(wav, 16_000, 16_000) is wav
+
+
+def test_half_a_sample_is_rounded_up(tmp_path):
+    """soxr rounds some halves down: 240 samples of 48 kHz, 220.5 at 44.1 kHz, were refused or read as 220."""
+    for n in range(1, 400):
+        wav = torch.rand(1, n) - 0.5
+        expected = (2 * n * 44_100 + 48_000) // 96_000
+        assert resample(wav, 48_000, 44_100).shape == (1, expected)
+        if n % 80 == 0:
+            write_audio(tmp_path / "a.wav", wav, 48_000)
+            assert read_audio(tmp_path / "a.wav", 44_100).shape == (1, expected)
 
 
 @pytest.mark.parametrize("rate", [0, -1, 16_000.5, None, 999, 768_001])

@@ -214,14 +214,15 @@ def resample(wav: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
     _check_rate(to_rate)
     if from_rate == to_rate:
         return wav
-    num_samples = (2 * wav.shape[-1] * to_rate + from_rate) // (2 * from_rate)
+    num_samples = _num_resampled(wav.shape[-1], from_rate, to_rate)
     if wav.numel() == 0:
         return wav.new_zeros(*wav.shape[:-1], num_samples)
     if wav.device.type == "cpu":
         dtype = torch.float64 if wav.dtype == torch.float64 else torch.float32
         rows = wav.detach().to(dtype).reshape(-1, wav.shape[-1])  # (R, N)
-        rows = soxr.resample(np.ascontiguousarray(rows.numpy().T), from_rate, to_rate)  # (N', R)
-        return torch.from_numpy(rows.T).reshape(*wav.shape[:-1], num_samples).to(wav.dtype)
+        samples = np.pad(rows.numpy().T, ((0, 1), (0, 0)))  # (N + 1, R); see `_read`
+        resampled = soxr.resample(samples, from_rate, to_rate)[:num_samples]  # (N', R)
+        return torch.from_numpy(resampled.T).reshape(*wav.shape[:-1], num_samples).to(wav.dtype)
     return load_torchaudio().functional.resample(
         wav,
         from_rate,
@@ -231,6 +232,10 @@ def resample(wav: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
         resampling_method="sinc_interp_kaiser",
         beta=14.769656459379492,
     )[..., :num_samples]
+
+
+def _num_resampled(num_samples: int, from_rate: int, to_rate: int) -> int:
+    return (2 * num_samples * to_rate + from_rate) // (2 * from_rate)
 
 
 def mono(wav: torch.Tensor) -> torch.Tensor:
@@ -256,13 +261,18 @@ def _read(
         )
     to_rate = sample_rate or info.sample_rate
     stream = soxr.ResampleStream(info.sample_rate, to_rate, 1) if to_rate != info.sample_rate else None
+    left = _num_resampled(stop - start, info.sample_rate, to_rate)
     block = min(block_seconds * info.sample_rate, DECODE_AT_ONCE, DECODE_AT_ONCE * info.sample_rate / to_rate)
     decoder.seek(start)
     while decoder.position < stop:
         samples = decoder.next(min(max(int(block), 1), stop - decoder.position))  # (n, C)
         wav = mono_mix(samples)[None]  # (1, n)
         if stream is not None:
-            wav = stream.resample_chunk(wav[0], last=decoder.position == stop)[None]
+            last = decoder.position == stop
+            if last:  # soxr rounds some halves down: with one more sample of silence, it never gives too few
+                wav = np.pad(wav, ((0, 0), (0, 1)))
+            wav = stream.resample_chunk(wav[0], last=last)[None, :left]
+            left -= wav.shape[1]
         if decoder.peak > 1 or stream is not None:
             wav = np.clip(wav, -1, 1)
         if wav.size > 0:

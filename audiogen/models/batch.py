@@ -16,14 +16,18 @@ class Batch(NamedTuple):
     Attributes:
         x: codes (B, K, T) int64 or frames (B, F, T) float32.
         conditions: what is known of the items; None where nothing is.
+        observed: steps (B, C, S) in the order of the model's pattern, which the model is to see instead of those of x;
+            None for x itself. See `SequenceModel.redraw`.
     """
 
     x: Tensor
     conditions: Conditions | None = None
+    observed: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
         """Copy the batch to a device, without waiting for the copy where the device allows it."""
         conditions = self.conditions and {
             name: values.to(device, non_blocking=True) for name, values in self.conditions.items()
         }
-        return Batch(self.x.to(device, non_blocking=True), conditions)
+        observed = None if self.observed is None else self.observed.to(device, non_blocking=True)
+        return Batch(self.x.to(device, non_blocking=True), conditions, observed)

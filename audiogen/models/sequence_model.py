@@ -12,6 +12,7 @@ from .embeddings import CodeEmbedding, FrameEmbedding
 from .heads import CategoricalHead, MixtureDensityHead
 from .layers import State
 from .patterns import Parallel, Pattern
+from .sampling import Sampling
 
 
 class SequenceModel(nn.Module):
@@ -81,7 +82,8 @@ class SequenceModel(nn.Module):
             (B, rows, T), rows being K for codes and 1 for frames; 0 where x is `hole`.
         """
         seq = self.pattern.apply(batch.x, self.hole)  # (B, C, S)
-        nll, _ = self.nll_of_steps(seq, added=self.added(batch.conditions, 0, seq.shape[2]))
+        added = self.added(batch.conditions, 0, seq.shape[2])
+        nll, _ = self.nll_of_steps(seq, added=added, observed=batch.observed)
         return self.pattern.invert(nll, batch.x.shape[2])
 
     def nll(self, batch: Batch) -> tuple[Tensor, int]:
@@ -94,7 +96,11 @@ class SequenceModel(nn.Module):
         return self(batch).sum(dtype=torch.float64), self.num_entries(batch)
 
     def nll_of_steps(
-        self, seq: Tensor, state: tuple[Tensor, State] | None = None, added: Tensor | None = None
+        self,
+        seq: Tensor,
+        state: tuple[Tensor, State] | None = None,
+        added: Tensor | None = None,
+        observed: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, State]]:
         """Compute the negative log-likelihood of steps that are already laid out, chunk by chunk.
 
@@ -102,16 +108,50 @@ class SequenceModel(nn.Module):
             seq: (B, C, S), steps in the order of the pattern.
             state: the state that the previous chunk returned (its last step and the backbone's state); None at first.
             added: what conditions add at the steps of the chunk (see `added`); None if no condition is given.
+            observed: (B, C, S), what the model sees of the steps, if that is not `seq`.
 
         Returns:
             nats (B, rows, S), and the state for the next chunk.
         """
+        h, state = self._hidden(seq if observed is None else observed, state, added)
+        return self.head.nll(h, seq), state
+
+    def _hidden(
+        self, seq: Tensor, state: tuple[Tensor, State] | None, added: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, State]]:
+        """Compute the head's input (B, S, D or wider) at each step, and the state after the last one."""
         first = self.bos.expand(seq.shape[0], 1, -1) if state is None else self.embed(state[0])
         x = torch.cat([first, self.embed(seq[:, :, :-1])], dim=1)  # (B, S, D), shifted by one step
         h, backbone_state = self.backbone(self._conditioned(x, added), None if state is None else state[1])
         last = self._none_before(seq.shape[0]) if state is None else state[0]
-        h = self.head.attach(h, torch.cat([last, seq[:, :, :-1]], dim=2))
-        return self.head.nll(h, seq), (seq[:, :, -1:], backbone_state)
+        return self.head.attach(h, torch.cat([last, seq[:, :, :-1]], dim=2)), (seq[:, :, -1:], backbone_state)
+
+    @torch.no_grad()
+    def redraw(self, batch: Batch, share: float) -> Batch:
+        """Let the model see its own draws at random steps of a batch (scheduled sampling).
+
+        A model that is trained on recordings alone has never seen its own mistakes, and in generation they pile up: a
+        tune fades into silence, or ends in noise. Here each step is drawn as if the recording led up to it, and takes
+        the place of the recorded one with a probability that is the same throughout an item. What the model is to
+        predict stays the recording.
+
+        Args:
+            batch: x and conditions.
+            share: the probability is uniform between 0 and this, for each item.
+
+        Returns:
+            The batch with `observed` set. The draws come from torch's random numbers.
+
+        Source: Bengio et al. 2015, Scheduled Sampling; Mihaylova and Martins 2019, Scheduled Sampling for Transformers.
+        """
+        seq = self.pattern.apply(batch.x, self.hole)  # (B, C, S)
+        B, _, S = seq.shape
+        h, _ = self._hidden(seq, None, self.added(batch.conditions, 0, S))  # (B, S, D)
+        # In (0, 1): half a unit above the multiples of 2^-53 that torch draws.
+        u = torch.rand(B * S, self.head.num_uniforms, dtype=torch.float64, device=h.device) + 2.0**-54
+        drawn = self.head.sample(h.flatten(0, 1), Sampling(), u).unflatten(0, (B, S)).transpose(1, 2)  # (B, C, S)
+        chosen = torch.rand(B, 1, S, device=h.device) < share * torch.rand(B, 1, 1, device=h.device)
+        return batch._replace(observed=torch.where(chosen & ~self.embed.is_hole(seq), drawn.to(seq.dtype), seq))
 
     def num_entries(self, batch: Batch) -> int:
         """Count the codes or frames of a batch that are not `hole`."""

@@ -65,6 +65,8 @@ class TrainingConfig:
         final_learning_rate: fraction of `learning_rate` at which the cosine ends.
         weight_decay: applied to matrices only.
         gradient_clip: maximum norm of the gradient.
+        scheduled_sampling: share of the steps at which the model sees its own draws instead of the recording; uniform
+            between 0 and this for each crop. It keeps generation from drifting, see `SequenceModel.redraw`.
         precision: "bf16" runs matrix products in bfloat16; "auto" does so where it is known to be faster.
         compile: use torch.compile; faster on GPUs.
         average: decay per step of averaged weights (Polyak averaging); null for none.
@@ -91,6 +93,7 @@ class TrainingConfig:
     final_learning_rate: float = 0.05
     weight_decay: float = 0.1
     gradient_clip: float = 1.0
+    scheduled_sampling: float = 0.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
     average: float | None = None
@@ -132,7 +135,7 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ConfigError(f"training.{name}: must be above 0, got {value}")
-        for name in ("warmup", "final_learning_rate", "weight_decay", "average"):
+        for name in ("warmup", "final_learning_rate", "weight_decay", "scheduled_sampling", "average"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ConfigError(f"training.{name}: must lie between 0 and 1, got {value}")

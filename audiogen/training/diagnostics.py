@@ -118,11 +118,13 @@ def observe(model: nn.Module) -> Iterator[Observation]:
 
     def after_module(name: str, module: nn.Module, inputs: Any, y: Any) -> None:
         nonlocal latest
-        if isinstance(y, Tensor):
+        if isinstance(y, Tensor) and torch.is_grad_enabled():  # scheduled sampling draws without gradients
             latest = name
             meter(name, y).add(y)
 
     def after_function(kind: str, y: Tensor, arguments: tuple, options: dict) -> None:
+        if not torch.is_grad_enabled():
+            return
         found = meter(f"{latest} {'attention' if kind == ATTENTION else kind}", y)
         found.add(y, AWAKE[kind](y.detach()) if kind in AWAKE else None, kind in ("tanh", "sigmoid"))
         if kind == ATTENTION:

@@ -292,8 +292,13 @@ class Trainer:
             batch, files = next(loader)
             names.update(name for item in files for name in item)
             entries = self.model.num_entries(batch)  # counted on the CPU, without synchronising
+            batch = batch.to(self.device)
             with self.autocast:
-                loss = self.per_entry(batch.to(self.device)).sum() / entries
+                if self.config.scheduled_sampling:
+                    self.model.eval()
+                    batch = self.model.redraw(batch, self.config.scheduled_sampling)
+                    self.model.train()
+                loss = self.per_entry(batch).sum() / entries
             (loss / self.config.accumulation).backward()
             figures.append(Figure(step, "loss", loss.detach(), sorted(names)))
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
