@@ -2,20 +2,22 @@
 
     python recipes/01_autograd.py FOLDER [--out runs/01_autograd]
 
-What it teaches. A derivative says how much a result moves when one number is nudged. A computation of a million steps
-is made of steps whose derivative is plain (a sum, a product, an exponential), and the chain rule multiplies them along
-the way. Carried backwards from the loss, one walk gives the slope of the loss by every weight at once; training is to
-move each weight a little against its slope, again and again. All of it is in two short files of audiogen/course,
-engine.py and nn.py: single numbers, no torch, no numpy.
+What it teaches. A derivative says how much a result changes when one number is nudged. A computation of a million steps
+consists of simple operations (a sum, a product, an exponential) whose derivatives are known, and the chain rule
+multiplies these along the way. One backward pass from the loss gives the gradient of the loss with respect to every
+weight at once. Training moves each weight a little against its gradient, again and again. Two short files of
+audiogen/course, engine.py and nn.py, hold all of it: single numbers, no torch, no numpy.
 
-How it carries over to audio. Speech is voiced (vowels, m, z: the vocal folds swing, and the sound repeats) or unvoiced
-(s, f, t: air hisses). A network of 33 neurons learns to tell which from two numbers about each 40 ms of sound: how flat
-its spectrum is, and how much of its power lies below 1 kHz. Neither knows whether anything repeats; the label knows
-nothing else. Every later lesson trains by this very loop, with more weights, and with torch to hold them.
+How it carries over to audio. Speech is voiced (vowels, m, z: the vocal folds vibrate, and the waveform repeats) or
+unvoiced (s, f, t: air hisses). A network of 33 neurons learns to tell the two apart from two features of each 40 ms of
+sound: how flat its spectrum is, and how much of its power lies below 1 kHz. Neither feature measures whether the
+waveform repeats; the label measures nothing else. Every later lesson trains with this same loop, with more weights and
+with torch to hold them.
 
 What to try. --learning-rate 3, then 0.01. One hidden neuron instead of sixteen (--hidden 1): on spoken digits it learns
-nothing at all, since a relu that is off for every frame has slope 0 and can't come back; three do. Value.tanh in the
-place of Value.relu: does the boundary bend more softly? Music instead of speech: what is left to be told apart?
+nothing, since a relu that is off for every frame has gradient 0 and never recovers; three neurons do learn. Replace
+Value.relu by Value.tanh: does the boundary bend more smoothly? Use music instead of speech: what does the network tell
+apart now?
 """
 
 import random
@@ -41,24 +43,25 @@ from audiogen.listen import Clip, clip_cards, grid, picture, section, table, tex
 from audiogen.listen.charts import Line, line_chart
 from audiogen.utils.scripts import run_script
 
-MOST_FRAMES = 20_000  # of each side, whose files come in an order that their content draws
-COLOURS = "#b2182b", "#2166ac"  # of the two kinds
-CHECK = ["", "value", "slope by the chain rule", "slope by nudging"]
+MAX_FRAMES = 20_000  # per side of the split; files are sorted by content hash
+COLOURS = "#b2182b", "#2166ac"  # one for each kind of frame
+CHECK = ["", "value", "gradient by the chain rule", "gradient by nudging"]
 
 
 def main() -> None:
+    """Run the lesson."""
     parser = LessonParser(__file__, __doc__)
     parser.add_argument("--hidden", type=int, default=16, help="neurons in each of the two hidden layers")
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=1000, help="training steps")
     parser.add_argument("--batch-size", type=int, default=100, help="frames per step")
-    parser.add_argument("--learning-rate", type=float, default=0.3, help="at first; it falls to 0 in a straight line")
+    parser.add_argument("--learning-rate", type=float, default=0.3, help="initial learning rate; falls linearly to 0")
     args = parser.parse_args()
     if args.short:
         args.steps, args.batch_size = 40, 20
     index = scan(args.folder)
 
-    # 1. One neuron, one frame, one loss. Two features x, three weights to learn, and a score: above 0 says "voiced".
-    #    The loss is -log of the probability 1 / (1 + exp(-score)) that the neuron gives to what is true, "voiced".
+    # 1. One neuron, one frame, one loss. Two features x, three weights to learn, and a score: above 0 means "voiced".
+    #    The loss is -log of the probability 1 / (1 + exp(-score)) that the neuron gives to the true answer, "voiced".
     w1, w2, b = Value(-0.5, label="w1"), Value(0.8, label="w2"), Value(0.1, label="b")
     x1, x2 = Value(1.2, label="x1"), Value(-0.4, label="x2")
 
@@ -71,50 +74,54 @@ def main() -> None:
     loss = forward()
     loss.backward()
     graph = draw(loss)
-    #    The slope by the chain rule, one walk back for all; and by nudging one weight a little, without any calculus.
+    #    Compare two gradients: by the chain rule, one backward pass for all weights; and by nudging one weight at a
+    #    time (a finite difference), without any calculus.
     checks = [check(forward, weight.label, weight) for weight in (w1, w2, b)]
     for name, _, grad, slope in checks:
-        print(f"slope of the loss by {name}: {grad} by the chain rule, {slope} by nudging")
+        print(f"gradient of the loss with respect to {name}: {grad} by the chain rule, {slope} by nudging")
 
-    # 2. Gradient descent: each weight a little against its slope, and the loss falls. There is no more to training.
+    # 2. Gradient descent: move each weight a little against its gradient, and the loss falls. That is all of training.
     descent = []
     for step in range(7):
         loss = forward()
         descent.append([step, w1.data, w2.data, b.data, loss.data])
         for weight in (w1, w2, b):
-            weight.grad = 0.0  # backward adds to it, so that the slopes of several losses can gather
+            weight.grad = 0.0  # backward adds to it, so that gradients of several losses accumulate
         loss.backward()
         for weight in (w1, w2, b):
             weight.data -= 0.5 * weight.grad
-    print("six steps down:", " ".join(f"{row[-1]:.3f}" for row in descent))
+    print("loss over six steps of gradient descent:", " ".join(f"{row[-1]:.3f}" for row in descent))
 
-    # 3. Frames of sound. The label asks if the waveform repeats itself at the pitch of a voice. The network sees only
-    #    the two features, shifted and scaled to mean 0 and deviation 1 over the training files.
+    # 3. Frames of sound. The label says whether the waveform repeats at the pitch of a voice. The network sees only
+    #    the two features, normalised to mean 0 and deviation 1 over the training files.
     sides = split(index)
     rate = min(main_sample_rate(index), 16_000)
-    x, repeats = voicing.read_frames(training_wavs(index, sides.train, rate), rate, MOST_FRAMES)
-    held_x, held_repeats = voicing.read_frames(training_wavs(index, sides.held_out, rate), rate, MOST_FRAMES)
+    x, repeats = voicing.read_frames(training_wavs(index, sides.train, rate), rate, MAX_FRAMES)
+    held_x, held_repeats = voicing.read_frames(training_wavs(index, sides.held_out, rate), rate, MAX_FRAMES)
     if not len(x) or not len(held_x):
-        raise DataError(f"{args.folder}: one side has no frame of 40 ms above -60 dB; add longer or louder recordings")
+        raise DataError(
+            f"{args.folder}: the training or the held-out files have no frame of 40 ms above -60 dB; add longer or "
+            "louder recordings"
+        )
     mean, deviation = x.mean(axis=0), x.std(axis=0) + 1e-9
     x, held_x = (x - mean) / deviation, (held_x - mean) / deviation
     threshold, kinds, remark = 0.5, ("voiced", "unvoiced"), ""
     if not 0.05 < np.mean(repeats > threshold) < 0.95:
         threshold, kinds = float(np.median(repeats)), ("steadier", "rougher")
         remark = (
-            f"Of these frames {np.mean(repeats > 0.5):.1%} repeat: too few of one kind to ask for voiced and "
-            "unvoiced. The question is now which of them repeat better than half of the training frames do."
+            f"{np.mean(repeats > 0.5):.1%} of the training frames repeat: too few of one kind to ask for voiced and "
+            "unvoiced. The label now says which frames repeat better than half of the training frames do."
         )
     y, held_y = np.where(repeats > threshold, 1, -1), np.where(held_repeats > threshold, 1, -1)
     if abs(y.mean()) == 1:
-        raise DataError(f"{args.folder}: its {len(y)} frames all repeat alike; give a folder with speech in it")
+        raise DataError(f"{args.folder}: all {len(y)} frames repeat equally well; use a folder that contains speech")
     counts = (
-        f"{len(y):,} training frames, {np.mean(y > 0):.1%} of them {kinds[0]}; {len(held_y):,} held out, "
-        f"{np.mean(held_y > 0):.1%}.{remark and ' ' + remark}"
+        f"{len(y):,} training frames, {np.mean(y > 0):.1%} of them {kinds[0]}; {len(held_y):,} held-out frames, "
+        f"{np.mean(held_y > 0):.1%} of them {kinds[0]}.{remark and ' ' + remark}"
     )
     print(f"{sides.summary}\n{counts}")
 
-    # 4. Training: a few frames, forward, backward, step. The same loop for a single neuron, and last for the network.
+    # 4. Training: a few frames, forward, backward, step. The same loop trains a single neuron and then the network.
     points, labels = x.tolist(), y.tolist()
     watched = random.Random(0).sample(range(len(held_y)), min(500, len(held_y)))
     models = {
@@ -139,7 +146,8 @@ def main() -> None:
                 held_losses.append((step, judge(model, held_x[watched], held_y[watched])[0]))
         print(f"{name}: {len(model.parameters())} weights, {args.steps} steps in {time.perf_counter() - began:.0f} s")
 
-    # 5. Is the gradient right in the whole network, too? Its loss over a few frames, and the four steepest weights.
+    # 5. Is the gradient also right in the whole network? Check the four weights with the largest gradients, using the
+    #    loss over a few frames.
     network, few = models["network"], batch[:20]
 
     def loss_of_few() -> Value:
@@ -150,8 +158,8 @@ def main() -> None:
     steepest = sorted(enumerate(network.parameters()), key=lambda pair: -abs(pair[1].grad))[:4]
     more_checks = [check(loss_of_few, f"weight {i}", weight) for i, weight in steepest]
 
-    # 6. Judged on held-out files, beside the guess that knows only how many frames are voiced. Frames on the brink of
-    #    repeating have a label that nobody could be sure of, so the clear ones are counted by themselves as well.
+    # 6. Evaluate on held-out files, beside a baseline that knows only what share of frames is voiced. Frames whose
+    #    correlation is close to the threshold have an uncertain label, so clear frames are also scored alone.
     share = float(np.mean(y > 0))
     clear = np.abs(held_repeats - threshold) > 0.2
     rows = [
@@ -167,22 +175,22 @@ def main() -> None:
         (trained, _), (held, right) = judge(model, x[:5000], y[:5000]), judge(model, held_x, held_y)
         rows.append([name, len(model.parameters()), trained, held, *percent(right, clear)])
     for name, _, _, held, right, of_clear in rows:
-        print(f"{name:>13}: {held:.3f} nats per held-out frame, {right} right, {of_clear} of the clear ones")
+        print(f"{name:>13}: {held:.3f} nats per held-out frame, {right} right, {of_clear} of clear frames right")
 
-    # 7. Sounds: some held-out files in which both kinds occur evenly, taken apart by what the network says.
-    def says(wav: np.ndarray) -> np.ndarray:
+    # 7. Sounds: a few held-out files in which both kinds are frequent, separated into the two by the network.
+    def predict(wav: np.ndarray) -> np.ndarray:
         frames = voicing.cut(wav, rate)
         p = probabilities(network, (voicing.spectral_features(frames, rate) - mean) / deviation)
         return np.where(voicing.sounding(frames), p, np.nan)
 
     sounds = [wav[0, : 4 * rate].numpy() for wav in islice(training_wavs(index, sides.held_out, rate), 60)]
-    sounds.sort(key=lambda wav: min(np.sum((p := says(wav)) > 0.5), np.sum(p <= 0.5)))
+    sounds.sort(key=lambda wav: min(np.sum((p := predict(wav)) > 0.5), np.sum(p <= 0.5)))
     heard = np.concatenate([0.5 * wav / (np.abs(wav).max() + 1e-9) for wav in sounds[-5:]] + [np.zeros(rate // 10)])
-    p = says(heard)
+    p = predict(heard)
     parts = {
-        "All of it": heard,
+        "Everything": heard,
         **{
-            f"What it calls {kind}": voicing.let_through(heard, which, rate)
+            f"Predicted {kind}": voicing.let_through(heard, which, rate)
             for kind, which in zip(kinds, (p > 0.5, p <= 0.5), strict=True)
         },
     }
@@ -199,30 +207,33 @@ def main() -> None:
         section(
             "One neuron, backwards",
             text(
-                "A neuron looks at one voiced frame and gives it a score; the higher, the smaller the loss. The "
-                "number at an arrow is its slope: how much the box at its head moves per unit that the box at its "
-                "tail does. Read from right to left: the loss moves by 1 per unit of itself, and every other "
-                "gradient is the slope of the arrow times the gradient at its head. Where it is negative, more of "
-                "this number makes the loss smaller. Shaded boxes are inputs."
+                "A neuron gives one voiced frame a score; the higher the score, the smaller the loss. The number at an "
+                "arrow is its slope: how much the box at its head changes per unit of change in the box at its "
+                "tail. Read the graph from right to left. The gradient of the loss with respect to itself is 1. The "
+                "gradient of any other box is the slope of its arrow times the gradient at the arrow's head, summed "
+                "over all arrows that leave the box. Where a gradient is negative, increasing that number makes the "
+                "loss smaller. Shaded boxes are inputs."
             ),
             picture(graph, "The graph of the loss of one neuron, from its weights and features on the left"),
             text(
-                "A slope can be measured without any calculus: move a weight by a millionth, and look. That takes "
-                "two computations for each weight; the walk back is one for all."
+                "A gradient can be measured without any calculus: move a weight by a millionth up and down, and see "
+                "how far the loss moves (a finite difference). That takes two forward passes for each weight; one "
+                "backward pass gives all gradients."
             ),
             table(CHECK, checks),
-            text("Six steps down, each weight moved against its slope by half of it:"),
+            text("Six steps of gradient descent. Each step subtracts half of its gradient from each weight:"),
             table(["step", "w1", "w2", "b", "loss"], descent),
         ),
         section(
             "Frames of sound",
             text(
                 f"{sides.summary}. Silence is left out. {counts}",
-                f"A frame is called {kinds[0]} if its waveform, moved by some period of 1/{voicing.HIGHEST_PITCH} "
-                f"to 1/{voicing.LOWEST_PITCH} s, correlates with itself by more than {threshold:.2f}. No formula "
-                "leads there from the two features: shuffle the frequencies below 1 kHz, and those above, and "
-                "both stay what they were while all that repeats is gone. What can be learned is how the sounds "
-                "are coloured: voices are strong below and have peaks, hisses are flat or lie high.",
+                f"A frame is {kinds[0]} if its waveform, shifted by some period between 1/{voicing.HIGHEST_PITCH} "
+                f"and 1/{voicing.LOWEST_PITCH} s, correlates with itself by more than {threshold:.2f}. The label "
+                "can't be computed from the two features: shuffle the frequencies below 1 kHz among themselves, and "
+                "those above as well, and both features stay the same while the repetition is gone. The network can "
+                "only learn what usually goes together: voiced sounds are strong below 1 kHz and have spectral "
+                "peaks; hisses have flat spectra or lie above.",
             ),
         ),
         section(
@@ -235,42 +246,43 @@ def main() -> None:
                 {row[0]: row[3] for row in rows[:2]},
                 "training steps",
                 "Nats per frame, lower is better",
-                "Loss of the network by training step, beside the held-out loss of simpler answers",
+                "Loss of the network by training step, beside the held-out loss of two simpler models",
             ),
             text(
-                "The chain rule against nudging once more, for the four steepest weights of the trained network, "
-                f"out of {len(network.parameters())}, by the loss of a few frames:"
+                "The chain rule against nudging once more, on the loss of a few frames: the four weights of the "
+                f"trained network with the largest gradients, out of {len(network.parameters())}:"
             ),
             table(CHECK, more_checks),
         ),
         section(
             "How good",
             table(
-                ["", "weights", "training loss", "held-out loss", "right", "right of the clear ones"],
+                ["", "weights", "training loss", "held-out loss", "accuracy", "accuracy on clear frames"],
                 rows,
-                caption="Losses in nats per frame. A frame is clear if its correlation is over 0.2 away from the "
-                "line between the two kinds.",
+                caption="Losses in nats per frame. A frame is clear if its correlation is more than 0.2 away from "
+                "the threshold between the two kinds.",
             ),
             text(
-                "The loss asks how much probability went to what was true, the percentage only which side of one "
-                "half it was on. So a boundary that bends can lower the one and leave the other as it is."
+                "The loss measures how much probability the right answer got; accuracy only counts whether it got "
+                "more than one half. A bent boundary can therefore lower the loss and leave accuracy unchanged."
             ),
             picture(
                 boundary(models, held_x, held_y, mean, deviation, kinds),
-                "Held-out frames by their two features, over what each model says of every place",
-                "Each dot is a held-out frame; the ground is the probability that the model gives, and the "
-                "line is where it is one half. One neuron can only cut straight; the network bends its line.",
+                "Held-out frames by their two features, over the probability that each model assigns",
+                f"Each dot is a held-out frame. The background is the model's probability of {kinds[0]}; the line is "
+                "where it is one half. The boundary of one neuron is always straight; the network's can bend.",
             ),
         ),
         section(
             "How it sounds",
             text(
-                "Held-out files in which the network finds both kinds most evenly, at one loudness, end to end: "
-                "whole, and with only the frames of one kind let through. The dots are what the label goes by."
+                "The held-out files in which the network finds the most frames of both kinds, played one after "
+                "another at equal peak level: everything, and with only the frames of one kind kept. The dots are "
+                "the correlation that decides the label."
             ),
             picture(
                 timeline(parts, p, rate, threshold, kinds[0]),
-                "The waveform, the probability that the network gives, and how well the waveform repeats",
+                "The waveform, the network's probability, and how well the waveform repeats",
             ),
             grid(clip_cards(clips)),
         ),
@@ -279,7 +291,17 @@ def main() -> None:
 
 
 def check(function: Callable[[], Value], name: str, weight: Value, by: float = 1e-6) -> list[str]:
-    """A weight, the slope that `backward` gave it, and that of function() from a bit above to a bit below."""
+    """Compare the gradient that `backward` gave a weight with the central finite difference of `function`.
+
+    Args:
+        function: recomputes the loss from the current value of the weight.
+        name: what to call the weight.
+        weight: the weight, whose gradient is already computed.
+        by: how far to nudge it in each direction.
+
+    Returns:
+        A row under the headings of CHECK.
+    """
     grad, results = weight.grad, []
     for move in (by, -2 * by):
         weight.data += move
@@ -289,23 +311,29 @@ def check(function: Callable[[], Value], name: str, weight: Value, by: float = 1
 
 
 def scores(model: MLP, x: np.ndarray) -> np.ndarray:
-    """(T, 2) -> (T,)."""
+    """Return the score of each frame: features (T, 2) -> (T,)."""
     return np.array([model(point).data for point in x.tolist()])
 
 
 def probabilities(model: MLP, x: np.ndarray) -> np.ndarray:
-    """(T, 2) -> (T,), of the first kind."""
+    """Return the probability that each frame is of the first kind: features (T, 2) -> (T,)."""
     return np.exp(-np.logaddexp(0, -scores(model, x)))
 
 
 def judge(model: MLP, x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
-    """Nats per frame, and which frames (T,) are told right."""
+    """Return the loss in nats per frame, and which frames are classified correctly: (T,) bool.
+
+    Args:
+        model: the classifier.
+        x: (T, 2), features.
+        y: (T,), 1 or -1.
+    """
     margins = scores(model, x) * y
     return float(np.logaddexp(0, -margins).mean()), margins > 0
 
 
 def percent(right: np.ndarray, clear: np.ndarray) -> list[str]:
-    """How many of all frames, and of the clear ones."""
+    """Return the accuracy over all frames and over the clear ones, as percentages."""
     return [f"{side.mean():.1%}" if len(side) else "none" for side in (right, right[clear])]
 
 
@@ -317,7 +345,16 @@ def boundary(
     deviation: np.ndarray,
     kinds: tuple[str, str],
 ) -> Figure:
-    """Frames (T, 2) over the probability that each model gives to every place; the axes in dB."""
+    """Plot frames by their features, over the probability that each model assigns to every point of the plane.
+
+    Args:
+        models: two classifiers by name.
+        x: (T, 2), normalised features.
+        y: (T,), 1 or -1.
+        mean: (2,), subtracted in the normalisation, in dB.
+        deviation: (2,), divided by in the normalisation, in dB.
+        kinds: names of the labels 1 and -1.
+    """
     few = slice(None, None, 1 + len(x) // 2500)
     x, y = x[few], y[few]
     places = np.stack(np.meshgrid(*(np.linspace(x[:, i].min() - 0.2, x[:, i].max() + 0.2, 60) for i in range(2))))
@@ -330,7 +367,7 @@ def boundary(
             axes.scatter(*(x[y == value] * deviation + mean).T, s=4, color=colour, label=kind)
         if p.min() < 0.5 < p.max():
             axes.contour(flatness, ratio, p, [0.5], colors="black", linewidths=1.5)
-        axes.set(title=name, xlabel="spectral flatness (dB)", ylabel="power below 1 kHz over above (dB)")
+        axes.set(title=name, xlabel="spectral flatness (dB)", ylabel="power below over above 1 kHz (dB)")
         axes.label_outer()
         axes.legend(loc="lower left", markerscale=3)
     figure.colorbar(ground, label=f"probability of {kinds[0]}")
@@ -338,14 +375,22 @@ def boundary(
 
 
 def timeline(parts: dict[str, np.ndarray], p: np.ndarray, rate: int, threshold: float, kind: str) -> Figure:
-    """Waveforms, and below them what is said of their frames (T,): by the network, and by the label."""
+    """Plot waveforms, and below them the network's probability and the periodicity that decides the label.
+
+    Args:
+        parts: (N,) each, the whole waveform first.
+        p: (T,), the network's probability of `kind` for each frame of the whole.
+        rate: Hz.
+        threshold: periodicity above which the label is `kind`.
+        kind: name of the label.
+    """
     figure = Figure(figsize=(11, 4), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     for (title, wav), colour in zip(parts.items(), ("silver", *COLOURS), strict=True):
         above.plot(np.arange(len(wav)) / rate, np.where(wav == 0, np.nan, wav), color=colour, lw=0.6, label=title)
     seconds, frames = voicing.middles(len(p), rate) / rate, voicing.cut(next(iter(parts.values())), rate)
-    below.plot(seconds, p, color=COLOURS[0], lw=1.2, label=f"probability that the network gives to {kind}")
-    below.plot(seconds, voicing.periodicity(frames, rate), "k.", ms=3, label="correlation with itself, a period later")
+    below.plot(seconds, p, color=COLOURS[0], lw=1.2, label=f"the network's probability of {kind}")
+    below.plot(seconds, voicing.periodicity(frames, rate), "k.", ms=3, label="correlation with itself one period later")
     below.axhline(threshold, color="black", lw=0.6, ls=":")
     below.set(xlabel="seconds", ylim=(-0.05, 1.05))
     for axes in (above, below):

@@ -2,21 +2,21 @@
 
     python recipes/03_mlp.py FOLDER [--out runs/03_mlp]
 
-What it teaches. A table of what follows n tokens has V ** n rows, and nearly all of them are never met. Bengio et al.
-(2003) put a function in the place of the table: each token gets a point in a small space (its embedding), the points
-of the last n tokens are laid side by side, a layer of tanh units looks at all of them at once, and a last layer makes
-logits of it. What is learned of one token then holds for those that lie near. Around it stands what every training
-needs: a learning rate that was searched for and falls at the end, and three sides of the data. The training side
-teaches, the dev side chooses (here the context), and the test side is looked at once: a figure that was used for
-choosing is too good to be believed.
+What it teaches. A table of what follows n tokens has V ** n rows, and nearly all of them are never seen. Bengio et al.
+(2003) replace the table by a function: each token gets a point in a small space (its embedding), the embeddings of the
+last n tokens are concatenated, a layer of tanh units processes them, and a last layer computes the logits. What the
+model learns about one token then also holds for tokens with similar embeddings. The lesson also covers what every
+training needs: a learning rate that is searched for and lowered at the end, and a split of the data into three. The
+training files fit the weights, the dev files choose settings (here the context), and the test files are used once, at
+the end: a loss that was used for choosing is biased low.
 
-How it carries over to audio. Context is time: a token is 16 ms of sound, eight of them about as long as a vowel. No one
-tells the model which tokens sound alike, yet embeddings put quiet ones here and loud ones there, high ones apart from
-low ones, because they lead to like sounds. And there is little data: a few minutes are some ten thousand tokens, so the
-largest model and the longest context are not the best ones.
+How it carries over to audio. Context is time: a token is 16 ms of sound, and eight of them last about as long as a
+vowel. Nobody tells the model which tokens sound alike, yet the embeddings of quiet and loud tokens, and of high and low
+ones, come to lie apart, because similar sounds are followed by similar sounds. And data is scarce: a few minutes are
+some ten thousand tokens, so neither the largest model nor the longest context need be the best.
 
-What to try. --codes 64: coarser tokens have more in common; which context is the best one now? A folder of music: how
-far back does it pay to look? --steps 20000: who gains by it, the small models or the large ones?
+What to try. --codes 64: coarser tokens have more in common; which context is best now? Use a folder of music: how much
+context still helps? --steps 20000: which models gain more from it, the small or the large ones?
 """
 
 import dataclasses
@@ -42,13 +42,17 @@ from audiogen.models.sequence_model import SequenceModel
 from audiogen.utils.scripts import run_script
 
 Model = list[Tensor]  # C (V + 2, D), W1 (n D, H), b1 (H,), W2 (H, V), b2 (V,)
-Examples = tuple[Tensor, Tensor]  # contexts (N, n) and what followed (N,)
+Examples = tuple[Tensor, Tensor]  # contexts (N, n) and the tokens that follow them (N,)
 
 
 def three_sides(encoded: Encoded) -> dict[str, list[Part]]:
-    """The library holds out one side; the dev side is held out of the rest by the same rule, the files' content."""
+    """Split the folder into training, dev and test parts.
+
+    The library's held-out files are the test files. The dev files are held out of the rest by the same rule, the hash
+    of their content.
+    """
     parts = encoded.sides.train
-    if len(parts) == 1:  # one long file, which the library has cut: cut it once more
+    if len(parts) == 1:  # a single long file, already cut by the library: cut it once more
         cut = parts[0].start + 0.9 * (parts[0].stop - parts[0].start)
         train, dev = [dataclasses.replace(parts[0], stop=cut)], [dataclasses.replace(parts[0], start=cut)]
     else:
@@ -58,48 +62,57 @@ def three_sides(encoded: Encoded) -> dict[str, list[Part]]:
 
 
 def new_model(n: int, D: int, H: int, V: int) -> Model:
+    """Initialise a model.
+
+    Args:
+        n: context in tokens.
+        D: dimension of an embedding.
+        H: number of hidden units.
+        V: number of tokens.
+    """
     generator = torch.Generator().manual_seed(0)
-    # Small points under large weights: the gradient moves them far from where chance has put them. How large things
-    # should be at the start is the next lesson's subject.
-    C = 0.1 * torch.randn(V + 2, D, generator=generator)  # V is a file's start
-    C[V + 1] = 0  # V + 1, before the start, is nothing, now and for ever
+    # Small embeddings under large weights: training moves the embeddings far from their random initial positions. The
+    # next lesson is about the scale of initial values.
+    C = 0.1 * torch.randn(V + 2, D, generator=generator)  # row V is the start of a file
+    C[V + 1] = 0  # row V + 1 pads the context before the start; it stays zero
     W1 = torch.randn(n * D, H, generator=generator) * (5 / 3) / (0.1 * math.sqrt(n * D))
     W2 = torch.randn(H, V, generator=generator) * 0.01
     return [x.requires_grad_() for x in (C, W1, torch.zeros(H), W2, torch.zeros(V))]
 
 
 def logits(model: Model, contexts: Tensor) -> Tensor:
-    """(N, n) -> (N, V)"""
+    """Compute the logits of the next token: contexts (N, n) -> (N, V)."""
     C, W1, b1, W2, b2 = model
-    points = F.embedding(contexts, C, padding_idx=len(C) - 1)  # (N, n, D); the last row gets no gradient
+    points = F.embedding(contexts, C, padding_idx=len(C) - 1)  # (N, n, D); the padding row gets no gradient
     h = torch.tanh(points.flatten(1) @ W1 + b1)  # (N, H)
     return h @ W2 + b2
 
 
 def main() -> None:
+    """Run the lesson."""
     parser = LessonParser(__file__, __doc__)
-    parser.add_argument("--codes", type=int, default=256, help="V, how many typical frames")
-    parser.add_argument("--steps", type=int, default=6000, help="of each training")
+    parser.add_argument("--codes", type=int, default=256, help="V, the number of typical frames")
+    parser.add_argument("--steps", type=int, default=6000, help="training steps of each model")
     args = parser.parse_args()
     V, steps = (16, 60) if args.short else (args.codes, args.steps)
     D, H, usual, batch_size = 16, 200, 4, 64
     lengths, sizes = ((1, 4), (8, 64)) if args.short else ((1, 2, 4, 8, 16), (12, 50, 800))
 
-    # 1. Three sides, by file.
+    # 1. Training, dev and test files.
     encoded = encode_folder(args.folder, args.out, "melvq", num_codebooks=1, codebook_size=V)
     spec, parts = encoded.spec, three_sides(encoded)
     sides = {name: Sequences(encoded.cache, side) for name, side in parts.items()}
     milliseconds = 1000 / spec.frame_rate
     counted = {name: baselines(spec, sides["train"], sides[name]) for name in ("dev", "test")}
-    said = ", ".join(f"{name} {len(side):,} files ({side.num_frames.sum():,} tokens)" for name, side in sides.items())
+    counts = ", ".join(f"{name} {len(side):,} files ({side.num_frames.sum():,} tokens)" for name, side in sides.items())
     print(
-        f"{said}; a token is {milliseconds:.0f} ms\ncounted, bits per dev token: "
+        f"{counts}; a token is {milliseconds:.0f} ms\ncounted, bits per dev token: "
         + ", ".join(f"{name} {value:.3f}" for name, value in counted["dev"].items())
     )
 
-    # 2. The loop, in plain sight. `rates` says the learning rate of each step.
+    # 2. The training loop. `rates` holds the learning rate of each step.
     def train(model: Model, n: int, rates: Tensor) -> Tensor:
-        """-> bits per token of each step's batch."""
+        """Train a model with plain SGD, and return the loss of each batch in bits per token."""
         contexts, following = examples(sides["train"], n, V)
         generator, losses = torch.Generator().manual_seed(1), torch.empty(len(rates))
         for step, rate in enumerate(rates.tolist()):
@@ -115,18 +128,21 @@ def main() -> None:
     def score(model: Model, n: int, side: str) -> float:
         return bits(partial(logits, model), *examples(sides[side], n, V))
 
-    # 3. The learning rate: one short run in which it rises from far too small to far too large.
+    # 3. Search for the learning rate in one short run, in which it rises from far too small to far too large.
     tried = 10 ** torch.linspace(-3, 1, max(40, steps // 4))
     rising = train(new_model(usual, D, H, V), usual, tried)
     width = max(1, len(tried) // 20)
     smooth = rising.unfold(0, width, 1).mean(dim=1).nan_to_num(math.inf)
     lowest = float(tried[int(smooth.argmin()) + width // 2])
-    top = lowest / 3  # there it still falls: at the lowest point it is about to turn
+    top = lowest / 3  # here the loss still falls; at the lowest point it is about to rise
     rates = torch.full((steps,), top)
-    rates[int(0.75 * steps) :] /= 10  # the step decay
-    print(f"learning rate: the loss is lowest at {lowest:.2g}, so {top:.2g}, and a tenth of it for the last quarter")
+    rates[int(0.75 * steps) :] /= 10  # step decay
+    print(
+        f"learning rate: the loss is lowest at {lowest:.2g}, so training uses {top:.2g}, and a tenth of that in the "
+        "last quarter"
+    )
 
-    # 4. Context: one token is what the bigram sees.
+    # 4. Context. With one token, the model sees the same as the bigram.
     models, losses, scores = {}, {}, {}  # scores: bits per train token and per dev token
     for n in lengths:
         models[n] = new_model(n, D, H, V)
@@ -135,7 +151,7 @@ def main() -> None:
         print(f"context {n:2} ({n * milliseconds:3.0f} ms): train {scores[n][0]:.3f}, dev {scores[n][1]:.3f}")
     best = min(lengths, key=lambda n: scores[n][1])
 
-    # 5. Capacity: more units learn the training files ever better, and the dev files only up to a point.
+    # 5. Capacity. With more units, the loss on training files keeps falling, that on dev files only up to a point.
     by_size = {H: scores[best]}
     for size in sizes:
         model = new_model(best, D, size, V)
@@ -143,18 +159,18 @@ def main() -> None:
         by_size[size] = [score(model, best, side) for side in ("train", "dev")]
         print(f"{size:4} hidden units: train {by_size[size][0]:.3f}, dev {by_size[size][1]:.3f}")
 
-    # 6. Embeddings to look at: the two directions in which those of the best model differ most.
+    # 6. Project the embeddings of the best model onto their first two principal components.
     C = models[best][0][:V].detach().numpy()  # (V, D)
     centred = C - C.mean(axis=0)
     points = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T  # (V, 2)
     loudness, brightness, met = look_at(encoded, sides["train"])
-    told = [explained(x, values) for values in (loudness, np.log2(brightness)) for x in (points, C)]
+    fits = [explained(x, values) for values in (loudness, np.log2(brightness)) for x in (points, C)]
     print(
-        "a plane over two directions (over all) explains {:.0%} ({:.0%}) of the tokens' loudness, {:.0%} ({:.0%}) of "
-        "their brightness".format(*told)
+        "a linear fit on two principal components (on all dimensions) explains {:.0%} ({:.0%}) of the variance of the "
+        "tokens' loudness, {:.0%} ({:.0%}) of their brightness".format(*fits)
     )
 
-    # 7. The library's MLP is this one; see `as_plain` for the one thing that it writes in another way.
+    # 7. The library's MLP is the same model; `as_plain` shows the one difference in how it is written.
     torch.manual_seed(0)
     library = SequenceModel(spec, MLP(MLP.Config(dim=64, context=best, hidden_dim=H)), Parallel(1))
     optimizer = torch.optim.AdamW(library.parameters(), lr=2e-3)
@@ -171,11 +187,11 @@ def main() -> None:
     assert abs(theirs - plain) < 1e-4, (theirs, plain)
     print(f"the library's MLP: dev {theirs:.5f}; its weights in the model above: {plain:.5f}")
 
-    # 8. The test side, once, with what the dev side has chosen.
+    # 8. Evaluate the model chosen on the dev files on the test files, once.
     tested = score(models[best], best, "test")
     print(f"test, context {best}: {tested:.3f} bits per token; counted bigram {counted['test']['bigram']:.3f}")
 
-    # 9. Sounds: several draws one after the other, each as long as the middle one of the test files.
+    # 9. Sounds: several samples one after another, each as long as the median test file.
     def sound(name: str, pieces: list[Tensor], about: str) -> Clip:
         path = args.out / f"{name.replace(' ', '-')}.wav"
         write_audio(path, joined(encoded.frontend, pieces), spec.sample_rate)
@@ -186,7 +202,7 @@ def main() -> None:
         sound(
             "held-out files",
             [sides["test"][i][0, :length] for i in range(count)],
-            f"{count} of them, through the tokens and back: as good as it can get.",
+            f"{count} files, encoded as tokens and decoded: the upper bound for every model of these tokens.",
         )
     ]
     for n, model in models.items():
@@ -205,27 +221,31 @@ def main() -> None:
     page = write_lesson(
         __file__,
         args.out / "index.html",
-        text(f"{said}. A token is {milliseconds:.0f} ms of sound, one of {V}."),
+        text(f"{counts}. A token is {milliseconds:.0f} ms of sound, one of {V}."),
         section(
             "A learning rate",
             picture(
                 draw_rates(tried, rising, smooth, width, top, losses[usual]),
                 "Loss over a rising learning rate, and over a training whose rate falls once",
-                f"Left: each step has a higher rate than the one before. Right: a training with {top:.2g}, and "
-                "a tenth of it for the last quarter. Grey: each batch; blue: their running mean.",
+                f"Left: the rate rises with each step. Right: training at {top:.2g}, and at a tenth of it for the last "
+                "quarter. Grey: each batch; blue: running mean.",
             ),
             text(
-                f"The loss is lowest at {lowest:.2g} and turns up beyond it, so {top:.2g}, a third of that, is "
-                "fast and safe. A rate that high keeps the weights jumping about the bottom of the valley: within "
-                f"a twentieth of the run after it falls to a tenth, the loss goes from {before:.2f} to "
-                f"{after:.2f}."
+                f"The loss is lowest at a rate of {lowest:.2g}; training uses a third of that, {top:.2g}. In the "
+                f"twentieth of the run before the rate falls to a tenth, the mean loss is {before:.2f}; in the "
+                f"twentieth after, {after:.2f}."
+                + (
+                    " A high rate keeps the weights bouncing around a minimum; a lower rate lets them settle."
+                    if after < before
+                    else ""
+                )
             ),
         ),
         section(
-            "How much past",
+            "How much context",
             picture(
                 draw_bits({n * milliseconds: scores[n] for n in lengths}, by_size, counted["dev"]["bigram"]),
-                "Bits per token on the training and dev sides, by context and by hidden units",
+                "Bits per token on the training and dev files, by context and by hidden units",
                 f"After {steps:,} steps. Left: {H} hidden units. Right: a context of {best}.",
             ),
             table(
@@ -244,54 +264,59 @@ def main() -> None:
                 lengths.index(best),
             ),
             text(
-                f"One token of context needs {scores[1][1]:.3f} bits per dev token; the counted bigram, seeing "
-                f"the same, {counted['dev']['bigram']:.3f}. The best is {best}: {scores[best][1]:.3f}. "
+                f"With one token of context the model needs {scores[1][1]:.3f} bits per dev token; the counted bigram, "
+                f"which sees the same, needs {counted['dev']['bigram']:.3f}. The best context is {best} tokens, with "
+                f"{scores[best][1]:.3f} bits. "
                 + (
-                    "Would more be better still?"
+                    "Would a longer one be better still?"
                     if best == most
-                    else f"More is not better: {most} need {scores[most][0]:.3f} on the training side and "
-                    f"{scores[most][1]:.3f} on the dev side. What lies between the two was {gaps[1]:.2f} at one "
-                    f"token and is {gaps[most]:.2f} now: the model learns its files by heart."
+                    else f"Longer is not better: with {most} tokens the model needs {scores[most][0]:.3f} bits on the "
+                    f"training files and {scores[most][1]:.3f} on the dev files. The gap between the two is "
+                    f"{gaps[1]:.2f} with one token and {gaps[most]:.2f} with {most}"
+                    + (": the model memorises its training files." if gaps[most] > gaps[1] else ".")
                 ),
-                f"Of the sizes, {min(by_size, key=lambda size: by_size[size][1])} hidden units are best on the "
-                f"dev side, and {min(by_size, key=lambda size: by_size[size][0])} on the training side.",
-                f"The dev side has chosen the context, so that its {scores[best][1]:.3f} is a little too good to "
-                f"be believed. The test side was looked at once, after that: {tested:.3f} bits per token, beside "
-                f"{counted['test']['bigram']:.3f} of the counted bigram on the same files.",
+                f"{min(by_size, key=lambda size: by_size[size][1])} hidden units are best on the dev files, "
+                f"{min(by_size, key=lambda size: by_size[size][0])} on the training files.",
+                f"The context was chosen on the dev files, so their loss of {scores[best][1]:.3f} is biased low. The "
+                f"test files were used once, after that choice: {tested:.3f} bits per token; the counted bigram needs "
+                f"{counted['test']['bigram']:.3f} on the same files.",
             ),
         ),
         section(
-            "Where tokens lie",
+            "Where the embeddings lie",
             picture(
                 draw_points(points, loudness, brightness, met),
-                "The embedding of each token, coloured twice",
-                f"The two directions in which the {D}-dimensional embeddings of the best model differ most "
-                "(principal components). Each dot is a token, the larger the more often it was met. It lies "
-                "where training has put it; the colours were not known to the model.",
+                "The embedding of each token, coloured by loudness and by brightness",
+                f"The first two principal components of the {D}-dimensional embeddings of the best model. Each dot is "
+                "a token; its size says how often the token occurs. Training decides where the dots lie; the model "
+                "never sees loudness or brightness.",
             ),
             text(
-                f"A plane over the picture explains {told[0]:.0%} of what tokens differ in loudness and "
-                f"{told[2]:.0%} of their brightness (the frequency at which a token's typical frame stands out "
-                f"from the others); over all {D} dimensions {told[1]:.0%} and {told[3]:.0%}. Over points drawn by "
-                f"lot it would be about {2 / V:.1%} and {D / V:.1%}."
+                f"A linear fit on these two components explains {fits[0]:.0%} of the variance in loudness between "
+                f"tokens and {fits[2]:.0%} of that in brightness (the frequency at which a token's typical frame is "
+                f"strongest); a fit on all {D} dimensions explains {fits[1]:.0%} and {fits[3]:.0%}. For random points "
+                f"it would be about {2 / V:.1%} on two dimensions and {D / V:.1%} on {D}."
             ),
         ),
         section(
             "The same in the library",
             text(
-                "audiogen.models.backbones.MLP in a SequenceModel looks at all steps of a crop at once, since sliding "
-                "n tokens through a matrix is a convolution. Trained on crops by AdamW, with embeddings of 64 "
-                f"dimensions, it needs {theirs:.5f} bits per dev token; its weights in this lesson's five tensors "
-                f"need {plain:.5f}. It is the same model, trained in another way."
+                "audiogen.models.backbones.MLP in a SequenceModel computes all steps of a crop at once, since sliding "
+                "a window of n tokens over a matrix is a convolution. Trained on crops with AdamW, with embeddings of "
+                f"64 dimensions, it needs {theirs:.5f} bits per dev token. Its weights, copied into this lesson's five "
+                f"tensors, need {plain:.5f}: it is the same model, trained in another way."
             ),
         ),
-        section("How it sounds", text("Several draws each, one after the other."), grid(clip_cards(sounds))),
+        section("How it sounds", text("Several samples each, one after another."), grid(clip_cards(sounds))),
     )
     print(f"open {page}")
 
 
 def as_plain(library: SequenceModel, V: int) -> Model:
-    """The library's weights as C, W1, b1, W2, b2: two linear layers with nothing between them are one."""
+    """Convert the library's MLP to C, W1, b1, W2, b2.
+
+    The library has two linear layers with nothing in between at the output; here their product is one layer.
+    """
     backbone, head = library.backbone, library.head.linear
     C = torch.cat([library.embed.table.weight[:V], library.bos[None], torch.zeros(1, len(library.bos))])
     return [
@@ -304,7 +329,11 @@ def as_plain(library: SequenceModel, V: int) -> Model:
 
 
 def look_at(encoded: Encoded, training: Sequences) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each token's typical mel frame: loudness, the frequency (Hz) at which it stands out, how often it was met."""
+    """Return the loudness, the brightness and the number of occurrences of each token: (V,) each.
+
+    Loudness is the mean of the token's typical mel frame, which is normalised by band. Brightness is the frequency in
+    Hz of the band with the largest value.
+    """
     frontend, V = encoded.frontend, encoded.spec.codebook_size
     typical = frontend.quantizer.decode(torch.arange(V)[None, None])[0].numpy()  # (F, V), standardised by band
     band = (typical - typical.mean(axis=0)).argmax(axis=0)
@@ -315,12 +344,22 @@ def look_at(encoded: Encoded, training: Sequences) -> tuple[np.ndarray, np.ndarr
 
 
 def explained(points: np.ndarray, values: np.ndarray) -> float:
-    """How much of the variance of `values` a plane over the points explains."""
+    """Return the share of the variance of `values` (V,) that a linear fit on `points` (V, d) explains."""
     plane = np.column_stack([points, np.ones(len(points))])
     return float(1 - (values - plane @ np.linalg.lstsq(plane, values, rcond=None)[0]).var() / values.var())
 
 
 def draw_rates(tried: Tensor, rising: Tensor, smooth: Tensor, width: int, top: float, losses: Tensor) -> Figure:
+    """Plot the search for the learning rate, and the loss of a training run with the chosen rate.
+
+    Args:
+        tried: (n,), rising learning rates.
+        rising: (n,), loss of the batch at each of them.
+        smooth: the running mean of `rising`.
+        width: length of the window of the running mean.
+        top: the chosen rate.
+        losses: (steps,), loss of each batch of the training run.
+    """
     figure = Figure(figsize=(11, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.semilogx(tried, rising, color="lightgrey", linewidth=0.8)
@@ -332,13 +371,14 @@ def draw_rates(tried: Tensor, rising: Tensor, smooth: Tensor, width: int, top: f
     width = max(1, len(losses) // 60)
     right.plot(losses, color="lightgrey", linewidth=0.6)
     right.plot(np.arange(len(losses) - width + 1) + width // 2, losses.unfold(0, width, 1).mean(dim=1))
-    right.axvline(0.75 * len(losses), color="tab:orange", linestyle="--", label="the rate falls to a tenth")
+    right.axvline(0.75 * len(losses), color="tab:orange", linestyle="--", label="rate lowered to a tenth")
     right.set(xlabel="step", ylabel="bits per token of the batch")
     right.legend()
     return figure
 
 
 def draw_bits(by_context: dict[float, list[float]], by_size: dict[int, list[float]], bigram: float) -> Figure:
+    """Plot the training and dev losses by context in milliseconds and by hidden units, beside the counted bigram."""
     figure = Figure(figsize=(11, 3.8), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for ax, scores, label in ((axes[0], by_context, "context, ms"), (axes[1], by_size, "hidden units")):
@@ -354,16 +394,17 @@ def draw_bits(by_context: dict[float, list[float]], by_size: dict[int, list[floa
 
 
 def draw_points(points: np.ndarray, loudness: np.ndarray, brightness: np.ndarray, met: np.ndarray) -> Figure:
+    """Plot embeddings (V, 2), coloured by loudness and by brightness, sized by the number of occurrences (V,)."""
     figure = Figure(figsize=(13, 5.5), layout="constrained")
     for ax, values, label, norm in zip(
         figure.subplots(1, 2),
         (loudness, brightness),
-        ("loudness: mean of the typical frame", "brightness: where the typical frame stands out, Hz"),
+        ("loudness: mean of the typical frame", "brightness: strongest band of the typical frame, Hz"),
         ("linear", "log"),
         strict=True,
     ):
         dots = ax.scatter(*points.T, c=values, s=8 + 120 * met / met.max(), cmap="viridis", norm=norm, alpha=0.85)
-        ax.set(xlabel="first dimension", ylabel="second dimension", aspect="equal")
+        ax.set(xlabel="first component", ylabel="second component", aspect="equal")
         figure.colorbar(dots, ax=ax, label=label)
     return figure
 

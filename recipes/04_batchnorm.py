@@ -1,22 +1,23 @@
-"""Lesson 4: batch normalisation. How to start, and how to look inside.
+"""Lesson 4: batch normalisation. How to initialise a network, and how to look inside it.
 
     python recipes/04_batchnorm.py FOLDER [--out runs/04_batchnorm]
 
-What it teaches. A deep network can be lost before its first step. If the last layer begins with large weights, it is
-sure of what it can't know, and training spends its time on taking that back (the loss falls like a hockey stick). If
-the layers before it do, their tanh units lie at -1 or 1, where the slope is nearly nothing, and no gradient gets
-through. The right size keeps the signal's spread the same from layer to layer: 1 / sqrt(inputs), times 5/3 for what
-tanh squeezes. Batch normalisation (audiogen/course/stack.py) enforces what initialisation can only hope for: each
-unit's sums are brought to mean 0 and variance 1 over the batch. Four pictures show whether a network is well: its
-activations, their gradients, the weights' gradients beside the weights, and how much a step changes the weights, which
-should be about a thousandth.
+What it teaches. A deep network can fail before its first step. If the last layer starts with large weights, the network
+makes confident predictions that are wrong, and training first has to undo them (the loss curve looks like a hockey
+stick). If the layers before it start with large weights, their tanh units saturate at -1 or 1, where the derivative is
+nearly zero, and almost no gradient gets through. The right scale keeps the standard deviation of the signal the same
+from layer to layer: weights of deviation 1 / sqrt(inputs), times 5/3 because tanh shrinks its input. Batch
+normalisation (audiogen/course/stack.py) enforces what initialisation can only aim for: it normalises the input of each
+unit to mean 0 and variance 1 over the batch. Four pictures show whether a network is healthy: its activations, their
+gradients, the gradients of the weights relative to the weights, and the relative size of each update, which should be
+about a thousandth.
 
-How it carries over to audio. The network is lesson 3's, which names the next 16 ms of sound, but five layers deep.
-Nothing here depends on what the tokens stand for: `audiogen train FOLDER --out RUN --diagnostics` draws the like for
-any training run of the library, be it of a WaveNet's gates or a GPT's attention.
+How it carries over to audio. The network is that of lesson 3, which predicts the next 16 ms of sound, but five layers
+deep. Nothing here depends on what the tokens stand for: `audiogen train FOLDER --out RUN --diagnostics` draws such
+pictures for any training run of the library, whether of a WaveNet's gates or of a GPT's attention.
 
-What to try. --rate 0.05: which starts suffer most? --depth 12: which ones still learn? Take tanh away (make Tanh return
-its input): why is a deep network then no better than one layer, and which gain keeps the spread now?
+What to try. --rate 0.05: which initialisations suffer most? --depth 12: which ones still learn? Remove tanh (make Tanh
+return its input): why is a deep network then no better than a single layer, and which gain keeps the deviation now?
 """
 
 import inspect
@@ -54,14 +55,22 @@ GAINS = (0.5, 1.0, 5 / 3, 3.0)
 
 
 def new_network(V: int, depth: int, gain: float | None, last: float, batch_norm: bool) -> list[Layer]:
-    """`gain` is that of Kaiming's rule, None leaves torch.randn as it is; `last` scales the last layer's weights."""
+    """Initialise a network of tanh layers.
+
+    Args:
+        V: number of tokens.
+        depth: number of hidden layers.
+        gain: gain of Kaiming's rule; None leaves the weights with deviation 1.
+        last: factor of the weights of the last layer.
+        batch_norm: put batch norm before each tanh.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def weights(fan_in: int, fan_out: int) -> Tensor:
         return torch.randn(fan_in, fan_out, generator=generator) * (1 if gain is None else gain / math.sqrt(fan_in))
 
     C = torch.randn(V + 2, DIM, generator=generator)
-    C[V + 1] = 0  # before the start is nothing, as in lesson 3
+    C[V + 1] = 0  # padding before the start, as in lesson 3
     layers: list[Layer] = [Embedding(C)]
     for layer in range(depth):
         layers.append(Linear(weights(WIDTH if layer else CONTEXT * DIM, WIDTH), torch.zeros(WIDTH)))
@@ -73,7 +82,17 @@ def new_network(V: int, depth: int, gain: float | None, last: float, batch_norm:
 
 @dataclass
 class Look:
-    """One batch in one network: of each tanh, outputs and gradient (N, H); of each matrix, gradient over data."""
+    """What one batch shows about a network.
+
+    Attributes:
+        loss: bits per token.
+        outputs: activations of each tanh, (N, H).
+        gradients: gradient with respect to these, (N, H).
+        matrices: gradient of each weight matrix, divided by the standard deviation of its weights.
+        saturated: (depth,), fraction of saturated activations in each layer.
+        dead: number of units that are saturated for all N examples.
+        apart: ratio of the gradients' deviations in the first and the last layer, or its inverse, at least 1.
+    """
 
     loss: float
     outputs: list[Tensor]
@@ -81,13 +100,14 @@ class Look:
     matrices: list[Tensor]
 
     def __post_init__(self):
-        asleep = torch.stack(self.outputs).abs() > SATURATED  # (depth, N, H)
-        self.saturated, self.dead = asleep.float().mean(dim=(1, 2)), int(asleep.all(dim=1).sum())
+        saturated = torch.stack(self.outputs).abs() > SATURATED  # (depth, N, H)
+        self.saturated, self.dead = saturated.float().mean(dim=(1, 2)), int(saturated.all(dim=1).sum())
         first, last = self.gradients[0].std(), self.gradients[-1].std()
         self.apart = float(max(first / last, last / first))
 
 
 def look(layers: list[Layer], contexts: Tensor, following: Tensor) -> Look:
+    """Run a batch forward and backward, without a step: contexts (N, n) and the tokens (N,) that follow them."""
     loss = F.cross_entropy(run(layers, True, contexts), following)
     outputs = [layer.out for layer in layers if isinstance(layer, Tanh)]
     matrices = [weight for layer in layers for weight in layer.weights if weight.ndim == 2]
@@ -97,11 +117,12 @@ def look(layers: list[Layer], contexts: Tensor, following: Tensor) -> Look:
 
 
 def main() -> None:
+    """Run the lesson."""
     parser = LessonParser(__file__, __doc__)
-    parser.add_argument("--codes", type=int, default=256, help="V, how many typical frames")
-    parser.add_argument("--depth", type=int, default=5, help="hidden layers")
-    parser.add_argument("--steps", type=int, default=4000, help="of each training")
-    parser.add_argument("--rate", type=float, default=0.5, help="learning rate; a tenth of it for the last quarter")
+    parser.add_argument("--codes", type=int, default=256, help="V, the number of typical frames")
+    parser.add_argument("--depth", type=int, default=5, help="number of hidden layers")
+    parser.add_argument("--steps", type=int, default=4000, help="training steps of each network")
+    parser.add_argument("--rate", type=float, default=0.5, help="learning rate; a tenth of it in the last quarter")
     args = parser.parse_args()
     V, steps, depth = (16, 40, 3) if args.short else (args.codes, args.steps, args.depth)
 
@@ -110,19 +131,19 @@ def main() -> None:
     spec, held_out = encoded.spec, encoded.held_out
     contexts, following = examples(encoded.training, CONTEXT, V)
     bigram, generator = baselines(spec, encoded.training, held_out)["bigram"], torch.Generator().manual_seed(1)
-    shown = torch.randperm(len(contexts), generator=generator)[:512]  # the examples to look at, always the same
+    shown = torch.randperm(len(contexts), generator=generator)[:512]  # the same examples in every picture
     print(
-        f"{encoded.sides.summary}; {math.log2(V):.3f} bits per token if nothing is known, {bigram:.3f} by counting "
-        "pairs"
+        f"{encoded.sides.summary}; {math.log2(V):.3f} bits per token for a uniform guess, {bigram:.3f} for the counted "
+        "bigram"
     )
 
-    # 2. Five starts, each trained in the same way on the same batches.
+    # 2. Five initialisations, each trained in the same way on the same batches.
     starts = {
-        "careless": (None, 1.0, False),
-        "quiet end": (None, 0.01, False),
+        "unscaled": (None, 1.0, False),
+        "small last layer": (None, 0.01, False),
         "Kaiming": (5 / 3, 0.01, False),
         "batch norm": (5 / 3, 0.01, True),
-        "careless, batch norm": (None, 0.01, True),
+        "unscaled, batch norm": (None, 0.01, True),
     }
     networks, before, after, losses, moves, scores = {}, {}, {}, {}, {}, {}
     for name, start in starts.items():
@@ -137,7 +158,7 @@ def main() -> None:
             with torch.no_grad():
                 for weight, gradient in zip(weights, gradients, strict=True):
                     weight -= rate * gradient
-                if step % max(1, steps // 100) == 0:  # how far did the step move each matrix?
+                if step % max(1, steps // 100) == 0:  # relative size of the update of each matrix
                     moves[name].append(
                         [
                             float((rate * g.std() / w.std()).log10())
@@ -153,28 +174,31 @@ def main() -> None:
         ]
         print(
             f"{name:>20}: first loss {before[name].loss:6.3f}, {before[name].saturated.mean():4.0%} saturated, "
-            f"{before[name].dead} of {depth * WIDTH} dead; then train {scores[name][0]:.3f}, held out "
-            f"{scores[name][1]:.3f}"
+            f"{before[name].dead} of {depth * WIDTH} units dead; after training: train {scores[name][0]:.3f}, "
+            f"held out {scores[name][1]:.3f}"
         )
 
-    # 3. Why 5/3: the spread of signal and gradient from layer to layer, before any step.
+    # 3. Why 5/3: the deviation of signal and gradient from layer to layer, before any step.
     spreads = {}
     for gain, batch_norm in itertools.product(GAINS, (False, True)):
         seen = look(new_network(V, depth, gain, 1.0, batch_norm), contexts[shown], following[shown])
         spreads[gain, batch_norm] = [[float(x.std()) for x in xs] for xs in (seen.outputs, seen.gradients)]
 
-    # 4. What it costs and gives: an example's answer depends on the others of its batch, the more the fewer they are.
+    # 4. A side effect of batch norm: the logits of an example depend on the rest of its batch, most in small batches.
     jitter = {}
     with torch.no_grad():
         for size in (4, 16, 64, 256):
             others = torch.randint(len(contexts), (50, size - 1), generator=generator)
             answers = torch.stack(
                 [run(networks["batch norm"], True, torch.cat([contexts[:1], contexts[rest]]))[0] for rest in others]
-            )  # (50, V): of the same example
+            )  # (50, V): logits of the same example
             jitter[size] = float(answers.std(dim=0).mean() / answers.mean(dim=0).std())
-    print("batch norm's jitter: " + ", ".join(f"{value:.1%} in batches of {size}" for size, value in jitter.items()))
+    print(
+        "variation of one example's logits under batch norm: "
+        + ", ".join(f"{value:.1%} in batches of {size}" for size, value in jitter.items())
+    )
 
-    # 5. The library's MLP is this stack, and what its diagnostics see is what the pictures show.
+    # 5. The library's MLP is this stack, and its diagnostics measure what the pictures show.
     torch.manual_seed(0)
     library = SequenceModel(
         spec,
@@ -200,11 +224,11 @@ def main() -> None:
     apart = max(abs(a - b) / max(abs(b), 1e-9) for a, b in figures)
     assert apart < 1e-3, figures
     print(
-        f"the library's MLP with batch_norm=True, observed: {len(figures)} figures, none is further than {apart:.0e} "
-        "from this lesson's"
+        f"diagnostics of the library's MLP with batch_norm=True: {len(figures)} figures, all within {apart:.0e} of "
+        "this lesson's (relative difference)"
     )
 
-    # 6. Sounds: several draws one after the other, each as long as the middle one of the held-out files.
+    # 6. Sounds: several samples one after another, each as long as the median held-out file.
     def sound(name: str, pieces: list[Tensor], about: str) -> Clip:
         path = args.out / f"{name.replace(',', '').replace(' ', '-')}.wav"
         write_audio(path, joined(encoded.frontend, pieces), spec.sample_rate)
@@ -215,7 +239,7 @@ def main() -> None:
         sound(
             "held-out files",
             [held_out[i][0, :length] for i in range(count)],
-            "Through the tokens and back: as good as it can get.",
+            "Encoded as tokens and decoded: the upper bound for every model of these tokens.",
         )
     ]
     for name, layers in networks.items():
@@ -241,18 +265,26 @@ def main() -> None:
             "The hockey stick",
             picture(
                 draw_losses(losses),
-                "Loss by step of each start: the first steps, and all of them",
-                "Left: the first fiftieth of the training, as it was. Right: all of it, smoothed.",
+                "Loss by step of each initialisation: the first steps, and all steps",
+                "Left: the first fiftieth of the training, unsmoothed. Right: all of it, smoothed.",
             ),
             text(
-                f"Who knows nothing needs {math.log2(V):.3f} bits. The careless start needs "
-                f"{first['careless']:.1f}: its last layer is loud, so that it is sure, and wrong. A hundredth of "
-                f"these weights, and the first loss is {first['quiet end']:.3f}. That cures the first loss, not "
-                f"the network: {before['quiet end'].saturated.mean():.0%} of its outputs are saturated all the "
-                "same."
+                f"A uniform guess needs {math.log2(V):.3f} bits. The unscaled network starts at "
+                f"{first['unscaled']:.1f}: the weights of its last layer are large, so its predictions are confident "
+                "and wrong. With a hundredth of these weights, the first loss is "
+                f"{first['small last layer']:.3f}. That corrects the first loss but not the layers before: "
+                f"{before['small last layer'].saturated.mean():.0%} of their activations are still saturated."
             ),
             table(
-                ["start", "first loss", "saturated", "dead units", "saturated at the end", "train", "held out"],
+                [
+                    "initialisation",
+                    "first loss",
+                    "saturated",
+                    "dead units",
+                    "saturated at the end",
+                    "train",
+                    "held out",
+                ],
                 [
                     [
                         name,
@@ -264,7 +296,7 @@ def main() -> None:
                     ]
                     for name in starts
                 ],
-                f"bits per token; at the end is after {steps:,} steps; counted bigram {bigram:.3f}",
+                f"Losses in bits per token; the end is after {steps:,} steps; the counted bigram needs {bigram:.3f}.",
                 main_row=min(range(len(starts)), key=lambda i: list(scores.values())[i][1]),
             ),
         ),
@@ -272,73 +304,75 @@ def main() -> None:
             "Inside, before and after",
             picture(
                 draw_insides(before, after, moves, steps),
-                "Activations, gradients and steps of each start",
-                "A row is a start, a colour a layer (dark: the first). From the left: outputs of tanh before "
-                "training; how large the gradient is at these; each matrix's gradient as a part of its "
-                "weights; outputs after training; and the part by which steps moved each matrix (dashed: a "
-                "thousandth).",
+                "Activations, gradients and updates of each initialisation",
+                "Each row is an initialisation, each colour a layer (dark: the first). From the left: activations of "
+                "tanh before training; the magnitude of their gradients; the gradient of each weight matrix relative "
+                "to its weights; activations after training; and the size of each update relative to the weights "
+                "(dashed: a thousandth).",
             ),
             text(
-                "In a healthy row the layers lie on top of each other, in every picture. (The last layer begins "
-                "small, so that its steps begin large.) With a quiet end alone "
-                f"{before['quiet end'].saturated.mean():.0%} of the outputs lie close to -1 or 1: most of the "
-                "gradient is lost there, and large weights blow up what is left, so that it differs by a factor "
-                f"of {before['quiet end'].apart:.0f} between the first layer and the last. After Kaiming's "
-                f"rule it is one of {before['Kaiming'].apart:.1f}."
+                "In a healthy network the curves of all layers lie on top of each other in every picture. (The last "
+                "layer starts with small weights, so its relative updates start large.) If only the last layer is "
+                f"made small, {before['small last layer'].saturated.mean():.0%} of the activations lie close to -1 or "
+                "1. Saturated units block most of the gradient, large weights amplify the rest, and the deviation of "
+                f"the gradient differs by a factor of {before['small last layer'].apart:.0f} between the first and the "
+                f"last layer. With Kaiming's rule the factor is {before['Kaiming'].apart:.1f}."
             ),
             picture(
                 draw_dead(before),
                 "Which unit of the first layer is saturated for which example",
-                "A row is an example, a column a unit of the first layer; white is saturated. A column that is "
-                "white from top to bottom is a unit that none of these examples teaches anything.",
+                "Each row is an example, each column a unit of the first layer; white is saturated. A column that is "
+                "white from top to bottom is a dead unit: almost no gradient reaches it from any of these examples.",
             ),
         ),
         section(
             "Why 5/3",
             picture(
                 draw_spreads(spreads),
-                "Spread of activations and gradients from layer to layer by gain",
-                "Before any step. Dashed: with batch norm.",
+                "Deviation of activations and gradients from layer to layer, by gain",
+                "Before training. Dashed: with batch norm.",
             ),
             text(
-                "Tanh squeezes, so at a gain of 1 the signal shrinks from "
+                "Tanh shrinks its input. So at a gain of 1 the deviation of the signal falls from "
                 f"{spreads[1.0, False][0][0]:.2f} in the first layer to {spreads[1.0, False][0][-1]:.2f} in the "
                 f"last; at 5/3 it goes from {spreads[5 / 3, False][0][0]:.2f} to "
-                f"{spreads[5 / 3, False][0][-1]:.2f}; at 3 it stays large by saturating. With batch norm the gain "
-                "makes no difference on the way forward, since the scale is divided out."
+                f"{spreads[5 / 3, False][0][-1]:.2f}; at 3 it ends at {spreads[3.0, False][0][-1]:.2f}, since large "
+                "weights push the units towards -1 and 1. With batch norm the gain makes no difference in the forward "
+                "pass, since normalisation divides it out."
             ),
         ),
         section(
             "Batch norm",
             code(textwrap.dedent(inspect.getsource(BatchNorm.forward))),
             table(
-                ["examples in the batch", "how much one example's answer varies"],
+                ["examples in the batch", "variation of one example's logits"],
                 [[str(size), f"{value:.1%}"] for size, value in jitter.items()],
-                "deviation over 50 batches, as a part of the logits' own",
+                "Standard deviation over 50 batches, relative to the deviation of the logits themselves.",
             ),
             text(
-                "In training, mean and variance are everybody's: an example's answer depends on what else is in "
-                "its batch. That is noise which no unit can count on, so it may work against learning by heart. "
-                f"Here training and held-out loss are {gaps['Kaiming']:.3f} bits apart without it and "
-                f"{gaps['batch norm']:.3f} with it; held out, {scores['Kaiming'][1]:.3f} and "
-                f"{scores['batch norm'][1]:.3f}. It is also a coupling that nobody asked for: a bug in one item "
-                "reaches all, and a model of sequences would see through it what comes later. So evaluation uses "
-                "running averages, and GPT uses layer norm, which looks at one step at a time.",
-                "How far does it make up for a bad start? The careless weights with a quiet end need "
-                f"{scores['quiet end'][1]:.3f} bits without it and {scores['careless, batch norm'][1]:.3f} with "
-                f"it, Kaiming's {scores['Kaiming'][1]:.3f} and {scores['batch norm'][1]:.3f}.",
+                "In training, mean and variance are computed over the batch, so the logits of an example depend on "
+                "the other examples. This acts as noise, and may reduce overfitting. Here training and held-out loss "
+                f"are {gaps['Kaiming']:.3f} bits apart without batch norm and {gaps['batch norm']:.3f} with it; the "
+                f"held-out losses are {scores['Kaiming'][1]:.3f} and {scores['batch norm'][1]:.3f}. It also couples "
+                "examples that should be independent: a faulty example affects all others, and in a model of "
+                "sequences, statistics over time would leak the future. So evaluation uses running averages, and GPT "
+                "uses layer norm, which normalises each step by itself.",
+                "How far does batch norm make up for a bad initialisation? Unscaled weights with a small last layer "
+                f"need {scores['small last layer'][1]:.3f} held-out bits without it and "
+                f"{scores['unscaled, batch norm'][1]:.3f} with it; Kaiming's need {scores['Kaiming'][1]:.3f} and "
+                f"{scores['batch norm'][1]:.3f}.",
             ),
         ),
         section(
             "The same on any run",
             text(
                 "The library's MLP.Config(batch_norm=True) is this stack: with its weights, this lesson's layers "
-                "give the same loss. observe() is what --diagnostics calls. Of the loss and, for each tanh, "
-                f"saturation, deviation and gradient, {len(figures)} figures measured in both ways before "
-                f"training, none is off by more than {apart:.0e} of itself."
+                "give the same loss. --diagnostics calls observe(). Before training, the loss and the saturation, "
+                f"deviation and gradient of each tanh were measured in both ways: {len(figures)} figures, whose "
+                f"largest relative difference is {apart:.0e}."
             ),
             table(
-                ["what observe() sees", "deviation", "of its gradient", "saturated", "dead"],
+                ["as measured by observe()", "deviation", "deviation of the gradient", "saturated", "dead"],
                 [
                     [
                         name,
@@ -352,12 +386,13 @@ def main() -> None:
                 ],
             ),
         ),
-        section("How it sounds", text("Several draws each, one after the other."), grid(clip_cards(sounds))),
+        section("How it sounds", text("Several samples each, one after another."), grid(clip_cards(sounds))),
     )
     print(f"open {page}")
 
 
 def draw_losses(losses: dict[str, list[float]]) -> Figure:
+    """Plot the loss by step of each initialisation: the first fiftieth, and all steps smoothed."""
     figure = Figure(figsize=(12, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name, values in losses.items():
@@ -373,13 +408,21 @@ def draw_losses(losses: dict[str, list[float]]) -> Figure:
 def draw_insides(
     before: dict[str, Look], after: dict[str, Look], moves: dict[str, list[list[float]]], steps: int
 ) -> Figure:
+    """Plot distributions of activations and gradients, and the size of updates, by initialisation and layer.
+
+    Args:
+        before: what a batch shows before training, by initialisation.
+        after: what the same batch shows after training.
+        moves: log10 of the relative size of updates, by initialisation: a list over steps of lists over matrices.
+        steps: number of training steps.
+    """
     figure = Figure(figsize=(17, 2.9 * len(before)), layout="constrained")
     for row, (name, seen) in zip(figure.subplots(len(before), 5), before.items(), strict=True):
         columns = {
-            f"tanh at first: {seen.saturated.mean():.0%} saturated": seen.outputs,
-            "its gradient, log10": [g.abs().log10() for g in seen.gradients],
+            f"tanh before training: {seen.saturated.mean():.0%} saturated": seen.outputs,
+            "gradient of tanh, log10": [g.abs().log10() for g in seen.gradients],
             "matrices: gradient / data, log10": [g.abs().log10() for g in seen.matrices[1:]],
-            f"tanh at the end: {after[name].saturated.mean():.0%} saturated": after[name].outputs,
+            f"tanh after training: {after[name].saturated.mean():.0%} saturated": after[name].outputs,
         }
         for ax, (title, layers) in zip(row, columns.items(), strict=False):
             for values, colour in zip(layers, shades(layers), strict=True):
@@ -391,16 +434,18 @@ def draw_insides(
         for values, colour in zip(lines, shades(lines), strict=True):
             row[4].plot(np.linspace(0, steps, len(values)), values, color=colour)
         row[4].axhline(-3, color="grey", linestyle="--")
-        row[4].set(title="steps: log10 of the part moved", ylim=(-7, 0))
+        row[4].set(title="relative update, log10", ylim=(-7, 0))
         row[0].set(ylabel=name)
     return figure
 
 
 def shades(layers: Sequence) -> np.ndarray:
+    """Return one colour per layer, dark for the first."""
     return matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(layers)))
 
 
 def draw_dead(before: dict[str, Look]) -> Figure:
+    """Plot which units of the first layer are saturated for which of 100 examples."""
     figure = Figure(figsize=(14, 3.2), layout="constrained")
     for ax, (name, seen) in zip(figure.subplots(1, len(before), sharey=True), before.items(), strict=True):
         ax.imshow(np.abs(seen.outputs[0][:100].numpy()) > SATURATED, cmap="gray", interpolation="nearest")
@@ -409,8 +454,9 @@ def draw_dead(before: dict[str, Look]) -> Figure:
 
 
 def draw_spreads(spreads: dict[tuple[float, bool], list[list[float]]]) -> Figure:
+    """Plot the deviation of activations and gradients by layer: (gain, batch norm) -> two lists over layers."""
     figure = Figure(figsize=(12, 3.8), layout="constrained")
-    for place, (ax, what) in enumerate(zip(figure.subplots(1, 2), ("tanh", "its gradient"), strict=True)):
+    for place, (ax, what) in enumerate(zip(figure.subplots(1, 2), ("tanh", "the gradient of tanh"), strict=True)):
         for (gain, batch_norm), values in spreads.items():
             ax.plot(
                 range(1, len(values[place]) + 1),

@@ -1,26 +1,27 @@
-"""Lesson 6: WaveNet, sound one sample at a time.
+"""Lesson 6: WaveNet. How to predict sound one sample at a time.
 
     python recipes/06_wavenet.py FOLDER [--out runs/06_wavenet] [--minutes 4]
 
-What it teaches. A model that reads the wave itself must look far back: at 8,000 samples a second, a tenth of a second
-is 800 steps. A tree gets there by fusing neighbours pair by pair, level by level. Computed for every step at once, with
-what the trees of different steps have in common computed once, it is a stack of convolutions with gaps (dilations):
-each layer sees twice as far as the one below it for the same work, so ten layers with gaps 1, 2, 4 ... 512 see 1,024
-samples:
+What it teaches. A model that reads the waveform itself needs a long context: at 8,000 samples a second, a tenth of a
+second is 800 steps. A tree gets there by merging neighbours pair by pair, level by level. The trees of different steps
+have nodes in common. Computing the trees of all steps at once, and each common node only once, gives a stack of dilated
+convolutions: each layer sees twice as far as the one below it for the same work, so ten layers with dilations 1, 2, 4
+... 512 see 1,024 samples:
 
-    layer 3, gap 4   o . . . o
-    layer 2, gap 2       o . o
-    layer 1, gap 1         o o      -> predicts the next sample
+    layer 3, dilation 4   o . . . o
+    layer 2, dilation 2       o . o
+    layer 1, dilation 1         o o      -> predicts the next sample
 
-How it carries over to audio. It was made for audio. Samples are cut into 256 levels, finer near silence (mu-law), and
-each is predicted as one of 256 classes, exactly like characters. Bits per sample then mean what they say: no front-end
-throws anything away but the rounding to 256 levels. The receptive field is a time: below one period of a voice (3 to
-12 ms) a model can know the colour of a sound, but not its pitch; beyond it there are syllables to be known.
+How it carries over to audio. WaveNet was made for audio. Samples are quantized to 256 levels, finer near silence
+(mu-law), and each is predicted as one of 256 classes, exactly like characters. Bits per sample then measure the whole
+signal, since the front-end loses nothing but the rounding to 256 levels. The receptive field is a duration: if it is
+shorter than one period of a voice (3 to 12 ms), a model can learn the timbre of a sound but not its pitch; with a
+longer one it can also learn pitch, and then syllables.
 
-What to try. Give each trial a folder of its own (--out runs/06_try). More layers or fewer (--set
-backbone.num_layers=10, or backbone.dilation_cycle=5): how many bits does a shorter receptive field cost, and what is
-lost from the sound first? Longer training (--minutes 60, or --resume --minutes 60 to go on): the far past pays late.
-Draw with less chance: `audiogen generate runs/06_wavenet/wavenet --out drawn --temperature 0.9`
+What to try. Use a separate folder for each experiment (--out runs/06_try). Use more or fewer layers (--set
+backbone.num_layers=10, or backbone.dilation_cycle=5): how many bits does a shorter receptive field cost, and what does
+the sound lose first? Train for longer (--minutes 60, or --resume --minutes 60 to continue): a long context pays off
+late. Sample at a lower temperature: `audiogen generate runs/06_wavenet/wavenet --out drawn --temperature 0.9`
 """
 
 import itertools
@@ -52,8 +53,9 @@ from audiogen.runs.event_log import read_metrics
 from audiogen.runs.folder import require_no_run
 from audiogen.utils.scripts import run_script
 
-#: Ten layers whose gaps begin again after 2, 7 or 10 of them: equal in parameters and time, unlike in what they see.
-#: The first has one layer only, as wide as makes its parameters as many.
+#: Three models of ten layers, whose dilations start again at 1 after 2, 7 or 10 layers: they have the same number of
+#: parameters and take the same time, but have different receptive fields. The first model is a single layer, wide
+#: enough for about as many parameters.
 SMALL = (
     WaveNet.Config(dim=64, residual_dim=120, num_layers=1, dilation_cycle=1),
     *(WaveNet.Config(dim=64, residual_dim=32, num_layers=10, dilation_cycle=cycle) for cycle in (2, 7, 10)),
@@ -62,7 +64,14 @@ SMALL = (
 
 @dataclass(frozen=True)
 class Trained:
-    """A model, its bits per held-out sample, the seconds that it was trained for, and what it made up (B, N)."""
+    """A trained model.
+
+    Attributes:
+        model: the model.
+        loss: bits per held-out sample.
+        seconds: training time.
+        wavs: (B, N), generated sounds, each starting with its prompt.
+    """
 
     model: SequenceModel
     loss: float
@@ -71,14 +80,17 @@ class Trained:
 
     @property
     def samples(self) -> int:
+        """Receptive field in samples."""
         return self.model.backbone.receptive_field
 
     @property
     def ms(self) -> float:
+        """Receptive field in milliseconds."""
         return 1000 * self.samples / self.model.spec.sample_rate
 
     @property
     def parameters(self) -> int:
+        """Number of parameters."""
         return sum(p.numel() for p in self.model.parameters())
 
     def __str__(self) -> str:
@@ -86,28 +98,31 @@ class Trained:
 
 
 def tree(x: Tensor, levels: list[CausalConv]) -> Tensor:
-    """Fuses pairs of neighbours, then pairs of these (makemore, part 5): (B, 2 ** len(levels), D) -> (B, D)."""
+    """Merge pairs of neighbours, then pairs of the results (makemore, part 5): (B, 2 ** len(levels), D) -> (B, D)."""
     for level in levels:
         x = level.linear(x.reshape(len(x), -1, 2 * x.shape[2])).tanh()  # (B, S / 2, D): FlattenConsecutive(2)
     return x[:, 0]
 
 
 def stack(x: Tensor, levels: list[CausalConv]) -> Tensor:
-    """The same weights as convolutions with gaps 1, 2, 4 ...: (B, S, D) -> (B, S, D), a tree's answer at every step."""
+    """Compute the tree of every step by convolutions with dilations 1, 2, 4 ...: (B, S, D) -> (B, S, D)."""
     for level in levels:
         x = level(x)[0].tanh()
     return x
 
 
 def trees(x: Tensor, levels: list[CausalConv]) -> Tensor:
-    """A tree for every step that has enough past, one by one: (1, S, D) -> (1, S - 2 ** len(levels) + 1, D)."""
+    """Compute a separate tree for every step with enough past: (1, S, D) -> (1, S - 2 ** len(levels) + 1, D)."""
     return tree(x[0].unfold(0, 2 ** len(levels), 1).transpose(1, 2), levels)[None]
 
 
 def periodicity(wavs: Sequence[Tensor], rate: int) -> float:
-    """How much of sounds (N,) comes again after one period of a voice (60 to 400 Hz): near 0 noise, 1 a held note.
+    """Measure how strongly sounds (N,) repeat after one period of a voice (60 to 400 Hz).
 
-    The highest autocorrelation in windows of 40 ms, each counting by its energy.
+    This is the highest autocorrelation in windows of 40 ms, averaged with the energy of each window as its weight.
+
+    Returns:
+        Near 0 for noise, 1 for a sustained note.
     """
     size, lags = round(0.04 * rate), torch.arange(rate // 400, rate // 60)
     x = torch.cat([F.pad(wav, (0, max(0, size - len(wav)))).unfold(0, size, size // 2) for wav in wavs])
@@ -117,27 +132,28 @@ def periodicity(wavs: Sequence[Tensor], rate: int) -> float:
 
 
 def main() -> None:
+    """Run the lesson."""
     parser = LessonParser(__file__, __doc__)
     parser.add_argument("--minutes", type=float, default=4.0, help="training time of the large model")
-    parser.add_argument("--steps", type=int, default=1000, help="of training each small one")
-    parser.add_argument("--resume", action="store_true", help="go on with the large model where it was stopped")
+    parser.add_argument("--steps", type=int, default=1000, help="training steps of each small model")
+    parser.add_argument("--resume", action="store_true", help="continue training the large model")
     parser.add_argument(
-        "--set", action="append", default=[], dest="overrides", metavar="A.B=1", help="any setting of the large model"
+        "--set", action="append", default=[], dest="overrides", metavar="A.B=1", help="a setting of the large model"
     )
     args = parser.parse_args()
-    place = args.out / "wavenet"  # the large model's run, with a page of its own
+    place = args.out / "wavenet"  # run folder of the large model, with its own page
     if not args.resume:
         require_no_run(place)
     seconds, steps, crop = (0.05, 3, 256) if args.short else (1.0, args.steps, 2048)
 
-    # 1. The tree over eight samples, and the same weights as three convolutions: one function, computed in two orders.
+    # 1. A tree over eight samples, and three convolutions with the same weights: one function, computed in two orders.
     torch.manual_seed(0)
     with torch.no_grad():
         levels = [CausalConv(16, 16, kernel_size=2, dilation=2**level).double() for level in range(3)]
         x = torch.randn(1, 100, 16, dtype=torch.float64)
         apart = (trees(x, levels) - stack(x, levels)[:, 7:]).abs().max().item()
         assert apart < 1e-12
-        print(f"a tree over 8 samples and convolutions with gaps 1, 2, 4: at most {apart:.1e} apart")
+        print(f"a tree over 8 samples and convolutions with dilations 1, 2, 4 differ by at most {apart:.1e}")
         levels = [CausalConv(16, 16, kernel_size=2, dilation=2**level) for level in range(10)]
         x = torch.randn(1, 1023 + 512, 16)
         began = time.perf_counter()
@@ -147,13 +163,13 @@ def main() -> None:
         done = time.perf_counter()
         assert torch.allclose(by_trees, by_stack, atol=1e-5)
     work = (
-        f"{512 * 1023:,} pairs fused in {halfway - began:.3f} seconds by trees, {x.shape[1] * 10:,} in "
-        f"{done - halfway:.3f} by convolutions"
+        f"{512 * 1023:,} merges in {halfway - began:.3f} seconds by trees, {x.shape[1] * 10:,} in "
+        f"{done - halfway:.3f} seconds by convolutions"
     )
     print(f"512 predictions from 1,024 samples each: {work}")
 
-    # 2. WaveNet adds gates, residuals and skips to it. The library trains one. In so little time, many steps on one
-    #    crop each get further than fewer on more.
+    # 2. WaveNet adds gates, residuals and skips. Train one with the library. In so short a time, many steps on one crop
+    #    each reach a lower loss than fewer steps on more crops.
     settings = ["training.batch_size=1", "training.evaluations=8", f"training.sample_seconds={seconds}"]
     if args.short:
         settings += ["backbone.dim=16", "backbone.residual_dim=8", "training.crop_frames=256"]
@@ -170,16 +186,16 @@ def main() -> None:
     rate, events = run.sample_rate, read_metrics(place)
     final = [event for event in events if event["event"] == "final"][-1]
     bits = {name: counted["loss"] for name, counted in final["baselines"].items()}
-    print("bits per held-out sample by counting: " + ", ".join(f"{name} {loss:.3f}" for name, loss in bits.items()))
+    print("counted, bits per held-out sample: " + ", ".join(f"{name} {loss:.3f}" for name, loss in bits.items()))
 
-    # All models are heard as they go on from the same held-out beginnings, a quarter of a second or half a short file.
-    encoded = encode_folder(args.folder, place, place)  # what the run has encoded, with its front-end
+    # All models continue the same held-out prompts: the first quarter of a second of a file, or half of a short file.
+    encoded = encode_folder(args.folder, place, place)  # the codes and the front-end of the run
     frontend, held_out = encoded.frontend, encoded.held_out
     given = min(rate // 4, int(np.median(held_out.num_frames)) // 2)
     prompted = [i for i in range(len(held_out)) if held_out.num_frames[i] >= 2 * given][:4]
     prompt = torch.stack([held_out[i][:, :given] for i in prompted])  # (4, 1, P)
 
-    def judged(model: SequenceModel, loss: float, spent: float) -> Trained:
+    def with_sounds(model: SequenceModel, loss: float, spent: float) -> Trained:
         request = Request(prompt, seeds=range(len(prompt)))
         codes = generate(model, round(seconds * rate), request).x.cpu()
         one = Trained(model, loss, spent, frontend.decode(codes)[:, 0])
@@ -187,9 +203,9 @@ def main() -> None:
         return one
 
     last_score = [event for event in events if event["event"] == "held_out"][-1]
-    large = judged(run.model, final["loss"], last_score["seconds"])
+    large = with_sounds(run.model, final["loss"], last_score["seconds"])
 
-    # 3. Small ones under one budget, which see ever more of the past.
+    # 3. Small models with longer and longer receptive fields, trained for the same number of steps.
     crops = encoded.crops(num_frames=crop, batch_size=1)
     small = []
     for config in SMALL:
@@ -207,9 +223,9 @@ def main() -> None:
                 group["lr"] = 1e-2 * min((step + 1) / 20, 1 - step / steps)
             optimizer.step()
         spent = time.perf_counter() - began
-        small.append(judged(model, held_out_score(model, held_out).loss, spent))
+        small.append(with_sounds(model, held_out_score(model, held_out).loss, spent))
 
-    # 4. How much of what they made up has a pitch?
+    # 4. How much of the generated sound has a pitch?
     models = [*small, large]
     originals = [frontend.decode(held_out[i][None])[0, 0] for i in range(min(40, len(held_out)))]
     periodic = [periodicity(wavs, rate) for wavs in [originals, *(one.wavs[:, given:] for one in models)]]
@@ -238,50 +254,49 @@ def main() -> None:
             "A tree, and the same tree at every step",
             picture(
                 draw_trees(),
-                "A tree over eight samples, and a stack of dilated convolutions that holds it",
-                "Left: a tree fuses eight samples pair by pair. Right: convolutions with gaps 1, 2 and 4 do "
-                "every step's tree at once. The trees of the last step (blue) and of four steps before "
-                "(orange) share the nodes in black, which are computed once.",
+                "A tree over eight samples, and a stack of dilated convolutions that contains it",
+                "Left: a tree merges eight samples pair by pair. Right: convolutions with dilations 1, 2 and 4 compute "
+                "the tree of every step at once. The trees of the last step (blue) and of the fourth step before it "
+                "(orange) share the black nodes, which are computed once.",
             ),
             text(
-                "With the same weights, the same at all nodes of a level, the two are one function, computed in "
-                f"two orders: in float64 they differ by at most {apart:.1e}, at the last step and at every other "
-                "that has eight samples behind it. What the convolutions save is work: a tree over n samples "
-                "fuses n - 1 pairs for each prediction, the stack log2 n for each step. 512 predictions from "
-                f"1,024 samples each took {work}. Generating saves in the same way: a layer keeps its past "
-                "results, and a new sample costs one node a layer."
+                "All nodes of a level have the same weights. With equal weights, tree and convolutions are one "
+                f"function, computed in two orders: in float64 they differ by at most {apart:.1e} at every step that "
+                "has enough past. The convolutions save work: a tree over n samples needs n - 1 merges for each "
+                "prediction, the stack log2 n for each step. 512 predictions from 1,024 samples each took "
+                f"{work}. Generation saves work in the same way: each layer keeps its past results, so a new sample "
+                "costs one node per layer."
             ),
         ),
         section(
             "What WaveNet adds",
             text(
-                "Where the tree has a tanh, a layer of WaveNet has a gate: the tanh of one convolution says what, "
-                "the sigmoid of another, from 0 to 1, how much of it. The layer's input goes around it and is "
-                "added to what comes out (the residual), so that a layer only has to say what is to be changed, "
-                "and a gradient reaches the lowest one undiminished. And each gate's output goes straight to the "
-                "top as well (the skip), so that what is seen near and what is seen far are weighed together. "
-                "(Here the input itself goes there too, by a gain that begins at 0: the bigram is a part of it.)"
+                "Where the tree has a tanh, a WaveNet layer has a gated unit: the tanh of one convolution, times the "
+                "sigmoid of another, which scales it by 0 to 1. The layer's input is added to its output (the "
+                "residual connection), so a layer only has to compute a change, and gradients reach the lowest layer "
+                "undiminished. The output of each gate also goes straight to the top (the skip connection), so the "
+                "prediction combines short and long contexts. (Here the embedded input goes there as well, scaled by a "
+                "gain that starts at 0, so the model contains a bigram.)"
             ),
             code(
-                "z = tanh(conv(x)) * sigmoid(conv'(x))     both look at t and t - gap\n"
+                "z = tanh(conv(x)) * sigmoid(conv'(x))     both see steps t and t - dilation\n"
                 "x = x + residual(z)                       to the next layer\n"
                 "top = relu(sum of skip(z), all layers)    to the prediction"
             ),
         ),
         section(
-            "What the past is worth",
+            "What a long context is worth",
             text(
-                f"The small models were trained for {steps:,} steps on the same crops. Three have ten layers and "
-                "differ only in their gaps, which double from 1 on and begin again after 2, 7 or 10 layers. "
-                "The one that sees two samples is a single layer, wider. The large one was trained for "
+                f"The small models were trained for {steps:,} steps on the same crops. Three of them have ten layers "
+                "and differ only in their dilations, which double from 1 on and start again after 2, 7 or 10 layers. "
+                "The one that sees two samples is a single, wider layer. The large model was trained for "
                 f"{large.seconds:.0f} seconds."
             ),
             picture(
                 draw_worth(models, periodic, bits),
                 "Bits per sample and periodicity over receptive field",
-                "Left: bits per held-out sample, beside models that only count. Right: how much of the sound "
-                "comes again after one period of a voice, in what the models made up and in held-out files. "
-                "The star is the large model. Grey: one period of a voice.",
+                "Left: bits per held-out sample, beside counted models. Right: periodicity of generated sound and of "
+                "held-out files. The star is the large model. The grey band is one period of a voice.",
             ),
             table(
                 [
@@ -299,28 +314,29 @@ def main() -> None:
                 main_row=len(models) - 1,
             ),
             text(
-                f"Each longer memory saved {saved} bits a sample over the one before (below zero: it cost some). "
-                "What lies far back is found late in training, and need not pay under a short budget. Ears count "
-                "differently: pitch, vowels and syllables are all that they hear. Periodicity is the highest "
-                "correlation of 40 ms of sound with itself, 1/400 to 1/60 s later."
+                f"From each small model to the next, the longer receptive field saved {saved} bits per sample (a "
+                "negative number is a loss). Models learn to use a distant past late, so a long receptive field need "
+                "not pay off after a short training. Listeners weigh errors differently: what they notice is pitch, "
+                "vowels and syllables. Periodicity is the highest correlation of 40 ms of sound with the same sound "
+                "1/400 to 1/60 s later."
             ),
         ),
         section(
             "What it sounds like",
             text(
-                "All models go on from the same two held-out beginnings, marked as prompt. Look for three things, "
-                "which ask for ever longer memory. Is what follows as loud as the prompt, or does noise break out "
-                "at once? Does sound come and go as syllables or notes do? Are there the stripes of a pitch, as "
-                "in the recordings?"
+                "All models continue the same two held-out prompts. Check three things. Is the continuation as loud as "
+                "the prompt, or does noise break out at once? Do the spectrograms show the stripes of a pitch, as "
+                "those of the recordings do? Does sound come and go as syllables or notes do? The last needs the "
+                "longest context."
             ),
             grid(clip_cards(clips)),
         ),
         section(
             "The large model",
             text(
-                f"Gaps {', '.join(str(gate.dilation) for gate in run.model.backbone.gates)}: 1 + their sum is "
-                f"{large.samples:,} samples. Its own page has its curves, more of what it made up, and a "
-                "recording that it goes on from:"
+                f"Its dilations are {', '.join(str(gate.dilation) for gate in run.model.backbone.gates)}; 1 plus their "
+                f"sum is its receptive field, {large.samples:,} samples. Its own page shows its loss curves, more of "
+                "its samples, and a recording that it continues:"
             ),
             link("wavenet/index.html"),
         ),
@@ -329,7 +345,10 @@ def main() -> None:
 
 
 def draw_trees() -> Figure:
-    """A node of level l at step t is made of those of the level below at t and t - 2 ** (l - 1)."""
+    """Plot a tree over eight samples, and the convolutions that compute it at every step.
+
+    A node of level l at step t is computed from those of the level below at t and t - 2 ** (l - 1).
+    """
     levels, steps = range(4), 13
 
     def nodes(t: int) -> set[tuple[int, int]]:
@@ -339,7 +358,7 @@ def draw_trees() -> Figure:
     last, before = nodes(steps - 1), nodes(steps - 5)
     panels = {
         "a tree": [(last, "tab:blue")],
-        "convolutions with gaps 1, 2, 4": [
+        "convolutions with dilations 1, 2, 4": [
             (every, "lightgrey"),
             (before, "tab:orange"),
             (last, "tab:blue"),
@@ -364,6 +383,13 @@ def draw_trees() -> Figure:
 
 
 def draw_worth(models: list[Trained], periodic: list[float], bits: dict[str, float]) -> Figure:
+    """Plot loss and periodicity by receptive field.
+
+    Args:
+        models: the small models, then the large one.
+        periodic: the periodicity of the held-out files, then of each model's sounds.
+        bits: loss of the counted models in bits per sample, by name.
+    """
     figure = Figure(figsize=(12, 4), layout="constrained")
     axes = figure.subplots(1, 2)
     ms = [one.ms for one in models]
