@@ -6,9 +6,9 @@ run = audiogen.load_run("runs/x")
 wavs = run.generate(seconds=4, num=4, seed=0)       # (4, 1, N)
 """
 
-import importlib
 import os
-from typing import Any
+
+from .utils.lazy import lazy_names
 
 __version__ = "0.1.0"
 
@@ -47,13 +47,7 @@ _HOMES = {
 
 __all__ = ["__version__", *_HOMES]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(globals(), _HOMES)
 
 
 def __dir__() -> list[str]:

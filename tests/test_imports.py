@@ -39,7 +39,7 @@ ALLOWED = {
     "data": {"audio", "config", "errors", "frontends", "models", "spec", "utils"},
     "generation": {"errors", "frontends", "models", "utils"},
     "frontends": {"audio", "config", "distributed", "errors", "models", "spec", "utils"},
-    "models": {"errors", "spec"},
+    "models": {"errors", "spec", "utils"},
     "audio": {"errors", "utils"},
     "distributed": set(),
     "config": {"errors"},

@@ -16,7 +16,7 @@ from audiogen.commands.samples import generate_files
 from audiogen.commands.tokenize import tokenize
 from audiogen.commands.train import train
 from audiogen.data import Crops, EncodedCache, FileConditions, Labels, choose_conditions, find_labels, scan, split
-from audiogen.data.conditions import compile_pattern, describe_labels, read_labels
+from audiogen.data.labels import compile_pattern, describe_labels, read_labels
 from audiogen.errors import ConfigError, DataError
 from audiogen.frontends.mulaw import MuLaw
 from audiogen.generation.request import Request

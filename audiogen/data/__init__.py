@@ -1,14 +1,38 @@
-"""From a folder of sound files to training batches: index, split, encoded cache, crops."""
+"""From a folder of sound files to training batches: index, split, encoded cache, crops.
 
-from .cache import EncodedCache, is_cache
-from .cache_index import CachedFile
-from .conditions import FileConditions, Labels, choose_conditions, describe_labels, find_labels, read_labels
-from .crops import Crops
+Scanning a folder, splitting it and reading its labels work without torch. What needs it is imported when it is used.
+"""
+
+from typing import TYPE_CHECKING
+
+from ..utils.lazy import lazy_names
+from .cache_index import CachedFile, is_cache
 from .index import FileEntry, Index, Rejected, long_enough, main_sample_rate, scan
-from .labels import label_names, label_of
-from .pipeline import Encoded, default_rate, encode_folder, fit_to, frontend_for
-from .sequences import Sequences
+from .labels import Labels, describe_labels, find_labels, label_names, label_of, read_labels
 from .split import Part, Split, split, training_wavs
+
+if TYPE_CHECKING:
+    from .cache import EncodedCache
+    from .conditions import FileConditions, choose_conditions
+    from .crops import Crops
+    from .pipeline import Encoded, default_rate, encode_folder, fit_to, frontend_for
+    from .sequences import Sequences
+else:
+    __getattr__ = lazy_names(
+        globals(),
+        {
+            "Crops": "crops",
+            "Encoded": "pipeline",
+            "EncodedCache": "cache",
+            "FileConditions": "conditions",
+            "Sequences": "sequences",
+            "choose_conditions": "conditions",
+            "default_rate": "pipeline",
+            "encode_folder": "pipeline",
+            "fit_to": "pipeline",
+            "frontend_for": "pipeline",
+        },
+    )
 
 __all__ = [
     "CachedFile",

@@ -7,7 +7,6 @@
 Files are written in this order, after an older index.json is removed: a folder with an index.json is complete.
 """
 
-import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -23,11 +22,19 @@ from ..errors import AudiogenError, AudioReadError, CacheError, printable
 from ..frontends import Frontend, load_frontend, save_frontend
 from ..spec import Spec
 from ..utils.files import LOCK_FILE, alone_in, atomic_path, clear_leftovers, sha256_file
-from .cache_index import DATA_FILE, INDEX_FILE, CachedFile, Record, check_data, damaged, read_record
-from .conditions import LABELS_FILE
+from .cache_index import (
+    DATA_FILE,
+    FRONTEND_FILES,
+    INDEX_FILE,
+    CachedFile,
+    Record,
+    check_data,
+    damaged,
+    is_cache,
+    read_record,
+)
 from .index import FileEntry, Index, Rejected, long_enough, scan
-
-FRONTEND_FILES = ("config.json", "frontend.safetensors")
+from .labels import LABELS_FILE
 
 
 class EncodedCache:
@@ -220,11 +227,6 @@ class EncodedCache:
             write_audio(path, self.decode(i), self.spec.sample_rate)
             written[path] = None
         return list(written)
-
-
-def is_cache(folder: str | Path) -> bool:
-    """Return whether a folder is an encoded cache (complete or damaged) rather than a folder of sound files."""
-    return all(os.path.isfile(Path(folder, name)) for name in (DATA_FILE, *FRONTEND_FILES))
 
 
 def holds_cache(folder: str | Path) -> bool:

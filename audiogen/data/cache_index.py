@@ -20,9 +20,15 @@ from .index import FileEntry, Rejected
 
 FORMAT = 1
 INDEX_FILE, DATA_FILE = "index.json", "data.bin"
+FRONTEND_FILES = ("config.json", "frontend.safetensors")
 REMEDY = "remove it and encode again"
 #: Frames of data.bin checked at a time.
 BLOCK = 2**20
+
+
+def is_cache(folder: str | Path) -> bool:
+    """Return whether a folder is an encoded cache (complete or damaged) rather than a folder of sound files."""
+    return all(os.path.isfile(Path(folder, name)) for name in (DATA_FILE, *FRONTEND_FILES))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,333 @@
-"""Labels of recordings, taken from their paths."""
+"""Labels of files: where they come from, and what each of them is good for.
 
-from collections.abc import Iterable
-from pathlib import PurePosixPath
+They are looked for in this order, and the first place that has some is taken:
+
+    metadata.csv or .tsv in the folder      file,instrument,tempo
+                                            drums/a.wav,snare,120
+    NAME.json beside NAME.wav               {"instrument": "snare", "tempo": 120}
+    NAME.txt beside NAME.wav                a caption
+    the folder that a file lies in          snare/a.wav
+
+A pattern over file names, such as "{digit}_{speaker}_{}", is what a user types, and adds to the others. A file's labels
+go with its content (SHA-256), so that they stay with it in a cache and in a run folder.
+"""
+
+import csv
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..errors import ConfigError, DataError, printable
+from ..utils.files import atomic_write_json, open_regular
+from ..utils.json_files import LISTS, parse_json, read_format
+from ..utils.text import fold
+from .index import Index
+from .split import Part, Split
+
+FORMAT = 1
+LABELS_FILE = "conditions.json"
+METADATA = {"metadata.csv": ",", "metadata.tsv": "\t"}
+EXAMPLE = "file,instrument\ndrums/a.wav,snare"
+#: A column of numbers has more different values than this, or a fraction among them; else each value is a label.
+FEW_VALUES = 24
+#: Bytes of a CSV or of one sidecar.
+MAX_METADATA, MAX_SIDECAR = 2**28, 2**20
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is known of files.
+
+    Attributes:
+        files: texts by name, of each file by its SHA-256.
+        source: where they come from, in words; empty if there are none.
+        pattern: that was applied to file names; empty for none.
+    """
+
+    files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    source: str = ""
+    pattern: str = ""
+
+    @property
+    def names(self) -> list[str]:
+        """The names in the order in which they occur."""
+        return list(dict.fromkeys(name for texts in self.files.values() for name in texts))
+
+    def over(self, others: "Labels") -> "Labels":
+        """Join with the labels of others, of which those that are not here count."""
+        shas = {**others.files, **self.files}
+        files = {sha: {**others.files.get(sha, {}), **self.files.get(sha, {})} for sha in shas}
+        sources = dict.fromkeys(filter(None, (others.source, self.source)))
+        return Labels(files, " and ".join(sources), self.pattern or others.pattern)
+
+    def column(self, name: str, parts: Iterable[Part]) -> list[str]:
+        """Return the texts of one name over those files that have one."""
+        found = (self.files.get(part.file.sha256, {}).get(name) for part in parts)
+        return [text for text in found if text is not None]
+
+    def save(self, folder: Path) -> None:
+        """Write conditions.json into a cache or a run folder."""
+        files = {sha: dict(row) for sha, row in self.files.items()}
+        values = {"format": FORMAT, "source": self.source, "pattern": self.pattern, "files": files}
+        atomic_write_json(folder / LABELS_FILE, values)
+
+
+def read_labels(folder: Path) -> Labels:
+    """Read what `Labels.save` wrote; no labels if there is no such file.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    try:
+        values = read_format(folder / LABELS_FILE, FORMAT, DataError, "remove it to go without labels", LISTS)
+    except FileNotFoundError:
+        return Labels()
+    files, source, pattern = values.get("files"), values.get("source"), values.get("pattern")
+    if (
+        not isinstance(source, str)
+        or not isinstance(pattern, str)
+        or not isinstance(files, dict)
+        or not all(
+            isinstance(row, dict) and all(isinstance(text, str) for text in row.values()) for row in files.values()
+        )
+    ):
+        raise DataError(f"{folder / LABELS_FILE}: is damaged; remove it to go without labels")
+    return Labels(files, source, pattern)
+
+
+def find_labels(index: Index, pattern: str | None = None) -> Labels:
+    """Look for labels of the files of a folder.
+
+    Args:
+        index: the folder and its files.
+        pattern: over file names, such as "{digit}_{speaker}_{}"; {} matches what is no label. With a slash in it, over
+            whole paths.
+
+    Raises:
+        DataError: a file of labels can't be read; names file, row and column.
+        ConfigError: the pattern is malformed, or fits no file.
+    """
+    rows, source = _from_metadata(index)
+    if not rows:
+        rows, source = _from_sidecars(index)
+    if pattern is not None:
+        rows, source = _from_pattern(index, pattern, rows, source)
+    elif not rows:
+        rows, source = _from_folders(index)
+    by_content = {file.sha256: row for file in index.files if (row := rows.get(file.path))}
+    return Labels(by_content, source, pattern or "") if by_content else Labels()
+
+
+# ---- sources: each gives {path: {name: text}}, and its name in words
+
+Rows = dict[str, dict[str, str]]
+
+
+def _from_metadata(index: Index) -> tuple[Rows, str]:
+    for name, delimiter in METADATA.items():
+        path = index.folder / name
+        if path.is_file():
+            return _read_metadata(path, delimiter, [file.path for file in index.files]), name
+    return {}, ""
+
+
+def _read_metadata(path: Path, delimiter: str, paths: Sequence[str]) -> Rows:
+    lines = _read_text(path, MAX_METADATA).splitlines()
+    if lines and delimiter == "," and "," not in lines[0] and ";" in lines[0]:
+        delimiter = ";"  # as spreadsheets write it where the comma is the decimal point
+    table = csv.reader(lines, delimiter=delimiter, strict=True)
+    # Who names files without their suffix, or without their folder, means the only one that fits.
+    there, short = set(paths), {}
+    for known in paths:
+        place = PurePosixPath(known)
+        for alias in {str(place.with_suffix("")), place.name, place.stem} - {known}:
+            short[alias] = None if alias in short else known
+    rows: Rows = {}
+    try:
+        header = [name.strip() for name in next(table, [])]
+        if not header or fold(header[0]) != "file":
+            raise DataError(f"{path}: row 1: the first column must be called file; for example:\n{EXAMPLE}")
+        _check_header(path, header)
+        for row in table:
+            if not any(cell.strip() for cell in row):
+                continue
+            where = f"{path}: row {table.line_num}"
+            if len(row) != len(header):
+                column = header[len(row)] if len(row) < len(header) else f"number {len(header) + 1}"
+                raise DataError(
+                    f"{where}, column {column}: has {len(row)} values, and the first row names {len(header)}; quote "
+                    "values that hold a separator"
+                )
+            named = row[0].strip().replace("\\", "/").removeprefix("./")
+            file = named if named in there else short.get(named)
+            if file is None:
+                continue
+            texts = {name: cell.strip() for name, cell in zip(header[1:], row[1:], strict=True) if cell.strip()}
+            if rows.setdefault(file, texts) != texts:
+                raise DataError(f"{where}, column file: {printable(named)} stands there twice, with other values")
+    except csv.Error as error:
+        raise DataError(f"{path}: row {table.line_num}: is no {path.suffix[1:].upper()} ({error})") from error
+    return rows
+
+
+def _check_header(path: Path, header: Sequence[str]) -> None:
+    for place, name in enumerate(header[1:], 2):
+        if not name or header.index(name) != place - 1:
+            raise DataError(f"{path}: row 1, column {place}: {'has no name' if not name else f'{name} is there twice'}")
+
+
+def _from_sidecars(index: Index) -> tuple[Rows, str]:
+    rows: Rows = {}
+    for file in index.files:
+        path = (index.folder / file.path).with_suffix(".json")
+        if path.is_file():
+            rows[file.path] = _read_sidecar(path)
+        elif path.with_suffix(".txt").is_file():
+            caption = " ".join(_read_text(path.with_suffix(".txt"), MAX_SIDECAR).split())
+            rows[file.path] = {"text": caption} if caption else {}
+    rows = {path: row for path, row in rows.items() if row}
+    return rows, "files beside the sounds" if rows else ""
+
+
+def _read_sidecar(path: Path) -> dict[str, str]:
+    try:
+        values = parse_json(_read_text(path, MAX_SIDECAR).encode())
+    except ValueError as error:
+        raise DataError(f"{path}: is no JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise DataError(f'{path}: must hold labels by name, such as {{"instrument": "snare"}}')
+    kept = {name.strip(): value for name, value in values.items() if isinstance(value, str | int | float)}
+    return {name: str(value).strip() for name, value in kept.items() if name and str(value).strip()}
+
+
+def _from_folders(index: Index) -> tuple[Rows, str]:
+    rows = {file.path: {"folder": PurePosixPath(file.path).parent.name} for file in index.files}
+    rows = {path: row for path, row in rows.items() if row["folder"]}
+    several = len({row["folder"] for row in rows.values()}) > 1
+    return (rows, "folder names") if several else ({}, "")
+
+
+def _from_pattern(index: Index, pattern: str, rows: Rows, source: str) -> tuple[Rows, str]:
+    matcher = compile_pattern(pattern)
+    found: Rows = {}
+    for file in index.files:
+        match = matcher.fullmatch(str(PurePosixPath(file.path).with_suffix("")) if "/" in pattern else _stem(file.path))
+        if match:
+            found[file.path] = {name: text.strip() for name, text in match.groupdict().items() if text.strip()}
+    if not found:
+        example = _stem(index.files[0].path) if index.files else ""
+        raise ConfigError(f"--label-pattern: {pattern!r} fits none of the files, such as {printable(example)!r}")
+    both = {path: {**found.get(path, {}), **rows.get(path, {})} for path in {**rows, **found}}
+    return both, " and ".join(filter(None, (source, f"the pattern {pattern}")))
+
+
+def compile_pattern(pattern: str) -> re.Pattern[str]:
+    """Compile "{digit}_{speaker}_{}" to a regular expression with a group for each name.
+
+    Raises:
+        ConfigError: there is no name in it, a name is there twice, or a brace is left open.
+    """
+    pieces = re.split(r"\{(\w*)\}", pattern)
+    texts, names = pieces[::2], [name for name in pieces[1::2] if name]
+    if not names or len(set(names)) < len(names) or any(brace in text for text in texts for brace in "{}"):
+        raise ConfigError(
+            f"--label-pattern: {pattern!r} must hold names in braces, each once, such as {{digit}}_{{speaker}}_{{}}"
+        )
+    groups = [f"(?P<{name}>.+?)" if name else ".*?" for name in pieces[1::2]]
+    return re.compile("".join(re.escape(text) + group for text, group in zip(texts, [*groups, ""], strict=True)))
+
+
+def _stem(path: str) -> str:
+    return PurePosixPath(path).stem
+
+
+def _read_text(path: Path, most: int) -> str:
+    try:
+        with open_regular(path) as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        raise DataError(f"{path}: can't be read ({error.strerror})") from error
+    if len(data) > most:
+        raise DataError(f"{path}: is larger than {most:,} bytes")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        row = data[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}: row {row}: is no UTF-8; save it as UTF-8") from error
+
+
+# ---- what they are good for
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a name's values are good for.
+
+    Attributes:
+        name: of the column.
+        counts: files by value, in the spelling that occurs first; both sides together.
+        missing: files without a value.
+        one_sided: values that occur in training files alone, or in held-out ones alone.
+        settings: of the condition that it makes, {"kind": "label" or "number", ...}; None if none.
+        reason: why it makes none.
+    """
+
+    name: str
+    counts: Mapping[str, int]
+    missing: int
+    one_sided: Sequence[str]
+    settings: Mapping[str, Any] | None
+    reason: str = ""
+
+
+def describe_labels(labels: Labels, sides: Split) -> list[Column]:
+    """Look at each name's values over the files of a split."""
+    return [_column(labels, name, sides) for name in labels.names]
+
+
+def _column(labels: Labels, name: str, sides: Split) -> Column:
+    train, held_out = labels.column(name, sides.train), labels.column(name, sides.held_out)
+    spelling: dict[str, str] = {}
+    for text in sorted(train) + sorted(held_out):
+        spelling.setdefault(fold(text), text)
+    counts = Counter(spelling[fold(text)] for text in (*train, *held_out))
+    ordered = {value: counts[value] for value in sorted(counts, key=_natural)}
+    in_train, in_held_out = {fold(text) for text in train}, {fold(text) for text in held_out}
+    one_sided = [value for value in ordered if (fold(value) in in_train) != (fold(value) in in_held_out)]
+    missing = len(sides.train) + len(sides.held_out) - counts.total()
+    numbers = [_number(text) for text in train]
+    values = tuple(value for value in ordered if fold(value) in in_train)
+    settings, reason = None, ""
+    if len(values) < 2:
+        reason = "it has one value only" if values else "no training file has a value"
+    elif all(map(math.isfinite, numbers)) and (
+        len(set(numbers)) > FEW_VALUES or any(number != int(number) for number in numbers)
+    ):
+        settings, one_sided = {"kind": "number", "low": min(numbers), "high": max(numbers)}, []
+    elif 2 * len(values) > len(train):
+        reason = "its values hardly repeat"
+    else:
+        settings = {"kind": "label", "values": values}
+    return Column(name, ordered, missing, one_sided, settings, reason)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _natural(text: str) -> tuple[bool, float, str]:
+    number = _number(text)
+    return (math.isnan(number), 0.0 if math.isnan(number) else number, fold(text))
+
+
+# ---- what the lessons take from paths alone
 
 
 def label_of(path: str) -> str:

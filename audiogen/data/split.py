@@ -5,12 +5,13 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from ..audio.io import read_blocks
 from ..errors import DataError
 from .index import FileEntry, Index
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: Minimum duration (seconds) of either side when a single file is split.
 SHORTEST_PIECE = 0.1
@@ -119,7 +120,7 @@ def _cut(index: Index, file: FileEntry, held_out: float, gap_seconds: float) -> 
     return Split([Part(file, 0.0, stop)], [Part(file, start, 1.0)], note)
 
 
-def training_wavs(index: Index, parts: Sequence[Part], sample_rate: int) -> Iterable[Tensor]:
+def training_wavs(index: Index, parts: Sequence[Part], sample_rate: int) -> "Iterable[Tensor]":
     """Return the sound of parts for `Frontend.fit`: a re-iterable of wavs (1, N) float32.
 
     Parts longer than a minute come in pieces of a minute. No sound outside the parts is used, apart from the few
@@ -139,7 +140,9 @@ class _Wavs:
     parts: Sequence[Part]
     sample_rate: int
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> "Iterator[Tensor]":
+        from ..audio.io import read_blocks  # loads torch
+
         for part in self.parts:
             first, end = part.span(round(part.file.num_samples * self.sample_rate / part.file.sample_rate))
             if part.stop == 1:  # a resampled length may be one more than the rounded one

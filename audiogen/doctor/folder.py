@@ -13,7 +13,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from ..commands.plan import Flags
     from ..data import EncodedCache, FileEntry, Index, Labels, Split
-    from ..data.conditions import Column
+    from ..data.labels import Column
 
 #: Up to this many kept files are listed without --verbose.
 FEW_FILES = 30
@@ -81,7 +81,7 @@ def check_folder(
 
 def _list_labels(console: Console, labels: "Labels", sides: "Split") -> None:
     """Print what is known of the files, and what `train` would learn of it."""
-    from ..data.conditions import EXAMPLE, describe_labels
+    from ..data.labels import EXAMPLE, describe_labels
 
     if not labels.files:
         lines = EXAMPLE.splitlines()
@@ -99,15 +99,15 @@ def _list_labels(console: Console, labels: "Labels", sides: "Split") -> None:
 def _values(column: "Column") -> str:
     shown = [f"{value} ({count})" for value, count in list(column.counts.items())[:FEW_FILES]]
     more = len(column.counts) - len(shown)
-    config = column.config
-    if config is not None and not hasattr(config, "values"):
-        shown, more = [f"numbers from {config.low:g} to {config.high:g}"], 0
+    learned = column.settings
+    if learned is not None and learned["kind"] == "number":
+        shown, more = [f"numbers from {learned['low']:g} to {learned['high']:g}"], 0
     parts = [", ".join(shown) + (f" and {more} more values" if more else "")]
     if column.missing:
         parts.append(f"{plural(column.missing, 'file')} without")
     if column.one_sided:
         parts.append(f"on one side of the split only: {', '.join(column.one_sided[:10])}")
-    if config is None:
+    if learned is None:
         parts.append(f"not learned: {column.reason}")
     return "; ".join(parts)
 

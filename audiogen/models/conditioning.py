@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..utils.text import fold
 
 #: Values by name; a name that is missing is not given.
 Conditions = Mapping[str, Tensor]
@@ -250,11 +251,6 @@ def positions(num_frames: int) -> Tensor:
     """Return the positions of a file's frames: (2, T) float32, frames since its beginning and to its end."""
     since = torch.arange(num_frames, dtype=torch.float32)
     return torch.stack([since, since.flip(0)])
-
-
-def fold(value: str) -> str:
-    """Return what two spellings of one value have in common: case and outer spaces make no difference."""
-    return value.strip().casefold()
 
 
 def listed(values: tuple[str, ...], most: int = 20) -> str:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..data import Labels, Part
 from ..errors import ConfigError
-from ..models.conditioning import Condition, Conditions, fold, listed
+from ..models.conditioning import Condition, Conditions, listed
+from ..utils.text import fold
 
 
 @dataclass(frozen=True)
