@@ -69,6 +69,12 @@ def sixteen_channels(path):
     return path
 
 
+def au_that_begins_in_its_header(path):
+    """Of which libsndfile read another part after a seek than without one."""
+    data = stored_as(".au", subtype="ULAW")(path).read_bytes()
+    return content(data[:4] + struct.pack(">I", 8) + data[8:])(path)
+
+
 PCM = struct.pack("<4h", 1, 2, 3, 4)
 REFUSALS = {
     "16 channels by FFmpeg": (sixteen_channels, "states 16 channels, and 1 to 8 are read"),
@@ -95,6 +101,7 @@ REFUSALS = {
     ),
     "truncated by a byte": (content(wav_bytes(PCM[:-1], data_size=8)), "states 8 bytes of data, the file holds 7"),
     "claims 3 GB": (content(wav_bytes(PCM, data_size=0xBFFFFFF0)), "truncated"),
+    "AU that begins in its header": (au_that_begins_in_its_header, "damaged: its header states that the sound begins"),
     "truncated RF64": (stored_and_cut(".rf64", 300), "truncated"),
     "truncated FLAC": (stored_and_cut(".flac", 100), "can't be decoded|damaged or truncated"),
     "truncated Vorbis": (stored_and_cut(".ogg", 1), "does not end with a whole Ogg page"),

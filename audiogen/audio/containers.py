@@ -32,6 +32,7 @@ FETCH_AGAIN = "copy it again from where it came from, or remove it"
 CONVERT = "convert it, for example with ffmpeg, or remove it"
 MEND = "copy it again from where it came from, convert it, or remove it"
 
+_AU_HEADER = 24  # bytes
 _CHUNKS = {  # by magic: container, offset of the first chunk, layout of chunk headers, padding, name of the sound chunk
     b"RIFF": ("WAV", 12, "<4sI", 2, b"data"),
     b"RIFX": ("WAV", 12, ">4sI", 2, b"data"),
@@ -125,6 +126,8 @@ def _look(source: _Source, start: int) -> Header:
         return _look_at_chunks(source, start)
     if head[:4] == b".snd":
         offset, stated = struct.unpack_from(">II", head, 4)
+        if offset < _AU_HEADER:  # libsndfile reads such a file from one place and seeks to another
+            raise source.refusal(f"is damaged: its header states that the sound begins at byte {offset}, inside itself")
         return _header(source, "AU", start + offset, stated)
     if head[:4] == b"fLaC":
         with mmap.mmap(source.file.fileno(), 0, access=mmap.ACCESS_READ) as data:
