@@ -1,23 +1,23 @@
-"""Lesson 7: GPT on audio tokens, and where its heads look.
+"""Lesson 7: GPT on audio tokens, and what its heads attend to.
 
     python recipes/07_gpt.py FOLDER [--out runs/07_gpt] [--frontend codec] [--minutes 6]
 
-What it teaches. Attention lets each step choose which earlier steps matter to it, instead of a fixed set of taps. On
-samples that is wasteful, a second is thousands of steps; on the tokens of a codec a second is some fifty frames, and a
-few hundred steps of attention reach over whole words and bars. After training, the page shows where each head
-looks, how far back, and what it is worth: how many bits more the model needs when that head is silenced.
+What it teaches. With attention, each step chooses which earlier steps it uses, instead of a fixed set of taps. On
+samples this is wasteful, since a second is thousands of steps. On the tokens of a codec a second is some fifty frames,
+and a few hundred steps of context cover whole words and bars. After training, the page shows where each head attends,
+how far back, and how many bits per code the model loses when that head is silenced.
 
-How it carries over to audio. A neural codec gives several codes a frame, each refining the one before it (residual
-vector quantization). Which order does a GPT read them in? The pattern says it: "parallel" draws the K codes of a frame
-at once, "flatten" one after the other at K times the steps, and "delay" shifts row k by k steps, so that a code sees
-the coarser codes of its own frame at no cost in steps (MusicGen):
+How it carries over to audio. A neural codec produces several codes per frame, each refining the one before it (residual
+vector quantization). In which order does a GPT see them? The pattern decides: "parallel" draws the K codes of a frame
+at once, "flatten" draws them one after another in K times as many steps, and "delay" shifts row k by k steps, so that a
+code depends on the coarser codes of its own frame for only K - 1 additional steps (MusicGen):
 
     parallel  0 1 2      delay  0 1 2 . .      flatten  0 . 1 . 2 .
               0 1 2             . 0 1 2 .               . 0 . 1 . 2
 
-What to try. Give each trial a folder of its own (--out runs/07_try). --set pattern.kind=parallel: what happens to the
-bits, and to the sound? `--frontend melvq` for tokens that are counted from mel frames, or `--frontend encodec` (weights
-are downloaded, CC-BY-NC). --set backbone.num_heads=1: how much do the heads of a layer save each other?
+What to try. Use a separate folder for each experiment (--out runs/07_try). --set pattern.kind=parallel: what happens to
+the bits, and to the sound? `--frontend melvq` for tokens made from mel frames by k-means, or `--frontend encodec` (its
+weights are downloaded, licence CC-BY-NC). --set backbone.num_heads=1: how much do several heads per layer help?
 """
 
 import math
@@ -57,18 +57,21 @@ SHORT = [
     "training.evaluations=1",
     "training.sample_seconds=0.3",
 ]
-STRETCHES = 16  # of held-out sound to look at
+STRETCHES = 16  # number of crops of held-out sound to analyse
 
 
 def main() -> None:
+    """Run the lesson."""
     parser = LessonParser(__file__, __doc__)
-    parser.add_argument("--frontend", default="codec", help=f"{', '.join(FRONTENDS)}, or a folder that holds one")
+    parser.add_argument("--frontend", default="codec", help=f"{', '.join(FRONTENDS)}, or the folder of a front-end")
     parser.add_argument("--minutes", type=float, default=6.0, help="training time of the GPT")
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="A.B=1")
+    parser.add_argument("--resume", action="store_true", help="continue training the GPT")
+    parser.add_argument(
+        "--set", action="append", default=[], dest="overrides", metavar="A.B=1", help="a setting of the GPT's run"
+    )
     args = parser.parse_args()
 
-    # 1. Train: the library's own loop, as `audiogen train` runs it. It writes a page of its own, to listen to.
+    # 1. Train with the library's own loop, as `audiogen train` does. It writes a listening page of its own.
     place = args.out / "gpt"
     how_long = {"steps": 4} if args.short else {"minutes": args.minutes}
     run = train(
@@ -81,38 +84,46 @@ def main() -> None:
         **how_long,
     )
 
-    # 2. Held-out sound to look at: its codes end to end, as in training, cut into stretches of a crop.
+    # 2. Held-out sound to analyse: the codes of all files concatenated, as in training, and cut into crops.
     held_out = Sequences(EncodedCache.open(read_source(place), run.frontend), run.split().held_out)
     x = stretches(held_out, run.config.training.crop_frames).to(run.model.bos.device)  # (B, K, T)
     with torch.inference_mode():
-        wav = run.frontend.decode(x[:1])[0].cpu()  # what the model is given, as sound
+        wav = run.frontend.decode(x[:1])[0].cpu()  # what the first crop sounds like
     seconds = wav.shape[1] / run.sample_rate
 
     spec, model, frame_rate = run.frontend.spec, run.model, x.shape[2] / seconds
     print(
-        f"\n{frame_rate:.1f} frames a second of {spec.num_codebooks} codes of {spec.codebook_size}: "
-        f"{spec.num_codebooks * math.log2(spec.codebook_size) * frame_rate / 1000:.2f} kbit/s before the model "
-        "predicts any of it"
+        f"\n{frame_rate:.1f} frames per second of {spec.num_codebooks} codes, each one of {spec.codebook_size}: "
+        f"{spec.num_codebooks * math.log2(spec.codebook_size) * frame_rate / 1000:.2f} kbit/s without a model"
     )
     steps = model.pattern.num_steps(round(frame_rate))
     print(f"pattern {run.config.pattern}: {steps} steps for a second of sound")
     print(
-        f"each layer sees {model.backbone.config.window} steps, all of them together {model.backbone.receptive_field}"
+        f"each layer sees {model.backbone.config.window} steps, all layers together see "
+        f"{model.backbone.receptive_field}"
     )
     print(f"parameters: {sum(p.numel() for p in model.parameters()):,}")
     final = [event for event in read_metrics(place) if event["event"] == "final"][-1]
     print(
-        f"held-out bits per second: {final['bits_per_second']:.0f}; by counting: "
+        f"held-out bits per second: {final['bits_per_second']:.0f}; counted models: "
         + ", ".join(f"{name} {counted['bits_per_second']:.0f}" for name, counted in final["baselines"].items())
     )
 
-    # 3. Look inside, and write the lesson's own page.
+    # 3. Analyse the heads, and write the lesson's own page.
     page = look_inside(run, x, wav, [int(n) for n in np.cumsum(held_out.num_frames)], args.out)
     print(f"open {page}")
 
 
 def stretches(held_out: Sequences, num_frames: int) -> Tensor:
-    """The first held-out codes end to end: (K, T) each -> (B, K, num_frames), B <= STRETCHES; fewer frames if short."""
+    """Concatenate the first held-out codes, and cut them into crops.
+
+    Args:
+        held_out: codes (K, T) of each file.
+        num_frames: frames per crop.
+
+    Returns:
+        (B, K, num_frames), B <= STRETCHES; a single shorter crop if there is not enough sound.
+    """
     joined, wanted = [], STRETCHES * num_frames
     for codes in held_out:
         joined.append(codes[:, :wanted])
@@ -126,7 +137,7 @@ def stretches(held_out: Sequences, num_frames: int) -> Tensor:
 
 @torch.inference_mode()
 def attention_maps(model: SequenceModel, x: Tensor) -> Tensor:
-    """What the heads look at while the model predicts x (B, K, T): weights (B, L, H, S, S), block by block."""
+    """Return the attention weights of all layers and heads while the model predicts x (B, K, T): (B, L, H, S, S)."""
     maps = []
     hooks = [
         block.attention.register_forward_pre_hook(lambda part, given: maps.append(part.weights(given[0])))
@@ -140,7 +151,13 @@ def attention_maps(model: SequenceModel, x: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def bits_per_code(model: SequenceModel, x: Tensor, silent: tuple[int, int] | None = None) -> float:
-    """Of x (B, K, T), with all heads or with one, (layer, head), silenced: what it found is replaced by zeros."""
+    """Return the loss on x (B, K, T) in bits per code.
+
+    Args:
+        model: the model.
+        x: (B, K, T).
+        silent: layer and index of a head whose output is replaced by zeros; None for none.
+    """
 
     def silence(part: torch.nn.Module, inputs: tuple[Tensor]) -> Tensor:
         found = inputs[0].unflatten(-1, (model.backbone.config.num_heads, -1)).clone()  # (B, S, H, D / H)
@@ -155,12 +172,20 @@ def bits_per_code(model: SequenceModel, x: Tensor, silent: tuple[int, int] | Non
 
 
 def look_inside(run: Run, x: Tensor, wav: Tensor, ends: list[int], out: Path) -> Path:
-    """The page: `wav` (1, N) is how x[0] sounds, `ends` are the frames at which its clips end."""
+    """Analyse the heads, write the page, and return its path.
+
+    Args:
+        run: the trained run.
+        x: (B, K, T), held-out codes.
+        wav: (1, N), x[0] decoded.
+        ends: frames at which files end.
+        out: folder of the page.
+    """
     model, seconds = run.model, wav.shape[1] / run.sample_rate
     maps = attention_maps(model, x)
     _, L, H, S, _ = maps.shape
     step = seconds / x.shape[2] / model.pattern.stride  # seconds
-    late = slice(S // 2, None)  # steps that have much to look back on
+    late = slice(S // 2, None)  # steps with a long past
     back = 1000 * step * look_back(maps)[..., late].mean(dim=(0, 3))  # (L, H) ms
     spread = (2 ** entropy(maps)[..., late]).mean(dim=(0, 3))  # (L, H) steps
     newest = maps.diagonal(dim1=3, dim2=4)[..., late].mean(dim=(0, 3))  # (L, H)
@@ -172,12 +197,12 @@ def look_inside(run: Run, x: Tensor, wav: Tensor, ends: list[int], out: Path) ->
     rows = [[name[at], float(back[at]), float(spread[at]), 100 * float(newest[at]), float(worth[at])] for at in name]
     for row in rows:
         print(
-            "{0}: looks back {1:.0f} ms on average, on {2:.1f} steps in effect; silenced, it costs {4:.3f} bits a "
+            "{0}: attends {1:.0f} ms back on average, to {2:.1f} effective steps; silencing it costs {4:.3f} bits per "
             "code".format(*row)
         )
     rows.append(
         [
-            "evenly over its window",
+            "equal weights over the window",
             500 * step * float((seen - 1).mean()),
             float(seen.mean()),
             100 * float((1 / seen).mean()),
@@ -185,13 +210,13 @@ def look_inside(run: Run, x: Tensor, wav: Tensor, ends: list[int], out: Path) ->
         ]
     )
 
-    # Some heads under the spectrogram of the first stretch: x is the time looked at, y the time that is predicted.
-    chosen: dict[tuple[int, int], list[str]] = {}  # a head may be chosen for two reasons
+    # Maps of some heads under the spectrogram of the first crop. x: time attended to; y: time predicted.
+    chosen: dict[tuple[int, int], list[str]] = {}  # a head may be chosen for several reasons
     for why, place in (
-        ("looks back least", back.argmin()),
-        ("looks back most", back.argmax()),
-        ("looks at the fewest", spread.argmin()),
-        ("is worth most", worth.argmax()),
+        ("shortest look-back", back.argmin()),
+        ("longest look-back", back.argmax()),
+        ("fewest effective steps", spread.argmin()),
+        ("costs most when silenced", worth.argmax()),
     ):
         chosen.setdefault(divmod(int(place), H), []).append(why)
     figure = Figure(figsize=(4 * len(chosen), 5.7), layout="constrained")
@@ -203,7 +228,7 @@ def look_inside(run: Run, x: Tensor, wav: Tensor, ends: list[int], out: Path) ->
         )
         above.set_title(f"{name[at]}:\n{', '.join(whys)}", fontsize=10)
         above.set(yticks=[])
-        # Column j is what comes in at step j: code j - 1, and `bos` left of all.
+        # Column j is the input of step j: code j - 1, and `bos` in the leftmost column.
         below.imshow(
             maps[0][at].sqrt().numpy(),
             aspect="auto",
@@ -213,7 +238,7 @@ def look_inside(run: Run, x: Tensor, wav: Tensor, ends: list[int], out: Path) ->
             interpolation="nearest",
             extent=(-step, (S - 1) * step, S * step, 0),
         )
-        below.set(xlabel="seconds, where it looks", ylabel="seconds, what is predicted", xlim=(0, seconds))
+        below.set(xlabel="seconds, attended to", ylabel="seconds, predicted", xlim=(0, seconds))
         for end in (end / x.shape[2] * seconds for end in ends if end < x.shape[2]):
             above.axvline(end, color="white", lw=0.7, ls=":")
             below.axvline(end, color="0.6", lw=0.7, ls=":")
@@ -228,7 +253,7 @@ def look_inside(run: Run, x: Tensor, wav: Tensor, ends: list[int], out: Path) ->
     for layer in range(L):
         axis.scatter(back[layer], spread[layer], area[layer], alpha=0.6, label=f"layer {layer + 1}")
     axis.plot(*rows[-1][1:3], "kx", label=rows[-1][0])
-    axis.set(xlabel="looks back, ms on average", ylabel="2 ^ entropy: steps in effect", xlim=(0, None), ylim=(0, None))
+    axis.set(xlabel="mean look-back, ms", ylabel="effective steps, 2 ^ entropy", xlim=(0, None), ylim=(0, None))
     axis.legend(markerscale=0.5)
 
     path = out / "held-out.wav"
@@ -238,7 +263,7 @@ def look_inside(run: Run, x: Tensor, wav: Tensor, ends: list[int], out: Path) ->
         out / "index.html",
         section(
             "How it sounds",
-            text("The run's own page has its sounds, its curves and its figures:"),
+            text("The run's own page has its sounds, loss curves and scores:"),
             link(f"{run.folder.name}/index.html"),
         ),
         section(
@@ -246,30 +271,40 @@ def look_inside(run: Run, x: Tensor, wav: Tensor, ends: list[int], out: Path) ->
             picture(
                 figure,
                 "Attention maps of some heads, each under the spectrogram of the same held-out sound",
-                "A row is a step that is predicted, from top to bottom; dark cells are where it looks (the square root "
-                "of the weight). Nothing lies right of the diagonal, in the future. Dotted lines are the ends of "
-                "files.",
+                "Each row is a predicted step, from top to bottom; dark cells are the steps that it attends to (colour "
+                "is the square root of the weight). Nothing lies right of the diagonal, in the future. Dotted lines "
+                "are the ends of files.",
             ),
-            grid(clip_cards([Clip(path, "What the model is given", "held-out sound, through the codes and back")])),
+            grid(clip_cards([Clip(path, "The model's input", "held-out sound, encoded and decoded")])),
         ),
         section(
             "How far back",
             picture(
                 scatter,
                 "Look-back distance and entropy of each head",
-                "Each dot is a head; its size is what it is worth. To the left: heads that look at the last frames. At "
-                "the bottom: heads that pick out single steps. The cross is a head that does not choose.",
+                "Each dot is a head; its size is the cost of silencing it. Left: heads that attend to the most recent "
+                "frames. Bottom: heads that attend to single steps. The cross is a head with equal weights over its "
+                "window.",
             ),
             text(
-                f"The heads look back {float(back.min()):.0f} to {float(back.max()):.0f} ms on average, on "
-                f"{float(spread.min()):.1f} to {float(spread.max()):.1f} steps in effect. With all of them the model "
-                f"needs {whole:.3f} bits per code here; silencing one costs from {float(worth.min()):.3f} to "
-                f"{float(worth.max()):.3f} more. A map shows where a head looks, not whether it matters: what it "
-                "finds may be known to the others, or to the residual stream, as well."
+                f"The heads attend {float(back.min()):.0f} to {float(back.max()):.0f} ms back on average, to "
+                f"{float(spread.min()):.1f} to {float(spread.max()):.1f} effective steps (2 ^ entropy of the weights). "
+                f"With all heads the model needs {whole:.3f} bits per code on these crops; silencing one head adds "
+                f"{float(worth.min()):.3f} to {float(worth.max()):.3f}. A map shows where a head attends, not whether "
+                "that matters: other heads, or the residual stream, may carry the same information."
             ),
-            table(["head", "looks back (ms)", "steps in effect", "% on the newest", "bits per code it saves"], rows),
+            table(
+                [
+                    "head",
+                    "mean look-back (ms)",
+                    "effective steps",
+                    "% of weight on the newest step",
+                    "bits per code added by silencing it",
+                ],
+                rows,
+            ),
         ),
-        section("Every head", picture(every, "Attention maps of all heads", "Rows are layers, the first on top.")),
+        section("All heads", picture(every, "Attention maps of all heads", "Each row is a layer, the first on top.")),
     )
 
 

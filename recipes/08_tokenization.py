@@ -2,23 +2,23 @@
 
     python recipes/08_tokenization.py FOLDER [--out runs/08_tokenization]
 
-What it teaches. A language model reads neither letters nor words but tokens, which were made before it by byte-pair
-encoding: take the bytes of a text, find the two neighbours that stand together most often, give the pair a new token,
-and begin again. Some hundred merges later there are tokens for syllables, for words with the space before them, and for
-whatever else the text is full of. It is a compressor that was trained by counting, and much that is odd about language
-models (spelling, arithmetic, a space at the end of a prompt) is odd about their tokens. Here it is built from nothing
-(audiogen/course/bpe.py), on the notes of these lessons: what it learns, what goes wrong without a pattern that cuts
-the text into pieces first, and what a special token is.
+What it teaches. A language model reads neither letters nor words but tokens, which byte-pair encoding creates before
+any training: take the bytes of a text, find the most frequent pair of neighbours, replace it by a new token, and
+repeat. After some hundred merges there are tokens for syllables, for words with the space before them, and for whatever
+else is frequent. It is a compressor trained by counting, and many oddities of language models (with spelling,
+arithmetic, or a space at the end of a prompt) come from their tokens. Here the algorithm is built from scratch
+(audiogen/course/bpe.py) and trained on the docstrings of these lessons: what it learns, what goes wrong without a
+pattern that first splits the text into pieces, and what a special token is.
 
-How it carries over to audio. Codes are integers like bytes, so the same merges make tokens of sound that last as long
-as they need: one for a stretch of silence or a held vowel, one for each moment of a word. The front-end `bpe` wraps any
-front-end of one code a frame; its rate then varies. There are two ways to fewer tokens per second, and they are
-measured side by side. Merging loses nothing and only renames what is there. A neural codec tries to throw away what the
-ear does not miss; here it has few steps to learn what that is, and you hear how far it comes. Samples show where
-renaming ends: what is noise in part hardly ever repeats itself to the last bit.
+How it carries over to audio. Codes are integers like bytes, so the same merges create tokens of sound with different
+durations: long ones for silence or a held vowel, short ones for each moment of a word. The front-end `bpe` wraps any
+front-end with one code per frame; its frame rate then varies. The lesson compares two ways to fewer tokens per second.
+Merging is lossless: it only renames codes. A neural codec is lossy: it tries to discard what the ear does not miss;
+here it gets few training steps, and you can hear how far it comes. Samples show the limits of merging: sound that is
+partly noise hardly ever repeats exactly.
 
-What to try. --codes 64: coarser frames repeat more often; do longer words make up for it in bits per second? A folder
-of music: which words last longest? --merges 4096: when does a vocabulary become a list of the training files?
+What to try. --codes 64: coarser frames repeat more often; do the longer tokens make up for it in bits per second? Use a
+folder of music: which tokens last longest? --merges 4096: when does the vocabulary become a list of the training files?
 """
 
 import argparse
@@ -51,18 +51,20 @@ from audiogen.models.patterns import Parallel
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.utils.scripts import run_script
 
-END, LONGEST = "<|end|>", 64  # of a document; frames of one token at most
-WINDOW = 64  # tokens that the GPT looks back on
+END = "<|end|>"  # special token at the end of a document
+LONGEST = 64  # maximum frames per token
+WINDOW = 64  # tokens that each layer of the GPT attends to
 SENTENCE = "The tokens of text, the tokens of sound: tokens! In 2024 a token's 16 ms."
 
 Trained = tuple[SequenceModel, list[tuple[int, float]]]  # a model, and (step, held-out bits per second)
 
 
 def main() -> None:
+    """Run the lesson."""
     parser = LessonParser(__file__, __doc__)
-    parser.add_argument("--codes", type=int, default=256, help="V, codes before merging")
-    parser.add_argument("--merges", type=int, default=1024, help="codes that merging adds")
-    parser.add_argument("--steps", type=int, default=500, help="of training each model")
+    parser.add_argument("--codes", type=int, default=256, help="V, the number of codes before merging")
+    parser.add_argument("--merges", type=int, default=1024, help="number of codes that merging adds")
+    parser.add_argument("--steps", type=int, default=500, help="training steps of each model")
     args = parser.parse_args()
     if args.short:
         args.codes, args.merges, args.steps = 16, 24, 8
@@ -73,7 +75,7 @@ def main() -> None:
         **({"fit_steps": 4, "dim": 8, "latent_dim": 4} if args.short else {"fit_steps": 400}),
     }
 
-    # 1. Text first. Then one folder of sound in six ways: samples, typical frames, a codec's frames, plain and merged.
+    # 1. Text first. Then encode the folder in six ways: as samples, typical frames and codec frames, plain and merged.
     sections = [letters(30 if args.short else 300)]
     encoded: dict[str, Encoded] = {}
     for name, kind, settings in (
@@ -83,13 +85,13 @@ def main() -> None:
     ):
         encoded[name] = plain = encode_folder(args.folder, args.out / name, kind, **settings)
         front = BPE.over(plain.frontend, num_merges=args.merges, longest=LONGEST, fit_frames=1_000_000)
-        front.learn(plain.training)  # from the codes of the training files alone
+        front.learn(plain.training)  # from the training files alone
         index = dataclasses.replace(plain.cache.index, folder=args.folder)
         cache = EncodedCache.open_or_build(index, front, args.out / f"{name}-merged" / "cache")
         encoded[f"{name}, merged"] = Encoded(front, cache, plain.sides)
     print(encoded["frames"].sides.summary)
 
-    # 2. What merging saves, what its words are, what they are worth to a model, and what that one makes up.
+    # 2. How much merging shortens, what the tokens are, what they are worth to a model, and how its samples sound.
     sections += [ratios(encoded, 2 * args.merges), words(encoded["frames, merged"], args)]
     models = {name: train(way, args.steps) for name, way in encoded.items() if not name.startswith("samples")}
     sections += [rates(encoded, models, args), samples(encoded, models, args)]
@@ -97,10 +99,11 @@ def main() -> None:
     print(f"open {page}")
 
 
-# 3. Text: the merges, then the pattern that keeps words apart, then special tokens.
+# 3. Text: the merges, then the pattern that separates words, then special tokens.
 
 
 def letters(num_merges: int) -> str:
+    """Train tokenizers on the docstrings of the lessons, with and without splitting into pieces, and compare them."""
     notes = [path.read_text(encoding="utf-8").split('"""')[1] for path in sorted(Path(__file__).parent.glob("0*.py"))]
     whole = "".join(notes)
     training, held_out = whole[: len(whole) * 9 // 10], whole[len(whole) * 9 // 10 :]
@@ -122,7 +125,7 @@ def letters(num_merges: int) -> str:
                 max(across, key=len, default=None),
             ]
         )
-        print(f"{name}: {rows[-1][2]:.2f} bytes a token on unseen text, {len(across)} tokens reach across words")
+        print(f"{name}: {rows[-1][2]:.2f} bytes per token on unseen text, {len(across)} tokens cross word boundaries")
     basic, split = tokenizers.values()
     first = [
         [256 + i, " ".join(spelt(basic, list(pair))), *spelt(basic, [256 + i])]
@@ -133,17 +136,17 @@ def letters(num_merges: int) -> str:
     return section(
         "Text",
         text(
-            f"The first of {num_merges} merges of {len(training.encode()):,} bytes, the lessons' notes. A dot "
-            "is a space: to one who counts pairs it is a letter like any other."
+            f"The first of {num_merges} merges, learned from {len(training.encode()):,} bytes of the lessons' "
+            "docstrings. A dot is a space: for the algorithm it is a character like any other."
         ),
-        table(["new token", "made of", "stands for"], first),
+        table(["new token", "merges", "stands for"], first),
         text(
-            f"Merged as one whole, the text gets {rows[0][3]} tokens that begin in one word and end in another: by "
-            "these a word is spelt now this way, now that, and a model has to learn each by itself. Cut into pieces "
-            "first (GPT-4's pattern: words with the space before them, up to three digits, signs), no merge reaches "
-            "across."
+            f"If the text is merged as a whole, {rows[0][3]} tokens start in one word and end in another. Because of "
+            "them the same word gets different tokens in different places, and a model has to learn each version "
+            "separately. If the text is first split into pieces (GPT-4's pattern: words with the space before them, "
+            "up to three digits, punctuation), no merge crosses from one piece into the next."
         ),
-        table(["merged", "bytes per token", "on unseen text", "tokens across words", "the longest of them"], rows),
+        table(["merged", "bytes per token", "on unseen text", "tokens across words", "the longest of these"], rows),
         code(
             "\n".join(
                 f"{name:10}  " + " ".join(spelt(tokenizer, tokenizer.encode(SENTENCE)))
@@ -154,22 +157,23 @@ def letters(num_merges: int) -> str:
             "\n".join(
                 f"{how:22}  " + " ".join(spelt(split, tokens))
                 for how, tokens in (
-                    ("as anyone's text", split.encode(imitated)),
+                    ("as ordinary text", split.encode(imitated)),
                     ("special tokens allowed", split.encode(imitated, True)),
                 )
             )
         ),
         text(
-            f"{END} tells documents apart: one token, which no text can imitate unless it is allowed to. Files of "
-            "sound do without: merges never reach from one file into the next."
+            f"{END} separates documents. It is a single token, which ordinary text can't produce unless special "
+            "tokens are allowed. Sound files need none: merges never cross from one file into the next."
         ),
     )
 
 
-# 4. How much shorter? The first n merges of a long list are the list of n merges, so each kind is learned from once.
+# 4. How much shorter? The first n merges of a longer list are the list of n merges, so one list per kind is enough.
 
 
 def ratios(encoded: dict[str, Encoded], most: int) -> str:
+    """Plot the reduction in tokens by number of merges, up to `most`, for bytes and for three kinds of codes."""
     script = np.frombuffer(Path(__file__).read_bytes(), np.uint8)
     kinds = {"this script's bytes": ([script[: len(script) * 9 // 10]], [script[len(script) * 9 // 10 :]], 256)}
     for name in ("frames", "codec", "samples"):
@@ -178,7 +182,7 @@ def ratios(encoded: dict[str, Encoded], most: int) -> str:
             *([codes[0].numpy() for codes in islice(side, files)] for side in (way.training, way.held_out)),
             way.spec.codebook_size,
         )
-    few, size = kinds["frames"][0][:50], kinds["frames"][2]  # the fast one finds what the readable one finds
+    few, size = kinds["frames"][0][:50], kinds["frames"][2]  # the library's fast version finds the same merges
     assert learn_merges(few, size, 8, LONGEST).tolist() == [list(pair) for pair in bpe.learn_merges(few, 8, size)]
 
     figure, counts = Figure(figsize=(8, 3.6), layout="constrained"), 2 ** np.arange(1, int(math.log2(most)) + 1)
@@ -190,7 +194,7 @@ def ratios(encoded: dict[str, Encoded], most: int) -> str:
             merged = [sum(len(apply_merges(codes, made, V)) for codes in side) for made in tables]
             shorter = sum(map(len, side)) / np.array(merged)
             axis.plot(counts, shorter, colour + style, label=name if style == "-" else None)
-        print(f"{name}: {shorter[-1]:.2f} times fewer tokens on unseen files after {len(merges)} merges")
+        print(f"{name}: {shorter[-1]:.2f} times fewer tokens on held-out data after {len(merges)} merges")
     axis.set(xscale="log", xlabel="merges", ylabel="times fewer tokens")
     axis.legend()
     return section(
@@ -198,17 +202,19 @@ def ratios(encoded: dict[str, Encoded], most: int) -> str:
         picture(
             figure,
             "Compression by number of merges",
-            "Tokens before merging over tokens after it; dashed: where the merges were not learned from. Where the two "
-            "part, tokens begin to stand for the training files rather than for the language. A dashed line above its "
-            "solid one: these held-out files happen to hold more of what repeats.",
+            "Number of tokens before merging over the number after. Solid: the data that the merges were learned from; "
+            "dashed: held-out data. Where the solid line rises above the dashed one, new tokens describe the training "
+            "files rather than sound or text in general. A dashed line above its solid one means that the held-out "
+            "files happen to be more repetitive.",
         ),
     )
 
 
-# 5. Where words of sound begin and end, and which they are.
+# 5. Where tokens of sound start and end, and what they sound like.
 
 
 def words(merged: Encoded, args: argparse.Namespace) -> str:
+    """Show the boundaries of merged tokens in held-out files, and play some tokens."""
     front, rate, hop = merged.frontend, merged.spec.sample_rate, merged.frontend.base.spec.hop_length
     shown = min(2, len(merged.held_out))
     figure = Figure(figsize=(9, 2.4 * shown), layout="constrained")
@@ -221,7 +227,7 @@ def words(merged: Encoded, args: argparse.Namespace) -> str:
         axis.vlines(ends[:-1].numpy() - 0.5, -0.5, len(power) - 0.5, color="white", lw=0.8)
         axis.set(title=f"{name}: {power.shape[1]} frames, {codes.shape[1]} tokens", xlabel="frames", yticks=[])
 
-    places: dict[int, list[tuple[str, int]]] = {}  # token -> (file, its first sample there)
+    places: dict[int, list[tuple[str, int]]] = {}  # token -> (file, first sample of the token)
     for name, codes in zip(merged.training.names, merged.training, strict=True):
         lengths = front.frame_lengths(codes[None])[0]
         for token, begin in zip(codes[0].tolist(), (lengths.cumsum(0) - lengths).tolist(), strict=True):
@@ -253,29 +259,30 @@ def words(merged: Encoded, args: argparse.Namespace) -> str:
         path = args.out / f"token-{token}.wav"
         write_audio(path, torch.cat(pieces, dim=1), rate)
         sounds.append(Clip(path, f"Token {token}", f"{why}, {1000 * samples / rate:.0f} ms"))
-        print(f"token {token}: {1000 * samples / rate:.0f} ms, {len(places[token])} times, chosen for: {why}")
+        print(f"token {token} ({why}): {1000 * samples / rate:.0f} ms, occurs {len(places[token])} times")
     return section(
-        "Words of sound",
+        "Tokens of sound",
         picture(
             figure,
             "Spectrograms with lines where tokens end",
-            "Mel spectrograms of held-out files, a line where a token ends. Counting alone makes "
-            "long tokens of what holds still and short ones of what moves.",
+            "Mel spectrograms of held-out files; a line marks the end of a token. Look for long tokens where the "
+            "sound is steady, and short ones where it changes.",
         ),
         text(
-            "Some of the new tokens: those that cover the most time of the training files, times and length together, "
-            "and the longest. Each sound below is what a token decodes to, and then recordings of it, each from "
-            "another file."
+            "Some of the new tokens: those that cover the most time of the training files (occurrences times "
+            "duration), and the longest. Each sound below starts with what the token decodes to; then come the "
+            "recordings that it stands for, each from another file."
         ),
-        table(["token", "chosen for", "ms", "times", "label it occurs in most often"], rows),
+        table(["token", "selected because", "ms", "occurrences", "most frequent label"], rows),
         grid(clip_cards(sounds)),
     )
 
 
-# 6. What is a token worth to a model? The same model, the same number of steps and of tokens a step, in plain sight.
+# 6. What is a token worth to a model? The same model for each kind of token, with as many steps of as many tokens.
 
 
 def train(encoded: Encoded, steps: int) -> Trained:
+    """Train a GPT, and return the weights with the lowest held-out loss, and the loss by step."""
     torch.manual_seed(0)
     backbone = GPT(GPT.Config(dim=128, num_layers=4, num_heads=4, dropout=0.1, window=WINDOW))
     model = SequenceModel(encoded.spec, backbone, Parallel(1))
@@ -298,12 +305,13 @@ def train(encoded: Encoded, steps: int) -> Trained:
 
 
 def rates(encoded: dict[str, Encoded], models: dict[str, Trained], args: argparse.Namespace) -> str:
+    """Compare all kinds of tokens: rate, bits per second by model, and mel distance of the round trip."""
     rows, heard, figure = [], [], Figure(figsize=(8, 3.4), layout="constrained")
     axis = figure.subplots()
     for name, way in encoded.items():
         rate = float(way.held_out.num_frames.sum()) / way.frontend.seconds(way.held_out)
         bits = [loss * rate for loss in baselines(way.spec, way.training, way.held_out).values()]
-        bits += [None] * (3 - len(bits))  # beyond 4,096 codes no bigram is counted
+        bits += [None] * (3 - len(bits))  # with more than 4,096 codes there is no bigram
         bits.append(min(bits for _, bits in models[name][1]) if name in models else None)
         if name in models:
             axis.plot(
@@ -314,15 +322,15 @@ def rates(encoded: dict[str, Encoded], models: dict[str, Trained], args: argpars
             )
         sound = originals(args.folder, way.sides.held_out, way.spec.sample_rate)
         trip = round_trip(way.frontend, sound)
-        if "merged" not in name:  # which sounds the same
+        if "merged" not in name:  # merged codes sound the same
             (title, wav), path = sound[0], args.out / f"heard-{name}.wav"
             with torch.inference_mode():
                 back = way.frontend.decode(way.frontend.encode(wav[None]))[0, :, : wav.shape[1]]
             write_audio(path, back, way.spec.sample_rate)
-            heard.append(Clip(path, title, f"through {name}"))
+            heard.append(Clip(path, title, f"round trip, {name}"))
         rows.append([name, way.spec.codebook_size, rate, *bits, trip["mel_distance"]])
         print(
-            f"{name}: {rate:.1f} tokens a second; bits per second, uniform, unigram, bigram, GPT: "
+            f"{name}: {rate:.1f} tokens per second; bits per second of uniform, unigram, bigram, GPT: "
             + ", ".join("-" if x is None else f"{x:.0f}" for x in bits)
             + f"; mel distance {rows[-1][-1]:.3f}"
         )
@@ -339,58 +347,62 @@ def rates(encoded: dict[str, Encoded], models: dict[str, Trained], args: argpars
         ]
         for plain, merged in zip(rows[::2], rows[1::2], strict=True)
     ]
-    lost = min(row[-1] or 0.0 for row in saved[1:]) < 0
-    turned = [name for name, (_, curve) in models.items() if min(bits for _, bits in curve) < curve[-1][1]]
+    orderless = min(value for row in saved for value in row[2:4] if value is not None) > 0
+    lost = [row[0] for row in saved[1:] if row[-1] is not None and row[-1] < 0]
+    overfit = [name for name, (_, curve) in models.items() if min(bits for _, bits in curve) < curve[-1][1]]
     return section(
-        "Two answers to one question",
+        "Two ways to fewer tokens",
         text(
-            f"Throwing away: frames are {rows[0][2] / rows[2][2]:.0f} times fewer than samples, and the distance is "
-            "the price. Merging costs no sound: within a pair of rows the distance stays. Frames and a codec's frames "
-            "differ in it, so their bits are for different sounds, and do not rank them. (Samples are only counted: "
-            f"the {WINDOW} tokens that the GPT looks back on would be {1000 * WINDOW / rows[0][2]:.0f} ms of them.)"
+            f"Discarding: there are {rows[0][2] / rows[2][2]:.0f} times fewer frames than samples, and the mel "
+            "distance is the price. Merging is lossless: within a pair of rows the mel distance stays the same. "
+            "Typical frames and codec frames differ in mel distance, so their bits are for different sounds and do "
+            "not rank them. (There is no GPT on samples: the context of one of its layers would last "
+            f"{1000 * WINDOW / rows[0][2]:.0f} ms.)"
         ),
         table(
             ["", "vocabulary", "tokens per second", "uniform", "unigram", "bigram", "GPT", "mel distance"],
             rows,
-            "Bits per second of sound on held-out files, and how far the round trip lies from the original",
+            "Bits per second of sound on held-out files, and the mel distance between round trip and original.",
         ),
-        text("One held-out file, through each of them and back:"),
+        text("One held-out file, encoded and decoded in each way:"),
         grid(clip_cards(heard)),
         text(
-            "Who knows nothing of order gains, since order moves into the tokens. Who knows it already pays for a "
-            "larger vocabulary, whose entries are met less often each, and gains only where longer tokens let it see "
-            "further. "
+            "The uniform and the unigram model ignore the order of tokens. "
+            + ("Both need fewer bits for merged tokens, since these contain some of the order. " if orderless else "")
+            + "The bigram and the GPT already use the order. They pay for the larger vocabulary, in which each token "
+            "occurs less often, and can gain only if longer tokens let them see further. "
             + (
-                "Models of text are always fed merged tokens; with so few minutes of sound the plain ones "
-                "need fewer bits. "
+                f"Here merging raises the GPT's bits ({' and '.join(lost)}). Models of text are always trained on "
+                "merged tokens, but on far more data. "
                 if lost
                 else ""
             )
-            + "What merging saves for certain is steps: work, and the reach of a window."
+            + "In any case merging saves steps: less computation, and a context that covers more time."
         ),
         table(
             ["", "times fewer tokens", "uniform", "unigram", "bigram", "GPT"],
             saved,
-            "% of the bits that merging saves; below 0 it costs some",
+            "% of the bits that merging saves; negative if it needs more.",
         ),
         picture(
             figure,
             "Held-out bits per second by training step",
-            "The same model, and steps of as many tokens; the table has the lowest points. Lines of one colour "
-            "stand for the same sound. A step of merged tokens is more of the sound. "
+            "The same model, trained on the same number of tokens per step; the table has the minima. Lines of one "
+            "colour stand for the same sound. A step of merged tokens covers more sound. "
             + (
-                f"Turned before the end, by learning the files by heart: {'; '.join(turned)}."
-                if turned
-                else "None has turned: each was best at its last point."
+                f"Lowest before the end of training, so overfitting: {'; '.join(overfit)}."
+                if overfit
+                else "No model overfits: each is best at the end of training."
             ),
         ),
     )
 
 
-# 7. How it sounds, and how many tokens had to be drawn for it.
+# 7. How the samples sound, and how many tokens they took.
 
 
 def samples(encoded: dict[str, Encoded], models: dict[str, Trained], args: argparse.Namespace) -> str:
+    """Generate sounds from plain and merged frames, with the number of tokens that each took."""
     sounds, seconds = [], 0.3 if args.short else 3.0
     for name in ("frames", "frames, merged"):
         front, model = encoded[name].frontend, models[name][0]
@@ -406,7 +418,7 @@ def samples(encoded: dict[str, Encoded], models: dict[str, Trained], args: argpa
             print(f"{name}, seed {seed}: {seconds:g} s took {drawn} tokens")
     return section(
         "How it sounds",
-        text("A model draws tokens until the sound is long enough, however many it takes."),
+        text("The model draws tokens until the sound is long enough; how many it needs depends on the tokens."),
         grid(clip_cards(sounds)),
     )
 

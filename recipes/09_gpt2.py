@@ -1,21 +1,21 @@
-"""Lesson 9: the training pipeline of GPT-2, in small.
+"""Lesson 9: the training pipeline of GPT-2, at small scale.
 
     python recipes/09_gpt2.py FOLDER [--out runs/09_gpt2] [--preset small] [--minutes 5] [--resume]
 
-What it teaches. Between a model that works and one that is trained well lies a pipeline, and each part of it can be
-looked at by itself: which weights decay, how the learning rate rises and falls, how a batch too large for memory is
-taken in pieces, what half the bits cost and save, what compiling does, and how a run that was killed goes on as if
-nothing had happened. Two figures say whether the machine is used: tokens per second, and the operations that these
-need as a fraction of the fastest matrix product the machine can do.
+What it teaches. Training a model well takes more than a model that works: it takes a pipeline, and each part of it can
+be examined by itself. Which weights decay? How does the learning rate rise and fall? How is a batch that is too large
+for memory split into pieces? What does half precision cost and save? What does compiling gain? How does a run that was
+killed continue as if nothing had happened? Two figures say how well the hardware is used: tokens per second, and the
+operations per second as a fraction of those of the fastest matrix product.
 
-How it carries over to audio. Nothing in this pipeline knows that its tokens were sound. What changes is how much a
-token holds: a text token is about four letters, of which one hears some fifteen a second; the tokens here are codes of
-mel frames, 250 of them a second. So an hour of sound is near a million tokens, and the half million of one batch of
-GPT-2 are half an hour of it.
+How it carries over to audio. Nothing in this pipeline depends on the tokens being sound. What differs is how much a
+token holds: a text token is about four letters, and speech has some fifteen letters a second; the tokens here are codes
+of mel frames, 250 a second. So an hour of sound is almost a million tokens, and one batch of GPT-2, half a million
+tokens, is about half an hour of sound.
 
-What to try. Give each trial a folder of its own (--out runs/09_try). --preset 124M on a GPU: the sizes and the schedule
-of GPT-2 small, unchanged. On a CPU it runs too, at some hundred tokens per second. --minutes 0.5 and then, in the same
-folder, --resume --minutes 1: where does the curve go on?
+What to try. Use a separate folder for each experiment (--out runs/09_try). --preset 124M on a GPU: the sizes and the
+schedule of GPT-2 small, unchanged. It also runs on a CPU, at some hundred tokens per second. --minutes 0.5 and then, in
+the same folder, --resume --minutes 1: where does the loss curve continue?
 """
 
 import statistics
@@ -69,8 +69,8 @@ PRESETS = {
         "training.accumulation=2",
         "training.learning_rate=1e-3",
     ],
-    # Radford et al. 2019, table 2, first row, and the schedule of Brown et al. 2020 (GPT-3), table 2.1 and appendix B,
-    # that reproductions of it use: half a million tokens a step, of which 16 x 1024 at once.
+    # Sizes of Radford et al. 2019, table 2, first row; schedule of Brown et al. 2020 (GPT-3), table 2.1 and appendix B,
+    # as reproductions of GPT-2 use it: half a million tokens per step, in batches of 16 x 1024.
     "124M": [
         "backbone.dim=768",
         "backbone.num_layers=12",
@@ -89,12 +89,15 @@ PRESETS = {
 
 
 def main() -> None:
+    """Run the lesson."""
     parser = LessonParser(__file__, __doc__)
-    parser.add_argument("--preset", choices=PRESETS, default="small")
-    parser.add_argument("--minutes", type=float, default=5.0, help="training time of the run at the end")
+    parser.add_argument("--preset", choices=PRESETS, default="small", help="size and schedule of the model")
+    parser.add_argument("--minutes", type=float, default=5.0, help="training time of the final run")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--resume", action="store_true", help="go on with the run at the end")
-    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="A.B=1")
+    parser.add_argument("--resume", action="store_true", help="continue the final run")
+    parser.add_argument(
+        "--set", action="append", default=[], dest="overrides", metavar="A.B=1", help="a setting of the model"
+    )
     args = parser.parse_args()
     device, place = choose_device(args.device), args.out / "gpt"
     if not args.resume:
@@ -102,7 +105,7 @@ def main() -> None:
     preset, minutes, repeats = ("tiny", 0.02, 2) if args.short else (args.preset, args.minutes, 5)
     settings = {"num_codebooks": 2, "codebook_size": 16, "num_features": 20} if args.short else {}
 
-    # 1. Sound to tokens, and the whole configuration of the run.
+    # 1. Sound to tokens, and the complete configuration of the run.
     encoded = encode_folder(args.folder, args.out, "melvq", **settings)
     overrides = [*PRESETS[preset], *args.overrides]
     spec = encoded.spec
@@ -111,31 +114,35 @@ def main() -> None:
     torch.manual_seed(0)
     model = build_model(config, spec).to(device)
     size = sum(p.numel() for p in model.parameters())
-    tokens = config.training.batch_size * config.training.crop_frames * spec.num_codebooks  # of one crop batch
-    print(f"{encoded.sides.summary}; {spec.num_codebooks * spec.frame_rate:.0f} tokens a second")
+    tokens = config.training.batch_size * config.training.crop_frames * spec.num_codebooks  # in one batch of crops
+    print(f"{encoded.sides.summary}; {spec.num_codebooks * spec.frame_rate:.0f} tokens per second")
     print(
-        f"preset {preset}: {size:,} parameters, {tokens:,} tokens at once, "
-        f"{tokens * config.training.accumulation:,} a step"
+        f"preset {preset}: {size:,} parameters, {tokens:,} tokens per batch, "
+        f"{tokens * config.training.accumulation:,} per step"
     )
 
-    # 2. Which weights decay: matrices, since decay pulls them towards using every input a little. A bias or a gain
-    #    that is pulled to zero would only be wrong.
+    # 2. Which weights decay: matrices, since decay spreads weight over all inputs. Biases and gains don't decay;
+    #    pulling them to zero has no such benefit.
     groups = [
-        ["decay" if group["weight_decay"] else "do not", len(group["params"]), sum(p.numel() for p in group["params"])]
+        [
+            "with decay" if group["weight_decay"] else "without decay",
+            len(group["params"]),
+            sum(p.numel() for p in group["params"]),
+        ]
         for group in make_optimizer(model, config.training).param_groups
     ]
     for row in groups:
-        print(f"  {row[0]:>6}: {row[1]} tensors, {row[2]:,} numbers")
+        print(f"  {row[0]:>13}: {row[1]} tensors, {row[2]:,} numbers")
 
-    # 3. The schedule: up in a straight line while the optimizer's averages are still empty, then half a cosine down.
+    # 3. The schedule: a linear warm-up while the optimizer's running averages fill up, then half a cosine down.
     progress = [i / 200 for i in range(201)]
     schedule = Line("learning rate", [100 * p for p in progress], [learning_rate(p, config.training) for p in progress])
 
-    # 4. Accumulation: the gradient of a batch is the mean of those of its pieces, so memory does not limit the batch.
+    # 4. Accumulation: the gradient of a batch is the mean of its pieces' gradients, so memory does not limit its size.
     difference = accumulation_difference(model, crops, device)
-    print(f"gradient of one batch and of its pieces differ by {difference:.1e} of its norm")
+    print(f"the gradient of a batch and the sum over its pieces differ by {difference:.1e} of the norm")
 
-    # 5. Precision and compiling: what does a step take, and which part of the machine's best does it use?
+    # 5. Precision and compiling: how long does a step take, and which fraction of the fastest matrix product is that?
     flops = config.training.batch_size * training_flops(model, config.training.crop_frames)
     speeds = []
     for name, precision, compiled in modes(device):
@@ -146,17 +153,17 @@ def main() -> None:
         )
         print(
             f"  {name:>13}: {1000 * seconds:8.1f} ms for {tokens:,} tokens, {tokens / seconds:9,.0f} tokens/s, "
-            f"{flops / seconds / 1e9:8,.0f} GFLOP/s, {100 * flops / seconds / best:4.0f} % of a matrix product's"
+            f"{flops / seconds / 1e9:8,.0f} GFLOP/s, {100 * flops / seconds / best:4.0f} % of a matrix product"
         )
 
-    # 6. Checkpoint and resume: crops and dropout are functions of (seed, step), the rest is in the file.
+    # 6. Checkpoint and resume: crops and dropout are functions of (seed, step); the checkpoint holds everything else.
     resumed = resume_difference(config, spec, crops, args.out / "checkpoint-demo", device)
     print(
-        f"weights of a resumed run differ by {resumed:g}"
-        + ("" if device.type == "cpu" else " (sums on a GPU may be added up in another order)")
+        f"the weights of a resumed and an uninterrupted run differ by at most {resumed:g}"
+        + ("" if device.type == "cpu" else " (a GPU may add numbers in another order)")
     )
 
-    # 7. All of it together is the library's one training loop.
+    # 7. The library's training loop combines all of it.
     run = train(
         args.folder,
         place,
@@ -178,7 +185,7 @@ def main() -> None:
     speed = (
         f"{steps:,} steps at {tokens * config.training.accumulation * steps / seconds:,.0f} tokens per second"
         if steps
-        else "Too few steps to tell a speed"
+        else "too few steps to measure a speed"
     )
     print(
         f"run: {speed}; held-out {final['loss']:.3f} bits per token, counted bigram "
@@ -194,7 +201,7 @@ def main() -> None:
         {name: counted["loss"] for name, counted in final["baselines"].items()},
         "training steps",
         "Bits per token, lower is better",
-        "Loss by training step, and the counting models as levels.",
+        "Loss by training step; horizontal lines are the counted models.",
     )
     sounds = choose(read_folder(run.folder))
     page = write_lesson(
@@ -203,11 +210,11 @@ def main() -> None:
         section(
             "The model and its batch",
             text(
-                f"{encoded.sides.summary}. Preset {preset}: {size:,} parameters. A step takes "
-                f"{config.training.accumulation} batches of {tokens:,} tokens."
+                f"{encoded.sides.summary}. Preset {preset}: {size:,} parameters. Each step accumulates the gradients "
+                f"of {config.training.accumulation} batches of {tokens:,} tokens."
             ),
-            table(["matrices and the rest", "tensors", "numbers"], groups),
-            text("Matrices decay, biases and gains do not."),
+            table(["weights", "tensors", "numbers"], groups),
+            text("Weight decay applies to matrices, not to biases and gains."),
         ),
         section(
             "The schedule",
@@ -216,55 +223,56 @@ def main() -> None:
                 {},
                 "percent of the run",
                 "Learning rate",
-                "Learning rate: a short rise, then half a cosine down.",
+                "Learning rate: a short linear warm-up, then half a cosine down.",
             ),
             text(
-                "The rise is short and matters at the very start: AdamW divides by a running mean of squared "
-                "gradients that has seen next to nothing yet."
+                "The warm-up is short and matters at the very start: AdamW divides by a running mean of squared "
+                "gradients, which at first is an average of very few."
             ),
         ),
         section(
-            "A batch in pieces",
+            "Gradient accumulation",
             text(
-                f"The gradient of one batch, taken at once and taken in halves that are added up, differs by "
-                f"{difference:.1e} of its norm: rounding."
+                "The gradient of one batch was computed at once, and as the sum over two halves. The two differ by "
+                f"{difference:.1e} of the gradient's norm" + (", which is rounding." if difference < 1e-4 else ".")
             ),
         ),
         section(
-            "Bits, compiling, and the machine",
+            "Precision, compiling, and the hardware",
             table(
                 ["a step in", "ms", "tokens per second", "GFLOP/s", "best matrix product, GFLOP/s", "% of it"], speeds
             ),
             picture(speed_picture(speeds), "Bars: tokens per second of each mode"),
             text(
-                "The operations of a step are counted (two for each weight and token forward, four backward, and "
-                "those of attention) and divided by its time; the right column compares that with the fastest "
-                "matrix product of the same precision, measured here a moment later. What is missing to 100 "
-                "percent is memory traffic, normalisation, the optimizer and Python."
+                "GFLOP/s are the operations of a step (two for each weight and token in the forward pass, four in the "
+                "backward pass, plus those of attention) divided by its time. The last column compares them with the "
+                "fastest matrix product of the same precision, measured right afterwards. The rest of the time goes "
+                "to memory traffic, normalisation, the optimizer and Python."
                 + (" Compiling is measured on a GPU only." if device.type == "cpu" else "")
             ),
         ),
         section(
             "Killed and resumed",
             text(
-                f"Eight steps in one go, and four, a checkpoint, a new model and optimizer filled from it, and "
-                f"four more: the weights differ by {resumed:g}."
+                "One model was trained for eight steps without interruption. Another was created anew after four "
+                "steps, loaded from a checkpoint together with its optimizer, and trained for four more. Their weights "
+                f"differ by at most {resumed:g}."
             ),
         ),
         section(
             "The run",
             loss,
             text(
-                f"{speed}. Held-out files: {final['loss']:.3f} bits per token, {final['bits_per_second']:.0f} "
-                "bits per second of sound. Its own page has more of it:"
+                f"Training: {speed}. Held-out files: {final['loss']:.3f} bits per token, "
+                f"{final['bits_per_second']:.0f} bits per second of sound. The run's own page has more:"
             ),
             link("gpt/index.html"),
         ),
         section(
             "How it sounds",
             text(
-                "Held-out files, each followed by its round trip through the tokens; then what the model makes "
-                "up from nothing, and how it goes on from the beginning of a held-out file, marked as prompt."
+                "Held-out files, each followed by its round trip through the tokens; then samples without a prompt, "
+                "and a continuation of the beginning of a held-out file, which is marked as prompt."
             ),
             grid(clip_cards([*sounds.pairs[:4], *sounds.generated[:2], *sounds.generated[-1:]])),
         ),
@@ -273,9 +281,9 @@ def main() -> None:
 
 
 def accumulation_difference(model: SequenceModel, crops: Crops, device: torch.device) -> float:
-    """How far the gradient of a batch is from the mean of its two halves', relative to its norm."""
+    """Compute a gradient for a whole batch and for its halves: the norm of the difference, relative to the gradient."""
     batch = crops.batch(0)[0].to(device)
-    model.eval()  # dropout would draw other units for each piece
+    model.eval()  # dropout would drop other units in each piece
     gradients = []
     for pieces in (1, 2):
         model.zero_grad()
@@ -287,7 +295,10 @@ def accumulation_difference(model: SequenceModel, crops: Crops, device: torch.de
 
 
 def modes(device: torch.device) -> list[tuple[str, str, bool]]:
-    """(name, precision, compiled). On a CPU compiling takes minutes and gains training nothing, so it is left out."""
+    """Return the modes to measure: name, precision, and whether to compile.
+
+    Compiling is left out on a CPU, where it takes minutes and does not make training faster.
+    """
     out = [("fp32", "fp32", False), ("bf16", "bf16", False)]
     return [*out, ("bf16, compiled", "bf16", True)] if device.type == "cuda" else out
 
@@ -295,7 +306,17 @@ def modes(device: torch.device) -> list[tuple[str, str, bool]]:
 def step_seconds(
     config, spec, crops: Crops, device: torch.device, precision: str, compiled: bool, repeats: int
 ) -> float:
-    """The median time of one batch, forward, backward and optimizer."""
+    """Measure the median time of a step on one batch: forward, backward and optimizer, in seconds.
+
+    Args:
+        config: config of the run.
+        spec: spec of the tokens.
+        crops: training crops.
+        device: where to measure.
+        precision: "fp32" or "bf16".
+        compiled: compile the model.
+        repeats: number of steps to measure.
+    """
     torch.manual_seed(0)
     model = build_model(config, spec).to(device)
     optimizer = make_optimizer(model, config.training)
@@ -310,11 +331,11 @@ def step_seconds(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         times.append(now(device) - began)
-    return statistics.median(times[2:])  # the first ones make room, and compile
+    return statistics.median(times[2:])  # the first two allocate memory, and compile
 
 
 def resume_difference(config, spec, crops: Crops, folder: Path, device: torch.device) -> float:
-    """The largest difference of any weight after eight steps in one go, and after four and four."""
+    """Return the largest difference between weights after eight steps, and after four, a checkpoint and four more."""
     precision = resolve_precision(config.training.precision, device)
 
     def fresh() -> tuple[SequenceModel, torch.optim.Optimizer]:
@@ -339,7 +360,7 @@ def resume_difference(config, spec, crops: Crops, folder: Path, device: torch.de
     save_checkpoint(folder, Checkpoint(4, {"model": first.state_dict(), "optimizer": optimizer_tensors(optimizer)}, {}))
     steps(first, optimizer, 4, 8)
 
-    second, optimizer = fresh()  # as after a crash: nothing is left but the file
+    second, optimizer = fresh()  # as after a crash: only the file is left
     checkpoint = load_checkpoint(folder, device)
     second.load_state_dict(checkpoint.tensors["model"])
     load_optimizer_tensors(optimizer, checkpoint.tensors["optimizer"])
@@ -349,6 +370,7 @@ def resume_difference(config, spec, crops: Crops, folder: Path, device: torch.de
 
 
 def speed_picture(speeds: list[list]) -> Figure:
+    """Plot the tokens per second of each mode."""
     figure = Figure(figsize=(6, 0.6 + 0.5 * len(speeds)), layout="constrained")
     axes = figure.subplots()
     axes.barh([row[0] for row in speeds], [row[2] for row in speeds], color="#7a4fd0")

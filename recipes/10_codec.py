@@ -1,27 +1,28 @@
-"""Lesson 10: a neural codec, which learns what of a sound can be left out.
+"""Lesson 10: a neural codec, which learns what can be left out of a sound.
 
     python recipes/10_codec.py FOLDER [FOLDER ...] [--out runs/10_codec] [--minutes 8] [--resume]
 
-What it teaches. An encoder squeezes 20 ms of spectra into a vector, a decoder says spectra of it again, which add up to
-sound. Between them stands a residual vector quantizer: a codebook names the nearest of its 1,024 vectors, the next one
-codes what that left over, and so on, so that each further codebook costs the same and adds less. No gradient passes
-such a choice, so the decoder's is handed straight through to the encoder, and the codewords follow the vectors that
-chose them. What counts as close is a matter of ears: spectra at several resolutions are compared, on the mel scale, and
-no loss may shout down the others, since each is given its share of the gradient.
+What it teaches. An encoder compresses the spectra of 20 ms into a vector; a decoder turns the vector back into spectra,
+whose overlapping waveforms add up to sound. Between them is a residual vector quantizer: the first codebook chooses the
+nearest of its 1,024 vectors, the next one encodes the remainder, and so on; each further codebook costs the same and
+adds less. Choosing the nearest vector has no gradient, so the decoder's gradient is passed to the encoder unchanged (a
+straight-through estimator), and each codeword moves towards the vectors that chose it. The losses imitate hearing: they
+compare spectra at several resolutions on the mel scale. Each loss gets a fixed share of the gradient, so none can drown
+out the others.
 
-How it carries over to audio. Everything that generates sound from tokens stands on such a codec, and what it loses is
-lost to every model after it. A frame waits for its own 20 ms and for ten more, and is heard ten later, so it is of use
-while one speaks. The networks work on spectra since there is little time: networks that speak in samples have to learn
-to oscillate first, and an hour of a processor took them no further than a few minutes take these. The run folder is a
-front-end like any other:
+How it carries over to audio. Models that generate sound from tokens usually build on such a codec, and what it loses is
+lost to every model after it. The encoder needs 10 ms of sound after each frame of 20 ms, and the decoder adds 10 ms, so
+the codec is fast enough for a conversation. Its networks work on spectra because training time is short: a network that
+outputs samples has to learn to oscillate first; in a trial, an hour of training got it no further than a few minutes
+get these. The run folder is a front-end like any other:
 
     audiogen train FOLDER --out runs/mine --frontend runs/10_codec
 
-What to try. --set frontend.codebook_size=64: fewer bits, and how does it sound? --set frontend.lookup_dim=8 lets the
-codebooks look at directions in eight dimensions alone: are more of their codes in use? On a GPU, --set
-frontend.adversarial_from=0.3 --set frontend.discriminator_channels=32 lets networks that tell decoded from recorded
-spectra take part: what do they add that no distance of spectra does? On a CPU they cost most of the time. The codec
-that comes with audiogen was trained by this script, with --export (its card is beside it, in audiogen/weights).
+What to try. --set frontend.codebook_size=64: fewer bits, and how does it sound? --set frontend.lookup_dim=8 makes the
+codebooks compare directions in only eight dimensions: are more of their codes in use? On a GPU, --set
+frontend.adversarial_from=0.3 --set frontend.discriminator_channels=32 adds discriminators, networks that learn to tell
+decoded from recorded spectra: what do they improve that no distance between spectra does? On a CPU they take most of
+the time. This script, with --export, trained the codec that comes with audiogen (see its card in audiogen/weights).
 """
 
 from pathlib import Path
@@ -42,21 +43,22 @@ from audiogen.utils.scripts import run_script
 
 
 def main() -> None:
+    """Run the lesson."""
     parser = LessonParser(__file__, __doc__)
     parser.add_argument("more", type=Path, nargs="*", metavar="folder", help="further folders")
-    parser.add_argument("--minutes", type=float, default=8.0, help="training time; a codec goes on gaining for hours")
+    parser.add_argument("--minutes", type=float, default=8.0, help="training time; a codec keeps improving for hours")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--resume", action="store_true", help="go on where it was stopped")
+    parser.add_argument("--resume", action="store_true", help="continue training")
     parser.add_argument(
-        "--set", action="append", default=[], dest="overrides", metavar="frontend.A=1", help="any setting of the codec"
+        "--set", action="append", default=[], dest="overrides", metavar="frontend.A=1", help="a setting of the codec"
     )
-    parser.add_argument("--export", type=Path, help="also write the weights to this file, in half the bytes")
+    parser.add_argument("--export", type=Path, help="also write the weights to this file, rounded to 16 bits")
     args = parser.parse_args()
     settings, unknown = frontend_settings(args.overrides)
     if unknown:
         raise ConfigError(f"--set {unknown[0]}: only settings of the codec can be set here, such as frontend.dim")
     if settings.get("weights", "fit") != "fit":
-        raise ConfigError("--set frontend.weights: this script fits its own; leave it out")
+        raise ConfigError("--set frontend.weights: this script always trains new weights; leave this setting out")
     if args.short:
         settings = {
             "num_codebooks": 4,
@@ -71,7 +73,7 @@ def main() -> None:
     else:
         settings = {"num_codebooks": 12, **settings}
 
-    # 1. Training, on the files that are not held out. Ctrl-C saves; --resume goes on.
+    # 1. Train on the files that are not held out. Ctrl-C saves; --resume continues.
     trained = train_frontend(
         "codec",
         [args.folder, *args.more],
@@ -83,21 +85,21 @@ def main() -> None:
         device=args.device,
     )
     if not trained.finished:
-        print("stopped and saved: go on with --resume")
+        print("stopped and saved; continue with --resume")
         return
     codec = trained.frontend
     spec = codec.spec
-    bits = spec.bitrate / spec.num_codebooks  # a second, of one codebook
+    bits = spec.bitrate / spec.num_codebooks  # bits per second of one codebook
     print(
-        f"{spec.frame_rate:g} frames a second of {spec.num_codebooks} codebooks, {bits:g} bits a second each; "
-        f"a frame is heard after {codec.latency_ms:g} ms"
+        f"{spec.frame_rate:g} frames per second, {spec.num_codebooks} codebooks of {bits:g} bits per second each; "
+        f"latency {codec.latency_ms:g} ms"
     )
     if args.export:
         export_weights(codec, args.export)
         print(f"{args.export}: {args.export.stat().st_size / 1e6:.2f} MB")
 
-    # 2. What each further codebook is worth, on held-out files: joined to clips of ten seconds, since a spoken digit
-    #    alone is too short to be judged. Opus is what one hears in every call, at four times the bits.
+    # 2. What each further codebook adds, on held-out files, joined into clips of ten seconds, since a single spoken
+    #    digit is too short for the measures. Opus is the codec of most internet calls.
     clips = joined(trained.held_out, spec.sample_rate, 1.0 if args.short else 10.0)[:4]
     counts = sorted({max(1, spec.num_codebooks * part // 8) for part in (1, 2, 4, 8)})
     heard = {"original": clips}
@@ -121,31 +123,31 @@ def main() -> None:
         __file__,
         args.out / "index.html",
         section(
-            "What each codebook is worth",
+            "What each codebook adds",
             text(
-                "Held-out files, joined to clips of about ten seconds. The mel distance is what ears would notice "
-                "first, 0 is perfect; the STFT distance counts high and low frequencies alike. The ratio of "
-                "signal to distortion compares waveforms, higher is closer; a codec that makes up what can't be "
-                "told apart is low there and may sound well."
+                "Held-out files, joined into clips of about ten seconds. The mel distance compares log spectra on the "
+                "mel scale, as hearing does; 0 is perfect. The STFT distance weights all frequencies equally. The "
+                "signal-to-distortion ratio (SI-SDR) compares waveforms; higher is closer. A codec that replaces noise "
+                "by other noise, which sounds the same, has a low ratio and may still sound good."
             ),
             table(["bitrate", "codebooks", "mel distance", "STFT distance", "SI-SDR (dB)"], rows),
             text(
                 f"With ideal entropy coding of each code by its frequency, all {spec.num_codebooks} codebooks "
-                f"would need {statistics['bits_per_second']:,.0f} bits a second of these clips in the place of "
-                f"{spec.bitrate:,.0f}."
+                f"would need {statistics['bits_per_second']:,.0f} instead of {spec.bitrate:,.0f} bits per second for "
+                "these clips."
             ),
         ),
         section(
             "What it sounds like",
             text(
-                "Each original is followed by what is left of it, with few codebooks first. Listen for what goes "
-                "first: breath and hiss, the edges of consonants, the shimmer of a high string. In the "
-                "spectrograms look at the top, and at the gaps between the harmonics."
+                "Each original is followed by its decoded versions, those with few codebooks first. Listen for what "
+                "gets lost first: breath and hiss, the edges of consonants, the shimmer of a high string. In the "
+                "spectrograms, look at the highest frequencies and at the gaps between harmonics."
             ),
             side_by_side(args.out / "samples", heard, spec.sample_rate),
         ),
         section(
-            "How it learned",
+            "Training",
             line_chart(
                 [
                     Line("log mel distance", [e["step"] for e in steps], [e["mel"] for e in steps]),
@@ -157,33 +159,38 @@ def main() -> None:
                 "Losses by step.",
             ),
             text(
-                "The step upwards, early on, is where the codebooks come in: from then on the decoder hears what "
-                "they say in the place of what the encoder meant."
+                "The codebooks are switched on early in training. From then on the decoder gets codewords instead of "
+                "the encoder's own vectors, so the losses may jump up at that step."
             ),
         ),
         codebooks(books[-1] if books else None, spec.codebook_size),
-        section("What happened on the way", *rollbacks(events)),
+        section("Rollbacks during training", *rollbacks(events)),
     )
     print(f"open {page}")
 
 
 def figures(originals: list[Tensor], decoded: list[Tensor], rate: int) -> list[float]:
-    """Means over clips (1, N): mel distance, STFT distance, SI-SDR."""
+    """Return the mel distance, STFT distance and SI-SDR of clips (1, N), each averaged over the clips."""
     measures = (mel_distance, stft_distance, lambda a, b, rate: si_sdr(a, b))
     pairs = list(zip(originals, decoded, strict=True))
     return [sum(measure(a, b, rate) for a, b in pairs) / len(pairs) for measure in measures]
 
 
 def round_trip(codec: Codec, wav: Tensor, count: int) -> Tensor:
-    """(1, N) through its first `count` codebooks and back."""
+    """Encode a wav (1, N) and decode its first `count` codebooks: (1, N)."""
     codes = codec.encode(wav[None].to(codec.device))[:, :count]
     return codec.decode(codes)[0, :, : wav.shape[1]].cpu()
 
 
 def codebooks(event: dict | None, size: int) -> str:
-    """How much of each codebook is in use, by the moving averages of training."""
+    """Report the perplexity and usage of each codebook, from the moving averages of training.
+
+    Args:
+        event: the last "codebooks" event of the run, or None.
+        size: codewords per codebook.
+    """
     if event is None:
-        return section("The codebooks", text("The run was too short for its codebooks to be counted."))
+        return section("The codebooks", text("The run was too short to measure the use of its codebooks."))
     rows = [
         [number + 1, perplexity, 100 * perplexity / size, 100 * used]
         for number, (perplexity, used) in enumerate(zip(event["perplexity"], event["usage"], strict=True))
@@ -191,22 +198,24 @@ def codebooks(event: dict | None, size: int) -> str:
     return section(
         "The codebooks",
         text(
-            f"Each has {size:,} codewords. The perplexity is how many of them, used equally often, would "
-            "say as much. A codeword that hardly any frame chooses is put where a frame is."
+            f"Each codebook has {size:,} codewords. The perplexity is the number of equally frequent codewords with "
+            "the same entropy. During training, a codeword that hardly any frame chooses is replaced by the vector "
+            "of a random frame."
         ),
         table(["codebook", "perplexity", "% of its size", "% in use"], rows),
     )
 
 
 def rollbacks(events: list[dict]) -> list[str]:
+    """Report each step at which the loss exploded and training went back to an earlier state."""
     found = [event for event in events if event["event"] == "rolled_back"]
     return [
         text(
-            f"At step {event['exploded_at']:.0f} the loss exploded: training went back to step "
-            f"{event['rolled_back_to']:.0f}, with the learning rate times {event['lr_scale']:g}."
+            f"At step {event['exploded_at']:.0f} the loss exploded; training went back to step "
+            f"{event['rolled_back_to']:.0f}, with the learning rate multiplied by {event['lr_scale']:g}."
         )
         for event in found
-    ] or [text("No step exploded, so nothing had to be rolled back.")]
+    ] or [text("The loss never exploded, so nothing was rolled back.")]
 
 
 if __name__ == "__main__":

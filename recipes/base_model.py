@@ -1,19 +1,20 @@
-"""Train the base model that `audiogen train` starts from, or one of your own.
+"""Train a base model like the one that `audiogen train` starts from.
 
     python recipes/base_model.py CORPUS --out runs/base [--minutes 90] [--from base]
 
-CORPUS holds KIND/GROUP/ folders of sound files: KIND is, for example, speech, drums or notes, and GROUP what sounds
-alike: a speaker, a drum kit, an instrument. One group in ten of each kind, by a hash of its name, is held out. Crops
-come from one group each, as in the folders that the base will be fine-tuned on, and from all kinds alike, however much
-there is of each.
+CORPUS contains sound files in folders KIND/GROUP/. KIND is, for example, speech, drums or notes; the files of a GROUP
+sound alike: a speaker, a drum kit, an instrument. About one group in ten is held out, by a hash of its name. Each crop
+comes from a single group, like the folders that the base model will be fine-tuned on. All kinds are drawn equally
+often, however many files they have.
 
-The base is one model for every sample rate. Its mel bands lie on one grid in Hz, so a lower rate has only the leading
-bands, whose distribution the same weights contain (`MixtureDensityHead.leading_bands`). Training takes each batch at
-one of these widths. Crops are augmented as frames, which costs next to nothing: louder or softer, and through a random
-smooth filter; speed and pitch are changed when the corpus is encoded.
+There is one model for all sample rates. All rates share one grid of mel bands in Hz, so a lower rate has only the
+leading bands, and the weights for all bands contain a model of the leading ones (`MixtureDensityHead.leading_bands`).
+Each training batch uses one of these numbers of bands. Crops are augmented as frames, which is cheap: their level is
+changed, and half of them pass a random smooth filter. Copies with other speed and pitch are made when the corpus is
+encoded.
 
-The learning rate stays constant, then falls over the last third (Hu et al. 2024, MiniCPM: warm-up, stable, decay), so
-training can be continued from any checkpoint. Stop it with Ctrl-C; the same command continues it.
+The learning rate is constant after a warm-up, then falls over the last 30 % of the time (Hu et al. 2024, MiniCPM:
+warm-up, stable, decay). Stop training with Ctrl-C; the same command continues it.
 """
 
 import argparse
@@ -47,25 +48,26 @@ from audiogen.utils.scripts import run_script
 from audiogen.utils.tensors import read_tensors, write_tensors
 
 RATE, HOP, BANDS, TOP = 44_100, 512, 100, 20_000.0  # Hz, samples, mel bands, Hz
-RATES = (8000, 16_000, 22_050, 24_000, 32_000)  # other rates of recordings, whose leading bands are trained too
-SEMITONES = 3.5  # a faster and a slower copy of each recording, by up to this
-CROP, BATCH = 384, 8
-DECAY = 0.3  # last part of the budget, in which the learning rate falls
+RATES = (8000, 16_000, 22_050, 24_000, 32_000)  # Hz; lower sample rates, whose leading bands are also trained
+SEMITONES = 3.5  # largest change of speed and pitch in the copies of a recording
+CROP, BATCH = 384, 8  # frames per crop, crops per batch
+DECAY = 0.3  # fraction of the budget at its end in which the learning rate falls
 EVERY = 240.0  # seconds between evaluations
 
 
 def main() -> None:
+    """Train the model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("corpus", type=Path)
+    parser.add_argument("corpus", type=Path, help="folder of KIND/GROUP/ folders of sound files")
     parser.add_argument("--out", type=Path, default=Path("runs/base"), help="run folder")
     parser.add_argument("--minutes", type=float, default=90.0, help="training time")
-    parser.add_argument("--from", dest="start", choices=("base", "scratch"), default="scratch")
-    parser.add_argument("--dim", type=int, default=256)
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--from", dest="start", choices=("base", "scratch"), default="scratch", help="initial weights")
+    parser.add_argument("--dim", type=int, default=256, help="dimension of the GPT")
+    parser.add_argument("--layers", type=int, default=6, help="number of layers of the GPT")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     args = parser.parse_args()
 
-    # 1. Frames of every recording, as (KIND, GROUP, number of bands, frames (BANDS, T)); encoded once.
+    # 1. Encode every recording, once: (KIND, GROUP) -> number of bands and frames (BANDS, T) of each.
     frontend = Mel(Mel.Config(RATE, num_features=BANDS, hop_length=HOP, f_max=TOP))
     groups = encode(args.corpus, frontend, args.out / "frames.pt")
     train, held_out = sides(groups)
@@ -75,7 +77,7 @@ def main() -> None:
         frontend.std.copy_(std)
         frontend.is_fitted.fill_(1)
 
-    # 2. A model of all bands, and one of the leading bands of each rate, which has no weights of its own.
+    # 2. A model of all bands, and one for the leading bands of each rate, which shares the weights of the first.
     training = TrainingConfig(
         minutes=args.minutes, crop_frames=CROP, batch_size=BATCH, learning_rate=1e-3, scheduled_sampling=1.0
     )
@@ -90,7 +92,7 @@ def main() -> None:
     narrow = {width: leading(config, frontend, width) for width in widths if width < BANDS}
 
     def nll(frames: Tensor, width: int) -> Tensor:
-        """Score standardised frames (B, BANDS, T) by their first `width` bands: nats per frame and band."""
+        """Compute the loss on the first `width` bands of standardised frames (B, BANDS, T): nats per frame and band."""
         batch = Batch(frames[:, :width].to(args.device))
         if model.training:
             batch = redraw(model, narrow.get(width), batch, training.scheduled_sampling)
@@ -138,14 +140,25 @@ def main() -> None:
                 tensors |= {f"optimizer.{name}": x for name, x in optimizer_tensors(optimizer).items()}
                 write_tensors(checkpoint, tensors, **state)
 
-    # 4. Keep the weights in bfloat16: half the size, and fine-tuning moves them farther than rounding does.
+    # 4. Save the weights in bfloat16: half the size, and rounding changes them less than fine-tuning does.
     loss = BANDS * scores["mean"]
     save_weights(args.out, config, model.cpu().to(torch.bfloat16), state["step"], loss)
-    print(f"{args.out}: {loss:.2f} nats per frame on held-out groups; nothing but its run files needs to be kept")
+    print(
+        f"{args.out}: {loss:.2f} nats per frame on held-out groups; frames.pt and training.safetensors can be removed"
+    )
 
 
 def encode(corpus: Path, frontend: Mel, cache: Path) -> dict[tuple[str, str], list[tuple[int, Tensor]]]:
-    """Encode each file, and two copies of other speed and pitch: (KIND, GROUP) -> [(bands, raw frames (BANDS, T))]."""
+    """Encode each file; files of training groups also in two copies with other speed and pitch.
+
+    Args:
+        corpus: the folder.
+        frontend: the front-end.
+        cache: file that the frames are kept in; it is read if it exists.
+
+    Returns:
+        (KIND, GROUP) -> list of the number of bands that a recording has, and its log power (BANDS, T).
+    """
     if cache.exists():
         return torch.load(cache, weights_only=True)
     groups: dict[tuple[str, str], list[tuple[int, Tensor]]] = {}
@@ -166,11 +179,12 @@ def encode(corpus: Path, frontend: Mel, cache: Path) -> dict[tuple[str, str], li
 
 
 def is_held_out(kind: str, group: str) -> bool:
+    """Decide by a hash of its name whether a group is held out; about one in ten is."""
     return int(hashlib.sha256(f"{kind}/{group}".encode()).hexdigest(), 16) % 10 == 0
 
 
 def sides(groups):
-    """Split by group: kind -> list of groups, each a list of (bands, frames), for training and held out."""
+    """Split the groups into training and held-out ones: two dicts, kind -> list of groups of (bands, frames)."""
     train, held_out = {}, {}
     for (kind, group), items in groups.items():
         (held_out if is_held_out(kind, group) else train).setdefault(kind, []).append(items)
@@ -178,7 +192,7 @@ def sides(groups):
 
 
 def statistics(train) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each band (BANDS,), every kind counting alike."""
+    """Compute the mean and standard deviation of each band (BANDS,), giving every kind the same weight."""
     count = total = squares = torch.zeros(BANDS, dtype=torch.float64)
     for kind in train.values():
         weight = 1 / sum(x.shape[1] for group in kind for _, x in group)
@@ -197,7 +211,7 @@ def batch_of(train, widths, mean: Tensor, std: Tensor, rng: np.random.Generator)
     """Draw augmented, standardised crops (BATCH, BANDS, CROP), and the number of bands that all of them have."""
     crops = [crop_of(train, rng) for _ in range(BATCH)]
     most = (max if rng.random() < 0.5 else min)(width for width, _ in crops)
-    while any(width < most for width, _ in crops):  # others in the place of recordings of a lower rate
+    while any(width < most for width, _ in crops):  # replace recordings with fewer bands
         crops = [one if one[0] >= most else crop_of(train, rng) for one in crops]
     width = max((w for w in widths if w <= most), default=widths[0])
     frames = torch.stack([augment(x, rng) for _, x in crops])
@@ -205,7 +219,7 @@ def batch_of(train, widths, mean: Tensor, std: Tensor, rng: np.random.Generator)
 
 
 def crop_of(train, rng: np.random.Generator) -> tuple[int, Tensor]:
-    """Draw a crop (BANDS, CROP) of one group, joining short recordings, and its number of bands."""
+    """Draw a crop (BANDS, CROP) from one group, joining short recordings, and return it after its number of bands."""
     kind = list(train)[rng.integers(len(train))]
     group = train[kind][rng.integers(len(train[kind]))]
     width, parts, have = BANDS, [], 0
@@ -225,18 +239,18 @@ def augment(x: Tensor, rng: np.random.Generator) -> Tensor:
     if rng.random() < 0.5:
         shift = shift + rng.normal(0, 4) * bands
         shift = shift + rng.normal(0, 2.5) * torch.cos(bands * math.pi * rng.uniform(0.5, 3) + rng.uniform(0, 6.28))
-    floor = math.log(1e-11 * HOP**2)  # that of the front-end: noise below it is not heard
+    floor = math.log(1e-11 * HOP**2)  # the front-end's floor, below which noise is inaudible
     power = torch.log((x.exp() - math.exp(floor)).clamp_min(1e-12))
     return torch.logaddexp(power + shift.float() * math.log(10) / 10, torch.tensor(floor))
 
 
 def leading(config: RunConfig, frontend: Mel, width: int) -> SequenceModel:
-    """Build a model of the first `width` bands, whose weights `leading_weights` gives."""
+    """Build a model of the first `width` bands, to be called with the weights from `leading_weights`."""
     return build_model(config, replace(frontend.spec, num_features=width)).requires_grad_(False)
 
 
 def leading_weights(model: SequenceModel, width: int) -> dict[str, Tensor]:
-    """Cut a model's weights to its first `width` bands; gradients reach the whole ones."""
+    """Slice a model's weights to its first `width` bands; gradients flow back to the full weights."""
     weights = dict(model.named_parameters())
     for name, part in (("embed", model.embed), ("head", model.head)):
         own = {key.removeprefix(f"{name}."): x for key, x in weights.items() if key.startswith(f"{name}.")}
@@ -255,7 +269,17 @@ def redraw(model: SequenceModel, narrow: SequenceModel | None, batch: Batch, sha
 
 @torch.no_grad()
 def evaluate(model: SequenceModel, nll, held_out, widths, mean: Tensor, std: Tensor, most: int = 3000) -> dict:
-    """Nats per frame and band of held-out groups by kind, from about `most` frames each, and their mean."""
+    """Compute the loss on held-out groups in nats per frame and band: one for each kind, and their mean.
+
+    Args:
+        model: the model.
+        nll: computes the loss of frames (B, BANDS, T) on their first bands.
+        held_out: kind -> list of groups.
+        widths: numbers of bands of the model.
+        mean: (BANDS,), mean of each band.
+        std: (BANDS,), standard deviation of each band.
+        most: stop after about this many frames of each kind.
+    """
     model.eval()
     scores = {}
     for kind, groups in held_out.items():

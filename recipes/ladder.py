@@ -1,19 +1,19 @@
-"""The ladder: every rung of the course on one folder, under one budget, on one page.
+"""The ladder: train every rung of the course on one folder, for the same time, and compare them on one page.
 
     python recipes/ladder.py FOLDER [--out runs/ladder] [--minutes 2] [--rungs mulaw:bigram mulaw:mlp ...]
 
-What it teaches. The course climbs from counting pairs to a GPT, and each rung is said to be better than the one below.
-Here all of them stand side by side: trained on the same files for the same time, judged on the same held-out files, and
-heard. What a rung gains is a number, in bits for each second of sound.
+What it teaches. The course climbs from counting pairs to a GPT, and each rung should be better than the one below. Here
+all rungs are compared: trained on the same files for the same time, evaluated on the same held-out files, and played.
+What a rung gains is a number, in bits per second of sound.
 
-How it carries over to audio. In text all rungs read the same characters. Sound can be cut up in many ways, and a
-front-end that throws more away is easier to predict: 150 bits a second of quantised mel frames are no better than
-30,000 of samples. So rungs are ranked within one front-end only, and beside each front-end stands what it loses by
-itself, before any model: how far its round trip is from the original.
+How it carries over to audio. In text all rungs see the same characters. Sound can be encoded in many ways, and the
+codes of a front-end that discards more are easier to predict: 150 bits per second of quantized mel frames are not
+better than 30,000 of samples. So rungs are ranked only within one front-end, and the page shows for each front-end what
+it loses without any model: how far its round trip is from the original.
 
-What to try. Another folder, of music or of one instrument: which rungs lie further apart than on speech? --minutes 10:
-which of them still gain? `--rungs codec:mlp codec:gpt` for two of them alone. What was trained for as long already is
-kept, what was not goes on.
+What to try. Use another folder, of music or of one instrument: which rungs are further apart than on speech? --minutes
+10: which rungs still improve? `--rungs codec:mlp codec:gpt` trains only these two. A run that was already trained for
+as many minutes is kept; one that was not is continued.
 """
 
 import math
@@ -44,7 +44,7 @@ from audiogen.runs.run import Run, load_run
 from audiogen.spec import Unit
 from audiogen.utils.scripts import run_script
 
-#: Climbed only when named: densities have no bits, EnCodec is a download, and BPE needs a front-end below it.
+#: Front-ends that are only used when named: densities have no bits, EnCodec is a download, BPE needs a base front-end.
 ASIDE = ("mel", "encodec", "bpe")
 RUNGS = [f"{frontend}:{backbone}" for frontend in FRONTENDS if frontend not in ASIDE for backbone in BACKBONES]
 SHORT = {"melvq:bigram", "melvq:mlp"}
@@ -54,7 +54,16 @@ HEADER = ["rung", "parameters", "minutes", "steps", "loss", "bits per second", "
 
 @dataclass(frozen=True)
 class Rung:
-    """One trained run and its figures."""
+    """A trained run and its scores.
+
+    Attributes:
+        frontend: name of the front-end.
+        backbone: name of the backbone.
+        run: the run.
+        final: the "final" event of the run's log.
+        steps: number of training steps.
+        seconds: training time.
+    """
 
     frontend: str
     backbone: str
@@ -65,27 +74,31 @@ class Rung:
 
     @property
     def budget(self) -> float:
-        """Minutes that it may have been trained for."""
+        """Maximum training time in minutes."""
         return self.run.config.training.minutes
 
     @property
     def unit(self) -> str:
+        """Unit of the loss."""
         return Unit(self.final["unit"]).per_entry
 
     @property
     def loss(self) -> float:
+        """Loss on held-out files."""
         return self.final["loss"]
 
     @property
     def size(self) -> int:
+        """Number of parameters."""
         return sum(p.numel() for p in self.run.model.parameters())
 
     @property
-    def heard_back(self) -> float:
-        """Milliseconds of sound that a prediction depends on, at most."""
+    def context(self) -> float:
+        """Receptive field in milliseconds, or infinity."""
         return 1000 * self.run.model.receptive_seconds
 
     def row(self) -> list[str | float | int | None]:
+        """Return the row of the table, under HEADER."""
         counted = (self.final["baselines"] or {}).get("bigram")
         return [
             f"{self.frontend}:{self.backbone}",
@@ -100,6 +113,7 @@ class Rung:
 
 
 def main() -> None:
+    """Train the rungs and write the page."""
     parser = LessonParser(__file__, __doc__)
     parser.add_argument("--minutes", type=float, default=2.0, help="training time of each rung")
     parser.add_argument(
@@ -107,7 +121,7 @@ def main() -> None:
         nargs="+",
         default=RUNGS,
         metavar="FRONTEND:BACKBONE",
-        help="which to climb; unasked: " + " ".join(RUNGS),
+        help="rungs to train, by default " + " ".join(RUNGS),
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     args = parser.parse_args()
@@ -120,7 +134,7 @@ def main() -> None:
 
     index = scan(args.folder)
 
-    # 1. Train each rung from its front-end's codes, which are made once.
+    # 1. Encode the folder once for each front-end, and train each rung on the codes.
     print("| " + " | ".join(HEADER) + " |\n|" + " --- |" * len(HEADER), flush=True)
     ladder: dict[str, list[Rung]] = {}
     for name in rungs:
@@ -130,7 +144,7 @@ def main() -> None:
         ladder.setdefault(frontend, []).append(rung)
         print("| " + " | ".join(cell(value) for value in rung.row()) + " |", flush=True)
 
-    # 2. What each front-end loses by itself, on held-out files.
+    # 2. What each front-end loses without a model, on held-out files.
     first = next(iter(ladder.values()))[0].run
     losses: dict[str, dict[str, float] | None] = {}
     for frontend, steps in ladder.items():
@@ -138,7 +152,7 @@ def main() -> None:
         losses[frontend] = round_trip(steps[0].run.frontend, sound)
         write_round_trips(args.out / f"{frontend}-sounds", steps[0].run.frontend, sound[:2])
 
-    # 3. One page, lowest rung to highest.
+    # 3. One page, from the lowest rung to the highest.
     cards = iter(clip_cards([clip for frontend in ladder for clip in clips(args.out, frontend, ladder[frontend])]))
     sections = []
     for frontend, steps in ladder.items():
@@ -160,7 +174,7 @@ def main() -> None:
             section(
                 f"{frontend}",
                 text(about(steps[0], losses[frontend])),
-                *([picture(bars(steps), f"Bars of {frontend}: bits per second of each rung")] if rate else []),
+                *([picture(bars(steps), f"Bits per second of each rung on {frontend}")] if rate else []),
                 filled_table(
                     ["loss, " + steps[0].unit if name == "loss" else name for name in HEADER[:-1]],
                     [*rows, *([rung.backbone, *rung.row()[1:-1]] for rung in steps)],
@@ -175,8 +189,7 @@ def main() -> None:
         args.out / "index.html",
         text(
             f"{args.folder.name}: {first.split().summary}. Every rung was trained for at most "
-            f"{' or '.join(f'{budget:g}' for budget in budgets)} minutes, and is judged on the files "
-            "that were held out."
+            f"{' or '.join(f'{budget:g}' for budget in budgets)} minutes, and is evaluated on the held-out files."
         ),
         *sections,
     )
@@ -184,23 +197,36 @@ def main() -> None:
 
 
 def encoded(index: Index, place: Path, name: str, device: str, settings: list[str]) -> EncodedCache:
-    """The folder's codes at `place`, which are made once; what is there must be of these files and settings."""
+    """Return the codes of a folder from the cache at `place`, which is built if it does not exist.
+
+    Raises:
+        CacheError: the cache holds other files, or was made with other settings.
+    """
     if not is_cache(place):
         tokenize(index.folder, place, name, device, settings)
     cache, (values, _) = EncodedCache.open(place, index=index), frontend_settings(settings)
     if frontend_to_dict(cache.frontend()) != frontend_to_dict(frontend_for(index, name, values)):
-        raise CacheError(f"{place}: was made with other settings of {name}; choose another --out")
+        raise CacheError(f"{place}: this cache was made with other settings of {name}; choose another --out")
     return cache
 
 
 def climb(cache: EncodedCache, place: Path, frontend: str, backbone: str, minutes: float, device: str) -> Rung:
-    """Trains one rung, or goes on with it, or reads it if it was trained for as long already."""
+    """Train a rung, continue its training, or load it if it was already trained for as many minutes.
+
+    Args:
+        cache: the codes to train on.
+        place: run folder.
+        frontend: name of the front-end.
+        backbone: name of the backbone.
+        minutes: maximum training time.
+        device: auto, cpu or cuda.
+    """
     if (
         holds_run(place)
         and any(event["event"] == "final" for event in read_metrics(place))
         and (before := read_config(place).training.minutes) >= minutes
     ):
-        print(f"{frontend}:{backbone}: kept as it is, trained before for at most {before:g} minutes", file=sys.stderr)
+        print(f"{frontend}:{backbone}: kept, already trained for up to {before:g} minutes", file=sys.stderr)
     else:
         train(
             cache.folder,
@@ -218,26 +244,29 @@ def climb(cache: EncodedCache, place: Path, frontend: str, backbone: str, minute
 
 
 def about(rung: Rung, loss: dict[str, float] | None) -> str:
-    """What the front-end makes, and what it loses."""
+    """Describe the front-end of a rung: the rate of its codes, and the error of its round trip.
+
+    Args:
+        rung: any rung on the front-end.
+        loss: scores of the round trip, or None.
+    """
     spec = rung.run.frontend.spec
-    said = f"A second of sound at {spec.sample_rate:,} Hz is {spec.rate_in_words}. "
+    sentence = f"A second of sound at {spec.sample_rate:,} Hz is {spec.rate_in_words}. "
     if loss:
         ratio = "" if loss["si_sdr"] is None else f", SI-SDR {loss['si_sdr']:.1f} dB"
-        said += (
-            f"Its own round trip, with no model between: mel distance {loss['mel_distance']:.3f} (0 is perfect){ratio}."
-        )
-    return said
+        sentence += f"Round trip without a model: mel distance {loss['mel_distance']:.3f} (0 is perfect){ratio}."
+    return sentence
 
 
 def verdicts(steps: list[Rung]) -> list[str]:
-    """Of each rung: does it beat the one below, and if not, why not as far as its own run tells."""
+    """Say of each rung whether it beats the one below, and if not, what its log says about the reason."""
     out = []
     for below, rung in zip(steps, steps[1:], strict=False):
         gain, unit = below.loss - rung.loss, rung.unit
         if gain > 0:
             out.append(
-                f"{rung.backbone} beats {below.backbone} by {gain:.3f} {unit}; it hears "
-                f"{span(rung.heard_back)} back, {below.backbone} {span(below.heard_back)}."
+                f"{rung.backbone} beats {below.backbone} by {gain:.3f} {unit}. The receptive field of {rung.backbone} "
+                f"is {span(rung.context)}, that of {below.backbone} {span(below.context)}."
             )
         else:
             out.append(
@@ -247,39 +276,40 @@ def verdicts(steps: list[Rung]) -> list[str]:
 
 
 def span(milliseconds: float) -> str:
-    return "without bound" if math.isinf(milliseconds) else f"{milliseconds:,.0f} ms"
+    """Format a duration, which may be infinite."""
+    return "unbounded" if math.isinf(milliseconds) else f"{milliseconds:,.0f} ms"
 
 
 def reason(below: Rung, rung: Rung) -> str:
-    """What the run's own log says about why it stayed behind."""
+    """Say what the log of a rung suggests about why it does not beat the rung below."""
     losses = [event["loss"] for event in read_metrics(rung.run.folder) if event["event"] == "held_out"]
     best = losses.index(min(losses))
     if len(losses) < 5:
         return f"after {rung.steps:,} steps its log is too short to say why."
     if best < len(losses) - 3:
         return (
-            f"its held-out loss turned at step {rung.run.step:,} of {rung.steps:,}: its {rung.size:,} parameters "
-            "began to learn the training files by heart. More recordings would help, or a smaller model."
+            f"its held-out loss was lowest at step {rung.run.step:,} of {rung.steps:,} and rose afterwards, so its "
+            f"{rung.size:,} parameters overfit. More recordings or a smaller model may help."
         )
     if losses[-1] < losses[-4] - 0.002:
-        dear = ", since each of its steps costs more" if rung.steps < below.steps else ""
+        slower = ", since each of its steps takes longer" if rung.steps < below.steps else ""
         return (
-            f"its loss was still falling when its time was over, after {rung.steps:,} steps against "
-            f"{below.steps:,}{dear}. More minutes would help."
+            f"its loss was still falling at the end of its time, after {rung.steps:,} steps ({below.backbone} took "
+            f"{below.steps:,}{slower}). More minutes may help."
         )
-    if rung.heard_back < below.heard_back:
-        return f"it hears {span(rung.heard_back)} back, the rung below {span(below.heard_back)}."
-    return "its loss had levelled off; there is little left in these codes that a longer view could tell."
+    if rung.context < below.context:
+        return f"its receptive field is {span(rung.context)}, that of {below.backbone} {span(below.context)}."
+    return "its loss had levelled off by the end of training, so more minutes would hardly help."
 
 
 def filled_table(header: list[str], rows: list[list]) -> str:
-    """Without the columns that say nothing."""
+    """Return a table without its empty columns."""
     filled = [i for i in range(len(header)) if any(row[i] is not None for row in rows)]
     return table([header[i] for i in filled], [[row[i] for i in filled] for row in rows])
 
 
 def bars(steps: list[Rung]) -> Figure:
-    """Bits per second of counting and of each rung, the lowest rung on top."""
+    """Plot the bits per second of the counted models and of each rung, the lowest rung on top."""
     counted = steps[0].final["baselines"] or {}
     names = [*(f"counted {kind}" for kind in counted if kind != "uniform"), *(rung.backbone for rung in steps)]
     values = [
@@ -301,7 +331,7 @@ def bars(steps: list[Rung]) -> Figure:
 
 
 def clips(out: Path, frontend: str, steps: list[Rung]) -> list[Clip]:
-    """Two originals with their round trips, then two sounds of each rung."""
+    """Return clips of two originals with their round trips, then of two samples of each rung."""
     sounds = out / f"{frontend}-sounds"
     pairs = [
         Clip(sounds / f"{kind}-{i}.wav", f"{kind.replace('-', ' ').capitalize()} {i + 1}", "held-out file")
@@ -313,7 +343,7 @@ def clips(out: Path, frontend: str, steps: list[Rung]) -> list[Clip]:
         Clip(
             rung.run.folder / "samples" / f"generated-{seed}.wav",
             f"{rung.backbone}, seed {seed}",
-            f"{frontend} made up by",
+            f"sample on {frontend}",
             [f"{rung.loss:.3f} {rung.unit} on held-out files"],
         )
         for rung in steps
@@ -322,6 +352,7 @@ def clips(out: Path, frontend: str, steps: list[Rung]) -> list[Clip]:
 
 
 def cell(value: str | float | int | None) -> str:
+    """Format a value for the table that is printed."""
     if value is None or isinstance(value, float) and not math.isfinite(value):
         return "-"
     if isinstance(value, float):

@@ -1,12 +1,12 @@
-"""Quickstart: from nothing to a page that you can listen to, in under five minutes on a laptop's CPU.
+"""Quickstart: train a small model and listen to it, in about five minutes on a laptop's CPU.
 
     python recipes/quickstart.py [--out runs/quickstart] [--minutes 3]
 
-Makes a small corpus of plucked melodies (datasets/synthetic.py, no download), turns the sound into mel frames, trains a
-small GPT to predict the next frame, lets it go on by itself, and writes a page with the originals, what the frames keep
-of them, and what the model made up.
+Synthesise a small corpus of plucked melodies (datasets/synthetic.py, no download), encode it as mel frames, fine-tune
+the base model that comes with audiogen to predict the next frame, and generate new melodies. The page has the
+originals, their round trips through the frames, and the generated melodies.
 
-Try next: the same with a folder of your own,
+Then do the same with a folder of your own:
 
     audiogen train FOLDER --out runs/mine
 """
@@ -24,16 +24,17 @@ HERE = Path(__file__).parent
 
 
 def main() -> None:
+    """Make the corpus, train the model, and write its page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="run folder")
     parser.add_argument("--minutes", type=float, default=3.0, help="training time")
     args = parser.parse_args()
 
-    # 1. A corpus: melodies, each of about ten seconds, the same bytes on every machine.
+    # 1. A corpus of melodies of about ten seconds each; the files are the same on every machine.
     corpus = args.out.with_name(args.out.name + "-corpus")
     subprocess.run([sys.executable, HERE.parent / "datasets" / "synthetic.py", corpus, "--minutes", "20"], check=True)
 
-    # 2. Frames, model, training, samples, page: what `audiogen train FOLDER --out RUN` does; or the rest of it.
+    # 2. Encode, train, generate and write the page, as `audiogen train FOLDER --out RUN` does; or continue such a run.
     train(corpus, args.out, minutes=args.minutes, resume=holds_run(args.out), overrides=["training.sample_seconds=8"])
 
     print(f"\nDone. Open {(args.out / 'index.html').resolve()} in a browser and listen.")
