@@ -59,7 +59,7 @@ def git_tree(members: Iterable[Member]) -> str:
 
 def main() -> None:
     parser = corpus_parser(__doc__, FSDD)
-    parser.add_argument("--part", choices=PARTS, default="train", help="what to keep (default: %(default)s)")
+    parser.add_argument("--part", choices=PARTS, default="train", help="files to keep (default: %(default)s)")
     parser.add_argument("--tree", default=RECORDINGS_TREE, help="git's id of recordings/ (default: %(default)s)")
     arguments = parser.parse_args()
     first, last = PARTS[arguments.part]
@@ -80,4 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_script(main, stopped="run the same command again to go on"))
+    raise SystemExit(run_script(main, stopped="run the same command again to continue"))

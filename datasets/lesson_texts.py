@@ -28,8 +28,8 @@ TEXTS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to put them in")
-    parser.add_argument("--mirror", default=None, help="an address that has both under their names here")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write to")
+    parser.add_argument("--mirror", default=None, help="base address of a mirror that has both files under these names")
     args = parser.parse_args()
     for name, (url, sha256) in TEXTS.items():
         fetch(f"{args.mirror.rstrip('/')}/{name}" if args.mirror else url, args.out / name, sha256, max_bytes=2**24)
@@ -37,4 +37,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_script(main, stopped="run the same command again to go on"))
+    raise SystemExit(run_script(main, stopped="run the same command again to continue"))

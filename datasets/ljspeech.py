@@ -38,4 +38,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_script(main, stopped="run the same command again to go on"))
+    raise SystemExit(run_script(main, stopped="run the same command again to continue"))

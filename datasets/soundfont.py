@@ -4,11 +4,11 @@
     pip install music21                                 # reads the scores: chorales by J. S. Bach
     python datasets/soundfont.py OUT [--minutes 30] [--programs 0-127] [--sample-rate 44100] [--seed 0]
 
-writes OUT/000-acoustic_grand_piano-note-0.wav, ...-tune-0.wav, ... (stereo, 16 bit) and OUT/metadata.csv, which says of
-each file the instrument, its family and General MIDI program, of a note its pitch (a MIDI number, 60 is middle C) and
-velocity, of a tune its tempo (quarter notes a minute) and the score. A note lasts up to 2 seconds, a tune about 8: a
-melody, or all four voices of a chorale, transposed by whole octaves to where the instrument is at home. The same
-options, soundfont and version of FluidSynth give the same files.
+writes OUT/000-acoustic_grand_piano-note-0.wav, ...-tune-0.wav, ... (stereo, 16 bit) and OUT/metadata.csv. It lists for
+each file the instrument, its family and General MIDI program; for a note its pitch (a MIDI number, 60 is middle C) and
+velocity; for a tune its tempo (quarter notes per minute) and the score. A note lasts up to 2 seconds, a tune about 8. A
+tune is the melody of a score, or all its voices, transposed into the range of the instrument. The same options,
+soundfont and version of FluidSynth give the same files.
 
 The file reads from top to bottom: the instruments, the scores, the takes (what is played), MIDI, the sound, the files.
 """
@@ -37,8 +37,8 @@ SOUNDFONT = Path("/usr/share/sounds/sf2/FluidR3_GM.sf2")  # where Debian and Ubu
 
 # ----------------------------------------------------------------------------------------------------- instruments
 
-# Eight instruments a family, in the order of their program numbers (General MIDI Level 1), and the range in MIDI
-# numbers in which the family's tunes are played.
+# Eight instruments per family, in the order of their program numbers (General MIDI Level 1), after the range of the
+# family's tunes in MIDI numbers.
 FAMILIES = {
     "piano": (48, 84, "acoustic_grand_piano bright_acoustic_piano electric_grand_piano honky_tonk_piano "
               "electric_piano_1 electric_piano_2 harpsichord clavinet"),
@@ -270,7 +270,7 @@ def make(out: Path, programs: list[int], minutes: float, sample_rate: int, seed:
         AudiogenError: FluidSynth, music21 or the soundfont is missing, or a file can't be written.
     """
     if not soundfont.is_file():
-        raise AudiogenError(f"{soundfont}: not there: apt-get install fluid-soundfont-gm, or give --soundfont FILE")
+        raise AudiogenError(f"{soundfont}: not found; apt-get install fluid-soundfont-gm, or give --soundfont FILE")
     scores, rows = chorales(), []
     for program in programs:
         instrument = INSTRUMENTS[program]
@@ -301,11 +301,11 @@ def program_list(text: str) -> list[int]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path, help="the folder to write to")
-    parser.add_argument("--minutes", type=float, default=30, help="how much sound, at least (default: 30)")
+    parser.add_argument("out", type=Path, help="folder to write to")
+    parser.add_argument("--minutes", type=float, default=30, help="minimum total duration (default: 30)")
     parser.add_argument("--programs", type=program_list, default="0-127", help="such as 0-7,40 (default: 0-127)")
     parser.add_argument("--sample-rate", type=int, default=44100, help="in Hz, 8000 to 96000 (default: 44100)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other notes (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="determines the notes (default: 0)")
     parser.add_argument("--soundfont", type=Path, default=SOUNDFONT, help="an .sf2 file (default: %(default)s)")
     options = parser.parse_args(arguments)
     if not 0 < options.minutes <= 6000:

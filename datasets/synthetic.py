@@ -2,19 +2,19 @@
 
     python datasets/synthetic.py OUT [--minutes 12] [--sample-rate 16000] [--seed 0]
 
-writes OUT/tune-0000.wav, tune-0001.wav, ... (mono, 16 bit, 8 to 10 seconds each). No network, no recordings, no licence
-to mind, and the same bytes each time for the same options. Tune number i depends on the seed and on i alone, so a
-longer corpus begins with the shorter one.
+writes OUT/tune-0000.wav, tune-0001.wav, ... (mono, 16 bit, 8 to 10 seconds each). It needs no network and no
+recordings, no licence applies, and the same options always give the same bytes. Tune number i depends only on the seed
+and on i, so a longer corpus begins with the shorter one.
 
-It is simple on purpose, so that a small model learns it in minutes: two strings and a bass, four keys that share
-nearly all their notes, four tempi. It is music on purpose, so that you can hear what the model has learned and what
-it has not. In the order in which models tend to get there:
+The corpus is simple on purpose, so that a small model learns it in minutes: two strings and a bass, four keys that
+share nearly all their notes, four tempi. It is music on purpose, so that you can hear what the model has learned and
+what it has not. Models tend to learn these aspects in this order:
 
-    1. loudness and colour    is it a string, or noise?
+    1. loudness and timbre    is it a string, or noise?
     2. attack and decay       does each note begin at once and die away?
     3. pitch                  does a note keep its pitch, and does it fit the other notes?
     4. rhythm                 do the notes fall on a steady beat?
-    5. harmony and phrase     do bass and melody belong together, and does a tune come home?
+    5. harmony and phrase     do bass and melody fit together, and does a tune end on its tonic?
 
 The file reads from top to bottom: the score (what is played when), the strings (how a note sounds), the mix, the files.
 """
@@ -43,7 +43,7 @@ KEYS = ((60, "major"), (67, "major"), (57, "minor"), (64, "minor"))  # C and G m
 SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}  # semitones above the tonic
 # The melody keeps to five of the seven notes: no semitone lies between them, so that nothing sounds wrong.
 MELODY_DEGREES = {"major": (0, 1, 2, 4, 5), "minor": (0, 2, 3, 4, 6)}
-# A chord a bar, as scale degrees of its root; each tune ends at home.
+# One chord per bar, as the scale degree of its root; each tune ends on the tonic chord.
 PROGRESSIONS = {
     "major": ((0, 3, 4, 0), (0, 5, 4, 0), (0, 5, 3, 0), (0, 4, 3, 0)),
     "minor": ((0, 5, 6, 0), (0, 3, 6, 0), (0, 2, 6, 0), (0, 6, 5, 0)),
@@ -117,9 +117,12 @@ def compose(seed: int, number: int) -> tuple[list[Note], float]:
 
 
 def melody(dice: random.Random, tonic: int, mode: str, roots: tuple[int, ...]) -> list[tuple[int, int, int]]:
-    """A phrase of four bars as (start in eighths, length in eighths, pitch): a motif, its echo, an answer, an ending.
+    """Compose a phrase of four bars: a motif, its echo, an answer, an ending.
 
-    The line walks up and down the five notes; where a bar begins, it goes to the nearest note of the bar's chord.
+    The melody moves up and down a scale of five notes; at the start of a bar it moves to the nearest note of the chord.
+
+    Returns:
+        (start in eighths, length in eighths, pitch) of each note.
     """
     ladder = [
         pitch
@@ -159,7 +162,7 @@ def melody(dice: random.Random, tonic: int, mode: str, roots: tuple[int, ...]) -
 
 
 def chord_pitch(tonic: int, mode: str, root: int, third: int) -> int:
-    """The root (third=0), third (1) or fifth (2) of the chord on a scale degree, as a MIDI number."""
+    """Return the root (third=0), third (1) or fifth (2) of the chord on a scale degree, as a MIDI number."""
     octave, degree = divmod(root + 2 * third, 7)
     return tonic + 12 * octave + SCALES[mode][degree]
 
@@ -169,12 +172,12 @@ def chord_pitch(tonic: int, mode: str, root: int, third: int) -> int:
 
 @dataclass(frozen=True)
 class String:
-    """How a string sounds: where it is plucked, how dull it is, how long it rings.
+    """The sound of a plucked string.
 
-    Plucking a string at the fraction `plucked_at` of its length gives its n-th harmonic the strength
-    |sin(pi n plucked_at)| / n^2, had it no body; `dullness` takes the place of the 2. `ring` is the time in seconds
-    in which a first harmonic at 220 Hz falls to 1/e; harmonic n dies `1 + damping (n - 1)` times as fast, which is
-    what makes a pluck sound plucked: bright at first, then ever rounder.
+    An ideal string plucked at the fraction `plucked_at` of its length has harmonics of amplitude
+    |sin(pi n plucked_at)| / n^2; here `dullness` replaces the exponent 2. `ring` is the time in seconds in which a
+    fundamental of 220 Hz decays to 1/e. Harmonic n decays `1 + damping (n - 1)` times as fast, so a note is bright at
+    first and then becomes softer, as plucked strings do. `level` scales the sound.
     """
 
     plucked_at: float
@@ -264,7 +267,7 @@ def make(out: Path, minutes: float, sample_rate: int, seed: int) -> tuple[int, f
     names = {name for name, _, _ in tunes}
     if strangers := sorted(path for path in out.rglob("*.wav") if path.name not in names):
         raise AudiogenError(
-            f"{strangers[0]}: is not part of this corpus, yet would be trained on with it; "
+            f"{strangers[0]}: not part of this corpus, but training on the folder would include it; "
             "remove it, or choose an empty folder"
         )
     for name, notes, seconds in tunes:
@@ -274,10 +277,10 @@ def make(out: Path, minutes: float, sample_rate: int, seed: int) -> tuple[int, f
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path, help="the folder to write to")
-    parser.add_argument("--minutes", type=float, default=12, help="how much music, at least (default: 12)")
+    parser.add_argument("out", type=Path, help="folder to write to")
+    parser.add_argument("--minutes", type=float, default=12, help="minimum total duration (default: 12)")
     parser.add_argument("--sample-rate", type=int, default=16000, help="in Hz, 4000 to 48000 (default: 16000)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other tunes (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="determines the tunes (default: 0)")
     options = parser.parse_args(arguments)
     if not 0 < options.minutes <= 600:
         parser.error("--minutes: choose more than 0 and at most 600")
