@@ -46,8 +46,8 @@ log = logging.getLogger("audiogen")
 
 #: Number of samples of each kind, also on the page.
 NUM_SAMPLES = 4
-#: Minimum number of frames of a held-out file used by evaluations during training, if it has so many: a second of
-#: samples at 8 kHz, enough for a full receptive field.
+#: Evaluations during training use at least this many frames of a long held-out file: a second of samples at 8 kHz,
+#: which covers a full receptive field.
 LEAST_SHARE = 8192
 
 
@@ -86,7 +86,7 @@ def train(
         condition: names of labels to learn; ["none"] for none, None for all that were found.
         label_pattern: pattern over file names, such as "{digit}_{speaker}_{}"; see `find_labels`.
         start: "base" to fine-tune the model that ships with the package, "scratch" for new weights; None for the base
-            model where the front-end and the backbone are its own.
+            model if front-end and backbone are the ones it was trained with, otherwise for new weights.
 
     Returns:
         The run with its best weights, on the device.
@@ -96,7 +96,7 @@ def train(
         AudioReadError: with `strict`, a file can't be read or is odd.
         CacheError: the cache is damaged.
         ConfigError: a setting is wrong.
-        RunError: `out` holds something else, or the run in it is damaged or was started with other files.
+        RunError: `out` is not a run folder, or the run in it is damaged or was started with other files.
         TrainingError: the loss is not finite.
 
     Example:
@@ -138,13 +138,13 @@ def train(
                     "choose another --out"
                 )
             if resume:
-                log.info("%s: holds no run yet, so a new one begins", out)
+                log.info("%s: holds no run yet; starting a new one", out)
             draft = None if is_cache(folder) else Plan.draft(flags)
             source = open_source(folder, strict)
             plan = Plan.for_source(source, flags, draft)
             labels = labels_of(source, label_pattern)
             index = source.index if isinstance(source, EncodedCache) else long_enough(source, plan.spec)
-            plan = with_conditions(plan, labels, plan.split(index), condition)  # before what takes minutes
+            plan = with_conditions(plan, labels, plan.split(index), condition)  # errors come before the slow encoding
             plan.frontend.to(where)
             cache = plan.encode(source, out)
             sides = plan.split(cache.index)
@@ -155,7 +155,7 @@ def train(
         log.info("%s", sides.summary)
         sound = []
         if isinstance(source, Index):
-            named = {file.sha256: file for file in source.files}  # a cache may have older names
+            named = {file.sha256: file for file in source.files}  # a cache may hold names from before a renaming
             parts = [replace(part, file=named[part.file.sha256]) for part in sides.held_out]
             sound = originals(folder, parts, plan.spec.sample_rate, NUM_SAMPLES)
         return _train(out, plan, cache, sides, sound, where, diagnostics)
@@ -215,7 +215,7 @@ def _train(
     metrics, first = Metrics(out, trainer.progress.step if begun else None), trainer.progress.step
     if not begun:
         write_round_trips(out / "samples", front, sound)
-        # On the same sequences as the loss curve, to be comparable with it; the final report uses all.
+        # Score them on the same sequences as the loss curve, so that both can be compared; the final report uses all.
         counted = baselines(front.spec, crops.sequences, some)
         if counted:
             metrics.write("baselines", **counted, unit=front.spec.unit)
@@ -233,21 +233,21 @@ def _train(
             raise KeyboardInterrupt
         if outcome.progress.best_step == 0:
             raise TrainingError(
-                f"{out}: the held-out loss was never a number, so no weights were kept; check the held-out files, or "
-                "train again with a lower training.learning_rate"
+                f"{out}: the held-out loss was never finite, so no weights were kept; check the held-out "
+                "files, or train again with a lower training.learning_rate"
             )
         again = "" if outcome.progress.step > first else ", so there was nothing left to train"
         if outcome.stopped == "early":
             log.info(
                 "stopped early at step %d: the held-out loss has not improved since step %d%s; more recordings would "
-                "help; to continue nevertheless: --resume --set training.patience=null",
+                "help; to continue anyway: --resume --set training.patience=null",
                 outcome.progress.step,
                 outcome.progress.best_step,
                 again,
             )
         elif again:
             log.info(
-                "its budget was spent at step %d%s; to train longer: --resume with more --steps or --minutes",
+                "the budget was spent at step %d%s; to train longer: --resume with more --steps or --minutes",
                 first,
                 again,
             )
@@ -262,7 +262,7 @@ def _train(
         )
         _write_samples(run, metrics, "generated", settings.sample_seconds)
         if sound:
-            # Half a clip as prompt, at most a second; the page shows where the model takes over.
+            # Continue the first half of a clip, at most a second of it; the page shows where the model takes over.
             name, wav = sound[0]
             prompt = wav[:, : min(wav.shape[1] // 2, run.sample_rate)]
             for path, *_ in write_generated(
@@ -276,7 +276,7 @@ def _train(
 
 
 def _with_sampling(run: Run, held_out: Sequences, training: Sequences) -> Run:
-    """Choose the sampling of a run and write it to config.json, unless that has one already."""
+    """Choose the sampling of a run and write it to config.json, unless one is already there."""
     if run.config.sampling is not None:
         return run
     log.info("choosing the temperature at which generated sound is closest to the recordings")
@@ -288,7 +288,7 @@ def _with_sampling(run: Run, held_out: Sequences, training: Sequences) -> Run:
     chosen = tried[0].sampling
     config = replace(run.config, sampling=chosen)
     atomic_write_json(run.folder / "config.json", config.to_dict())
-    log.info("the run's own temperature: %g; for another: audiogen generate --temperature", chosen.temperature)
+    log.info("this run generates at temperature %g; audiogen generate --temperature overrides it", chosen.temperature)
     return replace(run, config=config)
 
 
@@ -300,9 +300,10 @@ def _write_samples(run: Run, metrics: Metrics, prefix: str, seconds: float, weig
 
 
 def _some(sequences: Sequences, most_frames: int) -> tuple[list[Tensor], list[int]]:
-    """Return the first sequences, up to `most_frames` in total, sorted by length, and their places.
+    """Return the first sequences, up to `most_frames` in total, sorted by length, and their indices in `sequences`.
 
-    Their order is that of content hashes, so the choice is random. Long sequences are cut, so that several files count.
+    Sequences are ordered by content hash, so the first ones are a random choice. Long ones are cut, so that the result
+    contains several files.
     """
     some, left, share = [], most_frames, max(most_frames // len(sequences), LEAST_SHARE)
     for x in sequences:

@@ -1,1 +1,1 @@
-"""From scratch, without torch's autograd: what the lessons build by hand."""
+"""What only the lessons use: a scalar autograd engine, backward passes by hand, tokenizers, small models, pages."""

@@ -14,7 +14,8 @@ from .distribution import Distance, kad, log_mel_statistics, mean_and_deviation
 
 #: Candidates. Densities try temperatures only; codes also try cutting off the tail of improbable ones.
 TEMPERATURES, TOP_PS = (1.0, 0.9, 0.8, 0.7, 0.6), (None, 0.95)
-#: Number of generated clips, seconds of each; seconds of a window, number of windows of recordings.
+#: Number of generated clips, seconds per clip, seconds per window of the embedding, maximum number of windows of
+#: recordings.
 NUM_CLIPS, CLIP_SECONDS, WINDOW_SECONDS, ENOUGH = 16, 4.0, 1.0, 48
 #: Steps per second above which generating the clips takes too long.
 MOST_STEPS = 1000.0
@@ -31,19 +32,19 @@ class Tried:
 def choose_sampling(run: Run, held_out: Iterable[Tensor], training: Iterable[Tensor] = ()) -> list[Tried]:
     """Generate with each candidate and measure its distance (KAD) from held-out recordings.
 
-    Among those within one standard error of the closest, the one with the highest temperature is chosen, since it is
-    the most diverse.
+    Choose the highest temperature, which gives the most diverse sound, among the candidates within one standard error
+    of the smallest distance.
 
     Args:
         run: a trained run; its own `sampling` is ignored.
         held_out: sequences (C, T) of recordings that the model was not trained on.
-        training: sequences to use in addition if those are too few.
+        training: sequences to use in addition if the held-out ones are too short.
 
     Returns:
         The candidates, the chosen one first; an empty list if there is too little sound to compare with, if the rate
         varies, or if a second takes more than MOST_STEPS steps.
 
-    Source: Breiman et al. 1984, Classification and Regression Trees, section 3.4.3 (the rule of one standard error).
+    Source: Breiman et al. 1984, Classification and Regression Trees, section 3.4.3 (the one-standard-error rule).
     """
     spec = run.frontend.spec
     rate = spec.frame_rate
@@ -60,7 +61,8 @@ def choose_sampling(run: Run, held_out: Iterable[Tensor], training: Iterable[Ten
         tried.append(Tried(sampling, kad(reference, _embed(run, list(made)))))
     closest = min((one.distance for one in tried), key=lambda distance: distance.value)
     error = (closest.high - closest.low) / (2 * 1.96)  # half of a 95 % interval is 1.96 standard errors
-    return sorted(tried, key=lambda one: one.distance.value > closest.value + error)  # stable: by temperature
+    # The sort is stable, and candidates were tried from the highest temperature down.
+    return sorted(tried, key=lambda one: one.distance.value > closest.value + error)
 
 
 def _enough(held_out: Iterable[Tensor], training: Iterable[Tensor], num_frames: float) -> list[Tensor]:
@@ -79,7 +81,7 @@ def _enough(held_out: Iterable[Tensor], training: Iterable[Tensor], num_frames: 
 def _embed(run: Run, sequences: Sequence[Tensor]) -> Tensor:
     """Embed sequences (C, T) by `mean_and_deviation` of log-mel bands over windows: (N, D).
 
-    Mel front-ends have these bands already, so their frames are not decoded.
+    The frames of mel front-ends are used as they are, without decoding.
     """
     front = run.frontend
     frames_of = getattr(front, "frames_of", None)

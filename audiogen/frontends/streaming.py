@@ -8,10 +8,12 @@ from torch import Tensor
 
 
 def reblocked(chunks: Iterable[Tensor], first: int, size: int) -> Iterator[tuple[Tensor, bool]]:
-    """Cut chunks (B, C, n), n >= 0, into a block of `first`, blocks of `size`, and the rest, which may be empty.
+    """Cut chunks (B, C, n), n >= 0, into a block of `first` frames or samples, blocks of `size`, and the rest.
+
+    Yields (block, whether it is the last one). The last block may be empty.
 
         chunks      | 5 | 0 | 1 | 9                 |
-        first 4     |  4  |    4     |   4    |  3  |       blocks, the last of them with True
+        first 4     |  4  |    4     |   4    |  3  |
         size 4
 
     Each block is a contiguous copy, because matrix products may round differently for a different memory layout.

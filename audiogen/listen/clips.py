@@ -1,4 +1,4 @@
-"""Show clips on a page: a player each, with waveform and mel spectrogram on common scales."""
+"""Show clips on a page, each with a player, a waveform and a mel spectrogram, all on the same scales."""
 
 import math
 import statistics
@@ -62,7 +62,7 @@ class Scale:
         span: length of the time axis in seconds.
         top: Hz at the top of the spectrograms.
         peak: amplitude at the top of the waveforms.
-        loudest: power that is 0 dB.
+        loudest: power shown as 0 dB.
     """
 
     span: float
@@ -74,7 +74,8 @@ class Scale:
 def clip_cards(clips: Sequence[Clip]) -> list[Html]:
     """Make a card for each clip, in order, all with the same scales of time, frequency and loudness.
 
-    So a quiet clip looks quiet, and a short one short. The card of an unreadable file states the reason.
+    The common scales make a quiet clip look quiet and a short one short. The card of an unreadable file states why it
+    can't be read.
     """
     wavs: dict[int, tuple[torch.Tensor, int]] = {}
     trouble: dict[int, str] = {}

@@ -1,4 +1,4 @@
-"""Draw codes: filters over the probabilities, and uniform numbers that depend on the seed and step alone."""
+"""Draw codes: filter the probabilities, and draw with uniform numbers that depend only on the seed and the step."""
 
 import secrets
 from collections.abc import Sequence
@@ -13,7 +13,9 @@ from ..errors import ConfigError
 
 @dataclass(frozen=True)
 class Sampling:
-    """Temperature and filters, applied in this order; None disables one. For densities, they choose the component.
+    """Temperature and filters, applied in this order; None disables a filter.
+
+    For densities, the filters apply to the weights of the mixture components.
 
     Attributes:
         temperature: divides the logits, and scales the deviations of a density; 0 takes the most probable code.
@@ -49,10 +51,10 @@ class Sampling:
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     """Convert logits (..., V) to filtered probabilities (..., V) float64 that sum to 1; temperature must not be 0."""
     logits = logits.double()
-    # The largest becomes 0, so that even a tiny temperature does not overflow.
+    # Shift the largest logit to 0, so that even a tiny temperature does not overflow.
     p = torch.softmax((logits - logits.amax(dim=-1, keepdim=True)) / sampling.temperature, dim=-1)
     if sampling.top_k is not None and sampling.top_k < p.shape[-1]:
-        # By rank, not by value: ties would let more than k through.
+        # Select by rank, not by value: with ties, a threshold would keep more than k codes.
         ranks = p.argsort(dim=-1, descending=True, stable=True)[..., : sampling.top_k]
         p = p * torch.zeros_like(p).scatter_(-1, ranks, 1.0)
         p = p / p.sum(dim=-1, keepdim=True)
@@ -84,7 +86,7 @@ def draw(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> Tensor:
     if sampling.temperature == 0:
         return logits.argmax(dim=-1).masked_fill(~logits.amax(dim=-1).isfinite(), V)
     cumulative = probabilities(logits, sampling).cumsum(dim=-1)
-    # Scaled by the total, so that rounding leaves no gap above the last code.
+    # Scale by the total, which rounding may leave below 1, so that the last code covers the rest of the interval.
     threshold = uniforms.to(cumulative)[..., None] * cumulative[..., -1:]
     code = (cumulative <= threshold).sum(dim=-1).clamp(max=V - 1)
     return code.masked_fill(cumulative[..., -1].isnan(), V)
@@ -98,9 +100,9 @@ def fresh_seeds(count: int) -> list[int]:
 def uniforms(seeds: Sequence[int], start: int, stop: int, count: int) -> Tensor:
     """Return the uniform numbers of steps [start, stop): a pure function of (seed, step), the same on every device.
 
-    Philox-4x32-10 (Salmon et al. 2011, Parallel Random Numbers: As Easy as 1, 2, 3) with the seed as key and
-    (pair, step) as counter. Two of its four words make one 52-bit number; adding half a unit is then exact in float64
-    and excludes 0 and 1.
+    Computed by Philox-4x32-10 (Salmon et al. 2011, Parallel Random Numbers: As Easy as 1, 2, 3) with the seed as key
+    and (pair, step) as counter. Each pair of its four output words gives one 52-bit integer; adding one half to it is
+    exact in float64 and excludes 0 and 1.
 
     Args:
         seeds: one per item, 0 <= seed < 2**64.

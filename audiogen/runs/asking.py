@@ -1,4 +1,4 @@
-"""From what a user asks for to the conditions of a request; what nobody asked for is taken from a training file."""
+"""Turn the labels that a user asks for into the conditions of a request, filling in the rest from training files."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from ..utils.text import fold
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked of each item.
+    """The conditions of each item of a request.
 
     Attributes:
         parts: the conditions of the model by name.
         conditions: values by name, (B, F, T or 1).
-        words: of each item, its values in words by name; those not given are left out.
-        seconds: of the training file that each item was modelled on; None where none is known.
+        words: for each item, its values in words by name, without those that are not given.
+        seconds: for each item, the duration of the training file that its labels were completed from, or None.
     """
 
     parts: Mapping[str, Condition]
@@ -38,16 +38,16 @@ def ask(
     training: Sequence[Part],
     labels: Labels,
 ) -> Asked:
-    """Complete what was asked for with the labels of a training file that fits it, drawn by each item's seed.
+    """Complete the given labels of each item with those of a random training file that has the given ones.
 
-    So labels come in the proportions of the folder, and together as they do there.
+    The item's seed draws the file. So labels and their combinations are as frequent as in the folder.
 
     Args:
         parts: the conditions of the model.
         asked: values by name: one for all items, a list of one for each, or None for "not given".
-        seeds: of the items.
+        seeds: seeds of the items.
         training: the training files.
-        labels: of these.
+        labels: labels of the training files.
 
     Raises:
         ConfigError: a name or a value is unknown.

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 MOMENTUM = 0.99  # Perraudin et al. 2013, "A fast Griffin-Lim algorithm"
 SPREAD_ITERATIONS = 30
-BLOCK_FRAMES, LOOK_AHEAD = 32, 8  # frames that become sound together; frames after them that the phases must suit
+BLOCK_FRAMES, LOOK_AHEAD = 32, 8  # frames synthesised together; later frames that their phases must be consistent with
 OVERLAP = 4  # hops per window
 CEILING = 0.98  # of full scale; the limiter reduces louder peaks to it
 LIMITER_SECONDS = 0.005  # attack and release time around a peak
@@ -19,10 +19,10 @@ class State(NamedTuple):
     """What the next block needs.
 
     Attributes:
-        waiting: (B, F, t) power of frames that have not become sound yet, after the one before them.
-        wav: (B, n) final samples before the block, then the estimate of those after it.
-        unlimited: (B, m) samples that the limiter has not given out yet, after those that it still looks back at.
-        given: number of samples that the limiter has given out and still looks back at.
+        waiting: (B, F, t) power of the last synthesised frame, then of the frames that are not synthesised yet.
+        wav: (B, n) the last final samples, then an estimate of the samples that follow.
+        unlimited: (B, m) samples before limiting: `given` ones already returned, then those not returned yet.
+        given: number of samples already returned on which the limiter's next gains depend.
         block: number of blocks so far.
     """
 
@@ -43,13 +43,14 @@ class GriffinLim:
         samples   | final | this block ....... | estimated again with the next |
         frames      | one | BLOCK_FRAMES ..... | LOOK_AHEAD ....... |
 
-    The sound of a block is final. The next one must continue it, so memory does not grow and the whole sounds like the
-    stream, to the bit. Initial phases are noise seeded by the block, the same for each item, so results are
-    reproducible and independent of the batch. A limiter then reduces peaks beyond full scale.
+    The samples of a block are final, and the next block continues them. So memory does not grow, and decoding a whole
+    recording gives the same samples as decoding a stream, bit for bit. Initial phases are random, with the number of
+    the block as seed and the same for all items, so results are reproducible and do not depend on the batch. A limiter
+    then reduces peaks above full scale.
 
     Args:
         basis: (F, n_fft // 2 + 1) mel filters, nonnegative.
-        hop_length: samples per frame; a Hann window has OVERLAP hops, and frame t is centred at t * hop_length.
+        hop_length: samples per frame. Windows are Hann and OVERLAP hops long; frame t is centred at t * hop_length.
         iterations: number of iterations.
         sample_rate: Hz.
 
@@ -64,7 +65,7 @@ class GriffinLim:
         self.window = torch.hann_window(OVERLAP * hop_length, dtype=basis.dtype, device=basis.device)
 
     def __call__(self, power: Tensor, state: State | None, last: bool) -> tuple[Tensor, State]:
-        """Return the samples that are final by now, (B, n), and the state; all of them if `last`."""
+        """Add frames (B, F, t); return the samples that are final now (B, n), or all if `last`, and the state."""
         if state is None:
             silence = power.new_zeros(len(power), power.shape[1], 1)
             wav = power.new_zeros(len(power), (OVERLAP - 1) * self.hop_length)
@@ -73,20 +74,20 @@ class GriffinLim:
         waiting, pieces = torch.cat([state.waiting, power], dim=2), []
         while (left := waiting.shape[2] - 1) >= (1 if last else BLOCK_FRAMES + LOOK_AHEAD):
             count = min(left, BLOCK_FRAMES)
-            end = count == left  # one more frame, so that windows overlap in the last hop as in the others
+            end = count == left  # repeat the last frame, so that the last hop has as many windows as the others
             frames = torch.cat([waiting, waiting[:, :, -1:]], dim=2) if end else waiting[:, :, : 1 + count + LOOK_AHEAD]
             wav = self._block(frames, state.wav, state.block)
             begin, stop = (OVERLAP - 1) * self.hop_length, (OVERLAP - 1 + count) * self.hop_length
             piece, state = self._limited(wav[:, begin:stop], state, end)
             pieces.append(piece)
-            known = max(0, frames.shape[2] - (OVERLAP - 1) - count)  # hops after the block in which windows overlap
+            known = max(0, frames.shape[2] - (OVERLAP - 1) - count)  # hops after the block that have all their windows
             wav = wav[:, count * self.hop_length : stop + known * self.hop_length].clone()
             state, waiting = state._replace(wav=wav, block=state.block + 1), waiting[:, :, count:]
         sound = torch.cat(pieces, dim=1) if pieces else power.new_zeros(len(power), 0)
         return sound, state._replace(waiting=waiting.clone())
 
     def _limited(self, wav: Tensor, state: State, end: bool) -> tuple[Tensor, State]:
-        """Limit the samples that `hold_back` frames follow, or all at the end."""
+        """Limit all samples but those of the last `hold_back` frames, or all samples at the end."""
         wav = torch.cat([state.unlimited, wav], dim=1)
         stop = wav.shape[1] - (0 if end else self.hold_back * self.hop_length)
         limited = limit(wav, self.reach)[:, state.given : max(state.given, stop)]
@@ -95,12 +96,13 @@ class GriffinLim:
         return limited, state._replace(unlimited=wav[:, begin:].clone(), given=given)
 
     def _block(self, power: Tensor, before: Tensor, block: int) -> Tensor:
-        """Estimate the samples of frames (B, F, W), the first of which is centred OVERLAP - 2 hops after the beginning.
+        """Estimate the samples of some frames, given the samples before them.
 
         Args:
-            power: (B, F, W), power of the mel bands.
-            before: the final samples, OVERLAP - 1 hops, then an estimate of some that follow.
-            block: number of the block, which seeds the initial phase.
+            power: (B, F, W), power of the mel bands. The first frame is centred OVERLAP - 2 hops after the first sample
+                of `before`.
+            before: OVERLAP - 1 hops of final samples, then an estimate of some that follow.
+            block: number of the block, which seeds the initial phases.
 
         Returns:
             (B, (W + OVERLAP - 1) * hop_length), beginning with the final samples.
@@ -148,15 +150,16 @@ def limiter_reach(sample_rate: int) -> int:
 
 
 def hold_back(sample_rate: int, hop_length: int) -> int:
-    """Return how many frames of sound the limiter must know after those that it gives out."""
+    """Return the lookahead of the limiter in frames, rounded up."""
     return math.ceil(limiter_reach(sample_rate) / hop_length)
 
 
 def limit(wav: Tensor, reach: int) -> Tensor:
     """Limit peaks above `CEILING` by a smooth gain instead of clipping them: (B, N) -> (B, N).
 
-    The gain is the minimum over half of `reach` samples around each sample, then smoothed over the same time, so every
-    sample is reduced at least as much as it needs. Samples farther than `reach` from a loud one are unchanged.
+    The gain that each sample needs is replaced by the minimum over the reach / 2 samples on both sides, then smoothed
+    over a window of the same length. So every sample is reduced at least as much as it needs, and samples farther than
+    `reach` from a loud one are unchanged.
     """
     excess = 1 - CEILING / wav.abs().clamp_min(CEILING)  # (B, N), 0 where no gain is needed
     if not bool(excess.any()):

@@ -28,10 +28,11 @@ class ReconstructionLoss(nn.Module):
             self.register_buffer(f"window_{index}", sine_window(n_fft), persistent=False)  # (n_fft,)
 
     def forward(self, decoded: Tensor, wav: Tensor) -> dict[str, Tensor]:
-        """Compute the losses of (B, 1, N) and (B, 1, N), scalars that are 0 for equal wavs; N is at least `shortest`.
+        """Compute three losses between wavs (B, 1, N): scalars that are 0 if both are equal. N must be >= `shortest`.
 
-        `wave` is the mean absolute difference of samples, `mel` that of log mel magnitudes (close to hearing), `stft`
-        that of linear magnitudes divided by their mean (loud parts). The last two are averaged over window lengths.
+        `wave` is the mean absolute difference of samples. `mel` is that of log mel magnitudes, which is close to what
+        ears hear. `stft` is that of linear magnitudes, divided by the mean magnitude of `wav`; loud parts dominate it.
+        `mel` and `stft` are averaged over window lengths.
         """
         mel = stft = wav.new_zeros(())
         for index in range(len(self.n_ffts)):

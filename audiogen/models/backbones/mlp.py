@@ -12,7 +12,7 @@ from .base import Backbone, check_sizes, check_state
 
 
 class MLP(Backbone):
-    """The last `context` steps side by side, through hidden layers with tanh.
+    """The last `context` steps, concatenated and passed through hidden layers with tanh.
 
     Source: Bengio et al. 2003, A Neural Probabilistic Language Model, section 2; Karpathy, makemore part 2.
     Computed for all steps at once, the first layer is a causal convolution of kernel size `context`.
