@@ -60,14 +60,14 @@ def test_a_csv_gives_labels_by_file(folder):
         ("name,drum\n00.wav,kick\n", "metadata.csv: row 1: the first column must be called file"),
         (
             "file,drum,tempo\n00.wav,kick\n",
-            "metadata.csv: row 2, column tempo: has 2 values, and the first row names 3",
+            "metadata.csv: row 2, column tempo: has 2 values, but the first row has 3 names",
         ),
         ("file,drum\n00.wav,kick\n01.wav,kick,loud\n", "row 3, column number 3: has 3 values"),
-        ("file,drum\n00.wav,kick\n00.wav,snare\n", "row 3, column file: '?00.wav'? stands there twice"),
-        ("file,drum,drum\n", "row 1, column 3: drum is there twice"),
+        ("file,drum\n00.wav,kick\n00.wav,snare\n", "row 3, column file: '?00.wav'? is listed twice"),
+        ("file,drum,drum\n", "row 1, column 3: drum is used twice"),
         ("file,\n", "row 1, column 2: has no name"),
-        ('file,drum\n00.wav,"kick\n', "row 2: is no CSV"),
-        ("file,drum\n00.wav,\udcff\n", "row 2: is no UTF-8"),
+        ('file,drum\n00.wav,"kick\n', "row 2: not valid CSV"),
+        ("file,drum\n00.wav,\udcff\n", "row 2: not valid UTF-8"),
         ("", "row 1: the first column"),
     ],
 )
@@ -85,7 +85,7 @@ def test_files_beside_the_sounds_give_labels(folder):
     assert found(folder)["00.wav"] == {"instrument": "snare", "tempo": "120"}
     assert found(folder)["01.wav"] == {"text": "a dry snare"}
     (folder / "02.json").write_text("{")
-    with pytest.raises(DataError, match="02.json: is no JSON"):
+    with pytest.raises(DataError, match="02.json: not valid JSON"):
         found(folder)
 
 
@@ -104,7 +104,7 @@ def test_a_pattern_reads_labels_out_of_file_names(tmp_path):
     (folder / "00.wav").rename(folder / "7_jackson_3.wav")
     assert found(folder, "{digit}_{speaker}_{}")["7_jackson_3.wav"] == {"digit": "7", "speaker": "jackson"}
     assert found(folder, "{digit}_{speaker}_{take}")["01.wav"] == {}
-    with pytest.raises(ConfigError, match="fits none of the files, such as '01'"):
+    with pytest.raises(ConfigError, match="matches none of the files, such as '01'"):
         find_labels(scan(folder, progress=False), "{a}-{b}")
     for bad in ("plain", "{a}_{a}", "{a", "{}"):
         with pytest.raises(ConfigError, match="names in braces"):
@@ -147,11 +147,11 @@ def test_columns_become_labels_or_numbers_or_nothing(tmp_path):
     assert chosen.keys() == {"digit", "tempo", "drum", "position"}
     table = {column.name: column for column in describe_labels(labels, sides)}
     assert table["digit"].one_sided == ["9"] and table["digit"].counts["9"] == 1
-    assert table["drum"].missing == 1 and table["name"].reason == "its values hardly repeat"
+    assert table["drum"].missing == 1 and table["name"].reason == "its values occur in fewer than two files on average"
     assert choose_conditions(labels, sides, ["none"]) == {}
     assert choose_conditions(labels, sides, ["digit"]).keys() == {"digit"}
     assert len(choose_conditions(labels, sides, ["name"])["name"].values) == len(sides.train)
-    for name, message in {"same": "it has one value only", "digti": "no label 'digti'; found: digit, tempo"}.items():
+    for name, message in {"same": "it has only one value", "digti": "no label 'digti'; found: digit, tempo"}.items():
         with pytest.raises(ConfigError, match=message):
             choose_conditions(labels, sides, [name])
 
@@ -296,7 +296,7 @@ def test_a_cache_keeps_the_labels_of_its_folder(made, tmp_path):
     tokenize(made / "corpus", tmp_path / "cache", "mulaw", overrides=settings)
     run = train(tmp_path / "cache", tmp_path / "run", None, "bigram", steps=2, overrides=OVERRIDES, condition=["drum"])
     assert list(run.config.conditions) == ["drum"]
-    with pytest.raises(ConfigError, match="--condition: .* was begun with drum"):
+    with pytest.raises(ConfigError, match="--condition: .* was started with drum"):
         train(tmp_path / "cache", tmp_path / "run", resume=True, condition=["pitch"])
     train(tmp_path / "cache", tmp_path / "run", steps=4, resume=True)
 

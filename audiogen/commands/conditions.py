@@ -1,4 +1,4 @@
-"""What a run is conditioned on: the labels that were found, those that were asked for, and a report of both."""
+"""Command-line side of conditions: find labels, choose which to learn, and parse what the user asks for."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,11 +16,11 @@ log = logging.getLogger("audiogen")
 
 
 def labels_of(source: Index | EncodedCache, pattern: str | None = None) -> Labels:
-    """Find the labels of a folder, or read those that were found when it was encoded.
+    """Find the labels of a folder, or read those stored in a cache.
 
     Raises:
-        DataError: a file of labels can't be read; names file, row and column.
-        ConfigError: the pattern is malformed or fits no file.
+        DataError: a file of labels can't be read; the message names file, row and column.
+        ConfigError: the pattern is malformed or matches no file.
     """
     if not isinstance(source, EncodedCache):
         return find_labels(source, pattern)
@@ -29,30 +29,30 @@ def labels_of(source: Index | EncodedCache, pattern: str | None = None) -> Label
 
 
 def with_conditions(plan: Plan, labels: Labels, sides: Split, asked: Sequence[str] | None) -> Plan:
-    """Add conditions to a plan, and log which.
+    """Add conditions to a plan, and log them.
 
     Args:
-        plan: without conditions.
-        labels: of the files.
+        plan: a plan without conditions.
+        labels: the labels of the files.
         sides: the split of the files.
-        asked: names that a user typed, or ["none"]; None for all that are good for something.
+        asked: names given by the user, or ["none"]; None for all labels that can be learned.
 
     Raises:
-        ConfigError: a name is unknown, or its values are good for nothing.
+        ConfigError: a name is unknown, or can't be learned.
     """
     chosen = choose_conditions(labels, sides, asked)
     for name in chosen:
         check_name(name)
     if chosen:
-        log.info("conditions, from %s: %s (--condition none goes without)", labels.source or "the files", told(chosen))
+        log.info("conditions from %s: %s (--condition none: no conditions)", labels.source or "the files", told(chosen))
     for column in describe_labels(labels, sides) if asked is None else ():
         if column.name not in chosen:
-            log.info("labels %s are not used: %s", column.name, column.reason)
+            log.info("label %s is not learned: %s", column.name, column.reason)
     return replace(plan, config=replace(plan.config, conditions=chosen))
 
 
 def told(conditions: Mapping[str, Any]) -> str:
-    """Put the conditions of a run into words."""
+    """Describe the conditions of a run in words."""
     words = []
     for name, config in conditions.items():
         values = {
@@ -64,10 +64,10 @@ def told(conditions: Mapping[str, Any]) -> str:
 
 
 def parse_labels(assignments: Iterable[str]) -> dict[str, str | None]:
-    """Parse what was typed as --label: "digit=7" is {"digit": "7"}, and "digit=" leaves it open.
+    """Parse the values of --label: "digit=7" becomes {"digit": "7"}, and "digit=" means "not given".
 
     Raises:
-        ConfigError: it is not of this form, or a name is there twice.
+        ConfigError: an assignment is not of this form, or a name is given twice.
     """
     found: dict[str, str | None] = {}
     for assignment in assignments:
@@ -75,13 +75,13 @@ def parse_labels(assignments: Iterable[str]) -> dict[str, str | None]:
         if not name or not equals:
             raise ConfigError(f"--label: {assignment!r} must be of the form NAME=VALUE, such as digit=7")
         if name in found:
-            raise ConfigError(f"--label: {name} is there twice")
+            raise ConfigError(f"--label: {name} is given twice")
         found[name] = value or None
     return found
 
 
 def parse_seconds(text: str) -> float | None:
-    """Parse what was typed as --seconds: a number, or "auto", which is None.
+    """Parse the value of --seconds: a number, or "auto", which becomes None.
 
     Raises:
         ConfigError: it is neither.
@@ -95,18 +95,18 @@ def parse_seconds(text: str) -> float | None:
 
 
 def in_brackets(asked: Mapping[str, str]) -> str:
-    """Put what was asked of an item behind its name: "  (digit 7, speaker jackson)"."""
+    """Format the labels of an item to follow its name: "  (digit 7, speaker jackson)"."""
     return f"  ({', '.join(f'{name} {value}' for name, value in asked.items())})" if asked else ""
 
 
 def check_same_conditions(out: Path, saved: RunConfig, asked: Sequence[str] | None, pattern: str | None) -> None:
-    """Refuse to resume a run with other conditions than it was begun with.
+    """Check that a run is resumed with the conditions that it was started with.
 
     Raises:
-        ConfigError: they are others.
+        ConfigError: the conditions differ, or a pattern is given.
     """
     if asked is not None and sorted(set(asked) - {"none"}) != sorted(saved.conditions):
         begun = ", ".join(saved.conditions) or "none"
-        raise ConfigError(f"--condition: {out} was begun with {begun}, and resuming can't change it; leave it out")
+        raise ConfigError(f"--condition: {out} was started with {begun}, and resuming can't change it; leave it out")
     if pattern is not None:
-        raise ConfigError(f"--label-pattern: {out} has its labels already; leave it out")
+        raise ConfigError(f"--label-pattern: {out} already has its labels; leave it out")

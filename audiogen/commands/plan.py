@@ -219,10 +219,10 @@ def report_left_out(cache: EncodedCache, source: Index) -> EncodedCache:
 
 
 def starts_from_base(flags: Flags) -> bool:
-    """Tell whether a run starts from the base model, unless its front-end turns out to be another.
+    """Tell whether the options of a command allow a start from the base model; the front-end is checked later.
 
     Raises:
-        ConfigError: --from base, with parts that the base model does not have.
+        ConfigError: --from base, with options that the base model does not allow.
     """
     typed = [".".join(parse_override(assignment)[0]) for assignment in flags.overrides]
     other = [key for key in typed if key.split(".")[0] in ("frontend", "backbone", "pattern") and key not in FREE]
@@ -231,7 +231,7 @@ def starts_from_base(flags: Flags) -> bool:
     if flags.backbone not in (None, BACKBONE):
         other.append("--backbone")
     if flags.start == "base" and other:
-        raise ConfigError(f"{other[0]}: the base model has its own; leave it out, or train with --from scratch")
+        raise ConfigError(f"{other[0]}: fixed by the base model; leave it out, or train with --from scratch")
     return flags.start != "scratch" and not other
 
 

@@ -1,4 +1,4 @@
-"""From labels to conditions: which ones a run learns, and the values of each crop."""
+"""Choose the conditions that a run learns from labels, and give their values for each crop."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from ..utils.text import fold
 from .labels import Column, Labels, describe_labels
 from .split import Split
 
-#: Files up to this long (seconds) are sounds with an end, which `position` teaches.
+#: Files of at most this many seconds are complete sounds; the condition `position` lets a model learn where they end.
 ONE_SHOT_SECONDS = 4.0
 NONE, POSITION = "none", "position"
 
@@ -23,13 +23,13 @@ def choose_conditions(labels: Labels, sides: Split, asked: Sequence[str] | None 
     """Choose the conditions of a run: the config of each by its name.
 
     Args:
-        labels: what was found.
+        labels: the labels of the files.
         sides: the split; values that no training file has are not learned.
-        asked: names that a user typed; ["none"] for none. By default all that are good for something, and `position`
-            where the files are short sounds.
+        asked: names given by the user; ["none"] for none. By default all labels that can be learned, and `position` if
+            the files are short sounds.
 
     Raises:
-        ConfigError: a name is unknown, or its values are good for nothing.
+        ConfigError: a name is unknown, or can't be learned.
     """
     columns = {column.name: column for column in describe_labels(labels, sides)}
     if asked is None:
@@ -50,7 +50,7 @@ def choose_conditions(labels: Labels, sides: Split, asked: Sequence[str] | None 
             raise ConfigError(f"--condition: the files have no label {name!r}; found: {there}")
         column = columns[name]
         config = _config(column)
-        if config is None and len(column.counts) > 1:  # one who names it means it
+        if config is None and len(column.counts) > 1:  # the user named it, so learn it even if its values are rare
             in_train = {fold(text) for text in labels.column(name, sides.train)}
             values = tuple(value for value in column.counts if fold(value) in in_train)
             config = Label.Config(values) if len(values) > 1 else None
@@ -65,11 +65,11 @@ def _config(column: Column) -> Any:
 
 
 class FileConditions:
-    """The conditions of a run, filled with what is known of its files.
+    """The values of a run's conditions for its files.
 
     Args:
-        configs: of each condition by its name.
-        labels: of the files.
+        configs: config of each condition by name.
+        labels: the labels of the files.
     """
 
     def __init__(self, configs: Mapping[str, Any], labels: Labels):
@@ -79,7 +79,7 @@ class FileConditions:
         self._constant: dict[str, dict[str, float]] = {}
 
     def of_file(self, sha256: str) -> dict[str, float]:
-        """Return the value of each constant condition: NaN where a file has none, or one that was not learned."""
+        """Return the value of each constant condition: NaN if the file has none, or one that was not learned."""
         if sha256 not in self._constant:
             self._constant[sha256] = self._parse(self.labels.files.get(sha256, {}))
         return self._constant[sha256]
@@ -95,14 +95,15 @@ class FileConditions:
         return found
 
     def of_item(self, sha256: str) -> Conditions:
-        """Return what holds for a whole file, (1, 1, 1) each: what evaluation gives the model."""
+        """Return the constant conditions of a file, (1, 1, 1) each; evaluation uses these."""
         return {name: torch.full((1, 1, 1), value) for name, value in self.of_file(sha256).items()}
 
     def of_pieces(self, pieces: Sequence[tuple[str, int, int, int]]) -> dict[str, np.ndarray]:
-        """Return the values of a crop that is joined from pieces of files, (F, T) each.
+        """Return the conditions of a crop that consists of pieces of files, (F, T) each.
 
         Args:
-            pieces: SHA-256 of the file, its number of frames, the first frame of the piece, the length of the piece.
+            pieces: for each piece the SHA-256 of its file, the number of frames of the file, and the first frame and
+                the number of frames of the piece.
         """
         found: dict[str, list[np.ndarray]] = {name: [] for name in self.parts}
         for sha256, num_frames, first, length in pieces:
@@ -115,7 +116,13 @@ class FileConditions:
         return {name: np.concatenate(columns, axis=1) for name, columns in found.items()}
 
     def drop(self, values: dict[str, np.ndarray], probability: float, rng: np.random.Generator) -> None:
-        """Take conditions (B, F, T) away, in place: from some items all of them, from others single ones."""
+        """Set conditions (B, F, T) to NaN, in place: all conditions of some items, and single ones of others.
+
+        Args:
+            values: conditions by name.
+            probability: probability of dropping all conditions of an item, and of dropping each single one.
+            rng: source of random numbers.
+        """
         B = len(next(iter(values.values())))
         every = rng.random(B) < probability
         for name, x in values.items():

@@ -1,6 +1,6 @@
-"""Labels of files: where they come from, and what each of them is good for.
+"""Find the labels of files, and decide which of them a model can learn.
 
-They are looked for in this order, and the first place that has some is taken:
+The places below are searched in this order; the first one that has labels is used:
 
     metadata.csv or .tsv in the folder      file,instrument,tempo
                                             drums/a.wav,snare,120
@@ -8,8 +8,8 @@ They are looked for in this order, and the first place that has some is taken:
     NAME.txt beside NAME.wav                a caption
     the folder that a file lies in          snare/a.wav
 
-A pattern over file names, such as "{digit}_{speaker}_{}", is what a user types, and adds to the others. A file's labels
-go with its content (SHA-256), so that they stay with it in a cache and in a run folder.
+A pattern over file names, such as "{digit}_{speaker}_{}", is given by the user; its labels are added to the others.
+Labels are stored by the content hash (SHA-256) of their file, so they can be found in a cache and in a run folder.
 """
 
 import csv
@@ -32,20 +32,21 @@ FORMAT = 1
 LABELS_FILE = "conditions.json"
 METADATA = {"metadata.csv": ",", "metadata.tsv": "\t"}
 EXAMPLE = "file,instrument\ndrums/a.wav,snare"
-#: A column of numbers has more different values than this, or a fraction among them; else each value is a label.
+#: A column of numbers with more different values than this, or with fractions, is learned as a number; with fewer, each
+#: value is a label.
 FEW_VALUES = 24
-#: Bytes of a CSV or of one sidecar.
+#: Maximum number of bytes of a CSV, and of a file beside a sound.
 MAX_METADATA, MAX_SIDECAR = 2**28, 2**20
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What is known of files.
+    """The labels of files.
 
     Attributes:
-        files: texts by name, of each file by its SHA-256.
-        source: where they come from, in words; empty if there are none.
-        pattern: that was applied to file names; empty for none.
+        files: SHA-256 of a file -> its labels by name.
+        source: where the labels come from, in words; empty if there are none.
+        pattern: the pattern over file names; empty for none.
     """
 
     files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -54,18 +55,18 @@ class Labels:
 
     @property
     def names(self) -> list[str]:
-        """The names in the order in which they occur."""
+        """The names of all labels in the order in which they occur."""
         return list(dict.fromkeys(name for texts in self.files.values() for name in texts))
 
     def over(self, others: "Labels") -> "Labels":
-        """Join with the labels of others, of which those that are not here count."""
+        """Merge with other labels; where both have a label of the same name, this one's value counts."""
         shas = {**others.files, **self.files}
         files = {sha: {**others.files.get(sha, {}), **self.files.get(sha, {})} for sha in shas}
         sources = dict.fromkeys(filter(None, (others.source, self.source)))
         return Labels(files, " and ".join(sources), self.pattern or others.pattern)
 
     def column(self, name: str, parts: Iterable[Part]) -> list[str]:
-        """Return the texts of one name over those files that have one."""
+        """Return the values of the label `name`, for those files that have it."""
         found = (self.files.get(part.file.sha256, {}).get(name) for part in parts)
         return [text for text in found if text is not None]
 
@@ -104,12 +105,12 @@ def find_labels(index: Index, pattern: str | None = None) -> Labels:
 
     Args:
         index: the folder and its files.
-        pattern: over file names, such as "{digit}_{speaker}_{}"; {} matches what is no label. With a slash in it, over
-            whole paths.
+        pattern: pattern over file names, such as "{digit}_{speaker}_{}"; {} matches a part that is not a label. A
+            pattern with a slash applies to whole paths.
 
     Raises:
-        DataError: a file of labels can't be read; names file, row and column.
-        ConfigError: the pattern is malformed, or fits no file.
+        DataError: a file of labels can't be read; the message names file, row and column.
+        ConfigError: the pattern is malformed, or matches no file.
     """
     rows, source = _from_metadata(index)
     if not rows:
@@ -122,7 +123,7 @@ def find_labels(index: Index, pattern: str | None = None) -> Labels:
     return Labels(by_content, source, pattern or "") if by_content else Labels()
 
 
-# ---- sources: each gives {path: {name: text}}, and its name in words
+# ---- sources: each function returns {path: {name: text}}, and the source in words
 
 Rows = dict[str, dict[str, str]]
 
@@ -138,9 +139,9 @@ def _from_metadata(index: Index) -> tuple[Rows, str]:
 def _read_metadata(path: Path, delimiter: str, paths: Sequence[str]) -> Rows:
     lines = _read_text(path, MAX_METADATA).splitlines()
     if lines and delimiter == "," and "," not in lines[0] and ";" in lines[0]:
-        delimiter = ";"  # as spreadsheets write it where the comma is the decimal point
+        delimiter = ";"  # used by spreadsheets in countries where the comma is the decimal point
     table = csv.reader(lines, delimiter=delimiter, strict=True)
-    # Who names files without their suffix, or without their folder, means the only one that fits.
+    # A name without suffix or folder is accepted if it matches a single file.
     there, short = set(paths), {}
     for known in paths:
         place = PurePosixPath(known)
@@ -159,8 +160,8 @@ def _read_metadata(path: Path, delimiter: str, paths: Sequence[str]) -> Rows:
             if len(row) != len(header):
                 column = header[len(row)] if len(row) < len(header) else f"number {len(header) + 1}"
                 raise DataError(
-                    f"{where}, column {column}: has {len(row)} values, and the first row names {len(header)}; quote "
-                    "values that hold a separator"
+                    f"{where}, column {column}: has {len(row)} values, but the first row has {len(header)} names; "
+                    "quote values that contain a separator"
                 )
             named = row[0].strip().replace("\\", "/").removeprefix("./")
             file = named if named in there else short.get(named)
@@ -168,16 +169,16 @@ def _read_metadata(path: Path, delimiter: str, paths: Sequence[str]) -> Rows:
                 continue
             texts = {name: cell.strip() for name, cell in zip(header[1:], row[1:], strict=True) if cell.strip()}
             if rows.setdefault(file, texts) != texts:
-                raise DataError(f"{where}, column file: {printable(named)} stands there twice, with other values")
+                raise DataError(f"{where}, column file: {printable(named)} is listed twice, with different values")
     except csv.Error as error:
-        raise DataError(f"{path}: row {table.line_num}: is no {path.suffix[1:].upper()} ({error})") from error
+        raise DataError(f"{path}: row {table.line_num}: not valid {path.suffix[1:].upper()} ({error})") from error
     return rows
 
 
 def _check_header(path: Path, header: Sequence[str]) -> None:
     for place, name in enumerate(header[1:], 2):
         if not name or header.index(name) != place - 1:
-            raise DataError(f"{path}: row 1, column {place}: {'has no name' if not name else f'{name} is there twice'}")
+            raise DataError(f"{path}: row 1, column {place}: {f'{name} is used twice' if name else 'has no name'}")
 
 
 def _from_sidecars(index: Index) -> tuple[Rows, str]:
@@ -197,9 +198,9 @@ def _read_sidecar(path: Path) -> dict[str, str]:
     try:
         values = parse_json(_read_text(path, MAX_SIDECAR).encode())
     except ValueError as error:
-        raise DataError(f"{path}: is no JSON ({error})") from error
+        raise DataError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(values, dict):
-        raise DataError(f'{path}: must hold labels by name, such as {{"instrument": "snare"}}')
+        raise DataError(f'{path}: must contain labels by name, such as {{"instrument": "snare"}}')
     kept = {name.strip(): value for name, value in values.items() if isinstance(value, str | int | float)}
     return {name: str(value).strip() for name, value in kept.items() if name and str(value).strip()}
 
@@ -220,7 +221,7 @@ def _from_pattern(index: Index, pattern: str, rows: Rows, source: str) -> tuple[
             found[file.path] = {name: text.strip() for name, text in match.groupdict().items() if text.strip()}
     if not found:
         example = _stem(index.files[0].path) if index.files else ""
-        raise ConfigError(f"--label-pattern: {pattern!r} fits none of the files, such as {printable(example)!r}")
+        raise ConfigError(f"--label-pattern: {pattern!r} matches none of the files, such as {printable(example)!r}")
     both = {path: {**found.get(path, {}), **rows.get(path, {})} for path in {**rows, **found}}
     return both, " and ".join(filter(None, (source, f"the pattern {pattern}")))
 
@@ -229,13 +230,13 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     """Compile "{digit}_{speaker}_{}" to a regular expression with a group for each name.
 
     Raises:
-        ConfigError: there is no name in it, a name is there twice, or a brace is left open.
+        ConfigError: it contains no name, the same name twice, or an unmatched brace.
     """
     pieces = re.split(r"\{(\w*)\}", pattern)
     texts, names = pieces[::2], [name for name in pieces[1::2] if name]
     if not names or len(set(names)) < len(names) or any(brace in text for text in texts for brace in "{}"):
         raise ConfigError(
-            f"--label-pattern: {pattern!r} must hold names in braces, each once, such as {{digit}}_{{speaker}}_{{}}"
+            f"--label-pattern: {pattern!r} must contain names in braces, each once, such as {{digit}}_{{speaker}}_{{}}"
         )
     groups = [f"(?P<{name}>.+?)" if name else ".*?" for name in pieces[1::2]]
     return re.compile("".join(re.escape(text) + group for text, group in zip(texts, [*groups, ""], strict=True)))
@@ -257,23 +258,23 @@ def _read_text(path: Path, most: int) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         row = data[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}: row {row}: is no UTF-8; save it as UTF-8") from error
+        raise DataError(f"{path}: row {row}: not valid UTF-8; save it as UTF-8") from error
 
 
-# ---- what they are good for
+# ---- which labels a model can learn
 
 
 @dataclass(frozen=True)
 class Column:
-    """What a name's values are good for.
+    """The values of one label, and whether a model can learn it.
 
     Attributes:
-        name: of the column.
-        counts: files by value, in the spelling that occurs first; both sides together.
-        missing: files without a value.
-        one_sided: values that occur in training files alone, or in held-out ones alone.
-        settings: of the condition that it makes, {"kind": "label" or "number", ...}; None if none.
-        reason: why it makes none.
+        name: name of the label.
+        counts: value -> number of training and held-out files; values in the spelling that occurs first.
+        missing: number of files without a value.
+        one_sided: values that occur only in training files, or only in held-out files.
+        settings: settings of the condition, {"kind": "label" or "number", ...}; None if it can't be learned.
+        reason: why it can't be learned.
     """
 
     name: str
@@ -285,7 +286,7 @@ class Column:
 
 
 def describe_labels(labels: Labels, sides: Split) -> list[Column]:
-    """Look at each name's values over the files of a split."""
+    """Describe the values of each label over the files of a split."""
     return [_column(labels, name, sides) for name in labels.names]
 
 
@@ -303,13 +304,13 @@ def _column(labels: Labels, name: str, sides: Split) -> Column:
     values = tuple(value for value in ordered if fold(value) in in_train)
     settings, reason = None, ""
     if len(values) < 2:
-        reason = "it has one value only" if values else "no training file has a value"
+        reason = "it has only one value" if values else "no training file has a value"
     elif all(map(math.isfinite, numbers)) and (
         len(set(numbers)) > FEW_VALUES or any(number != int(number) for number in numbers)
     ):
         settings, one_sided = {"kind": "number", "low": min(numbers), "high": max(numbers)}, []
     elif 2 * len(values) > len(train):
-        reason = "its values hardly repeat"
+        reason = "its values occur in fewer than two files on average"
     else:
         settings = {"kind": "label", "values": values}
     return Column(name, ordered, missing, one_sided, settings, reason)
@@ -327,7 +328,7 @@ def _natural(text: str) -> tuple[bool, float, str]:
     return (math.isnan(number), 0.0 if math.isnan(number) else number, fold(text))
 
 
-# ---- what the lessons take from paths alone
+# ---- labels from paths alone, for the lessons
 
 
 def label_of(path: str) -> str:

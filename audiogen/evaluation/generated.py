@@ -1,4 +1,4 @@
-"""Judge what a run generates: its distance from held-out recordings, its brightness and silence, and copies."""
+"""Compare generated sound with held-out recordings: distance, brightness, silence, and copies of training sound."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from ..runs.run import Run
 from .distribution import frechet, kad, log_mel_levels, log_mel_statistics, noise_of_spectrum
 
-#: Seconds of a generated clip; seconds of recordings that are compared at most; clips side by side.
+#: Seconds per generated clip; maximum seconds of recordings to compare with; clips generated in parallel.
 CLIP_SECONDS, MOST_SECONDS, BATCH = 4.0, 120.0, 10
-#: Frames per second and bands by which seconds are compared for copies; seconds of training sound at most.
+#: Frames per second and bands of the features that detect copies; maximum seconds of training sound to search.
 COPY_RATE, COPY_BANDS, COPY_SECONDS = 25, 32, 1800.0
 REPLICATES = 200
 #: Below this level (dB relative to a full-scale sine) a tenth of a second is silent.
@@ -30,16 +30,16 @@ def judge_generated(
     Args:
         run: a trained run.
         recordings: held-out wavs (1, N) at the run's sample rate.
-        training: sequences (C, T) that the run was trained on; None where they are gone.
+        training: sequences (C, T) that the run was trained on; None if they no longer exist.
         num: number of clips of CLIP_SECONDS.
-        seed: of the first clip; the others count up.
+        seed: seed of the first clip; clip i uses seed + i.
 
     Returns:
         JSON values: `num`, `sampling`; `kad` {name: {"value", "low", "high", "n"}} and `frechet` {name: value} of the
-        generated sound, of training sound after its round trip (the floor), of noise with the recordings' spectrum and
-        of recordings played backwards (the ceilings; means and deviations over a second do not tell the direction, so
-        this one stays low until a finer embedding is used); `centroid` and `silence` {"generated", "recordings"};
-        `copies`, see `copies_among`. All but `num` are None where there are less than two seconds of recordings.
+        generated sound, of the round trip of training sound (the floor), and of noise with the recordings' spectrum and
+        recordings played backwards (the ceilings; the distance of the latter is low, since means and deviations over a
+        second hardly depend on the direction of time); `centroid` and `silence` {"generated", "recordings"}; `copies`,
+        see `copies_among`. All but `num` are None if there are less than two seconds of recordings.
     """
     rate = run.sample_rate
     recordings = _most(recordings, MOST_SECONDS * rate)
@@ -68,9 +68,9 @@ def judge_generated(
 
 
 def copies_among(made: Tensor, held_out: Tensor, training: Tensor) -> dict[str, float] | None:
-    """Find the training second nearest to each generated one, and the same for held-out seconds.
+    """Find the nearest training second to each generated second, and to each held-out second.
 
-    Held-out seconds show how near a new recording of the same source comes; what copies comes nearer.
+    Held-out seconds show how near a new recording of the same source comes; copies come nearer.
 
     Args:
         made: features of generated seconds (N, D).
@@ -78,15 +78,15 @@ def copies_among(made: Tensor, held_out: Tensor, training: Tensor) -> dict[str, 
         training: features of training seconds, at all shifts (L, D).
 
     Returns:
-        `generated` and `held_out`, median distances (mean absolute differences); `nearer`, the share of generated
-        seconds that are nearer than 95 % of the held-out ones (0.05 is expected by chance), `low`, the lower end of its
-        95 % interval, and `n`. None where a set is empty.
+        `generated` and `held_out`, the median distances (mean absolute differences); `nearer`, the share of generated
+        seconds that are nearer than 95 % of the held-out ones (0.05 is expected by chance); `low`, the lower end of its
+        95 % interval; `n`, the number of generated seconds. None if a set is empty.
     """
     if not (len(made) and len(held_out) and len(training)):
         return None
     generated, others = (_nearest(x, training) for x in (made, held_out))
     nearer = float((generated < others.quantile(0.05)).double().mean())
-    # Bootstrap both sets: of few held-out seconds, the 5 % that are nearest are known only roughly.
+    # Bootstrap both sets: with few held-out seconds, the limit of the nearest 5 % is uncertain too.
     generator, shares = torch.Generator().manual_seed(0), []
     for _ in range(REPLICATES):
         one, two = (x[torch.randint(len(x), (len(x),), generator=generator)] for x in (generated, others))
@@ -129,7 +129,7 @@ def _copies(run: Run, made: Sequence[Tensor], recordings: Sequence[Tensor], trai
 def _bands(run: Run, sequences: Iterable[Tensor]) -> Iterator[Tensor]:
     """Compute coarse log-mel bands, COPY_RATE times per second: (C, T) each -> (COPY_BANDS, t) each.
 
-    A front-end of mel frames has such bands already, in standard deviations, so nothing is decoded.
+    The frames of mel front-ends are used as they are, in standard deviations, without decoding.
     """
     front: Any = run.frontend
     for x in sequences:

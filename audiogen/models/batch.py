@@ -16,8 +16,8 @@ class Batch(NamedTuple):
     Attributes:
         x: codes (B, K, T) int64 or frames (B, F, T) float32.
         conditions: what is known of the items; None where nothing is.
-        observed: steps (B, C, S) in the order of the model's pattern, which the model is to see instead of those of x;
-            None for x itself. See `SequenceModel.redraw`.
+        observed: steps (B, C, S) in the order of the model's pattern that replace x as input, not as target; None for
+            x itself. See `SequenceModel.redraw`.
     """
 
     x: Tensor

@@ -1,17 +1,17 @@
-"""Conditions: what is asked of a sound, by name, and the vectors that ask a model for it.
+"""Conditions: named properties of a sound, and the vectors that pass them to a model.
 
-A condition's values are (B, F, T) float32: F numbers for each frame, or T = 1 where one value holds for a whole item.
-NaN stands for "not given", which a learned null vector replaces. So a dropped condition, the padding behind a shorter
-item and a frame about which nothing is said are one and the same thing.
+A condition's values are (B, F, T) float32: F numbers for each frame; T is 1 if one value applies to the whole item. NaN
+means "not given" and is replaced by a learned null vector. So dropped conditions, padding after the end of a shorter
+item and frames without a value are all represented in the same way.
 
-    label      the place of the label among its values      (B, 1, 1 or T)
+    label      index of the label among its values          (B, 1, 1 or T)
     number     the number itself                            (B, 1, 1 or T)
     frames     a vector for each frame, such as a melody    (B, F, T)
     position   frames since the file began, and to its end  (B, 2, T)
 
-Each condition is one vector for each frame, added to the embedding of the step that predicts the frame. Thus every
-backbone, pattern and spec takes conditions. All weights start at zero: a model that is given new conditions goes on
-sounding as it did, until it has learned them.
+Each condition becomes one vector per frame, which is added to the embedding of the step that predicts the frame. So all
+backbones, patterns and specs support conditions. All weights start at zero, so adding a condition to a trained model
+does not change its sound until the condition is learned.
 """
 
 import math
@@ -28,22 +28,24 @@ from ..utils.text import fold
 #: Values by name; a name that is missing is not given.
 Conditions = Mapping[str, Tensor]
 
-#: Factor of all that conditions add. The optimizer moves a weight by about the learning rate a step, so from zero their
-#: vectors would take hundreds of steps to be heard beside the embeddings. On spoken digits, 160 steps of mel:gpt end at
-#: the same held-out loss with 1 and with 4, of which digit and speaker account for 0.15 and 0.37 nats per frame.
+#: Factor of the vectors that conditions add. The optimizer changes a weight by about the learning rate per step, so
+#: without the factor, vectors that start at zero would take hundreds of steps to become as large as the embeddings. On
+#: spoken digits, 160 steps of mel:gpt end at the same held-out loss with factors 1 and 4; digit and speaker account for
+#: 0.15 nats per frame of it with factor 1, and for 0.37 with factor 4.
 STRENGTH = 4.0
-#: Values of one label, and numbers of one frame. More are a slip, or the config of a stranger who would fill memory.
+#: Maximum number of values of a label, and of numbers per frame. They catch typos and untrusted configs that would
+#: exhaust memory.
 MAX_VALUES, MAX_FEATURES = 2**16, 2**12
 
 
 class Condition(nn.Module):
-    """The contract of a condition, made by `__init__(config, dim)` from its nested Config.
+    """Base class of conditions. A condition is built by `__init__(config, dim)` from its nested Config.
 
     Attributes:
         num_features: F, numbers for each frame.
-        stays_open: whether it is null unless somebody asks for it: in half of the training crops, in evaluation, and
-            where nothing is asked for.
-        one_word: whether a value is text or a number, which holds for a whole item.
+        stays_open: whether the condition is null by default: in half of the training crops, in evaluation, and in
+            generation unless the user gives it. Other conditions are filled in from a training file.
+        one_word: whether a value is a text or a number that applies to a whole item.
     """
 
     Config: Any  # a frozen dataclass of settings
@@ -61,26 +63,30 @@ class Condition(nn.Module):
         raise NotImplementedError
 
     def parse(self, name: str, value: Any) -> Tensor:
-        """Convert what a user asks for to values (F, T).
+        """Convert a value given by the user to values (F, T).
+
+        Args:
+            name: name of the condition, for messages.
+            value: what the user gave.
 
         Raises:
-            ConfigError: there is no such value; the message begins with the condition's `name`.
+            ConfigError: the value is not allowed.
         """
         raise NotImplementedError
 
     def describe(self, x: Tensor) -> str | None:
-        """Put the values (F, T) of an item into words; None where they are not given or take more than a word."""
+        """Describe the values (F, T) of an item in a word; None if they are not given or can't be described so."""
         return None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, F, T) -> (B, T, D), the null vector where a number is NaN."""
+        """Map values (B, F, T) to vectors (B, T, D), with the null vector where a number is NaN."""
         x = x.to(self.null)
         y = self.embed(x.nan_to_num(0.0))
         return torch.where(x.isnan().any(dim=1)[..., None], self.null, y)
 
 
 class Affine(nn.Module):
-    """A linear layer that starts at zero, without drawing random numbers that other weights would then miss."""
+    """A linear layer initialised to zero. It draws no random numbers, so other initial weights do not change."""
 
     def __init__(self, num_features: int, dim: int):
         super().__init__()
@@ -91,7 +97,7 @@ class Affine(nn.Module):
 
 
 class Label(Condition):
-    """One of some known values, such as the name of an instrument."""
+    """One of a fixed set of values, such as the name of an instrument."""
 
     num_features = 1
     one_word = True
@@ -101,16 +107,16 @@ class Label(Condition):
         """Settings.
 
         Attributes:
-            values: as they are spelled where they first occur. Case and outer spaces make no difference.
+            values: the values, spelled as at their first occurrence. Case and outer spaces make no difference.
         """
 
         values: tuple[str, ...]
 
         def __post_init__(self) -> None:
             if not 0 < len(self.values) <= MAX_VALUES:
-                raise ConfigError(f"values: a label has from 1 to {MAX_VALUES:,} of them, got {len(self.values):,}")
+                raise ConfigError(f"values: must be from 1 to {MAX_VALUES:,} values, got {len(self.values):,}")
             if len({fold(value) for value in self.values}) < len(self.values):
-                raise ConfigError("values: two of them differ in nothing but case or outer spaces")
+                raise ConfigError("values: two values differ only in case or outer spaces")
 
     def __init__(self, config: Config, dim: int):
         super().__init__(config, dim)
@@ -131,7 +137,7 @@ class Label(Condition):
 
 
 class Number(Condition):
-    """A number, such as a tempo, seen through waves of several lengths over its range: near numbers are alike.
+    """A number, such as a tempo, encoded by sines and cosines over its range, so that close numbers look similar.
 
     Source: Tancik et al. 2020, Fourier Features Let Networks Learn High Frequency Functions, section 4.
     """
@@ -145,7 +151,7 @@ class Number(Condition):
         """Settings.
 
         Attributes:
-            low, high: the range of the training files.
+            low, high: the range of values in the training files.
         """
 
         low: float
@@ -214,9 +220,10 @@ class Frames(Condition):
 
 
 class Position(Condition):
-    """Where in its file a frame lies: frames since the beginning and to the end, both 0 at the edges.
+    """The position of a frame in its file: frames since the beginning and until the end, each 0 at that end.
 
-    It lets a model of short sounds begin and end one. Distances are seen on a scale of powers of 4, near 0 finely.
+    With it, a model of short sounds can generate complete ones. Distances are encoded on scales that are powers of 4,
+    so small ones are resolved most finely.
     """
 
     @dataclass(frozen=True)
@@ -238,7 +245,7 @@ class Position(Condition):
         return self.linear(near.flatten(1, 2).transpose(1, 2))
 
     def parse(self, name: str, value: Any) -> Tensor:
-        """Give the positions of a file of `value` frames, which begins and ends."""
+        """Return the positions in a file of `value` frames: (2, value)."""
         if not isinstance(value, int) or value < 1:
             raise ConfigError(f"{name}: must be a whole number of frames, 1 or more, got {value!r}")
         return positions(value)
@@ -254,21 +261,21 @@ def positions(num_frames: int) -> Tensor:
 
 
 def listed(values: tuple[str, ...], most: int = 20) -> str:
-    """Name the values, not all of very many."""
+    """List values in a sentence, at most the first `most`."""
     return ", ".join(values[:most]) + (f" and {len(values) - most} more" if len(values) > most else "")
 
 
 class Conditioner(nn.Module):
-    """The conditions of a model: values by name -> what they add to the hidden, (B, S, D).
+    """All conditions of a model: maps values by name to the sum of their vectors, (B, S, D).
 
     Args:
-        parts: each condition by its name.
+        parts: conditions by name.
     """
 
     def __init__(self, parts: Mapping[str, Condition]):
         super().__init__()
         self._names = tuple(parts)
-        for name, part in parts.items():  # by a name that no module has already, as it has `type` and `float`
+        for name, part in parts.items():  # prefixed, since nn.Module has attributes such as `type` and `float`
             self.add_module(f"condition_{name}", part)
 
     @property
@@ -281,13 +288,13 @@ class Conditioner(nn.Module):
 
         Args:
             conditions: values by name, (B, F, 1 or T) each; a B of 1 serves all items.
-            frames: (S,) int64, the frame whose values hold at each step; beyond the last one, the last one.
+            frames: (S,) int64, the frame whose values apply to each step; indices beyond the last frame mean the last.
 
         Returns:
-            (B, S, D), where S is 1 if all that is given holds for whole items, and B is 1 if it is the same for all.
+            (B, S, D). S is 1 if all given conditions apply to whole items; B is 1 if they are the same for all items.
 
         Raises:
-            ConfigError: the model has no such condition, or the shape is another one.
+            ConfigError: the model has no such condition, or the shape is wrong.
         """
         parts = self.parts
         for name, x in conditions.items():

@@ -167,9 +167,10 @@ class MixtureDensityHead(Head):
         return {name: torch.zeros_like(value) for name, value in names.items()}
 
     def at_start(self, uniforms: Tensor) -> Tensor:
-        """Draw the mean of a component: any frame of any sound may come first, which a few Gaussians can't describe.
+        """Draw the first frame of an item: the mean of a component, without noise.
 
-        With their noise, a sound would begin with a burst. Older runs, which have no factors, begin as they always did.
+        Any frame of any sound may come first, so the components are wide, and their noise would be heard as a burst.
+        Older runs, which have no factors, begin with noise as before.
         """
         if not bool(self.factors.weight.any()):
             return uniforms

@@ -128,26 +128,25 @@ class SequenceModel(nn.Module):
 
     @torch.no_grad()
     def redraw(self, batch: Batch, share: float) -> Batch:
-        """Let the model see its own draws at random steps of a batch (scheduled sampling).
+        """Replace the input at random steps of a batch by the model's own draws (scheduled sampling).
 
-        A model that is trained on recordings alone has never seen its own mistakes, and in generation they pile up: a
-        tune fades into silence, or ends in noise. Here each step is drawn as if the recording led up to it, and takes
-        the place of the recorded one with a probability that is the same throughout an item. What the model is to
-        predict stays the recording.
+        A model trained only on recordings never sees its own mistakes, and in generation they accumulate: a tune fades
+        into silence, or ends in noise. Here every step is drawn given the recording up to it, and replaces the recorded
+        step in the input with a probability that is drawn once per item. The target stays the recording.
 
         Args:
             batch: x and conditions.
-            share: the probability is uniform between 0 and this, for each item.
+            share: maximum probability; that of an item is uniform between 0 and this.
 
         Returns:
-            The batch with `observed` set. The draws come from torch's random numbers.
+            The batch with `observed` set. Random numbers come from torch's global generator.
 
         Source: Bengio et al. 2015, Scheduled Sampling; Mihaylova and Martins 2019, Scheduled Sampling for Transformers.
         """
         seq = self.pattern.apply(batch.x, self.hole)  # (B, C, S)
         B, _, S = seq.shape
         h, _ = self._hidden(seq, None, self.added(batch.conditions, 0, S))  # (B, S, D)
-        # In (0, 1): half a unit above the multiples of 2^-53 that torch draws.
+        # torch draws multiples of 2^-53 from [0, 1); half a unit more gives numbers in (0, 1).
         u = torch.rand(B * S, self.head.num_uniforms, dtype=torch.float64, device=h.device) + 2.0**-54
         drawn = self.head.sample(h.flatten(0, 1), Sampling(), u).unflatten(0, (B, S)).transpose(1, 2)  # (B, C, S)
         chosen = torch.rand(B, 1, S, device=h.device) < share * torch.rand(B, 1, 1, device=h.device)

@@ -104,8 +104,8 @@ class Run:
             sampling: temperature and filters; None for the run's own.
             seeds: one seed per item, instead of `num` and `seed`.
             conditions: what to ask for by name, such as {"digit": "7"}: one value for all items, a list of one for
-                each, or None for "not given". What is not named is taken from a training file that fits the rest.
-            guidance: how strongly to follow it, 1 being as learned; None for the run's own default.
+                each, or None for "not given". Other labels are copied from a random training file that has these.
+            guidance: how strongly to follow the conditions; 1 is as learned, None the run's own default.
 
         Returns:
             (num, 1, N) float32 in [-1, 1] on the model's device, beginning with the prompt as encoded and decoded by
@@ -169,7 +169,7 @@ class Run:
         asked = self.ask(conditions, seeds)
         scale = self.config.guidance.scale if guidance is None and asked else guidance
         if scale not in (None, 1) and not asked:
-            raise ConfigError("guidance: this run was trained without conditions, so that there is nothing to follow")
+            raise ConfigError("guidance: this run was trained without conditions, so there is nothing to follow")
         given, scale = asked.conditions if asked else None, 1.0 if scale is None else scale
         return Request(wav, 1, seeds, sampling or self.sampling, self.precision, conditions=given, guidance=scale)
 
@@ -180,9 +180,9 @@ class Run:
         conditions: Mapping[str, Any] | None = None,
         guidance: float | None = None,
     ) -> tuple[Request, list[int]]:
-        """Return a request for sounds that begin and end, and the samples of each: as long as a training file.
+        """Return a request for complete sounds, and the number of samples of each, which is that of a training file.
 
-        Of the training files that have the labels asked for, each item's seed chooses one.
+        Each item's seed chooses one of the training files that have the given labels.
 
         Raises:
             ConfigError: the run has not learned where files end, or an argument is wrong.
@@ -235,7 +235,7 @@ def load_run(folder: str | Path, device: str | torch.device = "cpu", precision: 
         precision: format to which an engine may round its copy of the weights, for speed: "fp32", "bf16" or "int8".
 
     Raises:
-        RunError: incomplete, damaged, or of a newer format; names the file.
+        RunError: the folder is incomplete, damaged, or of a newer format; the message names the file.
         ConfigError: the precision is unknown.
 
     Example:

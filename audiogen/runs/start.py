@@ -1,7 +1,7 @@
-"""Where training starts from: the base model, which ships with the package, or new weights.
+"""Start training from the base model that ships with the package.
 
-The base is a run over mel frames of 44.1 kHz. Its bands lie on a grid in Hz and its frames on one in seconds, so it
-serves every sample rate: a lower one has only the leading bands, whose distribution the same weights contain.
+The base model is a run over mel frames at 44.1 kHz. The bands in Hz and the frames in seconds are the same at every
+sample rate. A lower rate has only the leading bands, and the weights contain a model of these.
 """
 
 from dataclasses import replace
@@ -18,9 +18,9 @@ from ..models.sequence_model import SequenceModel
 from .config import RunConfig
 from .folder import read_config, read_weights
 
-#: A run folder like any other: `audiogen generate` takes it too.
+#: Run folder of the base model; `audiogen generate` accepts it like any other.
 BASE = Path(__file__).parents[1] / "weights" / "base"
-#: Settings that change no shape of a weight, and so may be set together with the base model.
+#: Settings that do not change the shape of any weight, so they can be changed for the base model.
 FREE = ("frontend.sample_rate", "frontend.griffin_lim_iterations", "backbone.dropout", "backbone.window")
 
 
@@ -31,7 +31,7 @@ def base_config() -> RunConfig:
 
 
 def fine_tuning() -> tuple[Any, dict[str, Any]]:
-    """Return the backbone's config and the training settings of a model that starts from the base."""
+    """Return the backbone's config and the training settings for fine-tuning the base model."""
     training = {
         "start": "base",
         "crop_frames": 384,
@@ -55,13 +55,13 @@ def base_frontend(sample_rate: int, **settings: Any) -> Mel:
 
     Args:
         sample_rate: Hz.
-        **settings: other settings of Mel that leave the frames as they are.
+        **settings: other settings of Mel that do not change the frames.
     """
     return _base_frontend().resampled(sample_rate, **settings)
 
 
 def is_base_frontend(frontend: Frontend) -> bool:
-    """Tell whether the base model can model what a front-end makes."""
+    """Tell whether a front-end makes the frames of the base model."""
     if not isinstance(frontend, Mel) or not frontend.fitted:
         return False
     like = base_frontend(frontend.spec.sample_rate, griffin_lim_iterations=frontend.config.griffin_lim_iterations)
@@ -70,10 +70,10 @@ def is_base_frontend(frontend: Frontend) -> bool:
 
 @torch.no_grad()
 def start_from_base(model: SequenceModel) -> None:
-    """Copy the base model's weights into a model of its config, for the bands that the model has.
+    """Copy the base model's weights into a model, for the bands that the model has.
 
     Raises:
-        ConfigError: the model is of another config.
+        ConfigError: the model has another config than the base model.
     """
     base, _ = read_weights(BASE, base_config(), _base_frontend().spec)
     parts: dict[str, Any] = {"embed": base.embed, "head": base.head}
@@ -82,7 +82,7 @@ def start_from_base(model: SequenceModel) -> None:
         own = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
         weights |= {f"{name}.{key}": value for key, value in part.leading_bands(own, bands).items()}
     try:
-        model.load_state_dict(model.state_dict() | weights)  # what the base lacks, such as conditions, stays new
+        model.load_state_dict(model.state_dict() | weights)  # weights that the base lacks, of conditions, stay new
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"training.start: the base model has other weights ({reason}); use scratch") from error

@@ -65,8 +65,8 @@ class TrainingConfig:
         final_learning_rate: fraction of `learning_rate` at which the cosine ends.
         weight_decay: applied to matrices only.
         gradient_clip: maximum norm of the gradient.
-        scheduled_sampling: share of the steps at which the model sees its own draws instead of the recording; uniform
-            between 0 and this for each crop. It keeps generation from drifting, see `SequenceModel.redraw`.
+        scheduled_sampling: maximum probability that the model sees its own draw of a step instead of the recording;
+            that of a crop is uniform between 0 and this. It reduces drift in generation, see `SequenceModel.redraw`.
         precision: "bf16" runs matrix products in bfloat16; "auto" does so where it is known to be faster.
         compile: use torch.compile; faster on GPUs.
         average: decay per step of averaged weights (Polyak averaging); null for none.

@@ -1,6 +1,6 @@
-"""Compare texts that people typed."""
+"""Compare texts typed by users."""
 
 
 def fold(value: str) -> str:
-    """Return what two spellings of one value have in common: case and outer spaces make no difference."""
+    """Normalise a text so that values that differ only in case or outer spaces become equal."""
     return value.strip().casefold()
