@@ -113,7 +113,7 @@ def main() -> None:
     if not holds_run(args.out):
         args.out.mkdir(parents=True, exist_ok=True)
         start_run(args.out, config, frontend)
-    budget, last = 60 * args.minutes, state["seconds"]
+    budget, last, scores = 60 * args.minutes, state["seconds"], None
     with interruptible() as interrupted:
         while state["seconds"] < budget and not interrupted.is_set():
             began = time.perf_counter()
@@ -141,6 +141,8 @@ def main() -> None:
                 write_tensors(checkpoint, tensors, **state)
 
     # 4. Save the weights in bfloat16: half the size, and rounding changes them less than fine-tuning does.
+    if scores is None:  # the budget was already spent
+        scores = evaluate(model, nll, held_out, widths, mean, std)
     loss = BANDS * scores["mean"]
     save_weights(args.out, config, model.cpu().to(torch.bfloat16), state["step"], loss)
     print(
