@@ -14,8 +14,9 @@ from listening import Page
 from matplotlib import pyplot
 
 from audiogen.data import scan
-from audiogen.errors import CacheError
+from audiogen.errors import CacheError, RunError
 from audiogen.runs.run import load_run
+from audiogen.utils.tensors import read_tensors
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 #: No lessons: quickstart makes its own corpus, base_model takes one of many kinds.
@@ -126,19 +127,23 @@ def logging_as_it_was():
 
 
 def test_a_base_model_is_trained_and_continued(clips, tmp_path, monkeypatch, capsys):
-    """Guards against a recipe that nobody runs when the library under it changes, a checkpoint that is not taken up,
-    and a run folder that can't be loaded."""
+    """Guards against a recipe that fails after a change of the library, a checkpoint that is not resumed, a run folder
+    that can't be loaded, and a traceback where the budget is already spent."""
     for path in clips.glob("*.wav"):
         word, speaker, _ = path.stem.split("_")
         group = tmp_path / "corpus" / word / speaker
         group.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, group)
-    steps = []
-    for minutes in ("0.01", "0.02"):
-        command = ["base_model.py", str(tmp_path / "corpus"), "--out", str(tmp_path / "base"), "--minutes", minutes]
-        monkeypatch.setattr(sys, "argv", [*command, "--dim", "8", "--layers", "1"])
+    checkpoint = tmp_path / "base" / "training.safetensors"
+
+    def train(minutes: float) -> int:
+        command = ["base_model.py", str(tmp_path / "corpus"), "--out", str(tmp_path / "base")]
+        monkeypatch.setattr(sys, "argv", [*command, "--minutes", str(minutes), "--dim", "8", "--layers", "1"])
         with pytest.raises(SystemExit) as end:
             runpy.run_path(str(RECIPES / "base_model.py"), run_name="__main__")
         assert end.value.code == 0, capsys.readouterr().err
-        steps.append(load_run(tmp_path / "base").step)
-    assert 0 < steps[0] < steps[1]
+        return load_run(tmp_path / "base").step
+
+    first = train(0.01)
+    spent = read_tensors(checkpoint, RunError, "")[1]["seconds"] / 60
+    assert 0 < first == train(spent / 2) < train(spent + 0.01)
