@@ -34,7 +34,7 @@ from audiogen.course.gradient_check import by_autograd, by_differences, largest_
 from audiogen.course.lesson_page import write_lesson
 from audiogen.course.lesson_parser import LessonParser
 from audiogen.course.manual_mlp import MLPByHand, windows
-from audiogen.course.reference_pairs import PIECES
+from audiogen.course.reference_pairs import PAIRS
 from audiogen.data import encode_folder
 from audiogen.evaluation.scores import baselines
 from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text
@@ -79,7 +79,7 @@ def main() -> None:
     torch.manual_seed(0)
     checks = []
     for name, formula in GRADIENTS.items():
-        pair = PIECES[name](lambda: int(torch.randint(3, 7, ())))  # every size is drawn from 3 to 6
+        pair = PAIRS[name](lambda: int(torch.randint(3, 7, ())))  # every size is drawn from 3 to 6
         _, dy, ours = pair.run()
         oracles = [oracle(pair.reference, pair.inputs, dy) for oracle in (by_autograd, by_differences)]
         largest = max(float(gradient.abs().max()) for gradient in oracles[0])

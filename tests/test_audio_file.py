@@ -1,4 +1,4 @@
-"""A sound file that is held open: any stretch, in any order, also after an error."""
+"""A sound file that stays open: any part of it can be read, in any order, also after an error."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from audiogen.errors import AudioReadError
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.opus", "a.mp3", "a.aiff", "a.caf"])
 def test_a_file_held_open_is_read_in_any_order(tmp_path, name):
-    """Buries: a decoder that only goes forwards, so that the second stretch is silently another."""
+    """Guards against a decoder that only reads forwards, so that a second read returns other samples."""
     path = tmp_path / name
     soundfile.write(
         path,
@@ -38,7 +38,7 @@ def test_a_file_held_open_is_read_in_any_order(tmp_path, name):
     ("bad", "message"), [(np.nan, "NaN"), (np.inf, "NaN or infinite"), (1e300, "infinite"), (-5.0, "absurd")]
 )
 def test_bad_samples_are_refused_where_they_are_read(tmp_path, bad, message):
-    """Buries: a double too large for a float32, let through or warned about."""
+    """Guards against a double that is too large for float32 and is returned, or only causes a warning."""
     x = np.zeros(1000)
     x[700] = bad
     soundfile.write(tmp_path / "a.wav", x, 8_000, "DOUBLE")
@@ -50,7 +50,7 @@ def test_bad_samples_are_refused_where_they_are_read(tmp_path, bad, message):
 
 
 def test_a_file_that_shrinks_while_it_is_open(tmp_path):
-    """Buries: silence, or an endless loop, in the place of what is gone."""
+    """Guards against silence, or an endless loop, instead of an error for the missing samples."""
     soundfile.write(tmp_path / "a.wav", sounds(1000, 8_000, 1), 8_000)
     with AudioFile(tmp_path / "a.wav") as file:
         with open(tmp_path / "a.wav", "r+b") as cut:
@@ -60,7 +60,8 @@ def test_a_file_that_shrinks_while_it_is_open(tmp_path):
 
 
 def test_a_page_with_a_wrong_number(tmp_path):
-    """Buries: silence, or 0 samples, after a seek in which libsndfile was led astray, though the whole is read."""
+    """Guards against silence, or no samples, after a seek to a page with a wrong number, although the whole file can be
+    read."""
     path = tmp_path / "a.opus"
     write_audio(path, torch.from_numpy(sounds(48_000, 48_000, 1).T), 48_000)
     data = path.read_bytes()
@@ -74,7 +75,7 @@ def test_a_page_with_a_wrong_number(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.flac", "a.ogg", "a.mp3", "a.wav"])
 def test_after_an_error_the_rest_is_read_right(tmp_path, name):
-    """Buries: a decoder that goes on from an unknown place after it failed."""
+    """Guards against a decoder that continues at a wrong position after an error."""
     path = tmp_path / name
     x = sounds(150_000, 16_000, 1)
     soundfile.write(path, x, 16_000)
@@ -87,7 +88,7 @@ def test_after_an_error_the_rest_is_read_right(tmp_path, name):
 
 
 def test_signalling_nan_is_refused_without_a_warning(tmp_path):
-    """Buries: numpy's own warning beside the error."""
+    """Guards against a warning of numpy in addition to the error."""
     soundfile.write(tmp_path / "a.wav", np.zeros(1000), 8_000, "DOUBLE")
     data = bytearray((tmp_path / "a.wav").read_bytes())
     data[-16:-8] = bytes.fromhex("010000000000f07f")
@@ -97,7 +98,7 @@ def test_signalling_nan_is_refused_without_a_warning(tmp_path):
 
 
 def test_looking_at_files_needs_neither_torch_nor_ffmpeg(tmp_path):
-    """Buries: a report on a folder that first loads torch, and PyAV loaded for a folder of WAVs."""
+    """Guards against a report on a folder that loads torch, and loading PyAV for a folder of WAVs."""
     soundfile.write(tmp_path / "a.wav", sounds(1000, 8_000, 1), 8_000)
     script = (
         "import sys; from audiogen.audio.decoder import Decoder, audio_info; "

@@ -1,4 +1,4 @@
-"""Sound files that are not what they say: one error, in one line, that says what is wrong and what to do."""
+"""Malformed sound files: each causes one error, in one line, that says what is wrong and what to do."""
 
 import os
 import struct
@@ -55,7 +55,7 @@ def two_kinds_of_ogg(path):
 
 
 def sixteen_channels(path):
-    """WavPack, whose decoder keeps channels apart: PyAV would crash on the ninth."""
+    """Make a WavPack file whose decoder returns planar samples; PyAV would crash on the ninth channel."""
     import av
 
     with av.open(str(path), "w", format="wv") as file:
@@ -70,7 +70,7 @@ def sixteen_channels(path):
 
 
 def au_that_begins_in_its_header(path):
-    """Of which libsndfile read another part after a seek than without one."""
+    """Make an AU file from which libsndfile reads other samples after a seek than without one."""
     data = stored_as(".au", subtype="ULAW")(path).read_bytes()
     return content(data[:4] + struct.pack(">I", 8) + data[8:])(path)
 
@@ -123,7 +123,7 @@ REFUSALS = {
 
 @pytest.mark.parametrize("kind", REFUSALS)
 def test_refusals(tmp_path, kind):
-    """Buries: anything but one line that names the file, says what is wrong and what to do."""
+    """Guards against anything but one line that names the file and says what is wrong and what to do."""
     make, message = REFUSALS[kind]
     path = make(tmp_path / "sound.wav")
     with pytest.raises(AudioReadError, match=message) as caught:
@@ -150,13 +150,13 @@ def test_refusals(tmp_path, kind):
     ],
 )
 def test_info_refuses_what_headers_reveal(tmp_path, kind):
-    """Buries: a folder of truncated files that is only found out while training."""
+    """Guards against a folder of truncated files that are only detected during training."""
     with pytest.raises(AudioReadError):
         audio_info(REFUSALS[kind][0](tmp_path / "sound.wav"))
 
 
 def test_a_hole_in_an_ogg_is_seen(tmp_path):
-    """Buries: a page that a decoder passes over, so that all that follows it comes too early."""
+    """Guards against a lost page that the decoder skips, so that everything after it comes too early."""
     for subtype in ("VORBIS", "OPUS"):
         path = tmp_path / f"{subtype}.ogg"
         soundfile.write(path, sounds(48_000 * 3, 48_000, 1), 48_000, format="OGG", subtype=subtype)
@@ -170,7 +170,7 @@ def test_a_hole_in_an_ogg_is_seen(tmp_path):
 
 @pytest.mark.parametrize(("start", "num_samples"), [(11, None), (-1, None), (0, -1)])
 def test_a_stretch_outside_the_file(tmp_path, start, num_samples):
-    """Buries: an index that belongs to another version of the file, answered with silence."""
+    """Guards against returning silence for a position from an outdated index."""
     (tmp_path / "a.wav").write_bytes(wav_bytes(bytes(20)))
     with pytest.raises(AudioReadError, match="holds 10 samples"):
         read_audio(tmp_path / "a.wav", start=start, num_samples=num_samples)

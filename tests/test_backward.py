@@ -12,7 +12,7 @@ from audiogen.course import backward as b
 from audiogen.course import manual_mlp as by_hand
 from audiogen.course.gradient_check import by_autograd, by_differences, largest_difference
 from audiogen.course.manual_mlp import MLPByHand, windows
-from audiogen.course.reference_pairs import PIECES
+from audiogen.course.reference_pairs import PAIRS
 from audiogen.models.backbones import WaveNet
 from audiogen.models.batch import Batch
 from audiogen.models.patterns import Parallel
@@ -22,29 +22,29 @@ from audiogen.spec import TokenSpec
 
 def test_every_piece_of_the_library_is_checked():
     """Buries a backward pass that is added without a twin."""
-    assert {f"{name}_backward" for name in PIECES} - {"linear_without_bias_backward"} == {
+    assert {f"{name}_backward" for name in PAIRS} - {"linear_without_bias_backward"} == {
         name for name in b.__all__ if name.endswith("_backward")
     }
 
 
-@pytest.mark.parametrize("piece", PIECES)
+@pytest.mark.parametrize("piece", PAIRS)
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1))
 def test_a_piece_equals_torch_s_own_layer_and_its_autograd(piece, data, seed):
     """Buries a sum over the wrong axis, a forgotten second use or factor, taps out of order, a dilation longer than the
     sound, and heads mixed up."""
     torch.manual_seed(seed)
-    twins = PIECES[piece](lambda: data.draw(st.integers(1, 6)))
-    y, dy, gradients = twins.run()
-    torch.testing.assert_close(y, twins.reference(*twins.inputs), rtol=0, atol=1e-10)
-    torch.testing.assert_close(gradients, by_autograd(twins.reference, twins.inputs, dy), rtol=0, atol=1e-10)
+    pair = PAIRS[piece](lambda: data.draw(st.integers(1, 6)))
+    y, dy, gradients = pair.run()
+    torch.testing.assert_close(y, pair.reference(*pair.inputs), rtol=0, atol=1e-10)
+    torch.testing.assert_close(gradients, by_autograd(pair.reference, pair.inputs, dy), rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("piece", PIECES)
+@pytest.mark.parametrize("piece", PAIRS)
 def test_a_piece_has_the_slope_that_small_steps_measure(piece):
     """Buries a mistake that ours and autograd share, and a backward that belongs to the twin's forward alone."""
-    twins = PIECES[piece](itertools.cycle([2, 3, 2, 4]).__next__)
-    _, dy, gradients = twins.run()
-    measured = by_differences(lambda *inputs: twins.forward(*inputs)[0], twins.inputs, dy)
+    pair = PAIRS[piece](itertools.cycle([2, 3, 2, 4]).__next__)
+    _, dy, gradients = pair.run()
+    measured = by_differences(lambda *inputs: pair.forward(*inputs)[0], pair.inputs, dy)
     torch.testing.assert_close(gradients, measured, rtol=0, atol=1e-7)
 
 

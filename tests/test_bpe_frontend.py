@@ -1,4 +1,5 @@
-"""The front-end whose rate varies, and whoever has to bear with it: cache, split, likelihood, generation, runs."""
+"""The front-end `bpe`, whose rate varies, and the code that has to handle this: cache, split, likelihood, generation,
+runs."""
 
 import dataclasses
 import io
@@ -63,7 +64,7 @@ def frontend():
 
 @pytest.fixture(scope="module")
 def merged_samples():
-    """Over mu-law, where the codes of any wav can be written down: 0 1 is merged, then 2 2, then 01 01."""
+    """BPE over mu-law, for which codes can be written down by hand: it merges 0 1, then 2 2, then 01 01."""
     front = BPE(BPE.Config(base={"kind": "mulaw", "sample_rate": RATE, "bits": 2}, num_merges=3, longest=4))
     front.learn([torch.tensor([[0, 1, 0, 1, 0, 1, 3, 0, 1, 0, 1]]), torch.tensor([[2, 2, 3, 2, 2, 3, 2, 2]])])
     assert front.merges.tolist() == [[0, 1], [2, 2], [4, 4]]
@@ -71,7 +72,7 @@ def merged_samples():
 
 
 def samples_of(front, codes):
-    """The wav (1, 1, N) that mu-law makes these codes of."""
+    """Return the wav (1, 1, N) that mu-law encodes as these codes."""
     return front.base.decode(torch.tensor(codes)[None, None])
 
 
@@ -79,7 +80,8 @@ def samples_of(front, codes):
 
 
 def test_nothing_is_lost_beyond_what_the_base_loses(frontend, merged_samples):
-    """Buries codes in another order, a run that decodes to its first code, a wav that is not the base's own."""
+    """Guards against codes in another order, a merged code that decodes to its first code only, and a wav that differs
+    from the base's."""
     for front in (frontend, merged_samples):
         wav = torch.stack([sound(seed, 3000) for seed in range(3)])
         codes, plain = front.encode(wav), front.base.encode(wav)
@@ -89,7 +91,7 @@ def test_nothing_is_lost_beyond_what_the_base_loses(frontend, merged_samples):
 
 
 def test_codes_are_those_written_down(merged_samples):
-    """Buries an off-by-one between a merge and its code, and lengths in frames in the place of samples."""
+    """Guards against an off-by-one between a merge and its code, and lengths in frames instead of samples."""
     codes = merged_samples.encode(samples_of(merged_samples, [0, 1, 0, 1, 2, 2, 2, 3]))
     assert codes.tolist() == [[[6, 5, 2, 3]]]
     assert merged_samples.frame_lengths(codes).tolist() == [[4, 2, 1, 1]]
@@ -98,7 +100,7 @@ def test_codes_are_those_written_down(merged_samples):
 
 
 def test_a_sound_takes_as_many_codes_as_it_needs(merged_samples):
-    """Buries a rate that does not vary, and items padded with a code that means something."""
+    """Guards against a rate that does not vary, and items padded with a code that has a meaning."""
     wav = torch.cat([samples_of(merged_samples, codes) for codes in ([0, 1] * 4, [3, 0, 2, 1] * 2, [2, 2, 2, 1] * 2)])
     codes = merged_samples.encode(wav)
     assert codes[:, 0].tolist() == [[6, 6, 7, 7, 7, 7, 7, 7], [3, 0, 2, 1, 3, 0, 2, 1], [5, 2, 1, 5, 2, 1, 7, 7]]
@@ -107,7 +109,7 @@ def test_a_sound_takes_as_many_codes_as_it_needs(merged_samples):
 
 
 def test_items_of_any_length_decode_as_they_would_alone(frontend):
-    """Buries padding that is heard: Griffin-Lim makes the whole of a file from the whole of it."""
+    """Guards against padding that affects the sound of a shorter item."""
     items = [frontend.encode(sound(seed, length)[None])[0] for seed, length in enumerate((4000, 300, 64, 1111, 300))]
     longest = max(item.shape[1] for item in items)
     hole = frontend.spec.codebook_size
@@ -121,7 +123,8 @@ def test_items_of_any_length_decode_as_they_would_alone(frontend):
 
 @pytest.mark.parametrize("codes", [[[7, 7]], [[7, 0]], [[0, 7, 0]], [[8, 0]], [[-1, 0]]])
 def test_holes_stand_at_the_end_alone(merged_samples, codes):
-    """Buries sound with a gap that nobody asked for, an item of nothing, and codes beyond the hole."""
+    """Guards against holes in the middle of an item that decode to a gap, an item without codes, and codes beyond the
+    hole."""
     with pytest.raises(ValueError, match="codes must"):
         merged_samples.decode(torch.tensor([codes]))
 
@@ -130,7 +133,7 @@ def test_holes_stand_at_the_end_alone(merged_samples, codes):
 
 
 def test_merges_come_from_each_file_by_itself():
-    """Buries a code that stands for the end of one file and the beginning of the next."""
+    """Guards against a merge of the last code of one file and the first code of the next."""
     front = BPE(BPE.Config(base={"kind": "mulaw", "bits": 2}, num_merges=1))
     ends = samples_of(front, [2, 3, 3, 3, 0])[0]
     front.fit([ends, samples_of(front, [1, 3, 3, 2])[0]] * 3)  # 0 1 at six borders, 3 3 twice in a file
@@ -138,7 +141,7 @@ def test_merges_come_from_each_file_by_itself():
 
 
 def test_fewer_files_are_read_where_that_is_asked_for():
-    """Buries memory that grows with the corpus without end."""
+    """Guards against `fit_frames` being ignored, so that memory grows with the corpus."""
     read = []
 
     def sequences():
@@ -152,7 +155,7 @@ def test_fewer_files_are_read_where_that_is_asked_for():
 
 
 def test_too_little_to_learn_from_says_so():
-    """Buries codes that stand for nothing, and a fitted front-end where fitting failed."""
+    """Guards against codes without a meaning, and a front-end that counts as fitted after fitting failed."""
     front = BPE(BPE.Config(base={"kind": "mulaw", "bits": 2}, num_merges=5))
     with pytest.raises(DataError, match="num_merges: 5 are too many .* after 1 merges no pair .* choose fewer"):
         front.learn([torch.tensor([[0, 1, 0, 1, 2, 3]])])
@@ -163,7 +166,7 @@ def test_too_little_to_learn_from_says_so():
 
 
 def test_a_front_end_that_is_there_already_can_be_wrapped():
-    """Buries a wrapped copy with weights of its own, and one that changes the original."""
+    """Guards against a wrapped copy with other weights than the original, and wrapping that changes the original."""
     base = tiny_frontend("melvq")
     with pytest.raises(ConfigError, match="base.num_codebooks: must be 1"):
         BPE.over(base)
@@ -182,7 +185,7 @@ def test_a_front_end_that_is_there_already_can_be_wrapped():
 
 
 def test_every_front_end_of_one_row_of_codes_can_be_wrapped():
-    """Buries a new front-end that this one does not know of."""
+    """Guards against a new front-end that can't be wrapped because nobody added it to a list."""
     for kind, part in FRONTENDS.items():
         one_row = kind not in ("bpe", "encodec") and part(part.Config(**tiny_settings(kind))).spec.unit == "bits"
         assert (BASES.get(kind) is part) == one_row, kind
@@ -193,7 +196,7 @@ def test_every_front_end_of_one_row_of_codes_can_be_wrapped():
 
 
 def test_the_base_is_named_in_many_ways_and_written_in_one():
-    """Buries two configs, and so two fingerprints, of one and the same front-end."""
+    """Guards against two configs, and so two fingerprints, of the same front-end."""
     whole = {"kind": "mulaw", "sample_rate": 16000, "bits": 8}
     for base in ("mulaw", {"kind": "mulaw"}, {"kind": "mulaw", "bits": 8}, whole):
         assert BPE.Config(base=base).base == whole
@@ -214,7 +217,8 @@ def test_the_base_is_named_in_many_ways_and_written_in_one():
     ],
 )
 def test_settings_of_the_base_can_be_overridden(assignments, base):
-    """Buries `--set frontend.base.codebook_size=9` that only works for config files, or forgets what came before."""
+    """Guards against `--set frontend.base.codebook_size=9` that only works for config files, or that drops earlier
+    settings."""
     settings, rest = frontend_settings([*assignments, "frontend.num_merges=7", "backbone.dim=8"])
     assert settings == {"base": base, "num_merges": 7} and rest == ["backbone.dim=8"]
     assert BPE.Config(**settings).base.items() >= (base if isinstance(base, dict) else {"kind": base}).items()
@@ -237,13 +241,13 @@ def test_settings_of_the_base_can_be_overridden(assignments, base):
     ],
 )
 def test_bad_settings_name_their_key(settings, message):
-    """Buries a message about `frontend.bits`, which is no setting of this front-end."""
+    """Guards against a message that names `frontend.bits`, which is no setting of this front-end."""
     with pytest.raises(ConfigError, match=message):
         load_frontend("bpe", **settings)
 
 
 def test_the_rate_of_the_folder_reaches_the_base(tmp_path):
-    """Buries 8 kHz recordings blown up to the base's default rate."""
+    """Guards against 8 kHz recordings that are upsampled to the base's default rate."""
     folder = folder_of_notes(tmp_path / "notes", [4000] * 6)
     base = {name: value for name, value in tiny_settings("bpe")["base"].items() if name != "sample_rate"}
     encoded = encode_folder(folder, tmp_path / "out", "bpe", base=base, num_merges=4)
@@ -255,7 +259,7 @@ def test_the_rate_of_the_folder_reaches_the_base(tmp_path):
 
 
 def test_fewer_merges_can_be_asked_for(frontend, tmp_path):
-    """Buries fewer codes that are not the first of the many, and settings that the weights can't bear."""
+    """Guards against fewer merges that are not the first ones, and settings that contradict the saved weights."""
     save_frontend(frontend, tmp_path)
     fewer = load_frontend(tmp_path, num_merges=2)
     assert fewer.spec.codebook_size == frontend.spec.codebook_size - 2
@@ -283,6 +287,7 @@ def test_fewer_merges_can_be_asked_for(frontend, tmp_path):
     ],
 )
 def test_merges_of_a_stranger_can_at_worst_fail_to_load(frontend, tmp_path, merges):
+    """Guards against untrusted merges that crash or exhaust memory instead of being refused."""
     save_frontend(frontend, tmp_path)
     path = tmp_path / "frontend.safetensors"
     tensors = {**safetensors.torch.load_file(path), "merges": torch.tensor(merges)}
@@ -300,7 +305,7 @@ def folder(tmp_path_factory):
 
 
 def test_the_cache_holds_codes_and_gives_back_lengths(folder, tmp_path, frontend):
-    """Buries frames counted for codes, and a file that comes back longer than it was."""
+    """Guards against counting frames as codes, and a file that decodes to more sound than it had."""
     cache = EncodedCache.build(folder, frontend, tmp_path / "cache")
     opened = EncodedCache.open(tmp_path / "cache", frontend, scan(folder))
     assert opened.spec == frontend.spec
@@ -312,7 +317,7 @@ def test_the_cache_holds_codes_and_gives_back_lengths(folder, tmp_path, frontend
 
 
 def test_a_file_of_one_code_does_not_upset_the_cache(tmp_path, merged_samples):
-    """Buries a cache that is made anew at each run, since a file that it left out is missing from it."""
+    """Guards against a cache that is rebuilt at each run because a file with a single code is missing from it."""
     for i, codes in enumerate(([0, 1] * 40, [2, 2, 3] * 30, [0, 1, 0, 1])):
         write_wav(tmp_path / "sound" / f"{i}.wav", samples_of(merged_samples, codes)[0, 0].numpy(), RATE)
     index = scan(tmp_path / "sound")
@@ -323,7 +328,7 @@ def test_a_file_of_one_code_does_not_upset_the_cache(tmp_path, merged_samples):
 
 
 def test_a_file_is_cut_by_time(tmp_path, merged_samples):
-    """Buries a held-out side that begins amid the training side: half of the codes are not half of the sound."""
+    """Guards against splitting a single file by number of codes: half of the codes are not half of the sound."""
     quiet, busy = [0, 1] * 400, [3, 0, 2, 1] * 200  # 200 codes and 800 codes of 800 samples
     write_wav(tmp_path / "sound" / "one.wav", samples_of(merged_samples, quiet + busy)[0, 0].numpy(), RATE)
     cache = EncodedCache.build(tmp_path / "sound", merged_samples, tmp_path / "cache")
@@ -336,7 +341,7 @@ def test_a_file_is_cut_by_time(tmp_path, merged_samples):
 
 
 def test_the_gap_in_one_file_is_as_long_as_the_model_can_hear(tmp_path):
-    """Buries a gap of so many frames for a model that hears as many codes of up to `longest` frames each."""
+    """Guards against a gap that counts one frame per code, although a code lasts up to `longest` frames."""
     place = folder_of_notes(tmp_path / "one", [40_000])
     run = train(
         place,
@@ -360,14 +365,14 @@ def test_the_gap_in_one_file_is_as_long_as_the_model_can_hear(tmp_path):
 
 
 def test_a_file_of_codes_is_decoded_item_by_item(tmp_path, merged_samples):
-    """Buries silence at the end of the shorter items."""
+    """Guards against silence at the end of shorter items."""
     np.save(tmp_path / "codes.npy", np.array([[[6, 6, 3]], [[5, 7, 7]]]))
     written = decode_file(tmp_path / "codes.npy", merged_samples, tmp_path / "out")
     assert [path.stat().st_size for path in written] == [44 + 2 * 9, 44 + 2 * 2]
 
 
 def test_doctor_looks_at_a_cache_of_any_rate(folder, tmp_path, frontend):
-    """Buries a division by a rate that is not there; a crop lasts as long as so many codes do in the mean."""
+    """Guards against dividing by a frame rate that does not exist; a crop lasts as long as its codes do on average."""
     cache = EncodedCache.build(folder, frontend, tmp_path / "cache")
     console = Console(file=io.StringIO(), width=200)
     check_folder(console, tmp_path / "cache")
@@ -379,7 +384,7 @@ def test_doctor_looks_at_a_cache_of_any_rate(folder, tmp_path, frontend):
 
 
 def test_bits_per_second_are_those_of_the_sound(merged_samples):
-    """Buries seconds guessed from the number of codes."""
+    """Guards against a duration that is guessed from the number of codes."""
     spec = merged_samples.spec
     model = tiny_model(spec, "bigram", "parallel", dim=8)
     for parameter in model.head.parameters():
@@ -394,7 +399,7 @@ def test_bits_per_second_are_those_of_the_sound(merged_samples):
 
 
 def test_the_report_stands_beside_plain_codes(folder, tmp_path):
-    """Buries figures of the base that are not what the base alone would be given."""
+    """Guards against baselines of the unmerged codes that differ from those of the base front-end alone."""
     overrides = [*SMALL, "data.held_out=0.3"]
     run = train(folder, tmp_path / "run", "bpe", "gpt", steps=3, overrides=overrides)
     cache = EncodedCache.open(tmp_path / "run" / "cache")
@@ -418,7 +423,7 @@ def test_the_report_stands_beside_plain_codes(folder, tmp_path):
 
 
 class Lengths:
-    """Codes 0 to 6 are as long as they say; the hole is nothing."""
+    """Codes 0 to 6, whose number is their length; the hole has no length."""
 
     def __call__(self, x):
         return torch.tensor([0, 1, 2, 3, 4, 5, 6, 0])[x[:, 0]]
@@ -426,8 +431,8 @@ class Lengths:
 
 @pytest.mark.parametrize("prompt", [None, [3, 3, 1]])
 def test_an_item_ends_with_the_code_that_reaches_the_length(merged_samples, prompt):
-    """Buries a code too many or too few, other draws than those of `generate`, and an item that depends on how long the
-    others take (contract 6)."""
+    """Guards against one code too many or too few, other draws than those of `generate`, and an item that depends on
+    the length of the others (contract 6)."""
     model = tiny_model(merged_samples.spec, "gpt", "parallel", window=32)
     prompt = None if prompt is None else torch.tensor(prompt)[None, None]
     seeds, total = [5, 6, 7, 8], 40
@@ -448,7 +453,7 @@ def test_an_item_ends_with_the_code_that_reaches_the_length(merged_samples, prom
 
 @pytest.fixture(scope="module")
 def run(folder, tmp_path_factory):
-    """A run, its model lively and in float64, so that rounding moves no draw."""
+    """Return a run whose model has large weights and is in float64, so that rounding changes no draw."""
     made = train(folder, tmp_path_factory.mktemp("made") / "run", "bpe", "gpt", steps=4, overrides=SMALL)
     made.model = lively(made.model).double()
     return made
@@ -457,7 +462,7 @@ def run(folder, tmp_path_factory):
 @pytest.mark.parametrize("seconds", [0.25, 0.01005, 0.00001])
 @pytest.mark.parametrize("prompt", [None, 1, 3 * HOP + 5])
 def test_generate_gives_the_length_it_is_asked_for(run, seconds, prompt):
-    """Buries a wav as long as its codes happen to be."""
+    """Guards against a wav that is as long as its codes happen to be."""
     given = None if prompt is None else sound(0, prompt)
     wav = run.generate(seconds=seconds, num=3, seed=0, prompt=given)
     assert wav.shape == (3, 1, max(1, round(seconds * RATE)) + (prompt or 0))
@@ -465,7 +470,8 @@ def test_generate_gives_the_length_it_is_asked_for(run, seconds, prompt):
 
 
 def test_an_item_sounds_as_it_would_alone(run):
-    """Contract 6. Buries frames that a longer item beside it added, which Griffin-Lim spreads over the whole sound."""
+    """Guards against a longer item adding frames to a shorter one, which Griffin-Lim would spread over its whole sound
+    (contract 6)."""
     wavs = run.generate(seconds=0.3, num=5, seed=3)
     assert len({tuple(wav.flatten().tolist()) for wav in wavs}) == 5
     for item in range(5):
@@ -474,7 +480,7 @@ def test_an_item_sounds_as_it_would_alone(run):
 
 
 def test_generation_stops_when_the_sound_is_there(run):
-    """Buries as many steps as the shortest codes would take."""
+    """Guards against always drawing as many steps as the shortest codes would need."""
     steps = []
     hook = run.model.backbone.register_forward_hook(lambda *_: steps.append(1))
     run.generate(seconds=2.0, num=1, seed=0)
@@ -483,7 +489,7 @@ def test_generation_stops_when_the_sound_is_there(run):
 
 
 def test_generate_goes_on_from_the_prompt(run):
-    """Buries a prompt that is dropped, or put through the base alone."""
+    """Guards against a prompt that is ignored, or encoded by the base without merging."""
     prompt = sound(1, 20 * HOP)
     given = run.frontend.encode(prompt[None])
     seen = []
@@ -495,7 +501,7 @@ def test_generate_goes_on_from_the_prompt(run):
 
 
 def test_a_run_folder_is_enough(run, folder, tmp_path):
-    """Buries merges that stay behind, resuming that makes others, and another sound after loading."""
+    """Guards against merges that are not saved, resuming that learns other merges, and another sound after loading."""
     loaded = load_run(run.folder)
     assert loaded.frontend.fingerprint() == run.frontend.fingerprint()
     assert loaded.frontend.base is not None and loaded.config.frontend == run.frontend.config
@@ -510,7 +516,7 @@ def test_a_run_folder_is_enough(run, folder, tmp_path):
 
 
 def test_a_model_needs_no_rate(merged_samples):
-    """Buries a spec without a rate that can't be modelled."""
+    """Guards against a model that can't be built from a spec without a frame rate."""
     model = tiny_model(merged_samples.spec, "wavenet", "parallel")
     assert isinstance(model, SequenceModel) and model.receptive_seconds is None
     assert model.spec.frame_rate is None and model.spec.bitrate is None

@@ -1,4 +1,4 @@
-"""The commands as they are typed: what they print and where, what they leave behind, and how they end."""
+"""The commands as users type them: what they print and where, which files they leave, and their exit status."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(corpus, tmp_path_factory):
-    """A run made by a command, and what the command printed."""
+    """A run trained by the command line, and what the command printed."""
     place = tmp_path_factory.mktemp("trained")
     result = audiogen(place, "train", corpus, "--out", place / "run", *TINY, "--steps", "4", *SET)
     assert result.code == 0, result.err
@@ -49,7 +49,7 @@ def trained(corpus, tmp_path_factory):
 
 
 def assert_refused(result: Result, message: str, code: int = 1):
-    """One line on stderr that says what is wrong; no traceback, nothing on stdout, and the right exit status."""
+    """Check for one line on stderr that says what is wrong, no traceback, nothing on stdout, and the exit status."""
     assert result.code == code, result
     assert "Traceback" not in result.err + result.out
     assert result.out == ""
@@ -62,7 +62,8 @@ def assert_refused(result: Result, message: str, code: int = 1):
 
 
 def test_train_leaves_a_run_and_says_what_matters(trained, corpus):
-    """Buries a run whose loss stands alone, progress bars in a log file, and a page that is not pointed at."""
+    """Guards against a loss printed without anything to compare it with, progress bars in a log file, and a page whose
+    path is not printed."""
     run, result = trained
     assert result.out == ""
     assert "3 files (0.0 min) to train on, 1 (0.0 min) held out" in result.err
@@ -83,8 +84,8 @@ def test_train_leaves_a_run_and_says_what_matters(trained, corpus):
 
 
 def test_train_resume_generate_evaluate_listen(trained, corpus, tmp_path):
-    """The way through the house, a command after the other. Buries a seed that is not told, JSON mixed with words, and
-    commands that need more than the folder the one before has left."""
+    """Guards against commands that need more than the previous one has left, a seed that is not printed, and JSON mixed
+    with text. Runs the main commands one after another."""
     run = shutil.copytree(trained[0], tmp_path / "run")
     again = audiogen(tmp_path, "train", corpus, "--out", run, *TINY, "--steps", "6", *SET, "--resume")
     assert again.code == 0, again.err
@@ -158,7 +159,7 @@ def test_train_resume_generate_evaluate_listen(trained, corpus, tmp_path):
 
 
 def test_tokenize_train_from_the_cache_decode(trained, corpus, tmp_path):
-    """Buries a cache that trains another model than its folder, or whose sounds come back under other names or cut."""
+    """Guards against a cache that trains another model than its folder, and decoded sounds that are renamed or cut."""
     cache = tmp_path / "cache"
     result = audiogen(tmp_path, "tokenize", corpus, cache, *TINY[:2], "--set", "frontend.bits=4")
     assert result.code == 0, result.err
@@ -184,8 +185,8 @@ def test_tokenize_train_from_the_cache_decode(trained, corpus, tmp_path):
 
 
 def test_a_file_of_codes_is_decoded_by_the_front_end_that_is_named(trained, corpus, tmp_path):
-    """Buries codes that only a cache can bring back, a file whose pickle is run, and codes of another front-end that
-    are decoded to noise without a word."""
+    """Guards against codes that only decode from a cache, a file whose pickle is executed, and codes of another
+    front-end that are decoded to noise without an error."""
     frontend = load_run(trained[0]).frontend
     wav = read_audio(next(corpus.iterdir()))
     codes = frontend.encode(wav[None])
@@ -224,14 +225,14 @@ def test_a_file_of_codes_is_decoded_by_the_front_end_that_is_named(trained, corp
 
 
 def test_a_front_end_can_be_taken_from_a_run(trained, corpus, tmp_path):
-    """Buries a --frontend RUN that is fitted anew, or taken with its default settings."""
+    """Guards against a --frontend RUN that is fitted again, or used with default settings."""
     result = audiogen(tmp_path, "tokenize", corpus, tmp_path / "cache", "--frontend", trained[0])
     assert result.code == 0, result.err
     assert json.loads((tmp_path / "cache" / "config.json").read_text())["frontend"]["bits"] == 4
 
 
 def test_a_learned_front_end_is_fitted_on_training_files_alone(corpus, tmp_path):
-    """Buries held-out sound heard while fitting: with another held-out file the front-end must stay the same."""
+    """Guards against fitting on held-out sound: with another held-out file, the front-end must stay the same."""
     settings = [word for name, value in tiny_settings("mel").items() for word in ("--set", f"frontend.{name}={value}")]
     tail = [
         "--frontend",
@@ -264,7 +265,7 @@ def test_a_learned_front_end_is_fitted_on_training_files_alone(corpus, tmp_path)
 
 
 def test_the_doctor_looks_through_a_folder(corpus, tmp_path):
-    """Buries a doctor who needs more than the package, or who does not tell of a bad file."""
+    """Guards against a doctor that needs more than the package, or does not mention a bad file."""
     folder = shutil.copytree(corpus, tmp_path / "corpus")
     (folder / "bad.wav").write_bytes(b"RIFF")
     alone, with_folder = audiogen(tmp_path, "doctor"), audiogen(tmp_path, "doctor", folder)
@@ -292,14 +293,14 @@ def test_the_doctor_looks_through_a_folder(corpus, tmp_path):
     ],
 )
 def test_wrong_usage_exits_with_2(tmp_path, arguments, message):
-    """Buries scripts that can't tell a slip of the pen from a bad file."""
+    """Guards against scripts that can't distinguish a typo from a bad file."""
     result = audiogen(tmp_path, *arguments)
     assert result.code == 2, result
     assert message in result.err and "Traceback" not in result.err
 
 
 def test_help_names_every_command_and_option(tmp_path):
-    """Buries a name that was fixed and has been changed."""
+    """Guards against renaming a command or an option that users rely on."""
     fixed = {
         "doctor": ["--overfit"],
         "tokenize": ["--frontend"],
@@ -342,7 +343,7 @@ def test_help_names_every_command_and_option(tmp_path):
 
 
 def test_the_module_runs_as_a_command(tmp_path):
-    """Buries an entry point that only the tests know of, and tracebacks that only the tests do not see."""
+    """Guards against an entry point that works only in tests, and tracebacks that tests do not show."""
     command = [sys.executable, "-m", "audiogen"]
     result = subprocess.run([*command, "evaluate", tmp_path / "none", tmp_path], capture_output=True, text=True)
     assert_refused(Result(result.returncode, result.stdout, result.stderr), "none: is no run, cache or saved front-end")
@@ -377,7 +378,7 @@ def test_the_module_runs_as_a_command(tmp_path):
     ],
 )
 def test_settings_that_can_not_be_are_refused(corpus, tmp_path, settings, message):
-    """Buries a key that is ignored: an hour of training with the setting that one thought to have changed."""
+    """Guards against ignoring a wrong setting and training for an hour without it."""
     more = [word for setting in settings for word in ("--set", setting)]
     assert_refused(audiogen(tmp_path, "train", corpus, "--out", tmp_path / "run", *TINY, *more), message, code=2)
     assert not (tmp_path / "run" / "config.json").exists()
@@ -393,7 +394,7 @@ def test_settings_that_can_not_be_are_refused(corpus, tmp_path, settings, messag
     ],
 )
 def test_settings_that_would_be_ignored_are_refused(corpus, tmp_path, command, setting):
-    """Buries a setting of the model given to a command that makes none, which says nothing and does as if unasked."""
+    """Guards against accepting a model setting in a command that makes no model, and silently ignoring it."""
     np.save(tmp_path / "codes.npy", np.zeros(9, int))
     what = corpus if command == "tokenize" else tmp_path / "codes.npy"
     assert_refused(
@@ -422,7 +423,7 @@ def test_settings_that_would_be_ignored_are_refused(corpus, tmp_path, command, s
     ],
 )
 def test_options_that_can_not_be_are_refused(corpus, tmp_path, arguments, message):
-    """Buries a traceback behind every option."""
+    """Guards against a traceback for a bad value of an option."""
     assert_refused(
         audiogen(tmp_path, "train", corpus, "--out", tmp_path / "run", "--backbone", "bigram", *arguments),
         message,
@@ -438,7 +439,7 @@ def test_options_that_can_not_be_are_refused(corpus, tmp_path, arguments, messag
     ],
 )
 def test_front_ends_that_do_not_go_with_what_is_there_are_refused(corpus, tmp_path, frontend, message):
-    """Buries an exit status that blames the words of a command for what is or is not on the disk."""
+    """Guards against exit status 2 (wrong usage) for a fault of files on the disk."""
     assert_refused(
         audiogen(tmp_path, "train", corpus, "--out", tmp_path / "run", "--backbone", "bigram", "--frontend", frontend),
         message,
@@ -461,21 +462,21 @@ def test_front_ends_that_do_not_go_with_what_is_there_are_refused(corpus, tmp_pa
     ],
 )
 def test_generate_refuses_what_can_not_be(trained, tmp_path, arguments, message):
-    """Buries sound made with an option that was out of its range."""
+    """Guards against generating with an option that is out of range."""
     assert_refused(audiogen(tmp_path, "generate", trained[0], "--out", tmp_path / "out", *arguments), message, code=2)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("prompt", ["none.wav", __file__])
 def test_generate_refuses_a_prompt_that_is_no_sound(trained, tmp_path, prompt):
-    """Buries sound that goes on from something else than what was named."""
+    """Guards against continuing something other than the file that was named."""
     result = audiogen(tmp_path, "generate", trained[0], "--out", tmp_path / "out", "--prompt", prompt)
     assert_refused(result, Path(prompt).name)
     assert not (tmp_path / "out").exists()
 
 
 def test_settings_are_checked_before_the_folder_is_read(tmp_path):
-    """Buries a mistyped setting that is told of only once an hour of recordings has been read through."""
+    """Guards against reading an hour of recordings before reporting a mistyped setting."""
     sound, out = tmp_path / "sound", tmp_path / "out"
     sound.mkdir()
     (sound / "broken.wav").write_bytes(b"RIFF")
@@ -490,7 +491,7 @@ def test_settings_are_checked_before_the_folder_is_read(tmp_path):
 
 
 def test_a_run_that_was_not_there_is_begun_aloud(corpus, tmp_path):
-    """Buries a --resume with a mistyped --out, which begins anew without a word."""
+    """Guards against a --resume with a mistyped --out that starts a new run without saying so."""
     result = audiogen(tmp_path, "train", corpus, "--out", tmp_path / "rnu", *TINY, "--steps", "2", *SET, "--resume")
     assert result.code == 0 and "rnu: holds no run yet" in result.err
     again = audiogen(tmp_path, "train", corpus, "--out", tmp_path / "rnu", *TINY, *SET, "--resume")
@@ -498,7 +499,8 @@ def test_a_run_that_was_not_there_is_begun_aloud(corpus, tmp_path):
 
 
 def test_what_only_the_front_end_can_not_use_is_told_of(corpus, tmp_path):
-    """Buries a file lost in silence: long enough for the folder's report, too short for two frames of a front-end."""
+    """Guards against silently dropping a file that is long enough for the scan but too short for two frames of a
+    front-end."""
     sound = shutil.copytree(corpus, tmp_path / "sound")
     write_wav(sound / "tick.wav", note(5, 100))
     for command in (
@@ -525,7 +527,7 @@ def test_what_only_the_front_end_can_not_use_is_told_of(corpus, tmp_path):
 
 
 def test_places_that_are_none_are_refused(trained, corpus, tmp_path):
-    """Buries tracebacks for folders that are files, runs that are caches, and names that were mistyped."""
+    """Guards against tracebacks for folders that are files, runs that are caches, and mistyped names."""
     run, empty, file = trained[0], tmp_path / "empty", tmp_path / "file"
     empty.mkdir()
     file.write_text("mine")
@@ -568,7 +570,8 @@ def test_places_that_are_none_are_refused(trained, corpus, tmp_path):
 
 
 def test_trouble_with_the_disk_is_a_line_too(corpus, tmp_path):
-    """Buries a traceback for what no part of ours has foreseen, such as a file where TensorBoard wants its folder."""
+    """Guards against a traceback for errors of the file system that no code of ours expects, such as a file where
+    TensorBoard needs its folder."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "tensorboard").write_text("mine")
     result = audiogen(tmp_path, "train", corpus, "--out", tmp_path / "run", *TINY, "--steps", "1", *SET)
@@ -576,7 +579,7 @@ def test_trouble_with_the_disk_is_a_line_too(corpus, tmp_path):
 
 
 def test_a_path_is_printed_as_it_is(trained, tmp_path):
-    """Buries brackets that are taken for colours and left out: the path that is printed would not be there."""
+    """Guards against brackets in a path that are taken for markup and left out of the printed path."""
     out = tmp_path / "[bold] and [" / "x]"
     result = audiogen(tmp_path, "generate", trained[0], "--out", out, "--seconds", "0.01", "--num", "1", "--seed", "1")
     assert result.out == f"{out / 'sample-1.wav'}  seed 1\n"
@@ -617,7 +620,7 @@ BAD = {
 
 
 def test_bad_files_are_left_out_and_told_of(corpus, tmp_path):
-    """Buries a training that ends, or goes wrong in silence, because of one bad file among thousands."""
+    """Guards against a training run that ends, or silently goes wrong, because of one bad file among thousands."""
     folder = shutil.copytree(corpus, tmp_path / "corpus")
     for name, write in BAD.items():
         write(folder / name)
@@ -632,7 +635,7 @@ def test_bad_files_are_left_out_and_told_of(corpus, tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in BAD if name not in ("silent.wav", "one-sample.wav")])
 def test_bad_files_are_errors_when_asked(corpus, tmp_path, name):
-    """Buries a --strict that is not."""
+    """Guards against a --strict that has no effect."""
     folder = shutil.copytree(corpus, tmp_path / "corpus")
     BAD[name](folder / name)
     result = audiogen(tmp_path, "train", folder, "--out", tmp_path / "run", *TINY, "--strict", "--steps", "1", *SET)
@@ -641,7 +644,7 @@ def test_bad_files_are_errors_when_asked(corpus, tmp_path, name):
 
 
 def test_folders_that_hold_too_little_say_what_would_do(tmp_path):
-    """Buries a split into nothing, which fails somewhere inside a model."""
+    """Guards against an empty training or held-out part, which would fail somewhere inside a model."""
     for number, (files, message) in enumerate(
         [
             ({"a.txt": lambda path: path.write_text("la")}, "holds no sound files.*1 files are of other kinds"),
@@ -659,7 +662,7 @@ def test_folders_that_hold_too_little_say_what_would_do(tmp_path):
 
 
 def test_one_long_file_is_cut_and_the_report_says_so(tmp_path):
-    """Buries a model judged on what it was trained on, for want of a second file."""
+    """Guards against evaluating on training sound when there is only one file."""
     folder = folder_of_notes(tmp_path / "corpus", [16000])
     result = audiogen(tmp_path, "train", folder, "--out", tmp_path / "run", *TINY, "--steps", "1", *SET)
     assert result.code == 0, result.err

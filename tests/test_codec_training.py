@@ -1,4 +1,4 @@
-"""Training the own codec: adversaries, balance, what happens when it explodes, and resuming bit for bit."""
+"""Training the codec: discriminators, balanced losses, recovery from explosions, and exact resuming."""
 
 import copy
 import dataclasses
@@ -52,7 +52,7 @@ def judgements(*values):
 
 
 def test_hinge_losses_equal_their_definitions():
-    """Buries a sign: discriminators that learn to be fooled, or a codec that learns to be found out."""
+    """Guards against a wrong sign: discriminators trained to be fooled, or a codec trained to be detected."""
     assert float(hinge_loss(judgements(0, 0), judgements(0, 0))) == 2
     assert float(hinge_loss(judgements(1, 3), judgements(-1, -2))) == 0
     assert float(hinge_loss(judgements(0.5, 1), judgements(-1, 1))) == (0.5 + 0 + 0 + 2) / 2
@@ -62,7 +62,7 @@ def test_hinge_losses_equal_their_definitions():
 
 
 def test_discriminators_learn_to_tell_noise_from_tones():
-    """Buries discriminators that are blind, or whose scales do not all learn."""
+    """Guards against discriminators that can't learn, or of which only some scales learn."""
     torch.manual_seed(0)
     adversaries = Discriminators(RATE, 4, (0.016, 0.008))
     optimizer = torch.optim.AdamW(adversaries.parameters(), 1e-2)
@@ -79,8 +79,8 @@ def test_discriminators_learn_to_tell_noise_from_tones():
 
 
 def test_the_balancer_gives_each_loss_its_share_of_the_gradient():
-    """Closed form: gradients of any scale become parts of norm weight / (sum of weights). Buries a loss that rules by
-    its unit."""
+    """Guards against a loss that dominates because of its unit. Closed form: a gradient of any scale becomes a part of
+    the norm, weight / (sum of weights)."""
     output = torch.randn(2, 1, 50, requires_grad=True)
     a, b = torch.randn(2, 1, 50), torch.randn(2, 1, 50)
     losses = {"a": 1e4 * (output * a).sum(), "b": 1e-5 * (output * b).sum()}
@@ -93,7 +93,7 @@ def test_the_balancer_gives_each_loss_its_share_of_the_gradient():
 
 
 def test_the_phases_come_in_turn():
-    """Buries adversaries before there is anything to judge, and codebooks that never start."""
+    """Guards against discriminators that start before the codebooks do, and codebooks that never start."""
     trainer = tiny_trainer()
     records = [trainer.train_step(step / 20) for step in range(20)]
     assert [("commitment" in record, "adversarial" in record) for record in records] == [
@@ -104,7 +104,7 @@ def test_the_phases_come_in_turn():
 
 
 def test_discriminators_that_are_sure_wait(monkeypatch):
-    """Buries a guard on the discriminators' lead that lets them learn on."""
+    """Guards against discriminators that keep learning while their loss is below the pause threshold."""
     trainer = tiny_trainer()
     for step in range(3):
         trainer.train_step(0.4 + 0.1 * step)
@@ -121,7 +121,7 @@ def test_discriminators_that_are_sure_wait(monkeypatch):
 
 
 def test_a_run_that_explodes_goes_back_and_calms_down(monkeypatch):
-    """Buries a NaN that reaches the weights, and a rollback that leaves half of the state where it was."""
+    """Guards against NaN that reaches the weights, and a rollback that restores only part of the state."""
     monkeypatch.setattr(training, "SNAPSHOT_EVERY", 4)
     trainer = tiny_trainer()
     for step in range(4):
@@ -142,7 +142,7 @@ def test_a_run_that_explodes_goes_back_and_calms_down(monkeypatch):
 
 
 def test_an_explosion_that_is_seen_later_has_changed_no_weight():
-    """Buries a GPU that goes on with NaN until the losses are looked at, and a checkpoint of it."""
+    """Guards against a GPU that trains on NaN until the losses are read, and a checkpoint of such weights."""
     trainer = tiny_trainer()
     trainer.looks_always = False
     records = [trainer.train_step(step / 20) for step in range(3)]
@@ -158,6 +158,7 @@ def test_an_explosion_that_is_seen_later_has_changed_no_weight():
 
 
 def test_a_loss_far_above_the_usual_is_an_explosion_too():
+    """Guards against a finite explosion of the loss that is not rolled back."""
     trainer = tiny_trainer()
     trainer.train_step(0.0)
     healthy = trainer.batch
@@ -166,7 +167,7 @@ def test_a_loss_far_above_the_usual_is_an_explosion_too():
 
 
 def test_a_run_that_explodes_for_ever_stops(monkeypatch):
-    """Buries a fit that saves what it should not, or never ends."""
+    """Guards against a fit that never ends, or that saves weights after it failed."""
     monkeypatch.setattr(training, "EXPLODED", -1.0)
     codec = Codec(Codec.Config(sample_rate=RATE, **TINY))
     with pytest.raises(TrainingError, match="step 1, after 3 rollbacks: lower its learning_rate"):
@@ -176,7 +177,8 @@ def test_a_run_that_explodes_for_ever_stops(monkeypatch):
 
 @pytest.mark.parametrize("stops", [(2,), (7, 13)])
 def test_a_resumed_run_ends_with_the_very_weights(tmp_path, monkeypatch, stops):
-    """Buries anything that a checkpoint leaves out: an optimizer's moments, the discriminators, averages, the pool."""
+    """Guards against a checkpoint without the optimizer's moments, the discriminators, the averages or the pool of
+    vectors."""
     folders = [folder_of_notes(tmp_path / "a", [4000] * 5), folder_of_notes(tmp_path / "b", [3000] * 4, seed=7)]
     whole = train_frontend("codec", folders, tmp_path / "whole", TINY, steps=16)
     assert whole.finished
@@ -212,7 +214,7 @@ def untimed(folder, name):
 
 
 def test_a_run_folder_is_not_overwritten_and_not_resumed_with_other_settings(tmp_path):
-    """Buries hours of training lost to a repeated command."""
+    """Guards against losing hours of training to a repeated command."""
     folder = folder_of_notes(tmp_path / "a", [4000] * 3)
     train_frontend("codec", [folder], tmp_path / "run", TINY, steps=2)
     with pytest.raises(RunError, match="--resume"):
@@ -224,7 +226,7 @@ def test_a_run_folder_is_not_overwritten_and_not_resumed_with_other_settings(tmp
 
 
 def test_held_out_files_are_not_trained_on(tmp_path):
-    """Buries a codec that is judged on what it was trained on."""
+    """Guards against a codec that is evaluated on its training files."""
     folder = folder_of_notes(tmp_path / "a", [4000, 4001, 4002])
     trained = train_frontend("codec", [folder], tmp_path / "run", TINY, steps=1)
     lengths = [sorted(wav.shape[1] for wav in side) for side in (trained.training, trained.held_out)]
@@ -232,7 +234,7 @@ def test_held_out_files_are_not_trained_on(tmp_path):
 
 
 def test_rollbacks_are_written_down(tmp_path, monkeypatch):
-    """Buries a run that was saved from itself and does not say so."""
+    """Guards against rollbacks that are not logged."""
     folder = folder_of_notes(tmp_path / "a", [4000] * 3)
     step, hurt = training.Trainer._step, {2}
 
@@ -250,6 +252,7 @@ def test_rollbacks_are_written_down(tmp_path, monkeypatch):
 
 
 def test_the_checkpoint_holds_the_settings(tmp_path):
+    """Guards against a checkpoint without the settings of the codec."""
     folder = folder_of_notes(tmp_path / "a", [4000] * 3)
     trained = train_frontend("codec", [folder], tmp_path / "run", TINY, steps=1)
     state = json.loads((tmp_path / "run" / "checkpoints" / "step-1" / "state.json").read_text())
@@ -258,7 +261,7 @@ def test_the_checkpoint_holds_the_settings(tmp_path):
 
 
 def test_a_run_folder_is_a_front_end_for_later_runs(tmp_path):
-    """Buries a codec that can be listened to and not be trained upon."""
+    """Guards against a trained codec that can't be used as a front-end."""
     folder = folder_of_notes(tmp_path / "a", [8000] * 6)
     codec = train_frontend("codec", [folder], tmp_path / "codec", TINY, steps=2).frontend
     run = train(
@@ -280,7 +283,7 @@ def test_a_run_folder_is_a_front_end_for_later_runs(tmp_path):
 
 
 def test_a_codec_in_float64_is_fitted_in_float64():
-    """Buries a loss that stays in float32, where the networks are not."""
+    """Guards against losses in float32 while the networks are in float64."""
     codec = Codec(Codec.Config(sample_rate=RATE, fit_steps=2, **{**TINY, "adversarial_from": 0.0}))
     codec.double().fit([torch.from_numpy(note(0, RATE)).float()[None]])
     assert codec.encode(torch.zeros(1, 1, 640).double()).shape == (1, 2, 10)
@@ -288,7 +291,8 @@ def test_a_codec_in_float64_is_fitted_in_float64():
 
 @pytest.mark.parametrize("budget", [{"steps": 0}, {"minutes": 0.0}, {"minutes": -1.0}, {"minutes": float("nan")}])
 def test_a_budget_of_nothing_is_refused_before_anything_is_written(tmp_path, budget):
-    """Buries a division by zero after the folder was made, and a run that "stopped" before it began."""
+    """Guards against a division by zero after the folder is created, and a run that reports "stopped" before it
+    started."""
     with pytest.raises(ConfigError, match=f"--{next(iter(budget))}: must be above 0"):
         train_frontend("codec", [tmp_path], tmp_path / "out", {"weights": "fit"}, **budget)
     assert not (tmp_path / "out").exists()

@@ -434,7 +434,7 @@ def test_a_density_is_told_in_nats_beside_nothing(tmp_path, corpus):
     assert next(iter(rows)) == "nats per frame"
     assert not [name for name in rows if "bit" in name or "counted" in name]
     assert rows["autoregression, fitted to the training frames"].endswith(" nats per frame")
-    assert "linearly from the one before" in in_words(found)
+    assert "linearly from the previous one" in in_words(found)
     events = read_metrics(run.folder)
     assert [event["bits_per_second"] for event in events if event["event"] == "held_out"] == [None]
 

@@ -1,4 +1,4 @@
-"""Examples with a fixed context, draws from them, and sounds one after the other."""
+"""Fixed contexts: training examples, draws, losses, and sounds joined with pauses."""
 
 import math
 
@@ -10,7 +10,7 @@ from audiogen.course.fixed_context import bits, draw, examples, joined
 
 
 def test_examples_are_each_code_with_the_ones_before_it():
-    """Buries contexts that reach into the file before, and a first code that nobody is asked to predict."""
+    """Guards against contexts that reach into the previous file, and a first code that is never predicted."""
     contexts, following = examples([torch.tensor([[7, 4, 9]]), torch.tensor([[1]])], 3, 10)
     assert contexts.tolist() == [[11, 11, 10], [11, 10, 7], [10, 7, 4], [11, 11, 10]]
     assert following.tolist() == [7, 4, 9, 1]
@@ -18,7 +18,8 @@ def test_examples_are_each_code_with_the_ones_before_it():
 
 
 def test_a_draw_sees_what_training_saw():
-    """A model that is sure of code = sum of the context modulo V. Buries a draw from other contexts than examples'."""
+    """Guards against drawing from other contexts than those of `examples`. The model is certain that code = sum of the
+    context modulo V."""
 
     def logits(contexts):
         return 100.0 * torch.nn.functional.one_hot(contexts.sum(dim=1) % 5, 5)
@@ -32,7 +33,7 @@ def test_a_draw_sees_what_training_saw():
 
 
 def test_bits_are_those_of_each_code():
-    """Buries nats, and a mean of means where the last batch is a smaller one."""
+    """Guards against nats instead of bits, and a mean of batch means although the last batch is smaller."""
     contexts, following = torch.zeros(8193, 1, dtype=torch.int64), torch.zeros(8193, dtype=torch.int64)
     following[-1] = 1
 
@@ -43,7 +44,7 @@ def test_bits_are_those_of_each_code():
 
 
 def test_sounds_are_joined_with_pauses():
-    """Buries a pause at either end, and sounds that run into each other."""
+    """Guards against a pause before the first or after the last sound, and sounds without a pause between them."""
     frontend = tiny_frontend("mulaw")
     pieces = [torch.full((50,), 15), torch.full((30,), 15)]
     wav = joined(frontend, pieces, pause=0.01)[0]

@@ -20,7 +20,8 @@ def reasons(index):
 
 
 def test_finds_what_is_there(tmp_path):
-    """Buries: unsorted listings, folders that are not entered, suffixes in capitals, `._` files taken for sound."""
+    """Guards against unsorted listings, folders that are not searched, suffixes in capitals that are missed, and `._`
+    files taken for sound."""
     names = ["b/x.wav", "a.WAV", "b/c/deep.wav", "B.wav", ".hidden.wav", "._a.WAV", ".git/y.wav", "b/.c/z.wav"]
     for seed, name in enumerate(names):
         write_wav(tmp_path / name, noise(seed, 400))
@@ -36,7 +37,7 @@ def test_finds_what_is_there(tmp_path):
 
 
 def test_entry_says_what_is_in_the_file(tmp_path):
-    """Buries: figures of one block only, of one channel only, or at another rate. Oracle: numpy and hashlib."""
+    """Guards against figures from only one block or one channel, or at another rate. Oracle: numpy and hashlib."""
     stereo = np.stack([noise(0, 300_000), noise(1, 300_000)], axis=1)
     stereo[-5] = 0.9  # the peak lies in the last of several blocks
     samples = write_wav(tmp_path / "stereo.wav", stereo, sample_rate=11025).mean(axis=1)
@@ -53,6 +54,7 @@ def test_entry_says_what_is_in_the_file(tmp_path):
 
 
 def test_each_file_left_out_has_its_reason(tmp_path):
+    """Guards against a bad file that is kept, left out for the wrong reason, or waited for without end."""
     good = tmp_path / "good.wav"
     write_wav(good, noise(0, 4000))
     (tmp_path / "empty.wav").touch()
@@ -87,7 +89,7 @@ def test_each_file_left_out_has_its_reason(tmp_path):
 
 
 def test_faint_and_clipped_files_are_kept_and_marked(tmp_path):
-    """Buries: a marker that no file can raise, and one that any file raises."""
+    """Guards against a mark that no file gets, and one that every file gets."""
     write_wav(tmp_path / "faint.wav", noise(0, 8000, loudness=1e-4))
     write_wav(tmp_path / "quiet.wav", noise(1, 8000, loudness=1e-2))
     loud = noise(2, 8000)
@@ -104,11 +106,13 @@ def test_faint_and_clipped_files_are_kept_and_marked(tmp_path):
 
 
 def test_a_constant_does_not_hide_that_a_file_is_faint(tmp_path):
+    """Guards against a DC offset that makes a silent file count as sound."""
     write_wav(tmp_path / "offset.wav", 0.5 + noise(0, 8000, loudness=1e-4))
     assert scan(tmp_path).files[0].silent
 
 
 def test_strict_raises_at_the_first_bad_file_by_path(tmp_path):
+    """Guards against an error for whichever file is examined first, and a dangling link that --strict accepts."""
     write_wav(tmp_path / "a.wav", noise(0, 400))
     (tmp_path / "b.wav").write_text("no sound")
     (tmp_path / "c.wav").touch()
@@ -122,7 +126,7 @@ def test_strict_raises_at_the_first_bad_file_by_path(tmp_path):
 
 
 def test_folders_that_can_not_be_entered_are_told(tmp_path, monkeypatch):
-    """Buries: half a corpus that is passed over without a word."""
+    """Guards against half a corpus that is skipped without a message."""
     for name in ("a.wav", "closed/b.wav", "open/c.wav"):
         write_wav(tmp_path / name, noise(len(name), 400))
     listing, closed = os.scandir, tmp_path / "closed"
@@ -144,6 +148,7 @@ def test_folders_that_can_not_be_entered_are_told(tmp_path, monkeypatch):
 
 
 def test_strict_minds_neither_silence_nor_duplicates(tmp_path):
+    """Guards against a --strict that refuses folders with silent files or copies."""
     write_wav(tmp_path / "a.wav", noise(0, 400))
     write_wav(tmp_path / "b.wav", np.zeros(400))
     shutil.copy(tmp_path / "a.wav", tmp_path / "c.wav")
@@ -151,7 +156,7 @@ def test_strict_minds_neither_silence_nor_duplicates(tmp_path):
 
 
 def test_linked_folders_are_entered_once(tmp_path):
-    """Buries: an endless walk through a link to the folder above, and links that are not followed at all."""
+    """Guards against an endless walk through a link to the parent folder, and links that are not followed at all."""
     folder_of_noise(tmp_path / "elsewhere", [400, 500])
     write_wav(tmp_path / "corpus" / "x.wav", noise(9, 400))
     os.symlink(tmp_path / "elsewhere", tmp_path / "corpus" / "link")
@@ -163,7 +168,7 @@ def test_linked_folders_are_entered_once(tmp_path):
 
 
 def test_the_order_of_the_disk_changes_nothing(tmp_path, monkeypatch):
-    """Also of two files with the same content, or two links to one folder: it is always the same one that is kept."""
+    """Guards against results that depend on the order of directory entries, also for copies and links to one folder."""
     folder_of_noise(tmp_path / "a", list(range(300, 340)))
     shutil.copy(tmp_path / "a" / "07.wav", tmp_path / "a" / "00_copy.wav")
     (tmp_path / "a" / "20.wav").write_text("no sound")
@@ -190,7 +195,7 @@ def test_the_order_of_the_disk_changes_nothing(tmp_path, monkeypatch):
 
 
 def test_more_files_than_are_examined_at_once(tmp_path):
-    """Buries: a lost file at the border of two thousands."""
+    """Guards against a file lost between two batches of files."""
     sound = noise(0, 20)
     for number in range(1003):
         write_wav(tmp_path / f"{number:04d}.wav", sound * (1 + number / 2000))
@@ -209,6 +214,7 @@ def test_more_files_than_are_examined_at_once(tmp_path):
     ],
 )
 def test_folders_that_are_none(tmp_path, make, words):
+    """Guards against a traceback for a folder that is missing, is a file, or contains no sound."""
     write_wav(tmp_path / "x.wav", noise(0, 100))
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a.png").touch()
@@ -217,6 +223,7 @@ def test_folders_that_are_none(tmp_path, make, words):
 
 
 def test_nothing_that_can_be_used_is_told_with_reasons(tmp_path):
+    """Guards against an error that does not say why none of the files can be used."""
     for number in range(5):
         write_wav(tmp_path / f"{number}.wav", np.zeros(400 + number))
     index = scan(tmp_path)  # does not raise: doctor lists each of them
@@ -227,7 +234,7 @@ def test_nothing_that_can_be_used_is_told_with_reasons(tmp_path):
 
 
 def test_under_two_frames_is_left_out(tmp_path):
-    """Buries: an off-by-one at exactly one frame, also behind resampling (N' = floor(N rate' / rate + 1/2))."""
+    """Guards against an off-by-one at exactly one frame, also after resampling (N' = floor(N rate' / rate + 1/2))."""
     folder_of_noise(tmp_path, [160, 161, 320, 321, 322])
     index = scan(tmp_path)
     kept = long_enough(index, FrameSpec(8000, 160, 80))
@@ -240,7 +247,7 @@ def test_under_two_frames_is_left_out(tmp_path):
 
 
 def test_main_sample_rate_goes_by_seconds(tmp_path):
-    """Buries: the rate of most files, or of most samples."""
+    """Guards against the rate of most files, or of most samples, instead of most seconds."""
     write_wav(tmp_path / "long.wav", noise(0, 8000), 4000)  # 2 s
     for number in range(3):
         write_wav(tmp_path / f"{number}.wav", noise(number + 1, 8000), 16000)  # 1.5 s in all
@@ -248,13 +255,14 @@ def test_main_sample_rate_goes_by_seconds(tmp_path):
 
 
 def copies_of(folder, name, samples, rate=8000):
-    """The same recording in other containers and depths, by libsndfile's own scaling, which is by 2 ** (n - 1) - 1."""
+    """Write the same recording in other containers and bit depths, scaled as libsndfile does, by 2 ** (n - 1) - 1."""
     for suffix, subtype in ((".wav", "PCM_16"), (".flac", "PCM_16"), (".24.wav", "PCM_24"), (".aiff", "FLOAT")):
         soundfile.write(folder / f"{name}{suffix}", samples, rate, subtype=subtype)
 
 
 def test_copies_are_found_by_their_samples(tmp_path):
-    """Buries: copies in another container, tag or depth on both sides of a split, so that what is held out is known."""
+    """Guards against copies in another container, bit depth or with other tags on both sides of a split, so that
+    held-out sound is known from training."""
     for number in range(10):
         copies_of(tmp_path, str(number), noise(number, 4000))
     tagged = b"ID3\4\0\0\0\0\1\0" + bytes(128) + (tmp_path / "3.flac").read_bytes()
@@ -270,7 +278,7 @@ def test_copies_are_found_by_their_samples(tmp_path):
 
 
 def test_the_digest_of_samples_is_that_of_other_containers(tmp_path):
-    """Buries: a run evaluated on the FLACs of the WAVs that it was trained on."""
+    """Guards against a run that is evaluated on FLACs of the WAVs that it was trained on."""
     steps = np.random.default_rng(0).integers(-(2**15), 2**15, 4000).astype(np.int16)
     digests = set()
     for name, subtype in (("a.wav", "PCM_16"), ("b.flac", "PCM_16"), ("c.wav", "PCM_24"), ("d.caf", "PCM_32")):
@@ -283,7 +291,8 @@ def test_the_digest_of_samples_is_that_of_other_containers(tmp_path):
 
 
 def test_what_is_alike_is_no_copy(tmp_path):
-    """Buries: recordings left out that share a beat, a constant or most of their samples, but are not the same."""
+    """Guards against leaving out recordings that share a beat, a constant or most of their samples but are not the
+    same."""
     base = noise(0, 8000)
     write_wav(tmp_path / "a.wav", base)
     write_wav(tmp_path / "b.wav", np.concatenate([base[:7000], noise(1, 1000)]))
@@ -298,7 +307,7 @@ def test_what_is_alike_is_no_copy(tmp_path):
 
 
 def test_many_clips_of_one_length(tmp_path):
-    """Buries: a comparison of all pairs, and copies of copies that name another than the first."""
+    """Guards against comparing all pairs of files, and copies of copies that do not name the first one."""
     rng = np.random.default_rng(0)
     sketches = rng.normal(size=(20_000, 32)).astype(np.float32) * rng.uniform(0.1, 10, (20_000, 1)).astype(np.float32)
     sketches[[500, 19_000, 700]] = sketches[100] * 1.001

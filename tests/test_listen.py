@@ -1,4 +1,4 @@
-"""The listening page: its sounds are the files, it says what there is to say, and it survives what is missing."""
+"""The listening page: it plays the files of a run, explains them, and copes with missing or damaged ones."""
 
 import json
 import math
@@ -22,8 +22,8 @@ def run(tmp_path) -> Path:
 
 
 def test_sounds_are_the_files_in_listening_order(run):
-    """Each player holds a file byte for byte; each original stands before its own round trip, and what is generated
-    by the newest weights before what came on the way. Buries: pairing by file order, which mixes up originals."""
+    """Guards against players with another file's bytes, originals paired with the wrong round trip by file order, and
+    samples of older weights before those of the newest."""
     (run / "samples" / "round-trip-0.wav").rename(run / "samples" / "round-trip-9.wav")
     (run / "samples" / "round-trip-0.json").rename(run / "samples" / "round-trip-9.json")
     path = write_page([run])
@@ -37,6 +37,7 @@ def test_sounds_are_the_files_in_listening_order(run):
 
 
 def test_axes_labels_and_alt_texts(run):
+    """Guards against pictures without labels or alt texts, and a prompt that is not marked or not to scale."""
     page = Page(write_page([run]))
     generated = page.texts["generated"]
     for label in ("seconds", "Hz", "200", "500", "1,000", "2,000", "0.5", "1", "−0.5", "prompt"):
@@ -54,7 +55,8 @@ def test_axes_labels_and_alt_texts(run):
 
 
 def test_the_curve_and_the_figures(run):
-    """The counting models are named lines with their bits; the best held-out loss stands beside them in each unit."""
+    """Guards against a loss curve without the counted models as named lines, and a table without the best held-out loss
+    in each unit."""
     page = Page(write_page([run]))
     curve = page.texts["how-it-learned"]
     for name in (
@@ -86,8 +88,8 @@ def test_the_curve_and_the_figures(run):
 
 
 def test_the_final_report_wins(run):
-    """The figures are those of the last evaluation where there is one, not of a held-out subset while training; and
-    the samples shown first are those of the weights that were kept. Buries: showing the overfitted last step."""
+    """Guards against showing the overfitted last step: the figures are those of the final evaluation if there is one,
+    and the first samples those of the weights that were kept."""
     with open(run / "metrics.jsonl", "a") as file:
         file.write(
             json.dumps(
@@ -119,7 +121,7 @@ def test_the_final_report_wins(run):
 
 
 def test_a_density_is_in_nats(tmp_path):
-    """No bits and no baselines where the model is a density over frames. Buries: nats shown as bits."""
+    """Guards against nats shown as bits, and counted baselines, where the model is a density over frames."""
     run = make_run(tmp_path / "density", "mel", metrics=False)
     (run / "metrics.jsonl").write_text(
         '{"event": "train", "step": 1, "seconds": 1.0, "loss": 90.5}\n'
@@ -134,6 +136,7 @@ def test_a_density_is_in_nats(tmp_path):
 @pytest.mark.parametrize("metrics", [False, True])
 @pytest.mark.parametrize("samples", [False, True])
 def test_a_run_that_has_only_begun(tmp_path, metrics, samples):
+    """Guards against a traceback or an empty section where metrics or samples do not exist yet."""
     page = Page(write_page([make_run(tmp_path / "run", metrics=metrics, samples=samples)]))
     assert ("None yet." in page.text("generated")) is not samples
     assert ("No held-out file has been evaluated yet." in page.text("figures")) is not metrics
@@ -141,8 +144,8 @@ def test_a_run_that_has_only_begun(tmp_path, metrics, samples):
 
 
 def test_damaged_pieces_are_passed_over(run):
-    """A half-written last line, odd lines and NaN, a wav without a json or with a damaged one, a cut-off wav: the
-    rest of the page is there, and the bad wav's card says what is wrong with it."""
+    """Guards against a page that fails because of a half-written last line, odd lines, NaN, or a damaged JSON or WAV;
+    the card of a bad WAV says what is wrong with it."""
     with open(run / "metrics.jsonl", "a") as file:
         file.write(
             '[1]\nnull\n{"event": "train", "step": 110, "loss": NaN}\n'
@@ -162,6 +165,7 @@ def test_damaged_pieces_are_passed_over(run):
 
 
 def test_what_is_no_run_is_refused_in_one_line(tmp_path, run):
+    """Guards against a traceback, or a written page, for a folder that is not a run."""
     (tmp_path / "empty").mkdir()
     folders = {"absent": "no config.json", "empty": "no config.json", "first/config.json": "no config.json"}
     for name, config, message in (
@@ -183,6 +187,7 @@ def test_what_is_no_run_is_refused_in_one_line(tmp_path, run):
 
 
 def test_nothing_on_the_page_is_taken_for_html(tmp_path):
+    """Guards against names and settings that are interpreted as HTML or run as scripts."""
     evil = '"><script>document.title="x"</script><img src=http://example.org/x onerror=alert(1)>&amp;'
     run = make_run(tmp_path / "a & <b>run")
     config = json.loads((run / "config.json").read_text())
@@ -200,8 +205,8 @@ def test_nothing_on_the_page_is_taken_for_html(tmp_path):
 
 
 def test_several_runs_side_by_side(tmp_path):
-    """One page, a column for each run under its name; losses are ranked within one front-end only. Buries a run that
-    is compared with itself where it was named twice."""
+    """Guards against ranking losses of different front-ends, and a run that is compared with itself because it was
+    named twice."""
     runs = [
         make_run(tmp_path / "one" / "x"),
         make_run(tmp_path / "two" / "x"),
@@ -223,15 +228,15 @@ def test_several_runs_side_by_side(tmp_path):
 
 
 def test_names_are_as_much_of_the_path_as_tells_them_apart():
-    """Buries two slashes where the whole path is needed."""
+    """Guards against two runs with the same name, and two slashes where the whole path is needed."""
     folders = [RunFolder(Path(path), {}, [], []) for path in ("/x", "/a/x", "/b/a/x")]
     assert run_names(folders[:2]) == ["/x", "a/x"]
     assert run_names(folders) == ["/x", "/a/x", "b/a/x"]
 
 
 def test_a_long_history_stays_small(tmp_path):
-    """Of hundreds of samples the page shows some from the whole of the training, says how many it leaves out, and
-    keeps below 10 MB. Buries: a page of a night's run that no phone opens."""
+    """Guards against a page that is too large for a phone after a night of training: it shows a few of hundreds of
+    samples, from the whole training, and says how many it leaves out."""
     run = make_run(tmp_path / "night", samples=False, rate=24000)
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 24000 * 4)
     for i in range(6):
@@ -250,6 +255,7 @@ def test_a_long_history_stays_small(tmp_path):
 
 
 def test_a_failed_write_keeps_the_old_page(run, monkeypatch):
+    """Guards against a full disk that destroys the existing page or leaves temporary files."""
     path = write_page([run])
     before = path.read_bytes()
     put(run, "new", kind="generated", step=100)
@@ -269,6 +275,6 @@ def test_a_failed_write_keeps_the_old_page(run, monkeypatch):
 
 
 def test_a_lesson_s_note_is_its_docstring_below_the_title():
-    """Buries a drawing whose lines were run together, and markup that a docstring might hold."""
+    """Guards against a drawing in a docstring whose lines are joined, and markup in a docstring that is not escaped."""
     html = pieces.note("Lesson 0: <nothing>.\n\n    python x.py\n\nTwo\nlines & more.\n\n    a\n      b\n")
     assert html == "<pre>python x.py</pre><p>Two lines &amp; more.</p><pre>a\n  b</pre>"

@@ -53,7 +53,7 @@ for path in malformed:
 
 
 def make(num_samples, sample_rate, num_channels, container, subtype, **settings) -> bytes:
-    """A good file: tones with some noise, so that FLAC and MP3 frames differ in size."""
+    """Write a good file: tones with some noise, so that FLAC and MP3 frames differ in size."""
     time = np.arange(num_samples) / sample_rate
     tones = np.sin(2 * np.pi * np.outer(time, 220 * np.arange(1, num_channels + 1)))
     noise = np.random.default_rng(0).normal(0, 0.1, tones.shape)
@@ -63,7 +63,7 @@ def make(num_samples, sample_rate, num_channels, container, subtype, **settings)
 
 
 def without_mp3_tag(data: bytes) -> bytes:
-    """Without its first frame, which holds the Xing tag: the second begins with the same first bytes."""
+    """Remove the first frame, which holds the Xing tag; the second frame begins with the same bytes."""
     return data[data.index(data[:2], 2) :]
 
 
@@ -84,7 +84,7 @@ BASES = {
 
 
 def false_headers(name: str, data: bytes) -> list[bytes]:
-    """Six lies for each kind of file, most of them about its length."""
+    """Make six files with false headers from one good file, most of them about its length."""
     if name.endswith(".wav"):
         fmt, size = data.index(b"fmt ") + 8, data.index(b"data") + 4
         if name == "rf64.wav":
@@ -151,7 +151,8 @@ def false_headers(name: str, data: bytes) -> list[bytes]:
 
 
 def malformed(name: str, data: bytes, rng: np.random.Generator) -> dict[str, bytes]:
-    """20 from one good file: 7 cut short, 7 with flipped bytes (the odd ones in their first 100), 6 false headers."""
+    """Make 20 files from one good file: 7 cut short, 7 with flipped bytes (odd ones in their first 100), 6 with false
+    headers."""
     files = {}
     for i in range(7):
         end = rng.integers(1, len(data)) if i > 1 else (40, len(data) - 1)[i]
@@ -165,7 +166,7 @@ def malformed(name: str, data: bytes, rng: np.random.Generator) -> dict[str, byt
 
 
 def stated_length(name: str, data: bytes) -> tuple[int, int] | None:
-    """The shortest and longest length that the file's own statement allows; read independently of audiogen."""
+    """Return the shortest and the longest length that the file's own headers allow, read independently of audiogen."""
     if name.endswith(".wav"):
         fmt, at = data.index(b"fmt ") + 8, 12
         while data[at : at + 4] != b"data":
@@ -220,7 +221,8 @@ def outcomes(tmp_path_factory) -> dict[str, tuple[bytes, dict]]:
 
 
 def test_nothing_but_audio_read_errors_in_one_line(outcomes):
-    """Buries: struct.error, MemoryError or LibsndfileError in a user's face; a crash; a header that takes 4 GB."""
+    """Guards against a struct.error, MemoryError or LibsndfileError shown to users, a crash, and a header that
+    allocates 4 GB."""
     for name, (_, outcome) in outcomes.items():
         assert "raised" not in outcome, (name, outcome)
         if "refused" in outcome:
@@ -228,7 +230,7 @@ def test_nothing_but_audio_read_errors_in_one_line(outcomes):
 
 
 def test_what_is_read_has_the_stated_length(outcomes):
-    """Buries: libsndfile's habit of reading what there is and calling it the whole file."""
+    """Guards against libsndfile's habit of reading what is left of a truncated file as if it were complete."""
     for name, (data, outcome) in outcomes.items():
         if "length" in outcome and not outcome["notes"] and (stated := stated_length(name, data)) is not None:
             # What else the container says may be right: an Ogg page may have no position, an Opus is decoded at the
@@ -238,7 +240,7 @@ def test_what_is_read_has_the_stated_length(outcomes):
 
 
 def test_every_cut_is_seen(outcomes):
-    """Buries: a file cut by one byte, or anywhere, that is taken for a shorter one. What lacks more is not read."""
+    """Guards against a file that is cut at any byte and read as a shorter one."""
     cuts = {name: outcome for name, (_, outcome) in outcomes.items() if name.startswith("cut")}
     read = {name: outcome["notes"] for name, outcome in cuts.items() if "length" in outcome}
     assert all(read.values()) and len(cuts) == 70
@@ -246,7 +248,7 @@ def test_every_cut_is_seen(outcomes):
 
 
 def test_both_outcomes_occur(outcomes):
-    """Buries: a reader that passes by refusing everything, such as flipped sample bits in a WAV."""
+    """Guards against a reader that passes these tests by refusing every file."""
     read = Counter(name.partition("-")[2] for name, (_, outcome) in outcomes.items() if "length" in outcome)
     assert {"pcm16.wav", "pcm24.wav", "float.wav", "rf64.wav", "xing.mp3"} <= set(read)
     assert sum(read.values()) < 90

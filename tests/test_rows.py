@@ -1,4 +1,4 @@
-"""Products with rows of weights: those of the rounded weights, in every block of rows and items."""
+"""Row-wise matrix products equal those of the rounded weights, in every block of rows and items."""
 
 import numpy as np
 import pytest
@@ -24,8 +24,8 @@ def call():
     "batch_size, rows, columns", [(1, 1, 1), (1, 7, 40), (3, 8, 13), (4, 4, 64), (5, 23, 200), (9, 6, 130)]
 )
 def test_products_are_those_of_the_rounded_weights(call, precision, batch_size, rows, columns):
-    """Buries rows or items that are left out where fours do not go in, a scale or a layer for another. bf16 is rounded
-    as torch does, int8 to the nearest of 255 steps of each row."""
+    """Guards against rows or items that are skipped if their number is no multiple of four, and the scale of another
+    row or layer. bf16 is rounded as torch does, int8 to the nearest of 255 steps of each row."""
     from audiogen.generation.engines.cpu.matvec_rowwise import pack
 
     torch.manual_seed(rows)
@@ -55,7 +55,7 @@ def test_products_are_those_of_the_rounded_weights(call, precision, batch_size, 
 
 
 def test_int8_sums_do_not_overflow(call):
-    """Buries a sum that leaves 32 bits where all weights and inputs are as large as they can be."""
+    """Guards against a 32-bit sum that overflows if all weights and inputs have their largest value."""
     from audiogen.generation.engines.cpu.matvec_rowwise import pack
 
     layer = nn.Linear(6144, 2)

@@ -1,4 +1,5 @@
-"""New sound as it comes: what `Run.stream` gives and `audiogen generate --stream` writes is what `generate` makes."""
+"""Streaming generation: `Run.stream` and `audiogen generate --stream` give the same sound as `generate`, as soon as it
+is ready."""
 
 import copy
 import json
@@ -29,8 +30,8 @@ def model_for(frontend, pattern="delay"):
 @pytest.mark.parametrize("with_prompt", [False, True])
 @pytest.mark.parametrize("kind", FRONTENDS)
 def test_a_stream_is_what_generate_makes(kind, with_prompt):
-    """Buries chunks that are lost, repeated or cut wrongly, and a prompt that is not heard; and a front-end that can't
-    stream must say so at once, not after it has drawn everything."""
+    """Guards against chunks that are lost, repeated or cut wrongly, a prompt that is missing from the sound, and a
+    front-end that can't stream but says so only after everything is drawn."""
     frontend = copy.deepcopy(tiny_frontend(kind))
     model = model_for(frontend, "parallel" if frontend.spec.num_rows == 1 else "delay")
     rate = frontend.spec.sample_rate
@@ -50,7 +51,7 @@ def test_a_stream_is_what_generate_makes(kind, with_prompt):
     ("base", "settings"), [("codec", {"num_codebooks": 1}), ("melvq", {"num_codebooks": 1, "vocoder": TINY_VOCODER})]
 )
 def test_a_stream_at_a_variable_rate_ends_where_generate_ends(base, settings):
-    """Buries codes beyond the end, whose sound would be heard in the last frame's."""
+    """Guards against codes after the end that still affect the sound of the last frame."""
     notes = [torch.from_numpy(note(seed, 4000)).float()[None] for seed in range(6)]
     frontend = load_frontend("bpe", num_merges=4, longest=8, base={**tiny_settings(base), "kind": base, **settings})
     frontend.fit(notes)
@@ -64,7 +65,7 @@ def test_a_stream_at_a_variable_rate_ends_where_generate_ends(base, settings):
 
 
 def test_the_first_sound_comes_before_the_rest_is_drawn():
-    """Buries a stream that first makes everything."""
+    """Guards against a stream that draws everything before it returns the first chunk."""
     frontend = copy.deepcopy(tiny_frontend("mulaw"))
     model, steps = model_for(frontend), []
     model.backbone.register_forward_hook(lambda *_: steps.append(1))
@@ -76,8 +77,8 @@ def test_the_first_sound_comes_before_the_rest_is_drawn():
 
 @pytest.mark.parametrize("seconds", [86_400, 1e9, 1e300])
 def test_a_stream_may_last_a_day(seconds):
-    """Buries gigabytes that are laid out for a long stream before its first sound, and one that is asked for by a slip
-    and never ends."""
+    """Guards against a long stream that allocates gigabytes before its first sound, and one that never ends because of
+    a typo."""
     frontend = copy.deepcopy(tiny_frontend("mulaw"))
     if seconds > 86_400:
         with pytest.raises(ConfigError, match="seconds: must be 86,400 or less"):
@@ -87,14 +88,15 @@ def test_a_stream_may_last_a_day(seconds):
 
 
 def test_a_variable_rate_streams_one_item():
-    """Buries items that get out of step with each other."""
+    """Guards against several items that get out of step with each other."""
     frontend = copy.deepcopy(tiny_frontend("bpe"))
     with pytest.raises(ConfigError, match="num.*one item at a time, not 2"):
         stream_sound(frontend, model_for(frontend), 0.1, Request(seeds=[1, 2]))
 
 
 def test_the_file_is_whole_after_every_chunk(tmp_path):
-    """Buries a WAV that no player opens before its end, and a header that promises what is not there yet."""
+    """Guards against a WAV that no player opens before it is finished, and a header that states more samples than the
+    file has so far."""
     path, chunks, seen = tmp_path / "new" / "a.wav", list(torch.randn(7, 1, 50).clamp(-1, 1)), []
 
     def growing():
@@ -111,7 +113,7 @@ def test_the_file_is_whole_after_every_chunk(tmp_path):
 
 
 def test_what_was_made_before_an_error_stays(tmp_path):
-    """Buries a minute of sound that is lost because the last chunk was not a number."""
+    """Guards against losing a minute of sound because the last chunk was NaN."""
     path = tmp_path / "a.wav"
     with pytest.raises(AudiogenError, match="a.wav: NaN"):
         write_chunks(path, [torch.zeros(1, 40), torch.full((1, 40), torch.nan)], 8000)
@@ -122,8 +124,8 @@ def test_what_was_made_before_an_error_stays(tmp_path):
 
 
 def test_the_command_streams(tmp_path):
-    """Buries a --stream whose sound differs from that of the same seed without it, and figures that are not told; also
-    a precision that reaches neither the model nor the file beside the sound."""
+    """Guards against a --stream whose sound differs from that of the same seed without it, a first-sound time or speed
+    that is not printed, and a precision that reaches neither the model nor the JSON beside the sound."""
     settings = [f"frontend.{name}={value}" for name, value in tiny_settings("mulaw").items()]
     settings += ["backbone.dim=8", "backbone.residual_dim=8", "backbone.num_layers=2", "training.crop_frames=64"]
     run, corpus = tmp_path / "run", folder_of_notes(tmp_path / "corpus", [3000] * 4)

@@ -1,4 +1,4 @@
-"""Streams of sound: whatever the chunks, the codes and the sound of the whole, in memory that does not grow."""
+"""Streaming: any chunks give the same codes and the same sound as the whole recording, in memory that does not grow."""
 
 import math
 from copy import deepcopy
@@ -24,26 +24,27 @@ def frontend(request, monkeypatch):
 
 @pytest.mark.parametrize("hops, extra", [(0, 1), (3, 1), (BLOCK, 0), (BLOCK, 1), (3 * BLOCK + 2, -1)])
 def test_a_stream_is_encoded_as_the_whole(frontend, hops, extra):
-    """Guards against a state that is lost or used twice at a seam, blocks counted from a chunk's start, a last block
-    that is forgotten or taken twice, and an end that is padded at each seam. To the bit, in float32."""
+    """Guards against a state that is lost or used twice between chunks, blocks counted from the start of a chunk, a
+    last block that is forgotten or processed twice, and padding in the middle. Bit for bit, in float32."""
     testing.check_encode_stream(frontend, hops, extra)
 
 
 @pytest.mark.parametrize("num_frames", [1, 3, BLOCK, BLOCK + 1, 3 * BLOCK + 2])
 def test_a_stream_is_decoded_as_the_whole(frontend, num_frames):
-    """Guards against the same on the way back. A front-end that can't says so at once, before anything is read."""
+    """Guards against the same faults in decoding, and a front-end that can't stream but says so only after reading
+    something."""
     testing.check_decode_stream(frontend, num_frames)
 
 
 def test_what_streams_are_there():
-    """Guards against a front-end that falls out of the tests above because it says that it can't. One that is not named
-    here is expected to stream."""
+    """Guards against a front-end that is skipped by the tests above because it claims that it can't stream. One that is
+    not named here is expected to stream."""
     assert all(tiny_frontend(kind).streams for kind in FRONTENDS)
 
 
 def test_small_blocks_give_the_same_codes_at_once(frontend):
-    """Buries a seam that only rounding hides, a latency that is more than what is stated, and work put off until the
-    next chunk is there. In float64, where rounding moves no code."""
+    """Guards against differences between blocks that rounding would hide, a latency above the stated one, and work
+    postponed until the next chunk. In float64, where rounding changes no code."""
     if frontend.base is not None:
         pytest.skip("encodes at the end alone")
     frontend = frontend.double()
@@ -85,24 +86,24 @@ def test_small_blocks_give_the_same_codes_at_once(frontend):
 
 
 def test_the_latency_is_the_one_stated(frontend):
-    """Measured, sample by sample, once the first block is through: guards against a sum that forgets one side."""
+    """Guards against a stated latency that leaves out the encoder or the decoder; measured sample by sample after the
+    first block."""
     testing.check_latency(frontend)
 
 
 @pytest.mark.parametrize("kind, latency", [("mulaw", 1 / 8), ("pcm", 1 / 8), ("encodec", 1000 / 75), ("codec", 16)])
 def test_latencies_by_hand(kind, latency):
-    """Guards against a measure and a statement that are wrong in the same way."""
+    """Guards against a measurement and a stated latency that are wrong in the same way."""
     assert tiny_frontend(kind).latency_ms == pytest.approx(latency)
 
 
 def test_an_endless_stream_takes_no_more_memory(frontend):
-    """Guards against a stream that is read to its end first, and a state that grows or that holds on to whole
-    blocks."""
+    """Guards against a stream that is read to its end first, and a state that grows or keeps whole blocks alive."""
     testing.check_stream_memory(frontend)
 
 
 def test_streams_refuse_what_the_whole_would(frontend):
-    """Buries NaNs that pass because they came in a chunk, and a chunk of another batch that fails deep inside."""
+    """Guards against NaN that is accepted in a chunk, and a chunk of another batch size that fails deep inside."""
     good = made_up_sounds(50)
     for bad, words in (
         (good.double(), "must be"),
@@ -118,7 +119,7 @@ def test_streams_refuse_what_the_whole_would(frontend):
 
 
 def test_a_stream_of_a_variable_rate_holds_one_item():
-    """Buries items of a batch that get out of step without a word."""
+    """Guards against items of a batch that get out of step without an error."""
     base = tiny_frontend("mulaw")
     bpe = FRONTENDS["bpe"].over(base, num_merges=2, longest=4)
     bpe.learn([base.encode(made_up_sounds(4000))[0]])
@@ -130,7 +131,7 @@ def test_a_stream_of_a_variable_rate_holds_one_item():
 
 
 def test_blocks_are_cut_as_drawn():
-    """Buries an off-by-one in the re-blocking: the docstring's own example."""
+    """Guards against an off-by-one in cutting blocks; this is the example in the docstring."""
     x = torch.arange(15).view(1, 1, 15)
     chunks = [x[..., :5], x[..., :0], x[..., 5:6], x[..., 6:]]
     found = [(block.flatten().tolist(), last) for block, last in reblocked(iter(chunks), 4, 4)]

@@ -1,4 +1,4 @@
-"""Archives that try to get out, or to be more than they say."""
+"""Archives that try to write outside their folder, or to be larger than they state."""
 
 import bz2
 import gzip
@@ -17,14 +17,14 @@ from audiogen.utils.archives import unpack
 
 
 def tar_with_a_long_description():
-    """A few hundred kB that make tarfile read 200 MB of extended header."""
+    """Make a few hundred kB that cause tarfile to read 200 MB of extended header."""
     info = tarfile.TarInfo("pax")
     info.type, info.size = tarfile.XHDTYPE, 200 * 2**20
     return gzip.compress(info.tobuf() + bytes(info.size), 1)
 
 
 def zip_that_lies_about_a_size():
-    """States 10 bytes and holds 10 MB."""
+    """Make a ZIP that states 10 bytes and contains 10 MB."""
     data = bytearray(zip_of(("a.wav", bytes(10**7))))
     for signature, offset in ((b"PK\3\4", 22), (b"PK\1\2", 24)):
         struct.pack_into("<I", data, data.index(signature) + offset, 10)
@@ -88,6 +88,8 @@ MALICIOUS = {
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("kind", MALICIOUS)
 def test_malicious_archives(kind, tmp_path):
+    """Guards against an archive that writes outside its folder, leaves a file, exhausts memory, or is refused without a
+    reason."""
     content, message = MALICIOUS[kind]
     (tmp_path / "archive").write_bytes(content)
     (tmp_path / "outside").write_text("as it was")
@@ -114,6 +116,7 @@ def test_malicious_archives(kind, tmp_path):
 
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, bytes, zip_of])
 def test_good_archives(compress, tmp_path):
+    """Guards against good archives that are refused, or unpacked with other names, contents or permissions."""
     long = bytes(3 * 10**6)
     names = ["top/a.wav", "top/deep/é b.wav", "top/README"]
     if compress is zip_of:

@@ -174,7 +174,7 @@ def write_audio(path: str | Path, wav: torch.Tensor, sample_rate: int, subtype: 
         raise AudiogenError(f"{path}: there are no samples to write; make at least one")
     peak = float(np.abs(samples).max())
     if not math.isfinite(peak):
-        raise AudiogenError(f"{path}: NaN or infinite samples can't be written; look for what made them")
+        raise AudiogenError(f"{path}: NaN or infinite samples can't be written; find out where they come from")
     if peak > MAX_PEAK:
         raise AudiogenError(
             f"{path}: absurd samples (up to {peak:.3g}, where full scale is 1) can't be written; scale them to "

@@ -40,7 +40,7 @@ def write_chunks(path: Path, chunks: Iterable[Tensor], sample_rate: int) -> int:
             if not np.abs(samples).max(initial=0) <= MAX_PEAK:  # also true for NaN
                 raise AudiogenError(
                     f"{path}: NaN, infinite or absurd samples (beyond {MAX_PEAK:g}, where full scale is 1) can't be "
-                    "written; look for what made them"
+                    "written; find out where they come from"
                 )
             data = np.rint(samples * 32768.0).clip(-32768, 32767).astype("<i2").tobytes()
             try:

@@ -33,7 +33,7 @@ class Flags:
         frontend: name of a front-end, or a folder that holds one; None for the default.
         backbone: name of a backbone; None for the default.
         overrides: "a.b=1" assignments, which take precedence over everything else.
-        start: "base" or "scratch"; None for the base model where it fits what else was typed.
+        start: "base" or "scratch"; None for the base model if the other options allow it.
         training: fields of TrainingConfig that have their own options (steps, minutes, seed).
     """
 
@@ -147,7 +147,7 @@ class Plan:
         part = find(kind, BACKBONES, "backbone.kind")
         from_base = starts_from_base(flags) and is_base_frontend(frontend)
         if flags.start == "base" and not from_base:
-            raise ConfigError("--from base: this front-end is not the base model's; train with --from scratch")
+            raise ConfigError("--from base: the base model does not fit this front-end; train with --from scratch")
         config, training = fine_tuning() if from_base else part.defaults(spec, num_codes)
         values = {
             "frontend": frontend_to_dict(frontend),

@@ -1,8 +1,8 @@
-"""Each operation of backward/ and its reference made of torch's layers, which the tests and lesson 5 compare.
+"""Pair each operation of backward/ with a reference made of torch's layers; the tests and lesson 5 compare the two.
 
-twins = PIECES["layer_norm"](lambda: 4)                     # random inputs, all sizes 4
-y, dy, gradients = twins.run()                              # forward and backward by hand
-by_autograd(twins.reference, twins.inputs, dy)              # should equal the gradients, see gradient_check.py
+pair = PAIRS["layer_norm"](lambda: 4)                     # random inputs, all sizes 4
+y, dy, gradients = pair.run()                              # forward and backward by hand
+by_autograd(pair.reference, pair.inputs, dy)              # should equal the gradients, see gradient_check.py
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Size = Callable[[], int]
 
 
 @dataclass(frozen=True)
-class Twins:
+class Pair:
     """An operation by hand and by torch.
 
     Attributes:
@@ -47,10 +47,10 @@ class Twins:
         return _outside(y), _outside(dy), _outside(gradients)
 
 
-def embedding(size: Size) -> Twins:
+def embedding(size: Size) -> Pair:
     num_codes = size()
     codes = torch.randint(num_codes, (size(), size()))
-    return Twins(
+    return Pair(
         lambda table: b.embedding(table, codes),
         b.embedding_backward,
         lambda table: F.embedding(codes, table),
@@ -58,29 +58,29 @@ def embedding(size: Size) -> Twins:
     )
 
 
-def linear(size: Size) -> Twins:
+def linear(size: Size) -> Pair:
     D, E = size(), size()
-    return Twins(b.linear, b.linear_backward, F.linear, [_normal(size(), size(), D), _normal(E, D), _normal(E)])
+    return Pair(b.linear, b.linear_backward, F.linear, [_normal(size(), size(), D), _normal(E, D), _normal(E)])
 
 
-def linear_without_bias(size: Size) -> Twins:
+def linear_without_bias(size: Size) -> Pair:
     D = size()
-    return Twins(b.linear, b.linear_backward, F.linear, [_normal(size(), D), _normal(size(), D)])
+    return Pair(b.linear, b.linear_backward, F.linear, [_normal(size(), D), _normal(size(), D)])
 
 
-def tanh(size: Size) -> Twins:
-    return Twins(b.tanh, b.tanh_backward, torch.tanh, [3 * _normal(size(), size())])
+def tanh(size: Size) -> Pair:
+    return Pair(b.tanh, b.tanh_backward, torch.tanh, [3 * _normal(size(), size())])
 
 
-def relu(size: Size) -> Twins:
-    return Twins(b.relu, b.relu_backward, F.relu, [_normal(size(), size())])
+def relu(size: Size) -> Pair:
+    return Pair(b.relu, b.relu_backward, F.relu, [_normal(size(), size())])
 
 
-def softmax(size: Size) -> Twins:
-    return Twins(b.softmax, b.softmax_backward, lambda x: F.softmax(x, dim=-1), [3 * _normal(size(), size(), size())])
+def softmax(size: Size) -> Pair:
+    return Pair(b.softmax, b.softmax_backward, lambda x: F.softmax(x, dim=-1), [3 * _normal(size(), size(), size())])
 
 
-def cross_entropy(size: Size) -> Twins:
+def cross_entropy(size: Size) -> Pair:
     B, S, V = size(), size(), size()
     target = torch.randint(V + 1, (B, S))  # V is a hole
     target[0, 0] = 0  # torch's mean over holes alone is NaN
@@ -88,26 +88,26 @@ def cross_entropy(size: Size) -> Twins:
     def reference(logits: Tensor) -> Tensor:
         return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=V)
 
-    return Twins(
+    return Pair(
         lambda logits: b.cross_entropy(logits, target), b.cross_entropy_backward, reference, [5 * _normal(B, S, V)]
     )
 
 
-def batch_norm(size: Size, forward: Callable = b.batch_norm, backward: Callable = b.batch_norm_backward) -> Twins:
+def batch_norm(size: Size, forward: Callable = b.batch_norm, backward: Callable = b.batch_norm_backward) -> Pair:
     def reference(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
         return F.batch_norm(x, None, None, gain, bias, training=True)
 
     D = size()  # torch refuses a batch of one, hence 1 + size()
-    return Twins(forward, backward, reference, [3 * _normal(1 + size(), D) + 2, _normal(D), _normal(D)])
+    return Pair(forward, backward, reference, [3 * _normal(1 + size(), D) + 2, _normal(D), _normal(D)])
 
 
-def batch_norm_steps(size: Size) -> Twins:
+def batch_norm_steps(size: Size) -> Pair:
     return batch_norm(size, b.batch_norm_steps, b.batch_norm_steps_backward)
 
 
-def layer_norm(size: Size) -> Twins:
+def layer_norm(size: Size) -> Pair:
     D = 1 + size()
-    return Twins(
+    return Pair(
         b.layer_norm,
         b.layer_norm_backward,
         lambda x, gain, bias: F.layer_norm(x, (D,), gain, bias),
@@ -115,9 +115,9 @@ def layer_norm(size: Size) -> Twins:
     )
 
 
-def causal_conv(size: Size) -> Twins:
+def causal_conv(size: Size) -> Pair:
     D, E, dilation = size(), size(), size()
-    return Twins(
+    return Pair(
         lambda *inputs: _call(b.causal_conv, *inputs, dilation),
         b.causal_conv_backward,
         lambda *inputs: _call(_padded_conv, *inputs, dilation),
@@ -125,17 +125,17 @@ def causal_conv(size: Size) -> Twins:
     )
 
 
-def gate(size: Size) -> Twins:
-    return Twins(b.gate, b.gate_backward, _gated, [3 * _normal(size(), size(), 2 * size())])
+def gate(size: Size) -> Pair:
+    return Pair(b.gate, b.gate_backward, _gated, [3 * _normal(size(), size(), 2 * size())])
 
 
-def wavenet_layer(size: Size) -> Twins:
+def wavenet_layer(size: Size) -> Pair:
     def reference(x: Tensor, weight: Tensor, bias: Tensor, out_weight: Tensor, out_bias: Tensor) -> tuple:
         z = _gated(_padded_conv(x, weight, bias, dilation))
         return x + F.linear(z, out_weight, out_bias), z
 
     D, dilation = size(), size()
-    return Twins(
+    return Pair(
         lambda *inputs: _call(b.wavenet_layer, *inputs, dilation),
         b.wavenet_layer_backward,
         reference,
@@ -143,9 +143,9 @@ def wavenet_layer(size: Size) -> Twins:
     )
 
 
-def causal_attention(size: Size) -> Twins:
+def causal_attention(size: Size) -> Pair:
     shape = size(), size(), size(), size()
-    return Twins(
+    return Pair(
         b.causal_attention,
         b.causal_attention_backward,
         lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
@@ -153,7 +153,7 @@ def causal_attention(size: Size) -> Twins:
     )
 
 
-def self_attention(size: Size) -> Twins:
+def self_attention(size: Size) -> Pair:
     num_heads = size()
     S, D = size(), num_heads * size()
     layer = nn.MultiheadAttention(D, num_heads, batch_first=True, dtype=torch.float64)
@@ -165,7 +165,7 @@ def self_attention(size: Size) -> Twins:
             layer, dict(zip(names, parameters, strict=True)), (x, x, x), {"attn_mask": mask, "need_weights": False}
         )[0]
 
-    return Twins(
+    return Pair(
         lambda *inputs: _call(b.self_attention, *inputs, num_heads),
         b.self_attention_backward,
         reference,
@@ -173,7 +173,7 @@ def self_attention(size: Size) -> Twins:
     )
 
 
-PIECES: dict[str, Callable[[Size], Twins]] = {
+PAIRS: dict[str, Callable[[Size], Pair]] = {
     make.__name__: make
     for make in (
         cross_entropy,

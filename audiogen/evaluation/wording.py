@@ -56,7 +56,7 @@ def _generated_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     if found["copies"]:
         nearer, least = 100 * found["copies"]["nearer"], 100 * found["copies"]["low"]
         verdict = "it copies" if least > 5 else "no sign of copies"
-        rows.append(("seconds nearer to training than 95 % of the recordings are", f"{nearer:.0f} %: {verdict}"))
+        rows.append(("seconds closer to training sound than 95 % of the recordings are", f"{nearer:.0f} %: {verdict}"))
     return rows
 
 
@@ -84,7 +84,7 @@ def verdict(
         said = f"{loss:.3f} {unit.per_entry} on held-out files{when}"
         if (linear := baselines.get("autoregression")) is not None:
             said += f", {abs(linear - loss):.2f} {'better' if loss < linear else 'worse'} than predicting each frame "
-            said += "linearly from the one before"
+            said += "linearly from the previous one"
         return f"{said}. Compare it with runs of the same front-end only."
     said = f"On held-out files{when} the model is as unsure as someone guessing among {perplexity:,.1f} codes"
     if "uniform" in baselines:

@@ -30,7 +30,7 @@ MEANINGS = {
     "bigram": "A table of which code follows which, counted on the training files. A useful model is below it.",
     "unigram": "How often each code occurs, whatever came before.",
     "uniform": "A pure guess: all codes are equally likely.",
-    "autoregression": "A linear prediction of each frame from the one before, plus normal noise, fitted to the "
+    "autoregression": "A linear prediction of each frame from the previous one, plus normal noise, fitted to the "
     "training files. A useful model is below it.",
     "gaussian": "Independent normal frames with the means and covariance of the training files.",
     "round trip: SI-SDR (dB)": "How far the error of the front-end's round trip lies below the original; higher is "

@@ -1,10 +1,10 @@
 """GPT's generation loop over frames as one compiled function: the layers of gpt_kernel, then a draw from the density.
 
-It computes what heads.MixtureDensityHead.sample computes, in float64 where that does. Weights of the embedding and of
-the head are never rounded: they are few, and a frame is drawn by differences of their results.
+The draw is that of heads.MixtureDensityHead.sample, in float64 where that uses it. The weights of the embedding and
+of the head are never rounded: they are few, and the draw computes differences of their outputs.
 
 This module imports numba, and compiling takes seconds: import it only where it is used. numba's cache on disk checks
-this file only: touch it after a change in gpt_kernel.py and in what that calls.
+this file only: touch it after a change in gpt_kernel.py or in a function that it calls.
 """
 
 from typing import NamedTuple
@@ -18,14 +18,14 @@ from .sampling import combine, draw
 
 
 class FrameWeights(NamedTuple):
-    """The weights of a model of frames, in the layout of the kernel."""
+    """The weights of a GPT over frames, in the layout of the kernel."""
 
-    gpt: Weights  # its table and head are not used
+    gpt: Weights  # without its table and head
     embed: Rows  # F -> D, one layer
     head: Rows  # D -> M (1 + 2 F), one layer
     factors: Rows  # D -> F R, one layer
     keep: np.ndarray  # (M, F)
-    below: np.ndarray  # (F, F); what is not below its diagonal is not read
+    below: np.ndarray  # (F, F); only the part below the diagonal is read
     least_log_scale: float
     limit: float
 
@@ -35,13 +35,13 @@ def draw_frame(y, factors, weights, previous, filters, uniform, normal, p, noise
     """Draw a frame from a mixture; NaN if a component can't be drawn or a value is not finite.
 
     Args:
-        y: (M (1 + 2 F),) float32, what the head's linear layer gives.
+        y: (M (1 + 2 F),) float32, output of the head's linear layer.
         factors: (F R,) float32.
         weights: FrameWeights.
-        previous: (F,) float32, the frame before.
-        filters: what sampling.filters returned; its temperature also scales the deviations.
-        uniform: for the component.
-        normal: (F + R,) float64, for the values.
+        previous: (F,) float32, the previous frame.
+        filters: the result of sampling.filters; its temperature also scales the deviations.
+        uniform: uniform number that draws the component.
+        normal: (F + R,) float64, standard normal numbers for the noise.
         p: (M,) float64, working memory.
         noises: (F,) float64, working memory.
         frame: (F,) float32, written in place.
@@ -79,15 +79,15 @@ def run(weights, keys, values, position, hidden, seq, known, uniforms, normals, 
         keys: as in gpt_kernel.run.
         values: as in gpt_kernel.run.
         position: number of steps observed so far.
-        hidden: (rows, D + F), the hidden and the frame before the next step; written in place. There is one row for
-            each item, or two with guidance.
+        hidden: (rows, D + F), the hidden of the next step, then the previous frame; written in place. There is one row
+            for each item, or two with guidance.
         seq: (B, F, n) float32, written in place where known is False.
         known: (n,) bool.
         uniforms: (B, n, 1 + F + R) float64, of which the first chooses the component.
         normals: (B, n, F + R) float64, standard normal numbers for the values.
-        filters: what sampling.filters returned.
-        added: (rows or 1, n or 1, D), what conditions add to the embedding of each step.
-        guidance: scale, where there are two rows for each item.
+        filters: the result of sampling.filters.
+        added: (rows or 1, n or 1, D), the vectors that conditions add to the embedding of each step.
+        guidance: scale of guidance, used if there are two rows for each item.
     """
     (B, F, n), rows = seq.shape, len(hidden)
     D, M = hidden.shape[1] - F, len(weights.keep)
