@@ -197,7 +197,9 @@ def train(
     condition: Annotated[
         str | None,
         typer.Option(
-            metavar="NAMES", help="Labels to learn, such as digit,speaker; none for none. Default: all found."
+            metavar="NAMES",
+            help="What to ask for later: labels, such as digit,speaker, and melody, loudness, position; none for none. "
+            "Default: all labels found.",
         ),
     ] = None,
     label_pattern: Pattern = None,
@@ -254,6 +256,12 @@ def generate(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="What to ask for; may be repeated. Default: as in the training files."),
     ] = None,
+    melody: Annotated[
+        Path | None, typer.Option(readable=False, help="A sound file whose melody to follow, from the beginning on.")
+    ] = None,
+    loudness: Annotated[
+        Path | None, typer.Option(readable=False, help="A sound file whose loudness to follow.")
+    ] = None,
     guidance: Annotated[
         float | None, typer.Option(help="How strongly to follow it; 1 is as learned. Default: the run's own.")
     ] = None,
@@ -282,6 +290,8 @@ def generate(
 
     check_is_no_file(out)
     asked, length = parse_labels(label or []), parse_seconds(seconds)
+    files = {"melody": melody, "loudness": loudness}
+    asked = {**asked, **{name: file for name, file in files.items() if file is not None}}
     if stream and length is None:
         raise ConfigError("--stream: a stream has no end of its own; give --seconds a number")
     loaded = load_run(run, choose_device(device), precision)

@@ -1,6 +1,9 @@
 """What every test starts from: one thread a worker, a fixed seed, and each device that is there."""
 
+import importlib.util
 import os
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,6 +36,18 @@ def fixed_seed():
 def device(request) -> torch.device:
     """The CPU, and a GPU where there is one."""
     return torch.device(request.param)
+
+
+@pytest.fixture(scope="session")
+def synthetic():
+    """The script of the synthetic corpus, as a module."""
+    script = Path(__file__).parent.parent / "datasets" / "synthetic.py"
+    spec = importlib.util.spec_from_file_location("synthetic", script)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["synthetic"] = module  # a dataclass looks its own module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["synthetic"]
 
 
 @pytest.fixture

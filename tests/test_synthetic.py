@@ -5,7 +5,6 @@ frequencies by FFT peaks, attacks by energy, bytes by SHA-256.
 """
 
 import hashlib
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -16,16 +15,6 @@ import soundfile
 
 SCRIPT = Path(__file__).parent.parent / "datasets" / "synthetic.py"
 RATE = 16000
-
-
-@pytest.fixture(scope="module")
-def synthetic():
-    spec = importlib.util.spec_from_file_location("synthetic", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["synthetic"] = module  # a dataclass looks its own module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["synthetic"]
 
 
 @pytest.fixture(scope="module")

@@ -67,6 +67,8 @@ def tiny_backbone(kind: str, **changes: Any) -> Backbone:
 CONDITION_SETTINGS: dict[str, dict[str, Any]] = {
     "label": {"values": ("Kick", "snare", "hi-hat")},
     "number": {"low": 60.0, "high": 180.0},
+    "melody": {},
+    "loudness": {},
     "frames": {"num_features": 4},
     "position": {},
 }
@@ -87,6 +89,8 @@ def random_conditions(batch_size: int, num_frames: int) -> dict[str, torch.Tenso
     found = {
         "label": torch.randint(3, (B, 1, T)).float(),
         "number": 60 + 120 * torch.rand(B, 1, T),
+        "melody": torch.rand(B, 12, T),
+        "loudness": -80 * torch.rand(B, 1, T),
         "frames": torch.randn(B, 4, T),
         "position": torch.randint(20, (B, 2, T)).float(),
     }

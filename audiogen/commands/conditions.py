@@ -6,9 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..data import EncodedCache, Index, Labels, Split, choose_conditions, describe_labels, find_labels, read_labels
+from ..config import part_to_dict
+from ..data import (
+    EncodedCache,
+    Index,
+    Labels,
+    Split,
+    choose_conditions,
+    describe_labels,
+    find_labels,
+    is_descriptor,
+    read_labels,
+    stride_of,
+)
 from ..errors import ConfigError
-from ..models.conditioning import Label, Number, listed
+from ..models.conditioning import CONDITIONS, Label, Number, listed
 from ..runs.config import RunConfig, check_name
 from .plan import Plan
 
@@ -38,11 +50,13 @@ def with_conditions(plan: Plan, labels: Labels, sides: Split, asked: Sequence[st
         asked: names given by the user, or ["none"]; None for all labels that can be learned.
 
     Raises:
-        ConfigError: a name is unknown, or can't be learned.
+        ConfigError: a name is unknown, or can't be learned, or not with this front-end.
     """
     chosen = choose_conditions(labels, sides, asked)
-    for name in chosen:
+    for name, config in chosen.items():
         check_name(name)
+        if is_descriptor(part_to_dict(config, CONDITIONS)["kind"]):
+            stride_of(plan.spec)
     if chosen:
         log.info("conditions from %s: %s (--condition none: no conditions)", labels.source or "the files", told(chosen))
     for column in describe_labels(labels, sides) if asked is None else ():

@@ -10,7 +10,18 @@ import torch
 from torch import Tensor
 
 from ..audio.io import read_audio
-from ..data import Crops, EncodedCache, FileConditions, Index, Sequences, Split, is_cache, long_enough, read_labels
+from ..data import (
+    Crops,
+    EncodedCache,
+    FileConditions,
+    Index,
+    Sequences,
+    Split,
+    is_cache,
+    long_enough,
+    open_descriptors,
+    read_labels,
+)
 from ..errors import ConfigError, RunError, TrainingError
 from ..evaluation.report import originals, report
 from ..evaluation.scores import baselines, held_out_score
@@ -152,13 +163,16 @@ def train(
             if plan.config.conditions:
                 labels.save(out)
             start_run(out, plan.config, plan.frontend)
+        configs = plan.config.conditions
+        descriptors = open_descriptors(configs, cache, source if isinstance(source, Index) else None)
+        known = FileConditions(configs, read_labels(out), descriptors) if configs else None
         log.info("%s", sides.summary)
         sound = []
         if isinstance(source, Index):
             named = {file.sha256: file for file in source.files}  # a cache may hold names from before a renaming
             parts = [replace(part, file=named[part.file.sha256]) for part in sides.held_out]
             sound = originals(folder, parts, plan.spec.sample_rate, NUM_SAMPLES)
-        return _train(out, plan, cache, sides, sound, where, diagnostics)
+        return _train(out, plan, cache, sides, sound, where, diagnostics, known)
 
 
 def _check_place(out: Path, folder: Path) -> None:
@@ -184,16 +198,17 @@ def _train(
     sound: list[tuple[str, Tensor]],
     device: torch.device,
     diagnostics: bool,
+    known: FileConditions | None,
 ) -> Run:
     config, front, settings = plan.config, plan.frontend, plan.config.training
     torch.manual_seed(settings.seed)
     model = build_model(config, front.spec).to(device)
-    known = FileConditions(config.conditions, read_labels(out)) if config.conditions else None
     size, dropout = (settings.crop_frames, settings.batch_size), config.guidance.dropout
     crops = Crops(cache, sides.train, *size, settings.seed, known, dropout)
     held_out = Sequences(cache, sides.held_out)
     some, chosen = _some(held_out, settings.evaluation_frames)
-    given = None if known is None else [known.of_item(held_out.sha256[i]) for i in chosen]
+    pieces = [held_out.piece(i, length=x.shape[1]) for i, x in zip(chosen, some, strict=True)]
+    given = None if known is None else [known.of_item(piece) for piece in pieces]
     seconds = front.seconds(some)
     trainer = Trainer(
         model,

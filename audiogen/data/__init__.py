@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .cache import EncodedCache
     from .conditions import FileConditions, choose_conditions
     from .crops import Crops
+    from .descriptors import compute_descriptor, described_value, is_descriptor, open_descriptors, stride_of
     from .pipeline import Encoded, default_rate, encode_folder, fit_to, frontend_for
     from .sequences import Sequences
 else:
@@ -27,10 +28,15 @@ else:
             "FileConditions": "conditions",
             "Sequences": "sequences",
             "choose_conditions": "conditions",
+            "compute_descriptor": "descriptors",
             "default_rate": "pipeline",
+            "described_value": "descriptors",
             "encode_folder": "pipeline",
             "fit_to": "pipeline",
             "frontend_for": "pipeline",
+            "is_descriptor": "descriptors",
+            "open_descriptors": "descriptors",
+            "stride_of": "descriptors",
         },
     )
 
@@ -48,19 +54,24 @@ __all__ = [
     "Sequences",
     "Split",
     "choose_conditions",
+    "compute_descriptor",
     "default_rate",
     "describe_labels",
+    "described_value",
     "encode_folder",
     "find_labels",
     "fit_to",
     "frontend_for",
     "is_cache",
+    "is_descriptor",
     "label_names",
     "label_of",
     "long_enough",
     "main_sample_rate",
+    "open_descriptors",
     "read_labels",
     "scan",
     "split",
+    "stride_of",
     "training_wavs",
 ]

@@ -24,6 +24,7 @@ from ..spec import Spec
 from ..utils.files import LOCK_FILE, alone_in, atomic_path, clear_leftovers, sha256_file
 from .cache_index import (
     DATA_FILE,
+    DESCRIPTORS_FOLDER,
     FRONTEND_FILES,
     INDEX_FILE,
     CachedFile,
@@ -278,7 +279,7 @@ def _make_room(out: Path) -> None:
         raise CacheError(f"{out}: is a file; give a folder for the cache")
     clear_leftovers(out)
     there = {path.name for path in out.iterdir()} - {LOCK_FILE} if out.exists() else set()
-    strangers = there - {INDEX_FILE, DATA_FILE, LABELS_FILE, *FRONTEND_FILES}
+    strangers = there - {INDEX_FILE, DATA_FILE, LABELS_FILE, DESCRIPTORS_FOLDER, *FRONTEND_FILES}
     # config.json and weights alone are a saved front-end, not a cache.
     if strangers or there and DATA_FILE not in there:
         named = ", ".join(sorted(strangers or there)[:3])

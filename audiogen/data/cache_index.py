@@ -21,6 +21,7 @@ from .index import FileEntry, Rejected
 FORMAT = 1
 INDEX_FILE, DATA_FILE = "index.json", "data.bin"
 FRONTEND_FILES = ("config.json", "frontend.safetensors")
+DESCRIPTORS_FOLDER = "descriptors"  # see descriptors.py
 REMEDY = "remove it and encode again"
 #: Frames of data.bin checked at a time.
 BLOCK = 2**20

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,9 @@ from ..config import part_from_dict
 from ..errors import ConfigError
 from ..models.conditioning import CONDITIONS, Condition, Conditions, Label, Position, positions
 from ..utils.text import fold
+from .descriptors import StoredDescriptor, is_descriptor
 from .labels import Column, Labels, describe_labels
+from .sequences import Piece
 from .split import Split
 
 #: Files of at most this many seconds are complete sounds; the condition `position` lets a model learn where they end.
@@ -25,8 +29,8 @@ def choose_conditions(labels: Labels, sides: Split, asked: Sequence[str] | None 
     Args:
         labels: the labels of the files.
         sides: the split; values that no training file has are not learned.
-        asked: names given by the user; ["none"] for none. By default all labels that can be learned, and `position` if
-            the files are short sounds.
+        asked: names given by the user, of labels or descriptors; ["none"] for none. By default all labels that can be
+            learned, and `position` if the files are short sounds.
 
     Raises:
         ConfigError: a name is unknown, or can't be learned.
@@ -42,8 +46,8 @@ def choose_conditions(labels: Labels, sides: Split, asked: Sequence[str] | None 
         return {}
     found = {}
     for name in asked:
-        if name == POSITION and name not in columns:
-            found[name] = Position.Config()
+        if (name == POSITION or is_descriptor(name)) and name not in columns:
+            found[name] = CONDITIONS[name].Config()
             continue
         if name not in columns:
             there = ", ".join(columns) or "none; write a metadata.csv (see audiogen doctor), or give --label-pattern"
@@ -70,50 +74,59 @@ class FileConditions:
     Args:
         configs: config of each condition by name.
         labels: the labels of the files.
+        descriptors: the descriptors of the files, for each condition that is one.
     """
 
-    def __init__(self, configs: Mapping[str, Any], labels: Labels):
+    def __init__(
+        self,
+        configs: Mapping[str, Any],
+        labels: Labels,
+        descriptors: Mapping[str, StoredDescriptor] = MappingProxyType({}),
+    ):
         kinds = {part.Config: part for part in CONDITIONS.values()}
         self.parts: dict[str, Condition] = {name: kinds[type(config)](config, 1) for name, config in configs.items()}
-        self.labels = labels
-        self._constant: dict[str, dict[str, float]] = {}
+        self.labels, self.descriptors = labels, dict(descriptors)
+        self._constant: dict[str, dict[str, np.ndarray]] = {}
 
-    def of_file(self, sha256: str) -> dict[str, float]:
-        """Return the value of each constant condition: NaN if the file has none, or one that was not learned."""
+    def of_file(self, sha256: str) -> dict[str, np.ndarray]:
+        """Return the value (F, 1) of each constant condition; NaN if the file has none, or one that was not learned."""
         if sha256 not in self._constant:
             self._constant[sha256] = self._parse(self.labels.files.get(sha256, {}))
         return self._constant[sha256]
 
-    def _parse(self, row: Mapping[str, str]) -> dict[str, float]:
+    def _parse(self, row: Mapping[str, str]) -> dict[str, np.ndarray]:
         found = {}
         for name, part in self.parts.items():
-            if not isinstance(part, Position):
-                try:
-                    found[name] = float(part.parse(name, row[name])) if name in row else math.nan
-                except ConfigError:
-                    found[name] = math.nan
+            if not isinstance(part, Position) and name not in self.descriptors:
+                found[name] = np.full((part.num_features, 1), np.nan, np.float32)
+                if name in row:
+                    with suppress(ConfigError):
+                        found[name] = part.parse(name, row[name]).numpy()
         return found
 
-    def of_item(self, sha256: str) -> Conditions:
-        """Return the constant conditions of a file, (1, 1, 1) each; evaluation uses these."""
-        return {name: torch.full((1, 1, 1), value) for name, value in self.of_file(sha256).items()}
+    def of_item(self, piece: Piece) -> Conditions:
+        """Return the conditions of a piece of a file, (1, F, 1 or T) each; evaluation uses these."""
+        found = {**self.of_file(piece.sha256), **self._described(piece)}
+        return {name: torch.from_numpy(found[name])[None] for name in self.parts if name in found}
 
-    def of_pieces(self, pieces: Sequence[tuple[str, int, int, int]]) -> dict[str, np.ndarray]:
-        """Return the conditions of a crop that consists of pieces of files, (F, T) each.
-
-        Args:
-            pieces: for each piece the SHA-256 of its file, the number of frames of the file, and the first frame and
-                the number of frames of the piece.
-        """
+    def of_pieces(self, pieces: Sequence[Piece]) -> dict[str, np.ndarray]:
+        """Return the conditions of a crop that consists of pieces of files, (F, T) each."""
         found: dict[str, list[np.ndarray]] = {name: [] for name in self.parts}
-        for sha256, num_frames, first, length in pieces:
-            constant = self.of_file(sha256)
+        for piece in pieces:
+            constant, described = self.of_file(piece.sha256), self._described(piece)
             for name, columns in found.items():
                 if name in constant:
-                    columns.append(np.full((1, length), constant[name], np.float32))
+                    columns.append(constant[name].repeat(piece.length, axis=1))
+                elif name in described:
+                    columns.append(described[name])
                 else:
-                    columns.append(positions(num_frames)[:, first : first + length].numpy())
+                    end = piece.first + piece.length
+                    columns.append(positions(piece.num_frames)[:, piece.first : end].numpy())
         return {name: np.concatenate(columns, axis=1) for name, columns in found.items()}
+
+    def _described(self, piece: Piece) -> dict[str, np.ndarray]:
+        sha256, _, first, length = piece
+        return {name: stored.frames(sha256, first, length) for name, stored in self.descriptors.items()}
 
     def drop(self, values: dict[str, np.ndarray], probability: float, rng: np.random.Generator) -> None:
         """Set conditions (B, F, T) to NaN, in place: all conditions of some items, and single ones of others.

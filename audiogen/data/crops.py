@@ -91,16 +91,9 @@ class Crops(Dataset):
 
     def _conditions(self, every: list[list[tuple[int, int, int]]], rng: np.random.Generator) -> Conditions:
         """Return what is known of the pieces of each crop, frame by frame, after dropout: (B, F, num_frames) each."""
-        cache, known = self.sequences.cache, self.known
+        known, piece = self.known, self.sequences.piece
         assert known is not None
-        items = []
-        for pieces in every:
-            located = []
-            for _, begin, length in pieces:
-                i = int(np.searchsorted(cache.offsets, begin, side="right")) - 1
-                file = cache.files[i]
-                located.append((file.sha256, file.num_frames, begin - int(cache.offsets[i]), length))
-            items.append(known.of_pieces(located))
+        items = [known.of_pieces([piece(*located) for located in pieces]) for pieces in every]
         values = {name: np.stack([item[name] for item in items]) for name in known.parts}
         known.drop(values, self.dropout, rng)
         return {name: torch.from_numpy(x) for name, x in values.items()}

@@ -1,6 +1,7 @@
 """The codes of selected parts of a corpus, such as its held-out side."""
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -8,6 +9,22 @@ from torch import Tensor
 from ..errors import DataError
 from .cache import EncodedCache, as_tensor
 from .split import Part
+
+
+class Piece(NamedTuple):
+    """Frames of a file.
+
+    Attributes:
+        sha256: of the file.
+        num_frames: of the whole file.
+        first: first frame of the piece.
+        length: frames of the piece.
+    """
+
+    sha256: str
+    num_frames: int
+    first: int
+    length: int
 
 
 class Sequences:
@@ -21,7 +38,6 @@ class Sequences:
         names: path of each sequence's file, as given by the parts.
         begin: (len,) int64, position of each sequence in cache.data.
         num_frames: (len,) int64, T of each sequence.
-        sha256: of each sequence's file.
         left_out: paths of parts that have fewer than two frames, or whose file the cache left out.
 
     Raises:
@@ -30,7 +46,7 @@ class Sequences:
 
     def __init__(self, cache: EncodedCache, parts: Sequence[Part]):
         place = {file.sha256: i for i, file in enumerate(cache.files)}
-        self.cache, self.names, self.sha256, self.left_out = cache, [], [], []
+        self.cache, self.names, self.left_out, self._places = cache, [], [], []
         begin, num_frames = [], []
         for part in parts:
             i = place.get(part.file.sha256)
@@ -39,7 +55,7 @@ class Sequences:
                 self.left_out.append(part.file.path)
                 continue
             self.names.append(part.file.path)
-            self.sha256.append(part.file.sha256)
+            self._places.append(i)
             begin.append(cache.offsets[i] + first)
             num_frames.append(end - first)
         if not begin:
@@ -55,6 +71,13 @@ class Sequences:
     def __getitem__(self, i: int) -> Tensor:
         begin = self.begin[i]  # an IndexError ends the iteration
         return as_tensor(self.cache.data[begin : begin + self.num_frames[i]].T)
+
+    def piece(self, i: int, begin: int | None = None, length: int | None = None) -> Piece:
+        """Return the place in its file of sequence i, or of `length` frames of it from `begin` in cache.data."""
+        file, offset = self.cache.files[self._places[i]], int(self.cache.offsets[self._places[i]])
+        begin = int(self.begin[i]) if begin is None else begin
+        length = int(self.num_frames[i]) if length is None else length
+        return Piece(file.sha256, file.num_frames, begin - offset, length)
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self[i] for i in range(len(self)))

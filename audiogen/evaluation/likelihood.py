@@ -31,7 +31,7 @@ def file_likelihoods(
 ) -> Iterator[FileLikelihood]:
     """Yield the likelihood of each sequence (C, T) on its own, in the given order.
 
-    `conditions` are what is known of each sequence as a whole, (1, F, 1) by name.
+    `conditions` are what is known of each sequence, (1, F, 1 or T) by name.
 
     Neighbours of similar length share a batch, padded with holes, which do not count. Long sequences are processed in
     chunks, with state. Both change the result only by rounding.
@@ -69,12 +69,18 @@ def _nats(model: SequenceModel, batch: Batch, steps: int) -> Tensor:
 
 
 def joined(items: list[Conditions]) -> Conditions:
-    """Join the conditions of items, (1, F, 1) each: (B, F, 1), NaN where an item does not say."""
-    like = {name: values for item in items for name, values in item.items()}
-    return {
-        name: torch.cat([item.get(name, torch.full_like(values, math.nan)) for item in items])
-        for name, values in like.items()
-    }
+    """Join the conditions of items, (1, F, 1 or T) each: (B, F, 1 or T), NaN where an item does not say.
+
+    After the end of a shorter item its last frame is repeated, as it is where the item is alone.
+    """
+    found = {}
+    for name in dict.fromkeys(name for item in items for name in item):
+        given = [item[name] for item in items if name in item]
+        longest = max(x.shape[2] for x in given)
+        nothing = given[0].new_full((*given[0].shape[:2], longest), math.nan)
+        rows = [item.get(name, nothing) for item in items]
+        found[name] = torch.cat([torch.cat([x, x[:, :, -1:].expand(-1, -1, longest - x.shape[2])], 2) for x in rows])
+    return found
 
 
 def _batches(sequences: Iterable[Tensor], steps: int, most: int = 64) -> Iterator[list[Tensor]]:

@@ -13,7 +13,18 @@ import torch
 from torch import Tensor
 
 from ..audio.io import read_audio
-from ..data import EncodedCache, Index, Labels, Part, Sequences, find_labels, is_cache, read_labels, scan
+from ..data import (
+    EncodedCache,
+    Index,
+    Labels,
+    Part,
+    Sequences,
+    find_labels,
+    is_cache,
+    open_descriptors,
+    read_labels,
+    scan,
+)
 from ..errors import ConfigError, DataError
 from ..frontends import Frontend
 from ..runs.event_log import read_metrics
@@ -71,6 +82,7 @@ def evaluate_folder(run: Run, folder: str | Path, generate: int = 0) -> dict[str
         sound = []
         if cache is None:
             cache = EncodedCache.build(replace(index, files=[part.file for part in parts]), run.frontend, temporary)
+            open_descriptors(run.config.conditions, cache, index)
             most, seconds = (len(parts), MOST_SECONDS) if generate else (ROUND_TRIPS, 10.0)
             sound = originals(folder, parts, run.sample_rate, most, seconds)
         if generate and not sound:
@@ -107,8 +119,8 @@ def report(
     """
     front, spec = run.frontend, run.frontend.spec
     seconds = front.seconds(held_out)
-    known = run.file_conditions(labels)
-    given = None if known is None else [known.of_item(sha256) for sha256 in held_out.sha256]
+    known = run.file_conditions(held_out.cache, labels)
+    given = None if known is None else [known.of_item(held_out.piece(i)) for i in range(len(held_out))]
     score = held_out_score(run.model, held_out, seconds, given)
     counted = None if training is None else baselines(spec, training, held_out)
     codes_per_second = spec.num_rows * int(held_out.num_frames.sum()) / seconds

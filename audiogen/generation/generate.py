@@ -1,8 +1,10 @@
 """The generation loop: draw a step, observe it, draw the next."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -85,7 +87,7 @@ def _frames(model: SequenceModel, prompt: Tensor, num_frames: int, request: Requ
     num_steps, emitted = pattern.num_steps(total), P
     low, seq = begun, prompt[:, :, :0]  # steps [low, ...)
     with _evaluating(model), _bar(num_steps - begun) as bar:
-        engine = choose(model, request)
+        engine = choose(model, _extended(request, total))
         engine.prefill(pattern.apply(prompt, hole, 0, begun))
         at_once = max(1, int(engine.seconds_at_once * (model.spec.frame_rate or 0)) * pattern.stride)
         for begin in range(begun, num_steps, WINDOW):
@@ -144,6 +146,17 @@ def _evaluating(model: SequenceModel) -> Iterator[None]:
             module.training = training
 
 
+def _extended(request: Request, num_frames: int) -> Request:
+    """Say nothing after the end of conditions of fewer frames: beyond their last frame, that one holds."""
+    conditions = request.conditions or {}
+    longer = {
+        name: torch.cat([x, torch.full_like(x[:, :, :1], math.nan)], dim=2)
+        for name, x in conditions.items()
+        if 1 < x.shape[2] < num_frames
+    }
+    return replace(request, conditions={**conditions, **longer}) if longer else request
+
+
 def _prompt(model: SequenceModel, num_frames: int, request: Request) -> Tensor:
     """Check the length and the prompt, and return the prompt of each item, (B, C, P); P is 0 if there is none."""
     if num_frames < 0:
@@ -155,11 +168,4 @@ def _prompt(model: SequenceModel, num_frames: int, request: Request) -> Tensor:
             f"prompt: expected shape (B, {empty.shape[1]}, P) from this model's front-end, got {tuple(prompt.shape)}"
         )
     model.embed.check(prompt)
-    total = prompt.shape[2] + num_frames
-    for name, values in (request.conditions or {}).items():
-        if values.shape[2] != 1 and values.shape[2] < total:
-            raise ConfigError(
-                f"conditions: {name} has {values.shape[2]:,} frames, and {total:,} are generated, the prompt included; "
-                "give as many, or one for all"
-            )
     return prompt.expand(request.batch_size, -1, -1)

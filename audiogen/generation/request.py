@@ -88,7 +88,8 @@ class Request:
         sampling: temperature and filters.
         precision: "fp32", "bf16" or "int8": the format to which an engine may round its copy of the weights.
         until: stop rule; ends items before the requested number of frames.
-        conditions: conditions of each item by name, (B or 1, F, T or 1); T includes the frames of the prompt.
+        conditions: conditions of each item by name, (B or 1, F, T or 1), whose frames are counted from the beginning of
+            the prompt; after the last one, nothing is given.
         guidance: scale of classifier-free guidance: 0 ignores the conditions, 1 is the model without guidance, and
             more follows the conditions more closely. Any value but 1 needs a second row per item.
 

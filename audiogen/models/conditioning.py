@@ -6,7 +6,9 @@ item and frames without a value are all represented in the same way.
 
     label      index of the label among its values          (B, 1, 1 or T)
     number     the number itself                            (B, 1, 1 or T)
-    frames     a vector for each frame, such as a melody    (B, F, T)
+    melody     the strength of each pitch class             (B, 12, T)
+    loudness   dB relative to a full-scale sine             (B, 1, T)
+    frames     any other vector for each frame              (B, F, T)
     position   frames since the file began, and to its end  (B, 2, T)
 
 Each condition becomes one vector per frame, which is added to the embedding of the step that predicts the frame. So all
@@ -36,6 +38,8 @@ STRENGTH = 4.0
 #: Maximum number of values of a label, and of numbers per frame. They catch typos and untrusted configs that would
 #: exhaust memory.
 MAX_VALUES, MAX_FEATURES = 2**16, 2**12
+#: Waves of each of sine and cosine by which a number is seen.
+WAVES = 8
 
 
 class Condition(nn.Module):
@@ -96,6 +100,19 @@ class Affine(nn.Module):
         return nn.functional.linear(x, self.weight, self.bias)
 
 
+def waves_of(x: Tensor, low: float, high: float) -> Tensor:
+    """See numbers (B, 1, T) through waves of several lengths over their range, so that near numbers are alike.
+
+    Source: Tancik et al. 2020, Fourier Features Let Networks Learn High Frequency Functions, section 4.
+
+    Returns:
+        (B, T, 2 WAVES).
+    """
+    u = (x - low) / max(high - low, 1e-9)  # from 0 to 1
+    angles = math.pi * torch.arange(1, WAVES + 1, device=x.device, dtype=x.dtype)[:, None] * u  # (B, WAVES, T)
+    return torch.cat([angles.sin(), angles.cos()], dim=1).transpose(1, 2)
+
+
 class Label(Condition):
     """One of a fixed set of values, such as the name of an instrument."""
 
@@ -137,14 +154,10 @@ class Label(Condition):
 
 
 class Number(Condition):
-    """A number, such as a tempo, encoded by sines and cosines over its range, so that close numbers look similar.
-
-    Source: Tancik et al. 2020, Fourier Features Let Networks Learn High Frequency Functions, section 4.
-    """
+    """A number, such as a tempo, encoded by sines and cosines (see `waves_of`)."""
 
     num_features = 1
     one_word = True
-    WAVES = 8
 
     @dataclass(frozen=True)
     class Config:
@@ -163,13 +176,10 @@ class Number(Condition):
 
     def __init__(self, config: Config, dim: int):
         super().__init__(config, dim)
-        self.linear = Affine(2 * self.WAVES, dim)
+        self.linear = Affine(2 * WAVES, dim)
 
     def embed(self, x: Tensor) -> Tensor:
-        u = (x - self.config.low) / max(self.config.high - self.config.low, 1e-9)  # (B, 1, T), from 0 to 1
-        waves = torch.arange(1, self.WAVES + 1, device=x.device, dtype=x.dtype)[:, None]
-        angles = math.pi * waves * u  # (B, WAVES, T)
-        return self.linear(torch.cat([angles.sin(), angles.cos()], dim=1).transpose(1, 2))
+        return self.linear(waves_of(x, self.config.low, self.config.high))
 
     def parse(self, name: str, value: Any) -> Tensor:
         low, high = self.config.low, self.config.high
@@ -213,9 +223,59 @@ class Frames(Condition):
         return self.linear(x.transpose(1, 2))
 
     def parse(self, name: str, value: Any) -> Tensor:
-        x = torch.as_tensor(value, dtype=torch.float32)
-        if x.ndim != 2 or x.shape[0] != self.num_features or not x.shape[1]:
-            raise ConfigError(f"{name}: must have the shape ({self.num_features}, frames), got {tuple(x.shape)}")
+        return framewise(name, value, self.num_features)
+
+
+class Melody(Condition):
+    """The strength of each of 12 pitch classes, from 0 to 1: C, C sharp, ..., B. All zeros say that none is heard.
+
+    That is another thing than NaN, which says nothing of the melody.
+    """
+
+    num_features = 12
+
+    @dataclass(frozen=True)
+    class Config:
+        """No settings."""
+
+    def __init__(self, config: Any, dim: int):
+        super().__init__(config, dim)
+        self.linear = Affine(self.num_features, dim)
+
+    def embed(self, x: Tensor) -> Tensor:
+        return self.linear(x.transpose(1, 2))
+
+    def parse(self, name: str, value: Any) -> Tensor:
+        x = framewise(name, value, self.num_features)
+        if bool(((x < 0) | (x > 1)).any()):
+            raise ConfigError(f"{name}: the strength of a pitch class is from 0 to 1, got {span(x)}")
+        return x
+
+
+class Loudness(Condition):
+    """The level in dB relative to a full-scale sine; below LOW, all are the same."""
+
+    num_features = 1
+    LOW, HIGH = -80.0, 0.0
+
+    @dataclass(frozen=True)
+    class Config:
+        """No settings."""
+
+    def __init__(self, config: Any, dim: int):
+        super().__init__(config, dim)
+        self.linear = Affine(2 * WAVES, dim)
+
+    def embed(self, x: Tensor) -> Tensor:
+        return self.linear(waves_of(x.clamp(self.LOW, self.HIGH), self.LOW, self.HIGH))
+
+    def parse(self, name: str, value: Any) -> Tensor:
+        x = framewise(name, value, 1)
+        given = x[~x.isnan()]
+        if len(given) and (float(given.max()) > self.HIGH + 3 or float(given.min()) >= -1):  # not those of a wav
+            raise ConfigError(
+                f"{name}: levels are in dB below full scale, such as -20, got {span(x)}; a wav has the shape (1, 1, N)"
+            )
         return x
 
 
@@ -251,7 +311,35 @@ class Position(Condition):
         return positions(value)
 
 
-CONDITIONS: dict[str, type[Condition]] = {"label": Label, "number": Number, "frames": Frames, "position": Position}
+CONDITIONS: dict[str, type[Condition]] = {
+    "label": Label,
+    "number": Number,
+    "melody": Melody,
+    "loudness": Loudness,
+    "frames": Frames,
+    "position": Position,
+}
+
+
+def framewise(name: str, value: Any, num_features: int) -> Tensor:
+    """Convert a user's array to values (F, T); NaN is "not given".
+
+    Raises:
+        ConfigError: it is of another shape, or of no numbers; begins with the condition's `name`.
+    """
+    wanted = f"{name}: must have the shape ({num_features}, frames)"
+    try:
+        x = torch.as_tensor(value, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        raise ConfigError(f"{wanted}, got {str(value)[:40]!r}") from None
+    if x.ndim != 2 or x.shape[0] != num_features or not x.shape[1]:
+        raise ConfigError(f"{wanted}, got {tuple(x.shape)}")
+    return x
+
+
+def span(x: Tensor) -> str:
+    """Say from where to where values lie."""
+    return f"{float(x.nan_to_num(0.0).amin()):g} to {float(x.nan_to_num(0.0).amax()):g}"
 
 
 def positions(num_frames: int) -> Tensor:
@@ -284,14 +372,14 @@ class Conditioner(nn.Module):
         return {name: getattr(self, f"condition_{name}") for name in self._names}
 
     def forward(self, conditions: Conditions, frames: Tensor) -> Tensor:
-        """Sum the vectors of all conditions.
+        """Sum the vectors of all conditions: `prepare`, then `Prepared.at`."""
+        return self.prepare(conditions).at(frames)
+
+    def prepare(self, conditions: Conditions) -> "Prepared":
+        """Check values and embed what holds for whole items.
 
         Args:
             conditions: values by name, (B, F, 1 or T) each; a B of 1 serves all items.
-            frames: (S,) int64, the frame whose values apply to each step; indices beyond the last frame mean the last.
-
-        Returns:
-            (B, S, D). S is 1 if all given conditions apply to whole items; B is 1 if they are the same for all items.
 
         Raises:
             ConfigError: the model has no such condition, or the shape is wrong.
@@ -305,10 +393,37 @@ class Conditioner(nn.Module):
                     f"conditions: {name} must have the shape (items, {parts[name].num_features}, frames or 1), "
                     f"got {tuple(x.shape)}"
                 )
-        vectors = []
+        terms = []
         for name, part in parts.items():
             x = conditions.get(name)
-            if x is not None and x.shape[2] > 1:
-                x = x.index_select(2, frames.clamp(max=x.shape[2] - 1))  # (B, F, S)
-            vectors.append(part.null[None, None] if x is None else part(x))  # (B or 1, S or 1, D)
+            changes = x is not None and x.shape[2] > 1
+            terms.append((part, x) if changes else part.null[None, None] if x is None else part(x))
+        return Prepared(terms)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Conditions of which what holds for whole items is embedded already.
+
+    Attributes:
+        terms: of each condition its vectors (B or 1, 1, D); or itself and its values (B or 1, F, T), if they change.
+    """
+
+    terms: list[Tensor | tuple[Condition, Tensor]]
+
+    def at(self, frames: Tensor) -> Tensor:
+        """Sum the vectors of all conditions.
+
+        Args:
+            frames: (S,) int64, the frame whose values hold at each step; beyond the last one, the last one.
+
+        Returns:
+            (B, S, D), where S is 1 if all that is given holds for whole items, and B is 1 if it is the same for all.
+        """
+        vectors = []
+        for term in self.terms:
+            if isinstance(term, tuple):
+                part, x = term
+                term = part(x.index_select(2, frames.clamp(max=x.shape[2] - 1)))  # (B, F, S) -> (B, S, D)
+            vectors.append(term)
         return STRENGTH * sum(vectors[1:], start=vectors[0])

@@ -7,7 +7,7 @@ from ..errors import ConfigError
 from ..spec import Spec, TokenSpec
 from .backbones import Backbone
 from .batch import Batch
-from .conditioning import Conditioner, Conditions
+from .conditioning import Conditioner, Conditions, Prepared
 from .embeddings import CodeEmbedding, FrameEmbedding
 from .heads import CategoricalHead, MixtureDensityHead
 from .layers import State
@@ -187,11 +187,8 @@ class SequenceModel(nn.Module):
         h, state = self.backbone(self._conditioned(self.embed(x), added), state)
         return self.head.attach(h[:, -1:], x[:, :, -1:])[:, 0], state
 
-    def added(self, conditions: Conditions | None, start: int, stop: int) -> Tensor | None:
-        """Return what conditions add to the inputs that predict the steps [start, stop).
-
-        Returns:
-            (B, S, D), where B or S may be 1 if all items or steps share it; None for a model without conditions.
+    def prepare(self, conditions: Conditions | None) -> Prepared | None:
+        """Check conditions and embed what holds for whole items; None for a model without conditions.
 
         Raises:
             ConfigError: the model has no such condition, or the shape is another one.
@@ -200,7 +197,19 @@ class SequenceModel(nn.Module):
             if conditions:
                 raise ConfigError(f"conditions: this model was trained without any, got {', '.join(conditions)}")
             return None
-        return self.conditioner(conditions or {}, self.pattern.newest_frame(start, stop, self.bos.device))
+        return self.conditioner.prepare(conditions or {})
+
+    def added(self, conditions: Conditions | Prepared | None, start: int, stop: int) -> Tensor | None:
+        """Return what conditions add to the inputs that predict the steps [start, stop).
+
+        Returns:
+            (B, S, D), where B or S may be 1 if all items or steps share it; None for a model without conditions.
+
+        Raises:
+            ConfigError: as in `prepare`.
+        """
+        prepared = conditions if isinstance(conditions, Prepared) else self.prepare(conditions)
+        return prepared and prepared.at(self.pattern.newest_frame(start, stop, self.bos.device))
 
     def _conditioned(self, x: Tensor, added: Tensor | None) -> Tensor:
         if added is None:

@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import Labels, Part
+from ..data import Labels, Part, described_value
 from ..errors import ConfigError
 from ..models.conditioning import Condition, Conditions, listed
+from ..spec import Spec
 from ..utils.text import fold
 
 
@@ -37,6 +39,7 @@ def ask(
     seeds: Sequence[int],
     training: Sequence[Part],
     labels: Labels,
+    spec: Spec,
 ) -> Asked:
     """Complete the given labels of each item with those of a random training file that has the given ones.
 
@@ -44,27 +47,32 @@ def ask(
 
     Args:
         parts: the conditions of the model.
-        asked: values by name: one for all items, a list of one for each, or None for "not given".
+        asked: values by name: one for all items, a list of one for each, or None for "not given". A melody or a
+            loudness is an array (F, T), a wav (1, 1, N) at the run's rate, or the path of a sound file.
         seeds: seeds of the items.
         training: the training files.
         labels: labels of the training files.
+        spec: the front-end's spec.
 
     Raises:
         ConfigError: a name or a value is unknown.
+        AudioReadError: a sound file can't be read.
     """
     names, count = {fold(name): name for name in parts}, len(seeds)
     asked = {names.get(fold(name), name): value for name, value in (asked or {}).items()}
-    for name, value in asked.items():
+    every = {name: value if isinstance(value, list | tuple) else [value] * count for name, value in asked.items()}
+    for name, several in every.items():
         if name not in parts:
             raise ConfigError(f"{name}: the run has no such condition; it has {listed(tuple(parts)) or 'none'}")
-        if isinstance(value, list | tuple) and len(value) != count:
+        if len(several) != count:
             raise ConfigError(
-                f"{name}: one value for each of {count} items is needed, or one for all, got {len(value)}"
+                f"{name}: one value for each of {count} items is needed, or one for all, got {len(several)}"
             )
+    given = {name: _converted(parts[name], several, spec) for name, several in every.items()}
     items: list[dict[str, Tensor]] = []
     seconds: list[float | None] = []
     for i, seed in enumerate(seeds):
-        values = {name: value[i] if isinstance(value, list | tuple) else value for name, value in asked.items()}
+        values = {name: several[i] for name, several in given.items()}
         fitting = _fitting(values, parts, training, labels)
         rng = np.random.Generator(np.random.Philox(key=np.array([seed, 0], np.uint64)))
         part = fitting[int(rng.integers(len(fitting)))] if fitting else None
@@ -74,10 +82,25 @@ def ask(
             if not condition.stays_open and name not in values:
                 values[name] = _known(name, condition, row, rng)
         items.append({name: parts[name].parse(name, value) for name, value in values.items() if value is not None})
-    words = [
-        {name: word for name, x in item.items() if (word := parts[name].describe(x)) is not None} for item in items
-    ]
+    words: list[dict[str, str]] = []
+    for i, item in enumerate(items):
+        said = {name: parts[name].describe(x) or _file(every.get(name), i) for name, x in item.items()}
+        words.append({name: word for name, word in said.items() if word})
     return Asked(parts, stacked(items, parts), words, seconds)
+
+
+def _converted(condition: Condition, several: Sequence[Any], spec: Spec) -> list[Any]:
+    """Replace recordings among the values of all items by their descriptors; compute each once."""
+    found: dict[int, Any] = {}
+    for value in several:
+        if id(value) not in found:
+            found[id(value)] = described_value(condition, value, spec)
+    return [found[id(value)] for value in several]
+
+
+def _file(several: Sequence[Any] | None, i: int) -> str | None:
+    """Return the name of the sound file that is asked of item i; None if it is none."""
+    return str(several[i]) if several is not None and isinstance(several[i], str | Path) else None
 
 
 def _fitting(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data import EncodedCache, FileConditions, Labels, Sequences, Split, is_cache, read_labels
+from ..data import EncodedCache, FileConditions, Labels, Sequences, Split, is_cache, open_descriptors, read_labels
 from ..errors import CacheError, ConfigError, DataError
 from ..frontends import Frontend, load_frontend
 from ..generation.audio import generate_sound, stream_sound
@@ -61,11 +61,14 @@ class Run:
         """Return which files the run was trained on and which were held out; empty if that was not saved."""
         return read_split(self.folder)
 
-    def file_conditions(self, labels: Labels | None = None) -> FileConditions | None:
-        """Return the conditions as far as files are known to the run, or by further `labels`; None if it has none."""
-        if not self.config.conditions:
+    def file_conditions(self, cache: EncodedCache, labels: Labels | None = None) -> FileConditions | None:
+        """Return what is known of the files of a cache, to the run or by further `labels`; None without conditions."""
+        configs = self.config.conditions
+        if not configs:
             return None
-        return FileConditions(self.config.conditions, read_labels(self.folder).over(labels or Labels()))
+        return FileConditions(
+            configs, read_labels(self.folder).over(labels or Labels()), open_descriptors(configs, cache)
+        )
 
     def training_sequences(self) -> Sequences | None:
         """Return the training codes, or None, with a warning, if the run's cache was removed or replaced."""
@@ -104,7 +107,9 @@ class Run:
             sampling: temperature and filters; None for the run's own.
             seeds: one seed per item, instead of `num` and `seed`.
             conditions: what to ask for by name, such as {"digit": "7"}: one value for all items, a list of one for
-                each, or None for "not given". Other labels are copied from a random training file that has these.
+                each, or None for "not given". Other labels are copied from a random training file that has these. A
+                melody or a loudness is the path of a sound file, a wav (1, 1, N), or an array (F, T) with one column
+                per frame, including the frames of the prompt; after its end, nothing is given.
             guidance: how strongly to follow the conditions; 1 is as learned, None the run's own default.
 
         Returns:
@@ -210,7 +215,8 @@ class Run:
             if conditions:
                 raise ConfigError(f"{next(iter(conditions))}: this run was trained without conditions")
             return None
-        return ask(conditioner.parts, conditions, seeds, self.split().train, read_labels(self.folder))
+        training, labels = self.split().train, read_labels(self.folder)
+        return ask(conditioner.parts, conditions, seeds, training, labels, self.frontend.spec)
 
     def generate_request(self, seconds: float, request: Request) -> Generation:
         """Generate the sound of a request: x (B, 1, N), with the seeds of its items and their lengths in samples.

@@ -66,10 +66,10 @@ class Engine:
         #: Rows of the hidden: with guidance two for each item, first all with conditions, then all without.
         self.rows = request.batch_size * (2 if request.guided else 1)
         self.step = 0  # that is drawn next
-        device = model.bos.device
-        self._conditions = {
-            name: values.to(device, non_blocking=True) for name, values in (request.conditions or {}).items()
-        }
+        device, conditions = model.bos.device, request.conditions or {}
+        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+            self._given = model.prepare({name: x.to(device, non_blocking=True) for name, x in conditions.items()})
+            self._null = model.prepare({}) if request.guided else None
 
     def prefill(self, seq: Tensor) -> None:
         """Process the steps (B, C, S) of the prompt, S >= 0, with the model in one pass."""
@@ -86,12 +86,14 @@ class Engine:
 
         None for a model without conditions.
         """
-        request = self.request
+        if self._given is None:
+            return None
         with torch.autocast(self.model.bos.device.type, enabled=False):
-            given, null = self.model.added(self._conditions, start, stop), self.model.added({}, start, stop)
-        if given is None or null is None or not request.guided:
+            given = self.model.added(self._given, start, stop)
+            null = None if self._null is None else self.model.added(self._null, start, stop)
+        if given is None or null is None:
             return given
-        shape = (request.batch_size, *given.shape[1:])
+        shape = (self.request.batch_size, *given.shape[1:])
         return torch.cat([given.expand(shape), null.expand(shape)])
 
     def to_sample(self, hidden: Tensor) -> Tensor:
