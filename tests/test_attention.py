@@ -38,14 +38,15 @@ def randn(*shape):
 
 @pytest.mark.parametrize("mean", [past_mean_loop, past_mean_matrix, past_mean_softmax])
 def test_every_mean_of_the_past_is_a_running_sum_by_its_length(mean):
-    """Buries a triangle that leaves the present out or lets the future in, and rows that don't sum to 1."""
+    """Guards against a triangle that leaves the present out or lets the future in, and rows that don't sum to 1."""
     x = randn(S, D)
     close(mean(x), x.cumsum(dim=0) / torch.arange(1, S + 1)[:, None])
 
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_attend_equals_torch(masked):
-    """Buries a scale by d in the place of its root, a softmax over the queries, and a mask that says what to hide."""
+    """Guards against a scale by d in the place of its root, a softmax over the queries, and a mask that says what to
+    hide."""
     q, k, v = randn(2, H, S, 4), randn(2, H, T, 4), randn(2, H, T, 5)
     mask = torch.rand(2, 1, S, T) < 0.6
     mask[..., 0] = True
@@ -54,13 +55,14 @@ def test_attend_equals_torch(masked):
 
 
 def test_queries_of_zero_prefer_nobody():
-    """Buries weights that depend on something else than the products of queries and keys."""
+    """Guards against weights that depend on something else than the products of queries and keys."""
     x = randn(S, D)
     close(attend(torch.zeros_like(x), x, x, causal_mask(S)), past_mean_loop(x))
 
 
 def test_the_scale_keeps_the_softmax_as_soft_for_long_vectors():
-    """Buries a scale that is forgotten, or a `scaled` that changes nothing: products of d terms deviate by sqrt(d)."""
+    """Guards against a scale that is forgotten, or a `scaled` that changes nothing: products of d terms deviate by
+    sqrt(d)."""
     d = 4096
     q, k = randn(200, 1, d), randn(200, 16, d)
     flat, peaked = (entropy(attention_weights(q, k, scaled=scaled)).mean() for scaled in (True, False))
@@ -68,7 +70,7 @@ def test_the_scale_keeps_the_softmax_as_soft_for_long_vectors():
 
 
 def test_heads_are_split_as_torch_splits_them():
-    """Buries heads that share features, and heads merged in another order than they were split in."""
+    """Guards against heads that share features, and heads merged in another order than they were split in."""
     x = randn(2, S, D)
     assert split_heads(x, H).shape == (2, H, S, D // H)
     assert torch.equal(split_heads(x, H)[1, 2], x[1, :, 2 * D // H :])
@@ -77,7 +79,7 @@ def test_heads_are_split_as_torch_splits_them():
 
 @pytest.mark.parametrize("own", [True, False], ids=["self", "cross"])
 def test_attention_equals_torchs_multi_head_attention(own):
-    """Buries keys or values taken from the queries' sequence, and a bias that is left out."""
+    """Guards against keys or values taken from the queries' sequence, and a bias that is left out."""
     ours, torchs = Attention(D, H, turned=False).double(), nn.MultiheadAttention(D, H, batch_first=True).double()
     torchs.in_proj_weight, torchs.in_proj_bias, torchs.out_proj = ours.qkv.weight, ours.qkv.bias, ours.out
     x = randn(2, S, D)
@@ -89,7 +91,7 @@ def test_attention_equals_torchs_multi_head_attention(own):
 
 
 def test_turned_attention_equals_the_librarys():
-    """Buries rotary positions on the values, or on the queries alone."""
+    """Guards against rotary positions on the values, or on the queries alone."""
     ours, library = Attention(D, H).double(), CausalAttention(D, H, window=S).double()
     library.qkv, library.out = ours.qkv, ours.out
     x = randn(2, S, D)
@@ -97,7 +99,8 @@ def test_turned_attention_equals_the_librarys():
 
 
 def test_a_transformer_with_all_its_parts_equals_the_librarys_gpt():
-    """Buries a lesson's transformer that is another one than the library trains: norms, sums and their order."""
+    """Guards against a lesson's transformer that is another one than the library trains: norms, sums and their
+    order."""
     ours = lively(Transformer(D, H, num_layers=2)).double().eval()
     gpt = GPT(GPT.Config(dim=D, num_layers=2, num_heads=H, window=S)).double().eval()
     gpt.norm = ours.norm
@@ -123,7 +126,8 @@ def test_a_transformer_with_all_its_parts_equals_the_librarys_gpt():
     ids=str,
 )
 def test_no_part_lets_a_step_see_the_future(settings):
-    """Buries a rung of the ladder that is good because it cheats (batch norm in training does, and is tested below)."""
+    """Guards against a rung of the ladder that is good because it cheats (batch norm in training does, and is tested
+    below)."""
     model = lively(Transformer(D, H, num_layers=2, **settings)).double().eval()
     x = randn(2, S, D)
     other = torch.cat([x[:, :5], randn(2, S - 5, D)], dim=1)
@@ -132,7 +136,8 @@ def test_no_part_lets_a_step_see_the_future(settings):
 
 
 def test_batch_norm_looks_ahead_in_training():
-    """Buries the lesson's claim, should the norm ever take each step by itself: the future moves the common mean."""
+    """Guards against the lesson's claim, should the norm ever take each step by itself: the future moves the common
+    mean."""
     norm, x = BatchNorm(D).double(), randn(2, S, D)
     flat = x.flatten(0, 1)
     close(norm(x), ((x - flat.mean(0)) / (flat.var(0, unbiased=False) + norm.eps).sqrt()))
@@ -141,7 +146,7 @@ def test_batch_norm_looks_ahead_in_training():
 
 @pytest.mark.parametrize("positions, blind", [("none", True), ("rotary", False), ("learned", False)])
 def test_only_positions_tell_the_order_of_the_past(positions, blind):
-    """Buries positions that are switched off, or on where the lesson says that there are none."""
+    """Guards against positions that are switched off, or on where the lesson says that there are none."""
     model = lively(Transformer(D, H, num_layers=1, positions=positions, num_steps=S)).double().eval()
     x = randn(1, S, D)
     order = torch.tensor([*torch.arange(S - 1).flip(0), S - 1])
@@ -150,7 +155,7 @@ def test_only_positions_tell_the_order_of_the_past(positions, blind):
 
 @pytest.mark.parametrize("mixing, asking", [(False, False), (True, False), (False, True), (True, True)])
 def test_a_name_does_not_depend_on_the_padding(mixing, asking):
-    """Buries an encoder that hears the padding behind a short clip, and so how long its neighbours are."""
+    """Guards against an encoder that hears the padding behind a short clip, and so how long its neighbours are."""
     spec = FrameSpec(8000, 128, 4)
     namer = lively(Namer(spec, 3, D, H, mixing, asking)).double().eval()
     short, long = randn(4, T), randn(4, S)
@@ -159,7 +164,7 @@ def test_a_name_does_not_depend_on_the_padding(mixing, asking):
 
 
 def test_without_mixing_a_frame_is_heard_by_itself():
-    """Buries an attention map that says "frame 3" where frame 3 has already heard all the others."""
+    """Guards against an attention map that says "frame 3" where frame 3 has already heard all the others."""
     namer = lively(Namer(FrameSpec(8000, 128, 4), 3, D, H, mixing=False, asking=True)).double().eval()
     x = randn(1, 4, S)
     changed = x.clone()
@@ -169,7 +174,7 @@ def test_without_mixing_a_frame_is_heard_by_itself():
 
 
 def test_entropy_and_look_back_of_known_rows():
-    """Buries nats for bits, a NaN from 0 log 0, and a distance counted from the wrong end."""
+    """Guards against nats for bits, a NaN from 0 log 0, and a distance counted from the wrong end."""
     weights = torch.tensor([[1.0, 0, 0, 0], [0.5, 0.5, 0, 0], [1, 0, 0, 0], [0.25, 0.25, 0.25, 0.25]])
     assert entropy(weights).tolist() == pytest.approx([0, 1, 0, 2])
     assert look_back(weights).tolist() == pytest.approx([0, 0.5, 2, 1.5])
@@ -177,7 +182,8 @@ def test_entropy_and_look_back_of_known_rows():
 
 @pytest.mark.parametrize("window", [1, 4, S, 40])
 def test_the_librarys_weights_are_those_of_its_forward(device, window):
-    """Buries a picture of attention that is not the attention: another scale, window or turn than `forward` takes."""
+    """Guards against a picture of attention that is not the attention: another scale, window or turn than `forward`
+    takes."""
     attention = lively(CausalAttention(D, H, window)).double().to(device)
     x = randn(2, S, D).to(device)
     weights = attention.weights(x)

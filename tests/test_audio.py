@@ -53,7 +53,7 @@ def stored(request, tmp_path_factory):
 
 
 def test_reads_every_format(stored):
-    """Buries: a wrong scale, a lost channel, samples lost or added by a codec's delay."""
+    """Guards against a wrong scale, a lost channel, samples lost or added by a codec's delay."""
     path, given, subtype, sample_rate = stored
     wav = read_audio(path)
     assert wav.shape == (1, len(given)) and wav.dtype == torch.float32 and wav.is_contiguous()
@@ -73,7 +73,7 @@ def test_reads_every_format(stored):
 @pytest.mark.parametrize("bits", [8, 16, 24, 32])
 @pytest.mark.parametrize("num_channels", [1, 2, 8])
 def test_equals_the_wave_module(tmp_path, bits, num_channels):
-    """Buries: x / 32767, which no longer gives back the stored integers."""
+    """Guards against x / 32767, which no longer gives back the stored integers."""
     raw = np.random.default_rng(0).integers(0, 256, 3 * 5 * 7 * 8 * bits // 8, dtype=np.uint8).tobytes()
     with wave.open(str(tmp_path / "a.wav"), "wb") as file:
         file.setparams((num_channels, bits // 8, 16_000, 0, "NONE", ""))
@@ -86,7 +86,8 @@ def test_equals_the_wave_module(tmp_path, bits, num_channels):
 
 
 def test_a_stretch_is_the_same_stretch_of_the_whole(stored):
-    """Buries: libsndfile's Vorbis seek that misses (issue 885), and MP3 frames decoded without their forerunners."""
+    """Guards against libsndfile's Vorbis seek that misses (issue 885), and MP3 frames decoded without their
+    forerunners."""
     path, given, subtype, _ = stored
     whole = read_audio(path)
     last = len(given) - 500
@@ -99,7 +100,7 @@ def test_a_stretch_is_the_same_stretch_of_the_whole(stored):
 
 @pytest.mark.parametrize("sample_rate", [None, 16_000, 44_101])
 def test_blocks_equal_the_whole(stored, sample_rate):
-    """Buries: a resampler that starts afresh, a decoder that is disturbed, at the seams between blocks."""
+    """Guards against a resampler that starts afresh, a decoder that is disturbed, at the seams between blocks."""
     path = stored[0]
     whole = read_audio(path, sample_rate)
     for block_seconds in (0.013, 0.7, 100.0):
@@ -110,14 +111,14 @@ def test_blocks_equal_the_whole(stored, sample_rate):
 
 @pytest.mark.parametrize("num_channels", range(1, 9))
 def test_blocks_of_one_sample_mix_alike(tmp_path, num_channels):
-    """Buries: a mean whose order of additions depends on how many samples are averaged at once."""
+    """Guards against a mean whose order of additions depends on how many samples are averaged at once."""
     soundfile.write(tmp_path / "a.wav", sounds(200, 8_000, num_channels), 8_000, subtype="FLOAT")
     blocks = torch.cat(list(read_blocks(tmp_path / "a.wav", block_seconds=1e-9)), dim=1)
     assert torch.equal(blocks, read_audio(tmp_path / "a.wav"))
 
 
 def test_reading_at_a_rate_is_reading_and_resampling(stored):
-    """Buries: two resamplers in one house. (Lossy files overshoot, which is clipped only after resampling.)"""
+    """Guards against two resamplers that differ. (Lossy files overshoot, which is clipped only after resampling.)"""
     path, given, subtype, sample_rate = stored
     wav = read_audio(path, 24_000)
     assert wav.shape == (1, (2 * len(given) * 24_000 + sample_rate) // (2 * sample_rate))
@@ -126,7 +127,7 @@ def test_reading_at_a_rate_is_reading_and_resampling(stored):
 
 
 def test_a_long_file_is_not_loaded(tmp_path):
-    """Buries: 2 GiB read to have 100 samples; blocks that pile up; a slow look at the header."""
+    """Guards against 2 GiB read to have 100 samples; blocks that pile up; a slow look at the header."""
     path = tmp_path / "long.wav"
     header = wav_bytes(b"", data_size=2_000_000_000, riff_size=2_000_000_036)
     with open(path, "wb") as file:
@@ -143,7 +144,7 @@ def test_a_long_file_is_not_loaded(tmp_path):
 
 
 def test_a_flac_from_a_pipe(tmp_path):
-    """Buries: a length of 2^63 - 1, or of 0, where STREAMINFO states none."""
+    """Guards against a length of 2^63 - 1, or of 0, where STREAMINFO states none."""
     whole = read_audio(flac(tmp_path / "known.flac"))
     piped = flac(tmp_path / "piped.flac", total=0)
     assert audio_info(piped).num_samples == 5_000
@@ -153,7 +154,7 @@ def test_a_flac_from_a_pipe(tmp_path):
 
 @pytest.mark.parametrize("tag", ["none", "Info", "Info without a count", "VBRI"])
 def test_what_tags_say_of_an_mp3(tmp_path, tag):
-    """Buries: a tag's frame that is played, and a file as long as libsndfile's guess."""
+    """Guards against a tag's frame that is played, and a file as long as libsndfile's guess."""
     path = tmp_path / "a.mp3"
     soundfile.write(path, sounds(20_000, 16_000, 1), 16_000, bitrate_mode="CONSTANT", compression_level=0.5)
     data = path.read_bytes()
@@ -173,7 +174,7 @@ def test_what_tags_say_of_an_mp3(tmp_path, tag):
 
 
 def test_a_vbri_tag_has_to_be_right(tmp_path):
-    """Buries: an MP3 cut between two frames."""
+    """Guards against an MP3 cut between two frames."""
     soundfile.write(
         tmp_path / "a.mp3", sounds(20_000, 16_000, 1), 16_000, bitrate_mode="CONSTANT", compression_level=0.5
     )
@@ -185,7 +186,7 @@ def test_a_vbri_tag_has_to_be_right(tmp_path):
 
 
 def test_an_mp3_of_varying_bitrate_without_a_tag(tmp_path):
-    """Buries: the half of such a file that lies beyond libsndfile's guess, lost in silence."""
+    """Guards against the half of such a file that lies beyond libsndfile's guess, lost in silence."""
     loud_last = np.concatenate([0.8 * sounds(44_100, 44_100, 2), np.zeros((132_300, 2))])
     soundfile.write(tmp_path / "a.mp3", loud_last, 44_100)
     data = (tmp_path / "a.mp3").read_bytes()
@@ -196,14 +197,14 @@ def test_an_mp3_of_varying_bitrate_without_a_tag(tmp_path):
 
 @pytest.mark.parametrize("after", [b"", b"\0", b"\0LIST\4\0\0\0INFO"])
 def test_odd_data_and_chunks_around_it(tmp_path, after):
-    """Buries: a missing padding byte taken for a missing sample, and chunks misread after an odd one."""
+    """Guards against a missing padding byte taken for a missing sample, and chunks misread after an odd one."""
     data = wav_bytes(b"\x80\x00\xff", bits=8, before=b"odd \3\0\0\0abc\0", after=after)
     (tmp_path / "a.wav").write_bytes(data)
     assert read_audio(tmp_path / "a.wav")[0].tolist() == [0, -1, 127 / 128]
 
 
 def test_a_wav_from_a_pipe_goes_to_the_end(tmp_path):
-    """Buries: refusing what ffmpeg writes to a pipe, also if RIFF's own size was put right since."""
+    """Guards against refusing what ffmpeg writes to a pipe, also if RIFF's own size was put right since."""
     data = struct.pack("<3h", 1, 2, 3)
     (tmp_path / "a.wav").write_bytes(wav_bytes(data, data_size=0xFFFFFFFF, riff_size=0xFFFFFFFF))
     assert (read_audio(tmp_path / "a.wav")[0] * 32768).tolist() == [1, 2, 3]
@@ -214,7 +215,7 @@ def test_a_wav_from_a_pipe_goes_to_the_end(tmp_path):
 
 
 def test_big_endian_and_tagged_files(tmp_path):
-    """Buries: RIFX read in the wrong order, and a tag before the header that hides it."""
+    """Guards against RIFX read in the wrong order, and a tag before the header that hides it."""
     soundfile.write(tmp_path / "a.wav", sounds(100, 8_000, 2), 8_000, endian="BIG")
     assert (tmp_path / "a.wav").read_bytes()[:4] == b"RIFX"
     assert audio_info(tmp_path / "a.wav").num_samples == 100
@@ -229,7 +230,8 @@ def test_big_endian_and_tagged_files(tmp_path):
 
 @pytest.mark.parametrize(("stated", "sample_rate"), [(0, 48_000), (11_025, 12_000), (22_050, 24_000), (44_100, 48_000)])
 def test_opus_rates(tmp_path, stated, sample_rate):
-    """Buries: the rate before encoding taken for that of decoding, and so a wrong length; 0 says any, not 8 kHz."""
+    """Guards against the rate before encoding taken for that of decoding, and so a wrong length; 0 says any, not 8
+    kHz."""
     write_audio(tmp_path / "a.opus", torch.zeros(24_000), 48_000)
     data = (tmp_path / "a.opus").read_bytes()
     (tmp_path / "a.opus").write_bytes(ogg_page(data, 0, data.index(b"OpusHead") + 12, "<I", stated))
@@ -239,7 +241,7 @@ def test_opus_rates(tmp_path, stated, sample_rate):
 
 
 def test_mild_overshoot_is_clipped(tmp_path):
-    """Buries: samples outside [-1, 1] that a front-end would fold over."""
+    """Guards against samples outside [-1, 1] that a front-end would fold over."""
     soundfile.write(tmp_path / "a.wav", np.array([0.5, 1.5, -3.9, 1.0]), 16_000, subtype="FLOAT")
     assert read_audio(tmp_path / "a.wav")[0].tolist() == [0.5, 1.0, -1.0, 1.0]
     soundfile.write(tmp_path / "b.wav", np.tile([1.0, 1.0, -1.0, -1.0], 500), 16_000, subtype="FLOAT")
@@ -251,7 +253,7 @@ def test_mild_overshoot_is_clipped(tmp_path):
     ["gehört 音.wav", "new\nline.wav", "-x.wav", "100%.wav", b"\xff\xfe.wav", "no suffix", "UPPER.WAV", "wrong.mp3"],
 )
 def test_odd_file_names(tmp_path, name):
-    """Buries: names that are no valid Unicode, and messages of two lines. The suffix is not believed."""
+    """Guards against names that are no valid Unicode, and messages of two lines. The suffix is not believed."""
     try:
         path = tmp_path / os.fsdecode(name)
         path.write_bytes(wav_bytes(bytes(20)))

@@ -179,7 +179,7 @@ def case(request, tmp_path):
 
 
 def test_odd_files_are_read_whole(case):
-    """Buries: half of a file lost in silence, a whole file called damaged, an oddity that nobody hears of."""
+    """Guards against half of a file dropped silently, a whole file called damaged, an oddity that nobody hears of."""
     path, seconds, note = case
     info, wav = audio_info(path), read_audio(path)
     assert wav.shape[1] == info.num_samples
@@ -192,7 +192,7 @@ def test_odd_files_are_read_whole(case):
 
 
 def test_odd_files_are_read_in_any_order(case):
-    """Buries: a stretch of a chained or damaged file that is another one than in the whole."""
+    """Guards against a stretch of a chained or damaged file that is another one than in the whole."""
     path, *_ = case
     whole = read_audio(path)
     with AudioFile(path) as file:
@@ -201,7 +201,7 @@ def test_odd_files_are_read_in_any_order(case):
 
 
 def test_notes_are_reported_and_errors_only_if_strict(tmp_path):
-    """Buries: an oddity that the report keeps to itself."""
+    """Guards against an oddity that the report keeps to itself."""
     for name, case in (("a.wav", "data size 36 too large"), ("b.m4a", "M4A")):
         (tmp_path / name).write_bytes(CASES[case][0])
     index = scan(tmp_path)
@@ -219,7 +219,7 @@ CUTS = {
 @pytest.mark.parametrize("kind", CUTS)
 @pytest.mark.parametrize("fraction", [0.55, 0.9])
 def test_what_is_really_cut_is_refused(tmp_path, kind, fraction):
-    """Buries: leniency towards odd headers that lets half a file pass for a whole one."""
+    """Guards against leniency towards odd headers that lets half a file pass for a whole one."""
     data = CUTS[kind]
     (tmp_path / "sound.wav").write_bytes(data[: int(fraction * len(data))])
     with pytest.raises(AudioReadError, match="truncated|can't be decoded"):

@@ -15,7 +15,7 @@ from audiogen.errors import AudiogenError
 
 @pytest.mark.parametrize("suffix", ["wav", "flac"])
 def test_sixteen_bits_come_back_bit_for_bit(tmp_path, suffix):
-    """Buries: libsndfile's factor of 32767, by which one sample in two changes on its way through a program."""
+    """Guards against libsndfile's factor of 32767, by which one sample in two changes on its way through a program."""
     stored = np.random.default_rng(0).permutation(np.arange(-32_768, 32_768)).astype(np.int16)
     soundfile.write(tmp_path / f"a.{suffix}", stored, 16_000)
     write_audio(tmp_path / f"b.{suffix}", read_audio(tmp_path / f"a.{suffix}"), 16_000)
@@ -29,7 +29,7 @@ def test_sixteen_bits_come_back_bit_for_bit(tmp_path, suffix):
     [("a.wav", "PCM_U8", 8), ("a.flac", "PCM_S8", 8), ("a.wav", "PCM_24", 24), ("a.flac", "PCM_24", 24)],
 )
 def test_other_widths_come_back_too(tmp_path, name, subtype, bits):
-    """Buries: rounding down, which is half a step too low."""
+    """Guards against rounding down, which is half a step too low."""
     scale = 2 ** (bits - 1)
     wav = torch.from_numpy(np.unique(np.linspace(-scale, scale - 1, 5_000).round()) / scale).float()
     off = 0.3 / scale * wav.sign() if bits == 8 else 0  # a float32 holds no more than 24 bits
@@ -39,7 +39,7 @@ def test_other_widths_come_back_too(tmp_path, name, subtype, bits):
 
 @pytest.mark.parametrize("subtype", ["FLOAT", "PCM_32"])
 def test_floats_and_32_bits(tmp_path, subtype):
-    """Buries: full scale that wraps to -1."""
+    """Guards against full scale that wraps to -1."""
     wav = torch.tensor([[1.0, -1.0, 0.1, 1e-7]])
     write_audio(tmp_path / "a.wav", wav, 16_000, subtype)
     torch.testing.assert_close(read_audio(tmp_path / "a.wav"), wav, rtol=0, atol=1e-9)
@@ -48,7 +48,7 @@ def test_floats_and_32_bits(tmp_path, subtype):
 @pytest.mark.parametrize("suffix", sorted(WRITE_SUFFIXES))
 @pytest.mark.parametrize("num_samples", [1, 100, 48_000])
 def test_writes_what_it_reads(tmp_path, suffix, num_samples):
-    """Buries: a format that loses or adds samples, at any length; a Vorbis encoder's stack that overflows."""
+    """Guards against a format that loses or adds samples, at any length; a Vorbis encoder's stack that overflows."""
     path = tmp_path / f"a{suffix}"
     wav = torch.from_numpy(sounds(num_samples, 48_000, 2).T)
     write_audio(path, wav, 48_000)
@@ -60,7 +60,7 @@ def test_writes_what_it_reads(tmp_path, suffix, num_samples):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.int32])
 def test_integers_are_scaled_by_their_type(tmp_path, dtype):
-    """Buries: an array of int16, as every other library gives it, written as a square wave."""
+    """Guards against an array of int16, as every other library gives it, written as a square wave."""
     limits = np.iinfo(dtype)
     whole = np.linspace(limits.min, limits.max, 256).astype(dtype)
     write_audio(tmp_path / "a.wav", whole, 16_000, "PCM_24")
@@ -70,13 +70,14 @@ def test_integers_are_scaled_by_their_type(tmp_path, dtype):
 
 
 def test_long_vorbis(tmp_path):
-    """Buries: the crash of libsndfile's Vorbis encoder on a long row of samples."""
+    """Guards against the crash of libsndfile's Vorbis encoder on a long row of samples."""
     write_audio(tmp_path / "a.ogg", torch.zeros(1, 3_000_000), 8_000)
     assert audio_info(tmp_path / "a.ogg").num_samples == 3_000_000
 
 
 def test_clips_with_a_warning(tmp_path):
-    """Buries: samples that wrap around, and clipping that nobody hears of; full scale itself is no reason to warn."""
+    """Guards against samples that wrap around, and clipping that nobody hears of; full scale itself is no reason to
+    warn."""
     with pytest.warns(UserWarning, match=r"a.wav: 2 of 4 samples clipped \(peak 2\)"):
         write_audio(tmp_path / "a.wav", torch.tensor([0.5, 1.5, -2.0, 0.0]), 16_000)
     assert (read_audio(tmp_path / "a.wav")[0] * 32768).tolist() == [16_384, 32_767, -32_768, 0]
@@ -105,7 +106,7 @@ def test_clips_with_a_warning(tmp_path):
     ],
 )
 def test_what_can_not_be_written(tmp_path, name, wav, settings, message):
-    """Buries: a half-written or silent file in the place of a good one."""
+    """Guards against a half-written or silent file in the place of a good one."""
     (tmp_path / name).write_bytes(b"before")
     with pytest.raises(AudiogenError, match=message) as caught:
         write_audio(tmp_path / name, wav, **{"sample_rate": 16_000, **settings})
@@ -114,7 +115,7 @@ def test_what_can_not_be_written(tmp_path, name, wav, settings, message):
 
 
 def test_writing_is_atomic(tmp_path, monkeypatch):
-    """Buries: a good file lost because the disk was full while the next was written."""
+    """Guards against a good file lost because the disk was full while the next was written."""
     write_audio(tmp_path / "a.wav", torch.zeros(10), 16_000)
     before = (tmp_path / "a.wav").read_bytes()
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))

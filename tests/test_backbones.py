@@ -19,14 +19,14 @@ def noise(*shape):
 
 @torch.no_grad()
 def test_the_bigram_is_the_identity():
-    """Buries a layer slipped in between, which would cost the table its rank."""
+    """Guards against a layer slipped in between, which would cost the table its rank."""
     x = noise(2, 5, 8)
     assert torch.equal(build("bigram")(x)[0], x)
 
 
 @torch.no_grad()
 def test_the_mlp_is_a_network_over_the_last_steps_side_by_side():
-    """Buries a context in the wrong order, and a hidden layer without its tanh."""
+    """Guards against a context in the wrong order, and a hidden layer without its tanh."""
     mlp = build("mlp", context=4, num_layers=3)
     x = noise(2, 9, 8)
     for t in range(9):
@@ -39,8 +39,8 @@ def test_the_mlp_is_a_network_over_the_last_steps_side_by_side():
 
 @torch.no_grad()
 def test_wavenet_is_a_stack_of_gated_dilated_convolutions():
-    """Buries a missing residual or skip, gate and filter that swap places, dilations that do not start again, and a way
-    straight to the head that is left out or goes through a ReLU."""
+    """Guards against a missing residual or skip, gate and filter that swap places, dilations that do not start again,
+    and a way straight to the head that is left out or goes through a ReLU."""
     wavenet = build("wavenet", num_layers=5, dilation_cycle=3)
     x = noise(2, 20, 8)
     h = F.linear(x, wavenet.first.weight, wavenet.first.bias).transpose(1, 2)  # (B, R, S)
@@ -61,8 +61,8 @@ def test_wavenet_is_a_stack_of_gated_dilated_convolutions():
 
 @torch.no_grad()
 def test_gpt_is_a_pre_norm_transformer():
-    """Buries a norm after instead of before, a residual left out, and a block without its feed-forward layer. (Its
-    attention is compared with a slow loop in test_layers.)"""
+    """Guards against a norm after instead of before, a residual left out, and a block without its feed-forward layer.
+    (Its attention is compared with a slow loop in test_layers.)"""
     gpt = build("gpt")
     x = noise(2, 17, 8)
     h = x
@@ -76,14 +76,15 @@ def test_gpt_is_a_pre_norm_transformer():
 
 
 def test_receptive_fields_of_the_papers():
-    """Buries a default that sees less than its documentation says."""
+    """Guards against a default that sees less than its documentation says."""
     assert WaveNet(WaveNet.Config(dim=4, residual_dim=2, num_layers=30, dilation_cycle=10)).receptive_field == 3070
     assert MLP(MLP.Config(dim=4, hidden_dim=4, context=16)).receptive_field == 16
     assert GPT(GPT.Config(dim=8, num_layers=2, num_heads=2, window=64)).receptive_field == 127
 
 
 def test_batch_norm_scales_by_the_batch_in_training_and_by_its_history_after():
-    """Buries statistics of one item, or of one step, in the place of all, and an evaluation that looks at its batch."""
+    """Guards against statistics of one item, or of one step, in the place of all, and an evaluation that looks at its
+    batch."""
     mlp = build("mlp", batch_norm=True, num_layers=1).train()
     x = noise(3, 9, 8)
     sums, _ = mlp.first(x)

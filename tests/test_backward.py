@@ -21,7 +21,7 @@ from audiogen.spec import TokenSpec
 
 
 def test_every_piece_of_the_library_is_checked():
-    """Buries a backward pass that is added without a twin."""
+    """Guards against a backward pass that is added without a twin."""
     assert {f"{name}_backward" for name in PAIRS} - {"linear_without_bias_backward"} == {
         name for name in b.__all__ if name.endswith("_backward")
     }
@@ -30,8 +30,8 @@ def test_every_piece_of_the_library_is_checked():
 @pytest.mark.parametrize("piece", PAIRS)
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1))
 def test_a_piece_equals_torch_s_own_layer_and_its_autograd(piece, data, seed):
-    """Buries a sum over the wrong axis, a forgotten second use or factor, taps out of order, a dilation longer than the
-    sound, and heads mixed up."""
+    """Guards against a sum over the wrong axis, a forgotten second use or factor, taps out of order, a dilation longer
+    than the sound, and heads mixed up."""
     torch.manual_seed(seed)
     pair = PAIRS[piece](lambda: data.draw(st.integers(1, 6)))
     y, dy, gradients = pair.run()
@@ -41,7 +41,8 @@ def test_a_piece_equals_torch_s_own_layer_and_its_autograd(piece, data, seed):
 
 @pytest.mark.parametrize("piece", PAIRS)
 def test_a_piece_has_the_slope_that_small_steps_measure(piece):
-    """Buries a mistake that ours and autograd share, and a backward that belongs to the twin's forward alone."""
+    """Guards against a mistake that ours and autograd share, and a backward that belongs to the twin's forward
+    alone."""
     pair = PAIRS[piece](itertools.cycle([2, 3, 2, 4]).__next__)
     _, dy, gradients = pair.run()
     measured = by_differences(lambda *inputs: pair.forward(*inputs)[0], pair.inputs, dy)
@@ -49,7 +50,8 @@ def test_a_piece_has_the_slope_that_small_steps_measure(piece):
 
 
 def test_the_two_oracles_know_a_slope_and_tell_a_wrong_one():
-    """Buries checks that can't fail: an oracle that returns what it is given, and a comparison that broadcasts."""
+    """Guards against checks that can't fail: an oracle that returns what it is given, and a comparison that
+    broadcasts."""
     x, y, dy = torch.randn(3, 3, dtype=torch.float64)
     truth = (dy * 3 * x * x * y, dy * x**3)
     for oracle, tolerance in ((by_autograd, 1e-14), (by_differences, 1e-8)):
@@ -63,7 +65,7 @@ def test_the_two_oracles_know_a_slope_and_tell_a_wrong_one():
 
 
 def test_cross_entropy_of_holes_alone_and_of_enormous_logits():
-    """Buries 0 / 0 where a batch holds no code, and exp that overflows."""
+    """Guards against 0 / 0 where a batch holds no code, and exp that overflows."""
     loss, saved = b.cross_entropy(torch.randn(4, 3), torch.full((4,), 3))
     assert loss == 0 and not b.cross_entropy_backward(1.0, saved).any()
     loss, saved = b.cross_entropy(torch.tensor([[1e4, 0.0, -1e4]]), torch.tensor([1]))
@@ -72,7 +74,8 @@ def test_cross_entropy_of_holes_alone_and_of_enormous_logits():
 
 
 def test_a_whole_wavenet_by_hand_equals_the_library_s():
-    """Buries pieces that are right alone and do not fit each other: both paths out of a layer, the skip sum, holes."""
+    """Guards against pieces that are right alone and do not fit each other: both paths out of a layer, the skip sum,
+    holes."""
     model = SequenceModel(
         TokenSpec(8000, 1, 1, V := 5), WaveNet(WaveNet.Config(dim=6, residual_dim=4, num_layers=3)), Parallel(1)
     ).double()
@@ -150,7 +153,8 @@ def made_up_words(count):
 
 
 def test_a_model_trained_by_hand_ends_where_autograd_ends():
-    """Buries a gradient that is right on random numbers and wrong in the model, and steps that use the last batch's."""
+    """Guards against a gradient that is right on random numbers and wrong in the model, and steps that use the last
+    batch's."""
     x, y = windows(made_up_words(60), context=3, boundary=8)
     ours = MLPByHand(9, context=3, dim=4, hidden_dim=16, dtype=torch.float64)
     theirs = {name: p.clone().requires_grad_() for name, p in ours.parameters.items()}
@@ -176,8 +180,8 @@ def test_a_model_trained_by_hand_ends_where_autograd_ends():
 
 
 def test_a_whole_set_is_judged_row_by_row(monkeypatch):
-    """Buries held-out rows that are scaled by each other, a last block that is weighed like a full one, and variances
-    of another formula than training's."""
+    """Guards against held-out rows that are scaled by each other, a last block that is weighed like a full one, and
+    variances of another formula than training's."""
     x, y = windows(made_up_words(30), context=3, boundary=8)
     model = MLPByHand(9, dtype=torch.float64)
     whole = model.loss(x, y).item()
@@ -191,7 +195,7 @@ def test_a_whole_set_is_judged_row_by_row(monkeypatch):
 
 
 def test_first_weights_are_the_same_in_every_precision():
-    """Buries a comparison of precisions that is one of seeds."""
+    """Guards against a comparison of precisions that is one of seeds."""
     half, full = MLPByHand(9, seed=3), MLPByHand(9, seed=3, dtype=torch.float64)
     for name, parameter in half.parameters.items():
         assert parameter.dtype == torch.float32
@@ -200,7 +204,7 @@ def test_first_weights_are_the_same_in_every_precision():
 
 
 def test_backward_needs_a_loss():
-    """Buries a step made twice from one batch."""
+    """Guards against a step made twice from one batch."""
     model = MLPByHand(9)
     for _ in range(2):
         with pytest.raises(RuntimeError, match="loss"):
@@ -210,7 +214,7 @@ def test_backward_needs_a_loss():
 
 
 def test_windows_are_those_of_the_lesson():
-    """Buries a window that sees what it is to predict, words that run into each other, and an end left out."""
+    """Guards against a window that sees what it is to predict, words that run into each other, and an end left out."""
     x, y = windows([torch.tensor([1, 2, 1]), torch.tensor([3])], context=3, boundary=0)
     assert x.tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 2], [1, 2, 1], [0, 0, 0], [0, 0, 3]]
     assert y.tolist() == [1, 2, 1, 0, 3, 0]

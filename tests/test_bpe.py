@@ -43,7 +43,8 @@ def arrays(lists):
 
 
 def test_the_worked_example():
-    """Buries merges in another order. https://en.wikipedia.org/wiki/Byte_pair_encoding, as in minbpe's tests."""
+    """Guards against merges in another order. https://en.wikipedia.org/wiki/Byte_pair_encoding, as in minbpe's
+    tests."""
     tokenizer = BasicTokenizer()
     tokenizer.train("aaabdaaabac", num_merges=3)
     assert tokenizer.merges == [(97, 97), (97, 98), (256, 257)]
@@ -52,21 +53,21 @@ def test_the_worked_example():
 
 
 def test_of_equals_the_smallest_pair_is_merged():
-    """Buries merges that depend on a dict's order, and so on what was read first."""
+    """Guards against merges that depend on a dict's order, and so on what was read first."""
     assert learn_merges([[3, 4, 1, 2, 3, 4, 1, 2]], 1, 5) == [(1, 2)]
     assert learn_merges([[1, 3, 9, 1, 2, 8, 1, 3, 7, 1, 2]], 1, 10) == [(1, 2)]
     assert learn_merges([[5, 6, 5, 6, 5, 6, 5, 5]], 1, 10) == [(5, 6)], "the count comes first"
 
 
 def test_runs_are_merged_from_the_left():
-    """Buries aX for aaa, and overlapping pairs that are merged twice."""
+    """Guards against aX for aaa, and overlapping pairs that are merged twice."""
     assert merge([7, 7, 7], (7, 7), 9) == [9, 7]
     assert merge([7, 7, 7, 7, 1, 7], (7, 7), 9) == [9, 9, 1, 7]
     assert count_pairs([[7, 7, 7], [7, 7]]) == {(7, 7): 3}, "neighbours count, not replacements, and only inside"
 
 
 def test_learning_ends_when_nothing_occurs_twice():
-    """Buries tokens for what was seen once, and an endless loop on a text of one letter."""
+    """Guards against tokens for what was seen once, and an endless loop on a text of one letter."""
     assert learn_merges([[1, 2, 3, 4]], 5, 10) == []
     assert learn_merges([[1, 2, 1, 2]], 5, 10) == [(1, 2)]
     assert learn_merges([], 5, 10) == learn_merges([[], [1]], 5, 10) == []
@@ -82,7 +83,8 @@ def trained():
 
 @given(text=st.text(max_size=60))
 def test_any_text_survives(trained, text):
-    """Buries bytes that are lost or doubled, a split that leaves out a sign, and text that was never trained on."""
+    """Guards against bytes that are lost or doubled, a split that leaves out a sign, and text that was never trained
+    on."""
     for tokenizer in trained:
         ids = tokenizer.encode(text)
         assert tokenizer.decode(ids) == text
@@ -90,7 +92,7 @@ def test_any_text_survives(trained, text):
 
 
 def test_bytes_that_are_no_text_are_replaced():
-    """Buries a UnicodeDecodeError on what a model made up: half a character."""
+    """Guards against a UnicodeDecodeError on what a model made up: half a character."""
     tokenizer = BasicTokenizer()
     assert tokenizer.decode([104, 0x80, 105, 0xE7]) == "h\ufffdi\ufffd"
     for token in (-1, 256):
@@ -99,7 +101,7 @@ def test_bytes_that_are_no_text_are_replaced():
 
 
 def test_the_split_keeps_words_apart():
-    """Buries tokens for `cat.`, `cat!` and `t sat`, one each, in the place of one for the word."""
+    """Guards against tokens for `cat.`, `cat!` and `t sat`, one each, in the place of one for the word."""
     basic, split = BasicTokenizer(), SplitTokenizer()
     for tokenizer in (basic, split):
         tokenizer.train(TEXT, num_merges=60)
@@ -110,7 +112,7 @@ def test_the_split_keeps_words_apart():
 
 
 def test_the_split_is_that_of_gpt4():
-    """Buries a rewritten pattern that cuts elsewhere. Expected by hand from cl100k_base's pattern."""
+    """Guards against a rewritten pattern that cuts elsewhere. Expected by hand from cl100k_base's pattern."""
     expected = [
         "Hello",
         "'ve",
@@ -155,7 +157,8 @@ def test_the_split_is_that_of_gpt4():
 
 
 def test_letters_and_digits_are_those_of_unicode():
-    """Buries `[^\\W\\d_]` taken on trust: it is \\p{L} and the numerals that are no decimal digits, nothing else."""
+    """Guards against an unchecked `[^\\W\\d_]`: it is \\p{L} and the numerals that are no decimal digits, nothing
+    else."""
     everything = [chr(code) for code in range(0x20000)]  # the planes in which nearly all of them are
     categories = {sign: unicodedata.category(sign) for sign in everything}
     letters, digits = (set(re.findall(pattern, "".join(everything))) for pattern in (r"[^\W\d_]", r"\d"))
@@ -164,7 +167,7 @@ def test_letters_and_digits_are_those_of_unicode():
 
 
 def test_the_split_equals_the_original_pattern():
-    """Buries the same, in all of its alternatives at once. The original needs the `regex` package."""
+    """Guards against the same, in all of its alternatives at once. The original needs the `regex` package."""
     regex = pytest.importorskip("regex", reason="the regex package is not installed")
     original = (
         r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|"
@@ -183,7 +186,7 @@ def test_the_split_equals_the_original_pattern():
 
 
 def test_special_tokens_are_for_those_who_may_use_them():
-    """Buries a text from a stranger that ends the document, and one special token cut out of a longer one."""
+    """Guards against a text from a stranger that ends the document, and one special token cut out of a longer one."""
     tokenizer = SplitTokenizer(specials=["<|end|>", "<|end|>now", "<|a|>"])
     tokenizer.train(TEXT, num_merges=20)
     assert tokenizer.num_tokens == 279
@@ -223,7 +226,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
     ],
 )
 def test_a_damaged_file_is_refused(tmp_path, change):
-    """Buries a merge of a token that comes later, on which decoding would never end, and tracebacks of json."""
+    """Guards against a merge of a token that comes later, on which decoding would never end, and tracebacks of json."""
     path = tmp_path / "tokenizer.json"
     SplitTokenizer().save(path)
     text = path.read_text()
@@ -255,8 +258,8 @@ def slow_merges(lists, num_codes, num_merges, longest):
 
 @given(sequences, st.integers(0, 12), st.sampled_from([2, 3, 5, FAR]))
 def test_the_fast_one_learns_the_same_merges(lists, num_merges, longest):
-    """Buries a place that a pair has lost track of, a stale count in the heap, a chain that was linked wrongly, runs
-    merged from the right, pairs across the border of two files, and codes that are too long."""
+    """Guards against a place that a pair has lost track of, a stale count in the heap, a chain that was linked wrongly,
+    runs merged from the right, pairs across the border of two files, and codes that are too long."""
     expected = slow_merges(lists, 4, num_merges, longest)
     if longest == FAR:
         assert expected == learn_merges(lists, num_merges, 4)
@@ -267,7 +270,7 @@ def test_the_fast_one_learns_the_same_merges(lists, num_merges, longest):
 
 @given(sequences, sequences)
 def test_the_fast_one_applies_them_alike(lists, others):
-    """Buries a merge at a place that has changed since, an order by place in the place of rank, lost codes."""
+    """Guards against a merge at a place that has changed since, an order by place in the place of rank, lost codes."""
     merges = learn_merges(lists, 12, 4)
     table = fast.rank_table(np.array(merges).reshape(-1, 2))
     for codes in [*lists, *others]:
@@ -278,14 +281,14 @@ def test_the_fast_one_applies_them_alike(lists, others):
 
 @given(sequences)
 def test_no_two_codes_mean_the_same(lists):
-    """Buries two codes for one sound, between which a model would have to guess."""
+    """Guards against two codes for one sound, between which a model would have to guess."""
     merges = learn_merges(lists, 12, 4)
     meanings = [tuple(undo_merges([code], merges, 4)) for code in range(4 + len(merges))]
     assert len(set(meanings)) == len(meanings)
 
 
 def test_large_alphabets_and_long_sequences():
-    """Buries codes cut to 8 or 16 bits, and tables that are too small."""
+    """Guards against codes cut to 8 or 16 bits, and tables that are too small."""
     rng = np.random.default_rng(0)
     words = rng.integers(0, 60_000, (200, 3))
     lists = [words[rng.integers(0, 200, 300)].reshape(-1) for _ in range(4)]
@@ -305,13 +308,13 @@ def test_learning_leaves_its_input_alone():
 
 @pytest.mark.parametrize("code", [-1, 3])
 def test_codes_out_of_range_are_refused(code):
-    """Buries a write to memory that belongs to others: compiled code does not look."""
+    """Guards against a write to memory that belongs to others: compiled code does not look."""
     with pytest.raises(ValueError, match=r"codes must lie in \[0, 3\)"):
         fast.learn_merges([np.array([0, 1]), np.array([0, code, 0, code])], 3, 2, FAR)
 
 
 def test_where_nothing_can_be_kept_it_is_compiled_anew(monkeypatch):
-    """Buries a front-end that can't be used from a read-only place, where numba finds no room for its cache."""
+    """Guards against a front-end that can't be used from a read-only place, where numba finds no room for its cache."""
     calls = []
 
     def njit(**options):
@@ -330,7 +333,7 @@ def test_where_nothing_can_be_kept_it_is_compiled_anew(monkeypatch):
 
 @pytest.mark.parametrize("longest", [3, 6, None])
 def test_equals_the_tokenizers_library(longest):
-    """Buries a rule of our own. Hugging Face's trainer breaks ties by the smallest pair, too."""
+    """Guards against a rule of our own. Hugging Face's trainer breaks ties by the smallest pair, too."""
     tokenizers = pytest.importorskip("tokenizers", reason="the tokenizers package is not installed")
     rng = np.random.default_rng(0)
     num_codes, num_merges = 50, 300

@@ -68,7 +68,8 @@ FRONTENDS = {
 
 @pytest.mark.parametrize("name", FRONTENDS)
 def test_holds_what_the_front_end_makes(tmp_path, folder, name):
-    """Buries: codes that wrap in a type too small, rows and frames swapped, one file's frames taken for another's."""
+    """Guards against codes that wrap in a type too small, rows and frames swapped, one file's frames taken for
+    another's."""
     frontend = FRONTENDS[name](folder)
     built = EncodedCache.build(folder, frontend, tmp_path / "cache")
     opened = EncodedCache.open(tmp_path / "cache", frontend, scan(folder))
@@ -97,7 +98,7 @@ def test_holds_what_the_front_end_makes(tmp_path, folder, name):
 
 @pytest.mark.parametrize("kind", REGISTERED)
 def test_long_files_go_through_in_blocks(tmp_path, kind, monkeypatch):
-    """Buries: a seam between blocks, and a whole long file in memory at once. Every registered front-end."""
+    """Guards against a seam between blocks, and a whole long file in memory at once. Every registered front-end."""
     frontend = deepcopy(tiny_frontend(kind))
     working = frontend.base or frontend
     monkeypatch.setattr(type(working), "block_frames", 100)
@@ -146,7 +147,7 @@ def test_writes_wavs(tmp_path):
 
 
 def test_another_front_end_is_refused(tmp_path, folder):
-    """Buries: a key that leaves out the settings, or the weights."""
+    """Guards against a key that leaves out the settings, or the weights."""
     EncodedCache.build(folder, mulaw(), tmp_path / "cache")
     EncodedCache.open(tmp_path / "cache", mulaw())
     with pytest.raises(CacheError, match="another front-end"):
@@ -159,7 +160,7 @@ def test_another_front_end_is_refused(tmp_path, folder):
 
 
 def test_other_files_are_refused_but_other_names_are_not(tmp_path, folder):
-    """Buries: a key of names and sizes, which an edited file keeps."""
+    """Guards against a key of names and sizes, which an edited file keeps."""
     write_wav(folder / "short.wav", noise(7, 1))  # left out by the cache, and asked for by nobody
     EncodedCache.build(folder, mulaw(), tmp_path / "cache")
     os.rename(folder / "00.wav", folder / "zz.wav")
@@ -194,7 +195,8 @@ def test_open_or_build_builds_only_what_does_not_match(tmp_path, folder):
 
 @pytest.mark.parametrize("name", ["data.bin", "index.json", "frontend.safetensors", "config.json"])
 def test_damage_is_refused(tmp_path, folder, name):
-    """Buries: a byte that nobody sums up. Each is flipped once (of long files, some), and each file cut and removed."""
+    """Guards against a byte that nobody sums up. Each is flipped once (of long files, some), and each file cut and
+    removed."""
     EncodedCache.build(folder, FRONTENDS["mel"](folder), tmp_path / "cache")
     path = tmp_path / "cache" / name
     whole = path.read_bytes()
@@ -222,7 +224,7 @@ def test_damage_is_refused(tmp_path, folder, name):
 
 
 def test_a_front_end_put_in_its_place_is_refused(tmp_path, folder):
-    """Buries: codes that another front-end, whole and sound in itself, would decode to noise."""
+    """Guards against codes that another front-end, whole and sound in itself, would decode to noise."""
     for name, bits in (("a", 8), ("b", 7)):
         EncodedCache.build(folder, mulaw(bits=bits), tmp_path / name)
     for name in ("config.json", "frontend.safetensors"):
@@ -270,7 +272,7 @@ class Interrupting(MuLaw):
 
 
 def test_an_interrupted_build_leaves_what_was_there(tmp_path, folder):
-    """Buries: an old cache that is lost before the new one is whole, and half a cache that passes for one."""
+    """Guards against an old cache that is lost before the new one is whole, and half a cache that passes for one."""
     out = tmp_path / "cache"
     with pytest.raises(KeyboardInterrupt):
         EncodedCache.build(folder, Interrupting(MuLaw.Config(sample_rate=8000)), out)
@@ -282,7 +284,7 @@ def test_an_interrupted_build_leaves_what_was_there(tmp_path, folder):
 
 
 def test_an_interruption_while_the_new_cache_takes_its_place(tmp_path, folder, monkeypatch):
-    """Buries: new codes beside an old index.json."""
+    """Guards against new codes beside an old index.json."""
     out = tmp_path / "cache"
     EncodedCache.build(folder, mulaw(), out)
 
@@ -300,7 +302,7 @@ def test_an_interruption_while_the_new_cache_takes_its_place(tmp_path, folder, m
 
 @pytest.mark.parametrize("missing", ["index.json", "config.json", "frontend.safetensors"])
 def test_a_build_that_was_killed_starts_over(tmp_path, folder, missing):
-    """Buries: temporary files that pile up, and a new front-end beside old codes."""
+    """Guards against temporary files that pile up, and a new front-end beside old codes."""
     out = tmp_path / "cache"
     EncodedCache.build(folder, mulaw(bits=5), out)
     (out / "index.json").unlink()  # it goes first and comes last
@@ -326,7 +328,8 @@ class Killed(BaseException):
 @pytest.mark.parametrize("renames", range(4))
 @pytest.mark.parametrize("after", [False, True])
 def test_tokenize_killed_at_any_point_starts_over(tmp_path, folder, monkeypatch, renames, after):
-    """Buries a folder that tokenize refuses as a cache and train as half of one: killed before its last file came."""
+    """Guards against a folder that tokenize refuses as a cache and train as half of one: killed before its last file
+    came."""
     out, replace, done = tmp_path / "cache", os.replace, []
 
     def killing(source, target):
@@ -356,7 +359,7 @@ def test_tokenize_killed_at_any_point_starts_over(tmp_path, folder, monkeypatch,
 
 
 def test_two_do_not_tokenize_into_one_folder(tmp_path, folder):
-    """Buries a cache that is replaced in silence by the later of two."""
+    """Guards against a cache that is replaced in silence by the later of two."""
     with files.alone_in(tmp_path / "cache"), pytest.raises(RunError, match="cache: another process is writing to it"):
         tokenize(folder, tmp_path / "cache", "mulaw")
     tokenize(folder, tmp_path / "cache", "mulaw")
@@ -365,7 +368,7 @@ def test_two_do_not_tokenize_into_one_folder(tmp_path, folder):
 
 
 def test_what_is_no_cache_is_never_overwritten(tmp_path, folder):
-    """Buries: the user's run, or a front-end that took a night to fit, gone by a slip in the command."""
+    """Guards against the user's run, or a front-end that took a night to fit, gone by a slip in the command."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "model.safetensors").write_bytes(b"weights")
     save_frontend(mulaw(bits=4), tmp_path / "fitted")
@@ -379,7 +382,7 @@ def test_what_is_no_cache_is_never_overwritten(tmp_path, folder):
 
 
 def test_files_that_went_bad_are_left_out(tmp_path, folder, monkeypatch):
-    """Buries: half a file's codes that stay in the cache when its second block can't be read."""
+    """Guards against half a file's codes that stay in the cache when its second block can't be read."""
     for number in (10, 20, 30, 40):
         write_wav(folder / f"{number}.wav", noise(number, 90_000))
     index = scan(folder)
@@ -425,7 +428,7 @@ def test_a_front_end_that_is_not_fitted(tmp_path, folder):
 
 
 def test_a_full_disk_names_the_file(tmp_path, folder):
-    """Buries: a bare OSError, and the half-written file left behind."""
+    """Guards against a bare OSError, and the half-written file left behind."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)  # stands for the disk's end
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
@@ -454,7 +457,8 @@ def test_names_that_other_systems_could_not_hold(tmp_path):
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux")
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_folder(tmp_path):
-    """Buries: anything that is kept of each file. The rate is low, and the limit with it: 20 hours are 69 MiB of codes.
+    """Guards against anything that is kept of each file. The rate is low, and the limit with it: 20 hours are 69 MiB of
+    codes.
 
     tests/bench/memory_of_a_folder.py alone measures it at 8 kHz, against 200 MiB.
     """

@@ -53,7 +53,8 @@ def networks(hop_length, dim=6, layers=2, latent_dim=3):
 
 @pytest.mark.parametrize("hop_length", HOPS)
 def test_a_frame_is_made_of_half_a_hop_more_and_is_heard_so_too(hop_length):
-    """Buries an encoder that needs more than it says, and a decoder that answers late: the latency is two frames."""
+    """Guards against an encoder that needs more than it says, and a decoder that answers late: the latency is two
+    frames."""
     frame, half = 40, hop_length // 2
     encoder, decoder = networks(hop_length)
     last = seen(encoder, torch.randn(1, 1, 50 * hop_length).double(), frame)[1]
@@ -66,8 +67,8 @@ def test_a_frame_is_made_of_half_a_hop_more_and_is_heard_so_too(hop_length):
 
 @pytest.mark.parametrize("hop_length", HOPS)
 def test_any_blocks_with_state_give_what_the_whole_gives(hop_length):
-    """Buries a state that forgets, one that the next call's chunks move out of place, and sound lost where windows of
-    two blocks overlap."""
+    """Guards against a state that forgets, one that the next call's chunks move out of place, and sound lost where
+    windows of two blocks overlap."""
     encoder, decoder = networks(hop_length)
     wav = torch.randn(2, 1, 61 * hop_length).double()
     latent = encoder(wav)[0]
@@ -93,7 +94,7 @@ def test_any_blocks_with_state_give_what_the_whole_gives(hop_length):
 @pytest.mark.parametrize("hop_length", HOPS)
 def test_spectra_that_the_decoder_is_told_to_speak_are_heard(hop_length):
     """torch's own inverse is the oracle: spectra of a wav, put in the place of what the last layer says, are that wav.
-    Buries windows that do not add up, and a magnitude or a phase that is read wrongly."""
+    Guards against windows that do not add up, and a magnitude or a phase that is read wrongly."""
     _, decoder = networks(hop_length)
     step, n_fft = hop_length // SPECTRA, OVERLAP * hop_length // SPECTRA
     wav = torch.randn(2, 20 * hop_length + n_fft - step).double()  # from half a hop before the sound
@@ -105,7 +106,7 @@ def test_spectra_that_the_decoder_is_told_to_speak_are_heard(hop_length):
 
 
 def test_a_block_is_a_depthwise_convolution_and_a_wide_layer():
-    """torch's own convolution is the oracle. Buries taps in the wrong order or of the wrong feature."""
+    """torch's own convolution is the oracle. Guards against taps in the wrong order or of the wrong feature."""
     torch.manual_seed(0)
     block, x = ConvNeXtBlock(5).double(), torch.randn(2, 12, 5).double()
     with torch.no_grad():
@@ -117,7 +118,7 @@ def test_a_block_is_a_depthwise_convolution_and_a_wide_layer():
 
 
 def test_quiet_sound_is_seen_beside_loud_sound():
-    """Buries features in which all but the loudest vanishes: a tone 60 dB down still moves the latent."""
+    """Guards against features in which all but the loudest vanishes: a tone 60 dB down still moves the latent."""
     encoder, _ = networks(64, dim=32, latent_dim=8)
     loud, quiet = tones(4096).double(), 1e-3 * tones(4096, seed=3).double()
     silent = encoder(torch.zeros_like(quiet))[0]
@@ -127,7 +128,7 @@ def test_quiet_sound_is_seen_beside_loud_sound():
 
 @pytest.mark.parametrize("rate", [4000, 8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000])
 def test_variations_keep_the_length_and_play_each_crop_otherwise(rate):
-    """Buries a resampled crop that is too short for what comes out, and draws that are the same for all."""
+    """Guards against a resampled crop that is too short for what comes out, and draws that are the same for all."""
     num_samples = rate // 10
     crops = tones(longer(num_samples), batch=32)
     heard = vary(crops, num_samples, generator())
@@ -137,7 +138,7 @@ def test_variations_keep_the_length_and_play_each_crop_otherwise(rate):
 
 
 def test_a_tone_played_faster_is_higher():
-    """Buries speeds that change the length alone. Pitches of a pure tone are counted by zero crossings."""
+    """Guards against speeds that change the length alone. Pitches of a pure tone are counted by zero crossings."""
     rate, num_samples = 8000, 4000
     tone = torch.sin(2 * math.pi * 400 / rate * torch.arange(longer(num_samples))).expand(200, 1, -1)
     heard = vary(tone.clone(), num_samples, generator())[:, 0]
@@ -176,7 +177,7 @@ def test_senseless_settings(settings):
 
 
 def test_the_loss_is_0_for_the_same_and_grows_with_the_distance():
-    """Buries a loss that is deaf to quiet parts, to pitch, or to all but the loudest window."""
+    """Guards against a loss that is deaf to quiet parts, to pitch, or to all but the loudest window."""
     loss, wav = total_loss(8000), tones(4096, batch=2)
     assert float(loss(wav, wav)) == 0
     noise = torch.randn(wav.shape, generator=generator())
@@ -189,14 +190,14 @@ def test_the_loss_is_0_for_the_same_and_grows_with_the_distance():
 
 
 def test_the_loss_has_a_gradient_at_silence():
-    """Buries the square root's infinite slope at 0."""
+    """Guards against the square root's infinite slope at 0."""
     wav = torch.zeros(1, 1, 4096, requires_grad=True)
     total_loss(8000)(wav, tones(4096)).backward()
     assert bool(torch.isfinite(wav.grad).all())
 
 
 def test_fitting_brings_the_sound_closer():
-    """Buries a training that runs but learns nothing, and codebooks that it leaves behind."""
+    """Guards against a training that runs but learns nothing, and codebooks that it leaves behind."""
     settings = dataclasses.asdict(tiny_frontend("codec").config)
     settings |= {"dim": 32, "latent_dim": 16, "codebook_size": 32, "batch_size": 4}
     files = list(tones(8000, batch=6)[:, :])
@@ -212,7 +213,7 @@ def test_fitting_brings_the_sound_closer():
 
 
 def test_loud_and_quiet_folders_are_fitted_alike():
-    """Buries a codec that takes a quiet recording for silence."""
+    """Guards against a codec that takes a quiet recording for silence."""
     files, wav = list(tones(4000, batch=4)), tones(4000, seed=5)
     codes = []
     for gain in (1.0, 1 / 64):
@@ -223,7 +224,7 @@ def test_loud_and_quiet_folders_are_fitted_alike():
 
 
 def test_crops_cover_all_files_joined_end_to_end():
-    """Buries samples lost between files, and files shorter than a crop that are left out."""
+    """Guards against samples lost between files, and files shorter than a crop that are left out."""
     joined = torch.arange(1, 1001).float()
     files = [part[None] for part in joined.split([3, 500, 1, 96, 400])]
     crops = draw_crops(files, 64, capacity=100, generator=generator())
@@ -236,7 +237,7 @@ def test_crops_cover_all_files_joined_end_to_end():
 
 
 def test_batches_go_on_for_ever_and_use_all_crops():
-    """Buries crops that come up more often than others, and a pool that is never cut anew."""
+    """Guards against crops that come up more often than others, and a pool that is never cut anew."""
     files = [torch.arange(1, 641).float()[None]]
     batches = CropBatches(lambda: files, 64, 4, capacity=100, seed=0)
     heard = torch.stack([batches.batch(step) for step in range(30)])
@@ -248,7 +249,7 @@ def test_batches_go_on_for_ever_and_use_all_crops():
 
 
 def test_a_batch_is_a_function_of_the_step():
-    """Buries a resumed run that hears other crops than one that was never interrupted."""
+    """Guards against a resumed run that hears other crops than one that was never interrupted."""
     files = list(tones(3000, batch=3))
     batches, others = (CropBatches(lambda: files, 64, 4, capacity=100, seed=0) for _ in range(2))
     in_order = [batches.batch(step) for step in range(3 * batches.steps_per_pool)]
@@ -264,7 +265,7 @@ def test_a_quarter_of_the_items_use_all_codebooks():
 
 
 def test_a_codec_of_short_hops_can_be_fitted():
-    """Buries crops shorter than the longest window of the loss, which torch can't pad."""
+    """Guards against crops shorter than the longest window of the loss, which torch can't pad."""
     frontend = load_frontend("codec", **{**tiny_settings("codec"), "hop_length": 8})
     frontend.fit([torch.from_numpy(note(seed, RATE)).float()[None] for seed in range(2)])
     assert frontend.encode(torch.zeros(1, 1, 80)).shape == (1, 2, 10)

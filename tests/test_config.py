@@ -47,7 +47,8 @@ outers = st.builds(
 
 @given(config=outers)
 def test_a_config_survives_json(config):
-    """Buries tuples that come back as lists, nested configs that come back as dicts, and None that comes back unset."""
+    """Guards against tuples that come back as lists, nested configs that come back as dicts, and None that comes back
+    unset."""
     again = from_dict(Outer, json.loads(json.dumps(to_dict(config))))
     assert again == config
     assert type(again.inner) is Inner
@@ -56,7 +57,7 @@ def test_a_config_survives_json(config):
 
 @pytest.mark.parametrize("kind", BACKBONES)
 def test_every_backbones_config_survives_json(kind):
-    """Buries a setting whose type the strict reader does not know."""
+    """Guards against a setting whose type the strict reader does not know."""
     config = BACKBONES[kind].Config()
     values = json.loads(json.dumps(part_to_dict(config, BACKBONES)))
     assert list(values)[0] == "kind"
@@ -92,20 +93,20 @@ def test_every_backbones_config_survives_json(kind):
     ],
 )
 def test_what_does_not_fit_is_refused_by_its_key(values, message):
-    """Buries a typing mistake that silently trains with the default, and messages that do not say which key."""
+    """Guards against a typing mistake that silently trains with the default, and messages that do not say which key."""
     with pytest.raises(ConfigError, match=message):
         from_dict(Outer, values)
 
 
 def test_where_is_put_before_every_key():
-    """Buries "dim: expected int" when three parts have a dim."""
+    """Guards against "dim: expected int" when three parts have a dim."""
     for values, key in (({"dim": "x"}, "backbone.dim"), ({"dmi": 1}, "backbone.dmi")):
         with pytest.raises(ConfigError, match=f"^{key}: "):
             part_from_dict({"kind": "gpt", **values}, BACKBONES, "backbone")
 
 
 def test_whole_numbers_are_taken_for_floats_and_lists_for_tuples():
-    """Buries a refusal of what JSON can't say otherwise."""
+    """Guards against a refusal of what JSON can't say otherwise."""
     config = from_dict(Outer, {"name": "x", "rate": 1, "span": [2, 3]})
     assert (config.rate, config.span) == (1.0, (2, 3.0))
     assert type(config.rate) is type(config.span[1]) is float
@@ -123,13 +124,13 @@ def test_whole_numbers_are_taken_for_floats_and_lists_for_tuples():
     ],
 )
 def test_unknown_parts_are_refused(values, message):
-    """Buries code chosen by a string that somebody else wrote."""
+    """Guards against code chosen by a string in a file from elsewhere."""
     with pytest.raises(ConfigError, match=message):
         part_from_dict(values, BACKBONES, "backbone")
 
 
 def test_a_config_of_no_part_is_refused():
-    """Buries a run that is saved but can't be loaded."""
+    """Guards against a run that is saved but can't be loaded."""
     with pytest.raises(ConfigError, match="Inner belongs to none of bigram"):
         part_to_dict(Inner(), BACKBONES)
 
@@ -151,7 +152,7 @@ def test_a_config_of_no_part_is_refused():
     ],
 )
 def test_overrides_are_read_as_json_or_else_as_text(text, path, value):
-    """Buries numbers kept as text, and values cut at a second equals sign."""
+    """Guards against numbers kept as text, and values cut at a second equals sign."""
     got_path, got = parse_override(text)
     assert (got_path, got) == (path, value)
     assert type(got) is type(value)
@@ -159,13 +160,13 @@ def test_overrides_are_read_as_json_or_else_as_text(text, path, value):
 
 @pytest.mark.parametrize("text", ["a", "", "=1", "a..b=1", ".a=1", "a.=1"])
 def test_overrides_of_another_form_are_refused(text):
-    """Buries an assignment to a setting without a name."""
+    """Guards against an assignment to a setting without a name."""
     with pytest.raises(ConfigError, match="name=value"):
         parse_override(text)
 
 
 def test_overrides_are_laid_over_a_copy():
-    """Buries an override that changes the defaults of the next run, and one that wipes its neighbours."""
+    """Guards against an override that changes the defaults of the next run, and one that wipes its neighbours."""
     values = {"backbone": {"kind": "gpt", "dim": 1}, "steps": 2}
     result = override(values, ["backbone.dim=128", "steps=3", "steps=4", "backbone.window=9"])
     assert result == {"backbone": {"kind": "gpt", "dim": 128, "window": 9}, "steps": 4}
@@ -181,13 +182,13 @@ def test_overrides_are_laid_over_a_copy():
     ],
 )
 def test_overrides_of_what_is_not_there_are_refused(assignment, message):
-    """Buries a path made up on the way: a typing mistake in the name of a group would be lost."""
+    """Guards against a path made up on the way: a typing mistake in the name of a group would be lost."""
     with pytest.raises(ConfigError, match=message):
         override({"backbone": {"kind": "gpt", "dim": 1}, "steps": 2}, [assignment])
 
 
 def test_every_setting_of_a_backbone_has_a_default():
-    """Buries a part that `audiogen train` can't build from its name alone."""
+    """Guards against a part that `audiogen train` can't build from its name alone."""
     for kind, part in BACKBONES.items():
         fields = dataclasses.fields(part.Config)
         assert all(f.default is not dataclasses.MISSING for f in fields), kind

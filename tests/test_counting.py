@@ -23,7 +23,8 @@ def counted(*sequences: np.ndarray, size: int = 6) -> Bigram:
 
 @pytest.mark.parametrize("added", [0.0, 0.125, 1, 40.0])
 def test_added_counts_equal_a_slow_loop(added):
-    """Buries a constant that is added to the pairs and not to their sum, and counts that are changed in passing."""
+    """Guards against a constant that is added to the pairs and not to their sum, and counts that are changed in
+    passing."""
     a, b = chain(50, 6), chain(20, 6, seed=1)
     model = counted(a, b)
     pairs = [pair for codes in (a, b) for pair in zip(codes[:-1], codes[1:], strict=True)]
@@ -37,14 +38,14 @@ def test_added_counts_equal_a_slow_loop(added):
 
 
 def test_an_unseen_row_is_uniform():
-    """Buries 0 / 0: a code that only ever ends a file is followed by nothing."""
+    """Guards against 0 / 0: a code that only ever ends a file is followed by nothing."""
     model = counted(np.array([0, 1, 0, 2]), size=3)
     assert model.with_added(0)[2].tolist() == [1 / 3] * 3
     np.testing.assert_allclose(model.with_added(0).sum(axis=1), 1, rtol=1e-12)
 
 
 def test_many_added_counts_leave_the_uniform_model():
-    """Buries a smoothing that goes towards anything else, such as the unigram."""
+    """Guards against a smoothing that goes towards anything else, such as the unigram."""
     model, other = counted(chain(100, 6)), counted(chain(100, 6, seed=2))
     losses = [cross_entropy(other.counts, model.with_added(added)) for added in (1, 1e3, 1e9)]
     assert losses == sorted(losses)
@@ -52,7 +53,7 @@ def test_many_added_counts_leave_the_uniform_model():
 
 
 def test_cross_entropy_is_the_mean_over_the_pairs():
-    """Buries nats called bits, a mean over cells instead of pairs, and a table read by its columns."""
+    """Guards against nats called bits, a mean over cells instead of pairs, and a table read by its columns."""
     model, codes = counted(chain(200, 6)), chain(60, 6, seed=3)
     table = model.with_added(0.5)
     pairs = zip(codes[:-1], codes[1:], strict=True)
@@ -61,7 +62,7 @@ def test_cross_entropy_is_the_mean_over_the_pairs():
 
 
 def test_a_pair_that_was_held_for_impossible_costs_everything():
-    """Buries a loss that leaves out what the model did not expect, and a warning in the place of an answer."""
+    """Guards against a loss that leaves out what the model did not expect, and a warning in the place of an answer."""
     model = counted(np.array([0, 1, 0, 1, 2, 0]), size=3)
     other = counted(np.array([0, 1, 2, 2]), size=3)
     assert cross_entropy(other.counts, model.with_added(0)) == math.inf
@@ -69,7 +70,8 @@ def test_a_pair_that_was_held_for_impossible_costs_everything():
 
 
 def test_no_table_does_better_than_the_counts_own():
-    """Buries a loss that is least somewhere else: a table trained by gradient comes down to it, and no further."""
+    """Guards against a loss that is least somewhere else: a table trained by gradient comes down to it, and no
+    further."""
     model = counted(chain(300, 6))
     least = cross_entropy(model.counts, model.with_added(0))
     counts = torch.from_numpy(model.counts).double()
@@ -88,13 +90,13 @@ def test_no_table_does_better_than_the_counts_own():
 
 
 def test_entropies_of_rows_with_known_answers():
-    """Buries 0 log 0, nats called bits, and columns taken for rows."""
+    """Guards against 0 log 0, nats called bits, and columns taken for rows."""
     table = np.array([[1.0, 0.0, 0.0, 0.0], [0.25] * 4, [0.5, 0.5, 0.0, 0.0], [0.5, 0.25, 0.125, 0.125]])
     np.testing.assert_allclose(row_entropies(table), [0, 2, 1, 1.75], atol=1e-15)
 
 
 def test_rows_entropies_weighed_by_their_counts_are_the_entropy_of_the_pairs():
-    """Buries two functions of one table that disagree."""
+    """Guards against two functions of one table that disagree."""
     model = counted(chain(300, 6))
     table, rows = model.with_added(0), model.counts.sum(axis=1)
     mean = (rows * row_entropies(table)).sum() / rows.sum()

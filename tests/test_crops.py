@@ -53,7 +53,7 @@ def corpus(tmp_path):
 
 
 def test_a_batch_depends_on_seed_and_step_alone(corpus):
-    """Buries: a generator that is carried from batch to batch."""
+    """Guards against a generator that is carried from batch to batch."""
     cache, sides = corpus
     crops = Crops(cache, sides.train, 300, 4, seed=5)
     in_order = [crops.batch(step) for step in range(6)]
@@ -69,7 +69,8 @@ def test_a_batch_depends_on_seed_and_step_alone(corpus):
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_loader_processes_change_nothing(corpus, num_workers):
-    """Buries: batches in the order in which processes finish, and a loader that takes numbers from training's draw."""
+    """Guards against batches in the order in which processes finish, and a loader that takes numbers from training's
+    draw."""
     cache, sides = corpus
     crops = Crops(cache, sides.train, 300, 4, seed=1)
     torch.manual_seed(0)
@@ -92,7 +93,7 @@ def test_resuming_needs_one_integer(corpus):
 
 
 def test_pickles_without_the_corpus(tmp_path):
-    """Buries: gigabytes sent to each loader process that is not a fork."""
+    """Guards against gigabytes sent to each loader process that is not a fork."""
     folder_of_noise(tmp_path / "sound", [50_000, 50_000])
     cache = EncodedCache.build(tmp_path / "sound", MuLaw(MuLaw.Config(sample_rate=8000)), tmp_path / "cache")
     crops = Crops(cache, split(cache.index).train, 300, 4)
@@ -121,7 +122,7 @@ def test_batches_have_the_shape_and_type_of_what_was_encoded(corpus):
 
 
 def test_crops_of_long_files_are_drawn_evenly():
-    """Buries: files with the same chance whatever their length, and ends that are next to never heard."""
+    """Guards against files with the same chance whatever their length, and ends that are next to never heard."""
     lengths, num_frames = (100, 250, 650), 60
     cache, parts = numbered(*lengths)
     codes, names = draw(Crops(cache, parts, num_frames, 100), 600)
@@ -153,7 +154,8 @@ def test_a_file_as_long_as_a_crop():
 
 
 def test_short_files_are_joined_from_their_beginnings():
-    """Buries: a pad, a gap, a file that is entered in its middle or left before its end, names that do not match."""
+    """Guards against a pad, a gap, a file that is entered in its middle or left before its end, names that do not
+    match."""
     cache, parts = numbered(7, 20, 3, 39, 11)
     codes, names = draw(Crops(cache, parts, 40, 16), 200)
     seen = set()
@@ -173,7 +175,8 @@ def test_short_files_are_joined_from_their_beginnings():
 
 @pytest.mark.parametrize("lengths, least", [((36, 36, 36), 0.5), ((7, 8, 9, 10), 0.75), ((7, 20, 3, 39, 11), 0.25)])
 def test_every_frame_of_short_files_has_nearly_the_same_chance(lengths, least):
-    """Buries: long clips that are heard more often than short ones. Only what the ends of crops cut off is rarer."""
+    """Guards against long clips that are heard more often than short ones. Only what the ends of crops cut off is
+    rarer."""
     cache, parts = numbered(*lengths)
     codes, _ = draw(Crops(cache, parts, 40, 50), 400)
     counts = np.bincount(codes.ravel(), minlength=sum(lengths))
@@ -183,7 +186,7 @@ def test_every_frame_of_short_files_has_nearly_the_same_chance(lengths, least):
 
 
 def test_short_and_long_files_share_by_frames():
-    """Buries: short files that are forgotten beside long ones, or that take half of the batches."""
+    """Guards against short files that are forgotten beside long ones, or that take half of the batches."""
     cache, parts = numbered(400, 30, 30, 40)
     codes, _ = draw(Crops(cache, parts, 50, 50), 200)
     joined = (codes[:, 0] >= 400).mean()
@@ -192,7 +195,8 @@ def test_short_and_long_files_share_by_frames():
 
 
 def test_nothing_outside_of_the_parts_is_ever_read():
-    """Buries: a crop that reaches over the gap into what is held out, also where a part is shorter than a crop."""
+    """Guards against a crop that reaches over the gap into what is held out, also where a part is shorter than a
+    crop."""
     cache, (part,) = numbered(1000)
     for stop, num_frames in ((0.85, 64), (0.85, 850), (0.85, 900), (0.02, 64)):
         codes, _ = draw(Crops(cache, [Part(part.file, 0.0, stop)], num_frames, 20), 50)
@@ -229,7 +233,7 @@ def test_one_long_file_from_folder_to_crops(tmp_path):
 
 
 def test_sequences_are_the_codes_of_the_parts(corpus):
-    """Buries: a generator that evaluation finds empty the second time."""
+    """Guards against a generator that evaluation finds empty the second time."""
     cache, sides = corpus
     place = {file.sha256: i for i, file in enumerate(cache.files)}
     for side in (sides.train, sides.held_out):

@@ -155,7 +155,7 @@ def test_checksums_are_the_ones_that_torchaudio_publishes():
 
 
 def test_lesson_texts_are_fetched_and_checked(tmp_path, monkeypatch, capsys):
-    """Buries a text of another version, on which no published loss could be compared."""
+    """Guards against a text of another version, on which no published loss could be compared."""
     with local_server(files={"/names.txt": b"emma\nolivia", "/tinyshakespeare.txt": b"First Citizen:"}) as server:
         assert run_by_path("lesson_texts", tmp_path / "out", "--mirror", server.url, monkeypatch=monkeypatch) == 1
         assert "names.txt: the downloaded file has the SHA-256" in capsys.readouterr().err

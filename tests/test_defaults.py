@@ -26,8 +26,8 @@ def chosen(spec, backbone, num_codes, *overrides):
 
 
 def test_few_codes_get_a_smaller_model():
-    """Buries a large model of a handful of clips, whose held-out loss turns before it has learned anything, and a rule
-    that has the last word over what was asked for."""
+    """Guards against a large model of a handful of clips, whose held-out loss turns before it has learned anything, and
+    a rule that has the last word over what was asked for."""
     small, large = (chosen(FRAMES, "gpt", count) for count in (FEW_CODES - 1, FEW_CODES))
     assert small.dim < large.dim and small.num_layers < large.num_layers and small.dropout > large.dropout
     assert large == chosen(FRAMES, "gpt", float("inf"))
@@ -42,7 +42,7 @@ def test_few_features_get_a_smaller_model_too():
 
 
 def test_samples_and_other_backbones_keep_theirs():
-    """Buries a rule that is taken to where it was not measured."""
+    """Guards against a rule that is taken to where it was not measured."""
     for spec in FRONTENDS:
         for backbone in BACKBONES:
             if backbone != "gpt" or spec == SAMPLES:
@@ -60,7 +60,7 @@ def test_unasked_the_rate_of_the_folder_is_kept(tmp_path):
 
 
 def test_training_counts_the_folder_s_codes(tmp_path):
-    """Buries a rule that training never asks."""
+    """Guards against a rule that training never asks."""
     folder = folder_of_notes(tmp_path / "corpus", [4000] * 4)
     settings = [f"frontend.{name}={value}" for name, value in tiny_settings("melvq").items()]
     run = train(

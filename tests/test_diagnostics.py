@@ -55,7 +55,7 @@ X = torch.tensor([[0.5, 3.0, -9.0], [-2.0, -3.0, 2.2], [1.0, 0.1, 9.0], [0.0, 2.
 
 @pytest.mark.parametrize("tanh", [torch.tanh, torch.Tensor.tanh, F.tanh, nn.Tanh(), lambda x: x.clone().tanh_()])
 def test_saturation_of_a_tanh_however_it_is_called(tanh):
-    """Buries a call that is not seen, one that is seen twice, and saturation on one side alone."""
+    """Guards against a call that is not seen, one that is seen twice, and saturation on one side alone."""
     model = Through(tanh)
     with observe(model) as seen:
         model(X).sum().backward()
@@ -74,7 +74,8 @@ def test_saturation_of_a_tanh_however_it_is_called(tanh):
 
 
 def test_saturation_of_a_sigmoid_is_that_of_the_tanh_it_is():
-    """sigmoid(2x) = (1 + tanh(x)) / 2. Buries a sigmoid judged as if it began at -1: no closed gate would be found."""
+    """sigmoid(2x) = (1 + tanh(x)) / 2. Guards against a sigmoid judged as if it began at -1: no closed gate would be
+    found."""
     for function, scale in ((torch.tanh, 1), (torch.sigmoid, 2)):
         model = Through(function)
         with observe(model) as seen:
@@ -88,7 +89,7 @@ def test_saturation_of_a_sigmoid_is_that_of_the_tanh_it_is():
     [F.relu, torch.Tensor.relu, nn.ReLU(), nn.GELU(approximate="tanh"), F.gelu, F.silu, lambda x: x.clone().relu_()],
 )
 def test_a_dead_unit_is_found_and_one_that_wakes_once_is_not(function):
-    """Buries units called dead for being off now and then, and a second batch that overrules the first."""
+    """Guards against units called dead for being off now and then, and a second batch that overrules the first."""
     model = Through(function, bias=(0.0, -100.0, -4.0))
     with observe(model) as seen:
         model(torch.zeros(2, 5, 3).double())  # (B, S, D): all off, but nothing is awake at 0 either
@@ -99,7 +100,8 @@ def test_a_dead_unit_is_found_and_one_that_wakes_once_is_not(function):
 
 
 def test_update_and_gradient_of_a_matrix():
-    """Buries a ratio that is inverted, of norms, in natural logarithms, or of a gradient that was clipped already."""
+    """Guards against a ratio that is inverted, of norms, in natural logarithms, or of a gradient that was clipped
+    already."""
     model = nn.Linear(2, 2).double()
     model.weight.data = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).double()  # deviation: sqrt(1.25)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -117,7 +119,7 @@ def test_update_and_gradient_of_a_matrix():
 
 
 def test_a_matrix_that_does_not_move_has_no_ratio_and_no_infinity():
-    """Buries -inf in the metrics, which is no JSON, and a division by the nothing that a matrix begins with."""
+    """Guards against -inf in the metrics, which is no JSON, and a division by the nothing that a matrix begins with."""
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[0].weight.data.zero_()
     with observe(model) as seen:
@@ -165,7 +167,8 @@ def test_every_backbone_equals_what_autograd_keeps(kind, changes):
 
 
 def test_the_functions_of_each_backbone_are_seen_and_named():
-    """Buries a backbone whose activation functions nobody looks at, because they are plain calls and no modules."""
+    """Guards against a backbone whose activation functions nobody looks at, because they are plain calls and no
+    modules."""
     functions = {}
     for kind, changes in (
         ("bigram", {}),
@@ -196,8 +199,8 @@ def test_the_functions_of_each_backbone_are_seen_and_named():
 
 @pytest.mark.parametrize("steps", [6, 17], ids=["one window", "several windows"])
 def test_attention_is_sharp_where_one_key_takes_over(steps):
-    """Against the layer's own weights. Buries queries that see one key only, which are always sharp, and masks that
-    are not applied."""
+    """Against the layer's own weights. Guards against queries that see one key only, which are always sharp, and masks
+    that are not applied."""
     torch.manual_seed(0)
     attention = CausalAttention(8, num_heads=2, window=6).double()
     attention.qkv.weight.data *= 8
@@ -210,7 +213,7 @@ def test_attention_is_sharp_where_one_key_takes_over(steps):
 
 
 def test_attention_with_other_masks_and_shared_keys():
-    """Buries a mask of numbers that is taken for one of yes and no, and keys that are shared by heads."""
+    """Guards against a mask of numbers that is taken for one of yes and no, and keys that are shared by heads."""
     q, k = torch.randn(2, 4, 3, 5), torch.zeros(2, 2, 3, 5)
     mask = torch.tensor([[0.0, -math.inf, -math.inf], [0.0, 9.0, -math.inf], [0.0, 0.0, 0.0]])
     model = nn.Identity()
@@ -220,7 +223,7 @@ def test_attention_with_other_masks_and_shared_keys():
 
 
 def test_nothing_is_left_behind():
-    """Buries hooks that outlive the step: every later one would be slowed down, and remembered."""
+    """Guards against hooks that outlive the step: every later one would be slowed down, and remembered."""
     model = Walks().model("gpt")
     for error in (None, RuntimeError("stop")):
         try:
@@ -243,7 +246,8 @@ def test_nothing_is_left_behind():
     [*((kind, {}) for kind in BACKBONES), ("mlp", {"batch_norm": True, "num_layers": 2}), ("gpt", {"dropout": 0.3})],
 )
 def test_the_weights_are_the_same_to_the_bit(tmp_path, monkeypatch, kind, changes):
-    """Buries an observation that draws from dropout's generator, moves BatchNorm's averages, or leaves gradients."""
+    """Guards against an observation that draws from dropout's generator, moves BatchNorm's averages, or leaves
+    gradients."""
     monkeypatch.setattr(loop, "LOG_EVERY", 1)
     found = []
     for diagnostics in (False, True):
@@ -264,14 +268,15 @@ def test_the_weights_are_the_same_to_the_bit(tmp_path, monkeypatch, kind, change
 
 
 def test_few_steps_are_observed_and_early_ones_more_often(tmp_path):
-    """Buries a cost at every step, and a file that grows without bound; and cadence that a resume would shift."""
+    """Guards against a cost at every step, and a file that grows without bound; and cadence that a resume would
+    shift."""
     it = trainer(tmp_path, settings(), diagnostics=True)
     assert [step for step in range(1, 1001) if it._observed(step)] == [1, *range(10, 100, 10), *range(100, 1001, 100)]
     assert not any(trainer(tmp_path, settings())._observed(step) for step in range(1, 200))
 
 
 def test_a_loss_that_is_no_number_still_says_so(tmp_path):
-    """Buries the error that matters under one of the observer's."""
+    """Guards against the error that matters under one of the observer's."""
     it = trainer(tmp_path, settings(learning_rate=1.0), diagnostics=True)
     with torch.no_grad():
         it.model.head.linear.weight[0, 0] = math.nan
@@ -280,8 +285,8 @@ def test_a_loss_that_is_no_number_still_says_so(tmp_path):
 
 
 def test_a_run_with_and_without_and_resumed_with(tmp_path):
-    """The whole way. Buries a flag that a resume refuses, one that is remembered as a setting, and a page that shows
-    nothing of it."""
+    """The whole way. Guards against a flag that a resume refuses, one that is remembered as a setting, and a page that
+    shows nothing of it."""
     corpus = folder_of_notes(tmp_path / "corpus", [900] * 4)
     overrides = [
         *(f"frontend.{name}={value}" for name, value in tiny_settings("mulaw").items()),
@@ -335,13 +340,13 @@ def seen_in_training(tmp_path, monkeypatch, kind, factor=1.0, size=1.0, harm=lam
 
 @pytest.mark.parametrize("kind", BACKBONES)
 def test_a_healthy_run_has_no_findings(tmp_path, monkeypatch, kind):
-    """Buries a diagnosis that finds everybody ill."""
+    """Guards against a diagnosis that finds everybody ill."""
     assert seen_in_training(tmp_path, monkeypatch, kind) == []
 
 
 @pytest.mark.parametrize("kind", BACKBONES)
 def test_weights_ten_times_too_large_are_found_before_the_first_step(tmp_path, monkeypatch, kind):
-    """Buries a look at the end alone, when training may have mended what it was slowed down by."""
+    """Guards against a look at the end alone, when training may have mended what it was slowed down by."""
     found = seen_in_training(tmp_path, monkeypatch, kind, size=10)
     assert found and found[0].fault == "initialisation", found
     assert "head.linear" in found[0].text or "saturated" in found[0].text
@@ -349,7 +354,7 @@ def test_weights_ten_times_too_large_are_found_before_the_first_step(tmp_path, m
 
 @pytest.mark.parametrize("kind", BACKBONES)
 def test_a_rate_100_times_too_high_is_found(tmp_path, monkeypatch, kind):
-    """Buries a verdict by the loss alone, which may fall all the same."""
+    """Guards against a verdict by the loss alone, which may fall all the same."""
     assert "learning rate" in [finding.fault for finding in seen_in_training(tmp_path, monkeypatch, kind, factor=100)]
 
 
@@ -359,7 +364,7 @@ def test_a_rate_far_too_low_is_found(tmp_path, monkeypatch):
 
 
 def test_dead_units_are_found_by_name(tmp_path, monkeypatch):
-    """Buries dead units of one layer that are averaged away by the healthy ones of the others."""
+    """Guards against dead units of one layer that are averaged away by the healthy ones of the others."""
 
     def kill(model):
         model.backbone.skip.bias.fill_(-50)
@@ -370,7 +375,7 @@ def test_dead_units_are_found_by_name(tmp_path, monkeypatch):
 
 
 def test_an_initialisation_is_judged_at_the_first_step_only():
-    """Buries a run that was resumed with --diagnostics and is told that it was begun badly."""
+    """Guards against a run that was resumed with --diagnostics and is told that it was begun badly."""
     event = {"layers": {"a tanh": {"saturated": 0.9, "units": 2, "dead": 0}}, "weights": {}}
     assert [finding.fault for finding in findings([{"step": 1, **event}])] == ["initialisation", "saturation"]
     assert [finding.fault for finding in findings([{"step": 100, **event}])] == ["saturation"]
@@ -385,7 +390,7 @@ def test_shares_are_readable():
 
 
 def test_the_page_shows_what_there_is_and_survives_the_rest(tmp_path):
-    """Buries a page that a damaged line, or a run without functions, costs."""
+    """Guards against a page that a damaged line, or a run without functions, costs."""
     run = make_run(tmp_path / "run")
     layer = {"mean": 0.0, "std": 1.5, "grad_std": 1e-5, "saturated": 0.85, "units": 4, "dead": 1}
     good = {

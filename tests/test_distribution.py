@@ -25,7 +25,7 @@ def slow_mmd(x, y, bandwidth):
 
 
 def test_kad_equals_a_slow_loop():
-    """Buries the biased estimate, a bandwidth that is not squared, and a bandwidth from the wrong set."""
+    """Guards against the biased estimate, a bandwidth that is not squared, and a bandwidth from the wrong set."""
     x, y = cloud(9, 3, 0), cloud(13, 3, 1, shift=0.7) * 2
     pairs = sorted(float((x[i] - x[j]).norm()) for i in range(9) for j in range(i))
     assert median_distance(x) == pytest.approx(pairs[(len(pairs) - 1) // 2])
@@ -34,7 +34,7 @@ def test_kad_equals_a_slow_loop():
 
 
 def test_kad_is_zero_on_average_for_one_distribution():
-    """Buries a bias, which of small sets is larger than what is measured."""
+    """Guards against a bias, which of small sets is larger than what is measured."""
     values = torch.tensor([kad(cloud(20, 4, seed), cloud(15, 4, 1000 + seed), 2.0, 2).value for seed in range(200)])
     assert abs(float(values.mean())) < 4 * float(values.std()) / math.sqrt(200)
     assert float(values.min()) < 0
@@ -50,7 +50,7 @@ def test_kad_of_two_gaussians_has_a_closed_form():
 
 
 def test_the_interval_covers_as_often_as_it_says():
-    """Buries replicates that count a window's pair with its own copy: all would lie above the value."""
+    """Guards against replicates that count a window's pair with its own copy: all would lie above the value."""
     bandwidth, shift = 1.5, 0.8
     scale = bandwidth**2 / (bandwidth**2 + 2)
     true = 2 * scale * (1 - math.exp(-2 * shift**2 / (2 * (bandwidth**2 + 2))))
@@ -78,7 +78,7 @@ def test_frechet_has_its_closed_form():
 
 
 def test_statistics_hear_level_and_band():
-    """Buries power in the place of its logarithm, and bands that are not those of the frequency."""
+    """Guards against power in the place of its logarithm, and bands that are not those of the frequency."""
     rate = 16000
     t = torch.arange(2 * rate) / rate
     low, high = (torch.sin(2 * torch.pi * f * t)[None] for f in (300.0, 5000.0))

@@ -104,7 +104,7 @@ some_cases = pytest.mark.parametrize(
 
 @cases
 def test_healthy(crops, frontend, backbone):
-    """Buries: a doctor who finds everybody ill. The model that was passed in is left as it was."""
+    """Guards against a doctor that finds a fault in every model. The model that was passed in is left as it was."""
     model, x, training = parts(crops, frontend, backbone)
     before = copy.deepcopy(model.state_dict())
 
@@ -150,7 +150,8 @@ def test_initialisation_times_10(crops, frontend, backbone, matrices_alone):
     [("melvq", "mlp", "backbone.first.linear tanh"), ("mulaw", "wavenet", "backbone.gates.0.linear tanh")],
 )
 def test_initialisation_that_the_first_loss_does_not_show(crops, frontend, backbone, layer):
-    """The head starts quietly, but behind saturated units. Buries "the model can learn this": slowly, and little."""
+    """The head starts quietly, but behind saturated units. Guards against "the model can learn this": slowly, and
+    little."""
     model, x, training = parts(crops, frontend, backbone)
     with torch.no_grad():
         for parameter in model.get_submodule(layer.removesuffix(" tanh")).parameters():
@@ -163,7 +164,7 @@ def test_initialisation_that_the_first_loss_does_not_show(crops, frontend, backb
 
 
 def test_a_layer_that_is_dead_throughout(crops):
-    """Buries: blaming the recordings, since a model that hears nothing finds no order in them."""
+    """Guards against blaming the recordings, since a model that hears nothing finds no order in them."""
     model, x, training = parts(crops, "mulaw", "wavenet")
     with torch.no_grad():
         model.backbone.skip.bias.fill_(-50)
@@ -176,7 +177,7 @@ def test_a_layer_that_is_dead_throughout(crops):
 
 @some_cases
 def test_shuffled_targets(crops, frontend, backbone):
-    """Buries: a check by heart alone, which any model large enough passes on shuffled targets too."""
+    """Guards against a check of memorising alone, which any large model passes on shuffled targets too."""
     model, x, training = parts(crops, frontend, backbone)
 
     found = verdict(overfit(model, shuffled(x), training, STEPS))
@@ -206,7 +207,7 @@ def test_targets_shuffled_within_the_model(crops):
 
 
 def test_learning_rate_far_too_low(crops):
-    """Buries: blaming the model for what a higher rate would mend."""
+    """Guards against blaming the model for what a higher rate would mend."""
     model, x, training = parts(crops, "melvq", "mlp")
     found = verdict(overfit(model, x, dataclasses.replace(training, learning_rate=training.learning_rate / 30), STEPS))
     assert found.fault == "learning rate" and "too low" in found.text, found
@@ -232,7 +233,7 @@ def test_a_few_faint_files_are_no_silence(tmp_path):
 
 
 def test_a_vocoder_need_not_be_trained(melodies, monkeypatch):
-    """Buries a check that trains for long what no model reads."""
+    """Guards against a check that trains for long what no model reads."""
     monkeypatch.setattr("audiogen.frontends.mel.vocoder.learn", lambda *_: pytest.fail("the vocoder is trained"))
     settings = ["frontend.num_features=20", "frontend.codebook_size=32", "frontend.vocoder.steps=1000000"]
     assert check_overfit(said(), melodies, "melvq", "bigram", "cpu", settings).fault is None
@@ -294,7 +295,8 @@ def mixed_folder(tmp_path):
 
 
 def test_each_file_of_a_folder_has_its_line(mixed_folder):
-    """Buries: names that are taken for markup, lines that wrap where grep reads them, files that no line speaks of."""
+    """Guards against names that are taken for markup, lines that wrap where grep reads them, files that no line speaks
+    of."""
     console = said()
     index = check_folder(console, mixed_folder)
     lines = console.file.getvalue().splitlines()
@@ -332,7 +334,7 @@ def test_totals_of_a_folder(mixed_folder):
 
 
 def test_many_files_are_summed_up_unless_asked_for(tmp_path):
-    """Buries lines that were folded at 80 columns with a letter lost at each fold."""
+    """Guards against lines that were folded at 80 columns with a letter lost at each fold."""
     for seed in range(32):
         write_wav(tmp_path / f"{seed:02d}.wav", noise(seed, 2000))
     (tmp_path / "broken.wav").write_bytes(b"RIFF")

@@ -53,7 +53,7 @@ def test_a_later_call_goes_on(tmp_path, monkeypatch):
 
 
 def test_without_ranges_it_starts_over(tmp_path):
-    """Buries: the whole file appended to the part of it."""
+    """Guards against the whole file appended to the part of it."""
     with local_server(files={"/a": BODY}, cuts=[9000], ranges=False) as server:
         assert fetch(server.url + "/a", tmp_path / "a") == HASH
         assert [status for *_, status in server.requests] == [200, 200]
@@ -120,7 +120,7 @@ def test_no_server(tmp_path):
 
 
 def test_a_body_that_never_has_its_stated_length(tmp_path):
-    """Buries: a truncated file taken for whole, and endless attempts at it."""
+    """Guards against a truncated file taken for whole, and endless attempts at it."""
     with local_server(files={"/a": BODY}, ranges=False, cuts=[5000] * 99) as server:
         with pytest.raises(DownloadError, match="cut at 5000 of 10240"):
             fetch(server.url + "/a", tmp_path / "a")
@@ -164,7 +164,7 @@ def test_a_part_that_is_whole_already(tmp_path):
 
 
 def test_two_at_once_download_once(tmp_path):
-    """Buries: two processes that write into one another's part."""
+    """Guards against two processes that write into one another's part."""
     with local_server(files={"/a": BODY * 100}) as server:
         threads = [threading.Thread(target=fetch, args=(server.url + "/a", tmp_path / "a")) for _ in range(4)]
         for thread in threads:

@@ -60,8 +60,8 @@ def count_ties(codes, other, frontend64, wav, z32):
 
 @pytest.mark.parametrize("bandwidth", encodec.BANDWIDTHS)
 def test_codes_equal_the_packages_in_float64(bandwidth, package, package_state):
-    """Buries: weight norm folded along the wrong dimension, reflection padding of short wavs, a last frame lost where
-    320 does not divide N."""
+    """Guards against weight norm folded along the wrong dimension, reflection padding of short wavs, a last frame lost
+    where 320 does not divide N."""
     frontend = EnCodec(EnCodec.Config(bandwidth=bandwidth)).double()
     frontend.load_package_state(package_state)
     package = package.double()
@@ -79,8 +79,8 @@ def test_codes_equal_the_packages_in_float64(bandwidth, package, package_state):
 
 
 def test_codes_in_float32_differ_only_at_ties(package, package_state):
-    """Buries: distances computed in another form, and TF32 or bf16 creeping in. That the count can see a tie is shown
-    with planted ones."""
+    """Guards against distances computed in another form, and TF32 or bf16 creeping in. That the count can see a tie is
+    shown with planted ones."""
     ours = EnCodec(EnCodec.Config(bandwidth=24.0))
     ours.load_package_state(package_state)
     wav = sounds(24000, batch=2)
@@ -99,8 +99,8 @@ def test_codes_in_float32_differ_only_at_ties(package, package_state):
 
 @pytest.mark.parametrize("num_samples", [320 * 40, 320 * 41 - 7, 320 * 40 + 1, 320 * 47 + 113])
 def test_blocks_give_the_packages_codes_in_float64(package, package_state, num_samples, monkeypatch):
-    """Buries: an end that is reflected within its own block alone, one step too few carried over a seam, pieces of the
-    fast layers that end elsewhere than the blocks do."""
+    """Guards against an end that is reflected within its own block alone, one step too few carried over a seam, pieces
+    of the fast layers that end elsewhere than the blocks do."""
     monkeypatch.setattr(EnCodec, "block_frames", 20)
     monkeypatch.setattr(seanet, "PIECE_FRAMES", 8)
     frontend = EnCodec(EnCodec.Config(bandwidth=6.0)).double()
@@ -120,8 +120,8 @@ def test_blocks_give_the_packages_codes_in_float64(package, package_state, num_s
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 2e-6), (torch.float64, 1e-12)])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_the_compiled_lstm_is_torchs(dtype, tolerance, batch):
-    """Buries: gates in another order, a state that is not carried on, items that read each other's, and gates so far
-    out that e^x overflows."""
+    """Guards against gates in another order, a state that is not carried on, items that read each other's, and gates so
+    far out that e^x overflows."""
     torch.manual_seed(0)
     layer = torch.nn.LSTM(12, 12).to(dtype)
     x = torch.randn(9, batch, 12, dtype=dtype)
@@ -137,7 +137,7 @@ def test_the_compiled_lstm_is_torchs(dtype, tolerance, batch):
 
 
 def test_decode_equals_the_packages(frontend, package):
-    """Buries: codebooks added in the wrong order or number, weights of a transposed convolution folded along the
+    """Guards against codebooks added in the wrong order or number, weights of a transposed convolution folded along the
     wrong dimension."""
     codes = torch.randint(0, 1024, (2, 32, 11), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -152,7 +152,8 @@ def test_decode_equals_the_packages(frontend, package):
 
 
 def test_random_weights_are_always_the_same_and_give_varied_codes(frontend):
-    """Buries: codebooks of zeros, where every code is the same; weights drawn from the program's own generator."""
+    """Guards against codebooks of zeros, where every code is the same; weights drawn from the program's own
+    generator."""
     torch.manual_seed(1)
     before = torch.get_rng_state()
     again = load_frontend("encodec", weights="random")
@@ -173,8 +174,8 @@ def test_random_weights_are_always_the_same_and_give_varied_codes(frontend):
 
 
 def test_the_precision_of_the_rest_of_the_program_moves_no_code(frontend):
-    """Buries: TF32, bf16 products or autocast around `encode`, as a training loop has them. Not every machine computes
-    in these, so the settings are looked at, too."""
+    """Guards against TF32, bf16 products or autocast around `encode`, as a training loop has them. Not every machine
+    computes in these, so the settings are looked at, too."""
 
     def settings():
         backends = torch.backends
@@ -218,7 +219,7 @@ def test_settings_and_use_before_there_are_weights():
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_on_a_gpu_codes_differ_only_at_ties(frontend):
-    """Buries: TF32, which cuDNN's convolutions use unless told not to."""
+    """Guards against TF32, which cuDNN's convolutions use unless told not to."""
     wav = sounds(72000, batch=2)
     moved = EnCodec(frontend.config).cuda()
     moved.load_state_dict(frontend.state_dict())

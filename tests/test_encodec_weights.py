@@ -142,7 +142,7 @@ class Malicious:
 
 @pytest.mark.parametrize("content", [Malicious(), {"encoder": [1, 2]}, [torch.zeros(1)]])
 def test_a_file_that_holds_more_than_weights_is_refused(content, tmp_path, monkeypatch):
-    """Buries: torch.load with pickle, which runs what a file says."""
+    """Guards against torch.load with pickle, which runs what a file says."""
     monkeypatch.chdir(tmp_path)
     torch.save(content, tmp_path / "a.th")
     monkeypatch.setattr(encodec_weights, "CHECKPOINT", f"encodec_24khz-{sha256_file('a.th')[:8]}.th")

@@ -13,7 +13,8 @@ from audiogen.frontends import load_frontend
 
 
 def test_a_folder_is_split_fitted_and_encoded(tmp_path):
-    """Buries a front-end that was fitted to held-out files, sides that share one, and codes of the wrong file."""
+    """Guards against a front-end that was fitted to held-out files, sides that share one, and codes of the wrong
+    file."""
     folder = folder_of_notes(tmp_path / "notes", [4000] * 10)
     encoded = encode_folder(folder, tmp_path / "out", "melvq", **tiny_settings("melvq"))
     assert encoded.spec.sample_rate == RATE and encoded.frontend.fitted
@@ -31,7 +32,7 @@ def test_a_folder_is_split_fitted_and_encoded(tmp_path):
 
 
 def test_the_rate_is_the_folder_s_own_unless_it_is_set(tmp_path):
-    """Buries speech of 8 kHz that is blown up to 16, and music of 44.1 kHz that no small model can take."""
+    """Guards against speech of 8 kHz that is blown up to 16, and music of 44.1 kHz that no small model can take."""
     low = folder_of_notes(tmp_path / "low", [800] * 3, rate=8000)
     high = folder_of_notes(tmp_path / "high", [4410] * 3, rate=44100)
     assert encode_folder(low, tmp_path / "1", "mulaw").spec.sample_rate == 8000
@@ -40,7 +41,7 @@ def test_the_rate_is_the_folder_s_own_unless_it_is_set(tmp_path):
 
 
 def test_an_empty_folder_says_so(tmp_path):
-    """Buries a lesson that ends in a traceback from a division by zero."""
+    """Guards against a lesson that ends in a traceback from a division by zero."""
     with pytest.raises(DataError, match=str(tmp_path)):
         encode_folder(tmp_path, tmp_path / "out")
 
@@ -50,19 +51,19 @@ def test_an_empty_folder_says_so(tmp_path):
     [("7_jackson_32.wav", "7"), ("yes/004ae714_nohash_0.wav", "yes"), ("a/b/c_1.wav", "b"), ("note.wav", "")],
 )
 def test_labels_come_from_folder_or_name(path, label):
-    """Buries a digit that is called after its speaker."""
+    """Guards against a digit that is called after its speaker."""
     assert label_of(path) == label
 
 
 def test_labels_are_for_all_files_or_none():
-    """Buries a classifier with one class, or with one for the files that nobody labelled."""
+    """Guards against a classifier with one class, or with one for the files that nobody labelled."""
     assert label_names(["1_a.wav", "0_b.wav", "1_c.wav"]) == ["0", "1"]
     assert label_names(["1_a.wav", "note.wav"]) == []
     assert label_names(["1_a.wav", "1_b.wav"]) == []
 
 
 def test_a_header_that_promises_more_than_the_file_holds_is_refused(tmp_path):
-    """Buries memory, or a traceback, for the word of a stranger's file of codes."""
+    """Guards against memory, or a traceback, for the word of a stranger's file of codes."""
     frontend = load_frontend("mulaw", sample_rate=RATE)
     np.save(tmp_path / "codes.npy", np.zeros(9, np.int64))
     content = (tmp_path / "codes.npy").read_bytes()

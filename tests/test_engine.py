@@ -70,7 +70,7 @@ def close(expected):
 @given(st.lists(numbers, min_size=1, max_size=4), st.lists(steps, min_size=1, max_size=20))
 @settings(max_examples=200, deadline=None)
 def test_gradients_equal_those_of_torch_on_random_graphs(data, program):
-    """Buries a wrong slope in any operation, reflected ones included, and a child that is not counted."""
+    """Guards against a wrong slope in any operation, reflected ones included, and a child that is not counted."""
     ours, theirs = [Value(x) for x in data], tensors(data)
     result, squash = compute(ours, program)
     expected, _ = compute(theirs, program, squash)
@@ -81,7 +81,7 @@ def test_gradients_equal_those_of_torch_on_random_graphs(data, program):
 
 
 def test_a_value_that_is_used_again_and_again_gathers_all_it_is_owed():
-    """Buries `grad =` for `grad +=`, and a walk that takes each path by itself: here there are 2 to the 60."""
+    """Guards against `grad =` for `grad +=`, and a walk that takes each path by itself: here there are 2 to the 60."""
     x = y = Value(3.0)
     for _ in range(60):
         y = y + y
@@ -90,7 +90,7 @@ def test_a_value_that_is_used_again_and_again_gathers_all_it_is_owed():
 
 
 def test_deep_chains_equal_torch():
-    """Buries recursion: over the graph, or in freeing it."""
+    """Guards against recursion: over the graph, or in freeing it."""
     ours, theirs = [Value(0.3), Value(0.9), Value(-0.2)], tensors([0.3, 0.9, -0.2])
     results = []
     for x, w, b in (ours, theirs):
@@ -111,7 +111,7 @@ def test_deep_chains_equal_torch():
 
 
 def test_going_back_twice_adds_in_the_inputs_alone():
-    """Buries gradients that are left over in the middle of the graph and handed on a second time."""
+    """Guards against gradients that are left over in the middle of the graph and handed on a second time."""
     ours, theirs = [Value(1.5), Value(-0.5)], tensors([1.5, -0.5])
     for a, b in (ours, theirs):
         shared = (a * b).tanh()
@@ -127,7 +127,7 @@ def test_going_back_twice_adds_in_the_inputs_alone():
 
 
 def test_the_slope_is_that_of_the_numbers_that_were_computed_with():
-    """Buries slopes that are looked up on the way back, after a step has changed the weights."""
+    """Guards against slopes that are looked up on the way back, after a step has changed the weights."""
     w, x = Value(2.0), Value(5.0)
     loss = w * x
     w.data = 100.0
@@ -136,7 +136,8 @@ def test_the_slope_is_that_of_the_numbers_that_were_computed_with():
 
 
 def test_slopes_at_the_edges():
-    """Buries 0 * inf = NaN in x ** 0 and in the branch that relu has closed; and a NaN that relu turns into 0."""
+    """Guards against 0 * inf = NaN in x ** 0 and in the branch that relu has closed; and a NaN that relu turns into
+    0."""
     for function, at, slope in (
         (lambda x: x.relu(), 0.0, 0.0),
         (lambda x: x**0, 0.0, 0.0),
@@ -175,13 +176,14 @@ def test_slopes_at_the_edges():
     ],
 )
 def test_what_can_not_be_computed_is_said_at_once(compute, error, words):
-    """Buries NaN that surfaces a thousand steps later; a complex number; inputs that are cut to the shorter side."""
+    """Guards against NaN that surfaces a thousand steps later; a complex number; inputs that are cut to the shorter
+    side."""
     with pytest.raises(error, match=words):
         compute()
 
 
 def test_numbers_of_numpy_work_on_either_side():
-    """Buries a feature out of an array that takes the operation over, or hides an overflow behind a warning."""
+    """Guards against a feature out of an array that takes the operation over, or hides an overflow behind a warning."""
     x = Value(3.0)
     y = np.float64(2) * x + np.float32(1) - x / np.float64(2) + np.int64(2) ** x
     y.backward()
@@ -191,7 +193,8 @@ def test_numbers_of_numpy_work_on_either_side():
 
 
 def test_a_weighted_sum_is_the_chain_that_it_stands_for():
-    """Buries weights and inputs that are given each other's slope; one value as two weights, or weight and input."""
+    """Guards against weights and inputs that are given each other's slope; one value as two weights, or weight and
+    input."""
 
     def gradients(total):
         a, b, c, bias = inputs = [Value(0.3), Value(-1.2), Value(2.0), Value(0.7)]
@@ -214,7 +217,7 @@ def no_collector():
 
 
 def test_values_of_earlier_steps_are_freed(no_collector):
-    """Buries a tape that grows for ever, and values in a circle, which wait for the garbage collector."""
+    """Guards against a tape that grows without end, and reference cycles, which wait for the garbage collector."""
     model = MLP(2, [4, 4, 1], rng=random.Random(0))
     held = []
     for _ in range(4):
@@ -228,7 +231,7 @@ def test_values_of_earlier_steps_are_freed(no_collector):
 
 
 def test_an_mlp_learns_step_by_step_what_torch_learns():
-    """Buries a layer without its bias, a last layer that is not linear, gradients that are not cleared."""
+    """Guards against a layer without its bias, a last layer that is not linear, gradients that are not cleared."""
     rng = random.Random(0)
     model = MLP(3, [5, 1, 4, 2], Value.tanh, rng)
     layers = [
@@ -257,7 +260,7 @@ def test_an_mlp_learns_step_by_step_what_torch_learns():
 
 
 def test_who_comes_from_micrograd_finds_everything():
-    """Buries a name, a default or a shape of result that the course relies on."""
+    """Guards against a name, a default or a shape of result that the course relies on."""
     random.seed(3)
     n = Neuron(2)
     random.seed(3)
@@ -276,5 +279,5 @@ def test_who_comes_from_micrograd_finds_everything():
 
 @pytest.mark.parametrize("module", [engine, nn])
 def test_the_examples_in_the_documentation_run(module):
-    """Buries an example that was right once."""
+    """Guards against an example that was right once."""
     assert doctest.testmod(module).failed == 0 < doctest.testmod(module).attempted

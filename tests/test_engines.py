@@ -86,15 +86,15 @@ def assert_same_luck(model, got, expected, seeds, sampling=Sampling()):
 
 
 def test_every_engine_runs_something():
-    """Buries an engine that refuses every model, and so passes every test."""
+    """Guards against an engine that refuses every model, and so passes every test."""
     assert {case.values[0] for case in CASES} == set(ENGINES)
 
 
 @every_case
 @pytest.mark.parametrize("batch_size", [1, 6])
 def test_teacher_forced_logits_are_the_models(name, kind, changes, batch_size):
-    """Contract 7. Buries a weight in the wrong place, a ring one step off, a scale forgotten: over 10,000 codes, in
-    batches that fill fours and leave a rest. Greedy codes are equal wherever the margin exceeds 1e-3."""
+    """Contract 7. Guards against a weight in the wrong place, a ring one step off, a scale forgotten: over 10,000
+    codes, in batches that fill fours and leave a rest. Greedy codes are equal wherever the margin exceeds 1e-3."""
     model = small_model(kind, changes)
     codes = 1_000 if name == "graph" and batch_size == 1 else 10_000  # whose steps are torch's own, and slow on a CPU
     seq = model.pattern.apply(random_input(TOKENS, batch_size, codes // (3 * batch_size) + 1), model.hole)
@@ -111,8 +111,8 @@ def test_every_engine_is_verified(name, kind, changes):
 @pytest.mark.parametrize("prompt_frames", [0, 1, 5, 40])
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_draws_are_those_of_the_plain_loop(monkeypatch, name, kind, changes, pattern, prompt_frames):
-    """Buries a prompt that is taken over one step off or with its rings turned wrongly, holes that are drawn, rows of
-    the prompt that are drawn again, and uniform numbers of another step."""
+    """Guards against a prompt that is taken over one step off or with its rings turned wrongly, holes that are drawn,
+    rows of the prompt that are drawn again, and uniform numbers of another step."""
     model = small_model(kind, changes, pattern)
     seeds = [3, 1, 4, 1, 5]
     prompt = random_input(TOKENS, 5, prompt_frames)
@@ -136,7 +136,7 @@ def test_draws_are_those_of_the_plain_loop(monkeypatch, name, kind, changes, pat
     ids=str,
 )
 def test_filters_are_those_of_the_plain_loop(monkeypatch, name, kind, changes, sampling):
-    """Buries a filter that an engine leaves out, or applies in another order."""
+    """Guards against a filter that an engine leaves out, or applies in another order."""
     model = small_model(kind, changes)
     got = generate(model, 100, Request(batch_size=2, seeds=[8, 9], sampling=sampling)).x
     plain(monkeypatch)
@@ -149,7 +149,7 @@ def test_filters_are_those_of_the_plain_loop(monkeypatch, name, kind, changes, s
 
 @every_engine
 def test_an_item_is_what_it_would_be_alone(name, kind, changes):
-    """Buries state shared between items (contract 6)."""
+    """Guards against state shared between items (contract 6)."""
     model = small_model(kind, changes)
     prompt = random_input(TOKENS, 6, 4)
     together = generate(model, 80, Request(prompt=prompt, seeds=range(6))).x
@@ -160,8 +160,8 @@ def test_an_item_is_what_it_would_be_alone(name, kind, changes):
 
 @pytest.mark.parametrize("name, precision", [("wavenet", "bf16"), ("wavenet", "int8"), ("gpt", "int8")])
 def test_rounded_weights_give_an_item_the_very_same_alone(name, precision):
-    """Buries a seed that makes another sound where four items are generated at once: what is rounded differently there
-    is enough, with int8, to draw another code within the first second."""
+    """Guards against a seed that makes another sound where four items are generated at once: what is rounded
+    differently there is enough, with int8, to draw another code within the first second."""
     model = small_model(name, {})
     seq, known = random_input(TOKENS, 6, 50), torch.ones(3, 50, dtype=torch.bool)
     numbers = torch.full((6, 50, 3), 0.5, dtype=torch.float64)
@@ -188,7 +188,7 @@ def test_rounded_weights_give_an_item_the_very_same_alone(name, precision):
 
 @every_engine
 def test_blocks_do_not_matter(monkeypatch, name, kind, changes):
-    """Buries a step lost or seen twice where one block ends and the next begins; pieces come as promised."""
+    """Guards against a step lost or seen twice where one block ends and the next begins; pieces come as promised."""
     model = small_model(kind, changes)
     whole = generate(model, 50, Request(batch_size=2, seeds=[1, 2])).x
     pieces = list(stream(model, 50, Request(batch_size=2, seeds=[1, 2])))
@@ -201,7 +201,8 @@ def test_blocks_do_not_matter(monkeypatch, name, kind, changes):
 @every_engine
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_weights_are_only_read(name, kind, changes, precision):
-    """Buries an engine that works in the memory of the model: the hidden that a bigram starts from is its bos."""
+    """Guards against an engine that works in the memory of the model: the hidden that a bigram starts from is its
+    bos."""
     model = small_model(kind, changes)
     before, request = copy.deepcopy(model.state_dict()), Request(seeds=[1], precision=precision)
     first = generate(model, 30, request).x
@@ -211,7 +212,8 @@ def test_weights_are_only_read(name, kind, changes, precision):
 
 @every_engine
 def test_weights_are_never_stale(name, kind, changes):
-    """Buries an engine that goes on with the weights of yesterday, after load_state_dict or a change in place."""
+    """Guards against an engine that goes on with the weights of yesterday, after load_state_dict or a change in
+    place."""
     model, other = small_model(kind, changes), small_model(kind, changes)
     first = generate(model, 40, Request(seeds=[1])).x
     wanted = generate(other, 40, Request(seeds=[1])).x
@@ -228,8 +230,8 @@ def test_weights_are_never_stale(name, kind, changes):
 @every_engine
 @pytest.mark.parametrize("precision", [precision for precision in PRECISIONS if precision != "fp32"])
 def test_reduced_precision_costs_less_than_a_hundredth(name, kind, changes, precision):
-    """Buries bits packed in the wrong order, or a scale for the wrong column: judged by bits of codes that the model
-    itself drew, which a wrong weight would not find likely. The weights of the model stay as they are."""
+    """Guards against bits packed in the wrong order, or a scale for the wrong column: judged by bits of codes that the
+    model itself drew, which a wrong weight would not find likely. The weights of the model stay as they are."""
     torch.manual_seed(1)
     model = small_model(kind, {**changes, "dim": 64})
     codes = generate(model, 700, Request(batch_size=5, seeds=range(5))).x
@@ -256,8 +258,8 @@ def test_reduced_precision_costs_less_than_a_hundredth(name, kind, changes, prec
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("steps", [0, 1, 50])
 def test_a_prompt_seen_at_once_is_as_if_seen_step_by_step(name, kind, changes, precision, steps):
-    """Buries a prompt that is lost, one step off, or laid into the rings wrongly, where its length or its rounding
-    (bf16 throughout, not the weights alone) takes another way; 50 steps go once round the ring."""
+    """Guards against a prompt that is lost, one step off, or laid into the rings wrongly, where its length or its
+    rounding (bf16 throughout, not the weights alone) takes another way; 50 steps go once round the ring."""
     model = small_model(kind, changes)
     seq, numbers = random_input(TOKENS, 3, 60), torch.full((3, 60, 3), 0.5, dtype=torch.float64)
     known = torch.ones(3, 60, dtype=torch.bool)
@@ -332,7 +334,7 @@ def test_guidance_in_reduced_precision_is_close(name, kind, changes, precision):
 
 
 def test_a_step_is_captured_once_and_serves_all_blocks():
-    """Buries a capture for each block, or none at all, and a graph that reads where the state has been before
+    """Guards against a capture for each block, or none at all, and a graph that reads where the state has been before
     `set_state` began anew."""
     model = small_model("gpt", {})
     request, seq = Request(batch_size=2), torch.full((2, 3, 700), model.hole)
@@ -355,7 +357,7 @@ def test_a_step_is_captured_once_and_serves_all_blocks():
 @pytest.mark.parametrize("name", ["graph"])
 @pytest.mark.parametrize("kind", BACKBONES)
 def test_frames_go_through_a_graph_too(monkeypatch, name, kind):
-    """Buries a step for codes alone: uniform numbers of a density, and holes that are no number."""
+    """Guards against a step for codes alone: uniform numbers of a density, and holes that are no number."""
     model = tiny_model(FRAMES, kind, "parallel").float()
     prompt = random_input(FRAMES, 2, 3).float()
     got = generate(model, 40, Request(prompt=prompt, seeds=[1, 2])).x
@@ -364,7 +366,7 @@ def test_frames_go_through_a_graph_too(monkeypatch, name, kind):
 
 
 def test_what_can_not_be_captured_runs_by_itself_and_says_so_once(monkeypatch, caplog):
-    """Buries a model that can't be run on a GPU at all, since a step of it waits for the host."""
+    """Guards against a model that can't be run on a GPU at all, since a step of it waits for the host."""
 
     class Refused(GraphEngine):
         device = "cpu"
@@ -403,7 +405,7 @@ def test_what_can_not_be_captured_runs_by_itself_and_says_so_once(monkeypatch, c
 
 
 def test_the_stand_in_notices_what_a_graph_could_not_do():
-    """Buries a recorder under which all is well: a value that the host looks at must not pass."""
+    """Guards against a recorder under which all is well: a value that the host looks at must not pass."""
     x = torch.ones(3)
     for look in (
         lambda: int(x.sum()),
@@ -447,7 +449,7 @@ def use_engine(monkeypatch, name):
 @pytest.mark.parametrize("scale", [1e30, 3e38])
 @pytest.mark.parametrize("name, kind, precision", NUMBERS)
 def test_weights_that_have_run_away_are_reported(monkeypatch, name, kind, precision, scale):
-    """Buries silence, a constant, or a traceback about a division by zero, where the model gives NaN."""
+    """Guards against silence, a constant, or a traceback about a division by zero, where the model gives NaN."""
     model = small_model(kind, {})
     with torch.no_grad():
         for parameter in model.parameters():
@@ -460,8 +462,8 @@ def test_weights_that_have_run_away_are_reported(monkeypatch, name, kind, precis
 
 @pytest.mark.parametrize("name, kind, precision", NUMBERS)
 def test_the_step_is_named(monkeypatch, name, kind, precision):
-    """Buries NaN that a kernel clamps or rounds to a number, and a step that is counted from the block: here one code's
-    embedding is infinite, so that the step after its first draw can't be drawn."""
+    """Guards against NaN that a kernel clamps or rounds to a number, and a step that is counted from the block: here
+    one code's embedding is infinite, so that the step after its first draw can't be drawn."""
     spec = TokenSpec(8000, 80, 1, 7)
     model = lively(SequenceModel(spec, tiny_backbone(kind), PATTERNS["parallel"](1))).eval()
     use_engine(monkeypatch, name)
@@ -480,7 +482,8 @@ def test_the_step_is_named(monkeypatch, name, kind, precision):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_frames_that_are_no_numbers_are_reported(value, temperature):
-    """Buries NaN frames, which the front-end would take for holes, and infinite ones, which the head would clamp."""
+    """Guards against NaN frames, which the front-end would take for holes, and infinite ones, which the head would
+    clamp."""
     model = tiny_model(FRAMES, "gpt", "parallel")
     M = model.head.NUM_COMPONENTS
     with torch.no_grad():  # means of component 0, or deviations of all
@@ -490,7 +493,7 @@ def test_frames_that_are_no_numbers_are_reported(value, temperature):
 
 
 def test_a_density_has_no_logits():
-    """Buries an AttributeError from an engine that is asked for the logits of frames."""
+    """Guards against an AttributeError from an engine that is asked for the logits of frames."""
     model = tiny_model(FRAMES, "bigram", "parallel")
     with pytest.raises(TypeError, match="density"):
         Eager(model, Request()).model.head.logits(torch.zeros(1, 8))
@@ -501,14 +504,14 @@ def test_a_density_has_no_logits():
 
 @every_engine
 def test_choose_takes_the_engine(name, kind, changes):
-    """Buries an engine that is registered and never chosen."""
+    """Guards against an engine that is registered and never chosen."""
     assert type(choose(small_model(kind, changes), Request())) is ENGINES[name]
 
 
 @every_kernel
 def test_what_no_engine_runs_goes_the_plain_way_and_says_so_once(caplog, name, kind, changes):
-    """Buries a fallback in silence, a line for every batch, and an engine that takes models it does not mean: of other
-    types, watched by hooks, or edited."""
+    """Guards against a silent fallback, a line for every batch, and an engine that takes models it does not mean:
+    of other types, watched by hooks, or edited."""
 
     def reset():
         log_once.cache_clear()
@@ -542,7 +545,8 @@ def test_what_no_engine_runs_goes_the_plain_way_and_says_so_once(caplog, name, k
 
 @every_kernel
 def test_compiling_is_told_of_where_it_happens(caplog, name, kind, changes):
-    """Buries ten seconds of silence before the first sound, and a line each time although nothing is compiled."""
+    """Guards against ten seconds of silence before the first sound, and a line each time although nothing is
+    compiled."""
     from numba import njit
 
     @njit  # kept nowhere, and so compiled here
@@ -561,7 +565,7 @@ def test_compiling_is_told_of_where_it_happens(caplog, name, kind, changes):
 
 
 def test_what_is_not_rounded_says_so(caplog):
-    """Buries `--precision int8` of a model that no engine runs, which changes nothing and told nobody."""
+    """Guards against `--precision int8` of a model that no engine runs, which changes nothing and told nobody."""
     model = tiny_model(TOKENS, "bigram", "delay").float()
     log_once.cache_clear()
     with caplog.at_level(logging.INFO, logger="audiogen"):
@@ -573,7 +577,7 @@ def test_what_is_not_rounded_says_so(caplog):
 
 
 def test_an_unknown_precision_is_refused():
-    """Buries a precision that is spelt wrongly and silently passed over."""
+    """Guards against a precision that is spelt wrongly and silently passed over."""
     with pytest.raises(ConfigError, match="precision.*int4.*fp32, bf16, int8"):
         Request(precision="int4")
 
@@ -602,8 +606,8 @@ def test_an_unknown_precision_is_refused():
     ids=str,
 )
 def test_the_compiled_draw_is_the_draw(sampling):
-    """Buries a filter that breaks ties another way, or sums in another order: equal for each of 2,000 draws, among them
-    logits that are equal to each other."""
+    """Guards against a filter that breaks ties another way, or sums in another order: equal for each of 2,000 draws,
+    among them logits that are equal to each other."""
     from audiogen.generation.engines.cpu import sampling as draws
 
     rng = np.random.default_rng(0)
@@ -618,8 +622,8 @@ def test_the_compiled_draw_is_the_draw(sampling):
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("batch_size, rows, columns", [(1, 1, 1), (1, 8, 16), (3, 13, 5), (4, 24, 33), (7, 70, 200)])
 def test_products_are_those_of_the_rounded_weights(precision, batch_size, rows, columns):
-    """Buries rows that change places in their word, in either of the two ways through. bf16 is rounded as torch does;
-    int8 to the nearest of 255 steps of each column."""
+    """Guards against rows that change places in their word, in either of the two ways through. bf16 is rounded as torch
+    does; int8 to the nearest of 255 steps of each column."""
     from numba import njit
 
     from audiogen.generation.engines.cpu.matvec_columnwise import pack, padded, product
@@ -643,7 +647,7 @@ def test_products_are_those_of_the_rounded_weights(precision, batch_size, rows, 
 
 
 def test_the_gate_is_tanh_times_sigmoid():
-    """Buries a series cut too short, and what overflows far from zero."""
+    """Guards against a series cut too short, and what overflows far from zero."""
     from audiogen.generation.engines.cpu.wavenet_kernel import gate
 
     filtered = np.concatenate([np.linspace(-12, 12, 4001), [-1e4, 1e4, 0]]).astype(np.float32)
@@ -656,7 +660,8 @@ def test_the_gate_is_tanh_times_sigmoid():
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_wavenet_at_its_own_sizes(precision):
-    """Buries an engine that is right for the small sizes of tests alone: two cycles of ten dilations, 256 codes."""
+    """Guards against an engine that is right for the small sizes of tests alone: two cycles of ten dilations, 256
+    codes."""
     spec = TokenSpec(16000, 1, 1, 256)
     model = lively(SequenceModel(spec, WaveNet(WaveNet.Config()), PATTERNS["parallel"](1))).eval()
     seq = torch.randint(256, (1, 1, 2300))
@@ -667,7 +672,7 @@ def test_wavenet_at_its_own_sizes(precision):
 
 
 def test_the_smallest_wavenet():
-    """Buries shapes that only work from two layers or units up."""
+    """Guards against shapes that only work from two layers or units up."""
     model = SequenceModel(TOKENS, tiny_backbone("wavenet", dim=1, residual_dim=1, num_layers=1), PATTERNS["delay"](3))
     seq = torch.randint(7, (2, 3, 50))
     torch.testing.assert_close(

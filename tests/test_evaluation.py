@@ -47,8 +47,8 @@ def sequences_of(spec, lengths, device="cpu"):
 @pytest.mark.parametrize("spec, pattern", SPEC_CASES)
 @torch.no_grad()
 def test_padded_batches_equal_one_file_at_a_time(device, spec, pattern, kind):
-    """Buries padding that is scored, files that change each other's likelihood by being neighbours, and results in
-    another order than the files."""
+    """Guards against padding that is scored, files that change each other's likelihood by being neighbours, and results
+    in another order than the files."""
     model = tiny_model(spec, kind, pattern).to(device)
     sequences = sequences_of(spec, LENGTHS)
     found = list(file_likelihoods(model, sequences))
@@ -63,7 +63,7 @@ def test_padded_batches_equal_one_file_at_a_time(device, spec, pattern, kind):
 @pytest.mark.parametrize("spec, pattern", SPEC_CASES)
 @torch.no_grad()
 def test_long_files_go_through_in_chunks(monkeypatch, spec, pattern, kind):
-    """Buries memory that grows with the longest file, and chunks that begin without what came before them."""
+    """Guards against memory that grows with the longest file, and chunks that begin without what came before them."""
     model = tiny_model(spec, kind, pattern)
     sequences = sequences_of(spec, [90, 4, 200, 7])
     expected = [result.nats for result in file_likelihoods(model, sequences)]
@@ -78,7 +78,7 @@ def test_long_files_go_through_in_chunks(monkeypatch, spec, pattern, kind):
 
 @torch.no_grad()
 def test_many_choices_mean_shorter_chunks(monkeypatch):
-    """Buries gigabytes of probabilities: 8 codebooks of 1024 codes make 8192 numbers a step."""
+    """Guards against gigabytes of probabilities: 8 codebooks of 1024 codes make 8192 numbers a step."""
     model = tiny_model(TokenSpec(8000, 80, 4, 100), "bigram", "parallel")
     monkeypatch.setattr(likelihood, "BATCH_PROBABILITIES", 4000)
     sizes, logits = [], model.head.logits
@@ -89,7 +89,8 @@ def test_many_choices_mean_shorter_chunks(monkeypatch):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_dropout_is_off_while_scoring_and_as_before_afterwards(training):
-    """Buries a held-out loss with dropout, a training that goes on without it, and a graph that nobody needs."""
+    """Guards against a held-out loss with dropout, a training that goes on without it, and a graph that nobody
+    needs."""
     model = tiny_model(TOKENS, "gpt", "delay", dropout=0.5).train(training)
     sequences = sequences_of(TOKENS, LENGTHS)
     first = [result.nats for result in file_likelihoods(model, sequences)]
@@ -102,7 +103,7 @@ def test_dropout_is_off_while_scoring_and_as_before_afterwards(training):
 
 
 def test_scoring_leaves_the_random_numbers_alone():
-    """Buries an evaluation that changes what is learned after it."""
+    """Guards against an evaluation that changes what is learned after it."""
     model, sequences = tiny_model(TOKENS, "gpt", "delay", dropout=0.5).train(), sequences_of(TOKENS, [4])
     before = torch.get_rng_state()
     list(file_likelihoods(model, sequences))
@@ -113,7 +114,7 @@ def test_scoring_leaves_the_random_numbers_alone():
 
 
 def test_bits_per_second_and_per_sample():
-    """Buries nats called bits, K forgotten, a mean over files instead of codes, and a rate that was rounded."""
+    """Guards against nats called bits, K forgotten, a mean over files instead of codes, and a rate that was rounded."""
     nats = [FileLikelihood(30 * math.log(2), 10, 10), FileLikelihood(300 * math.log(2), 200, 200)]
     mulaw = score(TokenSpec(8000, 1, 1, 256), nats)
     assert (mulaw.unit, mulaw.files) == ("bits", 2)
@@ -133,7 +134,7 @@ def test_bits_per_second_and_per_sample():
 
 
 def test_a_uniform_model_scores_log2_v():
-    """Buries any factor between the model's loss and what is reported of it."""
+    """Guards against any factor between the model's loss and what is reported of it."""
     spec = TokenSpec(8000, 80, 3, 7)
     model = tiny_model(spec, "bigram", "delay")
     for parameter in model.head.parameters():
@@ -181,8 +182,8 @@ def walk(generator, rows, length, size=6):
 
 
 def test_counting_models_equal_slow_loops():
-    """Buries pairs counted across the seam of two files, a row and a column swapped, a smoothing that sees the held-out
-    codes, codebooks that share their counts, and a first code that nobody predicts."""
+    """Guards against pairs counted across the seam of two files, a row and a column swapped, a smoothing that sees the
+    held-out codes, codebooks that share their counts, and a first code that nobody predicts."""
     generator = np.random.default_rng(3)
     training = [walk(generator, 2, length) for length in (30, 2, 11)]
     held_out = [walk(generator, 2, length) for length in (9, 2)]
@@ -212,8 +213,8 @@ def test_counting_models_equal_slow_loops():
 
 
 def test_counting_learns_what_it_can():
-    """Buries a smoothing that drowns what was counted: of three moves, one as likely as the others together, a bigram
-    needs little more than their entropy, a unigram all of log2(6)."""
+    """Guards against a smoothing that drowns what was counted: of three moves, one as likely as the others together, a
+    bigram needs little more than their entropy, a unigram all of log2(6)."""
     generator = np.random.default_rng(0)
     training, held_out = [walk(generator, 1, 20_000)], [walk(generator, 1, 20_000)]
     entropy = -sum(p * math.log2(p) for p in (0.2, 0.6, 0.2))
@@ -267,7 +268,8 @@ def test_few_frames_do_not_overfit_the_autoregression():
 
 
 def test_si_sdr_is_the_closed_form():
-    """Buries a power taken for an amplitude, a scale that matters, a mean that is left in, and the two swapped."""
+    """Guards against a power taken for an amplitude, a scale that matters, a mean that is left in, and the two
+    swapped."""
     t = torch.arange(1000) / 1000
     signal, noise = torch.sin(2 * math.pi * 5 * t), torch.sin(2 * math.pi * 7 * t)  # orthogonal, mean-free
     for level in (1.0, 0.1, 1e-3):
@@ -285,7 +287,8 @@ def test_si_sdr_is_the_closed_form():
 
 @pytest.mark.parametrize("rate", [8000, 16000, 24000, 44100])
 def test_mel_distance_has_its_known_properties(rate, recwarn):
-    """Buries a distance that is not nought for the same sound, that knows no decades, and bands of no frequency."""
+    """Guards against a distance that is not 0 for the same sound, that ignores decades, and bands of no
+    frequency."""
     wav = 0.3 * torch.randn(1, rate // 2)
     assert mel_distance(wav, wav, rate) == 0
     assert mel_distance(wav, 0.1 * wav, rate) == pytest.approx(1, abs=0.01)  # a tenth is a decade
@@ -299,7 +302,7 @@ def test_mel_distance_has_its_known_properties(rate, recwarn):
 
 
 def test_round_trip_of_an_exact_front_end():
-    """Buries the two sounds compared at different places: mu-law at 16 bits gives back what it was given."""
+    """Guards against the two sounds compared at different places: mu-law at 16 bits gives back what it was given."""
     sound = [("a", torch.from_numpy(note(0, 4000)).float()[None]), ("b", torch.from_numpy(note(1, 801)).float()[None])]
     fine, coarse = (round_trip(load_frontend("mulaw", sample_rate=8000, bits=bits), sound) for bits in (16, 4))
     assert fine["mel_distance"] < 0.001 and fine["si_sdr"] > 60
@@ -347,7 +350,7 @@ def held_out_files(run, folder):
 
 
 def test_only_files_that_were_not_trained_on_are_scored(run, corpus):
-    """Buries a score on training files, which would make every model look good."""
+    """Guards against a score on training files, which would make every model look good."""
     found = evaluate_folder(run, corpus)
     assert (found["files"], found["seen"]) == (2, 6)
     wanted = {part.file.path: part.seconds for part in run.split().held_out}
@@ -363,7 +366,7 @@ def test_only_files_that_were_not_trained_on_are_scored(run, corpus):
 
 
 def test_the_loss_is_that_of_the_files(run, corpus):
-    """Buries a score of other codes than those of the files, by way of the cache or of the split."""
+    """Guards against a score of other codes than those of the files, by way of the cache or of the split."""
     total = entries = 0
     with torch.no_grad():
         for path in held_out_files(run, corpus):
@@ -373,8 +376,8 @@ def test_the_loss_is_that_of_the_files(run, corpus):
 
 
 def test_files_are_known_by_their_content(run, corpus, tmp_path, caplog):
-    """Buries a training file that is scored because someone renamed it, and a held-out one that is looked for under the
-    name it used to have. What can't be read is told of."""
+    """Guards against a training file that is scored because someone renamed it, and a held-out one that is looked for
+    under the name it used to have. What can't be read is told of."""
     for path in corpus.iterdir():
         (tmp_path / "deep").mkdir(exist_ok=True)
         shutil.copy(path, tmp_path / "deep" / f"renamed-{path.name}")
@@ -388,7 +391,7 @@ def test_files_are_known_by_their_content(run, corpus, tmp_path, caplog):
 
 
 def test_a_folder_of_training_files_alone_is_refused(run, corpus, tmp_path):
-    """Buries a division by nothing, or worse, a score."""
+    """Guards against a division by nothing, or worse, a score."""
     for part in run.split().train[:3]:
         shutil.copy(corpus / part.file.path, tmp_path)
     with pytest.raises(DataError, match="the model was trained on every file in it; evaluate on others"):
@@ -396,7 +399,7 @@ def test_a_folder_of_training_files_alone_is_refused(run, corpus, tmp_path):
 
 
 def test_a_cache_is_scored_as_its_folder(run, corpus, tmp_path):
-    """Buries a cache whose files count as unseen, and one of another front-end that is scored all the same."""
+    """Guards against a cache whose files count as unseen, and one of another front-end that is scored all the same."""
     tokenize(corpus, tmp_path / "cache", str(run.folder))
     folder, cached = evaluate_folder(run, corpus), evaluate_folder(run, tmp_path / "cache")
     assert cached == {**folder, "round_trip": None}
@@ -406,7 +409,7 @@ def test_a_cache_is_scored_as_its_folder(run, corpus, tmp_path):
 
 
 def test_without_its_training_codes_a_run_is_scored_without_counting(run, corpus, tmp_path):
-    """Buries counts taken from the held-out codes themselves for want of others."""
+    """Guards against counts taken from the held-out codes themselves for want of others."""
     copy = shutil.copytree(run.folder, tmp_path / "run")
     shutil.rmtree(copy / "cache")
     found = evaluate_folder(load_run(copy), corpus)
@@ -415,7 +418,7 @@ def test_without_its_training_codes_a_run_is_scored_without_counting(run, corpus
 
 
 def test_of_one_long_file_the_held_out_end_is_scored(tmp_path):
-    """Buries a whole file scored of which nine tenths were trained on."""
+    """Guards against a whole file scored of which nine tenths were trained on."""
     corpus = folder_of_notes(tmp_path / "corpus", [16000])
     run = start(corpus, tmp_path / "run")
     found = evaluate_folder(run, corpus)
@@ -424,7 +427,7 @@ def test_of_one_long_file_the_held_out_end_is_scored(tmp_path):
 
 
 def test_a_density_is_told_in_nats_beside_nothing(tmp_path, corpus):
-    """Buries nats beside bits, as if one could be compared with the other."""
+    """Guards against nats beside bits, as if one could be compared with the other."""
     run = start(corpus, tmp_path / "run", "mel", "mlp", "backbone.hidden_dim=8")
     found = evaluate_folder(run, corpus)
     assert found["unit"] == "nats"
@@ -440,7 +443,7 @@ def test_a_density_is_told_in_nats_beside_nothing(tmp_path, corpus):
 
 
 def test_rows_for_people_say_what_was_found(run, corpus):
-    """Buries a table that leaves out the yardstick, or rounds it to something else."""
+    """Guards against a table that leaves out the yardstick, or rounds it to something else."""
     found = evaluate_folder(run, corpus)
     rows = dict(report_rows(found))
     assert rows["bits per code"] == rows["bits per sample"] == f"{found['loss']:.3f}"
@@ -451,7 +454,7 @@ def test_rows_for_people_say_what_was_found(run, corpus):
 
 
 def test_the_verdict_compares_with_the_best_of_counting():
-    """Buries praise for beating a bigram that is worse than knowing nothing, as it is where pairs are rare."""
+    """Guards against praise for beating a bigram that is worse than knowing nothing, as it is where pairs are rare."""
     assert "further back" in verdict(5.0, "bits", {"uniform": 8.0, "unigram": 7.0, "bigram": 6.0})
     rare = verdict(9.9, "bits", {"uniform": 10.0, "unigram": 9.95, "bigram": 10.5})
     assert "0.05 bits per code over the best count-based model (unigram)" in rare and "further back" not in rare

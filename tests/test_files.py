@@ -38,7 +38,7 @@ def names(folder):
 
 
 def test_what_is_written_can_be_read(tmp_path):
-    """Buries text in the encoding of the machine, and folders that have to exist already."""
+    """Guards against text in the encoding of the machine, and folders that have to exist already."""
     atomic_write_bytes(tmp_path / "new" / "folder" / "a.bin", b"\x00\xff")
     atomic_write_text(tmp_path / "b.txt", "Klänge\n音")
     atomic_write_json(tmp_path / "c.json", {"x": [1, None, "ä"]})
@@ -49,7 +49,7 @@ def test_what_is_written_can_be_read(tmp_path):
 
 
 def test_the_temporary_file_stands_beside_and_keeps_the_suffix(tmp_path):
-    """Buries a rename across file systems, which is a copy, and writers that choose a format by the suffix."""
+    """Guards against a rename across file systems, which is a copy, and writers that choose a format by the suffix."""
     with atomic_path(tmp_path / "a.wav") as temporary:
         assert temporary.parent == tmp_path
         assert temporary.suffix == ".wav"
@@ -61,7 +61,7 @@ def test_the_temporary_file_stands_beside_and_keeps_the_suffix(tmp_path):
 
 @pytest.mark.parametrize("error", [ValueError, DataError, KeyboardInterrupt])
 def test_a_block_that_raises_leaves_the_old_file(tmp_path, error):
-    """Buries half-written files in the place of good ones, and litter: also when Ctrl-C comes in between."""
+    """Guards against half-written files in the place of good ones, and litter: also when Ctrl-C comes in between."""
     (tmp_path / "a.txt").write_text("old")
     with pytest.raises(error, match="planted"), atomic_path(tmp_path / "a.txt") as temporary:
         temporary.write_text("half")
@@ -72,7 +72,7 @@ def test_a_block_that_raises_leaves_the_old_file(tmp_path, error):
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_full_disk_leaves_the_old_file_and_names_path_and_bytes(tmp_path, monkeypatch, call):
-    """Buries a traceback, and the loss of what was saved before."""
+    """Guards against a traceback, and the loss of what was saved before."""
     (tmp_path / "a.txt").write_text("old")
 
     def fail(*_):
@@ -112,7 +112,7 @@ except AudiogenError as error:
 
 @posix
 def test_killed_while_writing_leaves_the_old_file(tmp_path):
-    """Buries a file that is opened for writing under its own name."""
+    """Guards against a file that is opened for writing under its own name."""
     script = """
 import os, signal, sys
 from audiogen.utils.files import atomic_path
@@ -127,7 +127,7 @@ with atomic_path(sys.argv[1]) as temporary:
 
 @posix
 def test_flushed_before_it_is_renamed_and_the_folder_after(tmp_path, monkeypatch):
-    """Buries a rename that reaches the disk before the content does: a power cut would leave an empty file."""
+    """Guards against a rename that reaches the disk before the content does: a power cut would leave an empty file."""
     events = []
     real_fsync, real_replace = os.fsync, os.replace
 
@@ -148,7 +148,7 @@ def test_flushed_before_it_is_renamed_and_the_folder_after(tmp_path, monkeypatch
 @posix
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
 def test_the_mode_follows_the_umask(tmp_path, umask):
-    """Buries run folders that only their maker can read: temporary files are private unless one cares."""
+    """Guards against run folders that only their maker can read: temporary files are private unless one cares."""
     before = os.umask(umask)
     try:
         atomic_write_text(tmp_path / "a.txt", "x")
@@ -159,13 +159,13 @@ def test_the_mode_follows_the_umask(tmp_path, umask):
 
 @posix
 def test_the_umask_is_never_lifted(tmp_path, monkeypatch):
-    """Buries a umask set to 0 for a moment: what another thread makes at that moment, anybody could write."""
+    """Guards against a umask set to 0 for a moment: what another thread makes at that moment, anybody could write."""
     monkeypatch.setattr(files.os, "umask", lambda mask: pytest.fail(f"the process's umask was set to {mask:o}"))
     atomic_write_text(tmp_path / "a.txt", "x")
 
 
 def test_numbers_that_json_does_not_know_are_refused(tmp_path):
-    """Buries a metrics file that browsers can't read."""
+    """Guards against a metrics file that browsers can't read."""
     with pytest.raises(ValueError):
         atomic_write_json(tmp_path / "a.json", {"loss": float("nan")})
     assert names(tmp_path) == []
@@ -173,7 +173,7 @@ def test_numbers_that_json_does_not_know_are_refused(tmp_path):
 
 @posix
 def test_a_place_that_can_not_be_written_is_one_clear_error(tmp_path):
-    """Buries tracebacks for a path that runs through a file, or is a folder."""
+    """Guards against tracebacks for a path that runs through a file, or is a folder."""
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder" / "inner").mkdir(parents=True)
     for path in (tmp_path / "file" / "a.txt", tmp_path / "folder"):
@@ -184,21 +184,21 @@ def test_a_place_that_can_not_be_written_is_one_clear_error(tmp_path):
 
 @pytest.mark.parametrize("size", [0, 1, 3_000_000])
 def test_sha256_of_a_file(tmp_path, size):
-    """Buries a hash of the first block alone."""
+    """Guards against a hash of the first block alone."""
     data = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
     (tmp_path / "a").write_bytes(data)
     assert sha256_file(tmp_path / "a") == hashlib.sha256(data).hexdigest()
 
 
 def test_weights_are_readable_by_those_who_may_read_any_new_file(tmp_path):
-    """Buries weights of mode 0600, which safetensors gives the files that it writes itself."""
+    """Guards against weights of mode 0600, which safetensors gives the files that it writes itself."""
     write_tensors(tmp_path / "a.safetensors", {"x": torch.ones(2)})
     (tmp_path / "plain").write_bytes(b"x")
     assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_tensors_come_back_with_what_is_said_of_them(tmp_path):
-    """Buries the same tensors as another file, a value lost, and shapes looked at after memory was taken."""
+    """Guards against the same tensors as another file, a value lost, and shapes looked at after memory was taken."""
     tensors = {"b": torch.arange(6).view(2, 3).T, "a": torch.tensor(1.5), "c": torch.zeros(0, 4)}
     write_tensors(tmp_path / "x.safetensors", tensors, step=3, more={"k": [1, None]})
     first = (tmp_path / "x.safetensors").read_bytes()
@@ -214,7 +214,7 @@ def test_tensors_come_back_with_what_is_said_of_them(tmp_path):
 
 
 def test_a_full_disk_while_weights_are_written_is_one_line(tmp_path):
-    """Buries safetensors' own error, which is no OSError: the largest file of a run is the one that fails."""
+    """Guards against safetensors' own error, which is no OSError: the largest file of a run is the one that fails."""
     write_tensors(tmp_path / "x.safetensors", {"x": torch.ones(9)})
     before = (tmp_path / "x.safetensors").read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)  # stands for the disk's end
@@ -247,7 +247,7 @@ def test_a_disk_that_is_really_full(tmp_path):
 
 
 def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
-    """Buries half a checkpoint under its name, and the old one gone before the new one is whole."""
+    """Guards against half a checkpoint under its name, and the old one gone before the new one is whole."""
     with atomic_folder(tmp_path / "a") as temporary:
         (temporary / "x").write_text("1")
         assert not (tmp_path / "a").exists()
@@ -261,7 +261,7 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
 
 
 def test_only_what_a_killed_process_left_is_removed(tmp_path):
-    """Buries a user's own hidden file, taken for a leftover; what is left by every version is."""
+    """Guards against a user's own hidden file, taken for a leftover; what is left by every version is."""
     mine = [".a.tmp", ".tmp", ".tmpfile", ".tmpA1b2C3d", ".x-0123.tmp.wav", "x-0123456789abcdef.tmp", ".config"]
     for name in [*mine, ".x-0123456789abcdef.tmp.wav", ".x-0123456789abcdef.tmp", ".step-3.tmp", ".tmpA1b2C3"]:
         (tmp_path / name).touch()
@@ -272,7 +272,7 @@ def test_only_what_a_killed_process_left_is_removed(tmp_path):
 
 
 def test_a_lock_is_waited_for_or_told_of(tmp_path):
-    """Buries two writers at once, and a lock that stays."""
+    """Guards against two writers at once, and a lock that stays."""
     held, order = threading.Event(), []
 
     def hold():

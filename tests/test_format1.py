@@ -20,7 +20,8 @@ EXPECTED = json.loads((FOLDER / "expected.json").read_text())
 
 
 def test_a_run():
-    """Buries a setting that came later, without which an older config.json is refused, and weights read otherwise."""
+    """Guards against a setting that came later, without which an older config.json is refused, and weights read
+    otherwise."""
     run = load_run(FOLDER / "run")
     assert hash_tensors(run.model.state_dict()) == EXPECTED["model"] and run.step == EXPECTED["step"]
     assert hash_tensors(run.frontend.state_dict()) == EXPECTED["frontend"]
@@ -37,7 +38,7 @@ def test_a_run_over_frames():
 
 
 def test_a_cache():
-    """Buries a fingerprint that changes with each new setting of a front-end: every cache would be refused."""
+    """Guards against a fingerprint that changes with each new setting of a front-end: every cache would be refused."""
     cache = EncodedCache.open(FOLDER / "run" / "cache", load_frontend(FOLDER / "run"))
     assert cache.frontend().fingerprint() == EXPECTED["frontend_fingerprint"]
     assert [file.path for file in cache.files] == EXPECTED["files"]
@@ -45,7 +46,7 @@ def test_a_cache():
 
 
 def test_a_saved_front_end(tmp_path):
-    """Buries the same, and a front-end that can't be saved again beside the config.json of an older version."""
+    """Guards against the same, and a front-end that can't be saved again beside the config.json of an older version."""
     folder = shutil.copytree(FOLDER / "frontend", tmp_path / "frontend")
     frontend = load_frontend(folder)
     assert repr(frontend.spec) == EXPECTED["saved_frontend"]
@@ -56,7 +57,7 @@ def test_a_saved_front_end(tmp_path):
 
 @pytest.mark.parametrize("part", ["model", "optimizer"])
 def test_a_checkpoint(part):
-    """Buries checkpoints of older versions that are called damaged for having no checksum inside."""
+    """Guards against checkpoints of older versions that are called damaged for having no checksum inside."""
     checkpoint = load_checkpoint(FOLDER / "run" / "checkpoints")
     assert hash_tensors(checkpoint.tensors[part]) == EXPECTED["checkpoint"][part]
     assert {"step": checkpoint.step, **checkpoint.state} == EXPECTED["checkpoint_state"]

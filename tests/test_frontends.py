@@ -51,8 +51,8 @@ def test_encoding_and_decoding_repeat_themselves(frontend):
 
 
 def test_silence_stays_quiet(frontend):
-    """Buries log(0), a division by a loudness of 0, and noise where there was nothing. (An untrained EnCodec, and a
-    codec after three steps, know nothing of silence.)"""
+    """Guards against log(0), a division by a loudness of 0, and noise where there was nothing. (An untrained EnCodec,
+    and a codec after three steps, know nothing of silence.)"""
     x = frontend.encode(torch.zeros(1, 1, 4000))
     wav = frontend.decode(x)
     assert bool(torch.isfinite(wav).all())
@@ -67,7 +67,7 @@ def test_what_was_not_encoded_is_refused(frontend):
 
 
 def test_nothing_works_before_there_are_weights(kind, tmp_path):
-    """Buries codes from codebooks of zeros. Front-ends without weights are always fitted and can't be."""
+    """Guards against codes from codebooks of zeros. Front-ends without weights are always fitted and can't be."""
     frontend = FRONTENDS[kind](FRONTENDS[kind].Config(**tiny_settings(kind)))
     if frontend.fitted:
         with pytest.raises(TypeError, match="nothing to fit"):
@@ -89,7 +89,8 @@ def test_nothing_works_before_there_are_weights(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", LEARNED)
 def test_fitting_repeats_itself(kind):
-    """Buries a fit that hangs on the program's generator, that goes on from the last one, or that changes nothing."""
+    """Guards against a fit that hangs on the program's generator, that goes on from the last one, or that changes
+    nothing."""
     settings = tiny_settings(kind)
     first, second = load_frontend(kind, **settings), load_frontend(kind, **settings)
     files = training_files(first.spec.sample_rate)
@@ -119,7 +120,7 @@ LONG["bpe"] = {"base": {"kind": "melvq", **tiny_settings("melvq"), **LONG["melvq
 
 @pytest.mark.parametrize("kind", LONG)
 def test_a_draft_of_what_is_trained_for_long_is_soon_fitted(kind):
-    """Buries a doctor that trains for an hour before it says anything."""
+    """Guards against a doctor that trains for an hour before it says anything."""
     frontend = load_frontend(kind, **{**tiny_settings(kind), **LONG[kind]})
     draft = frontend.quick_variant()
     draft.fit(training_files(frontend.spec.sample_rate))
@@ -130,7 +131,7 @@ def test_a_draft_of_what_is_trained_for_long_is_soon_fitted(kind):
 
 @pytest.mark.parametrize("kind", LEARNED)
 def test_fit_says_what_it_can_not_use(kind):
-    """Buries a second pass over a used-up generator, which would see no files, and statistics of nothing."""
+    """Guards against a second pass over a used-up generator, which would see no files, and statistics of nothing."""
     frontend = load_frontend(kind, **tiny_settings(kind))
     files = training_files(frontend.spec.sample_rate)
     with pytest.raises(ValueError, match="re-iterable"):
@@ -145,7 +146,8 @@ def test_fit_says_what_it_can_not_use(kind):
 
 @pytest.mark.parametrize("kind", LEARNED)
 def test_fit_survives_silence_and_scraps(kind):
-    """Buries a division by the variance, or loudness, of files of digital silence, and crops longer than all files."""
+    """Guards against a division by the variance, or loudness, of files of digital silence, and crops longer than all
+    files."""
     settings = tiny_settings(kind)
     frontend = load_frontend(kind, **settings)
     files = [torch.zeros(1, 4000), made_up_sounds(3000)[0] * 1e-4, made_up_sounds(70)[0]]
@@ -154,7 +156,7 @@ def test_fit_survives_silence_and_scraps(kind):
 
 
 def test_saved_and_loaded_it_is_the_same(frontend, tmp_path):
-    """Buries weights or settings that stay behind."""
+    """Guards against weights or settings that stay behind."""
     save_frontend(frontend, tmp_path / "saved")
     assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == ["config.json", "frontend.safetensors"]
     loaded = load_frontend(tmp_path / "saved")
@@ -168,7 +170,8 @@ def test_saved_and_loaded_it_is_the_same(frontend, tmp_path):
 
 
 def test_a_runs_config_is_left_alone(frontend, tmp_path):
-    """Buries a run's settings overwritten by those of its front-end, and weights put beside another's settings."""
+    """Guards against a run's settings overwritten by those of its front-end, and weights put beside another's
+    settings."""
     values = {"format": 1, "frontend": frontend_to_dict(frontend), "backbone": {"kind": "gpt"}}
     (tmp_path / "config.json").write_text(json.dumps(values))
     save_frontend(frontend, tmp_path)
@@ -181,7 +184,7 @@ def test_a_runs_config_is_left_alone(frontend, tmp_path):
 
 
 def test_the_fingerprint_tells_settings_and_weights_apart(frontend):
-    """Buries a cache that is taken for that of another front-end."""
+    """Guards against a cache that is taken for that of another front-end."""
     assert len(frontend.fingerprint()) == 64
     assert deepcopy(frontend).fingerprint() == frontend.fingerprint()
     changed = deepcopy(frontend)
@@ -207,7 +210,7 @@ def test_truncated_weights_are_refused(frontend, tmp_path, cut):
 
 
 def test_flipped_bits_are_refused(frontend, tmp_path):
-    """Buries weights that are silently a little off: safetensors itself has no checksum."""
+    """Guards against weights that are silently a little off: safetensors itself has no checksum."""
     save_frontend(frontend, tmp_path)
     path = tmp_path / "frontend.safetensors"
     data = path.read_bytes()
@@ -243,7 +246,7 @@ def test_flipped_bits_are_refused(frontend, tmp_path):
     ],
 )
 def test_a_damaged_config_is_refused(tmp_path, text, what):
-    """Buries a traceback from the depths of json, and a newer folder half-understood."""
+    """Guards against a traceback from the depths of json, and a newer folder half-understood."""
     save_frontend(load_frontend("mulaw"), tmp_path)
     (tmp_path / "config.json").unlink()
     if text is not None:
@@ -275,7 +278,7 @@ def test_unknown_names_and_settings_name_the_nearest(kind):
 
 @pytest.mark.parametrize("kind", RESIDUAL)
 def test_fewer_codebooks_can_be_asked_for(kind, tmp_path):
-    """Buries a coarser codec that is not the first rows of the finer one."""
+    """Guards against a coarser codec that is not the first rows of the finer one."""
     frontend = tiny_frontend(kind)
     save_frontend(frontend, tmp_path)
     coarse = load_frontend(tmp_path, num_codebooks=1)
@@ -294,7 +297,7 @@ def test_fewer_codebooks_can_be_asked_for(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", LEARNED)
 def test_weights_are_not_used_with_settings_they_were_not_made_for(kind, tmp_path):
-    """Buries a front-end for 8 kHz that runs, and whistles, at 16."""
+    """Guards against a front-end for 8 kHz that runs, and whistles, at 16."""
     save_frontend(tiny_frontend(kind), tmp_path)
     wrapped = tiny_frontend(kind).base is not None
     where = "frontend.base" if wrapped else "frontend"
@@ -308,7 +311,7 @@ def test_weights_are_not_used_with_settings_they_were_not_made_for(kind, tmp_pat
 
 
 def test_on_each_device(frontend, device):
-    """Buries tensors made on the CPU in the middle of a GPU's work, from wav to wav."""
+    """Guards against tensors made on the CPU in the middle of a GPU's work, from wav to wav."""
     moved = deepcopy(frontend).to(device)
     wav = made_up_sounds(5000, batch_size=2)
     x = moved.encode(wav.to(device))

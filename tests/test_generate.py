@@ -35,8 +35,8 @@ def assert_same(got, expected):
 @every_spec
 @pytest.mark.parametrize("prompt_frames", [0, 3])
 def test_an_items_draw_depends_on_its_own_seed_alone(device, spec, pattern, kind, prompt_frames):
-    """Contract 6. Buries one generator for the whole batch, seeds told apart by their place in it, and uniform numbers
-    that run on from one item to the next."""
+    """Contract 6. Guards against one generator for the whole batch, seeds told apart by their place in it, and uniform
+    numbers that run on from one item to the next."""
     model = tiny_model(spec, kind, pattern).to(device)
     seeds = [7, 2**40 + 1, 7, 0]
     prompt = random_input(spec, 1, prompt_frames, device).expand(4, -1, -1).contiguous()
@@ -53,7 +53,7 @@ def test_an_items_draw_depends_on_its_own_seed_alone(device, spec, pattern, kind
 
 @every_spec
 def test_stream_concatenates_to_generate(device, spec, pattern):
-    """Buries frames handed out before all their rows are drawn, twice, or never."""
+    """Guards against frames handed out before all their rows are drawn, twice, or never."""
     model = tiny_model(spec, "gpt", pattern).to(device)
     prompt = random_input(spec, 2, 3, device)
     pieces = list(stream(model, 6, Request(prompt=prompt, seeds=[1, 2])))
@@ -62,7 +62,7 @@ def test_stream_concatenates_to_generate(device, spec, pattern):
 
 
 def test_stream_hands_out_a_frame_as_soon_as_it_is_whole():
-    """Buries a stream that first generates everything: it would never sound before its end."""
+    """Guards against a stream that first generates everything: it would never sound before its end."""
     model, steps = tiny_model(TOKENS, "wavenet", "delay"), []
     model.backbone.register_forward_hook(lambda *_: steps.append(1))
     pieces = stream(model, 1000, Request(seeds=[0]))
@@ -74,7 +74,7 @@ def test_stream_hands_out_a_frame_as_soon_as_it_is_whole():
 
 
 def test_stream_pieces_are_not_written_again():
-    """Buries pieces that are views of a buffer the loop goes on writing."""
+    """Guards against pieces that are views of a buffer the loop goes on writing."""
     model = tiny_model(TOKENS, "gpt", "delay")
     pieces, copies = [], []
     for piece in stream(model, 10, Request(seeds=[4])):
@@ -88,7 +88,7 @@ def test_stream_pieces_are_not_written_again():
 @pytest.mark.parametrize("prompt_frames", [0, 1, 5])
 @pytest.mark.parametrize("num_frames", [0, 1, 7])
 def test_the_prompt_is_kept_and_the_length_is_as_promised(device, spec, pattern, prompt_frames, num_frames):
-    """Buries holes that leak into the result, and corner cases of nothing to begin with or nothing to add."""
+    """Guards against holes that leak into the result, and corner cases of nothing to begin with or nothing to add."""
     model = tiny_model(spec, "wavenet", pattern).to(device)
     prompt = random_input(spec, 2, prompt_frames, device)
     given = prompt.clone()
@@ -102,8 +102,8 @@ def test_the_prompt_is_kept_and_the_length_is_as_promised(device, spec, pattern,
 
 @pytest.mark.parametrize("pattern", ["parallel", "flatten"])
 def test_going_on_from_its_own_frames_gives_the_same(pattern):
-    """Buries uniform numbers counted from the prompt's end: a run continued would repeat the luck of its beginning.
-    (With a delay the last frames of the first part never saw the rows of the frames after them.)"""
+    """Guards against uniform numbers counted from the prompt's end: a run continued would repeat the luck of its
+    beginning. (With a delay the last frames of the first part never saw the rows of the frames after them.)"""
     model = tiny_model(TOKENS, "gpt", pattern)
     whole = generate(model, 12, Request(batch_size=2, seeds=[3, 9])).x
     assert torch.equal(generate(model, 7, Request(prompt=whole[:, :, :5], seeds=[3, 9])).x, whole)
@@ -111,7 +111,7 @@ def test_going_on_from_its_own_frames_gives_the_same(pattern):
 
 @every_spec
 def test_the_size_of_the_window_does_not_matter(monkeypatch, spec, pattern):
-    """Buries a window that begins with the wrong step, or forgets rows of frames that are not whole yet."""
+    """Guards against a window that begins with the wrong step, or forgets rows of frames that are not whole yet."""
     model = tiny_model(spec, "mlp", pattern)
     prompt = random_input(spec, 1, 2)
     expected = generate(model, 30, Request(prompt=prompt, seeds=[8])).x
@@ -143,7 +143,7 @@ def drawn_from_the_whole_table(model, kind, prompt, num_frames, request):
 @pytest.mark.parametrize("prompt_frames", [0, 1, 4])
 @pytest.mark.parametrize("window", [1, 5, 1024])
 def test_a_window_that_moves_along_draws_what_the_whole_table_does(monkeypatch, spec, pattern, prompt_frames, window):
-    """Buries other codes for the same seeds than before there were windows, when all was laid out at once."""
+    """Guards against other codes for the same seeds than before there were windows, when all was laid out at once."""
     model = tiny_model(spec, "gpt", pattern)
     prompt = random_input(spec, 2, prompt_frames)
     request = Request(prompt, seeds=[3, 2**50 + 1])
@@ -154,14 +154,14 @@ def test_a_window_that_moves_along_draws_what_the_whole_table_does(monkeypatch, 
 
 @every_spec
 def test_a_stream_takes_no_memory_for_its_length(spec, pattern):
-    """Buries a stream of hours that lays out everything first: this one would take petabytes."""
+    """Guards against a stream of hours that lays out everything first: this one would take petabytes."""
     model = tiny_model(spec, "mlp", pattern)
     pieces = list(itertools.islice(stream(model, 10**15, Request(seeds=[1])), 6))
     assert torch.equal(torch.cat(pieces, dim=2), generate(model, 9, Request(seeds=[1])).x[:, :, :5])
 
 
 def test_a_stop_rule_bounds_what_is_generated():
-    """Buries items that are not ended, or are ended one frame off; and lengths that count holes."""
+    """Guards against items that are not ended, or are ended one frame off; and lengths that count holes."""
     model = tiny_model(TOKENS, "gpt", "delay")
     prompt = random_input(TOKENS, 2, 2)
     until = Until(60, lambda x: torch.tensor([5, 6, 7, 8, 9, 10, 11, 0])[x[:, 0]])
@@ -176,7 +176,7 @@ def test_a_stop_rule_bounds_what_is_generated():
 
 
 def test_one_prompt_serves_all_items():
-    """Buries a prompt of one item that silently makes a batch of one."""
+    """Guards against a prompt of one item that silently makes a batch of one."""
     model, prompt = tiny_model(TOKENS, "gpt", "delay"), random_input(TOKENS, 1, 4)
     result = generate(model, 5, Request(prompt=prompt, batch_size=3, seeds=[1, 2, 3])).x
     assert result.shape == (3, 3, 9)
@@ -184,7 +184,7 @@ def test_one_prompt_serves_all_items():
 
 
 def test_seeds_are_returned_logged_and_fresh(caplog):
-    """Buries a draw that can't be repeated because nobody knows its seed."""
+    """Guards against a draw that can't be repeated because nobody knows its seed."""
     model = tiny_model(TOKENS, "gpt", "parallel")
     with caplog.at_level(logging.INFO, logger="audiogen"):
         first, second = generate(model, 6, Request(batch_size=2)), generate(model, 6, Request(batch_size=2))
@@ -195,7 +195,8 @@ def test_seeds_are_returned_logged_and_fresh(caplog):
 
 
 def test_the_global_generator_is_left_alone():
-    """Buries draws that depend on torch.manual_seed, and generation that disturbs the training it interrupts."""
+    """Guards against draws that depend on torch.manual_seed, and generation that disturbs the training it
+    interrupts."""
     model = tiny_model(TOKENS, "gpt", "parallel")
     before = torch.get_rng_state()
     generate(model, 4, Request())
@@ -203,7 +204,7 @@ def test_the_global_generator_is_left_alone():
 
 
 def test_sampling_is_used():
-    """Buries filters that never reach the head."""
+    """Guards against filters that never reach the head."""
     model = tiny_model(TOKENS, "gpt", "parallel")
     free = generate(model, 20, Request(seeds=[1])).x
     assert not torch.equal(generate(model, 20, Request(seeds=[1], sampling=Sampling(temperature=0.1))).x, free)
@@ -215,8 +216,8 @@ def test_sampling_is_used():
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_mode_of_the_model_is_restored(training):
-    """Buries a training run that goes on without dropout after its first samples, and samples drawn with dropout on:
-    also when the stream is dropped half-way, or its model raises."""
+    """Guards against a training run that goes on without dropout after its first samples, and samples drawn with
+    dropout on: also when the stream is dropped half-way, or its model raises."""
     model = tiny_model(TOKENS, "gpt", "parallel", dropout=0.5).train(training)
     first = generate(model, 6, Request(seeds=[1])).x
     assert model.training is training
@@ -239,7 +240,7 @@ def test_the_mode_of_the_model_is_restored(training):
 
 
 def test_a_part_held_in_evaluation_mode_stays_so():
-    """Buries a restored mode that wakes parts which their owner had frozen."""
+    """Guards against a restored mode that wakes parts which their owner had frozen."""
     model = tiny_model(TOKENS, "gpt", "parallel").train()
     model.backbone.eval()
     generate(model, 2, Request())
@@ -248,7 +249,7 @@ def test_a_part_held_in_evaluation_mode_stays_so():
 
 
 def test_gradients_are_never_recorded():
-    """Buries a graph that grows with every step."""
+    """Guards against a graph that grows with every step."""
     model = tiny_model(FRAMES, "mlp", "parallel")
     result = generate(model, 3, Request(seeds=[1])).x
     assert not result.requires_grad
@@ -273,14 +274,14 @@ def test_gradients_are_never_recorded():
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message):
-    """Buries tracebacks from deep inside, and codes beyond the codebook, which would embed as another row's."""
+    """Guards against tracebacks from deep inside, and codes beyond the codebook, which would embed as another row's."""
     model = tiny_model(TOKENS, "bigram", "parallel")
     with pytest.raises(ConfigError, match=message):
         generate(model, arguments.pop("num_frames", 2), Request(**arguments))
 
 
 def test_a_prompt_of_broken_frames_is_refused():
-    """Buries NaN in a prompt, which is how a hole looks: it would be taken for silence."""
+    """Guards against NaN in a prompt, which is how a hole looks: it would be taken for silence."""
     model, prompt = tiny_model(FRAMES, "bigram", "parallel"), torch.zeros(1, 4, 5)
     prompt[0, 2, 3] = math.nan
     with pytest.raises(ConfigError, match="prompt.*finite"):
@@ -319,8 +320,8 @@ def entropy(codes):
 
 @every_backbone
 def test_codes_stay_healthy_ten_times_past_the_crop(kind):
-    """Buries what breaks only beyond the length that was trained on: positions never seen, rings that go stale, a run
-    that falls into one code, steps that no longer follow the corpus."""
+    """Guards against what breaks only beyond the length that was trained on: positions never seen, rings that go stale,
+    a run that falls into one code, steps that no longer follow the corpus."""
     spec = TokenSpec(8000, 80, num_codebooks=2, codebook_size=SIZE)
     model = train(SequenceModel(spec, tiny_backbone(kind, dim=32), PATTERNS["delay"](2)), melody)
     codes = generate(model, 10 * CROP, Request(batch_size=6, seeds=range(6))).x
@@ -341,7 +342,7 @@ def swell(generator, batch_size, num_frames):
 
 @every_backbone
 def test_frames_keep_their_loudness_ten_times_past_the_crop(kind):
-    """Buries frames that fade, blow up or turn NaN once they feed on themselves."""
+    """Guards against frames that fade, blow up or turn NaN once they feed on themselves."""
     spec = FrameSpec(8000, 80, num_features=4)
     model = train(SequenceModel(spec, tiny_backbone(kind, dim=32), PATTERNS["parallel"](1)), swell)
     frames = generate(model, 10 * CROP, Request(batch_size=6, seeds=range(6))).x
@@ -351,8 +352,8 @@ def test_frames_keep_their_loudness_ten_times_past_the_crop(kind):
 
 
 def test_frames_that_feed_on_themselves_stay_frames():
-    """Buries a bigram of mel frames, linear in the frame before: after one rare draw it went from large to larger, and
-    the front-end was given infinity."""
+    """Guards against a bigram of mel frames, linear in the frame before: after one rare draw it went from large to
+    larger, and the front-end was given infinity."""
     spec = FrameSpec(8000, 80, num_features=4)
     model = SequenceModel(spec, tiny_backbone("bigram", dim=8), PATTERNS["parallel"](1))
     for end in (model.embed, model.head):

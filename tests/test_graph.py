@@ -22,7 +22,7 @@ def loss():
 
 
 def test_the_text_holds_every_value_and_every_slope(loss):
-    """Buries an arrow that is missing, turned round or has another one's slope; a name that breaks the text."""
+    """Guards against an arrow that is missing, turned round or has another one's slope; a name that breaks the text."""
     text = dot_text(loss)
     boxes = dict(re.findall(r'^  (v\d+) \[label="((?:[^"\\]|\\.)*)"', text, re.MULTILINE))
     arrows = [
@@ -38,7 +38,7 @@ def test_the_text_holds_every_value_and_every_slope(loss):
 
 
 def test_graphviz_reads_the_text(loss):
-    """Buries text that looks like DOT."""
+    """Guards against text that looks like DOT."""
     if not shutil.which("dot"):
         pytest.skip("Graphviz is not installed")
     done = subprocess.run(["dot", "-Tplain"], input=dot_text(loss), capture_output=True, text=True)
@@ -48,7 +48,8 @@ def test_graphviz_reads_the_text(loss):
 
 
 def test_without_graphviz_the_same_is_drawn(loss, monkeypatch):
-    """Buries a lesson without its picture where only pip can install; boxes in one place; arrows to the left."""
+    """Guards against a lesson without its picture where only pip can install; boxes in one place; arrows to the
+    left."""
     monkeypatch.setattr(shutil, "which", lambda name: None)
     figure = draw(loss)
     assert isinstance(figure, Figure)
@@ -61,13 +62,13 @@ def test_without_graphviz_the_same_is_drawn(loss, monkeypatch):
 
 
 def test_a_broken_graphviz_is_done_without(loss, monkeypatch):
-    """Buries a page with no picture, or none at all, because `dot` has no plugins."""
+    """Guards against a page with no picture, or none at all, because `dot` has no plugins."""
     monkeypatch.setattr(shutil, "which", lambda name: "false")
     assert isinstance(draw(loss), Figure)
 
 
 def test_a_graph_that_is_too_large_is_refused():
-    """Buries a `dot` that computes for an hour."""
+    """Guards against a `dot` that computes for an hour."""
     x = Value(0.0)
     for _ in range(MOST_VALUES):
         x = -x

@@ -26,7 +26,7 @@ def with_previous(*shape, features=FRAMES.num_features):
 
 
 def test_categorical_nll_equals_loops_of_cross_entropy(device):
-    """Buries rows and codes that swap places in the one product, and holes that are scored."""
+    """Guards against rows and codes that swap places in the one product, and holes that are scored."""
     head = lively(CategoricalHead(TOKENS, DIM)).double().to(device)
     h, target = hidden(2, 6).to(device), random_input(TOKENS, 2, 6, device)
     target[1, 2, 3:] = TOKENS.codebook_size
@@ -44,7 +44,7 @@ def test_categorical_nll_equals_loops_of_cross_entropy(device):
 
 
 def test_categorical_head_draws_each_row_with_its_own_number(device):
-    """Buries one uniform number shared by all rows, and rows drawn from each other's odds."""
+    """Guards against one uniform number shared by all rows, and rows drawn from each other's odds."""
     head = lively(CategoricalHead(TOKENS, DIM)).double().to(device)
     h = hidden(1).to(device)
     numbers = uniforms([5], 0, 20_000, head.num_uniforms)[0].to(device)
@@ -59,7 +59,7 @@ def test_categorical_head_draws_each_row_with_its_own_number(device):
 
 
 def test_half_precision_logits_are_scored_and_drawn_in_float32():
-    """Buries a softmax over many codes in eight bits of precision."""
+    """Guards against a softmax over many codes in eight bits of precision."""
     head = CategoricalHead(TOKENS, DIM).bfloat16()
     h = hidden(2, 4).bfloat16()
     assert head.logits(h).dtype == torch.float32
@@ -89,8 +89,8 @@ def mixture(head, h):
 
 
 def test_density_nll_equals_torch_distributions(device):
-    """Buries a missing 2 pi, a deviation taken for a variance, features and components that swap places, and holes
-    that are scored."""
+    """Guards against a missing 2 pi, a deviation taken for a variance, features and components that swap places, and
+    holes that are scored."""
     head = lively(MixtureDensityHead(FRAMES, DIM)).double().to(device)
     h, target = with_previous(3, 5).to(device), random_input(FRAMES, 3, 5, device)
     expected = -mixture(head, h).log_prob(target.transpose(1, 2))
@@ -129,7 +129,7 @@ def test_the_leading_bands_of_a_density_have_their_marginal_distribution():
 
 
 def test_holes_give_no_gradient_and_no_nan():
-    """Buries the NaN of a hole that comes back through the backward pass of a masked loss."""
+    """Guards against the NaN of a hole that comes back through the backward pass of a masked loss."""
     head, embed = MixtureDensityHead(FRAMES, DIM).double(), FrameEmbedding(FRAMES, DIM).double()
     target = random_input(FRAMES, 2, 4)
     target[1, :, 2:] = math.nan
@@ -144,8 +144,8 @@ def test_holes_give_no_gradient_and_no_nan():
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_density_draws_have_the_moments_of_the_mixture(device, temperature):
-    """Buries features that share their noise, a component drawn with a number used for its values, and a temperature
-    that does not reach the deviations."""
+    """Guards against features that share their noise, a component drawn with a number used for its values, and a
+    temperature that does not reach the deviations."""
     spec = FrameSpec(8000, 80, num_features=2)
     head = lively(MixtureDensityHead(spec, DIM)).double().to(device)
     h, count = 0.1 * with_previous(1, features=2).to(device), 60_000  # small: the density lies within its LIMIT
@@ -166,7 +166,7 @@ def test_density_draws_have_the_moments_of_the_mixture(device, temperature):
 
 
 def test_density_at_temperature_zero_is_the_mean_of_the_weightiest_component():
-    """Buries zero times infinity: a deviation too large for a number must not make the mean NaN."""
+    """Guards against zero times infinity: a deviation too large for a number must not make the mean NaN."""
     head = MixtureDensityHead(FRAMES, DIM).double()
     with torch.no_grad():
         head.linear.bias[2] = 5.0
@@ -178,8 +178,8 @@ def test_density_at_temperature_zero_is_the_mean_of_the_weightiest_component():
 
 
 def test_an_untrained_density_goes_on_from_the_frame_before():
-    """Buries the frame before left out, or taken one step late: a short training would spend its time on learning that
-    neighbours are alike."""
+    """Guards against the frame before left out, or taken one step late: a short training would spend its time on
+    learning that neighbours are alike."""
     head = MixtureDensityHead(FRAMES, DIM).double()
     frames = random_input(FRAMES, 2, 6)
     h = head.attach(torch.zeros(2, 6, DIM, dtype=torch.float64), frames)
@@ -189,7 +189,7 @@ def test_an_untrained_density_goes_on_from_the_frame_before():
 
 
 def test_deviations_have_a_floor():
-    """Buries a density that earns without bound on a band of digital silence."""
+    """Guards against a density that earns without bound on a band of digital silence."""
     head = MixtureDensityHead(FRAMES, DIM).double()
     with torch.no_grad():
         head.linear.bias[head.NUM_COMPONENTS :].view(head.NUM_COMPONENTS, 2, -1)[:, 1] = -1e4
@@ -198,7 +198,7 @@ def test_deviations_have_a_floor():
 
 
 def test_codes_embed_as_the_sum_of_a_vector_a_row(device):
-    """Buries rows that read each other's vectors, and a hole that reads a code's."""
+    """Guards against rows that read each other's vectors, and a hole that reads a code's."""
     embed = CodeEmbedding(TOKENS, DIM).to(device)
     V, x = TOKENS.codebook_size, random_input(TOKENS, 2, 5, device)
     x[0, 1, 2] = x[1, 0, 0] = V
@@ -211,7 +211,7 @@ def test_codes_embed_as_the_sum_of_a_vector_a_row(device):
 
 
 def test_frames_embed_linearly_and_holes_as_zero(device):
-    """Buries NaN that reaches the backbone: one hole would then spoil the whole item."""
+    """Guards against NaN that reaches the backbone: one hole would then spoil the whole item."""
     embed = FrameEmbedding(FRAMES, DIM).double().to(device)
     x = random_input(FRAMES, 2, 5, device)
     x[1, :, 3] = math.nan

@@ -123,13 +123,13 @@ def graph():
 
 
 def test_there_is_no_circle(graph):
-    """Buries two modules that can't be understood, or loaded, one without the other."""
+    """Guards against two modules that can't be understood, or loaded, one without the other."""
     circle = find_circle(graph[0])
     assert circle is None, " -> ".join(circle)
 
 
 def test_imports_point_downwards(graph):
-    """Buries a short cut upwards, and a new room without a place of its own in the table."""
+    """Guards against a short cut upwards, and a new room without a place of its own in the table."""
     order = list(ALLOWED)
     for name, others in ALLOWED.items():
         assert all(order.index(other) > order.index(name) for other in others), name
@@ -142,7 +142,7 @@ def test_imports_point_downwards(graph):
 
 
 def test_the_two_halves_do_not_know_each_other(graph):
-    """Buries a front-end that only works with one backbone, and a model that asks what it models."""
+    """Guards against a front-end that only works with one backbone, and a model that asks what it models."""
     model_half = {"models"}
     used = {target for name, targets in graph[0].items() if room(name) == "frontends" for target in targets}
     assert {name for name in used if room(name) in model_half} <= {"audiogen.models.layers"}  # which knows neither half
@@ -150,13 +150,13 @@ def test_the_two_halves_do_not_know_each_other(graph):
 
 
 def test_training_evaluation_and_listening_stand_on_top(graph):
-    """Buries a core that needs its users."""
+    """Guards against a core that needs its users."""
     rest = {room(name) for name in graph[0]} - TOP - {""}
     assert not reached(graph[0], rest) & TOP
 
 
 def test_the_library_never_imports_recipes(graph):
-    """Buries a library that stands on its scripts, or hides a well-known package of the name `datasets`."""
+    """Guards against a library that stands on its scripts, or hides a well-known package of the name `datasets`."""
     for module, names in graph[1].items():
         assert not names & {"recipes", "datasets", "tests"}, module
     for folder in ("recipes", "datasets"):
@@ -164,7 +164,7 @@ def test_the_library_never_imports_recipes(graph):
 
 
 def test_audio_is_the_only_door_to_sound_files(graph):
-    """Buries a second reader, which would not make the first one's refusals."""
+    """Guards against a second reader, which would not make the first one's refusals."""
     for module, names in graph[1].items():
         assert room(module) in AUDIO or not names & {"soundfile", "soxr", "wave", "audioread", "pydub"}, module
 
@@ -198,7 +198,7 @@ def test_only_the_model_asks_which_spec_it_is():
 
 
 def test_every_public_name_leads_somewhere():
-    """Buries a name that moved house and left its old address in the package's directory."""
+    """Guards against a public name whose module was moved."""
     for name in audiogen.__all__:
         assert getattr(audiogen, name) is not None
     assert set(dir(audiogen)) == set(audiogen.__all__)
@@ -207,7 +207,7 @@ def test_every_public_name_leads_somewhere():
 
 
 def test_importing_the_package_takes_no_time():
-    """Buries `audiogen --help` that first loads torch."""
+    """Guards against `audiogen --help` that first loads torch."""
     script = "import sys, audiogen; print(sorted({'torch', 'librosa', 'matplotlib', 'encodec'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -229,7 +229,7 @@ def test_importing_the_package_takes_no_time():
     ],
 )
 def test_circles_are_found(tmp_path, files, circle):
-    """Buries a walk over the imports that finds nothing because it reads nothing."""
+    """Guards against a walk over the imports that finds nothing because it reads nothing."""
     for name, text in {"p/__init__": "", **{f"p/{name}": text for name, text in files.items()}}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / f"{name}.py").write_text(text)
@@ -238,7 +238,7 @@ def test_circles_are_found(tmp_path, files, circle):
 
 
 def test_the_walk_sees_the_whole_house(graph):
-    """Buries a walk that passes because it looked elsewhere."""
+    """Guards against a walk that passes because it looks elsewhere."""
     assert {"audiogen.models.sequence_model", "audiogen.models.backbones.gpt"} <= graph[0].keys()
     assert "audiogen.models.backbones" in graph[0]["audiogen.models.sequence_model"]
     assert "audiogen.models.layers" in graph[0]["audiogen.models.backbones.gpt"]

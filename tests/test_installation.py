@@ -33,7 +33,7 @@ WRONG_NAME = re.compile(r"""\b(?:pip|pipx|uv)\s+(?:install|add)\s[^\n`&;|]*?(?<!
 
 @pytest.mark.parametrize("requirement", REQUIREMENTS, ids=str)
 def test_the_lock_pins_every_dependency_within_its_range(requirement):
-    """Buries a dependency that was added or moved without renewing the lock."""
+    """Guards against a dependency that was added or moved without renewing the lock."""
     pins = [pin for pin in LOCK if canonicalize_name(pin.name) == canonicalize_name(requirement.name)]
     assert pins
     for pin in pins:
@@ -42,14 +42,14 @@ def test_the_lock_pins_every_dependency_within_its_range(requirement):
 
 
 def test_the_lock_holds_versions_and_nothing_else():
-    """Buries a lock that names the machine or the package index it was made on."""
+    """Guards against a lock that names the machine or the package index it was made on."""
     for pin in LOCK:
         assert not pin.url and len(pin.specifier) == 1
     assert not re.search(r"://|--|(?:^|\s)[/~]|[A-Z]:\\", (ROOT / "constraints.txt").read_text(encoding="utf-8"))
 
 
 def test_torch_and_torchaudio_are_pinned_as_a_pair():
-    """Buries torchaudio 2.11.1 beside torch 2.11.0, which pip chose and which cannot be imported."""
+    """Guards against torchaudio 2.11.1 beside torch 2.11.0, which pip chose and which cannot be imported."""
     pair = {r.name: str(r.specifier) for r in REQUIREMENTS if r.name in ("torch", "torchaudio")}
     assert pair == {name: f"=={version}" for name, version in TORCH_PAIR.items()} and len(pair) == 2
 
@@ -61,7 +61,7 @@ def test_what_the_weekly_check_runs_is_there():
 
 
 def test_no_page_tells_people_to_install_another_project():
-    """Buries `pip install audiogen`: on PyPI that name belongs to somebody else."""
+    """Guards against `pip install audiogen`: on PyPI that name belongs to somebody else."""
     kinds = {".py", ".md", ".toml", ".yml", ".html", ".js", ".cff"}
     pages = [
         path
@@ -96,7 +96,7 @@ def test_no_page_tells_people_to_install_another_project():
     ],
 )
 def test_the_wrong_name_is_recognised(text, wrong):
-    """Buries a search that finds nothing because it looks for too little."""
+    """Guards against a search that finds nothing because it looks for too little."""
     assert bool(WRONG_NAME.search(text)) is wrong
 
 
@@ -123,7 +123,7 @@ def write_torchaudio(folder, version, error):
     ],
 )
 def test_the_doctor_names_a_torchaudio_that_does_not_fit(tmp_path, version, error, command):
-    """Buries a traceback, or an error without a way out, where pip has chosen a pair that does not fit."""
+    """Guards against a traceback, or an error without a way out, where pip has chosen a pair that does not fit."""
     done = subprocess.run(
         [sys.executable, "-m", "audiogen", "doctor"],
         env=write_torchaudio(tmp_path, version, error),
@@ -139,7 +139,8 @@ def test_the_doctor_names_a_torchaudio_that_does_not_fit(tmp_path, version, erro
 
 @pytest.mark.parametrize(("torch_version", "forced"), [("2.11.0+cu130", True), ("2.11.0", True), ("2.15.0", False)])
 def test_pip_is_forced_only_where_the_versions_are_right_already(monkeypatch, torch_version, forced):
-    """Buries advice that changes nothing, since pip calls it satisfied; and 5 GB fetched anew for a torch that fits."""
+    """Guards against advice that changes nothing, since pip calls it satisfied; and 5 GB fetched anew for a torch that
+    fits."""
     monkeypatch.setitem(sys.modules, "torchaudio", None)  # its import raises ImportError
     monkeypatch.setattr(torch, "__version__", torch_version)
     monkeypatch.setattr("audiogen.utils.installation.version", lambda name: "2.11.0")
@@ -149,7 +150,7 @@ def test_pip_is_forced_only_where_the_versions_are_right_already(monkeypatch, to
 
 
 def test_a_missing_torchaudio_is_installed_with_the_torch_that_fits(monkeypatch):
-    """Buries `pip install torchaudio`, which brings one that does not fit."""
+    """Guards against `pip install torchaudio`, which brings one that does not fit."""
     monkeypatch.setitem(sys.modules, "torchaudio", None)
     monkeypatch.setattr("audiogen.utils.installation.package_version", lambda name: None)
     with pytest.raises(AudiogenError, match="not installed; type: pip install torch==2.11.0 torchaudio==2.11.0"):
@@ -157,7 +158,8 @@ def test_a_missing_torchaudio_is_installed_with_the_torch_that_fits(monkeypatch)
 
 
 def test_reading_encoding_and_decoding_leave_torchaudio_alone(tmp_path):
-    """Buries `import torchaudio` at the top of a module, by which one broken package takes all of audiogen with it."""
+    """Guards against `import torchaudio` at the top of a module, by which one broken package takes all of audiogen with
+    it."""
     script = """
 import sys, torch, audiogen
 from audiogen import cli

@@ -6,7 +6,8 @@ from audiogen.course.kmeans import nearest_to, typical_frames
 
 
 def test_each_typical_frame_is_the_mean_of_those_nearest_to_it():
-    """Buries a mean over the wrong frames: after enough rounds nothing moves any more, and what is found is near."""
+    """Guards against a mean over the wrong frames: after enough rounds nothing moves any more, and what is found is
+    near."""
     generator = torch.Generator().manual_seed(1)
     heaps = 10 * torch.eye(4)
     frames = (heaps[:, None] + torch.randn(4, 50, 4, generator=generator)).flatten(0, 1)  # (200, 4)
@@ -22,7 +23,7 @@ def test_each_typical_frame_is_the_mean_of_those_nearest_to_it():
 
 
 def test_a_typical_frame_that_is_nearest_to_none_stays():
-    """Buries a mean of nothing, which is NaN: of frames that are all alike, all but one have none."""
+    """Guards against a mean of nothing, which is NaN: of frames that are all alike, all but one have none."""
     assert torch.equal(typical_frames(torch.ones(5, 3), 3), torch.ones(3, 3))
 
 

@@ -11,7 +11,7 @@ from audiogen.models.layers import CausalAttention, CausalConv, DelayLine, rotar
 
 @pytest.mark.parametrize("kernel_size, dilation", [(1, 1), (2, 1), (2, 4), (3, 1), (3, 5), (8, 1)])
 def test_causal_conv_equals_a_padded_convolution(device, kernel_size, dilation):
-    """Buries taps in the wrong order and a dilation off by one, which every chunking would repeat."""
+    """Guards against taps in the wrong order and a dilation off by one, which every chunking would repeat."""
     conv = CausalConv(3, 5, kernel_size, dilation).double().to(device)
     x = torch.randn(2, 17, 3, dtype=torch.float64).to(device)
     weight = conv.linear.weight.view(5, kernel_size, 3).permute(0, 2, 1)  # (D_out, D_in, kernel_size)
@@ -22,7 +22,7 @@ def test_causal_conv_equals_a_padded_convolution(device, kernel_size, dilation):
 
 @pytest.mark.parametrize("length", [1, 3, 4, 30])
 def test_delay_line_holds_the_last_inputs(device, length):
-    """Buries a ring read from the wrong slot; the tap must be what the line begins with."""
+    """Guards against a ring read from the wrong slot; the tap must be what the line begins with."""
     x = torch.arange(1.0, 21.0, device=device).view(1, 20, 1)
     line, tap_state, state, seen = DelayLine(length), None, None, []
     for piece in x.split([2, 1, 1, 9, 7], dim=1):
@@ -36,7 +36,8 @@ def test_delay_line_holds_the_last_inputs(device, length):
 
 @pytest.mark.parametrize("window", [1, 3, 8, 40])
 def test_attention_equals_a_slow_loop(device, window):
-    """Buries heads mixed up, a scale forgotten, a window off by one, and blocks that see too little or too much."""
+    """Guards against heads mixed up, a scale forgotten, a window off by one, and blocks that see too little or too
+    much."""
     B, S, D, H = 2, 21, 12, 3
     attention = CausalAttention(D, H, window).double().to(device)
     x = torch.randn(B, S, D, dtype=torch.float64).to(device)
@@ -66,7 +67,7 @@ def turned(x, position):
 
 
 def test_rotary_positions_in_the_millions_are_as_good_as_the_first(device):
-    """Buries angles taken in float32: after a minute of audio neighbouring steps would turn alike."""
+    """Guards against angles taken in float32: after a minute of audio neighbouring steps would turn alike."""
     q, k = torch.randn(2, 1, 16, device=device)
 
     def score(start):
@@ -78,7 +79,7 @@ def test_rotary_positions_in_the_millions_are_as_good_as_the_first(device):
 
 
 def test_attention_drops_out_in_training_alone(device):
-    """Buries dropout left on when generating, and dropout that is never on."""
+    """Guards against dropout left on when generating, and dropout that is never on."""
     attention = CausalAttention(8, 2, 4, dropout=0.5).to(device)
     x = torch.randn(1, 12, 8, device=device)
     assert not torch.equal(attention(x)[0], attention(x)[0])

@@ -42,7 +42,8 @@ def path(tmp_path) -> Path:
 
 
 def test_a_lesson_page_can_be_read_by_itself(path):
-    """Buries a page without a list of its sections, sounds without a legend or with two, and words nobody explains."""
+    """Guards against a page without a list of its sections, sounds without a legend or with two, and words nobody
+    explains."""
     whole = path.read_text(encoding="utf-8")
     assert "<h1>Lesson 1: a first one. Does it stand?</h1>" in whole
     for name in ("the-loss", "sounds", "words-of-this-page"):
@@ -54,7 +55,8 @@ def test_a_lesson_page_can_be_read_by_itself(path):
 
 
 def test_links_of_a_lesson_lead_somewhere(path):
-    """Buries a link to a file that is not there: the script, what it reads from audiogen/course, the next lesson."""
+    """Guards against a link to a file that is not there: the script, what it reads from audiogen/course, the next
+    lesson."""
     links = [a["href"] for a in Page(path).all("a") if not a["href"].startswith("#")]
     *files, following = links
     assert [(path.parent / file).resolve().name for file in files] == ["01_first.py", "__init__.py", "engine.py"]
@@ -63,7 +65,8 @@ def test_links_of_a_lesson_lead_somewhere(path):
 
 
 def test_a_note_sets_options_and_names_apart():
-    """Buries an option broken after its dashes, one that swallows the next word, and text that is not escaped."""
+    """Guards against an option broken after its dashes, one that swallows the next word, and text that is not
+    escaped."""
     made = note(SCRIPT.split('"""')[1])
     for part in (
         "<b>What it teaches.</b> That a &lt; b, and what <code>code</code> and",
@@ -76,14 +79,14 @@ def test_a_note_sets_options_and_names_apart():
 
 
 def test_figures_of_a_table_stand_right_also_where_they_are_text():
-    """Buries a column of percentages that can't be compared at a glance, and 70.996 for 71 %."""
+    """Guards against a column of percentages that can't be compared at a glance, and 70.996 for 71 %."""
     made = table(["", "right", "% of all", "kind"], [["a", "91.5 %", 70.996, "3 of 4"], ["b", "3e-07", 8.0, "none"]])
     assert '<td class="n">91.5 %</td><td class="n">71.0</td><td>3 of 4</td>' in made
     assert '<td class="n">3e-07</td><td class="n">8.0</td>' in made
 
 
 def test_the_short_form_has_a_folder_of_its_own(monkeypatch):
-    """Buries `--short` that leaves a tiny run where the lesson's own is to begin."""
+    """Guards against `--short` that leaves a tiny run where the lesson's own is to begin."""
     for given, expected in (
         ([], "runs/06_wavenet"),
         (["--short"], "runs/06_wavenet-short"),

@@ -20,7 +20,7 @@ from audiogen.listen.spectrograms import NUM_MELS, SHADES, mel_power, outline
 
 def test_pictures_share_their_scales(tmp_path):
     """A sound half as loud is 6 dB darker, one half as long half as wide, and a tone is where its frequency is.
-    Buries: pictures normalised one by one, in which noise and silence look like music."""
+    Guards against pictures normalised one by one, in which noise and silence look like music."""
     run = make_run(tmp_path / "run", samples=False)
     put(run, "a", tone(2, 1000, 0.8), kind="generated")
     put(run, "b", tone(2, 1000, 0.4), kind="generated")

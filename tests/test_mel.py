@@ -44,8 +44,8 @@ def mel_distance(frontend, wav, other):
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("hops, extra", [(0, 1), (1, 0), (20, 0), (20, 1), (33, -7)])
 def test_mel_power_equals_librosas(rate, hops, extra):
-    """Buries HTK's scale, another norm, another window, reflected ends. Where the hop divides N, librosa has one frame
-    more."""
+    """Guards against HTK's scale, another norm, another window, reflected ends. Where the hop divides N, librosa has
+    one frame more."""
     frontend = load_frontend("mel", sample_rate=rate)
     hop_length = frontend.spec.hop_length
     num_samples = hops * hop_length + extra
@@ -74,7 +74,7 @@ def test_the_hop_is_the_power_of_two_nearest_16_ms():
 
 
 def test_no_filter_is_empty():
-    """Buries features that are the same number whatever is heard."""
+    """Guards against features that are the same number whatever is heard."""
     for rate in range(4000, 50_000, 1500):
         assert bool((load_frontend("mel", sample_rate=rate).basis.sum(1) > 0).all())
     with pytest.raises(ConfigError, match="frontend.num_features: 80 .* 64 samples at 8000 Hz.*hop_length"):
@@ -97,7 +97,7 @@ def test_senseless_settings(settings):
 
 
 def test_frames_are_standardised_over_the_training_files():
-    """Buries statistics of files instead of frames, of power instead of its log, and sums that lose digits."""
+    """Guards against statistics of files instead of frames, of power instead of its log, and sums that lose digits."""
     files = [melody(8000, seconds, seed) for seed, seconds in enumerate((0.3, 1.0, 2.0))]
     frontend = load_frontend("mel", sample_rate=8000)
     frontend.fit(files)
@@ -107,7 +107,7 @@ def test_frames_are_standardised_over_the_training_files():
 
 
 def test_a_band_that_never_moves_is_not_blown_up():
-    """Buries a division by a variance of 0, and hiss at the top of a recording that has none."""
+    """Guards against a division by a variance of 0, and hiss at the top of a recording that has none."""
     frontend = load_frontend("mel", sample_rate=8000)
     frontend.fit([torch.zeros(1, 8000)])
     frames = frontend.encode(melody(8000)[None])
@@ -116,7 +116,7 @@ def test_a_band_that_never_moves_is_not_blown_up():
 
 
 def test_blocks_make_no_difference(monkeypatch):
-    """Buries a seam in files longer than a block."""
+    """Guards against a seam in files longer than a block."""
     frontend = fitted(8000).double()
     wav = torch.cat([melody(8000), melody(8000, seed=1)])[:, None].double()
     whole = frontend.encode(wav)
@@ -126,8 +126,8 @@ def test_blocks_make_no_difference(monkeypatch):
 
 @pytest.mark.parametrize("rate, bound", [(8000, 1.0), (16000, 1.0)])
 def test_the_way_back_is_close(rate, bound):
-    """Buries bands that fall silent, frames shifted by a hop, a loudness that is off. In dB of log-mel power; the
-    first guess of the linear spectrum with random phases is at about 3 dB."""
+    """Guards against bands that fall silent, frames shifted by a hop, a loudness that is off. In dB of log-mel power;
+    the first guess of the linear spectrum with random phases is at about 3 dB."""
     frontend = fitted(rate)
     wav = melody(rate, seed=5)[None]
     decoded = frontend.decode(frontend.encode(wav))
@@ -162,7 +162,7 @@ def test_the_way_back_is_closer_than_torchaudios():
 
 
 def test_the_spread_spectrum_has_the_mel_power_that_was_asked_for():
-    """Buries a linear spectrum below 0, and a solver that stops half-way."""
+    """Guards against a linear spectrum below 0, and a solver that stops half-way."""
     frontend = load_frontend("mel", sample_rate=16000)
     power = frontend.power(melody(16000)[None])
     linear = griffin_lim.spread(power, frontend.basis)
@@ -173,7 +173,7 @@ def test_the_spread_spectrum_has_the_mel_power_that_was_asked_for():
 
 
 def test_silence_is_silence():
-    """Buries the floor heard as a hum."""
+    """Guards against a noise floor that is decoded as an audible hum."""
     frontend = fitted(8000)
     wav = torch.zeros(1, 1, 8000)
     assert float(frontend.decode(frontend.encode(wav)).abs().max()) == 0
@@ -182,7 +182,7 @@ def test_silence_is_silence():
 
 
 def test_absurd_frames_stay_in_range():
-    """Buries an overflow of exp, of which a single generated frame would be enough to make the file NaN."""
+    """Guards against an overflow of exp, of which a single generated frame would be enough to make the file NaN."""
     frontend = fitted(8000)
     frames = frontend.encode(melody(8000)[None])
     frames[:, :, 20] = 1e4
@@ -194,7 +194,7 @@ def test_absurd_frames_stay_in_range():
 
 
 def test_the_same_frames_sound_the_same_whatever_follows():
-    """Buries starting phases that depend on the length: then a longer file would begin differently."""
+    """Guards against starting phases that depend on the length: then a longer file would begin differently."""
     frontend = fitted(8000, griffin_lim_iterations=3)
     frames = frontend.encode(melody(8000)[None])
     near = 8 * frontend.spec.hop_length  # what four walks can carry, 2 hops each, is left out
@@ -205,7 +205,7 @@ def test_the_same_frames_sound_the_same_whatever_follows():
 
 
 def test_melvq_codes_are_those_of_the_nearest_centroid():
-    """Buries centroids of raw frames, and distances that are not Euclidean: the oracle is a slow loop."""
+    """Guards against centroids of raw frames, and distances that are not Euclidean: the oracle is a slow loop."""
     frontend = load_frontend("melvq", sample_rate=8000, num_codebooks=1, codebook_size=16)
     frontend.fit([melody(8000, seed=seed) for seed in range(3)])
     wav = melody(8000, seed=7)[None]
@@ -230,7 +230,7 @@ def test_melvq_gets_closer_with_more_codes():
 
 
 def test_melvq_with_fewer_frames_than_codes():
-    """Buries codes that no sound has: they would be learned as never used, and still be drawn."""
+    """Guards against codes that no sound has: they would be learned as never used, and still be drawn."""
     frontend = load_frontend("melvq", sample_rate=8000, num_codebooks=1, codebook_size=64)
     with pytest.raises(DataError, match="frontend.codebook_size: 64 .* 32 training frames.*choose fewer"):
         frontend.fit([melody(8000)[:, : 32 * 128]])
@@ -240,7 +240,7 @@ def test_melvq_with_fewer_frames_than_codes():
 
 
 def test_melvq_draws_at_most_fit_frames():
-    """Buries a memory that grows with the folder. (That the draw is fair is tested with the reservoir.)"""
+    """Guards against a memory that grows with the folder. (That the draw is fair is tested with the reservoir.)"""
     frontend = load_frontend("melvq", sample_rate=8000, num_codebooks=1, codebook_size=8, fit_frames=20)
     seen = []
     frontend.quantizer.fit = lambda frames, generator: seen.append(frames)
@@ -249,7 +249,8 @@ def test_melvq_draws_at_most_fit_frames():
 
 
 def test_the_limiter_turns_peaks_down_and_never_cuts_them_off():
-    """Buries a clamp: a sine that is too loud would come back with flat tops, and so with harmonics that it has not."""
+    """Guards against a clamp: a sine that is too loud would come back with flat tops, and so with harmonics that it has
+    not."""
     rate = 16000
     t = torch.arange(rate, dtype=torch.float64) / rate
     sine = torch.sin(2 * torch.pi * 440 * t)

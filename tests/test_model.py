@@ -57,8 +57,8 @@ def most_probable(model, h):
 @pytest.mark.parametrize("prompt_frames", [0, 1, 5])
 @torch.no_grad()
 def test_greedy_generation_equals_the_naive_rerun(device, spec, pattern, kind, prompt_frames):
-    """Contract 3. Buries a prompt observed twice or a step short, a row of the prompt drawn anew, a hole fed in as a
-    code, a position off by one after the prefill, and a drawn row put at another frame."""
+    """Contract 3. Guards against a prompt observed twice or a step short, a row of the prompt drawn anew, a hole fed in
+    as a code, a position off by one after the prefill, and a drawn row put at another frame."""
     model = tiny_model(spec, kind, pattern).to(device)
     prompt = random_input(spec, 2, prompt_frames, device)
     num_frames = 9
@@ -83,7 +83,7 @@ def test_greedy_generation_equals_the_naive_rerun(device, spec, pattern, kind, p
 @every_spec
 @torch.no_grad()
 def test_nll_equals_a_slow_loop_over_steps(device, spec, pattern, kind):
-    """Buries an entry scored at the wrong step or row, and a model that sees the code it is to predict."""
+    """Guards against an entry scored at the wrong step or row, and a model that sees the code it is to predict."""
     model = tiny_model(spec, kind, pattern).to(device)
     x = random_input(spec, 2, 6, device)
     seq, table = laid_out(model, pattern, x), slow.layout(pattern, spec.num_rows, 6)
@@ -109,8 +109,8 @@ def test_nll_equals_a_slow_loop_over_steps(device, spec, pattern, kind):
 @every_spec
 @torch.no_grad()
 def test_streamed_nll_equals_training_nll(device, spec, pattern, kind):
-    """Contract 4. Buries a chunk whose first step is predicted without the one before it, and a second copy of the
-    arithmetic that has drifted from the first."""
+    """Contract 4. Guards against a chunk whose first step is predicted without the one before it, and a second copy of
+    the arithmetic that has drifted from the first."""
     model = tiny_model(spec, kind, pattern).to(device)
     x = random_input(spec, 2, 23, device)
     expected, _ = model.nll(Batch(x))
@@ -136,7 +136,7 @@ def test_streamed_nll_equals_training_nll(device, spec, pattern, kind):
 @every_spec
 @torch.no_grad()
 def test_padding_leaves_the_nll_of_an_item_as_it_is_alone(device, spec, pattern, kind):
-    """Buries padding that is scored, counted or looked at, and a hole that embeds as code 0."""
+    """Guards against padding that is scored, counted or looked at, and a hole that embeds as code 0."""
     model = tiny_model(spec, kind, pattern).to(device)
     lengths = [1, 4, 9, 6]
     items = [random_input(spec, 1, length, device) for length in lengths]
@@ -161,7 +161,8 @@ def test_padding_leaves_the_nll_of_an_item_as_it_is_alone(device, spec, pattern,
 @pytest.mark.parametrize("pattern", PATTERNS)
 @torch.no_grad()
 def test_a_fresh_model_loses_ln_v(device, kind, pattern):
-    """Buries an initialisation that begins with opinions: the first hundred steps would be spent on losing them."""
+    """Guards against an initialisation that begins with opinions: the first hundred steps would be spent on losing
+    them."""
     spec = TokenSpec(8000, 80, num_codebooks=2, codebook_size=64)
     model = SequenceModel(spec, tiny_backbone(kind, dim=64), PATTERNS[pattern](2)).to(device)
     total, count = model.nll(Batch(random_input(spec, 8, 50, device)))
@@ -172,7 +173,7 @@ def test_a_fresh_model_loses_ln_v(device, kind, pattern):
 @every_spec
 @torch.no_grad()
 def test_half_precision_takes_the_same_way(device, spec, pattern, kind):
-    """Buries rings of one type that are handed another, which only shows under autocast."""
+    """Guards against rings of one type that are handed another, which only shows under autocast."""
     model = tiny_model(spec, kind, pattern).float().to(device)
     x = random_input(spec, 2, 20, device)
     x = x.float() if x.is_floating_point() else x
@@ -190,7 +191,7 @@ def test_half_precision_takes_the_same_way(device, spec, pattern, kind):
 
 @every_backbone
 def test_a_step_of_training_reaches_every_weight(device, kind):
-    """Buries a part left out of the sum, a detached input, and a `bos` that is never learned."""
+    """Guards against a part left out of the sum, a detached input, and a `bos` that is never learned."""
     model = tiny_model(TOKENS, kind, "delay").to(device).train()
     model.nll(Batch(random_input(TOKENS, 4, 30, device)))[0].backward()
     dead = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
@@ -210,7 +211,8 @@ def train(model, make_batch, steps, learning_rate):
 
 
 def test_the_bigram_learns_the_conditional_entropy_of_its_corpus():
-    """Buries a bigram that is less than a table: a head of lower rank, or a step that sees the wrong neighbour."""
+    """Guards against a bigram that is less than a table: a head of lower rank, or a step that sees the wrong
+    neighbour."""
     size = 6
     spec = TokenSpec(8000, None, num_codebooks=1, codebook_size=size)
     odds = torch.randn(size, size).mul(2).softmax(dim=1)
@@ -254,8 +256,8 @@ def two_pitches(generator, batch_size, num_frames):
     ids=["gaussian-walk", "two-pitches"],
 )
 def test_a_density_learns_the_entropy_of_its_corpus(make, num_features, entropy):
-    """Buries a density that does not sum to one (it would fall below the entropy), or whose means, deviations or
-    weights can't follow the frame before."""
+    """Guards against a density that does not sum to one (it would fall below the entropy), or whose means, deviations
+    or weights can't follow the frame before."""
     spec = FrameSpec(8000, 80, num_features)
     model = SequenceModel(spec, tiny_backbone("bigram", dim=16), PATTERNS["parallel"](1))
     generator = torch.Generator().manual_seed(1)
@@ -266,7 +268,7 @@ def test_a_density_learns_the_entropy_of_its_corpus(make, num_features, entropy)
 
 
 def test_misfits_are_refused():
-    """Buries a model that is built of parts that do not fit, and fails (or worse, does not) much later."""
+    """Guards against a model that is built of parts that do not fit, and fails (or worse, does not) much later."""
     with pytest.raises(ConfigError, match="pattern.*2 rows.*3"):
         SequenceModel(TOKENS, tiny_backbone("bigram"), PATTERNS["delay"](2))
     with pytest.raises(ConfigError, match="pattern.*4 rows.*1"):
@@ -280,7 +282,8 @@ def test_misfits_are_refused():
 @every_spec
 @torch.no_grad()
 def test_saved_weights_give_the_same_likelihood(tmp_path, spec, pattern, kind):
-    """Buries a weight that is not in the state dict, or a table that is saved though it follows from the spec."""
+    """Guards against a weight that is not in the state dict, or a table that is saved though it follows from the
+    spec."""
     x = random_input(spec, 2, 12)
     model = tiny_model(spec, kind, pattern)
     safetensors.torch.save_file(model.state_dict(), tmp_path / "model.safetensors")

@@ -56,8 +56,8 @@ def config_of(frontend, backbone, pattern):
 
 @pytest.mark.parametrize("frontend, backbone, pattern", pairs)
 def test_every_pair_trains_generates_decodes_and_is_saved(device, tmp_path, frontend, backbone, pattern):
-    """Buries a part that works with the one it was written beside and with no other: a shape, a dtype, a device, a spec
-    of more or fewer rows, frames where codes were expected, or a weight that the run folder forgets."""
+    """Guards against a part that works with the one it was written beside and with no other: a shape, a dtype, a
+    device, a spec of more or fewer rows, frames where codes were expected, or a weight that the run folder forgets."""
     frontend = copy.deepcopy(tiny_frontend(frontend)).to(device)
     spec, rate = frontend.spec, frontend.spec.sample_rate
     config = config_of(frontend, backbone, pattern)
@@ -103,14 +103,15 @@ def test_every_pair_trains_generates_decodes_and_is_saved(device, tmp_path, fron
 
 
 def test_a_front_end_without_small_settings_is_told_of():
-    """Buries a front-end that is registered and never tested: no pair would be made of it, or all would take hours."""
+    """Guards against a front-end that is registered and never tested: no pair would be made of it, or all would take
+    hours."""
     assert all(tiny_settings(kind) for kind in FRONTENDS)
     with pytest.raises(pytest.fail.Exception, match="front-end 'theremin' is registered but has no small settings"):
         tiny_settings("theremin")
 
 
 def test_a_backbone_without_small_settings_is_told_of(monkeypatch):
-    """Buries a backbone that is registered and tested at its full size."""
+    """Guards against a backbone that is registered and tested at its full size."""
 
     class Large:
         Config = dataclasses.make_dataclass("Config", [("num_experts", int, 64)], frozen=True)

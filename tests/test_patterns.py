@@ -27,12 +27,12 @@ def table(pattern, num_frames):
 @every_pattern
 @sizes
 def test_tables_equal_the_slow_definition(kind, num_rows, num_frames):
-    """Buries a delay that ends a step early or late, rows in another order, and a hole that is not -1."""
+    """Guards against a delay that ends a step early or late, rows in another order, and a hole that is not -1."""
     assert table(PATTERNS[kind](num_rows), num_frames) == slow.layout(kind, num_rows, num_frames)
 
 
 def test_tables_equal_the_picture_in_the_documentation():
-    """Buries a picture that says something else than the code."""
+    """Guards against a picture that says something else than the code."""
     lines = [line for line in patterns.__doc__.splitlines() if re.search(r"\d [\d.]", line) and "=" not in line]
     assert len(lines) == 3
     cells = re.compile(r"(?:[\d.] )+[\d.]")
@@ -47,7 +47,7 @@ def test_tables_equal_the_picture_in_the_documentation():
 @every_pattern
 @sizes
 def test_apply_lays_each_frame_where_the_table_says(kind, num_rows, num_frames):
-    """Buries items or rows mixed up by the gather, and holes filled with frame 0."""
+    """Guards against items or rows mixed up by the gather, and holes filled with frame 0."""
     x = torch.arange(2 * num_rows * num_frames).view(2, num_rows, num_frames)
     seq = PATTERNS[kind](num_rows).apply(x, hole=-7)
     rows = slow.layout(kind, num_rows, num_frames)
@@ -60,7 +60,7 @@ def test_apply_lays_each_frame_where_the_table_says(kind, num_rows, num_frames):
 @every_pattern
 @given(num_rows=st.integers(1, 9), num_frames=st.integers(0, 40), batch_size=st.integers(1, 3))
 def test_invert_undoes_apply(device, kind, num_rows, num_frames, batch_size):
-    """Buries a frame that is lost at either end, and a pattern that can't lay out nothing."""
+    """Guards against a frame that is lost at either end, and a pattern that can't lay out nothing."""
     x = torch.randint(1000, (batch_size, num_rows, num_frames)).to(device)
     pattern = PATTERNS[kind](num_rows)
     seq = pattern.apply(x, hole=-1)
@@ -72,7 +72,7 @@ def test_invert_undoes_apply(device, kind, num_rows, num_frames, batch_size):
 
 @every_pattern
 def test_frames_of_features_share_one_row(kind):
-    """Buries a table that fits codes alone: frames (B, F, T) are one row, with NaN in its holes."""
+    """Guards against a table that fits codes alone: frames (B, F, T) are one row, with NaN in its holes."""
     x = torch.randn(2, 5, 6)
     pattern = PATTERNS[kind](1)
     seq = pattern.apply(x, hole=math.nan)
@@ -82,8 +82,8 @@ def test_frames_of_features_share_one_row(kind):
 @every_pattern
 @sizes
 def test_a_row_is_laid_out_in_order(kind, num_rows, num_frames):
-    """Buries a pattern that could not be generated from left to right: a frame must never stand before an earlier one
-    of its row, nor may a later frame be whole first."""
+    """Guards against a pattern that could not be generated from left to right: a frame must never stand before an
+    earlier one of its row, nor may a later frame be whole first."""
     steps = PATTERNS[kind](num_rows).step_index(0, num_frames)
     assert steps.shape == (num_rows, num_frames)
     assert (steps.diff(dim=1) > 0).all()
@@ -93,7 +93,8 @@ def test_a_row_is_laid_out_in_order(kind, num_rows, num_frames):
 @every_pattern
 @given(num_rows=st.integers(1, 6), num_frames=st.integers(0, 20), start=st.integers(0, 130), length=st.integers(0, 30))
 def test_a_window_is_cut_out_of_the_whole(kind, num_rows, num_frames, start, length):
-    """Buries a window of steps that differs from the whole at its edges, and holes that are no holes behind the end."""
+    """Guards against a window of steps that differs from the whole at its edges, and holes that are no holes behind the
+    end."""
     pattern, x = PATTERNS[kind](num_rows), torch.arange(num_rows * num_frames).view(1, num_rows, num_frames)
     rows = slow.layout(kind, num_rows, num_frames)
     got = pattern.apply(x, -7, start, start + length)
@@ -105,7 +106,7 @@ def test_a_window_is_cut_out_of_the_whole(kind, num_rows, num_frames, start, len
 @every_pattern
 @sizes
 def test_frames_are_whole_once_their_last_row_is_there(kind, num_rows, num_frames):
-    """Buries a stream that hands out frames too early, or later than it could."""
+    """Guards against a stream that hands out frames too early, or later than it could."""
     pattern, rows = PATTERNS[kind](num_rows), slow.layout(kind, num_rows, num_frames)
     for steps in range(pattern.num_steps(num_frames) + 1):
         there = [set(row[:steps]) for row in rows]

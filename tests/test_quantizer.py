@@ -30,7 +30,7 @@ def clusters(num_clusters=6, per_cluster=50, dim=3):
 
 
 def test_nearest_equals_a_slow_loop(monkeypatch):
-    """Buries a distance without its square of the codeword, and blocks put together in another order."""
+    """Guards against a distance without its square of the codeword, and blocks put together in another order."""
     points, codebook = torch.randn(41, 3).double(), torch.randn(7, 3).double() * torch.arange(1, 8)[:, None]
     monkeypatch.setattr(kmeans_module, "BLOCK_POINTS", 10)
     expected = [min(range(7), key=lambda code: float((point - codebook[code]).norm())) for point in points]
@@ -39,7 +39,7 @@ def test_nearest_equals_a_slow_loop(monkeypatch):
 
 
 def test_each_codebook_codes_what_the_ones_before_it_left():
-    """Buries residuals of the input instead of the residual, and codes in (B, T, K)."""
+    """Guards against residuals of the input instead of the residual, and codes in (B, T, K)."""
     quantizer, x = filled(), torch.randn(2, 4, 6).double()
     codes = quantizer.encode(x)
     assert codes.shape == (2, 3, 6) and codes.is_contiguous()
@@ -55,7 +55,7 @@ def test_each_codebook_codes_what_the_ones_before_it_left():
 
 
 def test_kmeans_finds_planted_clusters():
-    """Buries a start that puts two centres into one cluster, which Lloyd's rounds do not mend."""
+    """Guards against a start that puts two centres into one cluster, which Lloyd's rounds do not mend."""
     points, centres = clusters()
     for seed in range(5):
         found = kmeans(points, 6, generator(seed))
@@ -64,7 +64,7 @@ def test_kmeans_finds_planted_clusters():
 
 
 def test_kmeans_gives_means_of_what_is_nearest():
-    """Buries rounds that stop before they have settled, and sums divided by another count."""
+    """Guards against rounds that stop before they have settled, and sums divided by another count."""
     points = torch.randn(400, 2, generator=generator(4), dtype=torch.float64)
     centres = kmeans(points, 8, generator(), iterations=500)
     codes = nearest(points, centres)
@@ -79,7 +79,7 @@ def test_kmeans_gives_means_of_what_is_nearest():
 
 
 def test_kmeans_moves_empty_clusters(monkeypatch):
-    """Buries centres that no point is near, codes that nothing uses."""
+    """Guards against centres that no point is near, codes that nothing uses."""
     points, _ = clusters()
     start = torch.full((6, 3), 1e3, dtype=torch.float64)
     start[0] = points.mean(0)
@@ -125,7 +125,7 @@ def quantize(learner, x, depths):
 
 
 def test_straight_through_gives_the_encoder_the_decoders_gradient():
-    """Buries a gradient that is stopped, doubled, or goes to the codewords."""
+    """Guards against a gradient that is stopped, doubled, or goes to the codewords."""
     quantizer = filled()
     x = torch.randn(2, 4, 6, dtype=torch.float64, requires_grad=True)
     expected = quantizer.decode(quantizer.encode(x))
@@ -147,7 +147,7 @@ def test_commitment_loss_equals_its_definition():
 
 
 def test_an_item_is_made_of_its_first_codebooks_only():
-    """Buries quantizer dropout that drops the first codebooks, or the same number for each item."""
+    """Guards against quantizer dropout that drops the first codebooks, or the same number for each item."""
     quantizer, x = filled(), torch.randn(3, 4, 6).double()
     codes = quantizer.encode(x)
     quantized, _ = quantize(CodebookLearner(quantizer), x, [1, 2, 1])
@@ -178,7 +178,7 @@ def test_codewords_follow_the_moving_average_of_what_chose_them(monkeypatch):
 
 @pytest.mark.parametrize("lookup_dim", [None, 3])
 def test_codewords_that_nothing_chooses_are_put_to_use(lookup_dim):
-    """Buries a codebook of which a few codes are all that is ever used."""
+    """Guards against a codebook of which a few codes are all that is ever used."""
     points, _ = clusters(num_clusters=8)
     x = points.T[None]  # (1, D, M)
     quantizer = ResidualVQ(1, 8, 3, lookup_dim).double()
@@ -196,7 +196,8 @@ def test_codewords_that_nothing_chooses_are_put_to_use(lookup_dim):
 
 @torch.no_grad()
 def test_a_factorised_lookup_equals_a_slow_loop():
-    """Buries a distance in the place of an angle, projections of another codebook, and residuals in the small space."""
+    """Guards against a distance in the place of an angle, projections of another codebook, and residuals in the small
+    space."""
     torch.manual_seed(0)
     quantizer, x = ResidualVQ(3, 7, 6, lookup_dim=2).double(), torch.randn(2, 6, 5).double()
     points = torch.randn(200, 6, generator=generator(), dtype=torch.float64)
@@ -214,7 +215,7 @@ def test_a_factorised_lookup_equals_a_slow_loop():
 
 
 def test_factorised_codebooks_teach_their_projections_and_the_encoder():
-    """Buries a lookup that cuts the encoder off, and projections that stay as they were drawn."""
+    """Guards against a lookup that cuts the encoder off, and projections that stay as they were drawn."""
     torch.manual_seed(0)
     quantizer = ResidualVQ(2, 5, 6, lookup_dim=3).double()
     quantizer.fit(torch.randn(100, 6).double(), generator())
@@ -243,8 +244,8 @@ def learn_together(rank, folder):
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 def test_all_processes_have_the_same_codebooks(tmp_path):
-    """Buries codebooks that drift apart at their start, their averages or their revival, so that ranks speak different
-    languages."""
+    """Guards against codebooks that drift apart at their start, their averages or their revival, so that ranks speak
+    different languages."""
     torch.multiprocessing.spawn(learn_together, args=(str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert first.keys() == second.keys()
@@ -254,7 +255,7 @@ def test_all_processes_have_the_same_codebooks(tmp_path):
 
 
 def test_the_reservoir_is_fair_and_in_order():
-    """Buries a sample that favours the first files, or the long ones."""
+    """Guards against a sample that favours the first files, or the long ones."""
     taken = torch.zeros(100)
     for seed in range(2000):
         reservoir = Reservoir(10, generator(seed))

@@ -43,7 +43,8 @@ def clips(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("lesson", LESSONS)
 def test_a_lesson_runs_in_its_short_form_and_writes_its_page(lesson, clips, tmp_path, monkeypatch, capsys):
-    """Buries a lesson that nobody has run since the library under it changed, and a page without its lesson's note."""
+    """Guards against a lesson that nobody has run since the library under it changed, and a page without its lesson's
+    note."""
     monkeypatch.setattr(sys, "argv", [f"{lesson}.py", str(clips), "--out", str(tmp_path / "out"), "--short"])
     pyplot.close("all")
     with pytest.raises(SystemExit) as end:
@@ -58,7 +59,7 @@ def test_a_lesson_runs_in_its_short_form_and_writes_its_page(lesson, clips, tmp_
 
 @pytest.mark.parametrize("lesson", LESSONS)
 def test_a_lesson_opens_with_its_note(lesson):
-    """Buries a lesson that does not say what it teaches, what that has to do with sound, and what to try."""
+    """Guards against a lesson that does not say what it teaches, what that has to do with sound, and what to try."""
     source = (RECIPES / f"{lesson}.py").read_text(encoding="utf-8")
     docstring = source.split('"""')[1]
     assert f"python recipes/{lesson}.py FOLDER" in docstring
@@ -68,7 +69,7 @@ def test_a_lesson_opens_with_its_note(lesson):
 
 @pytest.mark.parametrize("lesson", LESSONS)
 def test_a_lesson_tells_in_one_line_what_is_wrong_with_its_folder(lesson, tmp_path, monkeypatch, capsys):
-    """Buries a traceback where the folder's name was misspelt."""
+    """Guards against a traceback where the folder's name was misspelt."""
     monkeypatch.setattr(sys, "argv", [f"{lesson}.py", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(RECIPES / f"{lesson}.py"), run_name="__main__")
@@ -78,7 +79,7 @@ def test_a_lesson_tells_in_one_line_what_is_wrong_with_its_folder(lesson, tmp_pa
 
 
 def test_wrong_usage_of_a_lesson_exits_with_2(clips, tmp_path, monkeypatch, capsys):
-    """Buries a lesson that tells a slip of the pen from a bad folder otherwise than the commands do."""
+    """Guards against a lesson that treats wrong usage and a bad folder differently than the commands do."""
     monkeypatch.setattr(sys, "argv", ["10_codec.py", str(clips), "--out", str(tmp_path), "--set", "training.seed=1"])
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(RECIPES / "10_codec.py"), run_name="__main__")
@@ -88,7 +89,7 @@ def test_wrong_usage_of_a_lesson_exits_with_2(clips, tmp_path, monkeypatch, caps
 
 @pytest.mark.parametrize(("lesson", "run"), [("06_wavenet", "wavenet"), ("07_gpt", "gpt"), ("09_gpt2", "gpt")])
 def test_a_lesson_that_finds_a_run_says_so_before_it_begins(lesson, run, clips, tmp_path, monkeypatch, capsys):
-    """Buries minutes of work that end in a refusal: the second of two trials into one folder."""
+    """Guards against minutes of work that end in a refusal: the second of two trials into one folder."""
     (tmp_path / run).mkdir()
     (tmp_path / run / "config.json").write_text("{}")
     monkeypatch.setattr(sys, "argv", [f"{lesson}.py", str(clips), "--out", str(tmp_path)])
@@ -100,7 +101,8 @@ def test_a_lesson_that_finds_a_run_says_so_before_it_begins(lesson, run, clips, 
 
 
 def test_the_ladder_keeps_what_was_trained_for_as_long_and_nothing_else(clips, tmp_path, capsys):
-    """Buries a ladder that shows a rung of one step and sixteen codes as trained for all the minutes asked for."""
+    """Guards against a ladder that shows a rung of one step and sixteen codes as trained for all the minutes asked
+    for."""
     ladder = runpy.run_path(str(RECIPES / "ladder.py"))
     index = scan(clips)
 

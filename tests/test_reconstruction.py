@@ -31,8 +31,8 @@ def noisy(wav, level, seed=1):
 
 
 def test_stft_distance_is_the_closed_form_of_a_gain():
-    """Buries squared or natural-log magnitudes, and a floor that hides quiet sounds. Half the level everywhere moves
-    each log10 magnitude by log10(2)."""
+    """Guards against squared or natural-log magnitudes, and a floor that hides quiet sounds. Half the level everywhere
+    moves each log10 magnitude by log10(2)."""
     loud = 0.3 * torch.randn(1, 32_000, generator=torch.Generator().manual_seed(0))
     assert stft_distance(loud, loud, 16_000) == 0
     assert stft_distance(loud, loud / 2, 16_000) == pytest.approx(math.log10(2), rel=1e-3)
@@ -43,7 +43,8 @@ def test_stft_distance_is_the_closed_form_of_a_gain():
 
 @pytest.mark.parametrize("decibel", [0, 10, 30])
 def test_si_sdr_of_a_known_mixture(decibel):
-    """Buries a ratio of amplitudes, and noise that is taken to be uncorrelated. Noise is made orthogonal here."""
+    """Guards against a ratio of amplitudes, and noise that is taken to be uncorrelated. Noise is made orthogonal
+    here."""
     signal = voice()[0].double()
     signal -= signal.mean()
     noise = torch.randn(len(signal), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -54,7 +55,8 @@ def test_si_sdr_of_a_known_mixture(decibel):
 
 
 def test_pesq_and_stoi_are_the_packages_own():
-    """Buries reference and estimate swapped, the wrong band for the rate, and samples at another rate than stated."""
+    """Guards against reference and estimate swapped, the wrong band for the rate, and samples at another rate than
+    stated."""
     pesq, pystoi = pytest.importorskip("pesq"), pytest.importorskip("pystoi")
     wav = voice()
     bad = noisy(wav, 0.02)
@@ -72,14 +74,15 @@ def test_pesq_and_stoi_are_the_packages_own():
 
 @pytest.mark.parametrize("name", ["pesq", "pystoi"])
 def test_what_is_not_installed_is_named(name, monkeypatch):
-    """Buries a traceback where an extra is missing."""
+    """Guards against a traceback where an extra is missing."""
     monkeypatch.setitem(__import__("sys").modules, name, None)
     with pytest.raises(AudiogenError, match=f"pip install {name}"):
         getattr(reconstruction, name.removeprefix("py"))(voice(), voice(), 16_000)
 
 
 def test_short_clips_are_joined_and_long_ones_cut():
-    """Buries clips under the promised length, sound that comes twice, and a remainder that is scored like the rest."""
+    """Guards against clips under the promised length, sound that comes twice, and a remainder that is scored like the
+    rest."""
     rate = 100
     wavs = [
         torch.arange(start, start + length).float()[None]
@@ -95,7 +98,7 @@ def test_short_clips_are_joined_and_long_ones_cut():
 
 
 def test_codebook_statistics_are_the_closed_forms():
-    """Buries entropy in nats, codebooks mixed up, and counts of one file alone."""
+    """Guards against entropy in nats, codebooks mixed up, and counts of one file alone."""
     spec = TokenSpec(16_000, 320, 3, 8)
     codes = torch.stack([torch.arange(64) % 8, torch.arange(64) % 2, torch.zeros(64, dtype=torch.int64)])
     found = codebook_statistics([codes[:, :32], codes[:, 32:]], spec)
@@ -109,7 +112,7 @@ def test_codebook_statistics_are_the_closed_forms():
 
 @pytest.mark.parametrize("rate", [8000, 16_000, 24_000])
 def test_opus_keeps_time_and_states_its_rate(rate):
-    """Buries a bitrate that counts the container, another length, a shift, and settings that change nothing."""
+    """Guards against a bitrate that counts the container, another length, a shift, and settings that change nothing."""
     wav = voice(8.0, rate)
     low, high = code_opus(wav, rate, 12_000), code_opus(wav, rate, 64_000)
     for coded, wanted in ((low, 12_000), (high, 64_000)):
@@ -123,7 +126,7 @@ def test_opus_keeps_time_and_states_its_rate(rate):
 
 @pytest.mark.parametrize("rate, bitrate", [(8000, 24_000), (16_000, 24_000), (16_000, 64_000), (44_100, 96_000)])
 def test_mp3_keeps_time_and_states_its_rate(rate, bitrate):
-    """Buries the encoder's delay, which would make the best coder look like the worst."""
+    """Guards against the encoder's delay, which would make the best coder look like the worst."""
     wav = voice(4.0, rate)
     coded = code_mp3(wav, rate, bitrate)
     assert coded.wav.shape == wav.shape

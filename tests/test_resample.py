@@ -13,7 +13,7 @@ from audiogen.errors import ConfigError
     ("from_rate", "to_rate"), [(44_100, 16_000), (16_000, 44_100), (8_000, 24_000), (48_000, 44_100), (22_050, 8_000)]
 )
 def test_resampling_keeps_a_tone(from_rate, to_rate):
-    """Buries: a delay of the filter, a changed level, a length that is off."""
+    """Guards against a delay of the filter, a changed level, a length that is off."""
 
     def tone(sample_rate):
         return torch.sin(2 * torch.pi * 1_000 * torch.arange(sample_rate, dtype=torch.float64) / sample_rate)[None]
@@ -26,13 +26,13 @@ def test_resampling_keeps_a_tone(from_rate, to_rate):
 
 
 def test_resampling_does_not_alias():
-    """Buries: dropping samples without a low-pass filter: 7 kHz would come back as 1 kHz."""
+    """Guards against dropping samples without a low-pass filter: 7 kHz would come back as 1 kHz."""
     tone = torch.sin(2 * torch.pi * 7_000 * torch.arange(48_000, dtype=torch.float64) / 48_000)[None]
     assert resample(tone, 48_000, 8_000)[:, 500:-500].abs().max() < 1e-5
 
 
 def test_resampling_agrees_with_torchaudio():
-    """Buries: a rewrite of the wrong direction or rate; noise below 3 kHz is the same by both."""
+    """Guards against a rewrite of the wrong direction or rate; noise below 3 kHz is the same by both."""
     noise = torch.randn(1, 16_000, generator=torch.Generator().manual_seed(0))
     band = torch.fft.irfft(torch.fft.rfft(noise) * (torch.arange(8_001) < 3_000))
     ours, theirs = resample(band, 16_000, 8_000), torchaudio.functional.resample(band, 16_000, 8_000, 64)
@@ -41,7 +41,7 @@ def test_resampling_agrees_with_torchaudio():
 
 @pytest.mark.parametrize("shape", [(0,), (1,), (2, 1, 999), (3, 0), (0, 4), (2, 2, 2, 500)])
 def test_resampling_shapes(shape):
-    """Buries: rows of a batch that mix, and empty inputs that raise."""
+    """Guards against rows of a batch that mix, and empty inputs that raise."""
     wav = torch.randn(shape)
     out = resample(wav, 44_100, 16_000)
     assert out.shape == (*shape[:-1], (2 * shape[-1] * 16_000 + 44_100) // 88_200) and out.dtype == wav.dtype
@@ -63,7 +63,7 @@ def test_half_a_sample_is_rounded_up(tmp_path):
 
 @pytest.mark.parametrize("rate", [0, -1, 16_000.5, None, 999, 768_001])
 def test_impossible_rates(tmp_path, rate):
-    """Buries: a resampler asked for a rate of 0, and a file written that would not be read."""
+    """Guards against a resampler asked for a rate of 0, and a file written that would not be read."""
     with pytest.raises(ConfigError, match="sample_rate="):
         resample(torch.zeros(1, 10), 16_000, rate)
     with pytest.raises(ConfigError):
@@ -75,7 +75,7 @@ def test_impossible_rates(tmp_path, rate):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize(("from_rate", "to_rate"), [(44_100, 16_000), (16_000, 24_000), (8_000, 7_999)])
 def test_resampling_on_a_gpu_agrees(from_rate, to_rate):
-    """Buries: another length or another filter on a GPU than on the CPU. (Convolutions there round to TF32.)"""
+    """Guards against another length or another filter on a GPU than on the CPU. (Convolutions there round to TF32.)"""
     noise = torch.randn(2, 1, 40_000, generator=torch.Generator().manual_seed(0))
     limit = 0.8 * min(1.0, to_rate / from_rate) * 20_001
     band = torch.fft.irfft(torch.fft.rfft(noise) * (torch.arange(20_001) < limit))
@@ -85,6 +85,6 @@ def test_resampling_on_a_gpu_agrees(from_rate, to_rate):
 
 
 def test_mono():
-    """Buries: a sum in the place of a mean."""
+    """Guards against a sum in the place of a mean."""
     wav = torch.tensor([[[1.0, 0.0], [0.0, 0.5]]])
     assert mono(wav).tolist() == [[[0.5, 0.25]]]

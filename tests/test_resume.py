@@ -121,7 +121,7 @@ def interrupt_at(monkeypatch, *batches):
 
 
 def test_a_run_can_be_repeated(corpus, whole, tmp_path):
-    """Buries chance that is left to the clock or the order of a set: what follows would say nothing."""
+    """Guards against chance that is left to the clock or the order of a set: what follows would say nothing."""
     start(corpus, tmp_path / "run")
     assert_same(tmp_path / "run", outcome(whole))
     start(corpus, tmp_path / "other", seed=1)
@@ -130,8 +130,8 @@ def test_a_run_can_be_repeated(corpus, whole, tmp_path):
 
 @pytest.mark.parametrize("batches", [[0], [7], [8, 15], [4, 9, 10, 23]])
 def test_resuming_continues_to_the_very_same_weights(corpus, whole, tmp_path, monkeypatch, batches):
-    """Buries a resume that forgets the optimizer, the average, the dropout, the crops or the best loss so far, that
-    takes a step twice, or that leaves one out. (Two batches a step: also interrupts in the middle of one.)"""
+    """Guards against a resume that forgets the optimizer, the average, the dropout, the crops or the best loss so far,
+    that takes a step twice, or that leaves one out. (Two batches a step: also interrupts in the middle of one.)"""
     run = tmp_path / "run"
     interrupt_at(monkeypatch, *batches)
     steps = []
@@ -145,28 +145,29 @@ def test_resuming_continues_to_the_very_same_weights(corpus, whole, tmp_path, mo
 
 
 def test_loader_processes_change_nothing(corpus, whole, tmp_path):
-    """Buries batches in the order in which they became ready, and workers that draw from training's own numbers."""
+    """Guards against batches in the order in which they became ready, and workers that draw from training's own
+    numbers."""
     found = start(corpus, tmp_path / "run", ["data.num_workers=2"])
     assert found.config.data.num_workers == 2
     assert_same(tmp_path / "run", outcome(whole))
 
 
 def test_saving_more_often_changes_nothing(corpus, whole, tmp_path, monkeypatch):
-    """Buries a save that draws random numbers, or that moves weights about."""
+    """Guards against a save that draws random numbers, or that moves weights about."""
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     start(corpus, tmp_path / "run")
     assert_same(tmp_path / "run", outcome(whole))
 
 
 def test_a_finished_run_is_finished(corpus, whole, tmp_path):
-    """Buries a resume that trains on past the end, and a second final report beside the first."""
+    """Guards against a resume that trains on past the end, and a second final report beside the first."""
     run = shutil.copytree(whole, tmp_path / "run")
     start(corpus, run, resume=True)
     assert_same(run, outcome(whole))
 
 
 def test_a_larger_budget_goes_on(corpus, whole, tmp_path):
-    """Buries a budget that can't be raised: the one setting that a resume may change."""
+    """Guards against a budget that can't be raised: the one setting that a resume may change."""
     run = shutil.copytree(whole, tmp_path / "run")
     train(corpus, run, steps=STEPS + 4, resume=True)
     assert load_checkpoint(run / "checkpoints").step == STEPS + 4
@@ -176,7 +177,7 @@ def test_a_larger_budget_goes_on(corpus, whole, tmp_path):
 
 
 def test_the_state_of_early_stopping_survives(tmp_path, impatient):
-    """Buries a patience that every resume renews: a run resumed often enough would never stop."""
+    """Guards against a patience that every resume renews: a run resumed often enough would never stop."""
     found = losses(5, 3, 3.5, 3.4)
 
     def evaluate(model):
@@ -203,7 +204,7 @@ def test_the_state_of_early_stopping_survives(tmp_path, impatient):
 
 
 def test_checkpoints_without_their_config_are_left_alone(corpus, whole, tmp_path):
-    """Buries a new run that quietly goes on from the weights of an old one, whose config.json is gone."""
+    """Guards against a new run that quietly goes on from the weights of an old one, whose config.json is gone."""
     run = shutil.copytree(whole, tmp_path / "run")
     (run / "config.json").unlink()
     for resume in (False, True):
@@ -212,7 +213,8 @@ def test_checkpoints_without_their_config_are_left_alone(corpus, whole, tmp_path
 
 
 def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew(corpus, whole, tmp_path):
-    """Buries a half-made folder that can be neither resumed nor begun: only `config.json` says that there is a run."""
+    """Guards against a half-made folder that can be neither resumed nor begun: only `config.json` says that there is a
+    run."""
     for gone in ("config.json", "split.json", "model.safetensors", "frontend.safetensors"):
         run = shutil.copytree(whole, tmp_path / gone)
         shutil.rmtree(run / "checkpoints")
@@ -230,7 +232,7 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew(corpus, 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone", "manifest"])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(corpus, whole, tmp_path, damage):
-    """Buries two checkpoints of which the second is never used, and damage that nobody notices."""
+    """Guards against two checkpoints of which the second is never used, and damage that nobody notices."""
     run = shutil.copytree(whole, tmp_path / "run")
     newest = list_checkpoints(run / "checkpoints")[-1]
     assert [path.name for path in list_checkpoints(run / "checkpoints")] == ["step-9", "step-12"]
@@ -247,7 +249,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(corpus, whole, tmp_pat
 
 
 def test_no_sound_checkpoint_is_one_clear_error(corpus, whole, tmp_path):
-    """Buries a run that silently begins anew, over what may still be saved by hand."""
+    """Guards against a run that silently begins anew, over what may still be saved by hand."""
     run = shutil.copytree(whole, tmp_path / "run")
     for path in list_checkpoints(run / "checkpoints"):
         (path / "state.json").write_text("{}")
@@ -293,8 +295,8 @@ def rewrite(folder, change):
     ],
 )
 def test_a_strangers_checkpoint_can_at_worst_fail_to_load(corpus, whole, tmp_path, change):
-    """Buries tracebacks, and optimizers that go on with a state that is not theirs, where every sum is right but the
-    content is of something else."""
+    """Guards against tracebacks, and optimizers that go on with a state that is not theirs, where every sum is right
+    but the content is of something else."""
     run = shutil.copytree(whole, tmp_path / "run")
     newest = list_checkpoints(run / "checkpoints")[-1]
     shutil.rmtree(run / "checkpoints" / "step-9")
@@ -305,7 +307,7 @@ def test_a_strangers_checkpoint_can_at_worst_fail_to_load(corpus, whole, tmp_pat
 
 
 def test_a_checkpoint_of_a_newer_format_asks_for_an_upgrade(corpus, whole, tmp_path):
-    """Buries a newer checkpoint taken for a damaged one, and an older one trained on in its place."""
+    """Guards against a newer checkpoint taken for a damaged one, and an older one trained on in its place."""
     run = shutil.copytree(whole, tmp_path / "run")
     (run / "checkpoints" / "step-12" / "manifest.json").write_text('{"format": 2, "more": {}}')
     with pytest.raises(RunError, match="step-12/manifest.json: has format 2.*upgrade"):
@@ -316,7 +318,7 @@ def test_a_checkpoint_of_a_newer_format_asks_for_an_upgrade(corpus, whole, tmp_p
 
 
 def test_a_resume_keeps_to_the_settings_it_was_begun_with(corpus, whole, tmp_path):
-    """Buries a resume that ignores what it is told, or that obeys and ruins the run."""
+    """Guards against a resume that ignores what it is told, or that obeys and ruins the run."""
     for more, key in (
         ({"overrides": ["training.learning_rate=0.5"]}, "training.learning_rate"),
         ({"overrides": ["backbone.dim=16"]}, "backbone.dim"),
@@ -334,7 +336,7 @@ def test_a_resume_keeps_to_the_settings_it_was_begun_with(corpus, whole, tmp_pat
 
 
 def test_a_resume_keeps_to_the_files_it_was_begun_with(corpus, whole, tmp_path):
-    """Buries held-out files that wander into training, and a run's cache lost to a mistyped folder."""
+    """Guards against held-out files that wander into training, and a run's cache lost to a mistyped folder."""
     run = shutil.copytree(whole, tmp_path / "run")
     cache = (run / "cache" / "index.json").read_bytes()
     others, fewer = folder_of_notes(tmp_path / "other", [3000] * 8, seed=50), shutil.copytree(corpus, tmp_path / "few")
@@ -352,7 +354,7 @@ def test_a_resume_keeps_to_the_files_it_was_begun_with(corpus, whole, tmp_path):
 
 
 def test_names_decide_nothing_when_a_run_is_resumed(corpus, whole, tmp_path):
-    """Buries a run that looks for its held-out files under the names that they had."""
+    """Guards against a run that looks for its held-out files under the names that they had."""
     for cached in (True, False):
         run, moved = shutil.copytree(whole, tmp_path / f"run-{cached}"), tmp_path / f"moved-{cached}"
         shutil.copytree(corpus, moved / "below")
@@ -366,8 +368,8 @@ def test_names_decide_nothing_when_a_run_is_resumed(corpus, whole, tmp_path):
 
 
 def test_a_resume_takes_the_very_words_that_it_was_begun_with(corpus, tmp_path):
-    """Buries settings of a group of its own that are refused the second time, and a front-end that is named by its
-    folder and ignored."""
+    """Guards against settings of a group of its own that are refused the second time, and a front-end that is named by
+    its folder and ignored."""
     small = ["backbone.dim=8", "training.crop_frames=16", "training.batch_size=2", "training.sample_seconds=0.02"]
     words = {
         "frontend": "bpe",
@@ -385,7 +387,7 @@ def test_a_resume_takes_the_very_words_that_it_was_begun_with(corpus, tmp_path):
 
 
 def test_a_front_end_that_was_saved_by_itself_is_not_trained_over(corpus, whole, tmp_path):
-    """Buries a fit of hours that `--out` takes for a run that was just begun."""
+    """Guards against a fit of hours that `--out` takes for a run that was just begun."""
     save_frontend(load_frontend(whole), tmp_path / "mine")
     before = {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
     with pytest.raises(RunError, match="mine: holds a saved front-end"):
@@ -394,7 +396,8 @@ def test_a_front_end_that_was_saved_by_itself_is_not_trained_over(corpus, whole,
 
 
 def test_a_signal_to_the_whole_group_is_saved_with_loader_processes_too(corpus, tmp_path):
-    """Buries loader processes that die of a SIGTERM to all (timeout, a batch system) and take the save with them."""
+    """Guards against loader processes that die of a SIGTERM to all (timeout, a batch system) and take the save with
+    them."""
     (tmp_path / "loop.py").write_text(GROUP)
     done = subprocess.run(
         [sys.executable, tmp_path / "loop.py", corpus, tmp_path / "run"],
@@ -431,7 +434,7 @@ if __name__ == "__main__":
 
 
 def test_a_lost_cache_is_made_again(corpus, whole, tmp_path):
-    """Buries a run that can't be resumed because someone made room by removing its cache."""
+    """Guards against a run that can't be resumed because someone made room by removing its cache."""
     run = shutil.copytree(whole, tmp_path / "run")
     shutil.rmtree(run / "cache")
     shutil.rmtree(run / "checkpoints" / "step-12")
@@ -440,7 +443,7 @@ def test_a_lost_cache_is_made_again(corpus, whole, tmp_path):
 
 
 def test_a_cache_of_another_front_end_is_refused(corpus, whole, tmp_path):
-    """Buries a run resumed on codes that mean something else."""
+    """Guards against a run resumed on codes that mean something else."""
     tokenize(corpus, tmp_path / "cache", "mulaw", overrides=["frontend.bits=3"])
     with pytest.raises(RunError, match="encoded by another front-end"):
         train(tmp_path / "cache", whole, resume=True)
@@ -464,8 +467,8 @@ def full_disk(monkeypatch, number, failing):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_leaves_earlier_checkpoints_good(corpus, whole, tmp_path, monkeypatch, number):
-    """Buries the last good checkpoint removed to make room for one that never came, half of one left behind to fill the
-    disk, and a message that names neither path nor bytes."""
+    """Guards against the last good checkpoint removed to make room for one that never came, half of one left behind to
+    fill the disk, and a message that names neither path nor bytes."""
     run = tmp_path / "run"
     interrupt_at(monkeypatch, 8)
     with pytest.raises(KeyboardInterrupt):
@@ -481,7 +484,7 @@ def test_a_full_disk_leaves_earlier_checkpoints_good(corpus, whole, tmp_path, mo
 
 
 def test_a_disk_that_fills_up_while_the_best_weights_are_kept(corpus, whole, tmp_path, monkeypatch):
-    """Buries best weights written over by half a file, and safetensors' own error, which is no OSError."""
+    """Guards against best weights written over by half a file, and safetensors' own error, which is no OSError."""
     run = shutil.copytree(whole, tmp_path / "run")
     shutil.rmtree(run / "checkpoints" / "step-12")
     before = (run / "model.safetensors").read_bytes()
@@ -569,8 +572,8 @@ class Killed:
 
 @pytest.mark.slow
 def test_sigkill_at_any_moment_loses_nothing(corpus, tmp_path):
-    """Buries a save that is not all or nothing: after 20 kills at random moments, 10 of them in the middle of a save,
-    the run resumes each time and ends with the weights, the metrics and the sound of a run left in peace."""
+    """Guards against a save that is not all or nothing: after 20 kills at random moments, 10 of them in the middle of a
+    save, the run resumes each time and ends with the weights, the metrics and the sound of a run left in peace."""
     dice, log = random.Random(0), tmp_path / "log"
     peaceful = Killed(corpus, tmp_path / "peaceful", log)
     peaceful.to_the_end()  # the first process has much to import
@@ -593,8 +596,8 @@ def test_sigkill_at_any_moment_loses_nothing(corpus, tmp_path):
 
 
 def test_two_processes_do_not_train_into_one_folder(corpus, tmp_path):
-    """Buries a second `--resume` beside a first that had not stopped: each deleted what the other saved, and both lost
-    their time. Killed, the first leaves the folder free; what it held is gone on with."""
+    """Guards against a second `--resume` beside a first that had not stopped: each deleted what the other saved, and
+    both lost their time. Killed, the first leaves the folder free; what it held is gone on with."""
     out = tmp_path / "run"
     first = Command(
         tmp_path,
@@ -620,7 +623,8 @@ def test_two_processes_do_not_train_into_one_folder(corpus, tmp_path):
 
 
 def test_a_lock_leaves_nothing_behind(tmp_path):
-    """Buries an empty folder made for a command that was refused; what was there stays, and a file is left alone."""
+    """Guards against an empty folder made for a command that was refused; what was there stays, and a file is left
+    alone."""
     with pytest.raises(ConfigError), files.alone_in(tmp_path / "new" / "run"):
         raise ConfigError("refused")
     assert not (tmp_path / "new").exists()

@@ -79,7 +79,7 @@ def assert_refused(folder, message):
 
 
 def test_a_folder_holds_what_the_design_promises(made, run):
-    """Buries a run that can't be understood, gone on with, or listened to from its folder alone."""
+    """Guards against a run that can't be understood, gone on with, or listened to from its folder alone."""
     there = {path.name for path in made.iterdir()}
     assert there >= {
         "config.json",
@@ -110,7 +110,7 @@ def test_a_folder_holds_what_the_design_promises(made, run):
 
 
 def test_samples_say_how_to_make_them_again(made, run, tmp_path):
-    """Buries sounds that nobody can trace: no seed, the seed of another item, the weights of another step."""
+    """Guards against sounds that nobody can trace: no seed, the seed of another item, the weights of another step."""
     notes = {path.stem: json.loads(path.read_text()) for path in (made / "samples").glob("*.json")}
     assert {name for name in notes if name[-1] in "0"} == {
         "original-0",
@@ -157,7 +157,7 @@ def test_samples_say_how_to_make_them_again(made, run, tmp_path):
 
 
 def test_generate_is_reproducible_by_seed_item_by_item(run):
-    """Buries a seed that is for the batch alone: an item must come out by itself as it did among others."""
+    """Guards against a seed that is for the batch alone: an item must come out by itself as it did among others."""
     wavs = run.generate(seconds=0.2, num=3, seed=5)
     assert wavs.shape == (3, 1, 1600) and wavs.dtype == torch.float32
     assert torch.equal(run.generate(seconds=0.2, num=3, seed=5), wavs)
@@ -175,7 +175,8 @@ def test_generate_is_reproducible_by_seed_item_by_item(run):
 @pytest.mark.parametrize("seconds", [0.1, 4.03, 1 / 3, 0.01005, 0.00001])
 @pytest.mark.parametrize("prompt", [None, 1, HOP, 3 * HOP + 5])
 def test_generate_gives_the_length_it_is_asked_for(run, seconds, prompt):
-    """Buries a sample too many where a float is a hair over (4.03 s at 8000 Hz), and prompts not of whole frames."""
+    """Guards against a sample too many where a float is a hair over (4.03 s at 8000 Hz), and prompts not of whole
+    frames."""
     sound = None if prompt is None else torch.from_numpy(note(0, prompt)).float()[None]
     wav = run.generate(seconds=seconds, seed=0, prompt=sound)
     assert wav.shape == (1, 1, max(1, round(seconds * RATE)) + (prompt or 0))
@@ -183,7 +184,7 @@ def test_generate_gives_the_length_it_is_asked_for(run, seconds, prompt):
 
 
 def test_generate_goes_on_from_the_prompt(run):
-    """Buries a prompt that is dropped, put at the end, or generated over."""
+    """Guards against a prompt that is dropped, put at the end, or generated over."""
     sound = torch.from_numpy(note(1, 20 * HOP)).float()[None]
     wav = run.generate(seconds=0.1, seed=1, prompt=sound)
     codes = run.frontend.encode(sound[None])
@@ -196,7 +197,7 @@ def test_generate_goes_on_from_the_prompt(run):
 
 @pytest.mark.parametrize("seconds", [0, -1, math.nan, math.inf])
 def test_generate_refuses_impossible_lengths(run, seconds):
-    """Buries nan that passes every comparison, and hours of work on an infinite length."""
+    """Guards against nan that passes every comparison, and hours of work on an infinite length."""
     with pytest.raises(ConfigError, match="seconds: must be above 0"):
         run.generate(seconds=seconds)
 
@@ -213,7 +214,7 @@ def test_generate_refuses_impossible_lengths(run, seconds):
     ],
 )
 def test_generate_refuses_what_no_memory_holds(run, asked, message):
-    """Buries a traceback of torch's allocator, and a list of a billion seeds made before any check."""
+    """Guards against a traceback of torch's allocator, and a list of a billion seeds made before any check."""
     with pytest.raises(ConfigError, match=message):
         run.generate(**{"seconds": 0.1, "num": 4, **asked})
 
@@ -224,14 +225,14 @@ def test_generate_refuses_what_no_memory_holds(run, asked, message):
     [(40, 2**64 - 20, "seed: must be from 0 to"), (10**8, None, "num: must be 1,000,000 or less"), (0, 1, "num: .*0")],
 )
 def test_seeds_are_checked_before_the_first_file(run, tmp_path, write, num, seed, message):
-    """Buries half of the files written when the seeds run out, and memory for a list of all of them."""
+    """Guards against half of the files written when the seeds run out, and memory for a list of all of them."""
     with pytest.raises(ConfigError, match=message):
         list(write(run, tmp_path / "out", 0.05, num, seed=seed))
     assert not (tmp_path / "out").exists()
 
 
 def test_long_items_go_in_smaller_batches(run, tmp_path, monkeypatch):
-    """Buries a refusal of several files that are made one after the other anyway."""
+    """Guards against a refusal of several files that are made one after the other anyway."""
     monkeypatch.setattr(samples, "MAX_SAMPLES", 900)
     monkeypatch.setattr(sound_module, "MAX_SAMPLES", 900)
     assert len(list(generate_files(run, tmp_path, 0.05, 3, seed=10))) == 3  # 400 samples each
@@ -240,7 +241,7 @@ def test_long_items_go_in_smaller_batches(run, tmp_path, monkeypatch):
 
 
 def test_a_run_takes_requests(run):
-    """Buries a precision of the run that its requests do not have, and a prompt that is dropped on the way."""
+    """Guards against a precision of the run that its requests do not have, and a prompt that is dropped on the way."""
     prompt = torch.from_numpy(note(1, 3 * HOP)).float()[None]
     request = dataclasses.replace(run, precision="int8").request(2, 7, prompt, Sampling(0.5))
     assert (request.precision, request.batch_size, request.seeds) == ("int8", 2, (7, 8))
@@ -250,7 +251,7 @@ def test_a_run_takes_requests(run):
 
 
 def test_sampling_reaches_the_head(run):
-    """Buries options that are parsed, written into the .json, and never used."""
+    """Guards against options that are parsed, written into the .json, and never used."""
     free = run.generate(seconds=0.3, num=2, seed=0)
     greedy = run.generate(seconds=0.3, num=2, seed=0, sampling=Sampling(temperature=0))
     torch.testing.assert_close(greedy[0], greedy[1], rtol=0, atol=1e-4)
@@ -258,7 +259,7 @@ def test_sampling_reaches_the_head(run):
 
 
 def test_many_items_go_in_batches(run, tmp_path, monkeypatch):
-    """Buries memory that grows with --num, and items lost or doubled where a batch ends."""
+    """Guards against memory that grows with --num, and items lost or doubled where a batch ends."""
     monkeypatch.setattr(samples, "BATCH", 2)
     written = list(generate_files(run, tmp_path, 0.05, 5, seed=10))
     assert [(path.name, seed) for path, seed, _ in written] == [(f"sample-{seed}.wav", seed) for seed in range(10, 15)]
@@ -269,7 +270,7 @@ def test_many_items_go_in_batches(run, tmp_path, monkeypatch):
 
 
 def test_a_prompt_file_is_resampled_and_named(run, tmp_path):
-    """Buries a prompt taken at another rate, an octave too low."""
+    """Guards against a prompt taken at another rate, an octave too low."""
     prompt = folder_of_notes(tmp_path / "prompt", [22050], rate=22050) / "note-00.wav"
     ((path, *_),) = generate_files(run, tmp_path / "out", 0.1, 1, prompt=prompt, seed=0)
     assert audio_info(path).num_samples == 8000 + 800
@@ -278,7 +279,7 @@ def test_a_prompt_file_is_resampled_and_named(run, tmp_path):
 
 
 def test_round_trips_are_as_long_as_the_originals(run, tmp_path):
-    """Buries the padding of the last frame left on the end."""
+    """Guards against the padding of the last frame left on the end."""
     sound = [("a.wav", torch.from_numpy(note(0, 3 * HOP + 1)).float()[None])]
     write_round_trips(tmp_path, run.frontend, sound)
     assert read_audio(tmp_path / "round-trip-0.wav").shape == read_audio(tmp_path / "original-0.wav").shape == (1, 193)
@@ -288,13 +289,14 @@ def test_round_trips_are_as_long_as_the_originals(run, tmp_path):
 
 
 def test_a_folder_that_is_no_run_says_so(tmp_path):
-    """Buries a traceback for a mistyped name."""
+    """Guards against a traceback for a mistyped name."""
     for folder in (tmp_path / "gone", tmp_path):
         assert_refused(folder, "it has no config.json; give a folder that audiogen train or tokenize wrote")
 
 
 def test_a_front_end_is_no_run_and_says_so(tmp_path):
-    """Buries "this group of settings is missing" for who gives generate the folder of the codec that they trained."""
+    """Guards against "this group of settings is missing" for who gives generate the folder of the codec that they
+    trained."""
     save_frontend(load_frontend("mulaw"), tmp_path)
     assert_refused(tmp_path, "holds a front-end or a cache, not a run")
 
@@ -302,7 +304,8 @@ def test_a_front_end_is_no_run_and_says_so(tmp_path):
 @pytest.mark.parametrize("name", ["config.json", "frontend.safetensors", "model.safetensors"])
 @pytest.mark.parametrize("damage", ["gone", "empty", "half", "flipped", "other", "folder"])
 def test_a_damaged_folder_gives_one_clear_error(folder, name, damage):
-    """Buries tracebacks, and damage that loads: a flipped bit in the weights makes a model that only sounds broken."""
+    """Guards against tracebacks, and damage that loads: a flipped bit in the weights makes a model that only sounds
+    broken."""
     path = folder / name
     data = bytearray(path.read_bytes())
     path.unlink()
@@ -362,7 +365,8 @@ def test_a_damaged_folder_gives_one_clear_error(folder, name, damage):
     ],
 )
 def test_a_config_that_does_not_fit_gives_one_clear_error(folder, change, message):
-    """Buries keys that are ignored, values that are bent into shape, and memory taken for what a config claims."""
+    """Guards against keys that are ignored, values that are bent into shape, and memory taken for what a config
+    claims."""
     config = config_of(folder)
     change(config)
     (folder / "config.json").write_text(json.dumps(config))
@@ -388,8 +392,8 @@ def test_a_config_that_does_not_fit_gives_one_clear_error(folder, change, messag
     ids=range(12),
 )
 def test_a_config_of_any_text_gives_one_clear_error(folder, text):
-    """Buries a TypeError, a RecursionError and a UnicodeError, which the commands would show as tracebacks; and a run
-    that is trained over because its damaged config was taken for none."""
+    """Guards against a TypeError, a RecursionError and a UnicodeError, which the commands would show as tracebacks; and
+    a run that is trained over because its damaged config was taken for none."""
     (folder / "config.json").write_text(text)
     assert_refused(folder, "config.json")
     assert holds_run(folder)
@@ -401,7 +405,7 @@ def test_a_config_of_any_text_gives_one_clear_error(folder, text):
 
 
 def test_only_a_finished_start_is_a_run(made, tmp_path):
-    """Buries a folder that was killed while it was made and can neither be begun nor gone on with."""
+    """Guards against a folder that was killed while it was made and can neither be begun nor gone on with."""
     assert not holds_run(tmp_path)
     save_frontend(load_frontend(made), tmp_path)  # writes a config.json of the front-end alone
     with pytest.raises(RunError, match="holds a saved front-end"):
@@ -412,13 +416,13 @@ def test_only_a_finished_start_is_a_run(made, tmp_path):
 
 
 def test_a_run_before_its_first_evaluation_says_so(folder):
-    """Buries "damaged" said of a run that only needs to be gone on with."""
+    """Guards against "damaged" said of a run that only needs to be gone on with."""
     (folder / "model.safetensors").unlink()
     assert_refused(folder, "model.safetensors: is not there yet, since no evaluation was reached; continue .*--resume")
 
 
 def test_weights_of_another_run_are_refused(folder):
-    """Buries weights that fit by their shapes and were meant for other codes, taken without their checksum."""
+    """Guards against weights that fit by their shapes and were meant for other codes, taken without their checksum."""
     weights = load_file(folder / "model.safetensors")
     save_file(weights, folder / "model.safetensors")
     assert_refused(folder, "model.safetensors: is damaged .*no checksum")
@@ -428,7 +432,7 @@ def test_weights_of_another_run_are_refused(folder):
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"train": 1}', '{"train": [7], "held_out": [], "note": ""}'])
 def test_a_damaged_split_gives_one_clear_error(folder, text):
-    """Buries training files scored as if they had been held out."""
+    """Guards against training files scored as if they had been held out."""
     (folder / "split.json").write_text(text)
     with pytest.raises(RunError, match="split.json: is damaged"):
         read_split(folder)
@@ -446,7 +450,8 @@ class Bomb:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "frontend.safetensors"])
 def test_nothing_is_unpickled(folder, name, monkeypatch, tmp_path):
-    """Buries a loader that tries torch.load when safetensors fails: a stranger's file would run what it likes."""
+    """Guards against a loader that tries torch.load when safetensors fails: a stranger's file would run what it
+    likes."""
     monkeypatch.chdir(tmp_path)
     (folder / name).write_bytes(pickle.dumps(Bomb()))
     assert_refused(folder, name)
@@ -476,7 +481,7 @@ def header(names, size=0):
 )
 @pytest.mark.parametrize("name", ["model.safetensors", "frontend.safetensors"])
 def test_false_headers_are_refused_before_memory_is_taken(folder, name, data):
-    """Buries gigabytes taken because eight bytes ask for them."""
+    """Guards against gigabytes taken because eight bytes ask for them."""
     (folder / name).write_bytes(data)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert_refused(folder, name)
@@ -484,7 +489,8 @@ def test_false_headers_are_refused_before_memory_is_taken(folder, name, data):
 
 
 def test_a_large_claim_is_refused_before_memory_is_touched(folder):
-    """Buries a model of 12 GB that is built, and filled with random numbers, before its weights are looked for."""
+    """Guards against a model of 12 GB that is built, and filled with random numbers, before its weights are looked
+    for."""
     config = config_of(folder)
     config["backbone"].update(dim=16384, num_layers=1)
     (folder / "config.json").write_text(json.dumps(config))
@@ -494,7 +500,8 @@ def test_a_large_claim_is_refused_before_memory_is_touched(folder):
 
 
 def test_blank_models_have_the_shapes_of_built_ones_and_load_quickly(made, run):
-    """Buries a skeleton that differs from the model, and a start that imports seconds of compiler for its sake."""
+    """Guards against a skeleton that differs from the model, and a start that imports seconds of compiler for its
+    sake."""
     blank = blank_model(run.config, run.frontend.spec)
     built = build_model(run.config, run.frontend.spec)
     assert {name: x.shape for name, x in blank.state_dict().items()} == {
@@ -510,7 +517,7 @@ def test_blank_models_have_the_shapes_of_built_ones_and_load_quickly(made, run):
 
 
 def test_leftovers_of_a_killed_process_are_cleared(folder):
-    """Buries half-written files that fill the disk, or appear on the page as samples."""
+    """Guards against half-written files that fill the disk, or appear on the page as samples."""
     there = set(folder.rglob("*"))
     for name in (
         ".model-0123456789abcdef.tmp.safetensors",
@@ -541,8 +548,8 @@ def test_leftovers_of_a_killed_process_are_cleared(folder):
     ],
 )
 def test_a_run_needs_a_place_of_its_own(made, tmp_path, place, message):
-    """Buries a run that writes its samples among the recordings, where the next run learns from them, one that turns a
-    cache into half a run, and a traceback for a file."""
+    """Guards against a run that writes its samples among the recordings, where the next run learns from them, one that
+    turns a cache into half a run, and a traceback for a file."""
     corpus = folder_of_notes(tmp_path / "corpus", [2000] * 3)
     (tmp_path / "file").write_text("mine")
     shutil.copytree(made / "cache", tmp_path / "cache")
@@ -553,7 +560,8 @@ def test_a_run_needs_a_place_of_its_own(made, tmp_path, place, message):
 
 
 def test_a_front_end_that_claims_all_memory_is_refused_before_it_is_built(folder):
-    """Buries gigabytes taken for the front-end of a stranger's config, before its weights are even looked at."""
+    """Guards against gigabytes taken for the front-end of a stranger's config, before its weights are even looked
+    at."""
     claims = (
         {
             "kind": "melvq",
@@ -575,13 +583,13 @@ def test_a_front_end_that_claims_all_memory_is_refused_before_it_is_built(folder
 
 
 def test_generated_sound_can_be_changed_in_place(run):
-    """Buries a tensor of inference mode handed to the caller."""
+    """Guards against a tensor of inference mode handed to the caller."""
     wav = run.generate(seconds=0.05, num=1, seed=0)
     wav *= 0.5
 
 
 def test_a_prompt_of_nothing_is_refused(run, tmp_path):
-    """Buries a traceback for a click that resamples to no sample at all."""
+    """Guards against a traceback for a click that resamples to no sample at all."""
     write_wav(tmp_path / "click.wav", np.full(1, 0.5), 96_000)
     with pytest.raises(AudioReadError, match="click.wav: too short"):
         list(generate_files(run, tmp_path / "out", 0.05, 1, tmp_path / "click.wav"))

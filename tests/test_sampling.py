@@ -25,7 +25,7 @@ from audiogen.models.sampling import Sampling, draw, fresh_seeds, philox, probab
     ],
 )
 def test_philox_gives_the_known_answers(counter, key, expected):
-    """The vectors of philox4x32 10 in kat_vectors of Random123. Buries a generator that only looks random."""
+    """The vectors of philox4x32 10 in kat_vectors of Random123. Guards against a generator that only looks random."""
     words = philox(*([np.uint64(int(word, 16)) for word in text.split()] for text in (counter, key)))
     assert [f"{int(word):08x}" for word in words] == expected.split()
 
@@ -42,8 +42,8 @@ def slow_philox(counter, key):
 
 @given(seed=st.integers(0, 2**64 - 1), step=st.integers(0, 2**50), count=st.integers(1, 9))
 def test_a_uniform_number_is_a_pure_function_of_seed_and_step(seed, step, count):
-    """Buries numbers that change with the block they are made in, the other items, or how many are asked for: what
-    this test says must stay true for ever, or old seeds no longer give their sounds."""
+    """Guards against numbers that change with the block they are made in, the other items, or how many are asked for:
+    what this test says must stay true for ever, or old seeds no longer give their sounds."""
     expected = []
     for pair in range((count + 1) // 2):
         words = slow_philox((pair, step % 2**32, step >> 32, 0), (seed % 2**32, seed >> 32))
@@ -59,7 +59,8 @@ def test_a_uniform_number_is_a_pure_function_of_seed_and_step(seed, step, count)
 
 @pytest.mark.parametrize("word", [0, 0xFFFFFFFF])
 def test_uniform_numbers_never_reach_zero_or_one(monkeypatch, word):
-    """Buries the draw of a code that was filtered out, and a frame of infinities: rounding must not reach an end."""
+    """Guards against the draw of a code that was filtered out, and a frame of infinities: rounding must not reach an
+    end."""
     monkeypatch.setattr(sampling_module, "philox", lambda counter, key: [np.full((1, 1, 1), word, np.uint64)] * 4)
     extreme = float(uniforms([0], 0, 1, 1))
     assert 0 < extreme < 1
@@ -68,7 +69,7 @@ def test_uniform_numbers_never_reach_zero_or_one(monkeypatch, word):
 
 
 def test_uniform_numbers_are_uniform_and_unrelated():
-    """Buries words used twice: by the two numbers of a pair, by neighbouring steps or by neighbouring seeds."""
+    """Guards against words used twice: by the two numbers of a pair, by neighbouring steps or by neighbouring seeds."""
     numbers = uniforms(range(40), 0, 250, 4).numpy()  # (seeds, steps, numbers)
     assert stats.kstest(numbers.flatten(), "uniform").pvalue > 1e-3
     assert len(np.unique(numbers)) == numbers.size
@@ -77,14 +78,14 @@ def test_uniform_numbers_are_uniform_and_unrelated():
 
 
 def test_seeds_out_of_range_are_refused():
-    """Buries the traceback of an integer that does not fit into 64 bits."""
+    """Guards against the traceback of an integer that does not fit into 64 bits."""
     for seed in (-1, 2**64):
         with pytest.raises(ConfigError, match=f"seed.*{seed}"):
             uniforms([seed], 0, 1, 1)
 
 
 def test_fresh_seeds_are_fresh_and_can_be_typed():
-    """Buries the same "random" seeds on every start."""
+    """Guards against the same "random" seeds on every start."""
     seeds = fresh_seeds(50)
     assert len(set(seeds)) == 50
     assert all(0 <= seed < 2**31 for seed in seeds)
@@ -130,8 +131,8 @@ samplings = st.builds(
 
 @given(seed=st.integers(0, 10**6), size=st.integers(1, 20), spread=st.floats(0.1, 30), sampling=samplings)
 def test_filters_equal_slow_loops(seed, size, spread, sampling):
-    """Buries filters in another order, a nucleus that forgets the code which crosses its edge, and probabilities that
-    are filtered but no longer sum to one."""
+    """Guards against filters in another order, a nucleus that forgets the code which crosses its edge, and
+    probabilities that are filtered but no longer sum to one."""
     logits = torch.randn(3, 2, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * spread
     p = probabilities(logits, sampling)
     assert p.dtype == torch.float64
@@ -142,7 +143,7 @@ def test_filters_equal_slow_loops(seed, size, spread, sampling):
 
 @given(seed=st.integers(0, 10**6), size=st.integers(1, 20), sampling=samplings)
 def test_draws_equal_a_slow_inverse(device, seed, size, sampling):
-    """Buries a draw off by one code, one in float32, and one that lands on a code that was filtered out."""
+    """Guards against a draw off by one code, one in float32, and one that lands on a code that was filtered out."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(40, size, generator=generator) * 3
     numbers = torch.rand(40, generator=generator, dtype=torch.float64)
@@ -156,8 +157,8 @@ def test_draws_equal_a_slow_inverse(device, seed, size, sampling):
 
 
 def test_edges_fall_where_the_documentation_says():
-    """Buries a nucleus that takes one code more than it needs, and a number on the edge that draws the code below it.
-    (Powers of two, so that nothing is rounded.)"""
+    """Guards against a nucleus that takes one code more than it needs, and a number on the edge that draws the code
+    below it. (Powers of two, so that nothing is rounded.)"""
     even = torch.zeros(4, 4)
     assert probabilities(even[0], Sampling(top_p=0.25)).tolist() == [1, 0, 0, 0]
     assert probabilities(even[0], Sampling(top_p=0.5)).tolist() == [0.5, 0.5, 0, 0]
@@ -168,7 +169,7 @@ def test_edges_fall_where_the_documentation_says():
 @pytest.mark.parametrize("number", [2.0**-54, 1 - 2.0**-53])
 @pytest.mark.parametrize("size", [2, 3, 10, 1024])
 def test_the_ends_of_the_line_never_land_on_a_filtered_code(device, number, size):
-    """Buries the gap that rounding leaves above the last probability, and the zeros below the first."""
+    """Guards against the gap that rounding leaves above the last probability, and the zeros below the first."""
     logits = torch.randn(200, size).to(device)
     numbers = torch.full((200,), number, dtype=torch.float64, device=device)
     for sampling in (Sampling(top_k=1), Sampling(top_p=0.5), Sampling(min_p=0.9), Sampling(top_k=max(1, size // 2))):
@@ -182,7 +183,7 @@ def test_the_ends_of_the_line_never_land_on_a_filtered_code(device, number, size
     ids=repr,
 )
 def test_frequencies_are_the_probabilities(sampling):
-    """Buries a bias: chi-square over 40,000 draws with the library's own uniform numbers."""
+    """Guards against a bias: chi-square over 40,000 draws with the library's own uniform numbers."""
     logits = torch.linspace(-1.5, 1.5, 20)[torch.randperm(20)]
     drawn = draw(logits.expand(40_000, -1), sampling, uniforms([3], 0, 40_000, 1)[0, :, 0])
     p = torch.tensor(slow_probabilities(logits.double().tolist(), sampling))
@@ -194,7 +195,7 @@ def test_frequencies_are_the_probabilities(sampling):
 
 
 def test_temperature_zero_takes_the_most_probable_code():
-    """Buries a division by zero, and a uniform number that still matters."""
+    """Guards against a division by zero, and a uniform number that still matters."""
     logits = torch.randn(50, 3, 9)
     for number in (0.001, 0.999):
         drawn = draw(logits, Sampling(temperature=0), torch.full((50, 3), number, dtype=torch.float64))
@@ -204,14 +205,14 @@ def test_temperature_zero_takes_the_most_probable_code():
 
 
 def test_a_temperature_near_zero_is_still_a_number():
-    """Buries logits divided into infinities, whose softmax is NaN and whose draw is then silently code 0."""
+    """Guards against logits divided into infinities, whose softmax is NaN and whose draw is then silently code 0."""
     logits = torch.tensor([-1.0, 2.0, 1.0])
     for temperature in (1e-3, 1e-30):
         assert probabilities(logits, Sampling(temperature=temperature)).tolist() == [0, 1, 0]
 
 
 def test_ties_are_broken_by_the_lower_code(device):
-    """Buries more than k codes let through by a tie at the edge, and engines that break ties another way."""
+    """Guards against more than k codes let through by a tie at the edge, and engines that break ties another way."""
     logits = torch.zeros(6, device=device)
     assert probabilities(logits, Sampling(top_k=2)).tolist() == [0.5, 0.5, 0, 0, 0, 0]
     assert probabilities(logits, Sampling(top_p=0.4)).tolist() == pytest.approx([1 / 3] * 3 + [0] * 3)
@@ -220,7 +221,7 @@ def test_ties_are_broken_by_the_lower_code(device):
 
 
 def test_filters_that_keep_everything_change_nothing():
-    """Buries a top-k above the codebook's size that fails, and filters at their ends that cut."""
+    """Guards against a top-k above the codebook's size that fails, and filters at their ends that cut."""
     logits = torch.randn(4, 10)
     expected = probabilities(logits, Sampling())
     for sampling in (Sampling(top_k=10), Sampling(top_k=99), Sampling(top_p=1.0), Sampling(min_p=0.0)):
@@ -244,6 +245,6 @@ def test_filters_that_keep_everything_change_nothing():
     ],
 )
 def test_settings_out_of_range_are_refused(name, value):
-    """Buries a setting that leaves no code to draw, or every one."""
+    """Guards against a setting that leaves no code to draw, or every one."""
     with pytest.raises(ConfigError, match=f"{name}: .*{value}"):
         Sampling(**{name: value})

@@ -27,7 +27,7 @@ def sound(num_samples=32000, seeds=3):
 
 
 def test_it_is_there_without_a_network(monkeypatch):
-    """Buries a download, and a file that was forgotten in the package."""
+    """Guards against a download, and a file that was forgotten in the package."""
 
     def refuse(*args):
         raise AssertionError("a connection was asked for")
@@ -41,7 +41,7 @@ def test_it_is_there_without_a_network(monkeypatch):
 
 
 def test_the_package_takes_it_along():
-    """Buries an installation that has the code and not the weights, or grows without anybody's notice."""
+    """Guards against an installation that has the code and not the weights, or grows without anybody's notice."""
     settings = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
     patterns = settings["tool"]["setuptools"]["package-data"]["audiogen"]
     assert SHIPPED in [path for pattern in patterns for path in SHIPPED.parents[1].glob(pattern)]
@@ -52,7 +52,7 @@ def test_the_package_takes_it_along():
 
 
 def test_more_codebooks_come_closer():
-    """Buries weights that do not belong to their codebooks: each further one must pay."""
+    """Guards against weights that do not belong to their codebooks: each further one must pay."""
     frontend, wav = load_frontend("codec", num_codebooks=12), sound()
     codes = frontend.encode(wav)
     distances = [mel_distance(wav, frontend.decode(codes[:, :rows]), 16000) for rows in (1, 3, 12)]
@@ -72,13 +72,13 @@ def test_more_codebooks_come_closer():
     ],
 )
 def test_what_the_weights_can_not_do(settings, message):
-    """Buries weights that are cut or stretched to what was asked for."""
+    """Guards against weights that are cut or stretched to what was asked for."""
     with pytest.raises(ConfigError, match=message):
         load_frontend("codec", **settings)
 
 
 def test_it_is_not_fitted_by_mistake():
-    """Buries an hour of training that silently replaced what was shipped."""
+    """Guards against an hour of training that silently replaced what was shipped."""
     frontend = load_frontend("codec")
     before = frontend.fingerprint()
     with pytest.raises(ConfigError, match="frontend.weights=fit"):
@@ -88,7 +88,7 @@ def test_it_is_not_fitted_by_mistake():
 
 @pytest.mark.parametrize("rate", [8000, 44100])
 def test_a_folder_of_any_rate_takes_it_as_it_is(tmp_path, rate):
-    """Buries `--frontend codec` that fits a codec of its own, or fails, on a folder that is not of 16 kHz."""
+    """Guards against `--frontend codec` that fits a codec of its own, or fails, on a folder that is not of 16 kHz."""
     index = scan(folder_of_notes(tmp_path, [rate // 2] * 3, rate))
     frontend = frontend_for(index, "codec", {})
     fit_to(frontend, index, split(index))
@@ -98,7 +98,8 @@ def test_a_folder_of_any_rate_takes_it_as_it_is(tmp_path, rate):
 
 
 def test_a_saved_copy_says_the_same(tmp_path):
-    """Buries a copy in a run folder that looks for the package's weights, which another version may have changed."""
+    """Guards against a copy in a run folder that looks for the package's weights, which another version may have
+    changed."""
     frontend = load_frontend("codec", num_codebooks=4)
     save_frontend(frontend, tmp_path)
     copy, wav = load_frontend(tmp_path), sound()
@@ -108,13 +109,13 @@ def test_a_saved_copy_says_the_same(tmp_path):
 
 
 def test_it_can_be_wrapped():
-    """Buries byte-pair encoding over a base whose weights nobody fetched."""
+    """Guards against byte-pair encoding over a base whose weights nobody fetched."""
     frontend = load_frontend("bpe", base={"kind": "codec", "num_codebooks": 1}, num_merges=3)
     assert frontend.base.fitted and not frontend.fitted
 
 
 def test_exported_weights_are_read_to_the_bit(tmp_path, monkeypatch):
-    """Buries codes that depend on whether the weights were rounded before or after they were loaded."""
+    """Guards against codes that depend on whether the weights were rounded before or after they were loaded."""
     codec = Codec(Codec.Config(weights="fit", num_codebooks=12))
     codec.is_fitted.fill_(1)
     torch.manual_seed(0)
@@ -131,6 +132,6 @@ def test_exported_weights_are_read_to_the_bit(tmp_path, monkeypatch):
 
 
 def test_the_trainer_is_the_one_that_made_it():
-    """Buries a card that speaks of settings which the code no longer has."""
+    """Guards against a card that speaks of settings which the code no longer has."""
     card = (SHIPPED.parent / "README.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in card for name in training.WEIGHTS if name not in ("adversarial", "features"))

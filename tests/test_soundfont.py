@@ -97,7 +97,8 @@ def pitch_of(wav: np.ndarray) -> float:
 
 
 def test_labels_say_what_the_files_hold(script, stand_in, tmp_path):
-    """Buries labels of the neighbouring file, notes cut off or late, and tunes at another tempo than they say."""
+    """Guards against labels of the neighbouring file, notes cut off or late, and tunes at another tempo than they
+    say."""
     out = tmp_path / "out"
     arguments = [str(out), "--minutes", "0.8", "--programs", "40,73", "--sample-rate", str(RATE)]
     script.main([*arguments, "--soundfont", str(stand_in)])
@@ -125,7 +126,8 @@ def test_labels_say_what_the_files_hold(script, stand_in, tmp_path):
 
 
 def test_notes_that_overlap_are_told_apart(script, stand_in):
-    """Buries a pitch that ends with the first of two voices that sing it, and a note that is cut by its own repeat."""
+    """Guards against a pitch that ends with the first of two voices that sing it, and a note that is cut by its own
+    repeat."""
     take = script.Take(
         "tune",
         script.separate([script.Note(0.0, 1.0, 60, 80), script.Note(0.5, 1.0, 60, 90), script.Note(0.0, 0.5, 64, 80)]),
@@ -138,7 +140,7 @@ def test_notes_that_overlap_are_told_apart(script, stand_in):
 
 
 def test_the_same_seed_gives_the_same_takes(script, stand_in):
-    """Buries draws that depend on what was drawn before for other instruments."""
+    """Guards against draws that depend on what was drawn before for other instruments."""
     plans = [script.plan(script.INSTRUMENTS[73], 30, [Path("bwv1.mxl")], seed) for seed in (1, 1, 2)]
     assert plans[0] == plans[1] != plans[2]
 
@@ -164,7 +166,7 @@ def test_variable_length_quantities(script, number, expected):
 
 
 def test_what_is_missing_is_named(script, stand_in, tmp_path, monkeypatch):
-    """Buries a traceback where one line and a command would do."""
+    """Guards against a traceback where one line and a command would do."""
     with pytest.raises(AudiogenError, match="apt-get install fluid-soundfont-gm"):
         script.make(tmp_path / "out", [0], 1, RATE, 0, tmp_path / "nothing.sf2")
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -179,7 +181,8 @@ def test_what_is_missing_is_named(script, stand_in, tmp_path, monkeypatch):
     reason="needs fluidsynth and fluid-soundfont-gm",
 )
 def test_a_flute_is_in_tune(script):
-    """The real synthesizer, where there is one. Buries options that it does not know, and takes cut out of place."""
+    """The real synthesizer, where there is one. Guards against options that it does not know, and takes cut out of
+    place."""
     rng = random.Random(0)
     takes = [script.note_take(script.INSTRUMENTS[73], rng) for _ in range(2)]
     for take, wav in zip(takes, script.render(73, takes, RATE, script.SOUNDFONT), strict=True):

@@ -28,7 +28,7 @@ def hashes(parts):
 
 
 def test_content_alone_decides(tmp_path):
-    """Buries: a split by name, by order or by the folder's path, and a training order that follows names."""
+    """Guards against a split by name, by order or by the folder's path, and a training order that follows names."""
     folder_of_noise(tmp_path / "a", list(range(300, 330)))
     (tmp_path / "b").mkdir()
     for number in range(30):
@@ -51,7 +51,7 @@ def test_each_side_has_a_file(tmp_path, number, fraction, expected):
 
 
 def test_one_more_file_moves_at_most_one_other_across(tmp_path):
-    """Buries: a shuffle, after which a model that goes on training has heard what is held out."""
+    """Guards against a shuffle, after which a model that goes on training has heard what is held out."""
     index = made_up(tmp_path, 60)
     for count in range(2, 60):
         before = set(hashes(split(replace(index, files=index.files[:count])).held_out))
@@ -60,7 +60,7 @@ def test_one_more_file_moves_at_most_one_other_across(tmp_path):
 
 
 def test_one_long_file_is_cut_with_a_gap(tmp_path):
-    """Buries: a gap that rounding eats, and a split that does not say what it did."""
+    """Guards against a gap that rounding eats, and a split that does not say what it did."""
     index = made_up(tmp_path, 1, seconds=100)
     sides = split(index, 0.1, gap_seconds=2.5)
     (train,), (held_out,) = sides.train, sides.held_out
@@ -95,7 +95,7 @@ def test_too_little_says_what_would_do(tmp_path):
 
 
 def test_training_wavs_are_the_files_of_the_parts(tmp_path):
-    """Buries: a generator that the second pass finds empty, another rate, files that are held out."""
+    """Guards against a generator that the second pass finds empty, another rate, files that are held out."""
     folder_of_noise(tmp_path, [2000, 3001, 800], sample_rate=8000)
     index = scan(tmp_path)
     sides = split(index)
@@ -109,7 +109,7 @@ def test_training_wavs_are_the_files_of_the_parts(tmp_path):
 
 @pytest.mark.parametrize("sample_rate", [1000, 1600])
 def test_training_wavs_of_a_piece(tmp_path, sample_rate):
-    """Buries: held-out sound in what a front-end is fitted on, at the file's rate and at another one."""
+    """Guards against held-out sound in what a front-end is fitted on, at the file's rate and at another one."""
     samples = noise(0, 200_000)
     write_wav(tmp_path / "x.wav", samples, 1000)  # 200 s: several pieces of a minute
     index = scan(tmp_path)
@@ -127,7 +127,8 @@ def test_training_wavs_of_a_piece(tmp_path, sample_rate):
 
 
 def test_a_front_end_fitted_on_them_knows_nothing_of_what_is_held_out(tmp_path):
-    """Buries: statistics of the whole file. What is held out changes from noise to a loud tone, the fit must not."""
+    """Guards against statistics of the whole file. What is held out changes from noise to a loud tone, the fit must
+    not."""
     samples = noise(0, 40_000)
     fingerprints = []
     for end in (samples[36_000:], 0.9 * np.sin(np.arange(4000))):

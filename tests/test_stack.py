@@ -19,8 +19,8 @@ def gradients(y, x):
 
 
 def test_batch_norm_is_torch_s():
-    """Buries the wrong N in either variance, running averages of the wrong pace, and a gradient that misses the way
-    through mean and variance."""
+    """Guards against the wrong N in either variance, running averages of the wrong pace, and a gradient that misses the
+    way through mean and variance."""
     torch.manual_seed(0)
     gain, shift = torch.rand(5, dtype=torch.float64) + 0.5, torch.randn(5, dtype=torch.float64)
     ours, theirs = BatchNorm(gain.clone(), shift.clone()), nn.BatchNorm1d(5, dtype=torch.float64)
@@ -37,7 +37,7 @@ def test_batch_norm_is_torch_s():
 
 
 def test_evaluation_looks_at_one_example_at_a_time():
-    """Buries running averages that evaluation moves, and answers that depend on the rest of the batch."""
+    """Guards against running averages that evaluation moves, and answers that depend on the rest of the batch."""
     norm, x = BatchNorm(torch.ones(4), torch.zeros(4)), torch.randn(6, 4)
     norm(x)
     mean = norm.mean.clone()
@@ -49,7 +49,7 @@ def test_evaluation_looks_at_one_example_at_a_time():
 
 
 def test_the_other_layers_are_torch_s():
-    """Buries rows in another order, and a last row that learns."""
+    """Guards against rows in another order, and a last row that learns."""
     torch.manual_seed(0)
     table, weight, bias = torch.randn(5, 3), torch.randn(6, 4), torch.randn(4)
     x = torch.tensor([[0, 4], [2, 1]])
@@ -62,7 +62,7 @@ def test_the_other_layers_are_torch_s():
 
 
 def test_the_library_s_model_as_a_stack():
-    """Buries taps in another order, another start, and running averages that were left behind."""
+    """Guards against taps in another order, another start, and running averages that were left behind."""
     torch.manual_seed(0)
     config = MLP.Config(dim=4, context=3, hidden_dim=6, num_layers=2, batch_norm=True)
     model = SequenceModel(TokenSpec(8000, 1, 1, 5), MLP(config), Parallel(1)).double()

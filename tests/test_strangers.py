@@ -125,7 +125,7 @@ EVIL = {
 
 @pytest.mark.parametrize("name", EVIL)
 def test_an_evil_cache_is_refused(cache, tmp_path, name):
-    """Buries tracebacks in decode, train and doctor, and 32 GiB asked for by counting codes of four bytes."""
+    """Guards against tracebacks in decode, train and doctor, and 32 GiB asked for by counting codes of four bytes."""
     folder = shutil.copytree(cache, tmp_path / "cache")
     forge(folder, dict, SAME)  # which alone does no harm
     assert EncodedCache.open(folder).files[0].path == "00.wav"
@@ -136,7 +136,7 @@ def test_an_evil_cache_is_refused(cache, tmp_path, name):
 
 
 def test_frames_that_are_no_numbers_are_refused(tmp_path):
-    """Buries NaN that a model would learn from a stranger's cache."""
+    """Guards against NaN that a model would learn from a stranger's cache."""
     folder = folder_of_noise(tmp_path / "sound", [3000, 3500], sample_rate=8000)
     frontend = load_frontend("mel", sample_rate=8000, num_features=8, hop_length=64)
     frontend.fit([torch.randn(1, 4000) / 9])
@@ -147,7 +147,7 @@ def test_frames_that_are_no_numbers_are_refused(tmp_path):
 
 
 def test_two_files_of_one_name_are_both_decoded(tmp_path):
-    """Buries a.aiff and a.aiff.wav written over each other."""
+    """Guards against a.aiff and a.aiff.wav written over each other."""
     cache = EncodedCache.build(
         folder_of_noise(tmp_path / "sound", [500, 600], sample_rate=8000), MuLaw(MuLaw.Config(8000)), tmp_path / "cache"
     )
@@ -162,7 +162,7 @@ def test_two_files_of_one_name_are_both_decoded(tmp_path):
 
 
 def test_damaged_npy_headers_are_one_clear_error(tmp_path):
-    """Buries whatever Python's parser raises of a header: numpy reads it as Python."""
+    """Guards against whatever Python's parser raises of a header: numpy reads it as Python."""
     frontend = MuLaw(MuLaw.Config(sample_rate=8000))
     path, rng = tmp_path / "a.npy", random.Random(0)
     np.save(path, np.zeros((1, 1, 50), np.int64))
@@ -184,7 +184,7 @@ def test_damaged_npy_headers_are_one_clear_error(tmp_path):
     "header", ["{'descr': '<i8', (", "{1: [", "'" * 3, "{'descr': [], 'shape': (), 1: 2}", "(" * 90]
 )
 def test_npy_headers_of_any_text(tmp_path, header):
-    """Buries the TokenError, SyntaxError and TypeError that were found."""
+    """Guards against the TokenError, SyntaxError and TypeError that were found."""
     text = header.encode().ljust(117) + b"\n"
     (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text + bytes(64))
     with pytest.raises(CacheError, match="a.npy: can't be read as codes"):
@@ -196,7 +196,7 @@ def test_npy_headers_of_any_text(tmp_path, header):
 
 @pytest.mark.parametrize("step", [float("inf"), -1, 1.5, "1", None, True, [1]])
 def test_a_step_that_is_none(run, step):
-    """Buries an OverflowError for Infinity, and a step of any other kind taken for one."""
+    """Guards against an OverflowError for Infinity, and a step of any other kind taken for one."""
     tensors, _ = read_tensors(run / "model.safetensors", RunError, "")
     about = json.dumps({"step": step, "sha256": hash_tensors(tensors)})
     (run / "model.safetensors").write_bytes(safetensors.torch.save(tensors, {"audiogen": about}))
@@ -207,7 +207,7 @@ def test_a_step_that_is_none(run, step):
 
 @pytest.mark.parametrize("step", [None, "x", [1], 1.5, {}])
 def test_events_of_no_step_do_not_stop_a_resume(tmp_path, step):
-    """Buries a TypeError for a line of metrics.jsonl whose step is no number."""
+    """Guards against a TypeError for a line of metrics.jsonl whose step is no number."""
     lines = [{"event": "train", "step": 1}, {"event": "train", "step": step}, {"event": "baselines"}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + "[" * 9999)
     Metrics(tmp_path, after=1).close()
@@ -216,7 +216,7 @@ def test_events_of_no_step_do_not_stop_a_resume(tmp_path, step):
 
 @pytest.mark.parametrize("depth", [50, 5000, 200_000])
 def test_nesting(run, depth):
-    """Buries a RecursionError in `listen`."""
+    """Guards against a RecursionError in `listen`."""
     deep = '{"a":' * depth + "1" + "}" * depth
     sample = run / "samples" / "generated-0.json"
     sample.parent.mkdir()
@@ -245,7 +245,7 @@ def test_nesting(run, depth):
     ],
 )
 def test_a_split_that_is_none(run, change):
-    """Buries TypeError, ValueError and OverflowError in `evaluate`."""
+    """Guards against TypeError, ValueError and OverflowError in `evaluate`."""
     values = json.loads((run / "split.json").read_text())
     part = values["held_out"][0]
     (part["file"] if change.keys() & part["file"].keys() else part).update(change)
@@ -257,7 +257,7 @@ def test_a_split_that_is_none(run, change):
 
 @pytest.mark.parametrize("constant", ["NaN", "Infinity", "1e999", "-1e999"])
 def test_numbers_that_are_none(run, constant):
-    """Buries values that no other reader of JSON takes, and that no comparison refuses."""
+    """Guards against values that no other reader of JSON takes, and that no comparison refuses."""
     text = (run / "split.json").read_text()
     (run / "split.json").write_text(text.replace('"start": 0.0', f'"start": {constant}'))
     with pytest.raises(RunError, match="split.json: is damaged .*no finite number"):
@@ -275,7 +275,7 @@ def test_numbers_that_are_none(run, constant):
     ],
 )
 def test_absurd_sizes_are_refused_before_memory_is_taken(run, setting, value):
-    """Buries a MemoryError, and processes that are forked without bound."""
+    """Guards against a MemoryError, and processes that are forked without bound."""
     values = json.loads((run / "config.json").read_text())
     group, name = setting.split(".")
     values[group][name] = value
@@ -291,7 +291,7 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(run, setting, value):
     "name", ["config.json", "metrics.jsonl", "split.json", "model.safetensors", "cache/index.json"]
 )
 def test_pipes_are_refused(run, impatient, name):
-    """Buries a command that waits for ever for somebody to write into a named pipe."""
+    """Guards against a command that waits for ever for somebody to write into a named pipe."""
     (run / name).unlink()
     os.mkfifo(run / name)
     read = {
@@ -305,7 +305,7 @@ def test_pipes_are_refused(run, impatient, name):
 
 @posix
 def test_other_pipes_are_refused(run, impatient):
-    """Buries the same for data.bin, checkpoints, the sounds' notes and a file of codes."""
+    """Guards against the same for data.bin, checkpoints, the sounds' notes and a file of codes."""
     (run / "samples").mkdir()
     os.mkfifo(run / "samples" / "a.json")
     assert read_sample(run / "samples" / "a.wav").kind == ""
@@ -322,7 +322,7 @@ def test_other_pipes_are_refused(run, impatient):
 
 
 def test_the_place_of_a_cache_may_be_no_path(run):
-    """Buries a ValueError for NUL in the path of the cache that a run was trained from."""
+    """Guards against a ValueError for NUL in the path of the cache that a run was trained from."""
     values = json.loads((run / "split.json").read_text())
     for place in ("a\0b", 7, None, {}):
         (run / "split.json").write_text(json.dumps({**values, "cache": place}))
@@ -339,7 +339,7 @@ def snapshot(folder):
 @posix
 @pytest.mark.parametrize("name", ["checkpoints", "samples", "cache", "tensorboard"])
 def test_linked_folders_are_never_entered_to_delete(run, tmp_path, name):
-    """Buries files outside of a run that are deleted because a stranger's run links to their folder."""
+    """Guards against files outside of a run that are deleted because a stranger's run links to their folder."""
     outside = tmp_path / "outside"
     for path in (outside / "step-1" / "a", outside / ".step-9.tmp" / "b", outside / ".tmpA1b2C3"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -356,7 +356,7 @@ def test_linked_folders_are_never_entered_to_delete(run, tmp_path, name):
 
 @posix
 def test_links_inside_of_checkpoints_are_removed_and_not_followed(tmp_path):
-    """Buries the same, one folder further down."""
+    """Guards against the same, one folder further down."""
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "mine").write_text("mine")
     folder = tmp_path / "checkpoints"
@@ -377,7 +377,8 @@ def test_links_inside_of_checkpoints_are_removed_and_not_followed(tmp_path):
     [("frontend", "griffin_lim_iterations", 61), ("backbone", "window", 9), ("backbone", "dropout", 0.2)],
 )
 def test_a_config_of_other_weights_is_refused(run, group, name, value):
-    """Buries a digit that flips in config.json: weights that still fit, read as something else, give another sound."""
+    """Guards against a digit that flips in config.json: weights that still fit, read as something else, give another
+    sound."""
     config, frontend = read_config(run), load_frontend(run)
     model, step = read_weights(run, config, frontend.spec)
     save_weights(run, config, model, step, 1.0)
@@ -395,7 +396,7 @@ def test_a_config_of_other_weights_is_refused(run, group, name, value):
 
 
 def test_a_config_of_another_front_end_is_refused(tmp_path):
-    """Buries a saved front-end that is read at another sample rate, in another pitch."""
+    """Guards against a saved front-end that is read at another sample rate, in another pitch."""
     save_frontend(load_frontend("mulaw", sample_rate=8000), tmp_path)
     text = (tmp_path / "config.json").read_text()
     (tmp_path / "config.json").write_text(text.replace("8000", "8200"))

@@ -54,7 +54,8 @@ def period_by_autocorrelation(wav: np.ndarray, rate: int) -> float:
 @pytest.mark.parametrize("instrument", ["guitar", "harp", "bass"])
 @pytest.mark.parametrize("pitch", [40, 52, 60, 69, 76])
 def test_a_string_is_in_tune(synthetic, instrument, pitch):
-    """Buries: a delay line rounded to whole samples, which puts high Karplus-Strong notes 20 cents out of tune."""
+    """Guards against a delay line rounded to whole samples, which puts high Karplus-Strong notes 20 cents out of
+    tune."""
     wav = synthetic.pluck(instrument, pitch, RATE)[: RATE // 2]
     cents = 1200 * np.log2(period_by_autocorrelation(wav, RATE) / equal_tempered(pitch))
     assert abs(cents) < 3
@@ -77,9 +78,8 @@ def test_a_string_is_plucked(synthetic, instrument):
 
 def test_the_files_play_the_score(synthetic, corpus):
     """Each long melody note of each file has a spectral peak within 10 cents of where the score puts it,
-    and its sound sets in within 10 ms of where the score puts it. Buries: notes written at a rounded beat, a tune
-    rendered at another rate than its header says, and a mix that drowns its melody.
-    """
+    and its sound sets in within 10 ms of where the score puts it. Guards against notes written at a rounded beat, a
+    tune rendered at another rate than its header says, and a mix that drowns its melody."""
     checked = 0
     for name, notes, seconds in synthetic.plan(2, 3):
         wav, rate = soundfile.read(corpus / name)
@@ -139,7 +139,7 @@ def test_level_and_format(corpus):
 
 def test_same_seed_same_bytes(synthetic, corpus, tmp_path):
     """A fresh process, run by path as a user would, gives the very same bytes; a longer corpus begins with the
-    shorter one; another seed gives other tunes. Buries: Python's salted hash() as a seed, and a noise generator
+    shorter one; another seed gives other tunes. Guards against Python's salted hash() as a seed, and a noise generator
     shared by all tunes."""
     done = subprocess.run(
         [sys.executable, SCRIPT, tmp_path / "again", "--minutes", "1", "--seed", "3"],

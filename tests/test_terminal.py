@@ -23,7 +23,7 @@ SHOWN = r"a\x1b[2J\n\x9b\u202eb\udcff.wav"
 
 
 def test_names_are_made_printable():
-    """Buries a name that clears the screen, begins a line of its own or turns the text around."""
+    """Guards against a name that clears the screen, begins a line of its own or turns the text around."""
     assert printable(EVIL) == SHOWN
     assert printable(SHOWN) == SHOWN
     assert printable("Klänge 音.wav") == "Klänge 音.wav"
@@ -32,7 +32,7 @@ def test_names_are_made_printable():
 
 @pytest.mark.parametrize("what", [str, Text, lambda name: Text.assemble(("left out", "red"), "  ", name)])
 def test_the_console_prints_a_line(what):
-    """Buries the same in what commands print, where styles are no part of a name."""
+    """Guards against the same in what commands print, where styles are no part of a name."""
     console = Terminal(file=io.StringIO(), force_terminal=True, highlight=False, soft_wrap=True, markup=False)
     console.print(what(EVIL))
     said = console.file.getvalue()
@@ -41,7 +41,7 @@ def test_the_console_prints_a_line(what):
 
 
 def test_the_console_keeps_styles_and_tables():
-    """Buries colours that are printed as text, and a table that is a single line."""
+    """Guards against colours that are printed as text, and a table that is a single line."""
     console = Terminal(file=io.StringIO(), force_terminal=True, width=60)
     console.print(Text.assemble(("red", "red"), " and not"))
     assert console.file.getvalue() == "\x1b[31mred\x1b[0m and not\n"
@@ -52,7 +52,7 @@ def test_the_console_keeps_styles_and_tables():
 
 
 def test_log_lines():
-    """Buries names raw in what is logged; a traceback keeps its lines."""
+    """Guards against names raw in what is logged; a traceback keeps its lines."""
     record = logging.LogRecord("audiogen", logging.INFO, "", 0, "left out: %s", (EVIL,), None)
     assert Formatter("%(message)s").format(record) == f"left out: {SHOWN}"
     try:
@@ -64,8 +64,8 @@ def test_log_lines():
 
 @posix
 def test_names_of_any_bytes(tmp_path):
-    """Buries a UnicodeEncodeError for a name that is no UTF-8, or that a terminal of few characters can't show; and a
-    name that is said twice."""
+    """Guards against a UnicodeEncodeError for a name that is no UTF-8, or that a terminal of few characters can't show;
+    and a name that is said twice."""
     folder_of_noise(tmp_path / "sound", [3000, 3500], sample_rate=8000)
     for name in (b"\xff.wav", "ü.wav".encode(), b"bad\x1b[2J\n.wav"):
         with open(os.path.join(os.fsencode(tmp_path / "sound"), name), "wb") as file:
@@ -86,7 +86,7 @@ def test_names_of_any_bytes(tmp_path):
     ["doctor {}", "train {} --out {}-out", "generate {} --out {}-out", "decode {} {}-out", "decode {}/a.npy {}-out"],
 )
 def test_a_path_that_can_not_be_read_is_one_line(tmp_path, words):
-    """Buries a box of five lines, and the exit code of wrong usage."""
+    """Guards against a box of five lines, and the exit code of wrong usage."""
     (closed := tmp_path / "closed").mkdir(mode=0)
     command = Command(tmp_path / "log", *words.replace("{}", str(closed)).split(), privileged=False)
     result = command.wait()
@@ -96,7 +96,7 @@ def test_a_path_that_can_not_be_read_is_one_line(tmp_path, words):
 
 @posix
 def test_a_reader_that_goes_away_ends_the_command_in_silence(tmp_path):
-    """Buries a traceback for `audiogen doctor | head -1`."""
+    """Guards against a traceback for `audiogen doctor | head -1`."""
     script = f"{sys.executable} -m audiogen doctor | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
     assert done.stderr == "" and done.returncode in (0, 141)
@@ -104,7 +104,8 @@ def test_a_reader_that_goes_away_ends_the_command_in_silence(tmp_path):
 
 @posix
 def test_closed_streams(tmp_path):
-    """Buries a failure for want of a place to print to, and what is printed going into a file that is opened next."""
+    """Guards against a failure for want of a place to print to, and what is printed going into a file that is opened
+    next."""
     folder_of_noise(tmp_path / "sound", [3000, 3500], sample_rate=8000)
     words = f"tokenize {tmp_path}/sound {tmp_path}/cache --frontend mulaw"
     done = subprocess.run(["bash", "-c", f"{sys.executable} -m audiogen {words} <&- >&- 2>&-"])
@@ -114,7 +115,7 @@ def test_closed_streams(tmp_path):
 
 @posix
 def test_terminated_outside_of_the_training_loop(tmp_path):
-    """Buries an end without a word, and half a file left behind."""
+    """Guards against an end without a word, and half a file left behind."""
     folder_of_noise(tmp_path / "sound", [400_000] * 6, sample_rate=8000)
     command = Command(tmp_path, "tokenize", tmp_path / "sound", tmp_path / "cache", "--frontend", "mulaw")
     assert command.wait_until(lambda: any((tmp_path / "cache").glob(".data*")) if (tmp_path / "cache").exists() else 0)
@@ -126,7 +127,7 @@ def test_terminated_outside_of_the_training_loop(tmp_path):
 
 @posix
 def test_deep_folders(tmp_path):
-    """Buries a RecursionError of os.walk for 1,200 folders within one another."""
+    """Guards against a RecursionError of os.walk for 1,200 folders within one another."""
     place = os.open(tmp_path, os.O_RDONLY)
     for _ in range(1200):
         os.mkdir("d", dir_fd=place)
@@ -147,7 +148,7 @@ def test_deep_folders(tmp_path):
 
 
 def test_walking_is_as_os_walk_has_it(tmp_path):
-    """Buries folders that are passed over, entered though taken off the list, or reported in another order."""
+    """Guards against folders that are passed over, entered though taken off the list, or reported in another order."""
     for name in ("a/b/x.txt", "a/y.txt", "c/z.txt", "w.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()

@@ -8,7 +8,7 @@ from audiogen.training.throughput import training_flops
 
 
 def test_operations_are_six_a_weight_and_step_and_those_of_attention():
-    """Buries a count without the backward pass, of the embedding's table, or without attention."""
+    """Guards against a count without the backward pass, of the embedding's table, or without attention."""
     model = tiny_model(TOKENS, "gpt", "delay", window=32)
     frames, steps = 20, 22  # K = 3: delayed by two
     weights = sum(p.numel() for p in [*model.backbone.parameters(), model.head.linear.weight] if p.ndim == 2)
@@ -20,7 +20,8 @@ def test_operations_are_six_a_weight_and_step_and_those_of_attention():
 
 
 def test_the_matmul_rate_is_operations_by_the_shortest_time(monkeypatch):
-    """Buries operations per product in the place of operations per second, and a mean that a busy moment drags down."""
+    """Guards against operations per product in the place of operations per second, and a mean that a busy moment drags
+    down."""
     clock = iter([0.0, 4.0, 10.0, 12.0, 20.0, 23.0, *range(100, 10_000, 5)])
     monkeypatch.setattr(throughput, "now", lambda device: next(clock))
     ticks = iter([0.0, 0.1, 0.1, 0.3])

@@ -39,7 +39,8 @@ def terminal():
 
 
 def test_schedule_rises_in_a_line_and_falls_in_half_a_cosine():
-    """Buries a schedule that starts at nothing, jumps where its halves meet, or ends somewhere else than it says."""
+    """Guards against a schedule that starts at nothing, jumps where its halves meet, or ends somewhere else than it
+    says."""
     config = settings(learning_rate=0.1, warmup=0.2, final_learning_rate=0.25)
     rate = [learning_rate(i / 100, config) for i in range(101)]
     assert rate[0] == pytest.approx(0.001)  # 1 % of the top: the first step moves too
@@ -54,13 +55,14 @@ def test_schedule_rises_in_a_line_and_falls_in_half_a_cosine():
 
 @pytest.mark.parametrize("warmup", [0.0, 1.0])
 def test_schedule_at_its_edges(warmup):
-    """Buries a division by a warm-up of nothing, and by a decay of nothing."""
+    """Guards against a division by a warm-up of nothing, and by a decay of nothing."""
     config = settings(learning_rate=0.1, warmup=warmup)
     assert all(0 < learning_rate(progress, config) <= 0.1 for progress in (0.0, 1e-9, 0.5, 1.0))
 
 
 def test_only_matrices_decay():
-    """Buries weight decay that pulls norms, biases and `bos` to zero. Without a gradient, AdamW can only decay."""
+    """Guards against weight decay that pulls norms, biases and `bos` to zero. Without a gradient, AdamW can only
+    decay."""
     model = Walks().model("gpt")
     config = settings(learning_rate=0.1, weight_decay=0.5)
     optimizer = make_optimizer(model, config)
@@ -97,8 +99,8 @@ class Parts(Walks):
 
 
 def test_accumulation_equals_the_big_batch(tmp_path):
-    """Buries gradients that are summed instead of averaged, a clip of every part, a step for every part, and a loss
-    that reports the last part alone."""
+    """Guards against gradients that are summed instead of averaged, a clip of every part, a step for every part, and a
+    loss that reports the last part alone."""
     trained = []
     for walks, accumulation in ((Walks(batch_size=8), 1), (Parts(batch_size=8), 4)):
         torch.manual_seed(0)
@@ -118,7 +120,7 @@ def test_accumulation_equals_the_big_batch(tmp_path):
 
 
 def test_the_loss_that_is_logged_is_in_the_units_of_the_spec(tmp_path):
-    """Buries nats that are called bits: a fresh model of 8 codes is at 3 bits."""
+    """Guards against nats that are called bits: a fresh model of 8 codes is at 3 bits."""
     trainer(tmp_path, settings(steps=1), Walks(size=8)).run(Metrics(tmp_path))
     assert events(tmp_path, "train")[0]["loss"] == pytest.approx(3.0, abs=0.1)
 
@@ -127,7 +129,7 @@ def test_the_loss_that_is_logged_is_in_the_units_of_the_spec(tmp_path):
 
 
 def test_averaged_weights_are_the_ones_judged_and_kept(tmp_path):
-    """Buries an average that is made but not used, one of stale weights, and one that training goes on from."""
+    """Guards against an average that is made but not used, one of stale weights, and one that training goes on from."""
     walks, judged, kept, raw = Walks(), [], [], []
     model = walks.model()
     it = trainer(
@@ -162,7 +164,8 @@ def test_averaged_weights_are_the_ones_judged_and_kept(tmp_path):
 
 
 def test_early_stopping_keeps_the_best_weights_and_stops(tmp_path, impatient):
-    """Buries a stop that counts evaluations that were not in a row, keeps the last weights, or is off by one."""
+    """Guards against a stop that counts evaluations that were not in a row, keeps the last weights, or is off by
+    one."""
     kept, model = [], Walks().model()
     seen, found = [], losses(5, 4, 4.5, 3, 3.2, 3, 3.1, 2)
 
@@ -193,20 +196,20 @@ def test_few_steps_stop_nothing(tmp_path):
 
 
 def test_a_loss_that_rises_at_first_stops_nothing(tmp_path, impatient):
-    """Buries a run that a slow machine ends after seconds, with the weights that it began with."""
+    """Guards against a run that a slow machine ends after seconds, with the weights that it began with."""
     it = trainer(tmp_path, settings(steps=12, evaluations=12, patience=2), evaluate=losses(5, 6, 7, 6, 4, *[3] * 7))
     assert it.run(Metrics(tmp_path)).stopped == "early" and it.progress.step > 5 and it.progress.best_loss == 3
 
 
 def test_patience_null_never_stops(tmp_path):
-    """Buries a null that is taken for nought."""
+    """Guards against a null that is read as 0."""
     it = trainer(tmp_path, settings(steps=8, evaluations=8), evaluate=losses(*range(8)))
     assert it.run(Metrics(tmp_path)).stopped == "finished"
     assert it.progress.step == 8
 
 
 def test_a_held_out_loss_that_is_no_number_is_never_the_best(tmp_path, impatient):
-    """Buries weights that were kept because nan compares false, and metrics that no JSON reader takes."""
+    """Guards against weights that were kept because nan compares false, and metrics that no JSON reader takes."""
     kept = []
     it = trainer(
         tmp_path,
@@ -225,7 +228,7 @@ def test_a_held_out_loss_that_is_no_number_is_never_the_best(tmp_path, impatient
 
 
 def test_a_run_without_a_single_held_out_loss_says_why(tmp_path, monkeypatch):
-    """Buries advice to go on with --resume where nothing would ever come of it."""
+    """Guards against advice to go on with --resume where nothing would ever come of it."""
     monkeypatch.setattr(session, "held_out_score", lambda model, *given: losses(math.nan)(model))
     with pytest.raises(TrainingError, match="run: the held-out loss was never finite, so no weights were kept"):
         session.train(
@@ -239,7 +242,8 @@ def test_a_run_without_a_single_held_out_loss_says_why(tmp_path, monkeypatch):
 
 
 def test_evaluations_take_at_most_so_many_frames():
-    """Buries an evaluation that takes longer than the training between two of them, because one file is long."""
+    """Guards against an evaluation that takes longer than the training between two of them, because one file is
+    long."""
     files = [torch.full((2, length), length) for length in (30, 50, 70, 10)]
     assert [x.shape[1] for x in session._some(files, 100)[0]] == [20, 30, 50]
     assert [x.shape[1] for x in session._some(files, 20)[0]] == [20]
@@ -254,7 +258,7 @@ def test_evaluations_take_at_most_so_many_frames():
     "steps, evaluations, at", [(7, 3, [3, 5, 7]), (2, 5, [1, 2]), (6, 1, [6]), (4, 4, [1, 2, 3, 4])]
 )
 def test_evaluations_are_spread_evenly_and_the_last_step_has_one(tmp_path, steps, evaluations, at):
-    """Buries a run whose last steps are never judged, and so never kept."""
+    """Guards against a run whose last steps are never judged, and so never kept."""
     it = trainer(tmp_path, settings(steps=steps, evaluations=evaluations))
     it.run(Metrics(tmp_path))
     assert [event["step"] for event in events(tmp_path, "held_out")] == at
@@ -296,7 +300,8 @@ def clock(monkeypatch):
 
 
 def test_minutes_count_training_time_only_and_the_schedule_follows_them(tmp_path, clock):
-    """Buries a budget that evaluation and saving eat up, and a schedule of steps that nobody knows the number of."""
+    """Guards against a budget that evaluation and saving eat up, and a schedule of steps that nobody knows the number
+    of."""
 
     def evaluate(model):
         clock.now += 500
@@ -313,7 +318,7 @@ def test_minutes_count_training_time_only_and_the_schedule_follows_them(tmp_path
 
 
 def test_minutes_survive_a_resume(tmp_path, clock):
-    """Buries a budget that begins anew with every resume, and a schedule that warms up twice."""
+    """Guards against a budget that begins anew with every resume, and a schedule that warms up twice."""
     config, found = settings(minutes=10 / 60, learning_rate=0.01, evaluations=10), losses(*range(9, 0, -1))
 
     def evaluate(model):
@@ -335,7 +340,7 @@ def test_minutes_survive_a_resume(tmp_path, clock):
 
 
 def test_a_long_run_saves_between_evaluations(tmp_path, clock, monkeypatch):
-    """Buries hours that are lost to a power cut because the next evaluation was far away."""
+    """Guards against hours that are lost to a power cut because the next evaluation was far away."""
     saved = []
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 2.5)
     monkeypatch.setattr(Trainer, "save", lambda self: saved.append(self.progress.step))
@@ -361,7 +366,7 @@ class Poisoned(Walks):
 
 
 def test_a_nan_loss_stops_before_the_step_and_names_the_files(tmp_path):
-    """Buries a step that spreads one bad batch over all weights, and a checkpoint written after it."""
+    """Guards against a step that spreads one bad batch over all weights, and a checkpoint written after it."""
     walks = Poisoned(3)
     model, at_evaluation = walks.model(), []
     it = trainer(
@@ -381,7 +386,8 @@ def test_a_nan_loss_stops_before_the_step_and_names_the_files(tmp_path):
 
 
 def test_a_nan_loss_that_is_seen_later_has_changed_nothing(tmp_path):
-    """Buries a GPU that goes on with NaN until the next line of metrics, and a report of the files of another step."""
+    """Guards against a GPU that goes on with NaN until the next line of metrics, and a report of the files of another
+    step."""
     walks = Poisoned(3)
     model, at_evaluation = walks.model(), []
     it = trainer(
@@ -401,7 +407,7 @@ def test_a_nan_loss_that_is_seen_later_has_changed_nothing(tmp_path):
 
 
 def test_with_accumulation_all_files_of_the_step_are_named(tmp_path):
-    """Buries a report on the last part of a batch when the trouble was in the first."""
+    """Guards against a report on the last part of a batch when the trouble was in the first."""
     walks = Poisoned(2, batch_size=2)
     with pytest.raises(TrainingError, match="step 2.*take-2-0.wav, take-2-1.wav"):
         trainer(tmp_path, settings(accumulation=2), walks).run(Metrics(tmp_path))
@@ -413,7 +419,7 @@ def test_with_accumulation_all_files_of_the_step_are_named(tmp_path):
 
 
 def test_a_gradient_that_is_no_number_stops_before_the_step(tmp_path):
-    """Buries a clip by nan, which makes all weights nan though the loss was finite."""
+    """Guards against a clip by nan, which makes all weights nan though the loss was finite."""
     model = Walks().model()
     before = weights(model)
     model.bos.register_hook(lambda gradient: gradient * math.inf)
@@ -423,14 +429,15 @@ def test_a_gradient_that_is_no_number_stops_before_the_step(tmp_path):
 
 
 def test_a_message_about_many_files_stays_a_line(tmp_path):
-    """Buries a screenful of file names."""
+    """Guards against a screenful of file names."""
     with pytest.raises(TrainingError, match="and 12 more;") as caught:
         trainer(tmp_path, settings(), Poisoned(0, batch_size=20)).run(Metrics(tmp_path))
     assert "\n" not in str(caught.value)
 
 
 def test_the_loop_calls_the_model_itself(tmp_path):
-    """Buries a step that goes round the model's `forward`, so that the hooks by which DDP and FSDP2 work never fire."""
+    """Guards against a step that goes round the model's `forward`, so that the hooks by which DDP and FSDP2 work never
+    fire."""
     walks = Walks()
     model, seen = walks.model(), []
     model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
@@ -443,7 +450,7 @@ def test_the_loop_calls_the_model_itself(tmp_path):
 
 
 def test_bf16_trains_as_well_as_fp32(tmp_path):
-    """Buries losses, softmax or weights held in 8 bits: the held-out loss must stay within 1 %."""
+    """Guards against losses, softmax or weights held in 8 bits: the held-out loss must stay within 1 %."""
     found, dtypes = {}, {}
     for precision in ("fp32", "bf16"):
         torch.manual_seed(0)
@@ -476,7 +483,7 @@ def test_bf16_trains_as_well_as_fp32(tmp_path):
     ],
 )
 def test_precision_auto_asks_the_hardware(monkeypatch, device, hardware, asked, expected):
-    """Buries bfloat16 that is emulated, ten times slower, and a setting that is overruled."""
+    """Guards against bfloat16 that is emulated, ten times slower, and a setting that is overruled."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: hardware)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     # A V100 (7, 0) and a T4 (7, 5) only emulate it; torch.cuda.is_bf16_supported() says yes to them too.
@@ -486,7 +493,7 @@ def test_precision_auto_asks_the_hardware(monkeypatch, device, hardware, asked, 
 
 @pytest.mark.parametrize("changed", ["seed", "step"])
 def test_dropout_depends_on_seed_and_step(tmp_path, changed):
-    """Buries a seed in bits that the CPU's generator does not read: every run would drop the same units."""
+    """Guards against a seed in bits that the CPU's generator does not read: every run would drop the same units."""
     masks = set()
     for number in range(3):
         one = trainer(tmp_path / str(number), settings(seed=number if changed == "seed" else 3))
@@ -497,7 +504,7 @@ def test_dropout_depends_on_seed_and_step(tmp_path, changed):
 
 
 def test_compiling_is_not_training_time(tmp_path, monkeypatch, clock):
-    """Buries minutes of budget that the compiler spends, at the start and again after every resume."""
+    """Guards against minutes of budget that the compiler spends, at the start and again after every resume."""
 
     def slow(function):
         calls = []
@@ -527,8 +534,8 @@ def test_compiling_is_not_training_time(tmp_path, monkeypatch, clock):
 
 
 def test_metrics_are_lines_of_json_and_cut_back_on_resume(tmp_path):
-    """Buries steps that are told twice after a resume, a report that speaks of older weights, and a file that one
-    torn line makes unreadable."""
+    """Guards against steps that are told twice after a resume, a report that speaks of older weights, and a file that
+    one torn line makes unreadable."""
     metrics = Metrics(tmp_path)
     metrics.write("baselines", uniform=3.0, unit="bits")
     for step in (1, 2, 3):
@@ -553,7 +560,7 @@ def test_metrics_are_lines_of_json_and_cut_back_on_resume(tmp_path):
 
 
 def test_metrics_without_tensorboard(tmp_path, monkeypatch):
-    """Buries training that needs a package which is not among the requirements."""
+    """Guards against training that needs a package which is not among the requirements."""
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     metrics = Metrics(tmp_path)
     metrics.write("train", step=1, loss=1.0)
@@ -564,7 +571,7 @@ def test_metrics_without_tensorboard(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_is_told_by_the_metrics_too(tmp_path):
-    """Buries a traceback of the smallest of writes. (A write to /dev/full fails as on a full disk.)"""
+    """Guards against a traceback of the smallest of writes. (A write to /dev/full fails as on a full disk.)"""
     metrics = Metrics(tmp_path)
     metrics.path = Path("/dev/full")
     with pytest.raises(AudiogenError, match=r"/dev/full: can't be written \(the disk is full, \d+ bytes written\)"):
@@ -591,13 +598,13 @@ def test_a_full_disk_is_told_by_the_metrics_too(tmp_path):
     ],
 )
 def test_settings_out_of_range_are_refused(changes, message):
-    """Buries settings that fail, or train nonsense, an hour later."""
+    """Guards against settings that fail, or train nonsense, an hour later."""
     with pytest.raises(ConfigError, match=message):
         TrainingConfig(**changes)
 
 
 def test_the_largest_seed_trains(tmp_path):
-    """Buries a seed that overflows where it is joined with the step."""
+    """Guards against a seed that overflows where it is joined with the step."""
     trainer(tmp_path, settings(steps=1, seed=2**31 - 1)).run(Metrics(tmp_path))
 
 
@@ -606,7 +613,7 @@ def test_the_largest_seed_trains(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_finishes_the_step_saves_and_says_how_to_resume(tmp_path, number):
-    """Buries a Ctrl-C that loses the work, tears a step in two, leaves a traceback, or passes for success."""
+    """Guards against a Ctrl-C that loses the work, tears a step in two, leaves a traceback, or passes for success."""
     corpus, run = folder_of_notes(tmp_path / "corpus", [2000] * 4), tmp_path / "run"
     command = Command(
         tmp_path,
@@ -638,14 +645,14 @@ def test_an_interrupt_finishes_the_step_saves_and_says_how_to_resume(tmp_path, n
 
 
 def test_the_signal_handlers_are_given_back(tmp_path):
-    """Buries a program that can't be interrupted any more once it has trained."""
+    """Guards against a program that can't be interrupted any more once it has trained."""
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     trainer(tmp_path, settings()).run(Metrics(tmp_path))
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
 def test_an_ignored_signal_stays_ignored(tmp_path):
-    """Buries a run that was sent to the background with nohup and is stopped by a Ctrl-C meant for another."""
+    """Guards against a run that was sent to the background with nohup and is stopped by a Ctrl-C meant for another."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     it = trainer(
         tmp_path,
@@ -658,7 +665,7 @@ def test_an_ignored_signal_stays_ignored(tmp_path):
 
 
 def test_a_second_interrupt_acts_at_once(tmp_path):
-    """Buries an evaluation of an hour that nothing but SIGKILL can end."""
+    """Guards against an evaluation of an hour that nothing but SIGKILL can end."""
 
     def evaluate(model):
         signal.raise_signal(signal.SIGINT)

@@ -33,8 +33,8 @@ def tone(hertz, num_samples=RATE // 2):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_learns_to_say_what_the_frames_say(kind):
-    """Buries a vocoder that is trained and not used, and one trained on frames that are not those it is given: tones
-    that it has not heard must come out one above the other."""
+    """Guards against a vocoder that is trained and not used, and one trained on frames that are not those it is given:
+    tones that it has not heard must come out one above the other."""
     settings = {
         **tiny_settings(kind),
         "num_features": 12,
@@ -53,7 +53,7 @@ def test_it_learns_to_say_what_the_frames_say(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_frames_and_codes_are_those_without_a_vocoder(kind):
-    """Buries a vocoder that changes what a model is trained on."""
+    """Guards against a vocoder that changes what a model is trained on."""
     plain, spoken = tiny_frontend(kind), tiny_frontend(kind, vocoder=True)
     wav = notes(9)[-1][None]
     x = plain.encode(wav)
@@ -65,7 +65,7 @@ def test_frames_and_codes_are_those_without_a_vocoder(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_second_fit_gives_the_same_and_a_failed_one_nothing(kind):
-    """Buries a fit that goes on from the last one's weights, and one that fails and leaves these in use."""
+    """Guards against a fit that goes on from the last one's weights, and one that fails and leaves these in use."""
     frontend = deepcopy(tiny_frontend(kind, vocoder=True))
     prints = []
     for _ in range(2):
@@ -79,7 +79,7 @@ def test_a_second_fit_gives_the_same_and_a_failed_one_nothing(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_saved_with_the_front_end(kind, tmp_path):
-    """Buries a vocoder that stays behind."""
+    """Guards against a vocoder that stays behind."""
     frontend = tiny_frontend(kind, vocoder=True)
     save_frontend(frontend, tmp_path)
     loaded, x = load_frontend(tmp_path), frontend.encode(notes(1)[0][None])
@@ -87,7 +87,7 @@ def test_it_is_saved_with_the_front_end(kind, tmp_path):
 
 
 def test_wild_frames_are_silence_or_loud():
-    """Buries a model's slip that becomes NaN where Griffin-Lim would have made sound of it."""
+    """Guards against a model's slip that becomes NaN where Griffin-Lim would have made sound of it."""
     frontend = tiny_frontend("mel", vocoder=True)
     for value in (1e20, -1e20):
         assert bool(torch.isfinite(frontend.decode(torch.full((1, 6, 5), value))).all())
@@ -95,7 +95,7 @@ def test_wild_frames_are_silence_or_loud():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_folder_trained_for_a_time_is_a_front_end_for_later_runs(kind, tmp_path, monkeypatch):
-    """Buries a vocoder that can be listened to and not be trained upon or streamed, and a resumed one that is
+    """Guards against a vocoder that can be listened to and not be trained upon or streamed, and a resumed one that is
     another."""
     folder = folder_of_notes(tmp_path / "a", [4000] * 6)
     settings = {
@@ -138,7 +138,7 @@ def test_a_folder_trained_for_a_time_is_a_front_end_for_later_runs(kind, tmp_pat
 
 
 def test_other_files_are_not_gone_on_with(tmp_path):
-    """Buries a decoder that was trained at one loudness and speaks at another."""
+    """Guards against a decoder that was trained at one loudness and speaks at another."""
     folder = folder_of_notes(tmp_path / "a", [4000] * 4)
     settings = {**tiny_settings("mel"), "vocoder": TINY_VOCODER}
     train_frontend("mel", [folder], tmp_path / "run", settings, steps=1)
@@ -148,7 +148,7 @@ def test_other_files_are_not_gone_on_with(tmp_path):
 
 
 def test_in_float64_and_over_what_is_not_a_number():
-    """Buries a decoder that stays in float32, and a broken crop that is not stepped over."""
+    """Guards against a decoder that stays in float32, and a broken crop that is not stepped over."""
     frontend = load_frontend("mel", **{**tiny_settings("mel"), "vocoder": TINY_VOCODER}).double()
     frontend.fit([wav.double() for wav in notes(2)])
     assert frontend.decode(frontend.encode(notes(1)[0][None].double())).dtype == torch.float64
@@ -183,6 +183,6 @@ def test_odd_hops_are_for_griffin_lim():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_has_no_vocoder_can_not_train_one(kind):
-    """Buries a traceback of what is None."""
+    """Guards against a traceback of what is None."""
     with pytest.raises(ConfigError, match="frontend.vocoder"):
         load_frontend(kind, **tiny_settings(kind)).trainer(notes(2))

@@ -21,7 +21,7 @@ def hiss(rate, seconds=20.0, seed=0):
 
 @pytest.mark.parametrize("rate", RATES)
 def test_what_repeats_at_the_pitch_of_a_voice_is_periodic_and_noise_is_not(rate):
-    """Buries a range of lags that is off by one, leaves low or high voices out, or depends on the loudness."""
+    """Guards against a range of lags that is off by one, leaves low or high voices out, or depends on the loudness."""
     for pitch in (71, 120, 233, 399):
         for loudness in (1.0, 0.01):
             assert periodicity(cut(loudness * buzz(pitch, rate), rate), rate).min() > 0.93, pitch
@@ -31,7 +31,7 @@ def test_what_repeats_at_the_pitch_of_a_voice_is_periodic_and_noise_is_not(rate)
 
 
 def test_periodicity_is_the_largest_correlation_over_the_lags():
-    """Buries a correlation over 1, which a norm of the whole frame gives at long lags."""
+    """Guards against a correlation over 1, which a norm of the whole frame gives at long lags."""
     frames = cut(np.concatenate([hiss(8000, 0.2), buzz(100, 8000, 0.2)]), 8000)
     slow = [
         max(x[:-lag] @ x[lag:] / np.sqrt((x[:-lag] @ x[:-lag]) * (x[lag:] @ x[lag:])) for lag in range(20, 115))
@@ -42,14 +42,16 @@ def test_periodicity_is_the_largest_correlation_over_the_lags():
 
 @pytest.mark.parametrize("rate", RATES)
 def test_features_of_white_noise_are_those_of_its_distribution(rate):
-    """Buries a wrong logarithm or band edge. A bin's power is exponential: its geometric mean is exp(-0.5772)."""
+    """Guards against a wrong logarithm or band edge. A bin's power is exponential: its geometric mean is
+    exp(-0.5772)."""
     flatness, ratio = spectral_features(cut(hiss(rate), rate), rate).mean(axis=0)
     assert flatness == pytest.approx(10 * np.log10(np.exp(-np.euler_gamma)), abs=0.1)
     assert ratio == pytest.approx(10 * np.log10(1000 / (rate / 2 - 1000)), abs=0.5)
 
 
 def test_features_do_not_see_what_the_label_sees():
-    """Buries a feature that answers by itself: partials moved off the harmonic series look alike, and do not repeat."""
+    """Guards against a feature that answers by itself: partials moved off the harmonic series look alike, and do not
+    repeat."""
     t, rng = np.arange(4000) / 8000, np.random.default_rng(0)
     harmonic = 125.0 * np.arange(1, 32)  # on every fifth bin of the frame's spectrum
     moved = harmonic + 25 * rng.integers(-1, 2, 31)  # by one bin or none; those next to 1 kHz stay on their side
@@ -65,7 +67,7 @@ def test_features_do_not_see_what_the_label_sees():
 
 
 def test_frames_lie_where_they_are_said_to():
-    """Buries a track beside its sound, and muted parts that are not the ones meant."""
+    """Guards against a track beside its sound, and muted parts that are not the ones meant."""
     wav = np.zeros(8000)
     wav[4000] = 1.0
     frames = cut(wav, 8000)
@@ -78,14 +80,14 @@ def test_frames_lie_where_they_are_said_to():
 
 
 def test_short_and_silent_sounds_have_no_frames():
-    """Buries an exception, or NaN, for a click of a few samples."""
+    """Guards against an exception, or NaN, for a click of a few samples."""
     assert cut(np.ones(319), 8000).shape == (0, 320) and cut(np.ones(320), 8000).shape == (1, 320)
     x, repeats = read_frames([torch.zeros(1, 5), torch.full((1, 4000), 1e-5)], 8000, 10)
     assert x.shape == (0, 2) and repeats.shape == (0,)
 
 
 def test_no_more_frames_are_read_than_asked_for():
-    """Buries an hour of reading for a lesson of minutes."""
+    """Guards against an hour of reading for a lesson of minutes."""
 
     def endless():
         while True:
