@@ -38,8 +38,8 @@ from audiogen.models.batch import Batch
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.runs.build import build_model
 from audiogen.runs.config import RunConfig
-from audiogen.runs.folder import holds_run, read_config, read_weights, save_weights, start_run
-from audiogen.runs.start import BASE
+from audiogen.runs.folder import holds_run, save_weights, start_run
+from audiogen.runs.start import base_frontend, start_from_base
 from audiogen.runs.training_config import DataConfig, TrainingConfig
 from audiogen.training.checkpoint import load_optimizer_tensors, optimizer_tensors
 from audiogen.training.schedule import make_optimizer
@@ -68,10 +68,10 @@ def main() -> None:
     args = parser.parse_args()
 
     # 1. Encode every recording, once: (KIND, GROUP) -> number of bands and frames (BANDS, T) of each.
-    frontend = Mel(Mel.Config(RATE, num_features=BANDS, hop_length=HOP, f_max=TOP))
+    frontend, base = Mel(Mel.Config(RATE, num_features=BANDS, hop_length=HOP, f_max=TOP)), base_frontend(RATE)
     groups = encode(args.corpus, frontend, args.out / "frames.pt")
     train, held_out = sides(groups)
-    mean, std = statistics(train)
+    mean, std = (base.mean, base.std) if args.start == "base" else statistics(train)
     with torch.no_grad():
         frontend.mean.copy_(mean)
         frontend.std.copy_(std)
@@ -86,7 +86,7 @@ def main() -> None:
     torch.manual_seed(training.seed)
     model = build_model(config, frontend.spec)
     if args.start == "base":
-        model.load_state_dict(read_weights(BASE, read_config(BASE), frontend.spec)[0].state_dict())
+        start_from_base(model)
     model.to(args.device).train()
     widths = sorted({frontend.resampled(rate).spec.num_features for rate in RATES} | {BANDS})
     narrow = {width: leading(config, frontend, width) for width in widths if width < BANDS}

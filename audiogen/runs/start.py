@@ -36,7 +36,8 @@ def fine_tuning() -> tuple[Any, dict[str, Any]]:
         "start": "base",
         "crop_frames": 384,
         "batch_size": 4,
-        "learning_rate": 3e-4,  # 1e-3 reaches a lower loss, but then generation drifts into noise on clean tunes
+        "learning_rate": 3e-4,
+        "scheduled_sampling": 1.0,  # without it, clean tunes fade into silence (docs/benchmarks.md)
         "warmup": 0.1,
         "weight_decay": 0.1,
     }
