@@ -79,7 +79,7 @@ def main() -> None:
 
     # 2. A model of all bands, and one for the leading bands of each rate, which shares the weights of the first.
     training = TrainingConfig(
-        minutes=args.minutes, crop_frames=CROP, batch_size=BATCH, learning_rate=1e-3, scheduled_sampling=1.0
+        minutes=args.minutes, crop_frames=CROP, batch_size=BATCH, learning_rate=1e-3, scheduled_sampling=0.5
     )
     gpt = GPT.Config(dim=args.dim, num_layers=args.layers, window=CROP // 2)
     config = RunConfig(frontend.config, gpt, "parallel", DataConfig(), training)

@@ -13,7 +13,7 @@ from ..runs.run import Run
 from .distribution import Distance, kad, log_mel_statistics, mean_and_deviation
 
 #: Candidates. Densities try temperatures only; codes also try cutting off the tail of improbable ones.
-TEMPERATURES, TOP_PS = (1.2, 1.1, 1.0, 0.9, 0.8, 0.7), (None, 0.95)
+TEMPERATURES, TOP_PS = (1.3, 1.2, 1.1, 1.0, 0.9, 0.8), (None, 0.95)
 #: Number of generated clips, seconds per clip, seconds per window of the embedding, maximum number of windows of
 #: recordings.
 NUM_CLIPS, CLIP_SECONDS, WINDOW_SECONDS, ENOUGH = 16, 4.0, 1.0, 48
