@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from audiogen.models.backbones import GPT
 from audiogen.models.layers import CausalAttention, CausalConv, DelayLine, rotary, rotate
 
 
@@ -78,10 +79,10 @@ def test_rotary_positions_in_the_millions_are_as_good_as_the_first(device):
     torch.testing.assert_close(score(50_000_000), score(0), rtol=0, atol=1e-5)
 
 
-def test_attention_drops_out_in_training_alone(device):
-    """Guards against dropout left on when generating, and dropout that is never on."""
-    attention = CausalAttention(8, 2, 4, dropout=0.5).to(device)
+def test_gpt_drops_out_in_training_alone(device):
+    """Dropout left on when generating, and dropout that is never on."""
+    gpt = GPT(GPT.Config(dim=8, num_layers=1, num_heads=2, window=4, dropout=0.5)).to(device)
     x = torch.randn(1, 12, 8, device=device)
-    assert not torch.equal(attention(x)[0], attention(x)[0])
-    attention.eval()
-    assert torch.equal(attention(x)[0], attention(x)[0])
+    assert not torch.equal(gpt(x)[0], gpt(x)[0])
+    gpt.eval()
+    assert torch.equal(gpt(x)[0], gpt(x)[0])

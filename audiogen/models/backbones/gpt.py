@@ -36,7 +36,7 @@ class GPT(Backbone):
             num_layers: blocks of attention and feed-forward.
             num_heads: attention heads per layer.
             window: steps that one layer attends to, including the current one.
-            dropout: probability, from 0 to below 1.
+            dropout: probability at the input and at the outputs of attention and feed-forward, from 0 to below 1.
         """
 
         dim: int = 256
@@ -108,7 +108,7 @@ class Block(nn.Module):
     def __init__(self, config: GPT.Config):
         super().__init__()
         self.norm_attention, self.norm_feed_forward = nn.LayerNorm(config.dim), nn.LayerNorm(config.dim)
-        self.attention = CausalAttention(config.dim, config.num_heads, config.window, config.dropout)
+        self.attention = CausalAttention(config.dim, config.num_heads, config.window)
         self.up, self.down = nn.Linear(config.dim, 4 * config.dim), nn.Linear(4 * config.dim, config.dim)
         self.dropout, self.gelu = nn.Dropout(config.dropout), nn.GELU(approximate="tanh")
 
