@@ -253,7 +253,7 @@ def leading(config: RunConfig, frontend: Mel, width: int) -> SequenceModel:
 
 def leading_weights(model: SequenceModel, width: int) -> dict[str, Tensor]:
     """Slice a model's weights to its first `width` bands; gradients flow back to the full weights."""
-    weights = dict(model.named_parameters())
+    weights = dict(model.named_parameters()) | dict(model.named_buffers())
     for name, part in (("embed", model.embed), ("head", model.head)):
         own = {key.removeprefix(f"{name}."): x for key, x in weights.items() if key.startswith(f"{name}.")}
         weights |= {f"{name}.{key}": x for key, x in part.leading_bands(own, width).items()}

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from tiny import FRAMES, TOKENS, lively, random_input
@@ -220,3 +221,21 @@ def test_frames_embed_linearly_and_holes_as_zero(device):
     torch.testing.assert_close(y[0], expected)
     torch.testing.assert_close(y[1, 3], embed.linear.bias)
     assert embed.is_hole(x).nonzero().tolist() == [[1, 0, 3]]
+
+
+def test_nothing_is_drawn_beyond_the_training_frames():
+    """A draw louder than any recording, which the model has never seen and continues with noise."""
+    head = lively(MixtureDensityHead(FRAMES, DIM)).double()
+    sequences = [torch.rand(4, 9) - 0.5, torch.rand(4, 5) - 0.2]
+    sequences[0][2, 3] = torch.nan
+    before = dict(head.named_parameters())
+    head.fit(iter(sequences))
+    both = torch.cat(sequences, dim=1).numpy()
+    assert head.range[0].tolist() == pytest.approx(np.nanmin(both, axis=1))
+    assert head.range[1].tolist() == pytest.approx(np.nanmax(both, axis=1))
+    assert all(x is before[name] for name, x in head.named_parameters())
+    drawn = head.sample(with_previous(500), Sampling(3.0), uniforms(range(500), 0, 1, head.num_uniforms)[:, 0])
+    assert (drawn >= head.range[0]).all() and (drawn <= head.range[1]).all()
+    assert (drawn == head.range[0]).any() and (drawn == head.range[1]).any()
+    leading = head.leading_bands(head.state_dict(), 2)
+    assert torch.equal(leading["range"], head.range[:, :2])

@@ -227,6 +227,8 @@ def _train(
     elif settings.start == "base":
         log.info("starting from the base model; for new weights: --from scratch")
         start_from_base(model)
+    if not begun:
+        model.head.fit(crops.sequences)
     metrics, first = Metrics(out, trainer.progress.step if begun else None), trainer.progress.step
     if not begun:
         write_round_trips(out / "samples", front, sound)

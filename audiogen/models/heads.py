@@ -7,6 +7,7 @@ A hole is the code V or a frame of NaN. The code V has an embedding of its own, 
 """
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,9 @@ class Head(nn.Module):
             (B, C).
         """
         raise NotImplementedError
+
+    def fit(self, sequences: Iterable[Tensor]) -> None:
+        """Learn from the training sequences (C, T) what no gradient teaches; nothing by default."""
 
     def at_start(self, uniforms: Tensor) -> Tensor:
         """Return the uniform numbers (B, num_uniforms) by which `sample` draws the first step of an item."""
@@ -134,11 +138,12 @@ class MixtureDensityHead(Head):
     the preceding ones); factor analysis.
     """
 
+    range: Tensor
+
     NUM_COMPONENTS = 8
     NUM_FACTORS = 8
     MIN_SCALE = 0.02
-    #: Drawn values are clamped to this many standard deviations, which real frames hardly reach. Without it, a model
-    #: that is linear in the previous frame (bigram) could diverge after a rare draw.
+    #: Standard deviations beyond which no value is drawn before `fit` has seen the training frames.
     LIMIT = 6.0
     #: Initial values: weight of the previous frame, weight of the band below, range of the log deviations.
     KEEP, SHARE, LOG_SCALES = 0.9, 0.5, (-1.5, 0.0)
@@ -154,6 +159,7 @@ class MixtureDensityHead(Head):
             means, log_scales = self.linear.bias[M:].view(M, 2, F_).unbind(dim=1)
             means.normal_(std=0.1)
             log_scales.copy_(torch.linspace(*self.LOG_SCALES, M)[:, None])
+        self.register_buffer("range", torch.tensor([[-self.LIMIT], [self.LIMIT]]).repeat(1, F_))  # (2, F)
         self.keep = nn.Parameter(torch.full((M, F_), self.KEEP))
         self.below = nn.Parameter(torch.diag(torch.full((F_ - 1,), -self.SHARE), -1))  # (F, F): L below its diagonal
         self.factors = nn.Linear(dim, F_ * R)
@@ -164,7 +170,18 @@ class MixtureDensityHead(Head):
         """Return zeros: no dependence on the previous frame, and uncorrelated bands."""
         names = {"keep": self.keep, "below": self.below}
         names |= {"factors.weight": self.factors.weight, "factors.bias": self.factors.bias}
-        return {name: torch.zeros_like(value) for name, value in names.items()}
+        return {"range": self.range.clone(), **{name: torch.zeros_like(value) for name, value in names.items()}}
+
+    @torch.no_grad()
+    def fit(self, sequences: Iterable[Tensor]) -> None:
+        """Keep the lowest and the highest value of each feature, beyond which nothing is drawn.
+
+        Otherwise a rare draw may be louder than anything that the model has seen. It doesn't know what follows such a
+        frame, and goes on with noise.
+        """
+        ends = [torch.stack([x.nan_to_num(math.inf).amin(1), x.nan_to_num(-math.inf).amax(1)]) for x in sequences]
+        low, high = torch.stack(ends).unbind(dim=1)  # (N, F) each
+        self.range.copy_(torch.stack([low.amin(0), high.amax(0)]))
 
     def at_start(self, uniforms: Tensor) -> Tensor:
         """Draw the first frame of an item: the mean of a component, without noise.
@@ -193,6 +210,7 @@ class MixtureDensityHead(Head):
             "below": weights["below"][:k, :k],
             "factors.weight": of_factors(weights["factors.weight"]),
             "factors.bias": of_factors(weights["factors.bias"]),
+            "range": weights["range"][:, :k],
         }
 
     def attach(self, h: Tensor, previous: Tensor) -> Tensor:
@@ -246,7 +264,7 @@ class MixtureDensityHead(Head):
             # unitriangular: the diagonal of `below` is taken to be 1
             x = x + torch.linalg.solve_triangular(self.below.double(), z.T, upper=False, unitriangular=True).T
         x = x.masked_fill(~x.isfinite() | (chosen == self.NUM_COMPONENTS), math.nan)
-        return x.clamp(-self.LIMIT, self.LIMIT).to(means.dtype)
+        return x.clamp(*self.range.double()).to(means.dtype)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ def read_tensors(
         kind: exception type to raise.
         remedy: what the user can do about a damaged file; ends the message.
         like: tensors with the expected names and shapes; compared before any memory is allocated.
-        absent: tensors that older files lack, filled in if all of them are missing.
+        absent: tensors that older files may lack, filled in where they are missing.
         with_sum: refuse a file without a checksum.
 
     Raises:
@@ -83,7 +83,7 @@ def read_tensors(
             metadata = file.metadata() or {}
             about = parse_json(metadata.get(ABOUT, "{}").encode())
             there = {name: file.get_slice(name).get_shape() for name in file.keys()}
-            filled = {} if absent.keys() & there.keys() else absent
+            filled = {name: x for name, x in absent.items() if name not in there}
             if like is not None:
                 _compare({name: list(x.shape) for name, x in like.items() if name not in filled}, there)
             tensors = {name: file.get_tensor(name) for name in file.keys()}

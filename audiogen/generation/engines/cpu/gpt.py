@@ -132,5 +132,5 @@ def pack_frame_weights(model: SequenceModel, weights: Any) -> tuple:
         keep=head.keep.numpy(),
         below=head.below.numpy(),
         least_log_scale=math.log(head.MIN_SCALE),
-        limit=head.LIMIT,
+        range=head.range.numpy(),
     )

@@ -27,7 +27,7 @@ class FrameWeights(NamedTuple):
     keep: np.ndarray  # (M, F)
     below: np.ndarray  # (F, F); only the part below the diagonal is read
     least_log_scale: float
-    limit: float
+    range: np.ndarray  # (2, F), lowest and highest value of each feature
 
 
 @compiled(fastmath=False)  # NaN must stay NaN
@@ -67,7 +67,7 @@ def draw_frame(y, factors, weights, previous, filters, uniform, normal, p, noise
         value = mean + noise
         frame[i] = np.float32(value) if np.isfinite(value) else np.float32(np.nan)
     for i in range(F):
-        frame[i] = min(max(frame[i], -weights.limit), weights.limit) if np.isfinite(frame[i]) else frame[i]
+        frame[i] = min(max(frame[i], weights.range[0, i]), weights.range[1, i]) if np.isfinite(frame[i]) else frame[i]
 
 
 @compiled(fastmath=True)
