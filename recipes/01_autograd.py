@@ -158,7 +158,7 @@ def main() -> None:
     steepest = sorted(enumerate(network.parameters()), key=lambda pair: -abs(pair[1].grad))[:4]
     more_checks = [check(loss_of_few, f"weight {i}", weight) for i, weight in steepest]
 
-    # 6. Evaluate on held-out files, beside a baseline that knows only what share of frames is voiced. Frames whose
+    # 6. Evaluate on held-out files, next to a baseline that knows only what share of frames is voiced. Frames whose
     #    correlation is close to the threshold have an uncertain label, so clear frames are also scored alone.
     share = float(np.mean(y > 0))
     clear = np.abs(held_repeats - threshold) > 0.2
@@ -246,7 +246,7 @@ def main() -> None:
                 {row[0]: row[3] for row in rows[:2]},
                 "training steps",
                 "Nats per frame, lower is better",
-                "Loss of the network by training step, beside the held-out loss of two simpler models",
+                "Loss of the network by training step, compared with the held-out loss of two simpler models",
             ),
             text(
                 "The chain rule against nudging once more, on the loss of a few frames: the four weights of the "

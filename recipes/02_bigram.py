@@ -167,8 +167,8 @@ def main() -> None:
 
     # 6. Which sounds can be followed by anything, and which by one thing only? Consider only tokens that occur often
     #    enough to tell.
-    entropies, met = row_entropies(alone), counted.counts.sum(axis=1)
-    often = np.flatnonzero(met >= np.median(met))
+    entropies, occurrences = row_entropies(alone), counted.counts.sum(axis=1)
+    often = np.flatnonzero(occurrences >= np.median(occurrences))
     ranked = often[np.argsort(entropies[often])]
     ends = {"most predictable": ranked[:5], "least predictable": ranked[-5:][::-1]}
     for name, rows in ends.items():
@@ -305,7 +305,7 @@ def main() -> None:
         section(
             "How predictable the next token is",
             picture(
-                draw_rows(entropies, met, typical, ends),
+                draw_rows(entropies, occurrences, typical, ends),
                 "Entropy of each row, and the spectra of the most and the least predictable tokens",
                 "Left: each dot is a token. Right: the typical frames of the tokens in the table below, low bands at "
                 "the bottom.",
@@ -313,7 +313,7 @@ def main() -> None:
             table(
                 ["token", "", "perplexity of what follows", "followed by itself", "occurrences"],
                 [
-                    [f"{row}", name, float(2 ** entropies[row]), f"{alone[row, row]:.0%}", int(met[row])]
+                    [f"{row}", name, float(2 ** entropies[row]), f"{alone[row, row]:.0%}", int(occurrences[row])]
                     for name, rows in ends.items()
                     for row in rows
                 ],
@@ -413,7 +413,7 @@ def draw_tables(alone: np.ndarray, learned: np.ndarray, excess: np.ndarray) -> F
 
 
 def draw_sweeps(by_adding: dict[float, float], by_decay: dict[float, float], bits: dict[str, float]) -> Figure:
-    """Plot the held-out loss over both kinds of smoothing, beside the baselines in `bits`."""
+    """Plot the held-out loss over both kinds of smoothing, with the baselines in `bits` for comparison."""
     figure = Figure(figsize=(10, 5.5), layout="constrained")
     axes = figure.subplots(2, 2, sharex="col", sharey="row", height_ratios=(1, 1.5))
     for column, losses, label, colour in (
@@ -433,18 +433,20 @@ def draw_sweeps(by_adding: dict[float, float], by_decay: dict[float, float], bit
     return figure
 
 
-def draw_rows(entropies: np.ndarray, met: np.ndarray, typical: np.ndarray, ends: dict[str, np.ndarray]) -> Figure:
+def draw_rows(
+    entropies: np.ndarray, occurrences: np.ndarray, typical: np.ndarray, ends: dict[str, np.ndarray]
+) -> Figure:
     """Plot the entropy of each token's successors over its occurrences, and the typical frames of some tokens.
 
     Args:
         entropies: (V,), in bits.
-        met: (V,), occurrences of each token.
+        occurrences: (V,), occurrences of each token.
         typical: (F, V), typical frames.
         ends: name of a group -> its tokens.
     """
     figure = Figure(figsize=(12, 4), layout="constrained")
     axes = figure.subplots(1, 3, width_ratios=(3, 1.2, 1.2))
-    dots = axes[0].scatter(met, entropies, c=typical.mean(axis=0), s=14, cmap="viridis")
+    dots = axes[0].scatter(occurrences, entropies, c=typical.mean(axis=0), s=14, cmap="viridis")
     axes[0].set(xlabel="occurrences of the token", ylabel="entropy of what follows, bits")
     figure.colorbar(dots, ax=axes[0], label="mean of the frame (quiet to loud)")
     for ax, (name, rows) in zip(axes[1:], ends.items(), strict=True):

@@ -163,7 +163,7 @@ def main() -> None:
     C = models[best][0][:V].detach().numpy()  # (V, D)
     centred = C - C.mean(axis=0)
     points = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T  # (V, 2)
-    loudness, brightness, met = look_at(encoded, sides["train"])
+    loudness, brightness, occurrences = look_at(encoded, sides["train"])
     fits = [explained(x, values) for values in (loudness, np.log2(brightness)) for x in (points, C)]
     print(
         "a linear fit on two principal components (on all dimensions) explains {:.0%} ({:.0%}) of the variance of the "
@@ -285,7 +285,7 @@ def main() -> None:
         section(
             "Where the embeddings lie",
             picture(
-                draw_points(points, loudness, brightness, met),
+                draw_points(points, loudness, brightness, occurrences),
                 "The embedding of each token, coloured by loudness and by brightness",
                 f"The first two principal components of the {D}-dimensional embeddings of the best model. Each dot is "
                 "a token; its size says how often the token occurs. Training decides where the dots lie; the model "
@@ -339,8 +339,8 @@ def look_at(encoded: Encoded, training: Sequences) -> tuple[np.ndarray, np.ndarr
     band = (typical - typical.mean(axis=0)).argmax(axis=0)
     basis = frontend.mel.basis.numpy()  # (F, bins)
     centres = basis.argmax(axis=1) * encoded.spec.sample_rate / 2 / (basis.shape[1] - 1)
-    met = np.bincount(torch.cat([codes[0] for codes in training]).numpy(), minlength=V)
-    return typical.mean(axis=0), centres[band], met
+    occurrences = np.bincount(torch.cat([codes[0] for codes in training]).numpy(), minlength=V)
+    return typical.mean(axis=0), centres[band], occurrences
 
 
 def explained(points: np.ndarray, values: np.ndarray) -> float:
@@ -378,7 +378,7 @@ def draw_rates(tried: Tensor, rising: Tensor, smooth: Tensor, width: int, top: f
 
 
 def draw_bits(by_context: dict[float, list[float]], by_size: dict[int, list[float]], bigram: float) -> Figure:
-    """Plot the training and dev losses by context in milliseconds and by hidden units, beside the counted bigram."""
+    """Plot the training and dev losses by context in milliseconds and by hidden units, with the counted bigram."""
     figure = Figure(figsize=(11, 3.8), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for ax, scores, label in ((axes[0], by_context, "context, ms"), (axes[1], by_size, "hidden units")):
@@ -393,7 +393,7 @@ def draw_bits(by_context: dict[float, list[float]], by_size: dict[int, list[floa
     return figure
 
 
-def draw_points(points: np.ndarray, loudness: np.ndarray, brightness: np.ndarray, met: np.ndarray) -> Figure:
+def draw_points(points: np.ndarray, loudness: np.ndarray, brightness: np.ndarray, occurrences: np.ndarray) -> Figure:
     """Plot embeddings (V, 2), coloured by loudness and by brightness, sized by the number of occurrences (V,)."""
     figure = Figure(figsize=(13, 5.5), layout="constrained")
     for ax, values, label, norm in zip(
@@ -403,7 +403,9 @@ def draw_points(points: np.ndarray, loudness: np.ndarray, brightness: np.ndarray
         ("linear", "log"),
         strict=True,
     ):
-        dots = ax.scatter(*points.T, c=values, s=8 + 120 * met / met.max(), cmap="viridis", norm=norm, alpha=0.85)
+        dots = ax.scatter(
+            *points.T, c=values, s=8 + 120 * occurrences / occurrences.max(), cmap="viridis", norm=norm, alpha=0.85
+        )
         ax.set(xlabel="first component", ylabel="second component", aspect="equal")
         figure.colorbar(dots, ax=ax, label=label)
     return figure

@@ -249,7 +249,7 @@ def main() -> None:
     page = write_lesson(
         __file__,
         args.out / "index.html",
-        text(f"{encoded.sides.summary}; {rate:,} samples a second."),
+        text(f"{encoded.sides.summary}; {rate:,} samples per second."),
         section(
             "A tree, and the same tree at every step",
             picture(
@@ -295,7 +295,7 @@ def main() -> None:
             picture(
                 draw_worth(models, periodic, bits),
                 "Bits per sample and periodicity over receptive field",
-                "Left: bits per held-out sample, beside counted models. Right: periodicity of generated sound and of "
+                "Left: bits per held-out sample, with counted models. Right: periodicity of generated sound and of "
                 "held-out files. The star is the large model. The grey band is one period of a voice.",
             ),
             table(

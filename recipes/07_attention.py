@@ -5,8 +5,8 @@
 What it teaches. Attention is an average of the past whose weights come from the data: each step has a query, a key and
 a value, and the values whose keys match the query get larger weights. The lesson builds it up in small versions, checks
 that each equals the next, and ends at the library's own layer. Then it adds the other parts of a transformer one by
-one. The functions are in audiogen/course/attention.py, the parts in audiogen/course/transformer.py; read them beside
-the lesson.
+one. The functions are in audiogen/course/attention.py, the parts in audiogen/course/transformer.py; read them along
+with the lesson.
 
 How it carries over to audio. The steps are slices of sound of 16 ms. With a mask that hides later steps, the layers
 predict the next slice. Without it, they see a whole clip in both directions and recognise the word that was spoken. One
