@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..audio.io import write_audio
+from ..audio.limiter import log_reductions
 from ..errors import CacheError
 from ..frontends import Frontend
 from ..utils.files import open_regular
@@ -70,13 +71,14 @@ def decode_file(path: str | Path, frontend: Frontend, out: str | Path) -> list[P
     Raises:
         CacheError: the file does not fit the front-end.
     """
-    path, x = Path(path), read_codes(path, frontend)
+    path, x, limiter = Path(path), read_codes(path, frontend), frontend.limiter()
     try:
-        wavs = frontend.decode(x)  # (B, 1, N)
+        wavs = frontend.decode(x, limiter)  # (B, 1, N)
     except ValueError as error:
         raise CacheError(f"{path}: {error}; name the front-end that made it with --frontend") from error
     names = [path.stem] if len(wavs) == 1 else [f"{path.stem}-{i}" for i in range(len(wavs))]
     lengths = frontend.frame_lengths(x).sum(dim=1).tolist()  # items differ in length if the rate varies
     for name, wav, length in zip(names, wavs, lengths, strict=True):
         write_audio(Path(out, f"{name}.wav"), wav[:, :length].float().cpu(), frontend.spec.sample_rate)
+    log_reductions([] if limiter is None else limiter.reductions)
     return [Path(out, f"{name}.wav") for name in names]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..audio.io import read_audio, write_audio
+from ..audio.limiter import log_reductions
 from ..audio.wav_stream import write_chunks
 from ..errors import AudioReadError, ConfigError
 from ..frontends import Frontend
@@ -51,12 +52,15 @@ def _write_about(path: Path, seconds: float, kind: str, **about: Any) -> Path:
 
 def write_round_trips(folder: Path, frontend: Frontend, sound: Sequence[tuple[str, Tensor]]) -> None:
     """Write each (name, wav (1, N) at the front-end's rate) unchanged and after encoding and decoding."""
-    rate = frontend.spec.sample_rate
+    rate, reductions = frontend.spec.sample_rate, []
     for i, (name, wav) in enumerate(sound):
         write_sample(folder / f"original-{i}.wav", wav, rate, "original", source=name)
+        limiter = frontend.limiter()
         with torch.inference_mode():
-            back = frontend.decode(frontend.encode(wav[None].to(frontend.device)))[0, :, : wav.shape[1]]
+            back = frontend.decode(frontend.encode(wav[None].to(frontend.device)), limiter)[0, :, : wav.shape[1]]
         write_sample(folder / f"round-trip-{i}.wav", back, rate, "round-trip", source=name)
+        reductions += [] if limiter is None else limiter.reductions
+    log_reductions(reductions)
 
 
 def write_generated(
@@ -85,7 +89,7 @@ def write_generated(
         asked: `conditions` of `Run.generate`.
         guidance: of `Run.generate`.
     """
-    about, (name, wav) = None, prompt or (None, None)
+    about, reductions, (name, wav) = None, [], prompt or (None, None)
     if seconds is None and prompt is not None:
         raise ConfigError("seconds: after a prompt, their number must be given")
     samples = (seconds or 0) * run.sample_rate + (0 if wav is None else wav.shape[-1])  # per item
@@ -100,10 +104,12 @@ def write_generated(
             made = run.generate_request(seconds, request)
             lengths = made.lengths
         about = about or _about(run, request, name, weights)
+        reductions += made.reductions
         for seed, whole, length, said in zip(made.seeds, made.x, lengths, _words(run, asked, some), strict=True):
             sound = whole[:, :length]
             path, what = folder / f"{prefix}-{seed}.wav", {"conditions": said} if said else {}
             yield write_sample(path, sound, run.sample_rate, "generated", seed=seed, **about, **what), seed, said
+    log_reductions(reductions)
 
 
 def generate_files(

@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..audio.io import read_blocks, write_audio
+from ..audio.limiter import Limiter, log_reductions
 from ..errors import AudiogenError, AudioReadError, CacheError, printable
 from ..frontends import Frontend, load_frontend, save_frontend
 from ..spec import Spec
@@ -208,10 +209,10 @@ class EncodedCache:
         return as_tensor(self.data[self.offsets[i] + start : self.offsets[i] + stop].T)
 
     @torch.no_grad()
-    def decode(self, i: int) -> Tensor:
-        """Decode file i to a wav (1, num_samples) float32 on the CPU, at spec.sample_rate."""
+    def decode(self, i: int, limiter: Limiter | None = None) -> Tensor:
+        """Decode file i to a wav (1, num_samples) float32 on the CPU, at spec.sample_rate; see `Frontend.decode`."""
         frontend, x = self.frontend(), self.codes(i)[None]  # (1, C, T)
-        wav = frontend.decode(x.to(frontend.device, frontend.dtype if x.is_floating_point() else x.dtype))
+        wav = frontend.decode(x.to(frontend.device, frontend.dtype if x.is_floating_point() else x.dtype), limiter)
         return wav[0, :, : self.files[i].num_samples].float().cpu()
 
     def write_wavs(self, out: str | Path, progress: bool = True) -> list[Path]:
@@ -221,12 +222,16 @@ class EncodedCache:
             The paths written, in the order of `files`.
         """
         written: dict[Path, None] = {}
+        reductions: list[float] = []
         for i, file in enumerate(tqdm(self.files, unit="file", desc="decoding", disable=None if progress else True)):
             path = Path(out, file.path if file.path.lower().endswith(".wav") else f"{file.path}.wav")
             while path in written:  # a.flac and a.flac.wav
                 path = path.with_name(f"{path.name}.wav")
-            write_audio(path, self.decode(i), self.spec.sample_rate)
+            limiter = self.frontend().limiter()
+            write_audio(path, self.decode(i, limiter), self.spec.sample_rate)
+            reductions += [] if limiter is None else limiter.reductions
             written[path] = None
+        log_reductions(reductions)
         return list(written)
 
 

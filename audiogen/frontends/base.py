@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..audio.containers import MAX_PEAK
+from ..audio.limiter import Limiter
 from ..config import to_dict
 from ..errors import ConfigError, DataError, NotFittedError
 from ..utils.tensors import hash_tensors
@@ -52,6 +53,7 @@ class Frontend(nn.Module):
     decode_frames: ClassVar[int] = 1  # frames that `decode_block` turns into sound together
     output_delay: ClassVar[float] = 0  # how much audio `decode_block` holds back for the next block, in frames
     start_frames: ClassVar[int] = 1  # least frames of the first block, unless the audio is shorter
+    overshoots: ClassVar[bool] = True  # whether `decode_block` may leave [-1, 1], so that a limiter must follow
     reconfigurable: frozenset[str] = frozenset()  # settings that may change after `fit`
 
     def __init__(self, config: Any):
@@ -81,8 +83,11 @@ class Frontend(nn.Module):
         self.check_wav(wav)
         return torch.cat(list(self.encode_stream([wav])), dim=-1)
 
-    def decode(self, x: Tensor) -> Tensor:
+    def decode(self, x: Tensor, limiter: Limiter | None = None) -> Tensor:
         """Decode codes (B, K, T) or frames (B, F, T) to a wav (B, 1, T * hop_length) in [-1, 1]; trim it to N yourself.
+
+        Peaks above -1 dBTP are turned down by a limiter, never clipped. Front-ends of single samples, such as mu-law,
+        can't overshoot and decode exactly, unless they are given a limiter.
 
         Example:
             >>> import torch, audiogen
@@ -92,13 +97,14 @@ class Frontend(nn.Module):
 
         Args:
             x: codes or frames; the first k <= K rows of codes decode to a coarser version.
+            limiter: a new one to use, which then tells by how much it turned each item down.
 
         Raises:
             ValueError: wrong shape, dtype or device, a code out of range, or NaN or infinity.
             NotFittedError: there are no weights yet.
         """
         self.check(x)
-        return torch.cat(list(self.decode_stream([x])), dim=-1)
+        return torch.cat(list(self.decode_stream([x], limiter=limiter)), dim=-1)
 
     def encode_stream(self, chunks: Iterable[Tensor], block_frames: int | None = None) -> Iterator[Tensor]:
         """Encode a stream: chunks of a wav (B, 1, n) -> (B, C, t). Joined, the results equal `encode` of the whole.
@@ -121,18 +127,26 @@ class Frontend(nn.Module):
             flushes=self.lookahead > 0,
         )
 
-    def decode_stream(self, chunks: Iterable[Tensor], block_frames: int | None = None) -> Iterator[Tensor]:
+    def decode_stream(
+        self, chunks: Iterable[Tensor], block_frames: int | None = None, limiter: Limiter | None = None
+    ) -> Iterator[Tensor]:
         """Decode a stream: chunks (B, C, t) -> wavs (B, 1, n). Joined, the results equal `decode` of the whole.
 
         Args:
             chunks: chunks of any lengths t >= 0, each read only when it is needed.
             block_frames: frames to decode at once; see `encode_stream`.
+            limiter: see `decode`.
 
         Raises:
             ConfigError: this front-end needs all frames at once (`streams` is False).
             ValueError: see `decode`; raised when the chunk is read.
             NotFittedError: see `decode`.
         """
+        sound, limiter = self.unlimited(chunks, block_frames), self.limiter(limiter)
+        return sound if limiter is None else limiter.stream(sound)
+
+    def unlimited(self, chunks: Iterable[Tensor], block_frames: int | None = None) -> Iterator[Tensor]:
+        """Do what `decode_stream` does, without the limiter: peaks may leave [-1, 1]."""
         if not self.streams:
             raise ConfigError(
                 f"front-end {type(self).__name__} needs all frames at once to decode them, so it can't decode a "
@@ -147,6 +161,10 @@ class Frontend(nn.Module):
             flushes=self.output_delay > 0 or self.decode_frames > 1,
         )
 
+    def limiter(self, given: Limiter | None = None) -> Limiter | None:
+        """Return the limiter of decoded sound: the given one, else a new one; None where none is needed."""
+        return given or (Limiter(self.spec.sample_rate) if self.overshoots else None)
+
     def encode_block(self, wav: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
         """Encode the next block of samples (B, 1, n) -> (B, C, t), state.
 
@@ -160,6 +178,8 @@ class Frontend(nn.Module):
 
     def decode_block(self, x: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
         """Decode the next block of frames (B, C, t) -> wav (B, 1, n), state. Without this method `streams` is False.
+
+        Do not clip: if the wav may leave [-1, 1], the limiter that follows turns it down.
 
         Args:
             x: t is 0 only in the last block, and only with an `output_delay`.
@@ -182,7 +202,9 @@ class Frontend(nn.Module):
         if not self.streams:
             return math.inf
         frames = self.decode_frames + self.lookahead + self.output_delay
-        return 1000 * frames * self.spec.hop_length / self.spec.sample_rate
+        limiter = self.limiter()
+        delay = 0 if limiter is None else limiter.delay
+        return 1000 * (frames * self.spec.hop_length + delay) / self.spec.sample_rate
 
     def _block_size(self, frames: int | None) -> int:
         if frames is not None and frames < 1:

@@ -26,6 +26,7 @@ class MuLaw(Frontend):
     """
 
     block_frames = 4096
+    overshoots = False
 
     @dataclass(frozen=True)
     class Config:

@@ -21,6 +21,7 @@ class PCM(Frontend):
     """
 
     block_frames = 4096
+    overshoots = False
 
     @dataclass(frozen=True)
     class Config:

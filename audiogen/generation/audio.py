@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..audio.limiter import Limiter, log_reductions
 from ..errors import ConfigError
 from ..frontends import Frontend
 from ..models.sequence_model import SequenceModel
@@ -33,23 +34,25 @@ def generate_sound(frontend: Frontend, model: SequenceModel, seconds: float, req
             long enough, regardless of the request's stop rule.
 
     Returns:
-        x (B, 1, N) float32 in [-1, 1], beginning with the prompt as encoded and decoded by the front-end.
+        x (B, 1, N) float32 in [-1, 1], beginning with the prompt as encoded and decoded by the front-end. A limiter
+        keeps true peaks below -1 dBTP; `reductions` says by how much it turned each item down.
 
     Raises:
         ConfigError: the length is out of range.
         GenerationError: the model predicts NaN or infinity.
     """
     length, num_frames, request = _measured(frontend, model, seconds, request, MAX_SAMPLES / request.batch_size)
-    codes = generate(model, num_frames, request)
+    codes, limiter = generate(model, num_frames, request), Limiter(frontend.spec.sample_rate)
     with torch.no_grad():
-        wav = frontend.decode(codes.x)[..., :length]
-    return Generation(wav, codes.seeds, (length,) * len(codes.seeds))
+        wav = frontend.decode(codes.x, limiter)[..., :length]
+    return Generation(wav, codes.seeds, (length,) * len(codes.seeds), tuple(limiter.reductions))
 
 
 def stream_sound(frontend: Frontend, model: SequenceModel, seconds: float, request: Request) -> Iterator[Tensor]:
     """Generate the same sound in chunks (B, 1, n) of about `SECONDS_AT_ONCE`, each as soon as its codes are drawn.
 
-    Memory does not grow with the length. Arguments are those of `generate_sound`.
+    Memory does not grow with the length. Arguments are those of `generate_sound`. At the end, one line is logged if the
+    limiter has turned peaks down.
 
     Raises:
         ConfigError: the length is out of range, the front-end can't decode a stream, or its rate varies and there is
@@ -61,16 +64,18 @@ def stream_sound(frontend: Frontend, model: SequenceModel, seconds: float, reque
     most = MAX_STREAM_SECONDS * frontend.spec.sample_rate
     length, num_frames, request = _measured(frontend, model, seconds, request, most)
     frame_rate = (frontend.base or frontend).spec.frame_rate  # of the front-end that makes the sound
-    chunks = frontend.decode_stream(stream(model, num_frames, request), max(1, int(SECONDS_AT_ONCE * frame_rate)))
-    return _trimmed(length, chunks)
+    frames, limiter = stream(model, num_frames, request), Limiter(frontend.spec.sample_rate)
+    chunks = frontend.decode_stream(frames, max(1, int(SECONDS_AT_ONCE * frame_rate)), limiter)
+    return _trimmed(length, chunks, limiter)
 
 
-def _trimmed(length: int, chunks: Iterator[Tensor]) -> Iterator[Tensor]:
+def _trimmed(length: int, chunks: Iterator[Tensor], limiter: Limiter) -> Iterator[Tensor]:
     for chunk in chunks:
         yield chunk[..., :length]
         length -= chunk.shape[-1]
         if length <= 0:
-            return
+            break
+    log_reductions(limiter.reductions)
 
 
 def _measured(

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..audio.limiter import log_reductions
 from ..data import EncodedCache, FileConditions, Labels, Sequences, Split, is_cache, open_descriptors, read_labels
 from ..errors import CacheError, ConfigError, DataError
 from ..frontends import Frontend, load_frontend
@@ -114,7 +115,8 @@ class Run:
 
         Returns:
             (num, 1, N) float32 in [-1, 1] on the model's device, beginning with the prompt as encoded and decoded by
-            the front-end. To get the seeds too, pass a `request` to `generate_request`.
+            the front-end. A limiter keeps true peaks below -1 dBTP, and logs one line when it acts. To get the seeds
+            too, pass a `request` to `generate_request`.
 
         Raises:
             ConfigError: a length, number, seed or filter is out of range.
@@ -123,7 +125,10 @@ class Run:
         Example:
             >>> wavs = load_run("runs/mine").generate(seconds=4, num=4, seed=0)  # doctest: +SKIP
         """
-        return self.generate_request(seconds, self.request(num, seed, prompt, sampling, seeds, conditions, guidance)).x
+        request = self.request(num, seed, prompt, sampling, seeds, conditions, guidance)
+        made = self.generate_request(seconds, request)
+        log_reductions(made.reductions)
+        return made.x
 
     def stream(
         self,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ...audio.limiter import Limiter
 from ...config import find, part_from_dict, part_to_dict
 from ...errors import ConfigError, DataError
 from ...spec import TokenSpec
@@ -146,7 +147,7 @@ class BPE(Frontend):
         if pieces:
             yield self._merged(torch.cat(pieces, dim=-1))
 
-    def decode_stream(self, chunks: Iterable[Tensor], block_frames: int | None = None) -> Iterator[Tensor]:
+    def unlimited(self, chunks: Iterable[Tensor], block_frames: int | None = None) -> Iterator[Tensor]:
         """Decode a stream of one item (B = 1) by the base; the items of a batch would have different lengths.
 
         Raises:
@@ -161,18 +162,22 @@ class BPE(Frontend):
                     self.check(chunk)
                     yield self.expand(chunk[0])[None]
 
-        return self.base.decode_stream(expanded(), block_frames)
+        return self.base.unlimited(expanded(), block_frames)
 
     @property
     def streams(self) -> bool:
         return self.base.streams
 
     @property
+    def overshoots(self) -> bool:  # type: ignore[override]
+        return self.base.overshoots
+
+    @property
     def latency_ms(self) -> float:
         return math.inf
 
     @torch.no_grad()
-    def decode(self, x: Tensor) -> Tensor:
+    def decode(self, x: Tensor, limiter: Limiter | None = None) -> Tensor:
         """Decode codes (B, 1, T), with holes after the end of shorter items, to a wav (B, 1, samples of the longest).
 
         Shorter items end in zeros; `frame_lengths` gives their lengths.
@@ -184,8 +189,10 @@ class BPE(Frontend):
         wav = torch.zeros(len(x), 1, int(lengths.max()) * hop_length, dtype=self.dtype, device=self.device)
         for length in lengths.unique().tolist():  # items of equal length at once: padding could be audible
             alike = (lengths == length).nonzero()[:, 0].tolist()
-            wav[alike, :, : length * hop_length] = self.base.decode(torch.stack([items[i] for i in alike]))
-        return wav
+            sound = self.base.unlimited([torch.stack([items[i] for i in alike])])
+            wav[alike, :, : length * hop_length] = torch.cat(list(sound), dim=-1)
+        limiter = self.limiter(limiter)
+        return wav if limiter is None else limiter(wav, last=True)
 
     def fit(self, wavs: Iterable[Tensor]) -> None:
         """Fit the base, if it is learned, and then the merges.

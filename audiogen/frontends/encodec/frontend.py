@@ -155,12 +155,12 @@ class EnCodec(Frontend):
             return quantize(z.transpose(1, 2), self.codebooks).permute(1, 0, 2), state
 
     def decode_block(self, x: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
-        """Decode codes (B, k, T), k <= K, to a wav (B, 1, T * 320) in [-1, 1]."""
+        """Decode codes (B, k, T), k <= K, to a wav (B, 1, T * 320)."""
         books = zip(x.unbind(1), self.codebooks, strict=False)  # of the rows that there are
         z = sum((F.embedding(row, book) for row, book in books), self.codebooks.new_zeros(()))  # (B, T, D)
         with full_precision(x.device):
             wav, state = self.decoder(z.transpose(1, 2), state, last)
-        return wav.clamp(-1, 1), state
+        return wav, state
 
     @torch.no_grad()
     def _randomise(self) -> None:

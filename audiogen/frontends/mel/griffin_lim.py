@@ -11,8 +11,6 @@ MOMENTUM = 0.99  # Perraudin et al. 2013, "A fast Griffin-Lim algorithm"
 SPREAD_ITERATIONS = 30
 BLOCK_FRAMES, LOOK_AHEAD = 32, 8  # frames synthesised together; later frames that their phases must be consistent with
 OVERLAP = 4  # hops per window
-CEILING = 0.98  # of full scale; the limiter reduces louder peaks to it
-LIMITER_SECONDS = 0.005  # attack and release time around a peak
 
 
 class State(NamedTuple):
@@ -21,15 +19,11 @@ class State(NamedTuple):
     Attributes:
         waiting: (B, F, t) power of the last synthesised frame, then of the frames that are not synthesised yet.
         wav: (B, n) the last final samples, then an estimate of the samples that follow.
-        unlimited: (B, m) samples before limiting: `given` ones already returned, then those not returned yet.
-        given: number of samples already returned on which the limiter's next gains depend.
         block: number of blocks so far.
     """
 
     waiting: Tensor
     wav: Tensor
-    unlimited: Tensor
-    given: int
     block: int
 
 
@@ -45,23 +39,19 @@ class GriffinLim:
 
     The samples of a block are final, and the next block continues them. So memory does not grow, and decoding a whole
     recording gives the same samples as decoding a stream, bit for bit. Initial phases are random, with the number of
-    the block as seed and the same for all items, so results are reproducible and do not depend on the batch. A limiter
-    then reduces peaks above full scale.
+    the block as seed and the same for all items, so results are reproducible and do not depend on the batch.
 
     Args:
         basis: (F, n_fft // 2 + 1) mel filters, nonnegative.
         hop_length: samples per frame. Windows are Hann and OVERLAP hops long; frame t is centred at t * hop_length.
         iterations: number of iterations.
-        sample_rate: Hz.
 
     Source: Griffin and Lim 1984; Zhu, Beauregard and Wyse 2007, "Real-Time Signal Estimation From Modified Short-Time
     Fourier Transform Magnitude Spectra" (look-ahead).
     """
 
-    def __init__(self, basis: Tensor, hop_length: int, iterations: int, sample_rate: int):
+    def __init__(self, basis: Tensor, hop_length: int, iterations: int):
         self.basis, self.hop_length, self.iterations = basis, hop_length, iterations
-        self.reach = limiter_reach(sample_rate)
-        self.hold_back = hold_back(sample_rate, hop_length)
         self.window = torch.hann_window(OVERLAP * hop_length, dtype=basis.dtype, device=basis.device)
 
     def __call__(self, power: Tensor, state: State | None, last: bool) -> tuple[Tensor, State]:
@@ -69,7 +59,7 @@ class GriffinLim:
         if state is None:
             silence = power.new_zeros(len(power), power.shape[1], 1)
             wav = power.new_zeros(len(power), (OVERLAP - 1) * self.hop_length)
-            state = State(silence, wav, power.new_zeros(len(power), 0), 0, 0)
+            state = State(silence, wav, 0)
         state = State(*state)
         waiting, pieces = torch.cat([state.waiting, power], dim=2), []
         while (left := waiting.shape[2] - 1) >= (1 if last else BLOCK_FRAMES + LOOK_AHEAD):
@@ -78,22 +68,12 @@ class GriffinLim:
             frames = torch.cat([waiting, waiting[:, :, -1:]], dim=2) if end else waiting[:, :, : 1 + count + LOOK_AHEAD]
             wav = self._block(frames, state.wav, state.block)
             begin, stop = (OVERLAP - 1) * self.hop_length, (OVERLAP - 1 + count) * self.hop_length
-            piece, state = self._limited(wav[:, begin:stop], state, end)
-            pieces.append(piece)
+            pieces.append(wav[:, begin:stop])
             known = max(0, frames.shape[2] - (OVERLAP - 1) - count)  # hops after the block that have all their windows
             wav = wav[:, count * self.hop_length : stop + known * self.hop_length].clone()
             state, waiting = state._replace(wav=wav, block=state.block + 1), waiting[:, :, count:]
         sound = torch.cat(pieces, dim=1) if pieces else power.new_zeros(len(power), 0)
         return sound, state._replace(waiting=waiting.clone())
-
-    def _limited(self, wav: Tensor, state: State, end: bool) -> tuple[Tensor, State]:
-        """Limit all samples but those of the last `hold_back` frames, or all samples at the end."""
-        wav = torch.cat([state.unlimited, wav], dim=1)
-        stop = wav.shape[1] - (0 if end else self.hold_back * self.hop_length)
-        limited = limit(wav, self.reach)[:, state.given : max(state.given, stop)]
-        begin = max(0, state.given + limited.shape[1] - self.reach)
-        given = state.given + limited.shape[1] - begin
-        return limited, state._replace(unlimited=wav[:, begin:].clone(), given=given)
 
     def _block(self, power: Tensor, before: Tensor, block: int) -> Tensor:
         """Estimate the samples of some frames, given the samples before them.
@@ -142,32 +122,6 @@ class GriffinLim:
         for i in range(OVERLAP):
             wav[:, i : i + frames.shape[1]] += parts[:, :, i]
         return wav.flatten(1)
-
-
-def limiter_reach(sample_rate: int) -> int:
-    """Return how far before and after a peak the limiter acts, in samples."""
-    return 2 * max(1, round(LIMITER_SECONDS * sample_rate))
-
-
-def hold_back(sample_rate: int, hop_length: int) -> int:
-    """Return the lookahead of the limiter in frames, rounded up."""
-    return math.ceil(limiter_reach(sample_rate) / hop_length)
-
-
-def limit(wav: Tensor, reach: int) -> Tensor:
-    """Limit peaks above `CEILING` by a smooth gain instead of clipping them: (B, N) -> (B, N).
-
-    The gain that each sample needs is replaced by the minimum over the reach / 2 samples on both sides, then smoothed
-    over a window of the same length. So every sample is reduced at least as much as it needs, and samples farther than
-    `reach` from a loud one are unchanged.
-    """
-    excess = 1 - CEILING / wav.abs().clamp_min(CEILING)  # (B, N), 0 where no gain is needed
-    if not bool(excess.any()):
-        return wav
-    excess = F.max_pool1d(F.pad(excess, (reach, reach))[:, None], reach + 1, stride=1)  # (B, 1, N + reach)
-    window = torch.hann_window(reach + 3, periodic=False, dtype=wav.dtype, device=wav.device)[1:-1]
-    smooth = F.conv1d(excess, (window / window.sum())[None, None])[:, 0]  # (B, N)
-    return (wav * (1 - smooth)).clamp(-1, 1)  # clamps only rounding errors
 
 
 def spread(power: Tensor, basis: Tensor) -> Tensor:

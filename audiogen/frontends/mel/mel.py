@@ -131,15 +131,12 @@ class Mel(MelFrontend):
     def decode_block(self, x: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
         """Decode a block of frames (B, F, t) by the vocoder or by Griffin-Lim.
 
-        Values are clamped to the range from the floor (silence) to the loudest that a wav can have. Griffin-Lim limits
-        peaks beyond full scale (see griffin_lim.limit).
+        Values are clamped to the range from the floor (silence) to the loudest that a wav can have.
         """
         with full_precision(x.device):
             if self.vocoder is not None:
                 return self.vocoder((self._log_power(x) - self.mean[:, None]) / self.std[:, None], state, last)
-            invert = GriffinLim(
-                self.basis, self.spec.hop_length, self.config.griffin_lim_iterations, self.spec.sample_rate
-            )
+            invert = GriffinLim(self.basis, self.spec.hop_length, self.config.griffin_lim_iterations)
             wav, state = invert(self.power_of(x), state, last)
             return wav.unsqueeze(1), state
 

@@ -12,7 +12,7 @@ from ..base import Frontend, check_setting, check_weights
 from ..neural.fit import check_training, learn, training_batches
 from ..neural.networks import REACH, SPECTRA, Decoder
 from ..neural.trainer import Trainer, TrainingSettings
-from .griffin_lim import BLOCK_FRAMES, LOOK_AHEAD, hold_back
+from .griffin_lim import BLOCK_FRAMES, LOOK_AHEAD
 
 
 class Vocoder(nn.Module):
@@ -59,9 +59,9 @@ class Vocoder(nn.Module):
         self.register_buffer("level", torch.ones(()))  # RMS of the training audio; the network gives RMS 1
 
     def forward(self, x: Tensor, state: Any = None, last: bool = True) -> tuple[Tensor, Any]:
-        """Decode the next frames (B, F, t) to the samples that are complete by now, in [-1, 1]."""
+        """Decode the next frames (B, F, t) to the samples that are complete by now."""
         wav, state = self.decoder(x, state, last)
-        return (wav * self.level).clamp(-1, 1), state
+        return wav * self.level, state
 
     def trainer(self, frames_of: Callable[[Tensor], Tensor], wavs: Iterable[Tensor]) -> Trainer:
         """Return a trainer of this vocoder, from scratch. Sets `level` now; `load_trained` sets the weights.
@@ -156,9 +156,7 @@ class MelFrontend(Frontend):
     @property
     def output_delay(self) -> float:  # type: ignore[override]
         """How much audio `decode_block` holds back for the next block, in frames."""
-        if self.vocoder is not None:
-            return REACH
-        return LOOK_AHEAD + hold_back(self.spec.sample_rate, self.spec.hop_length)
+        return LOOK_AHEAD if self.vocoder is None else REACH
 
     @property
     def decode_frames(self) -> int:  # type: ignore[override]
