@@ -246,11 +246,11 @@ def train(
 @app.command()
 def generate(
     run: Given,
-    out: Annotated[Path, typer.Option(readable=False, help="Folder for the WAVs.")],
+    out: Annotated[Path, typer.Option(readable=False, help="Folder for the files.")],
     seconds: Annotated[
-        str, typer.Option(help="Seconds of new sound in each WAV; auto: as long as a training file, to its end.")
+        str, typer.Option(help="Seconds of new sound in each file; auto: as long as a training file, to its end.")
     ] = "4",
-    num: Annotated[int, typer.Option(min=1, help="Number of WAVs.")] = 4,
+    num: Annotated[int, typer.Option(min=1, help="Number of files.")] = 4,
     prompt: Annotated[Path | None, typer.Option(readable=False, help="A sound file to continue.")] = None,
     label: Annotated[
         list[str] | None,
@@ -276,12 +276,17 @@ def generate(
     min_p: Annotated[
         float | None, typer.Option(help="Drop codes less probable than this fraction of the most probable one.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the first WAV; the others count up.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the first file; the others count up.")] = None,
     precision: Annotated[str, typer.Option(help="Weights in an engine: fp32, bf16 or int8.")] = "fp32",
     stream: Annotated[bool, typer.Option("--stream", help="Write each WAV while it is generated.")] = False,
+    format: Annotated[str, typer.Option(metavar="wav|flac", help="Format of the files.")] = "wav",
+    bits: Annotated[
+        int, typer.Option(metavar="16|24|32", help="Bits per sample; 32 are floats, and for WAV only.")
+    ] = 16,
     device: Device = "auto",
 ) -> None:
-    """Generate WAVs with a run, and print the seed of each."""
+    """Generate sound files with a run, and print the seed of each."""
+    from .audio.io import Coding
     from .commands.conditions import in_brackets, parse_labels, parse_seconds
     from .commands.samples import generate_files, stream_files
     from .runs.run import load_run
@@ -289,7 +294,7 @@ def generate(
     from .utils.files import check_is_no_file
 
     check_is_no_file(out)
-    asked, length = parse_labels(label or []), parse_seconds(seconds)
+    asked, length, coding = parse_labels(label or []), parse_seconds(seconds), Coding(format.lower(), bits)
     files = {"melody": melody, "loudness": loudness}
     asked = {**asked, **{name: file for name, file in files.items() if file is not None}}
     if stream and length is None:
@@ -298,13 +303,13 @@ def generate(
     filters = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     sampling = replace(loaded.sampling, **{name: value for name, value in filters.items() if value is not None})
     if stream:
-        for made in stream_files(loaded, out, length or 0.0, num, prompt, sampling, seed, asked, guidance):
+        for made in stream_files(loaded, out, length or 0.0, num, prompt, sampling, seed, asked, guidance, coding):
             console.print(
                 f"{made.path}  seed {made.seed}{in_brackets(made.asked)}  first sound after {made.first_sound:.2f} s, "
                 f"{made.real_times:.2f} times real time"
             )
         return
-    for path, used, said in generate_files(loaded, out, length, num, prompt, sampling, seed, asked, guidance):
+    for path, used, said in generate_files(loaded, out, length, num, prompt, sampling, seed, asked, guidance, coding):
         console.print(f"{path}  seed {used}{in_brackets(said)}")
 
 

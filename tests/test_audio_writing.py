@@ -10,7 +10,7 @@ import torch
 from sound_files import sounds
 
 from audiogen.audio.io import WRITE_SUFFIXES, audio_info, mono, read_audio, write_audio
-from audiogen.errors import AudiogenError
+from audiogen.errors import AudiogenError, ConfigError
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac"])
@@ -43,6 +43,26 @@ def test_floats_and_32_bits(tmp_path, subtype):
     wav = torch.tensor([[1.0, -1.0, 0.1, 1e-7]])
     write_audio(tmp_path / "a.wav", wav, 16_000, subtype)
     torch.testing.assert_close(read_audio(tmp_path / "a.wav"), wav, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "bits", "subtype"),
+    [
+        ("a.wav", 16, "PCM_16"),
+        ("a.wav", 24, "PCM_24"),
+        ("a.wav", 32, "FLOAT"),
+        ("a.flac", 16, "PCM_16"),
+        ("a.flac", 24, "PCM_24"),
+    ],
+)
+def test_bits_per_sample(tmp_path, name, bits, subtype):
+    """Buries: a width that only changes the header, so that quiet sound is as coarse as before."""
+    wav = 1e-4 * torch.randn(1, 1000, generator=torch.Generator().manual_seed(0))
+    write_audio(tmp_path / name, wav, 16_000, bits=bits)
+    error = float((read_audio(tmp_path / name) - wav).abs().max())
+    assert soundfile.info(tmp_path / name).subtype == subtype
+    assert error <= (0 if bits == 32 else 2.0**-bits + 1e-9)
+    assert error == 0 or error > 2.0 ** (-bits - 1)
 
 
 @pytest.mark.parametrize("suffix", sorted(WRITE_SUFFIXES))
@@ -112,6 +132,22 @@ def test_what_can_not_be_written(tmp_path, name, wav, settings, message):
         write_audio(tmp_path / name, wav, **{"sample_rate": 16_000, **settings})
     assert str(tmp_path / name) in str(caught.value)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"before"]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("a.flac", {"bits": 32}, "bits: a flac holds 16, 24 bits .*, not 32"),
+        ("a.wav", {"bits": 8}, "bits: a wav holds 16, 24, 32 bits .*, not 8"),
+        ("a.mp3", {"bits": 16}, "format: 'mp3' is unknown; choose wav or flac"),
+        ("a.wav", {"bits": 16, "subtype": "PCM_16"}, "bits or subtype, not both"),
+    ],
+)
+def test_widths_that_a_format_does_not_have(tmp_path, name, settings, message):
+    """Buries: a width that is silently another one."""
+    with pytest.raises(ConfigError, match=message):
+        write_audio(tmp_path / name, torch.zeros(10), 16_000, **settings)
+    assert not list(tmp_path.iterdir())
 
 
 def test_writing_is_atomic(tmp_path, monkeypatch):

@@ -13,7 +13,19 @@ PACKAGE = Path(audiogen.__file__).parent
 #: Each room and those that it may import, directly. Read downwards, every import goes to a room further down.
 ALLOWED = {
     "__main__": {"cli"},
-    "cli": {"commands", "data", "doctor", "errors", "evaluation", "frontends", "listen", "models", "runs", "utils"},
+    "cli": {
+        "audio",
+        "commands",
+        "data",
+        "doctor",
+        "errors",
+        "evaluation",
+        "frontends",
+        "listen",
+        "models",
+        "runs",
+        "utils",
+    },
     "doctor": {"commands", "data", "errors", "frontends", "models", "runs", "spec", "training", "utils"},
     "commands": {
         "audio",

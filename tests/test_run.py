@@ -19,6 +19,7 @@ from folders import write_wav
 from safetensors.torch import load_file, save_file
 
 from audiogen import audio_info, read_audio
+from audiogen.audio.io import Coding
 from audiogen.commands import samples
 from audiogen.commands.samples import generate_files, stream_files, write_generated, write_round_trips
 from audiogen.commands.train import train
@@ -267,6 +268,20 @@ def test_many_items_go_in_batches(run, tmp_path, monkeypatch):
     together = list(generate_files(run, tmp_path / "together", 0.05, 5, seed=10))
     for (path, *_), (other, *_) in zip(written, together, strict=True):
         torch.testing.assert_close(read_audio(path), read_audio(other), rtol=0, atol=1e-3)
+
+
+def test_files_of_another_format(run, tmp_path):
+    """Buries a name that ends in what the file is not, and a stream that is written as something else."""
+    plain = list(generate_files(run, tmp_path, 0.05, 1, seed=3))
+    ((path, *_),) = generate_files(run, tmp_path, 0.05, 1, seed=3, coding=Coding("flac", 24))
+    info = audio_info(path)
+    assert (path.name, info.format, info.subtype) == ("sample-3.flac", "FLAC", "PCM_24")
+    torch.testing.assert_close(read_audio(path), read_audio(plain[0][0]), rtol=0, atol=0.51 / 2**15)
+    assert json.loads(path.with_suffix(".json").read_text())["seed"] == 3
+    (streamed,) = stream_files(run, tmp_path / "stream", 0.05, 1, seed=3, coding=Coding("wav", 32))
+    assert audio_info(streamed.path).subtype == "FLOAT"
+    with pytest.raises(ConfigError, match="--stream: writes WAVs, .*; for flac leave out --stream"):
+        list(stream_files(run, tmp_path / "stream", 0.05, 1, seed=3, coding=Coding("flac")))
 
 
 def test_a_prompt_file_is_resampled_and_named(run, tmp_path):

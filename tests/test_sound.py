@@ -12,7 +12,8 @@ from corpus import TINY_VOCODER, folder_of_notes, note, tiny_frontend, tiny_sett
 from processes import audiogen
 from tiny import tiny_backbone
 
-from audiogen.audio.io import audio_info, read_audio
+from audiogen.audio.io import audio_info, read_audio, write_audio
+from audiogen.audio.limiter import Limiter
 from audiogen.audio.wav_stream import write_chunks
 from audiogen.errors import AudiogenError, ConfigError
 from audiogen.frontends import FRONTENDS, load_frontend
@@ -72,7 +73,7 @@ def test_the_first_sound_comes_before_the_rest_is_drawn():
     chunks = stream_sound(frontend, model, 10.0, Request(seeds=[1]))
     first = next(chunks)
     assert 0 < first.shape[2] <= frontend.spec.sample_rate // 10
-    assert len(steps) <= first.shape[2] + 2
+    assert len(steps) <= first.shape[2] + Limiter(frontend.spec.sample_rate).delay + 2
 
 
 @pytest.mark.parametrize("seconds", [86_400, 1e9, 1e300])
@@ -110,6 +111,29 @@ def test_the_file_is_whole_after_every_chunk(tmp_path):
     assert soundfile.info(path).subtype == "PCM_16" and soundfile.info(path).samplerate == 8000
     wav = torch.cat(chunks, dim=1)
     assert float((read_audio(path) - wav).abs().max()) <= 0.5 / 32768 + 1 / 32768 * (float(wav.max()) == 1)
+
+
+@pytest.mark.parametrize(("bits", "subtype"), [(16, "PCM_16"), (24, "PCM_24"), (32, "FLOAT")])
+def test_a_stream_of_any_width_is_the_file_that_is_written_at_once(tmp_path, bits, subtype):
+    """Buries a header that promises another width, and 24-bit samples that shift after an odd number of bytes."""
+    chunks, path = list(torch.randn(7, 1, 51).clamp(-1, 1)), tmp_path / "a.wav"
+
+    def growing():
+        for count, chunk in enumerate(chunks):
+            if count:
+                assert path.stat().st_size % 2 == 0
+                assert soundfile.info(path).frames == 51 * count
+            yield chunk
+
+    assert write_chunks(path, growing(), 8000, bits) == 357
+    write_audio(tmp_path / "b.wav", torch.cat(chunks, dim=1), 8000, bits=bits)
+    for name in ("a.wav", "b.wav"):
+        info = soundfile.info(tmp_path / name)
+        assert (info.subtype, info.frames, info.channels, info.samplerate) == (subtype, 357, 1, 8000)
+    assert torch.equal(read_audio(path), read_audio(tmp_path / "b.wav"))
+    if bits == 32:
+        assert torch.equal(read_audio(path), torch.cat(chunks, dim=1))
+    assert not audio_info(path).note
 
 
 def test_what_was_made_before_an_error_stays(tmp_path):

@@ -1,6 +1,5 @@
 """Write a WAV incrementally, while its sound is generated."""
 
-import io
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,8 +11,8 @@ from ..errors import AudiogenError
 from .containers import MAX_PEAK
 
 
-def write_chunks(path: Path, chunks: Iterable[Tensor], sample_rate: int) -> int:
-    """Write a mono 16-bit WAV chunk by chunk; after each chunk it is a complete file that can be played.
+def write_chunks(path: Path, chunks: Iterable[Tensor], sample_rate: int, bits: int = 16) -> int:
+    """Write a mono WAV chunk by chunk; after each chunk it is a complete file that can be played.
 
     The file has its final name from the first chunk on. If the chunks end with an error, it holds those before.
 
@@ -21,6 +20,7 @@ def write_chunks(path: Path, chunks: Iterable[Tensor], sample_rate: int) -> int:
         path: path of the WAV.
         chunks: (..., n) in [-1, 1]; values beyond are clipped.
         sample_rate: Hz.
+        bits: bits per sample, 16, 24, or 32 for floats.
 
     Returns:
         The number of samples written.
@@ -28,7 +28,7 @@ def write_chunks(path: Path, chunks: Iterable[Tensor], sample_rate: int) -> int:
     Raises:
         AudiogenError: samples are NaN, infinite or absurdly large, or the disk is full.
     """
-    num_samples = 0
+    num_samples = start = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "wb")
@@ -42,41 +42,44 @@ def write_chunks(path: Path, chunks: Iterable[Tensor], sample_rate: int) -> int:
                     f"{path}: NaN, infinite or absurd samples (beyond {MAX_PEAK:g}, where full scale is 1) can't be "
                     "written; find out where they come from"
                 )
-            data = np.rint(samples * 32768.0).clip(-32768, 32767).astype("<i2").tobytes()
+            data = _encoded(samples.clip(-1, 1), bits)
             try:
                 if num_samples == 0:
-                    file.write(_header(0, sample_rate))
-                file.seek(0, io.SEEK_END)
-                file.write(data)
+                    start = file.write(_header(0, sample_rate, bits))
+                written = num_samples * bits // 8
+                file.seek(start + written)
+                file.write(data + b"\0" * ((written + len(data)) % 2))  # a RIFF chunk ends at an even byte
                 file.flush()  # before the header that states it
                 num_samples += len(samples)
                 file.seek(0)
-                file.write(_header(num_samples, sample_rate))
+                file.write(_header(num_samples, sample_rate, bits))
                 file.flush()
             except OSError as error:
-                raise _unwritten(path, error, 2 * num_samples) from error
+                raise _unwritten(path, error, num_samples * bits // 8) from error
     return num_samples
 
 
-def _header(num_samples: int, sample_rate: int) -> bytes:
-    """Return a header of 44 bytes (RIFF WAVE, PCM); a size of more than 32 bits is stated as the maximum."""
-    size = min(2 * num_samples, 2**32 - 38)
-    return struct.pack(
-        "<4sI4s4sIHHIIHH4sI",
-        b"RIFF",
-        36 + size,
-        b"WAVE",
-        b"fmt ",
-        16,
-        1,
-        1,
-        sample_rate,
-        2 * sample_rate,
-        2,
-        16,
-        b"data",
-        size,
-    )
+def _encoded(samples: np.ndarray, bits: int) -> bytes:
+    """Encode float32 samples as little-endian integers of 16 or 24 bits, or as they are."""
+    if bits == 32:
+        return samples.astype("<f4").tobytes()
+    scale = 2.0 ** (bits - 1)
+    whole = np.rint(samples * np.float64(scale)).clip(-scale, scale - 1).astype("<i4")
+    return whole.view(np.uint8).reshape(-1, 4)[:, : bits // 8].tobytes()
+
+
+def _header(num_samples: int, sample_rate: int, bits: int) -> bytes:
+    """Return a RIFF WAVE header; a size of more than 32 bits is stated as the maximum.
+
+    It has 44 bytes. For floats it has 58, since what is not PCM also states its number of samples.
+    """
+    width = bits // 8
+    size, floats = min(num_samples * width, 2**32 - 100), bits == 32
+    form = struct.pack("<HHIIHH", 3 if floats else 1, 1, sample_rate, width * sample_rate, width, bits)
+    chunks = [(b"fmt ", form + b"\0\0"), (b"fact", struct.pack("<I", size // width))] if floats else [(b"fmt ", form)]
+    body = b"".join(name + struct.pack("<I", len(content)) + content for name, content in chunks)
+    body += b"data" + struct.pack("<I", size)
+    return b"RIFF" + struct.pack("<I", 4 + len(body) + size + size % 2) + b"WAVE" + body
 
 
 def _unwritten(path: Path, error: OSError, size: int) -> AudiogenError:

@@ -1,4 +1,4 @@
-"""Write samples as WAVs, each with a .json file that says how to make it again."""
+"""Write samples as sound files, each with a .json file that says how to make it again."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..audio.io import read_audio, write_audio
+from ..audio.io import Coding, read_audio, write_audio
 from ..audio.limiter import log_reductions
 from ..audio.wav_stream import write_chunks
 from ..errors import AudioReadError, ConfigError
@@ -23,11 +23,11 @@ from ..utils.files import atomic_write_json, sha256_file
 
 #: Items generated at a time, which bounds memory. Draws do not depend on it.
 BATCH = 16
-#: Maximum number of WAVs per command; more must be a typo.
+#: Maximum number of files per command; more must be a typo.
 MAX_FILES = 1_000_000
 
 
-def write_sample(path: Path, wav: Tensor, sample_rate: int, kind: str, **about: Any) -> Path:
+def write_sample(path: Path, wav: Tensor, sample_rate: int, kind: str, bits: int | None = None, **about: Any) -> Path:
     """Write a wav (1, N) and its .json; return the path of the wav.
 
     Args:
@@ -35,9 +35,10 @@ def write_sample(path: Path, wav: Tensor, sample_rate: int, kind: str, **about: 
         wav: (1, N).
         sample_rate: Hz.
         kind: "original", "round-trip" or "generated".
+        bits: bits per sample; see `write_audio`.
         about: any of source, seed, sampling, precision, prompt, prompt_seconds, step and checkpoint.
     """
-    write_audio(path, wav.float().cpu(), sample_rate)
+    write_audio(path, wav.float().cpu(), sample_rate, bits=bits)
     return _write_about(path, wav.shape[-1] / sample_rate, kind, **about)
 
 
@@ -74,20 +75,22 @@ def write_generated(
     weights: Path | None = None,
     asked: Mapping[str, Any] | None = None,
     guidance: float | None = None,
+    coding: Coding = Coding(),
 ) -> Iterator[tuple[Path, int, dict[str, str]]]:
-    """Generate one WAV per seed, folder/PREFIX-SEED.wav, and yield (path, seed, what was asked) when it is written.
+    """Generate one file per seed, folder/PREFIX-SEED.wav, and yield (path, seed, what was asked) when it is written.
 
     Args:
-        folder: folder of the WAVs.
+        folder: folder of the files.
         run: the run.
         seconds: seconds of new sound, after the prompt; None for as long as a training file, to its end.
-        seeds: one per WAV.
+        seeds: one per file.
         sampling: temperature and filters.
         prompt: (name, wav (1, N) at the run's rate) to continue.
         prefix: first part of the names.
         weights: file of the run's weights; by default model.safetensors in its folder.
         asked: `conditions` of `Run.generate`.
         guidance: of `Run.generate`.
+        coding: format, which also ends the names, and bits per sample.
     """
     about, reductions, (name, wav) = None, [], prompt or (None, None)
     if seconds is None and prompt is not None:
@@ -107,8 +110,9 @@ def write_generated(
         reductions += made.reductions
         for seed, whole, length, said in zip(made.seeds, made.x, lengths, _words(run, asked, some), strict=True):
             sound = whole[:, :length]
-            path, what = folder / f"{prefix}-{seed}.wav", {"conditions": said} if said else {}
-            yield write_sample(path, sound, run.sample_rate, "generated", seed=seed, **about, **what), seed, said
+            path, what = folder / f"{prefix}-{seed}.{coding.format}", {"conditions": said} if said else {}
+            write_sample(path, sound, run.sample_rate, "generated", coding.bits, seed=seed, **about, **what)
+            yield path, seed, said
     log_reductions(reductions)
 
 
@@ -122,11 +126,12 @@ def generate_files(
     seed: int | None = None,
     asked: Mapping[str, Any] | None = None,
     guidance: float | None = None,
+    coding: Coding = Coding(),
 ) -> Iterator[tuple[Path, int, dict[str, str]]]:
-    """Generate `num` WAVs with consecutive seeds, beginning with `seed` or a random one: `audiogen generate`."""
+    """Generate `num` files with consecutive seeds, beginning with `seed` or a random one: `audiogen generate`."""
     seeds = _seeds_of_files(num, seed)
     wav = _read_prompt(run, prompt)
-    return write_generated(out, run, seconds, seeds, sampling, wav, prefix="sample", asked=asked, guidance=guidance)
+    return write_generated(out, run, seconds, seeds, sampling, wav, "sample", None, asked, guidance, coding)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,8 +162,15 @@ def stream_files(
     seed: int | None = None,
     asked: Mapping[str, Any] | None = None,
     guidance: float | None = None,
+    coding: Coding = Coding(),
 ) -> Iterator[Streamed]:
-    """Generate the same WAVs one by one, and write each while it is generated: `audiogen generate --stream`."""
+    """Generate the same sound one by one, and write each WAV while it is generated: `audiogen generate --stream`.
+
+    Raises:
+        ConfigError: the coding is not a WAV, or as in `generate_files`.
+    """
+    if coding.format != "wav":
+        raise ConfigError(f"--stream: writes WAVs, which play while they grow; for {coding.format} leave out --stream")
     seeds = _seeds_of_files(num, seed)
     about, (name, wav) = None, _read_prompt(run, prompt) or (None, None)
     for used in seeds:
@@ -172,7 +184,7 @@ def stream_files(
                 first = min(first, time.perf_counter())
                 yield chunk
 
-        made = write_chunks(path, timed(), run.sample_rate) / run.sample_rate
+        made = write_chunks(path, timed(), run.sample_rate, coding.bits) / run.sample_rate
         took = time.perf_counter() - began
         about = about or _about(run, request, name)
         said = _words(run, asked, [used])[0]
