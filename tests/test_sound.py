@@ -133,7 +133,7 @@ def test_a_stream_of_any_width_is_the_file_that_is_written_at_once(tmp_path, bit
     assert torch.equal(read_audio(path), read_audio(tmp_path / "b.wav"))
     if bits == 32:
         assert torch.equal(read_audio(path), torch.cat(chunks, dim=1))
-    assert not audio_info(path).note
+    assert not audio_info(path).notes
 
 
 def test_what_was_made_before_an_error_stays(tmp_path):
