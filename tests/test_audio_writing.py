@@ -56,7 +56,7 @@ def test_floats_and_32_bits(tmp_path, subtype):
     ],
 )
 def test_bits_per_sample(tmp_path, name, bits, subtype):
-    """Buries: a width that only changes the header, so that quiet sound is as coarse as before."""
+    """Guards against: a width that only changes the header, so that quiet sound is as coarse as before."""
     wav = 1e-4 * torch.randn(1, 1000, generator=torch.Generator().manual_seed(0))
     write_audio(tmp_path / name, wav, 16_000, bits=bits)
     error = float((read_audio(tmp_path / name) - wav).abs().max())
@@ -144,7 +144,7 @@ def test_what_can_not_be_written(tmp_path, name, wav, settings, message):
     ],
 )
 def test_widths_that_a_format_does_not_have(tmp_path, name, settings, message):
-    """Buries: a width that is silently another one."""
+    """Guards against: a width that is silently another one."""
     with pytest.raises(ConfigError, match=message):
         write_audio(tmp_path / name, torch.zeros(10), 16_000, **settings)
     assert not list(tmp_path.iterdir())

@@ -47,7 +47,7 @@ def true_peak(wav: torch.Tensor, rate: int) -> float:
 
 @pytest.mark.parametrize("rate", RATES)
 def test_no_true_peak_is_above_the_ceiling(rate):
-    """Buries a limiter of sample peaks, 3 dB too high for a tone at a quarter of the rate, and a gain that is late."""
+    """Guards against a limiter of sample peaks, 3 dB too high for a tone at a quarter of the rate, or a late gain."""
     for name, wav in sounds(rate).items():
         limited = Limiter(rate)(wav, last=True)
         assert limited.shape == wav.shape
@@ -57,7 +57,7 @@ def test_no_true_peak_is_above_the_ceiling(rate):
 
 @pytest.mark.parametrize("rate", RATES)
 def test_quiet_sound_passes_unchanged(rate):
-    """Buries a gain of almost 1, and peaks that are overestimated: what is under the ceiling must pass to the bit."""
+    """Guards against a gain of almost 1, and overestimated peaks: what is below the ceiling passes to the bit."""
     for name, wav in sounds(rate).items():
         quiet = (wav * 10 ** ((CEILING - 0.15 - true_peak(wav, rate)) / 20)).float()
         limiter = Limiter(rate)
@@ -66,7 +66,7 @@ def test_quiet_sound_passes_unchanged(rate):
 
 
 def test_sound_far_from_a_peak_passes_unchanged():
-    """Buries a gain that is for the whole sound, or one that creeps back to 1 for ever."""
+    """Guards against a gain that is for the whole sound, or one that creeps back to 1 for ever."""
     rate = 16000
     wav = 0.5 * torch.sin(0.2 * torch.arange(2 * rate))[None, None]
     wav[:, :, rate : rate + 100] *= 4
@@ -79,7 +79,7 @@ def test_sound_far_from_a_peak_passes_unchanged():
 
 @pytest.mark.parametrize("lengths", [[1], [7], [64, 0, 3], [5000]])
 def test_a_stream_equals_the_whole_to_the_bit(lengths):
-    """Buries a gain that is computed per chunk, one that rounds with the length, and a delay that is not the stated."""
+    """Guards against a gain that depends on the chunks or rounds with the length, and a delay other than stated."""
     rate = 8000
     wav = torch.cat([sounds(rate)[name][:, :, 1000:3000] for name in ("noise", "bass", "clicks")], dim=0).float()
     whole, limiter, fed, given = Limiter(rate)(wav, last=True), Limiter(rate), 0, []
@@ -101,7 +101,7 @@ def test_a_stream_equals_the_whole_to_the_bit(lengths):
 
 
 def test_items_do_not_depend_on_each_other_and_channels_do():
-    """Buries a gain shared by a batch, and one for each channel, which would move a sound from left to right."""
+    """Guards against a gain shared by a batch, and one per channel, which would move a sound from left to right."""
     rate, wavs = 16000, sounds(16000)
     batch = torch.cat([wavs["bass"], 0.1 * wavs["noise"], wavs["burst"]])
     limiter = Limiter(rate)
@@ -117,7 +117,7 @@ def test_items_do_not_depend_on_each_other_and_channels_do():
 
 
 def test_a_loud_tone_stays_a_tone():
-    """Buries a clamp, and a gain so quick that it bends the wave: a bass note would come back with harmonics."""
+    """Guards against a clamp, and a gain so quick that it bends the wave: a bass note would get harmonics."""
     rate, t = 16000, torch.arange(16000) / 16000
     wav = (1.2 * torch.sin(2 * torch.pi * 55 * t))[None, None].double()
 
@@ -130,20 +130,20 @@ def test_a_loud_tone_stays_a_tone():
 
 @pytest.mark.parametrize("samples", [1, 7, 500])
 def test_any_length(samples):
-    """Buries sound that is shorter than what the limiter looks ahead to."""
+    """Guards against sound that is shorter than what the limiter looks ahead to."""
     limited = Limiter(44100)(torch.full((2, 1, samples), 3.0), last=True)
     assert limited.shape == (2, 1, samples) and 0.5 < float(limited.abs().max()) < 0.8913
 
 
 def test_absurd_sound_is_not_hidden():
-    """Buries a limiter that turns NaN into silence, so that nobody would learn that a model has broken."""
+    """Guards against a limiter that turns NaN into silence, so that nobody would learn that a model has broken."""
     wav = torch.zeros(1, 1, 4000)
     wav[0, 0, 1000] = float("nan")
     assert bool(Limiter(8000)(wav, last=True).isnan().any())
 
 
 def test_the_interpolation_is_a_sinc():
-    """Buries taps that are mirrored or shifted: between samples of a slow sine stand its values there."""
+    """Guards against taps that are mirrored or shifted: between samples of a slow sine stand its values there."""
     taps, reach = interpolation_taps(), len(interpolation_taps()) // 2
     x = torch.sin(0.3 * torch.arange(1 - reach, reach + 1, dtype=torch.float64) + 0.5)
     expected = torch.sin(0.3 * torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64) + 0.5)
@@ -151,7 +151,7 @@ def test_the_interpolation_is_a_sinc():
 
 
 def test_decoded_sound_is_limited_and_single_samples_are_exact():
-    """Buries a front-end that clips, and a mu-law that is no longer exact."""
+    """Guards against a front-end that clips, and a mu-law that is no longer exact."""
     codec = load_frontend("codec", num_codebooks=2)
     codec.level.fill_(2.0)
     codes = torch.randint(0, 1024, (2, 2, 60), generator=torch.Generator().manual_seed(0))
@@ -168,7 +168,7 @@ def test_decoded_sound_is_limited_and_single_samples_are_exact():
 
 
 def test_one_line_says_what_was_turned_down(caplog):
-    """Buries a limiter that acts in silence, and one that talks where it does not act."""
+    """Guards against a limiter that acts in silence, and one that talks where it does not act."""
     caplog.set_level(logging.INFO, logger="audiogen")
     log_reductions([])
     log_reductions([0.0, 0.0])

@@ -271,7 +271,7 @@ def test_many_items_go_in_batches(run, tmp_path, monkeypatch):
 
 
 def test_files_of_another_format(run, tmp_path):
-    """Buries a name that ends in what the file is not, and a stream that is written as something else."""
+    """Guards against a name that ends in what the file is not, and a stream that is written as something else."""
     plain = list(generate_files(run, tmp_path, 0.05, 1, seed=3))
     ((path, *_),) = generate_files(run, tmp_path, 0.05, 1, seed=3, coding=Coding("flac", 24))
     info = audio_info(path)

@@ -115,7 +115,8 @@ def test_the_file_is_whole_after_every_chunk(tmp_path):
 
 @pytest.mark.parametrize(("bits", "subtype"), [(16, "PCM_16"), (24, "PCM_24"), (32, "FLOAT")])
 def test_a_stream_of_any_width_is_the_file_that_is_written_at_once(tmp_path, bits, subtype):
-    """Buries a header that promises another width, and 24-bit samples that shift after an odd number of bytes."""
+    """Guards against a header that promises another width, and 24-bit samples that shift after an odd number of
+    bytes."""
     chunks, path = list(torch.randn(7, 1, 51).clamp(-1, 1)), tmp_path / "a.wav"
 
     def growing():
