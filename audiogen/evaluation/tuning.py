@@ -12,8 +12,8 @@ from ..models.sampling import Sampling
 from ..runs.run import Run
 from .distribution import Distance, kad, log_mel_statistics, mean_and_deviation
 
-#: Candidates. Densities try temperatures only; codes also try cutting off the tail of improbable ones.
-TEMPERATURES, TOP_PS = (1.3, 1.2, 1.1, 1.0, 0.9, 0.8), (None, 0.95)
+#: Candidates, plain draws first. Densities try temperatures only; codes also try cutting off the tail of improbable ones.
+TEMPERATURES, TOP_PS = (1.0, 1.1, 0.9, 1.2, 0.8, 1.3), (None, 0.95)
 #: Number of generated clips, seconds per clip, seconds per window of the embedding, maximum number of windows of
 #: recordings.
 NUM_CLIPS, CLIP_SECONDS, WINDOW_SECONDS, ENOUGH = 16, 4.0, 1.0, 48
@@ -32,8 +32,8 @@ class Tried:
 def choose_sampling(run: Run, held_out: Iterable[Tensor], training: Iterable[Tensor] = ()) -> list[Tried]:
     """Generate with each candidate and measure its distance (KAD) from held-out recordings.
 
-    Choose the highest temperature, which gives the most diverse sound, among the candidates within one standard error
-    of the smallest distance.
+    Choose the temperature nearest to 1, that of plain draws, among the candidates within one standard error of the
+    smallest distance.
 
     Args:
         run: a trained run; its own `sampling` is ignored.
@@ -61,7 +61,7 @@ def choose_sampling(run: Run, held_out: Iterable[Tensor], training: Iterable[Ten
         tried.append(Tried(sampling, kad(reference, _embed(run, list(made)))))
     closest = min((one.distance for one in tried), key=lambda distance: distance.value)
     error = (closest.high - closest.low) / (2 * 1.96)  # half of a 95 % interval is 1.96 standard errors
-    # The sort is stable, and candidates were tried from the highest temperature down.
+    # The sort is stable, and plain draws were tried first.
     return sorted(tried, key=lambda one: one.distance.value > closest.value + error)
 
 
