@@ -12,7 +12,8 @@ from ..models.sampling import Sampling
 from ..runs.run import Run
 from .distribution import Distance, kad, log_mel_statistics, mean_and_deviation
 
-#: Candidates, plain draws first. Densities try temperatures only; codes also try cutting off the tail of improbable ones.
+#: Candidates, plain draws first. Densities try temperatures only; codes also try cutting off the tail of improbable
+#: ones.
 TEMPERATURES, TOP_PS = (1.0, 1.1, 0.9, 1.2, 0.8, 1.3), (None, 0.95)
 #: Number of generated clips, seconds per clip, seconds per window of the embedding, maximum number of windows of
 #: recordings.
