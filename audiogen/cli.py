@@ -10,7 +10,20 @@ import typer
 from rich.table import Table
 from typer.core import TyperCommand
 
+from .commands.defaults import BACKBONE, FRONTEND, frontend_settings, refuse_settings
+from .commands.options import (
+    in_brackets,
+    parse_backbone,
+    parse_budget,
+    parse_device,
+    parse_frontend,
+    parse_labels,
+    parse_seconds,
+    parse_settings,
+    registered,
+)
 from .errors import AudiogenError, ConfigError, printable
+from .utils.files import check_folder_is_there, check_holds_config, check_is_no_file
 from .utils.terminal import Terminal, Terminated, set_up
 
 app = typer.Typer(
@@ -26,17 +39,13 @@ Given = Annotated[Path, typer.Argument(readable=False)]
 
 
 class PartsCommand(TyperCommand):
-    """A command whose help lists the registered parts, which are imported only when help is requested."""
+    """A command whose help lists the registered parts."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Fill in the names, then print the help."""
-        from .commands.defaults import BACKBONE, FRONTEND
-        from .frontends import FRONTENDS
-        from .models.backbones import BACKBONES
-
         names = {
-            "{frontends}": ", ".join(FRONTENDS),
-            "{backbones}": ", ".join(BACKBONES),
+            "{frontends}": ", ".join(registered("frontends", "FRONTENDS")),
+            "{backbones}": ", ".join(registered("models/backbones", "BACKBONES")),
             "{frontend}": FRONTEND,
             "{backbone}": BACKBONE,
         }
@@ -48,17 +57,23 @@ class PartsCommand(TyperCommand):
         super().format_help(ctx, formatter)
 
 
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option(callback=parse_device, help="auto, cpu or cuda.")]
 Frontend = Annotated[
     str | None,
     typer.Option(
-        help="One of {frontends}; or the folder of a run, cache or front-end, to use its own. Default: {frontend}."
+        callback=parse_frontend,
+        help="One of {frontends}; or the folder of a run, cache or front-end, to use its own. Default: {frontend}.",
     ),
 ]
-Backbone = Annotated[str | None, typer.Option(help="One of {backbones}. Default: {backbone}.")]
+Backbone = Annotated[str | None, typer.Option(callback=parse_backbone, help="One of {backbones}. Default: {backbone}.")]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="A.B=1", help="A setting, by its name in a run's config.json; may be repeated."),
+    typer.Option(
+        "--set",
+        metavar="A.B=1",
+        callback=parse_settings,
+        help="A setting, by its name in a run's config.json; may be repeated.",
+    ),
 ]
 Pattern = Annotated[
     str | None,
@@ -104,23 +119,27 @@ def doctor(
     device: Device = "auto",
     settings: Settings = None,
 ) -> None:
-    """Show versions and devices; for a folder, show which files are used, and why others are not."""
-    from .doctor import check_folder, check_overfit, check_setup
-    from .utils.files import check_folder_is_there
-
-    if folder is not None:
-        check_folder_is_there(folder)
-    elif overfit:
+    """Show versions and devices; or, for a folder, which files are used, and why others are not."""
+    if overfit and folder is None:
         raise ConfigError("--overfit: needs a FOLDER to take a batch from")
     if not overfit and (frontend or backbone or settings):
         raise ConfigError("--frontend, --backbone and --set apply to --overfit only: add --overfit")
-    check_setup(console)
-    if folder is not None:
-        from .commands.plan import Flags
+    if folder is None:
+        from .doctor.setup import check_setup
 
-        found = check_folder(console, folder, verbose, Flags(frontend, backbone, settings or []), label_pattern)
-        if overfit:
-            check_overfit(console, found, frontend, backbone, device, settings or [])
+        check_setup(console)
+        return
+    from .doctor.folder import check_folder
+
+    check_folder_is_there(folder)
+    if not overfit:
+        check_folder(console, folder, verbose, label_pattern=label_pattern)
+        return
+    from .commands.plan import Flags
+    from .doctor.check import check_overfit
+
+    found = check_folder(console, folder, verbose, Flags(frontend, backbone, settings or []), label_pattern)
+    check_overfit(console, found, frontend, backbone, device, settings or [])
 
 
 @app.command(cls=PartsCommand)
@@ -136,6 +155,7 @@ def tokenize(
 
     --set accepts settings of the front-end, and data.held_out.
     """
+    check_folder_is_there(folder)
     from .commands.tokenize import tokenize as run_tokenize
 
     cache = run_tokenize(folder, out, frontend, device, settings or [], label_pattern)
@@ -153,16 +173,14 @@ def decode(
     settings: Settings = None,
 ) -> None:
     """Decode a cache, or a .npy file of codes, to WAVs."""
-    from .commands.decode import check_code_file, decode_file
-    from .commands.defaults import frontend_settings, refuse_settings
-    from .data import EncodedCache
-    from .frontends import load_frontend
-    from .utils.devices import choose_device
-    from .utils.files import check_is_no_file
-
     check_is_no_file(out)
     of_frontend, rest = frontend_settings(settings or [])
     refuse_settings(rest)
+    from .commands.decode import check_code_file, decode_file
+    from .data import EncodedCache
+    from .frontends import load_frontend
+    from .utils.devices import choose_device
+
     if not codes.is_dir():
         check_code_file(codes)
         if frontend is None:
@@ -222,6 +240,8 @@ def train(
     settings: Settings = None,
 ) -> None:
     """Train a model on a folder of sound files or on a cache, and write a page to listen to."""
+    check_folder_is_there(folder)
+    parse_budget(steps, minutes)
     from .commands.train import train as run_train
 
     run_train(
@@ -286,19 +306,19 @@ def generate(
     device: Device = "auto",
 ) -> None:
     """Generate sound files with a run, and print the seed of each."""
-    from .audio.io import Coding
-    from .commands.conditions import in_brackets, parse_labels, parse_seconds
-    from .commands.samples import generate_files, stream_files
-    from .runs.run import load_run
-    from .utils.devices import choose_device
-    from .utils.files import check_is_no_file
-
     check_is_no_file(out)
-    asked, length, coding = parse_labels(label or []), parse_seconds(seconds), Coding(format.lower(), bits)
+    asked, length = parse_labels(label or []), parse_seconds(seconds)
     files = {"melody": melody, "loudness": loudness}
     asked = {**asked, **{name: file for name, file in files.items() if file is not None}}
     if stream and length is None:
         raise ConfigError("--stream: a stream has no end of its own; give --seconds a number")
+    check_holds_config(run)
+    from .audio.io import Coding
+    from .commands.samples import generate_files, stream_files
+    from .runs.run import load_run
+    from .utils.devices import choose_device
+
+    coding = Coding(format.lower(), bits)
     loaded = load_run(run, choose_device(device), precision)
     filters = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     sampling = replace(loaded.sampling, **{name: value for name, value in filters.items() if value is not None})
@@ -324,6 +344,8 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Score a run on files of a folder that it was not trained on, beside count-based baselines."""
+    check_holds_config(run)
+    check_folder_is_there(folder)
     from .evaluation.report import evaluate_folder
     from .evaluation.wording import in_words, report_rows
     from .runs.run import load_run
@@ -346,6 +368,8 @@ def listen(
     out: Annotated[Path | None, typer.Option(readable=False, help="Path of the page.")] = None,
 ) -> None:
     """Write the listening page of a run, or a page that compares several, in the folder above the first."""
+    for run in runs:
+        check_holds_config(run)
     from .listen import write_page
 
     console.print(f"open {write_page(runs, out)}")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+from pathlib import Path
 
 import pytest
 from corpus import folder_of_notes, tiny_settings
@@ -10,10 +11,13 @@ from rich.console import Console
 from audiogen.commands.defaults import FRONTEND
 from audiogen.commands.plan import Flags, Plan, open_source
 from audiogen.commands.train import train
-from audiogen.doctor import Verdict, check
+from audiogen.data import FileEntry, Index
+from audiogen.doctor import check
+from audiogen.doctor.verdicts import Verdict
 from audiogen.frontends import MuLaw, load_frontend
 from audiogen.models.backbones import BACKBONES
 from audiogen.models.backbones.gpt import FEW_CODES, GPT
+from audiogen.runs.outlook import default_outlook
 from audiogen.runs.training_config import TrainingConfig
 from audiogen.spec import FrameSpec, TokenSpec
 
@@ -111,6 +115,17 @@ def test_the_doctor_tries_the_model_that_train_trains(tmp_path, monkeypatch):
     plan = Plan.for_source(open_source(folder), Flags("melvq", "gpt", settings))
     assert models[0].backbone.config == plan.config.backbone
     assert plan.config.backbone.num_layers == GPT.defaults(plan.spec, FEW_CODES - 1)[0].num_layers
+
+
+@pytest.mark.parametrize("rate", [1000, 8000, 16_000, 22_050, 44_100, 48_000, 192_000])
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_doctor_foretells_what_train_does(rate, count):
+    """Guards against a report on a folder, which is worked out without torch, that train does not follow."""
+    files = [FileEntry(f"{i}.wav", f"{i:064x}", rate, 1, 60 * rate, 0.5, 0.1, False, 0.0) for i in range(count)]
+    index = Index(Path("folder"), files, [])
+    plan, outlook = Plan.for_source(index), default_outlook(index)
+    assert outlook == plan.outlook
+    assert outlook.split(index) == plan.split(index)
 
 
 @pytest.mark.parametrize(("rate", "times"), [(16_000, 1), (8000, 2)])

@@ -14,9 +14,11 @@ from rich.console import Console
 
 from audiogen.commands.plan import Flags, Plan
 from audiogen.data import EncodedCache
-from audiogen.doctor import check_folder, check_overfit, check_setup, overfit, verdict
-from audiogen.doctor.check import cut, excerpts
-from audiogen.doctor.setup import PACKAGES, setup_warnings
+from audiogen.doctor.check import check_overfit, cut, excerpts
+from audiogen.doctor.experiment import overfit
+from audiogen.doctor.folder import check_folder
+from audiogen.doctor.setup import PACKAGES, check_setup, setup_warnings
+from audiogen.doctor.verdicts import verdict
 from audiogen.errors import ConfigError, DataError
 from audiogen.frontends import load_frontend
 from audiogen.models.backbones import BACKBONES

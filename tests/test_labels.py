@@ -11,7 +11,7 @@ from folders import folder_of_noise
 from tiny import lively
 
 from audiogen.audio.io import audio_info
-from audiogen.commands.conditions import parse_labels, parse_seconds
+from audiogen.commands.options import parse_labels, parse_seconds
 from audiogen.commands.samples import generate_files
 from audiogen.commands.tokenize import tokenize
 from audiogen.commands.train import train

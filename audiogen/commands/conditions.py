@@ -1,7 +1,7 @@
-"""Command-line side of conditions: find labels, choose which to learn, and parse what the user asks for."""
+"""Command-line side of conditions: find labels, and choose which to learn."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,42 +75,6 @@ def told(conditions: Mapping[str, Any]) -> str:
         }
         words.append(name + values.get(type(config), lambda c: "")(config))
     return ", ".join(words)
-
-
-def parse_labels(assignments: Iterable[str]) -> dict[str, str | None]:
-    """Parse the values of --label: "digit=7" becomes {"digit": "7"}, and "digit=" means "not given".
-
-    Raises:
-        ConfigError: an assignment is not of this form, or a name is given twice.
-    """
-    found: dict[str, str | None] = {}
-    for assignment in assignments:
-        name, equals, value = (text.strip() for text in assignment.partition("="))
-        if not name or not equals:
-            raise ConfigError(f"--label: {assignment!r} must be of the form NAME=VALUE, such as digit=7")
-        if name in found:
-            raise ConfigError(f"--label: {name} is given twice")
-        found[name] = value or None
-    return found
-
-
-def parse_seconds(text: str) -> float | None:
-    """Parse the value of --seconds: a number, or "auto", which becomes None.
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    if text.strip().lower() == "auto":
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        raise ConfigError(f"--seconds: must be a number, or auto, got {text!r}") from None
-
-
-def in_brackets(asked: Mapping[str, str]) -> str:
-    """Format the labels of an item to follow its name: "  (digit 7, speaker jackson)"."""
-    return f"  ({', '.join(f'{name} {value}' for name, value in asked.items())})" if asked else ""
 
 
 def check_same_conditions(out: Path, saved: RunConfig, asked: Sequence[str] | None, pattern: str | None) -> None:

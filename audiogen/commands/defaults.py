@@ -1,13 +1,14 @@
 """Defaults of commands, and the parsing of --set."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ..config import parse_override
 from ..errors import ConfigError
 from ..utils.devices import bf16_pays
+
+if TYPE_CHECKING:
+    import torch
 
 #: Default parts of `audiogen train FOLDER --out RUN`; tests/bench/defaults.py compares them with others.
 FRONTEND, BACKBONE = "mel", "gpt"
@@ -56,7 +57,7 @@ def refuse_settings(assignments: Iterable[str], taken: Sequence[str] = ()) -> No
             )
 
 
-def resolve_precision(precision: str, device: torch.device) -> str:
+def resolve_precision(precision: str, device: "torch.device") -> str:
     """Resolve "auto" for a device: "bf16" where it is known to be faster, else "fp32"."""
     if precision != "auto":
         return precision

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import find, from_dict, override, parse_override, part_to_dict, to_dict
-from ..data import EncodedCache, Index, Split, default_rate, fit_to, is_cache, long_enough, scan, split
+from ..data import EncodedCache, Index, Split, default_rate, fit_to, is_cache, long_enough, scan
 from ..errors import ConfigError
 from ..frontends import FRONTENDS, Frontend, frontend_to_dict, load_frontend
 from ..models.backbones import BACKBONES
@@ -17,6 +17,7 @@ from ..models.patterns import PATTERNS
 from ..models.sequence_model import SequenceModel
 from ..runs.build import blank_model
 from ..runs.config import RunConfig
+from ..runs.outlook import Outlook
 from ..runs.start import FREE, base_frontend, fine_tuning, is_base_frontend
 from ..runs.training_config import TrainingConfig
 from ..spec import Spec
@@ -74,6 +75,13 @@ class Plan:
             ConfigError: the parts do not fit each other.
         """
         return blank_model(self.config, self.spec)
+
+    @property
+    def outlook(self) -> Outlook:
+        """What training makes of a folder."""
+        frames_per_second = self.spec.sample_rate / self.frontend.longest_frame
+        gap_seconds = self.model.receptive_frames / frames_per_second
+        return Outlook(self.spec, self.config.training.crop_frames, self.config.data.held_out, gap_seconds)
 
     @classmethod
     def draft(cls, flags: Flags) -> "Plan":
@@ -166,8 +174,7 @@ class Plan:
 
     def split(self, index: Index) -> Split:
         """Split a folder by content. A single file is cut, with a gap as long as the model's receptive field."""
-        frames_per_second = self.spec.sample_rate / self.frontend.longest_frame
-        return split(index, self.config.data.held_out, self.model.receptive_frames / frames_per_second)
+        return self.outlook.split(index)
 
     def fit(self, index: Index) -> None:
         """Fit the front-end to the training files alone, unless it is fitted already."""

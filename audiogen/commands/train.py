@@ -49,6 +49,7 @@ from ..utils.devices import choose_device
 from ..utils.files import alone_in, atomic_write_json, check_is_no_file
 from .conditions import check_same_conditions, labels_of, with_conditions
 from .defaults import frontend_settings, resolve_precision
+from .options import parse_budget
 from .plan import Flags, Plan, open_source
 from .resume import check_same_frontend, contents, other_files, resumed_config, same_source
 from .samples import write_generated, write_round_trips
@@ -115,9 +116,7 @@ def train(
         >>> wavs = run.generate(seconds=4, num=4)  # doctest: +SKIP
     """
     folder, out, where = Path(folder), Path(out), choose_device(device)
-    if steps is not None and minutes is not None:
-        raise ConfigError("--steps and --minutes: give one of them, not both")
-    asked = {"steps": steps, "minutes": minutes} if (steps, minutes) != (None, None) else {}
+    asked = parse_budget(steps, minutes)
     if seed is not None:
         asked["seed"] = seed
     if start not in (None, "base", "scratch"):

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from ..data import FileEntry, Index, Labels, Split, describe_labels, find_labels, is_cache, long_enough, scan
+from ..data.labels import EXAMPLE, Column
+from ..runs.outlook import Outlook, default_outlook
+
 if TYPE_CHECKING:
     from ..commands.plan import Flags
-    from ..data import EncodedCache, FileEntry, Index, Labels, Split
-    from ..data.labels import Column
+    from ..data import EncodedCache
 
 #: Up to this many kept files are listed without --verbose.
 FEW_FILES = 30
@@ -36,7 +39,7 @@ def check_folder(
         console: where to print.
         folder: folder of sound files, or an encoded cache.
         verbose: print a line for every kept file.
-        flags: options of `train`; None for its defaults.
+        flags: options of `train`; None for its defaults, for which a folder of sound files needs no torch.
         label_pattern: pattern over file names; see `find_labels`.
 
     Returns:
@@ -45,22 +48,18 @@ def check_folder(
     Raises:
         DataError: there is no such folder, no sound in it, or too little to hold anything out.
     """
-    from ..commands.conditions import labels_of
-    from ..commands.plan import Flags, Plan
-    from ..data import EncodedCache, is_cache, long_enough, scan
-
-    source = EncodedCache.open(folder) if is_cache(folder) else scan(folder)
-    index = source if not isinstance(source, EncodedCache) else source.index
+    source = _open(folder)
+    index = source if isinstance(source, Index) else source.index
     _list_files(console, index, verbose or len(index.files) <= FEW_FILES)
     index.require_files()
 
-    plan = Plan.for_source(source, flags or Flags())
-    usable = long_enough(index, plan.spec)
+    outlook = _outlook(source, flags)
+    usable = long_enough(index, outlook.spec)
     usable.require_files()
-    sides = plan.split(usable)
+    sides = outlook.split(usable)
     # If the rate varies, the average rate of the cache.
-    rate = len(source.data) / index.seconds if isinstance(source, EncodedCache) else math.inf
-    crop_seconds = plan.config.training.crop_frames / (plan.spec.frame_rate or rate)
+    rate = math.inf if isinstance(source, Index) else len(source.data) / index.seconds
+    crop_seconds = outlook.crop_frames / (outlook.spec.frame_rate or rate)
 
     rows = _totals(index)
     if len(usable.files) < len(index.files):
@@ -69,20 +68,43 @@ def check_folder(
     rows += [
         ("to train on", sides.summary),
         ("default crop", _crops(usable.files, crop_seconds)),
-        ("default rate", _rates(usable.files, plan.spec.sample_rate)),
+        ("default rate", _rates(usable.files, outlook.spec.sample_rate)),
     ]
     console.print(str(folder), style="italic")
     # Lines rather than a table, so that nothing is cut off on a narrow terminal or in a pipe.
     for name, value in rows:
         console.print(Text.assemble((f"{name:<14}", "bold"), value))
-    _list_labels(console, labels_of(source, label_pattern), sides)
+    _list_labels(console, _labels(source, label_pattern), sides)
     return source
 
 
-def _list_labels(console: Console, labels: "Labels", sides: "Split") -> None:
-    """Print what is known of the files, and what `train` would learn of it."""
-    from ..data.labels import EXAMPLE, describe_labels
+def _open(folder: str | Path) -> "Index | EncodedCache":
+    if not is_cache(folder):
+        return scan(folder)
+    from ..data import EncodedCache
 
+    return EncodedCache.open(folder)
+
+
+def _outlook(source: "Index | EncodedCache", flags: "Flags | None") -> Outlook:
+    """Return what training makes of a folder. A plan would load torch, which the defaults can do without."""
+    if flags is None and isinstance(source, Index):
+        return default_outlook(source)
+    from ..commands.plan import Flags, Plan
+
+    return Plan.for_source(source, flags or Flags()).outlook
+
+
+def _labels(source: "Index | EncodedCache", pattern: str | None) -> Labels:
+    if isinstance(source, Index):
+        return find_labels(source, pattern)
+    from ..commands.conditions import labels_of
+
+    return labels_of(source, pattern)
+
+
+def _list_labels(console: Console, labels: Labels, sides: Split) -> None:
+    """Print what is known of the files, and what `train` would learn of it."""
     if not labels.files:
         lines = EXAMPLE.splitlines()
         told = (
@@ -96,7 +118,7 @@ def _list_labels(console: Console, labels: "Labels", sides: "Split") -> None:
         console.print(Text.assemble((f"  {column.name:<12}", "bold"), _values(column)))
 
 
-def _values(column: "Column") -> str:
+def _values(column: Column) -> str:
     shown = [f"{value} ({count})" for value, count in list(column.counts.items())[:FEW_FILES]]
     more = len(column.counts) - len(shown)
     learned = column.settings
@@ -112,7 +134,7 @@ def _values(column: "Column") -> str:
     return "; ".join(parts)
 
 
-def _list_files(console: Console, index: "Index", each: bool) -> None:
+def _list_files(console: Console, index: Index, each: bool) -> None:
     """Print one line per file, so that grep works."""
     rows = []
     for file in index.files:
@@ -127,7 +149,7 @@ def _list_files(console: Console, index: "Index", each: bool) -> None:
         console.print(f"{plural(unlisted, 'other file' if rows else 'file')} kept without remark; --verbose lists each")
 
 
-def _remark(file: "FileEntry") -> str:
+def _remark(file: FileEntry) -> str:
     remarks = ["near-silent"] if file.silent else []
     if file.clipped > AUDIBLE_CLIPPING:
         remarks.append(f"clipped ({file.clipped:.1%})")
@@ -136,7 +158,7 @@ def _remark(file: "FileEntry") -> str:
     return ", ".join(remarks)
 
 
-def _totals(index: "Index") -> list[tuple[str, str]]:
+def _totals(index: Index) -> list[tuple[str, str]]:
     files = index.files
     found = len(files) + len(index.rejected)
     others = f" ({plural(index.ignored, 'file')} of other kinds skipped)" if index.ignored else ""
@@ -169,7 +191,7 @@ def _totals(index: "Index") -> list[tuple[str, str]]:
     ]
 
 
-def _crops(files: list["FileEntry"], crop_seconds: float) -> str:
+def _crops(files: list[FileEntry], crop_seconds: float) -> str:
     shorter = sum(file.duration < crop_seconds for file in files)
     length = time_text(crop_seconds)
     if not shorter:
@@ -178,7 +200,7 @@ def _crops(files: list["FileEntry"], crop_seconds: float) -> str:
     return f"{length}; {which} shorter, and joined end to end"
 
 
-def _rates(files: list["FileEntry"], sample_rate: int) -> str:
+def _rates(files: list[FileEntry], sample_rate: int) -> str:
     higher = sum(file.sample_rate > sample_rate for file in files)
     lost = f"; {plural(higher, 'file')} will lose what is above {sample_rate // 2} Hz" if higher else ""
     return f"{sample_rate} Hz, to which every file is resampled{lost}"

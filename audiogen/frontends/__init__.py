@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..config import find, from_dict, part_from_dict, part_to_dict, to_dict
 from ..errors import ConfigError, RunError
-from ..utils.files import atomic_write_json
+from ..utils.files import atomic_write_json, check_holds_config
 from ..utils.json_files import damaged, read_format
 from ..utils.tensors import read_tensors, write_tensors
 from .base import Frontend
@@ -120,13 +120,8 @@ def read_config_file(folder: str | Path) -> dict[str, Any]:
         RunError: it is missing, damaged or of a newer format.
     """
     path = Path(folder) / CONFIG_FILE
-    try:
-        values = read_format(path, FORMAT, RunError, REMEDY)
-    except FileNotFoundError:
-        raise RunError(
-            f"{folder}: is no run, cache or saved front-end, since it has no {CONFIG_FILE}; give a folder that "
-            "audiogen train or tokenize wrote"
-        ) from None
+    check_holds_config(folder)
+    values = read_format(path, FORMAT, RunError, REMEDY)
     if not isinstance(values.get("frontend"), dict):
         raise damaged(path, "frontend: this group of settings is missing", RunError, REMEDY)
     return values

@@ -6,7 +6,6 @@ sample rate. A lower rate has only the leading bands, and the weights contain a 
 
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +16,9 @@ from ..frontends.mel.mel import Mel
 from ..models.sequence_model import SequenceModel
 from .config import RunConfig
 from .folder import read_config, read_weights
+from .outlook import BASE as BASE
+from .outlook import FINE_TUNING
 
-#: Run folder of the base model; `audiogen generate` accepts it like any other.
-BASE = Path(__file__).parents[1] / "weights" / "base"
 #: Settings that do not change the shape of any weight, so they can be changed for the base model.
 FREE = ("frontend.sample_rate", "frontend.griffin_lim_iterations", "backbone.dropout", "backbone.window")
 
@@ -32,16 +31,7 @@ def base_config() -> RunConfig:
 
 def fine_tuning() -> tuple[Any, dict[str, Any]]:
     """Return the backbone's config and the training settings for fine-tuning the base model."""
-    training = {
-        "start": "base",
-        "crop_frames": 384,
-        "batch_size": 4,
-        "learning_rate": 3e-4,
-        "scheduled_sampling": 0.5,  # without it, clean tunes fade into silence (docs/benchmarks.md)
-        "warmup": 0.1,
-        "weight_decay": 0.1,
-    }
-    return replace(base_config().backbone, dropout=0.1), training
+    return replace(base_config().backbone, dropout=0.1), FINE_TUNING
 
 
 @cache

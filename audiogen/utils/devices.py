@@ -1,33 +1,44 @@
 """Choose a device, and ask what it does fast."""
 
 import re
-
-import torch
+from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
 
+if TYPE_CHECKING:
+    import torch
 
-def choose_device(name: str) -> torch.device:
+
+def check_device(name: str) -> None:
+    """Raise a ConfigError unless a name is one that `choose_device` knows."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise ConfigError(f"--device: {name!r} is unknown; choose auto, cpu or cuda")
+
+
+def choose_device(name: str) -> "torch.device":
     """Return the device of a name: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
 
     Raises:
         ConfigError: the name is unknown, or the GPU does not exist.
     """
+    check_device(name)
+    import torch  # slow, and not needed to refuse a name
+
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise ConfigError(f"--device: {name!r} is unknown; choose auto, cpu or cuda")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"--device: there is no GPU {name!r} that CUDA can use here; choose auto or cpu")
     return device
 
 
-def bf16_pays(device: torch.device) -> bool:
+def bf16_pays(device: "torch.device") -> bool:
     """Return whether the device multiplies bfloat16 in hardware.
 
     On such a CPU a training step in bfloat16 takes 0.4 to 0.7 of the time (tests/bench/precision.py).
     """
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)  # older GPUs emulate it
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

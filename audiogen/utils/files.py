@@ -37,6 +37,17 @@ def check_is_no_file(out: str | Path) -> None:
         raise AudiogenError(f"{out}: is a file; give a new or existing folder to write to")
 
 
+def check_holds_config(folder: str | Path) -> None:
+    """Raise a RunError if a folder has no config.json, as a run, a cache and a saved front-end have."""
+    with suppress(PermissionError):  # reading the file will say so
+        if Path(folder, "config.json").exists():
+            return
+        raise RunError(
+            f"{folder}: is no run, cache or saved front-end, since it has no config.json; give a folder that audiogen "
+            "train or tokenize wrote"
+        )
+
+
 # Locks.
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...audio.dsp import hz_to_mel, mel_filterbank, mel_to_hz
+from ...audio.dsp import HIGHEST_MEL_RATE, leading_bands, mel_filterbank
 from ...errors import ConfigError
 from ...spec import FrameSpec
 from ..base import check_setting, training_wavs
@@ -39,7 +39,7 @@ class Mel(MelFrontend):
     mean: Tensor
     std: Tensor
     lookahead = 1
-    highest_default_rate = 48_000  # the frame rate does not depend on the sample rate
+    highest_default_rate = HIGHEST_MEL_RATE
     block_frames = 1024
     reconfigurable = frozenset({"griffin_lim_iterations"})
 
@@ -105,16 +105,11 @@ class Mel(MelFrontend):
         Raises:
             ConfigError: the rate is out of range.
         """
-        spec, top = self.spec, hz_to_mel(self.config.f_max or self.spec.sample_rate / 2)
-        spacing = top / (spec.num_features + 1)  # mel
-        num_features = min(spec.num_features, int(hz_to_mel(sample_rate / 2) / spacing + 1e-6) - 1)
-        config = Mel.Config(
-            sample_rate,
-            max(1, num_features),
-            2 * _fast_length(round(spec.hop_length * sample_rate / spec.sample_rate / 2)),  # even, for a vocoder
-            round(mel_to_hz(spacing * (num_features + 1)), 3),
-            **settings,
+        spec, top = self.spec, self.config.f_max or self.spec.sample_rate / 2
+        num_features, hop_length, f_max = leading_bands(
+            spec.sample_rate, spec.num_features, spec.hop_length, top, sample_rate
         )
+        config = Mel.Config(sample_rate, num_features, hop_length, f_max, **settings)
         other = Mel(config).to(self.device, self.dtype)
         # |STFT|^2 grows with the square of the window's length, for tones as for noise.
         other.mean.copy_(self.mean[:num_features] + 2 * math.log(other.n_fft / self.n_fft))
@@ -200,12 +195,3 @@ class Mel(MelFrontend):
 
     def _log(self, power: Tensor) -> Tensor:
         return torch.log(power + self.floor)
-
-
-def _fast_length(length: int) -> int:
-    """Return the next length without prime factors above 7, for which Fourier transforms are fast."""
-    length = rest = max(1, length)
-    for prime in (2, 3, 5, 7):
-        while rest % prime == 0:
-            rest //= prime
-    return length if rest == 1 else _fast_length(length + 1)

@@ -1,0 +1,63 @@
+"""What `audiogen train FOLDER` does by default, worked out without torch, for `audiogen doctor FOLDER`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..audio.dsp import HIGHEST_MEL_RATE, leading_bands
+from ..data import Index, Split, main_sample_rate, split
+from ..errors import RunError
+from ..spec import FrameSpec, Spec
+from ..utils.json_files import read_format
+from .training_config import DataConfig
+
+#: Run folder of the base model; `audiogen generate` accepts it like any other.
+BASE = Path(__file__).parents[1] / "weights" / "base"
+#: How it is fine-tuned: fields of TrainingConfig.
+FINE_TUNING: dict[str, Any] = {
+    "start": "base",
+    "crop_frames": 384,
+    "batch_size": 4,
+    "learning_rate": 3e-4,
+    "scheduled_sampling": 0.5,  # without it, clean tunes fade into silence (docs/benchmarks.md)
+    "warmup": 0.1,
+    "weight_decay": 0.1,
+}
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What training makes of a folder.
+
+    Attributes:
+        spec: of the front-end.
+        crop_frames: frames per training crop.
+        held_out: fraction of the files to hold out.
+        gap_seconds: gap between the sides of a single file, as long as the model's receptive field.
+    """
+
+    spec: Spec
+    crop_frames: int
+    held_out: float
+    gap_seconds: float
+
+    def split(self, index: Index) -> Split:
+        """Split a folder as training does."""
+        return split(index, self.held_out, self.gap_seconds)
+
+
+def default_outlook(index: Index) -> Outlook:
+    """Return the outlook of a run that fine-tunes the base model, as a run does where no option says otherwise.
+
+    Raises:
+        DataError: the index has no files.
+    """
+    base = read_format(BASE / "config.json", 1, RunError, "install audiogen again")
+    mel, gpt = base["frontend"], base["backbone"]
+    sample_rate = min(main_sample_rate(index), HIGHEST_MEL_RATE)
+    bands, hop_length, _ = leading_bands(
+        mel["sample_rate"], mel["num_features"], mel["hop_length"], mel["f_max"], sample_rate
+    )
+    spec, crop_frames = FrameSpec(sample_rate, hop_length, bands), FINE_TUNING["crop_frames"]
+    receptive_frames = 1 + gpt["num_layers"] * (crop_frames // 2 - 1)  # see GPT.for_crops and GPT.receptive_field
+    return Outlook(spec, crop_frames, DataConfig().held_out, receptive_frames / spec.frame_rate)
