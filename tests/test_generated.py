@@ -71,6 +71,6 @@ def test_a_run_is_judged_beside_its_recordings(tmp_path, folder, kind):
     assert made["kad"]["training"]["value"] < made["kad"]["generated"]["value"]
     rows = dict(report_rows(found))
     assert "2 generated clips: KAD x 1000 to the recordings" in rows
-    assert any("nearer to training" in name for name in rows)
+    assert any("closer to training" in name for name in rows)
     assert judge_generated(run, [torch.zeros(1, 100)], None, 2)["kad"] is None
     assert "generated" not in evaluate_folder(run, folder)
