@@ -131,11 +131,11 @@ def _bands(run: Run, sequences: Iterable[Tensor]) -> Iterator[Tensor]:
 
     The frames of mel front-ends are used as they are, in standard deviations, without decoding.
     """
-    front: Any = run.frontend
+    front = run.frontend
     for x in sequences:
-        if hasattr(front, "frames_of"):
-            frames = front.frames_of(x[None].to(front.device))[0].cpu()  # (F, T)
-            rate = front.spec.frame_rate
+        found = front.frames_of(x[None].to(front.device))
+        if found is not None:
+            frames, rate = found[0].cpu(), front.spec.frame_rate  # (F, T)
         else:
             frames = log_mel_levels(_decoded(run, [x])[0], front.spec.sample_rate)[0] / 10
             rate = 4 * front.spec.sample_rate / 2 ** round(math.log2(0.046 * front.spec.sample_rate))

@@ -85,11 +85,12 @@ def _embed(run: Run, sequences: Sequence[Tensor]) -> Tensor:
     The frames of mel front-ends are used as they are, without decoding.
     """
     front = run.frontend
-    frames_of = getattr(front, "frames_of", None)
-    if frames_of is None:
-        wavs = [front.decode(x[None].to(front.device))[0].cpu() for x in sequences]
+    items = [x[None].to(front.device) for x in sequences]
+    found = [frames[0].cpu() for x in items if (frames := front.frames_of(x)) is not None]
+    if not found:
+        wavs = [front.decode(x)[0].cpu() for x in items]
         return log_mel_statistics(wavs, front.spec.sample_rate, WINDOW_SECONDS)
-    frames = torch.cat([frames_of(x[None].to(front.device))[0].cpu() for x in sequences], dim=1)  # (F, T)
+    frames = torch.cat(found, dim=1)  # (F, T)
     length = round(WINDOW_SECONDS * front.spec.frame_rate)
     windows = frames[:, : frames.shape[1] // length * length].unflatten(1, (-1, length)).transpose(0, 1)
     return mean_and_deviation(windows)

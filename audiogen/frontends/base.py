@@ -264,6 +264,10 @@ class Frontend(nn.Module):
         """Return how many samples each frame represents: (B, C, T) -> (B, T) int64, 0 for holes."""
         return torch.full_like(x[:, 0], self.spec.hop_length, dtype=torch.int64)
 
+    def frames_of(self, x: Tensor) -> Tensor | None:
+        """Return the mel frames (B, F, T) that codes or frames (B, C, T) stand for; None if only decoding tells."""
+        return None
+
     def expand(self, codes: Tensor) -> Tensor:
         """Convert codes (1, T) to those of the base; without a base, return them unchanged."""
         return codes

@@ -153,7 +153,6 @@ class Mel(MelFrontend):
         self.std.copy_(variance.sqrt().clamp_min(SMALLEST_STD))
 
     def frames_of(self, x: Tensor) -> Tensor:
-        """Return the frames themselves."""
         return x
 
     def power(self, wav: Tensor) -> Tensor:

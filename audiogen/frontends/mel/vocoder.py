@@ -97,7 +97,6 @@ class MelFrontend(Frontend):
         raise NotImplementedError
 
     def frames_of(self, x: Tensor) -> Tensor:
-        """Convert the result of `encode` to the mel frames (B, F, T) to be decoded."""
         raise NotImplementedError
 
     def frames_heard(self, wav: Tensor) -> Tensor:
