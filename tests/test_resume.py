@@ -24,8 +24,10 @@ from audiogen.commands.train import train
 from audiogen.data import Crops
 from audiogen.errors import AudiogenError, ConfigError, RunError
 from audiogen.frontends import load_frontend, save_frontend
+from audiogen.models.sampling import Sampling
 from audiogen.runs.event_log import Metrics, read_metrics
 from audiogen.runs.folder import holds_run
+from audiogen.runs.run import load_run
 from audiogen.training import checkpoint
 from audiogen.training import trainer as loop
 from audiogen.training.checkpoint import list_checkpoints, load_checkpoint
@@ -312,6 +314,17 @@ def test_a_checkpoint_of_a_newer_format_asks_for_an_upgrade(corpus, whole, tmp_p
     (run / "checkpoints" / "step-12" / "manifest.json").write_text('{"format": 2, "more": {}}')
     with pytest.raises(RunError, match="step-12/manifest.json: has format 2.*upgrade"):
         start(corpus, run, resume=True)
+
+
+def test_a_sampling_that_was_typed_is_not_tuned_and_may_change(corpus, tmp_path, monkeypatch):
+    """Guards against `--set sampling.temperature=0.8` that train refuses, or overwrites by a temperature of its own."""
+    monkeypatch.setattr("audiogen.commands.train.choose_sampling", lambda *_: pytest.fail("the sampling is tuned"))
+    for steps, temperature in ((1, 0.8), (2, 0.5)):
+        typed = [f"sampling.temperature={temperature}", "sampling.top_p=0.9"]
+        run = start(corpus, tmp_path / "run", typed, steps=steps, resume=steps > 1)
+        assert run.sampling == Sampling(temperature, top_p=0.9) == load_run(tmp_path / "run").config.sampling
+    with pytest.raises(ConfigError, match="sampling.temprature: unknown.*sampling.temperature"):
+        start(corpus, tmp_path / "other", ["sampling.temprature=1"])
 
 
 # ---- what a resume refuses

@@ -164,6 +164,7 @@ class Plan:
             "data": {},
             "training": {**training, **flags.training},
             "guidance": {},
+            "sampling": {},
         }
         _, overrides = frontend_settings(flags.overrides)
         typed = override(values, overrides)

@@ -11,8 +11,8 @@ from ..frontends import FRONTENDS, Frontend, frontend_to_dict, load_frontend
 from ..runs.config import RunConfig
 from ..runs.folder import read_split
 
-#: Settings that affect only how long a run continues.
-MAY_CHANGE = ("training.steps", "training.minutes", "training.patience")
+#: Settings that affect only how long a run continues, and a group that affects only how sound is drawn from it.
+MAY_CHANGE = ("training.steps", "training.minutes", "training.patience", "sampling")
 
 
 def same_source(source: Index | EncodedCache, front: Frontend, out: Path) -> EncodedCache:
@@ -26,7 +26,8 @@ def same_source(source: Index | EncodedCache, front: Frontend, out: Path) -> Enc
     Raises:
         RunError: the source lacks files of the run, or was encoded by another front-end.
     """
-    split_files = {part.file.sha256 for side in (read_split(out).train, read_split(out).held_out) for part in side}
+    sides = read_split(out)
+    split_files = {part.file.sha256 for part in (*sides.train, *sides.held_out)}
     index = source.index if isinstance(source, EncodedCache) else source
     if not split_files <= {file.sha256 for file in index.files}:
         raise other_files(index.folder, out)
@@ -86,7 +87,7 @@ def check_same_frontend(out: Path, front: Frontend, name: str | None, settings: 
 def resumed_config(
     saved: RunConfig, out: Path, backbone: str | None, asked: dict[str, Any], overrides: Sequence[str]
 ) -> RunConfig:
-    """Return the config of a resumed run, in which only its duration may change.
+    """Return the config of a resumed run, in which only its duration and its sampling may change.
 
     Args:
         saved: the run's config.
@@ -98,12 +99,12 @@ def resumed_config(
     Raises:
         ConfigError: another setting differs; names it.
     """
-    before = saved.to_dict()
+    before = {"sampling": {}, **saved.to_dict()}
     after = override(before, [*overrides, *([] if backbone is None else [f"backbone.kind={backbone}"])])
     after["training"].update(asked)
     for group, values in before.items():
         for key, value in values.items() if isinstance(values, dict) else ():
-            if after[group].get(key) != value and f"{group}.{key}" not in MAY_CHANGE:
+            if after[group].get(key) != value and not {group, f"{group}.{key}"} & set(MAY_CHANGE):
                 raise _begun_with(out, f"{group}.{key}", value)
     return RunConfig.from_dict(after)
 

@@ -83,7 +83,7 @@ class RunConfig:
             from_dict(TrainingConfig, values["training"], "training"),
             {name: part_from_dict(part, CONDITIONS, f"conditions.{name}") for name, part in conditions.items()},
             from_dict(GuidanceConfig, values.get("guidance", {}), "guidance"),
-            from_dict(Sampling, values["sampling"], "sampling") if "sampling" in values else None,
+            from_dict(Sampling, values["sampling"], "sampling") if values.get("sampling", {}) != {} else None,
         )
 
 

@@ -8,6 +8,7 @@ Loading builds from config.json alone, strictly; nothing is unpickled, downloade
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,10 @@ class Run:
 
     def split(self) -> Split:
         """Return which files the run was trained on and which were held out; empty if that was not saved."""
+        return self._split
+
+    @cached_property
+    def _split(self) -> Split:
         return read_split(self.folder)
 
     def file_conditions(self, cache: EncodedCache, labels: Labels | None = None) -> FileConditions | None:
@@ -67,9 +72,11 @@ class Run:
         configs = self.config.conditions
         if not configs:
             return None
-        return FileConditions(
-            configs, read_labels(self.folder).over(labels or Labels()), open_descriptors(configs, cache)
-        )
+        return FileConditions(configs, self._labels.over(labels or Labels()), open_descriptors(configs, cache))
+
+    @cached_property
+    def _labels(self) -> Labels:
+        return read_labels(self.folder)
 
     def training_sequences(self) -> Sequences | None:
         """Return the training codes, or None, with a warning, if the run's cache was removed or replaced."""
@@ -220,8 +227,8 @@ class Run:
             if conditions:
                 raise ConfigError(f"{next(iter(conditions))}: this run was trained without conditions")
             return None
-        training, labels = self.split().train, read_labels(self.folder)
-        return ask(conditioner.parts, conditions, seeds, training, labels, self.frontend.spec)
+        training = self.split().train
+        return ask(conditioner.parts, conditions, seeds, training, self._labels, self.frontend.spec)
 
     def generate_request(self, seconds: float, request: Request) -> Generation:
         """Generate the sound of a request: x (B, 1, N), with the seeds of its items and their lengths in samples.
