@@ -95,7 +95,7 @@ def test_train_resume_generate_evaluate_listen(trained, corpus, tmp_path):
     shutil.move(run, tmp_path / "moved")
     run = tmp_path / "moved"
     made = audiogen(tmp_path, "generate", run, "--out", tmp_path / "out", "--seconds", "0.05", "--num", "3")
-    assert made.code == 0 and made.err == ""
+    assert made.code == 0 and not [line for line in made.err.splitlines() if not line.startswith("limiter: ")]
     written = dict(re.fullmatch(r"(\S+)  seed (\d+)", line).groups() for line in made.out.splitlines())
     assert len(written) == 3
     for path, seed in written.items():
@@ -137,7 +137,8 @@ def test_train_resume_generate_evaluate_listen(trained, corpus, tmp_path):
     assert audio_info(tmp_path / "on" / "sample-7.wav").num_samples == audio_info(prompt).num_samples + 400
     decoded = load_run(run).frontend.decode(load_run(run).frontend.encode(read_audio(prompt)[None]))[0]
     kept = read_audio(tmp_path / "on" / "sample-7.wav")[:, : decoded.shape[1]]
-    assert float((kept - decoded).abs().max()) < 1e-3  # it begins with the prompt
+    half = kept.shape[1] // 2  # before a louder continuation, the limiter turns down the end of the prompt as well
+    assert float((kept - decoded)[:, :half].abs().max()) < 1e-3  # it begins with the prompt
 
     found = audiogen(tmp_path, "evaluate", run, corpus, "--json")
     assert found.code == 0, found.err

@@ -49,7 +49,7 @@ def most_probable(model, h):
         return model.head.logits(h).argmax(dim=-1)
     log_weights, means, _ = model.head.parameters_of(h)
     mean = torch.stack([mean[weights.argmax()] for weights, mean in zip(log_weights, means, strict=True)])
-    return mean.clamp(-model.head.LIMIT, model.head.LIMIT)
+    return torch.maximum(torch.minimum(mean, model.head.range[1]), model.head.range[0])
 
 
 @every_backbone
