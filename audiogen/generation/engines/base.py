@@ -66,9 +66,10 @@ class Engine:
         #: Rows of the hidden: with guidance two for each item, first all with conditions, then all without.
         self.rows = request.batch_size * (2 if request.guided else 1)
         self.step = 0  # that is drawn next
-        device, conditions = model.bos.device, request.conditions or {}
+        device = model.bos.device
+        conditions = {name: x.to(device, non_blocking=True) for name, x in (request.conditions or {}).items()}
         with torch.inference_mode(), torch.autocast(device.type, enabled=False):
-            self._given = model.prepare({name: x.to(device, non_blocking=True) for name, x in conditions.items()})
+            self._given = model.prepare(conditions)
             self._null = model.prepare({}) if request.guided else None
 
     def prefill(self, seq: Tensor) -> None:
