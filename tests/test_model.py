@@ -292,4 +292,4 @@ def test_saved_weights_give_the_same_likelihood(tmp_path, spec, pattern, kind):
     assert not torch.equal(loaded.nll(Batch(x))[0], model.nll(Batch(x))[0])
     loaded.load_state_dict(safetensors.torch.load_file(tmp_path / "model.safetensors"), strict=True)
     assert torch.equal(loaded.nll(Batch(x))[0], model.nll(Batch(x))[0])
-    assert model.state_dict().keys() == dict(model.named_parameters()).keys()
+    assert model.state_dict().keys() - {"head.range"} == dict(model.named_parameters()).keys()
