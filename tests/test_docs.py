@@ -1,5 +1,6 @@
 """The documentation site builds, and its pages name what exists."""
 
+import ast
 import doctest
 import importlib
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_imports import ALLOWED
 
 import audiogen
 
@@ -30,6 +32,38 @@ def test_named_files_exist(page):
     text = page.read_text(encoding="utf-8")
     for path in set(re.findall(r"\b(?:audiogen|recipes|datasets|tests)/[\w/]+\.\w+", text)):
         assert (ROOT / path).is_file(), path
+
+
+ARCHITECTURE = re.sub("```.*?```", "", (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"), flags=re.S)
+
+
+def defined_names():
+    """Every class, function and method of audiogen by its name, and every attribute that a class declares."""
+    names = set()
+    for path in sorted((ROOT / "audiogen").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names |= {node.name} if isinstance(node, ast.ClassDef | ast.FunctionDef) else set()
+            for inner in node.body if isinstance(node, ast.ClassDef) else []:
+                if isinstance(inner, ast.FunctionDef):
+                    names.add(f"{node.name}.{inner.name}")
+                elif isinstance(inner, ast.AnnAssign):
+                    names.add(f"{node.name}.{ast.unparse(inner.target)}")
+    return names
+
+
+def test_the_architecture_page_names_what_exists():
+    """Guards against a trace through functions and files that were renamed, and a table that misses a package."""
+    quoted = set(re.findall(r"`([^`\n]+)`", ARCHITECTURE))
+    paths = {name for name in quoted if re.fullmatch(r"[\w/]+\.py|[\w/]+/", name)}
+    assert {"commands/train.py", "generation/engines/"} <= paths
+    assert not {path for path in paths if not any((ROOT / folder / path).exists() for folder in ("", "audiogen"))}
+    rows = " ".join(re.findall(r"^\| (`.*?) \|", ARCHITECTURE, re.M))
+    assert set(ALLOWED) - {"__main__"} <= set(re.findall(r"`(\w+)`", rows))
+    # Classes, Class.method, and what stands before its file in brackets: `split` (`data/split.py`).
+    names = {name.partition("(")[0] for name in quoted if re.match(r"[A-Z]\w+[a-z]\w*(\.\w+)?(\(|$)", name)}
+    names |= set(re.findall(r"`(\w+)`\s+\(`[\w/]+(?:\.py|/)`\)", ARCHITECTURE))
+    assert {"Plan.draft", "scan", "Limiter", "TokenSpec"} <= names
+    assert not names - defined_names()
 
 
 EXAMPLES = [path for path in sorted((ROOT / "audiogen").rglob("*.py")) if ">>> " in path.read_text(encoding="utf-8")]
