@@ -2,9 +2,10 @@
 
     python datasets/synthetic.py OUT [--minutes 12] [--sample-rate 16000] [--seed 0]
 
-writes OUT/tune-0000.wav, tune-0001.wav, ... (mono, 16 bit, 8 to 10 seconds each). It needs no network and no
-recordings, no licence applies, and the same options always give the same bytes. Tune number i depends only on the seed
-and on i, so a longer corpus begins with the shorter one.
+writes OUT/tune-0000.wav, tune-0001.wav, ... (mono, 16 bit, 8 to 10 seconds each), and OUT/metadata.csv, which says of
+each what plays the melody, how fast, and whether there is a shaker: `audiogen train OUT` learns these as conditions. It
+needs no network and no recordings, no licence applies, and the same options always give the same bytes. Tune number i
+depends only on the seed and on i, so a longer corpus begins with the shorter one.
 
 The corpus is simple on purpose, so that a small model learns it in minutes: two strings and a bass, four keys that
 share nearly all their notes, four tempi. It is music on purpose, so that you can hear what the model has learned and
@@ -20,7 +21,9 @@ The file reads from top to bottom: the score (what is played when), the strings 
 """
 
 import argparse
+import csv
 import functools
+import io
 import random
 import sys
 from collections.abc import Iterator
@@ -32,6 +35,7 @@ import torch
 
 from audiogen.audio.io import write_audio
 from audiogen.errors import AudiogenError
+from audiogen.utils.files import atomic_write_text
 
 # ---------------------------------------------------------------------------------------------------- the score
 
@@ -114,6 +118,17 @@ def compose(seed: int, number: int) -> tuple[list[Note], float]:
         if shaken and bar < 3:
             notes += [note(first + eighth, 1, 0, "shaker", 0.22 if eighth % 4 == 2 else 0.1) for eighth in range(8)]
     return sorted(notes, key=lambda n: (n.start, n.pitch)), BEATS * beat
+
+
+def labels(notes: list[Note], seconds: float) -> dict[str, str]:
+    """Describe a tune: what plays the melody, its beats per minute, and whether a shaker plays."""
+    instruments = {note.instrument for note in notes}
+    return {
+        # A guitar may also strum chords, but softly.
+        "lead": max(notes, key=lambda note: note.loudness * (note.instrument in ("guitar", "harp"))).instrument,
+        "tempo": f"{60 * BEATS / seconds:g}",
+        "shaker": "yes" if "shaker" in instruments else "no",
+    }
 
 
 def melody(dice: random.Random, tonic: int, mode: str, roots: tuple[int, ...]) -> list[tuple[int, int, int]]:
@@ -258,7 +273,7 @@ def plan(minutes: float, seed: int) -> Iterator[tuple[str, list[Note], float]]:
 
 
 def make(out: Path, minutes: float, sample_rate: int, seed: int) -> tuple[int, float]:
-    """Write the corpus to the folder `out`; return the number of files and their seconds.
+    """Write the corpus and its labels to the folder `out`; return the number of tunes and their seconds.
 
     Raises:
         AudiogenError: a file can't be written, or `out` holds WAVs that do not belong to this corpus.
@@ -272,6 +287,12 @@ def make(out: Path, minutes: float, sample_rate: int, seed: int) -> tuple[int, f
         )
     for name, notes, seconds in tunes:
         write_audio(out / name, torch.from_numpy(render(notes, seconds, sample_rate))[None], sample_rate)
+    table = io.StringIO(newline="")
+    rows = [{"file": name, **labels(notes, seconds)} for name, notes, seconds in tunes]
+    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    atomic_write_text(out / "metadata.csv", table.getvalue())
     return len(tunes), sum(seconds for _, _, seconds in tunes)
 
 

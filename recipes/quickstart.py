@@ -6,6 +6,10 @@ Synthesise a small corpus of plucked melodies (datasets/synthetic.py, no downloa
 the base model that comes with audiogen to predict the next frame, and generate new melodies. The page has the
 originals, their round trips through the frames, and the generated melodies.
 
+The corpus has labels, which the model learns too. Ask for what you want to hear:
+
+    audiogen generate runs/quickstart --out out --seconds 8 --label lead=harp --label shaker=yes --label tempo=120
+
 Then do the same with a folder of your own:
 
     audiogen train FOLDER --out runs/mine

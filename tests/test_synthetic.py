@@ -4,6 +4,7 @@ The corpus is measured by means that share nothing with the script that makes it
 frequencies by FFT peaks, attacks by energy, bytes by SHA-256.
 """
 
+import csv
 import hashlib
 import subprocess
 import sys
@@ -25,7 +26,7 @@ def corpus(synthetic, tmp_path_factory):
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.wav"))}
 
 
 def equal_tempered(pitch: int) -> float:
@@ -123,7 +124,7 @@ def test_level_and_format(corpus):
     """No clipping, equal loudness, no offset, silence at neither end but a faded last sample; 16-bit mono WAVs of 8 to
     10 seconds, at least as long in sum as asked for, and no more than one file longer."""
     total = 0.0
-    for path in sorted(corpus.iterdir()):
+    for path in sorted(corpus.glob("*.wav")):
         info = soundfile.info(path)
         assert (info.format, info.subtype, info.channels, info.samplerate) == ("WAV", "PCM_16", 1, RATE)
         assert 7.9 < info.duration < 10.1
@@ -155,6 +156,21 @@ def test_same_seed_same_bytes(synthetic, corpus, tmp_path):
     assert len(set(before.values())) == len(before)
 
 
+def test_labels_say_what_is_heard(synthetic, corpus):
+    """The CSV names each tune once; its tempo is that of the file's length (16 beats), and its lead and shaker are
+    those of the score. Guards against rows in another order than the tunes, and a lead taken from the chords."""
+    with open(corpus / "metadata.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == sorted(path.name for path in corpus.glob("*.wav"))
+    plan = {name: notes for name, notes, _ in synthetic.plan(2, 3)}
+    assert {row["lead"] for row in rows} == {"guitar", "harp"} and {row["shaker"] for row in rows} == {"yes", "no"}
+    for row in rows:
+        assert float(row["tempo"]) * soundfile.info(corpus / row["file"]).duration == pytest.approx(60 * 16, rel=1e-3)
+        loudest = [note for note in plan[row["file"]] if note.loudness == 1.0]  # the first melody note of a bar
+        assert {note.instrument for note in loudest} == {row["lead"]}
+        assert (row["shaker"] == "yes") == any(note.instrument == "shaker" for note in plan[row["file"]])
+
+
 def test_other_sample_rates(synthetic, tmp_path):
     """At 8 kHz as at 44.1 kHz a note has its pitch, and no harmonic folds back at half the rate."""
     for rate in (8000, 44100):
@@ -166,7 +182,7 @@ def test_other_sample_rates(synthetic, tmp_path):
             between[max(0, 880 * n - 40) : 880 * n + 40] = 0
         assert between.sum() < 1e-4 * power.sum()
     synthetic.main([str(tmp_path), "--minutes", "0.1", "--sample-rate", "8000"])
-    assert soundfile.info(next(tmp_path.iterdir())).samplerate == 8000
+    assert soundfile.info(next(tmp_path.glob("*.wav"))).samplerate == 8000
 
 
 def test_wrong_usage(synthetic, tmp_path, capsys):
