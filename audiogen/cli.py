@@ -20,7 +20,9 @@ from .commands.options import (
     parse_labels,
     parse_seconds,
     parse_settings,
+    parse_start,
     registered,
+    seeds_of_files,
 )
 from .errors import AudiogenError, ConfigError, printable
 from .utils.files import check_folder_is_there, check_holds_config, check_is_no_file
@@ -232,6 +234,7 @@ def train(
         str | None,
         typer.Option(
             "--from",
+            callback=parse_start,
             metavar="base|scratch",
             help="Fine-tune the base model, which ships with the package, or train new weights. Default: base where "
             "the front-end and the backbone are the default ones.",
@@ -241,7 +244,7 @@ def train(
 ) -> None:
     """Train a model on a folder of sound files or on a cache, and write a page to listen to."""
     check_folder_is_there(folder)
-    parse_budget(steps, minutes)
+    parse_budget(steps, minutes, seed)
     from .commands.train import train as run_train
 
     run_train(
@@ -312,16 +315,24 @@ def generate(
     asked = {**asked, **{name: file for name, file in files.items() if file is not None}}
     if stream and length is None:
         raise ConfigError("--stream: a stream has no end of its own; give --seconds a number")
+    from .audio.coding import Coding
+    from .generation.request import check_guidance, check_precision
+    from .models.sampling import Sampling
+
+    coding = Coding(format.lower(), bits)
+    filters = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    filters = {name: value for name, value in filters.items() if value is not None}
+    Sampling(**filters)
+    check_precision(precision)
+    check_guidance(1.0 if guidance is None else guidance)
+    seeds_of_files(num, seed)
     check_holds_config(run)
-    from .audio.io import Coding
     from .commands.samples import generate_files, stream_files
     from .runs.run import load_run
     from .utils.devices import choose_device
 
-    coding = Coding(format.lower(), bits)
     loaded = load_run(run, choose_device(device), precision)
-    filters = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-    sampling = replace(loaded.sampling, **{name: value for name, value in filters.items() if value is not None})
+    sampling = replace(loaded.sampling, **filters)
     if stream:
         for made in stream_files(loaded, out, length or 0.0, num, prompt, sampling, seed, asked, guidance, coding):
             console.print(

@@ -19,7 +19,7 @@ from folders import write_wav
 from safetensors.torch import load_file, save_file
 
 from audiogen import audio_info, read_audio
-from audiogen.audio.io import Coding
+from audiogen.audio.coding import Coding
 from audiogen.commands import samples
 from audiogen.commands.samples import generate_files, stream_files, write_generated, write_round_trips
 from audiogen.commands.train import train

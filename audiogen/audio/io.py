@@ -12,7 +12,6 @@ import io
 import math
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
 
@@ -24,6 +23,7 @@ import torch
 from ..errors import AudiogenError, ConfigError
 from ..utils.files import atomic_write_bytes
 from ..utils.installation import load_torchaudio
+from .coding import Coding
 from .containers import MAX_CHANNELS, MAX_PEAK, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, refusal
 from .decoder import DECODE_AT_ONCE, AudioInfo, Decoder, mono_mix
 from .decoder import audio_info as audio_info
@@ -39,48 +39,9 @@ _FORMATS = {  # by suffix: the container and the default coding
 WRITE_SUFFIXES = frozenset(_FORMATS)
 """Lower-case suffixes of the formats that can be written."""
 
-_CODINGS = {  # by format and bits per sample
-    "wav": {16: "PCM_16", 24: "PCM_24", 32: "FLOAT"},
-    "flac": {16: "PCM_16", 24: "PCM_24"},
-}
 _FULL_SCALE = {torch.int8: 2.0**7, torch.int16: 2.0**15, torch.int32: 2.0**31}
 _BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 _WRITE_AT_ONCE = 1 << 16  # more samples at once overflow the stack of the Vorbis encoder
-
-
-@dataclass(frozen=True)
-class Coding:
-    """How sound is stored without loss: a container and a number of bits.
-
-    Samples are rounded without dither, so that what was read is written back unchanged. At 16 bits the error lies 98 dB
-    below a full-scale sine.
-
-    Attributes:
-        format: "wav" or "flac".
-        bits: bits per sample: 16 or 24, or in a WAV 32, which are floats.
-
-    Raises:
-        ConfigError: there is no such format, or it does not hold so many bits.
-
-    Example:
-        >>> Coding("flac", 24).subtype
-        'PCM_24'
-    """
-
-    format: str = "wav"
-    bits: int = 16
-
-    def __post_init__(self) -> None:
-        if self.format not in _CODINGS:
-            raise ConfigError(f"format: {self.format!r} is unknown; choose {' or '.join(_CODINGS)}")
-        if self.bits not in _CODINGS[self.format]:
-            possible = ", ".join(map(str, _CODINGS[self.format]))
-            raise ConfigError(f"bits: a {self.format} holds {possible} bits per sample here, not {self.bits}")
-
-    @property
-    def subtype(self) -> str:
-        """The coding by libsndfile's name."""
-        return _CODINGS[self.format][self.bits]
 
 
 class AudioFile:

@@ -7,7 +7,11 @@ from typing import Any
 
 from ..config import find, parse_override
 from ..errors import ConfigError
+from ..runs.training_config import TrainingConfig
 from ..utils.devices import check_device
+
+#: Maximum number of files per command; more must be a typo.
+MAX_FILES = 1_000_000
 
 
 def registered(package: str, registry: str) -> list[str]:
@@ -68,15 +72,30 @@ def parse_settings(assignments: list[str] | None) -> list[str]:
     return assignments or []
 
 
-def parse_budget(steps: int | None, minutes: float | None) -> dict[str, Any]:
-    """Return the fields of TrainingConfig that --steps and --minutes set; none if neither was typed.
+def parse_start(name: str | None) -> str | None:
+    """Return the value of --from.
 
     Raises:
-        ConfigError: both were typed.
+        ConfigError: it is neither base nor scratch.
+    """
+    if name not in (None, "base", "scratch"):
+        raise ConfigError(f"--from: must be base or scratch, got {name!r}")
+    return name
+
+
+def parse_budget(steps: int | None, minutes: float | None, seed: int | None) -> dict[str, Any]:
+    """Return the fields of TrainingConfig that --steps, --minutes and --seed set; none for what was not typed.
+
+    Raises:
+        ConfigError: a value is out of range, or both --steps and --minutes were typed.
     """
     if steps is not None and minutes is not None:
         raise ConfigError("--steps and --minutes: give one of them, not both")
-    return {} if steps is minutes is None else {"steps": steps, "minutes": minutes}
+    typed: dict[str, Any] = {} if steps is minutes is None else {"steps": steps, "minutes": minutes}
+    if seed is not None:
+        typed["seed"] = seed
+    TrainingConfig(**typed)
+    return typed
 
 
 def parse_labels(assignments: Iterable[str]) -> dict[str, str | None]:
@@ -108,6 +127,19 @@ def parse_seconds(text: str) -> float | None:
         return float(text)
     except ValueError:
         raise ConfigError(f"--seconds: must be a number, or auto, got {text!r}") from None
+
+
+def seeds_of_files(num: int, seed: int | None) -> range:
+    """Return one seed per file.
+
+    Raises:
+        ConfigError: there are too many files, or a seed is out of range.
+    """
+    from ..generation.request import choose_seeds  # loads numpy
+
+    if num > MAX_FILES:
+        raise ConfigError(f"num: must be {MAX_FILES:,} or less, got {num:,}")
+    return choose_seeds(num, seed)
 
 
 def in_brackets(asked: Mapping[str, str]) -> str:

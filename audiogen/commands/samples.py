@@ -10,21 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..audio.io import Coding, read_audio, write_audio
+from ..audio.coding import Coding
+from ..audio.io import read_audio, write_audio
 from ..audio.limiter import log_reductions
 from ..audio.wav_stream import write_chunks
 from ..errors import AudioReadError, ConfigError
 from ..frontends import Frontend
 from ..generation.audio import MAX_SAMPLES
-from ..generation.request import Request, choose_seeds
+from ..generation.request import Request
 from ..models.sampling import Sampling
 from ..runs.run import Run
 from ..utils.files import atomic_write_json, sha256_file
+from .options import seeds_of_files
 
 #: Items generated at a time, which bounds memory. Draws do not depend on it.
 BATCH = 16
-#: Maximum number of files per command; more must be a typo.
-MAX_FILES = 1_000_000
 
 
 def write_sample(path: Path, wav: Tensor, sample_rate: int, kind: str, bits: int | None = None, **about: Any) -> Path:
@@ -129,7 +129,7 @@ def generate_files(
     coding: Coding = Coding(),
 ) -> Iterator[tuple[Path, int, dict[str, str]]]:
     """Generate `num` files with consecutive seeds, beginning with `seed` or a random one: `audiogen generate`."""
-    seeds = _seeds_of_files(num, seed)
+    seeds = seeds_of_files(num, seed)
     wav = _read_prompt(run, prompt)
     return write_generated(out, run, seconds, seeds, sampling, wav, "sample", None, asked, guidance, coding)
 
@@ -171,7 +171,7 @@ def stream_files(
     """
     if coding.format != "wav":
         raise ConfigError(f"--stream: writes WAVs, which play while they grow; for {coding.format} leave out --stream")
-    seeds = _seeds_of_files(num, seed)
+    seeds = seeds_of_files(num, seed)
     about, (name, wav) = None, _read_prompt(run, prompt) or (None, None)
     for used in seeds:
         began, path, first = time.perf_counter(), out / f"sample-{used}.wav", math.inf
@@ -196,17 +196,6 @@ def _words(run: Run, asked: Mapping[str, Any] | None, seeds: Sequence[int]) -> l
     """Return the conditions of each item in words; empty for a run without conditions."""
     found = run.ask(asked, seeds)
     return [{} for _ in seeds] if found is None else found.words
-
-
-def _seeds_of_files(num: int, seed: int | None) -> range:
-    """Return one seed per file.
-
-    Raises:
-        ConfigError: there are too many files, or a seed is out of range.
-    """
-    if num > MAX_FILES:
-        raise ConfigError(f"num: must be {MAX_FILES:,} or less, got {num:,}")
-    return choose_seeds(num, seed)
 
 
 def _read_prompt(run: Run, prompt: Path | None) -> tuple[str, Tensor] | None:

@@ -22,7 +22,7 @@ from ..data import (
     open_descriptors,
     read_labels,
 )
-from ..errors import ConfigError, RunError, TrainingError
+from ..errors import RunError, TrainingError
 from ..evaluation.report import originals, report
 from ..evaluation.scores import baselines, held_out_score
 from ..evaluation.tuning import choose_sampling
@@ -49,7 +49,7 @@ from ..utils.devices import choose_device
 from ..utils.files import alone_in, atomic_write_json, check_is_no_file
 from .conditions import check_same_conditions, labels_of, with_conditions
 from .defaults import frontend_settings, resolve_precision
-from .options import parse_budget
+from .options import parse_budget, parse_start
 from .plan import Flags, Plan, open_source
 from .resume import check_same_frontend, contents, other_files, resumed_config, same_source
 from .samples import write_generated, write_round_trips
@@ -116,12 +116,8 @@ def train(
         >>> wavs = run.generate(seconds=4, num=4)  # doctest: +SKIP
     """
     folder, out, where = Path(folder), Path(out), choose_device(device)
-    asked = parse_budget(steps, minutes)
-    if seed is not None:
-        asked["seed"] = seed
-    if start not in (None, "base", "scratch"):
-        raise ConfigError(f"--from: must be base or scratch, got {start!r}")
-    flags = Flags(frontend, backbone, overrides, start, asked)
+    asked = parse_budget(steps, minutes, seed)
+    flags = Flags(frontend, backbone, overrides, parse_start(start), asked)
     _check_place(out, folder)
     with alone_in(out):
         require_own_folders(out)

@@ -3,12 +3,15 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
-from ..models.conditioning import Conditions
 from ..models.sampling import Sampling, fresh_seeds
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..models.conditioning import Conditions
 
 log = logging.getLogger("audiogen")
 
@@ -24,6 +27,12 @@ def check_precision(precision: str) -> None:
     """Raise a ConfigError if the precision is unknown."""
     if precision not in PRECISIONS:
         raise ConfigError(f"precision: {precision!r} is unknown; choose {', '.join(PRECISIONS)}")
+
+
+def check_guidance(scale: float) -> None:
+    """Raise a ConfigError if the scale of guidance is out of range."""
+    if not 0 <= scale <= MAX_GUIDANCE:
+        raise ConfigError(f"guidance: must be from 0 to {MAX_GUIDANCE:g}, got {scale}")
 
 
 def choose_seeds(num: int, seed: int | None = None) -> range:
@@ -56,9 +65,9 @@ class Until:
     """
 
     num_samples: int
-    frame_lengths: Callable[[Tensor], Tensor]
+    frame_lengths: "Callable[[Tensor], Tensor]"
 
-    def cut(self, pieces: Iterable[Tensor], hole: float) -> Iterator[Tensor]:
+    def cut(self, pieces: "Iterable[Tensor]", hole: float) -> "Iterator[Tensor]":
         """Yield pieces (B, C, n) with holes after the end of each item, up to the end of the longest.
 
         An item thus does not depend on how long the others are.
@@ -101,13 +110,13 @@ class Request:
         2
     """
 
-    prompt: Tensor | None = None
+    prompt: "Tensor | None" = None
     batch_size: int = 1
     seeds: Sequence[int] = ()
     sampling: Sampling = Sampling()
     precision: str = "fp32"
     until: Until | None = None
-    conditions: Conditions | None = None
+    conditions: "Conditions | None" = None
     guidance: float = 1.0
 
     def __post_init__(self) -> None:
@@ -125,8 +134,7 @@ class Request:
         for name, items in asked.items():
             if items not in (1, count):
                 raise ConfigError(f"conditions: one {name} per item is needed, or one for all {count}, got {items}")
-        if not 0 <= self.guidance <= MAX_GUIDANCE:
-            raise ConfigError(f"guidance: must be from 0 to {MAX_GUIDANCE:g}, got {self.guidance}")
+        check_guidance(self.guidance)
         seeds = tuple(choose_seeds(1, int(seed))[0] for seed in self.seeds)
         if not seeds:
             seeds = tuple(fresh_seeds(count))
@@ -151,7 +159,7 @@ class Generation:
         reductions: of wavs, by how many dB the limiter turned each item down at most.
     """
 
-    x: Tensor
+    x: "Tensor"
     seeds: tuple[int, ...]
     lengths: tuple[int, ...]
     reductions: tuple[float, ...] = ()

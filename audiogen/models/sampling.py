@@ -3,12 +3,14 @@
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -48,20 +50,20 @@ class Sampling:
                 raise ConfigError(f"{name}: must be {wanted}, got {getattr(self, name)}")
 
 
-def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
+def probabilities(logits: "Tensor", sampling: Sampling) -> "Tensor":
     """Convert logits (..., V) to filtered probabilities (..., V) float64 that sum to 1; temperature must not be 0."""
     logits = logits.double()
     # Shift the largest logit to 0, so that even a tiny temperature does not overflow.
-    p = torch.softmax((logits - logits.amax(dim=-1, keepdim=True)) / sampling.temperature, dim=-1)
+    p = ((logits - logits.amax(dim=-1, keepdim=True)) / sampling.temperature).softmax(dim=-1)
     if sampling.top_k is not None and sampling.top_k < p.shape[-1]:
         # Select by rank, not by value: with ties, a threshold would keep more than k codes.
         ranks = p.argsort(dim=-1, descending=True, stable=True)[..., : sampling.top_k]
-        p = p * torch.zeros_like(p).scatter_(-1, ranks, 1.0)
+        p = p * p.new_zeros(p.shape).scatter_(-1, ranks, 1.0)
         p = p / p.sum(dim=-1, keepdim=True)
     if sampling.top_p is not None and sampling.top_p < 1:
         ranked, order = p.sort(dim=-1, descending=True, stable=True)
         before = ranked.cumsum(dim=-1) - ranked
-        kept = torch.zeros_like(p).scatter_(-1, order, (before < sampling.top_p).to(p.dtype))
+        kept = p.new_zeros(p.shape).scatter_(-1, order, (before < sampling.top_p).to(p.dtype))
         p = p * kept
         p = p / p.sum(dim=-1, keepdim=True)
     if sampling.min_p:
@@ -70,7 +72,7 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     return p
 
 
-def draw(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> Tensor:
+def draw(logits: "Tensor", sampling: Sampling, uniforms: "Tensor") -> "Tensor":
     """Draw codes by inverting the cumulative distribution, in float64.
 
     Args:
@@ -97,7 +99,7 @@ def fresh_seeds(count: int) -> list[int]:
     return [secrets.randbelow(2**31) for _ in range(count)]
 
 
-def uniforms(seeds: Sequence[int], start: int, stop: int, count: int) -> Tensor:
+def uniforms(seeds: Sequence[int], start: int, stop: int, count: int) -> "Tensor":
     """Return the uniform numbers of steps [start, stop): a pure function of (seed, step), the same on every device.
 
     Computed by Philox-4x32-10 (Salmon et al. 2011, Parallel Random Numbers: As Easy as 1, 2, 3) with the seed as key
@@ -116,6 +118,8 @@ def uniforms(seeds: Sequence[int], start: int, stop: int, count: int) -> Tensor:
     Raises:
         ConfigError: a seed is out of range.
     """
+    import torch  # settings alone do without
+
     for seed in seeds:
         if not 0 <= seed < 2**64:
             raise ConfigError(f"seed: must be from 0 to 2**64 - 1, got {seed}")
