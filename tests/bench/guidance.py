@@ -65,9 +65,9 @@ def main() -> None:
 def engine(model: SequenceModel, steps: int, precision: str) -> Callable[[float], Any]:
     """Return a call of `generate` by its scale of guidance."""
     given = {"label": torch.zeros(1, 1, 1)}
-    return lambda scale: generate(
-        model, steps, Request(seeds=[0], precision=precision, conditions=given, guidance=scale)
-    ).x
+    return lambda scale: (
+        generate(model, steps, Request(seeds=[0], precision=precision, conditions=given, guidance=scale)).x
+    )
 
 
 def plain(model: SequenceModel, steps: int) -> Callable[[float], Any]:
