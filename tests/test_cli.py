@@ -347,7 +347,9 @@ def test_the_module_runs_as_a_command(tmp_path):
     """Guards against an entry point that works only in tests, and tracebacks that tests do not show."""
     command = [sys.executable, "-m", "audiogen"]
     result = subprocess.run([*command, "evaluate", tmp_path / "none", tmp_path], capture_output=True, text=True)
-    assert_refused(Result(result.returncode, result.stdout, result.stderr), "none: is no run, cache or saved front-end")
+    assert_refused(
+        Result(result.returncode, result.stdout, result.stderr), "none: is not a run, cache or saved front-end"
+    )
 
 
 # ---- settings
@@ -435,7 +437,7 @@ def test_options_that_can_not_be_are_refused(corpus, tmp_path, arguments, messag
 @pytest.mark.parametrize(
     "frontend, message",
     [
-        ("./none", "none: is no run, cache or saved front-end"),
+        ("./none", "none: is not a run, cache or saved front-end"),
         ("melvq", "frontend.codebook_size: 256 codes .*choose fewer, or add recordings"),
     ],
 )
@@ -545,16 +547,16 @@ def test_places_that_are_none_are_refused(trained, corpus, tmp_path):
         (["tokenize", corpus, corpus, "--frontend", "mulaw"], "already holds other files"),
         (["decode", corpus, tmp_path / "out"], "holds no encoded cache"),
         (["decode", empty, tmp_path], "holds no encoded cache"),
-        (["generate", empty, *out], "is no run, cache or saved front-end"),
+        (["generate", empty, *out], "is not a run, cache or saved front-end"),
         (["generate", run / "cache", *out], "holds a front-end or a cache"),
         (["generate", run, "--out", file], "file: is a file; give a"),
         (["generate", run, "--out", file, "--stream"], "file: is a file; give a"),
         (["decode", run / "cache", file], "file: is a file; give a"),
         (["tokenize", corpus, file], "file: is a file; give a"),
         (["evaluate", run, empty], "holds no sound files"),
-        (["evaluate", corpus, corpus], "is no run, cache or saved front-end"),
-        (["listen", empty], "is no run, cache or saved front-end"),
-        (["listen", run, tmp_path / "none"], "none: is no run, cache or saved front-end"),
+        (["evaluate", corpus, corpus], "is not a run, cache or saved front-end"),
+        (["listen", empty], "is not a run, cache or saved front-end"),
+        (["listen", run, tmp_path / "none"], "none: is not a run, cache or saved front-end"),
         (["listen", run, "--out", file / "page.html"], "page.html"),
     ):
         assert_refused(audiogen(tmp_path, *arguments), message)

@@ -177,3 +177,21 @@ assert "torchaudio" not in sys.modules
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+
+
+def test_the_wheel_holds_every_file():
+    """Guards against a wheel without weights, or a new folder that an editable installation finds and a wheel lacks."""
+    package = ROOT / "audiogen"
+    listed = {path for pattern in SETUPTOOLS["package-data"]["audiogen"] for path in package.glob(pattern)}
+    files = {path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    modules = {path for path in files if path.suffix == ".py"}
+    assert package / "weights" / "base" / "model.safetensors" in listed
+    assert not files - modules - listed
+    assert not {path.parent for path in modules if not (path.parent / "__init__.py").is_file()}
+    shared = {path for group in SETUPTOOLS["data-files"].values() for pattern in group for path in ROOT.glob(pattern)}
+    beside = {path for folder in ("recipes", "datasets") for path in (ROOT / folder).rglob("*") if path.is_file()}
+    assert {ROOT / "recipes" / "quickstart.py", ROOT / "datasets" / "synthetic.py"} <= shared
+    assert not {path for path in beside - shared if "__pycache__" not in path.parts}

@@ -22,7 +22,7 @@ class Coding:
         bits: bits per sample: 16 or 24, or in a WAV 32, which are floats.
 
     Raises:
-        ConfigError: there is no such format, or it does not hold so many bits.
+        ConfigError: the format is unknown, or does not support this number of bits.
 
     Example:
         >>> Coding("flac", 24).subtype

@@ -1,6 +1,6 @@
 """Descriptors of a recording, frame by frame: its melody as pitch classes, and its loudness.
 
-Frame t describes the samples [t hop, (t + 1) hop). Its window is centred on them; beyond the ends there is silence.
+Frame t describes the samples [t hop, (t + 1) hop). Its window is centred on them; silence is assumed beyond both ends.
 
        | hop | hop | hop |
     |.. window of frame 0 ..|          ceil(N / hop) frames, like a front-end
@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-#: Range of pitches of a melody (MIDI numbers): from G3, the lowest note of a violin, to B6. Of a bass below this range,
-#: only harmonics count.
+#: Range of pitches of a melody (MIDI numbers): from G3, the lowest note of a violin, to B6. A bass below this range
+#: counts only by its harmonics.
 LOWEST_PITCH, HIGHEST_PITCH = 55, 95
 #: Periods in the window of a pitch: enough to separate semitones, which differ by 1/17 of their frequency.
 PERIODS = 25
@@ -33,8 +33,8 @@ BLOCK = 256
 def melody(chunks: Iterable[Tensor], sample_rate: int, hop_length: int) -> Iterator[Tensor]:
     """Find the strongest pitch class of each frame.
 
-    As in MusicGen, its value is 1 and those of the others are 0, so the condition tells neither the instrument nor what
-    else is played.
+    As in MusicGen, its value is 1 and those of the others are 0, so the condition reveals neither the instrument nor
+    what else is played.
 
     Args:
         chunks: pieces of a wav, (1, n) each.
@@ -85,7 +85,7 @@ def loudness(chunks: Iterable[Tensor], sample_rate: int, hop_length: int) -> Ite
 def _pitch_kernels(sample_rate: int) -> tuple[Tensor, Tensor]:
     """Return the pitches (P,) int64 and complex waves under a Hann window, (2 P, W): real parts, then imaginary ones.
 
-    Each window is PERIODS long. Scaled so that a sine of that pitch and of amplitude 1 has the power 1.
+    Each window is PERIODS long. The waves are scaled so that a sine of their pitch and of amplitude 1 has power 1.
     """
     pitches = torch.arange(LOWEST_PITCH, HIGHEST_PITCH + 1)
     hertz = 440.0 * 2.0 ** ((pitches.double() - 69) / 12)

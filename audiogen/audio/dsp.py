@@ -30,7 +30,7 @@ def mel_to_hz(mel: float) -> float:
 def leading_bands(
     sample_rate: int, num_bands: int, hop_length: int, top: float, to_rate: int
 ) -> tuple[int, int, float]:
-    """Find those of evenly spaced mel bands that another sample rate has, and a hop of the same duration there.
+    """Find how many of a set of mel bands fit another sample rate, and the hop of the same duration.
 
     Args:
         sample_rate: Hz.
@@ -40,8 +40,8 @@ def leading_bands(
         to_rate: the other sample rate in Hz.
 
     Returns:
-        The number of bands that end below to_rate / 2, at least 1; the hop in samples at `to_rate`, to within 4 % as
-        long as the one given; and the upper edge of the last band in Hz.
+        The number of bands that end below to_rate / 2, at least 1; the hop in samples at `to_rate`, whose
+        duration differs by 4 % at most; and the upper edge of the last band in Hz.
     """
     spacing = hz_to_mel(top) / (num_bands + 1)  # mel
     bands = max(1, min(num_bands, int(hz_to_mel(to_rate / 2) / spacing + 1e-6) - 1))

@@ -155,7 +155,7 @@ def write_audio(
         bits: in place of `subtype`, bits per sample of a WAV or a FLAC: 16, 24, or in a WAV 32, which are floats.
 
     Raises:
-        ConfigError: the format does not hold so many bits, or `bits` and `subtype` are both given.
+        ConfigError: the format does not support this number of bits, or `bits` and `subtype` are both given.
         AudiogenError: the suffix is unknown; samples are NaN, infinite, beyond 4.0, or of another integer type; the
             format does not support the shape, rate or coding; or the disk is full.
 

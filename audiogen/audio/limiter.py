@@ -14,11 +14,11 @@ log = logging.getLogger("audiogen")
 CEILING = -1.0
 #: Louder peaks are turned down to this fraction of the ceiling, because a changing gain moves peaks a little.
 MARGIN = 0.99
-#: The gain is computed at so many points per second, and is linear between them. It falls over POINTS of them.
+#: Points per second at which the gain is computed; it is linear between them, and falls over POINTS before a peak.
 POINTS_PER_SECOND, POINTS = 4000, 12
 #: Seconds in which the gain rises from 0 to 1.
 RELEASE = 0.5
-#: Samples on either side from which a value between two samples is interpolated, and how many such values there are.
+#: Number of samples on either side that the interpolation uses, and number of values interpolated between two samples.
 REACH, BETWEEN = 16, 3
 
 
@@ -95,7 +95,7 @@ class Limiter:
 
     @property
     def reductions(self) -> list[float]:
-        """By how many dB each item has been turned down at most; 0 where its sound is unchanged."""
+        """The largest reduction of each item's gain in dB; 0 if its sound is unchanged."""
         return [-20 * math.log10(max(1e-6, 1 - excess)) for excess in self._most.tolist()] if self._begun else []
 
     def _begin(self, chunk: Tensor) -> None:

@@ -71,7 +71,7 @@ def _encoded(samples: np.ndarray, bits: int) -> bytes:
 def _header(num_samples: int, sample_rate: int, bits: int) -> bytes:
     """Return a RIFF WAVE header; a size of more than 32 bits is stated as the maximum.
 
-    It has 44 bytes. For floats it has 58, since what is not PCM also states its number of samples.
+    It has 44 bytes, or 58 for floats: a header of anything but PCM also states the number of samples.
     """
     width = bits // 8
     size, floats = min(num_samples * width, 2**32 - 100), bits == 32

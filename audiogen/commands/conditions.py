@@ -58,14 +58,16 @@ def with_conditions(plan: Plan, labels: Labels, sides: Split, asked: Sequence[st
         if is_descriptor(part_to_dict(config, CONDITIONS)["kind"]):
             stride_of(plan.spec)
     if chosen:
-        log.info("conditions from %s: %s (--condition none: no conditions)", labels.source or "the files", told(chosen))
+        log.info(
+            "conditions from %s: %s (--condition none: no conditions)", labels.source or "the files", describe(chosen)
+        )
     for column in describe_labels(labels, sides) if asked is None else ():
         if column.name not in chosen:
             log.info("label %s is not learned: %s", column.name, column.reason)
     return replace(plan, config=replace(plan.config, conditions=chosen))
 
 
-def told(conditions: Mapping[str, Any]) -> str:
+def describe(conditions: Mapping[str, Any]) -> str:
     """Describe the conditions of a run in words."""
     words = []
     for name, config in conditions.items():

@@ -78,7 +78,7 @@ class Plan:
 
     @property
     def outlook(self) -> Outlook:
-        """What training makes of a folder."""
+        """How training splits and encodes a folder."""
         frames_per_second = self.spec.sample_rate / self.frontend.longest_frame
         gap_seconds = self.model.receptive_frames / frames_per_second
         return Outlook(self.spec, self.config.training.crop_frames, self.config.data.held_out, gap_seconds)

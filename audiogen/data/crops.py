@@ -90,7 +90,7 @@ class Crops(Dataset):
         return Batch(as_tensor(x.transpose(0, 2, 1)), conditions), files
 
     def _conditions(self, every: list[list[tuple[int, int, int]]], rng: np.random.Generator) -> Conditions:
-        """Return what is known of the pieces of each crop, frame by frame, after dropout: (B, F, num_frames) each."""
+        """Return the conditions of each crop, frame by frame, after dropout: (B, F, num_frames) each."""
         known, piece = self.known, self.sequences.piece
         assert known is not None
         items = [known.of_pieces([piece(*located) for located in pieces]) for pieces in every]

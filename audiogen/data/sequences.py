@@ -73,7 +73,7 @@ class Sequences:
         return as_tensor(self.cache.data[begin : begin + self.num_frames[i]].T)
 
     def piece(self, i: int, begin: int | None = None, length: int | None = None) -> Piece:
-        """Return the place in its file of sequence i, or of `length` frames of it from `begin` in cache.data."""
+        """Locate sequence i in its file, or `length` frames of it that begin at frame `begin` of cache.data."""
         file, offset = self.cache.files[self._places[i]], int(self.cache.offsets[self._places[i]])
         begin = int(self.begin[i]) if begin is None else begin
         length = int(self.num_frames[i]) if length is None else length

@@ -87,7 +87,7 @@ def _open(folder: str | Path) -> "Index | EncodedCache":
 
 
 def _outlook(source: "Index | EncodedCache", flags: "Flags | None") -> Outlook:
-    """Return what training makes of a folder. A plan would load torch, which the defaults can do without."""
+    """Return how training splits and encodes a folder. Defaults need no plan, which would load torch."""
     if flags is None and isinstance(source, Index):
         return default_outlook(source)
     from ..commands.plan import Flags, Plan
@@ -104,14 +104,14 @@ def _labels(source: "Index | EncodedCache", pattern: str | None) -> Labels:
 
 
 def _list_labels(console: Console, labels: Labels, sides: Split) -> None:
-    """Print what is known of the files, and what `train` would learn of it."""
+    """Print the labels of the files, and which of them `train` would learn."""
     if not labels.files:
         lines = EXAMPLE.splitlines()
-        told = (
+        advice = (
             f"none; to ask for a sound by name, sort the files into folders, or write a metadata.csv whose first lines "
             f"are {lines[0]} and {lines[1]}, or give --label-pattern"
         )
-        console.print(Text.assemble((f"{'labels':<14}", "bold"), told))
+        console.print(Text.assemble((f"{'labels':<14}", "bold"), advice))
         return
     console.print(Text.assemble((f"{'labels':<14}", "bold"), f"from {labels.source}"))
     for column in describe_labels(labels, sides):

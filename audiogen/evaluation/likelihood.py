@@ -31,7 +31,7 @@ def file_likelihoods(
 ) -> Iterator[FileLikelihood]:
     """Yield the likelihood of each sequence (C, T) on its own, in the given order.
 
-    `conditions` are what is known of each sequence, (1, F, 1 or T) by name.
+    `conditions` are those of each sequence by name, (1, F, 1 or T) each.
 
     Neighbours of similar length share a batch, padded with holes, which do not count. Long sequences are processed in
     chunks, with state. Both change the result only by rounding.
@@ -69,7 +69,7 @@ def _nats(model: SequenceModel, batch: Batch, steps: int) -> Tensor:
 
 
 def joined(items: list[Conditions]) -> Conditions:
-    """Join the conditions of items, (1, F, 1 or T) each: (B, F, 1 or T), NaN where an item does not say.
+    """Join the conditions of items, (1, F, 1 or T) each: (B, F, 1 or T), NaN where an item has none.
 
     After the end of a shorter item its last frame is repeated, as it is where the item is alone.
     """

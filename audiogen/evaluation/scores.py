@@ -69,7 +69,7 @@ def held_out_score(
 ) -> Score:
     """Score a model on sequences (C, T), each on its own; see `score` for `seconds`.
 
-    `conditions` are what is known of each sequence, (1, F, 1 or T) by name.
+    `conditions` are those of each sequence by name, (1, F, 1 or T) each.
     """
     return score(model.spec, list(file_likelihoods(model, sequences, conditions)), seconds)
 

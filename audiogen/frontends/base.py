@@ -97,7 +97,7 @@ class Frontend(nn.Module):
 
         Args:
             x: codes or frames; the first k <= K rows of codes decode to a coarser version.
-            limiter: a new one to use, which then tells by how much it turned each item down.
+            limiter: a new one to use; afterwards its `reductions` say by how much it reduced the gain of each item.
 
         Raises:
             ValueError: wrong shape, dtype or device, a code out of range, or NaN or infinity.
@@ -146,7 +146,7 @@ class Frontend(nn.Module):
         return sound if limiter is None else limiter.stream(sound)
 
     def unlimited(self, chunks: Iterable[Tensor], block_frames: int | None = None) -> Iterator[Tensor]:
-        """Do what `decode_stream` does, without the limiter: peaks may leave [-1, 1]."""
+        """Decode like `decode_stream`, but without the limiter: samples may exceed [-1, 1]."""
         if not self.streams:
             raise ConfigError(
                 f"front-end {type(self).__name__} needs all frames at once to decode them, so it can't decode a "
@@ -265,7 +265,7 @@ class Frontend(nn.Module):
         return torch.full_like(x[:, 0], self.spec.hop_length, dtype=torch.int64)
 
     def frames_of(self, x: Tensor) -> Tensor | None:
-        """Return the mel frames (B, F, T) that codes or frames (B, C, T) stand for; None if only decoding tells."""
+        """Return the mel frames (B, F, T) of codes or frames (B, C, T); None if only decoding gives them."""
         return None
 
     def expand(self, codes: Tensor) -> Tensor:

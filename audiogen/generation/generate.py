@@ -147,7 +147,7 @@ def _evaluating(model: SequenceModel) -> Iterator[None]:
 
 
 def _extended(request: Request, num_frames: int) -> Request:
-    """Say nothing after the end of conditions of fewer frames: beyond their last frame, that one holds."""
+    """Append NaN to conditions of fewer frames, because the last value would otherwise be repeated."""
     conditions = request.conditions or {}
     longer = {
         name: torch.cat([x, torch.full_like(x[:, :, :1], math.nan)], dim=2)

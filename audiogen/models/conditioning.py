@@ -38,7 +38,7 @@ STRENGTH = 4.0
 #: Maximum number of values of a label, and of numbers per frame. They catch typos and untrusted configs that would
 #: exhaust memory.
 MAX_VALUES, MAX_FEATURES = 2**16, 2**12
-#: Waves of each of sine and cosine by which a number is seen.
+#: Number of sines, and of cosines, that encode a number.
 WAVES = 8
 
 
@@ -101,7 +101,7 @@ class Affine(nn.Module):
 
 
 def waves_of(x: Tensor, low: float, high: float) -> Tensor:
-    """See numbers (B, 1, T) through waves of several lengths over their range, so that near numbers are alike.
+    """Encode numbers (B, 1, T) by sines and cosines over their range, so that near numbers have similar codes.
 
     Source: Tancik et al. 2020, Fourier Features Let Networks Learn High Frequency Functions, section 4.
 
@@ -227,9 +227,9 @@ class Frames(Condition):
 
 
 class Melody(Condition):
-    """The strength of each of 12 pitch classes, from 0 to 1: C, C sharp, ..., B. All zeros say that none is heard.
+    """The strength of each of 12 pitch classes, from 0 to 1: C, C sharp, ..., B.
 
-    That is another thing than NaN, which says nothing of the melody.
+    All zeros mean that there is no melody; NaN means that the melody is not given.
     """
 
     num_features = 12
@@ -338,7 +338,7 @@ def framewise(name: str, value: Any, num_features: int) -> Tensor:
 
 
 def span(x: Tensor) -> str:
-    """Say from where to where values lie."""
+    """Format the range of values: "0 to 1"."""
     return f"{float(x.nan_to_num(0.0).amin()):g} to {float(x.nan_to_num(0.0).amax()):g}"
 
 
@@ -376,7 +376,7 @@ class Conditioner(nn.Module):
         return self.prepare(conditions).at(frames)
 
     def prepare(self, conditions: Conditions) -> "Prepared":
-        """Check values and embed what holds for whole items.
+        """Check the values, and embed those that are constant.
 
         Args:
             conditions: values by name, (B, F, 1 or T) each; a B of 1 serves all items.
@@ -403,10 +403,11 @@ class Conditioner(nn.Module):
 
 @dataclass(frozen=True)
 class Prepared:
-    """Conditions of which what holds for whole items is embedded already.
+    """Conditions whose constant values are already embedded.
 
     Attributes:
-        terms: of each condition its vectors (B or 1, 1, D); or itself and its values (B or 1, F, T), if they change.
+        terms: for each condition its vectors (B or 1, 1, D) if it is constant, else itself and its values
+            (B or 1, F, T).
     """
 
     terms: list[Tensor | tuple[Condition, Tensor]]
@@ -418,7 +419,7 @@ class Prepared:
             frames: (S,) int64, the frame whose values hold at each step; beyond the last one, the last one.
 
         Returns:
-            (B, S, D), where S is 1 if all that is given holds for whole items, and B is 1 if it is the same for all.
+            (B, S, D); S is 1 if all conditions are constant, and B is 1 if they are the same for all items.
         """
         vectors = []
         for term in self.terms:

@@ -62,10 +62,10 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def fit(self, sequences: Iterable[Tensor]) -> None:
-        """Learn from the training sequences (C, T) what no gradient teaches; nothing by default."""
+        """Compute from the training sequences (C, T) what is not learned by gradient; nothing by default."""
 
     def at_start(self, uniforms: Tensor) -> Tensor:
-        """Return the uniform numbers (B, num_uniforms) by which `sample` draws the first step of an item."""
+        """Return the uniform numbers (B, num_uniforms) with which `sample` draws the first step of an item."""
         return uniforms
 
     def combine(self, h_given: Tensor, h_null: Tensor, scale: float) -> Tensor:
@@ -174,10 +174,10 @@ class MixtureDensityHead(Head):
 
     @torch.no_grad()
     def fit(self, sequences: Iterable[Tensor]) -> None:
-        """Keep the lowest and the highest value of each feature, beyond which nothing is drawn.
+        """Keep the lowest and the highest value of each feature: draws are clamped to this range.
 
-        Otherwise a rare draw may be louder than anything that the model has seen. It doesn't know what follows such a
-        frame, and goes on with noise.
+        Otherwise a rare draw may be louder than any frame that the model has seen; the model does not know what follows
+        such a frame, and continues with noise.
         """
         ends = [torch.stack([x.nan_to_num(math.inf).amin(1), x.nan_to_num(-math.inf).amax(1)]) for x in sequences]
         low, high = torch.stack(ends).unbind(dim=1)  # (N, F) each

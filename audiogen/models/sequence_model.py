@@ -188,7 +188,7 @@ class SequenceModel(nn.Module):
         return self.head.attach(h[:, -1:], x[:, :, -1:])[:, 0], state
 
     def prepare(self, conditions: Conditions | None) -> Prepared | None:
-        """Check conditions and embed what holds for whole items; None for a model without conditions.
+        """Check conditions, and embed the constant ones; None for a model without conditions.
 
         Raises:
             ConfigError: the model has no such condition, or the shape is another one.

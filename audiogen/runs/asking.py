@@ -129,7 +129,7 @@ def _known(name: str, condition: Condition, row: Mapping[str, str], rng: np.rand
 
 
 def stacked(items: Sequence[Mapping[str, Tensor]], parts: Mapping[str, Condition]) -> Conditions:
-    """Join the values (F, T) of items: (B, F, T), NaN behind the end of a shorter one and where one says nothing."""
+    """Join the values (F, T) of items: (B, F, T), NaN after the end of a shorter item and where one is missing."""
     found = {}
     for name in parts:
         given = [item.get(name) for item in items]

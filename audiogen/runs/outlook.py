@@ -27,7 +27,7 @@ FINE_TUNING: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Outlook:
-    """What training makes of a folder.
+    """How training splits and encodes a folder.
 
     Attributes:
         spec: of the front-end.
@@ -47,7 +47,7 @@ class Outlook:
 
 
 def default_outlook(index: Index) -> Outlook:
-    """Return the outlook of a run that fine-tunes the base model, as a run does where no option says otherwise.
+    """Return the outlook of a run without options, which fine-tunes the base model.
 
     Raises:
         DataError: the index has no files.

@@ -68,7 +68,7 @@ class Run:
         return read_split(self.folder)
 
     def file_conditions(self, cache: EncodedCache, labels: Labels | None = None) -> FileConditions | None:
-        """Return what is known of the files of a cache, to the run or by further `labels`; None without conditions."""
+        """Return the conditions of a cache's files, from the run's labels and further ones; None if it has none."""
         configs = self.config.conditions
         if not configs:
             return None

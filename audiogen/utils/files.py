@@ -43,8 +43,8 @@ def check_holds_config(folder: str | Path) -> None:
         if Path(folder, "config.json").exists():
             return
         raise RunError(
-            f"{folder}: is no run, cache or saved front-end, since it has no config.json; give a folder that audiogen "
-            "train or tokenize wrote"
+            f"{folder}: is not a run, cache or saved front-end, since it has no config.json; give a folder that "
+            "audiogen train or tokenize wrote"
         )
 
 
