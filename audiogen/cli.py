@@ -279,6 +279,7 @@ def generate(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="What to ask for; may be repeated. Default: as in the training files."),
     ] = None,
+    text: Annotated[str | None, typer.Option(help="A caption to ask for, if the run has learned captions.")] = None,
     melody: Annotated[
         Path | None, typer.Option(readable=False, help="A sound file whose melody to follow, from the beginning on.")
     ] = None,
@@ -311,8 +312,8 @@ def generate(
     """Generate sound files with a run, and print the seed of each."""
     check_is_no_file(out)
     asked, length = parse_labels(label or []), parse_seconds(seconds)
-    files = {"melody": melody, "loudness": loudness}
-    asked = {**asked, **{name: file for name, file in files.items() if file is not None}}
+    others = {"text": text, "melody": melody, "loudness": loudness}
+    asked = {**asked, **{name: value for name, value in others.items() if value is not None}}
     if stream and length is None:
         raise ConfigError("--stream: a stream has no end of its own; give --seconds a number")
     from .audio.coding import Coding

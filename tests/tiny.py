@@ -71,6 +71,7 @@ CONDITION_SETTINGS: dict[str, dict[str, Any]] = {
     "loudness": {},
     "frames": {"num_features": 4},
     "position": {},
+    "text": {"max_bytes": 6, "encoder_dim": 8},
 }
 
 
@@ -93,7 +94,9 @@ def random_conditions(batch_size: int, num_frames: int) -> dict[str, torch.Tenso
         "loudness": -80 * torch.rand(B, 1, T),
         "frames": torch.randn(B, 4, T),
         "position": torch.randint(20, (B, 2, T)).float(),
+        "text": torch.randint(97, 123, (B, 6, T)).float(),
     }
+    found["text"][:, 4:, ::2] = torch.nan  # shorter texts
     assert found.keys() == CONDITIONS.keys(), "give values of a new condition here"
     return found
 
@@ -103,6 +106,8 @@ def tiny_model(spec: Spec, kind: str, pattern: str, conditions: bool = False, **
     backbone = tiny_backbone(kind, **changes)
     conditioner = tiny_conditioner(backbone.dim) if conditions else None
     model = lively(SequenceModel(spec, backbone, PATTERNS[pattern](spec.num_rows), conditioner))
+    for parameter in conditioner.parameters() if conditioner else ():  # or their sum would saturate gates
+        parameter.data.mul_(0.5)
     if not spec.discrete:  # or frames fed back would grow without bound
         model.embed.linear.weight.data.mul_(0.3)
         model.head.linear.weight.data.mul_(0.3)

@@ -20,7 +20,7 @@ from ..data import (
     stride_of,
 )
 from ..errors import ConfigError
-from ..models.conditioning import CONDITIONS, Label, Number, listed
+from ..models.conditioning import CONDITIONS, Label, Number, Text, listed
 from ..runs.config import RunConfig, check_name
 from .plan import Plan
 
@@ -74,6 +74,7 @@ def describe(conditions: Mapping[str, Any]) -> str:
         values = {
             Label.Config: lambda c: f" ({listed(c.values, 10)})",
             Number.Config: lambda c: f" ({c.low:g} to {c.high:g})",
+            Text.Config: lambda c: " (captions)",
         }
         words.append(name + values.get(type(config), lambda c: "")(config))
     return ", ".join(words)

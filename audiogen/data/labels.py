@@ -35,6 +35,8 @@ EXAMPLE = "file,instrument\ndrums/a.wav,snare"
 #: A column of numbers with more different values than this, or with fractions, is learned as a number; with fewer, each
 #: value is a label.
 FEW_VALUES = 24
+#: Columns of these names are captions; so are others, if most values are unlike and of three words or more.
+CAPTIONS = ("text", "caption")
 #: Maximum number of bytes of a CSV, and of a file beside a sound.
 MAX_METADATA, MAX_SIDECAR = 2**28, 2**20
 
@@ -273,7 +275,7 @@ class Column:
         counts: value -> number of training and held-out files; values in the spelling that occurs first.
         missing: number of files without a value.
         one_sided: values that occur only in training files, or only in held-out files.
-        settings: settings of the condition, {"kind": "label" or "number", ...}; None if it can't be learned.
+        settings: settings of the condition, {"kind": "label", "number" or "text", ...}; None if it can't be learned.
         reason: why it can't be learned.
     """
 
@@ -305,6 +307,8 @@ def _column(labels: Labels, name: str, sides: Split) -> Column:
     settings, reason = None, ""
     if len(values) < 2:
         reason = "it has only one value" if values else "no training file has a value"
+    elif fold(name) in CAPTIONS or 2 * len(values) > len(train) < 2 * sum(len(text.split()) > 2 for text in train):
+        settings, one_sided = {"kind": "text"}, []
     elif all(map(math.isfinite, numbers)) and (
         len(set(numbers)) > FEW_VALUES or any(number != int(number) for number in numbers)
     ):

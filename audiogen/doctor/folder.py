@@ -124,6 +124,8 @@ def _values(column: Column) -> str:
     learned = column.settings
     if learned is not None and learned["kind"] == "number":
         shown, more = [f"numbers from {learned['low']:g} to {learned['high']:g}"], 0
+    if learned is not None and learned["kind"] == "text":
+        shown, more = [f'captions, such as "{next(iter(column.counts))}"'], 0
     parts = [", ".join(shown) + (f" and {more} more values" if more else "")]
     if column.missing:
         parts.append(f"{plural(column.missing, 'file')} without")

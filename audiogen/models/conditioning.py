@@ -10,10 +10,11 @@ item and frames without a value are all represented in the same way.
     loudness   dB relative to a full-scale sine             (B, 1, T)
     frames     any other vector for each frame              (B, F, T)
     position   frames since the file began, and to its end  (B, 2, T)
+    text       a caption as UTF-8 bytes, padded with NaN    (B, max_bytes, 1 or T)
 
 Each condition becomes one vector per frame, which is added to the embedding of the step that predicts the frame. So all
-backbones, patterns and specs support conditions. All weights start at zero, so adding a condition to a trained model
-does not change its sound until the condition is learned.
+backbones, patterns and specs support conditions. The last weights before the sum start at zero, so adding a condition
+to a trained model does not change its sound until the condition is learned.
 """
 
 import math
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..utils.text import fold
+from .backbones.gpt import GPT
 
 #: Values by name; a name that is missing is not given.
 Conditions = Mapping[str, Tensor]
@@ -49,7 +51,7 @@ class Condition(nn.Module):
         num_features: F, numbers for each frame.
         stays_open: whether the condition is null by default: in half of the training crops, in evaluation, and in
             generation unless the user gives it. Other conditions are filled in from a training file.
-        one_word: whether a value is a text or a number that applies to a whole item.
+        one_word: whether a value is a word, a number or a text that applies to a whole item.
     """
 
     Config: Any  # a frozen dataclass of settings
@@ -82,11 +84,15 @@ class Condition(nn.Module):
         """Describe the values (F, T) of an item in a word; None if they are not given or can't be described so."""
         return None
 
+    def missing(self, x: Tensor) -> Tensor:
+        """Return where values (B, F, T) are not given: (B, T) bool."""
+        return x.isnan().any(dim=1)
+
     def forward(self, x: Tensor) -> Tensor:
-        """Map values (B, F, T) to vectors (B, T, D), with the null vector where a number is NaN."""
+        """Map values (B, F, T) to vectors (B, T, D), with the null vector where they are not given."""
         x = x.to(self.null)
         y = self.embed(x.nan_to_num(0.0))
-        return torch.where(x.isnan().any(dim=1)[..., None], self.null, y)
+        return torch.where(self.missing(x)[..., None], self.null, y)
 
 
 class Affine(nn.Module):
@@ -311,6 +317,77 @@ class Position(Condition):
         return positions(value)
 
 
+class Text(Condition):
+    """A caption. A causal transformer reads its bytes; the mean of its outputs goes through one linear layer.
+
+    Since the transformer is causal, padding after a text changes nothing.
+
+    Source: Radford et al. 2021, Learning Transferable Visual Models From Natural Language Supervision, section 2.4 (a
+    causal text encoder).
+    """
+
+    one_word = True
+
+    @dataclass(frozen=True)
+    class Config:
+        """Settings.
+
+        Attributes:
+            max_bytes: bytes of UTF-8 that are read; the rest of a longer text is cut off.
+            encoder_dim: width of the transformer; a multiple of 8.
+        """
+
+        max_bytes: int = 256
+        encoder_dim: int = 128
+
+        def __post_init__(self) -> None:
+            if not 1 <= self.max_bytes <= MAX_FEATURES:
+                raise ConfigError(f"max_bytes: must be from 1 to {MAX_FEATURES:,}, got {self.max_bytes}")
+            if not 8 <= self.encoder_dim <= MAX_FEATURES or self.encoder_dim % 8:
+                raise ConfigError(
+                    f"encoder_dim: must be a multiple of 8 from 8 to {MAX_FEATURES:,}, got {self.encoder_dim}"
+                )
+
+    NUM_LAYERS, NUM_HEADS = 2, 4
+
+    def __init__(self, config: Config, dim: int):
+        super().__init__(config, dim)
+        self.num_features = config.max_bytes
+        with torch.random.fork_rng(devices=[]):  # so that other initial weights do not change
+            self.table = nn.Embedding(256, config.encoder_dim)
+            self.encoder = GPT(GPT.Config(config.encoder_dim, self.NUM_LAYERS, self.NUM_HEADS, config.max_bytes))
+        self.linear = Affine(config.encoder_dim, dim)
+
+    def missing(self, x: Tensor) -> Tensor:
+        return x.isnan().all(dim=1)
+
+    def embed(self, x: Tensor) -> Tensor:
+        B, L, T = x.shape
+        rows = x.transpose(1, 2).reshape(B * T, L).long()
+        begins = torch.ones(len(rows), dtype=torch.bool, device=x.device)
+        begins[1:] = (rows[1:] != rows[:-1]).any(dim=1)  # a text is encoded once for all frames that it holds for
+        return self.linear(self.encode(rows[begins]))[begins.cumsum(0) - 1].view(B, T, -1)
+
+    def encode(self, texts: Tensor) -> Tensor:
+        """Encode texts (N, L), padded with 0, to vectors (N, E)."""
+        given = texts > 0
+        longest = max(1, int(given.sum(dim=1).max()))
+        texts, given = texts[:, :longest], given[:, :longest]
+        h, _ = self.encoder(self.table(texts))  # (N, longest, E)
+        return (h * given[..., None]).sum(dim=1) / given.sum(dim=1, keepdim=True).clamp(min=1)
+
+    def parse(self, name: str, value: Any) -> Tensor:
+        if not isinstance(value, str):
+            raise ConfigError(f"{name}: must be a text, got {value!r}")
+        data = " ".join(fold(value).replace("\0", " ").split()).encode()[: self.config.max_bytes]
+        x = torch.full((self.config.max_bytes, 1), math.nan)
+        x[: len(data), 0] = torch.tensor(list(data), dtype=torch.float32)
+        return x
+
+    def describe(self, x: Tensor) -> str | None:
+        return bytes(x[~x[:, 0].isnan(), 0].byte().tolist()).decode(errors="ignore") or None
+
+
 CONDITIONS: dict[str, type[Condition]] = {
     "label": Label,
     "number": Number,
@@ -318,6 +395,7 @@ CONDITIONS: dict[str, type[Condition]] = {
     "loudness": Loudness,
     "frames": Frames,
     "position": Position,
+    "text": Text,
 }
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..data import Labels, Part, described_value
 from ..errors import ConfigError
-from ..models.conditioning import Condition, Conditions, listed
+from ..models.conditioning import Condition, Conditions, Text, listed
 from ..spec import Spec
 from ..utils.text import fold
 
@@ -43,12 +43,14 @@ def ask(
 ) -> Asked:
     """Complete the given labels of each item with those of a random training file that has the given ones.
 
-    The item's seed draws the file. So labels and their combinations are as frequent as in the folder.
+    The item's seed draws the file. So labels and their combinations are as frequent as in the folder. With a text that
+    is the caption of no training file, labels that are not given stay so, since those of any file could contradict it.
 
     Args:
         parts: the conditions of the model.
         asked: values by name: one for all items, a list of one for each, or None for "not given". A melody or a
-            loudness is an array (F, T), a wav (1, 1, N) at the run's rate, or the path of a sound file.
+            loudness is an array (F, T), a wav (1, 1, N) at the run's rate, or the path of a sound file. The run's only
+            text may be called `text`, whatever its own name.
         seeds: seeds of the items.
         training: the training files.
         labels: labels of the training files.
@@ -58,7 +60,10 @@ def ask(
         ConfigError: a name or a value is unknown.
         AudioReadError: a sound file can't be read.
     """
-    names, count = {fold(name): name for name in parts}, len(seeds)
+    texts, count = [name for name, condition in parts.items() if isinstance(condition, Text)], len(seeds)
+    names = {fold(name): name for name in parts}
+    if len(texts) == 1:
+        names.setdefault("text", texts[0])
     asked = {names.get(fold(name), name): value for name, value in (asked or {}).items()}
     every = {name: value if isinstance(value, list | tuple) else [value] * count for name, value in asked.items()}
     for name, several in every.items():
@@ -74,12 +79,14 @@ def ask(
     for i, seed in enumerate(seeds):
         values = {name: several[i] for name, several in given.items()}
         fitting = _fitting(values, parts, training, labels)
+        unheard = not fitting and any(values.get(name) is not None for name in texts)
+        fitting = fitting or training
         rng = np.random.Generator(np.random.Philox(key=np.array([seed, 0], np.uint64)))
         part = fitting[int(rng.integers(len(fitting)))] if fitting else None
         row = {} if part is None else labels.files.get(part.file.sha256, {})
         seconds.append(None if part is None else part.seconds)
         for name, condition in parts.items():
-            if not condition.stays_open and name not in values:
+            if not condition.stays_open and name not in values and not unheard:
                 values[name] = _known(name, condition, row, rng)
         items.append({name: parts[name].parse(name, value) for name, value in values.items() if value is not None})
     words: list[dict[str, str]] = []
@@ -106,14 +113,14 @@ def _file(several: Sequence[Any] | None, i: int) -> str | None:
 def _fitting(
     values: Mapping[str, Any], parts: Mapping[str, Condition], training: Sequence[Part], labels: Labels
 ) -> list[Part]:
-    """Return the training files that have the labels asked for; all of them where none has."""
+    """Return the training files that have the labels asked for."""
     wanted = {name: fold(str(value)) for name, value in values.items() if value is not None and parts[name].one_word}
 
     def fits(part: Part) -> bool:
         row = labels.files.get(part.file.sha256, {})
         return all(fold(row.get(name, "")) == text for name, text in wanted.items())
 
-    return [part for part in training if fits(part)] or list(training)
+    return [part for part in training if fits(part)]
 
 
 def _known(name: str, condition: Condition, row: Mapping[str, str], rng: np.random.Generator) -> str | None:

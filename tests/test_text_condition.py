@@ -1,0 +1,172 @@
+"""Captions: found, learned, asked for, and read by a transformer that padding does not disturb."""
+
+import csv
+import json
+import math
+
+import pytest
+import torch
+from corpus import folder_of_notes, tiny_settings
+from tiny import lively
+from typer.testing import CliRunner
+
+from audiogen.cli import app
+from audiogen.commands.train import train
+from audiogen.data import choose_conditions, find_labels, scan, split
+from audiogen.data.labels import describe_labels
+from audiogen.errors import ConfigError
+from audiogen.models.conditioning import Text
+from audiogen.runs.run import load_run
+
+WORDS = ["a dry snare", "a deep kick with a long tail", "noise, as of rain", "ein Glöckchen"]
+
+
+def text_of(max_bytes=64, dim=8):
+    return lively(Text(Text.Config(max_bytes, encoder_dim=16), dim)).double().eval()
+
+
+def values_of(text, captions):
+    """(B, max_bytes, 1)"""
+    return torch.stack([text.parse("text", caption) for caption in captions])
+
+
+def test_a_caption_is_its_folded_bytes():
+    """Guards against "A dry snare" and "a  dry SNARE" as two prompts (audiocraft#447), and cut or lost bytes."""
+    text = text_of(12)
+    x = text.parse("text", " A dry\n SNARE drum")
+    assert x.shape == (12, 1) and bytes(x[:, 0].byte().tolist()) == b"a dry snare "
+    assert text.describe(x) == "a dry snare "
+    assert torch.equal(text.parse("text", "é")[:2, 0], torch.tensor([0xC3, 0xA9]).float())
+    assert text.describe(text.parse("text", "aaaaaaaaaaaé")) == "aaaaaaaaaaa"  # the last letter is cut in two
+    assert text.parse("text", " \0 ").isnan().all() and text.describe(text.parse("text", "")) is None
+    with pytest.raises(ConfigError, match="text: must be a text, got 7"):
+        text.parse("text", 7)
+    for bad in ({"max_bytes": 0}, {"max_bytes": 10**9}, {"encoder_dim": 12}, {"encoder_dim": 0}):
+        with pytest.raises(ConfigError, match=next(iter(bad))):
+            Text.Config(**bad)
+
+
+def test_padding_by_a_longer_text_changes_nothing():
+    """Guards against padding that is attended to or averaged, as in audiocraft (contract 10): each text alone, with
+    longer ones, and under another limit of bytes."""
+    text = text_of()
+    together = text(values_of(text, WORDS))
+    for i, caption in enumerate(WORDS):
+        torch.testing.assert_close(text(values_of(text, [caption]))[0], together[i], rtol=0, atol=1e-12)
+    assert len({tuple(row.tolist()) for row in together[:, 0]}) == len(WORDS)
+    longer = text_of(200)
+    longer.load_state_dict(text.state_dict())
+    torch.testing.assert_close(longer(values_of(longer, WORDS)), together, rtol=0, atol=1e-12)
+
+
+def test_the_order_of_letters_matters():
+    """Guards against a bag of bytes, to which "snare then kick" is "kick then snare"."""
+    text = text_of()
+    one, other = text(values_of(text, ["kick, then snare", "snare, then kick"]))
+    assert not torch.allclose(one, other, atol=1e-3)
+
+
+def test_a_text_is_encoded_once_for_all_its_frames(monkeypatch):
+    """Guards against a transformer that runs for each frame of a crop, and against frames that get another's text."""
+    text = text_of()
+    pieces = values_of(text, WORDS[:2])[:, :, 0]  # (2, max_bytes)
+    nothing = torch.full_like(pieces[0], math.nan)
+    order = torch.stack([pieces[0]] * 5 + [pieces[1]] * 4 + [nothing] * 3 + [pieces[0]] * 2, dim=1)
+    seen = []
+    encode = text.encode
+    monkeypatch.setattr(text, "encode", lambda texts: (seen.append(len(texts)), encode(texts))[1])
+    y = text(order[None])[0]
+    assert seen == [4]
+    expected = text(values_of(text, WORDS[:2]))[:, 0]
+    torch.testing.assert_close(y[:5], expected[:1].expand(5, -1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(y[5:9], expected[1:].expand(4, -1), rtol=0, atol=1e-12)
+    assert torch.equal(y[9:12], text.null.expand(3, -1))
+    torch.testing.assert_close(y[12:], expected[:1].expand(2, -1), rtol=0, atol=1e-12)
+
+
+def test_new_texts_draw_no_random_numbers():
+    """Guards against other initial weights of the model for the same seed."""
+    before = torch.get_rng_state()
+    Text(Text.Config(), 4)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# ---- captions of a folder
+
+
+def folder_with(path, header, rows):
+    """A folder of notes with a metadata.csv."""
+    folder = folder_of_notes(path / "corpus", [1200] * len(rows))
+    with open(folder / "metadata.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["file", *header], *([f"note-{i:02d}.wav", *row] for i, row in enumerate(rows))])
+    return folder
+
+
+def test_captions_are_told_from_labels(tmp_path):
+    """Guards against a thousand captions as a thousand labels, names of takes as captions, and a column `text` of few
+    values as labels."""
+    rows = [[f"a sound, number {i}", f"take{i}", ["low", "high"][i % 2], f"note of {i} Hz"] for i in range(20)]
+    folder = folder_with(tmp_path, ["prompt", "take", "caption", "register"], rows)
+    for row in rows:
+        row[3] = row[3] if row[0].endswith("1") else "of no pitch"
+    index = scan(folder, progress=False)
+    sides, labels = split(index), find_labels(index)
+    chosen = choose_conditions(labels, sides)
+    assert {name for name, config in chosen.items() if config == Text.Config()} == {"prompt", "caption", "register"}
+    assert "take" not in chosen
+    assert all(not column.one_sided for column in describe_labels(labels, sides) if column.name == "prompt")
+    said = CliRunner().invoke(app, ["doctor", str(folder)]).output
+    assert 'captions, such as "a sound, number' in said.replace("\n", " ")
+
+
+OVERRIDES = ["backbone.dim=8", "training.crop_frames=16", "training.sample_seconds=0.05", "training.evaluations=2"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run that has learned captions and an instrument."""
+    place = tmp_path_factory.mktemp("captions")
+    rows = [[f"{['Kick', 'Snare'][i % 2]} number {i}", ["kick", "snare"][i % 2]] for i in range(12)]
+    folder = folder_with(place, ["caption", "drum"], rows)
+    settings = [f"frontend.{name}={value}" for name, value in tiny_settings("mulaw").items()]
+    train(folder, place / "run", "mulaw", "bigram", steps=4, overrides=[*OVERRIDES, *settings])
+    return place
+
+
+def test_training_learns_captions(made):
+    """Guards against a projection that is never trained (audiocraft had one for months), and a config without it."""
+    config = json.loads((made / "run" / "config.json").read_text())
+    assert config["conditions"]["caption"] == {"kind": "text", "max_bytes": 256, "encoder_dim": 128}
+    part = load_run(made / "run").model.conditioner.parts["caption"]
+    assert (part.linear.weight != 0).all() and (part.null != 0).all()
+    fresh = Text(Text.Config(), 8)
+    assert not torch.equal(part.encoder.blocks[0].attention.qkv.weight, fresh.encoder.blocks[0].attention.qkv.weight)
+
+
+def test_a_text_that_is_asked_for_is_heard(made, tmp_path):
+    """Guards against a text that is ignored, and labels of a random file that contradict it."""
+    run = load_run(made / "run")
+    lively(run.model)
+    one, other = (run.generate(0.05, seed=1, conditions={"text": text}) for text in ("a soft bell", "hard noise"))
+    assert not torch.equal(one, other)
+    assert torch.equal(one, run.generate(0.05, seed=1, conditions={"caption": "A soft  bell"}))
+    assert run.ask({"text": "a soft bell"}, [1]).words == [{"caption": "a soft bell"}]
+    training = [read["caption"] for part in run.split().train if (read := run._labels.files[part.file.sha256])]
+    for caption in training:  # its own file's label comes with it
+        assert run.ask({"text": caption}, [1]).words == [
+            {"caption": caption.lower(), "drum": caption.split()[0].lower()}
+        ]
+    words = run.ask(None, range(50)).words  # captions that nobody asks for are those of training files
+    assert {said["caption"] for said in words} == {caption.lower() for caption in training}
+    assert all(said["caption"].startswith(said["drum"]) for said in words)
+
+
+def test_generate_takes_a_text(made, tmp_path):
+    """Guards against --text that is lost on its way, and a traceback where a run knows none."""
+    command = ["generate", str(made / "run"), "--out", str(tmp_path), "--num", "1", "--seconds", "0.05", "--text", "Hi"]
+    found = CliRunner().invoke(app, command)
+    assert found.exit_code == 0 and "caption hi" in found.output, found.output
+    assert json.loads(next(tmp_path.glob("*.json")).read_text())["conditions"] == {"caption": "hi"}
+    run = train(made / "corpus", made / "drum", None, "bigram", steps=2, overrides=OVERRIDES, condition=["drum"])
+    with pytest.raises(ConfigError, match="text: the run has no such condition; it has drum"):
+        run.generate(0.05, conditions={"text": "a kick"})
