@@ -15,6 +15,7 @@ from audiogen.commands.train import train
 from audiogen.data import choose_conditions, find_labels, scan, split
 from audiogen.data.labels import describe_labels
 from audiogen.errors import ConfigError
+from audiogen.models import t5
 from audiogen.models.conditioning import Text
 from audiogen.runs.run import load_run
 
@@ -120,6 +121,7 @@ def test_captions_are_told_from_labels(tmp_path):
 
 
 OVERRIDES = ["backbone.dim=8", "training.crop_frames=16", "training.sample_seconds=0.05", "training.evaluations=2"]
+MULAW = [f"frontend.{name}={value}" for name, value in tiny_settings("mulaw").items()]
 
 
 @pytest.fixture(scope="module")
@@ -128,15 +130,14 @@ def made(tmp_path_factory):
     place = tmp_path_factory.mktemp("captions")
     rows = [[f"{['Kick', 'Snare'][i % 2]} number {i}", ["kick", "snare"][i % 2]] for i in range(12)]
     folder = folder_with(place, ["caption", "drum"], rows)
-    settings = [f"frontend.{name}={value}" for name, value in tiny_settings("mulaw").items()]
-    train(folder, place / "run", "mulaw", "bigram", steps=4, overrides=[*OVERRIDES, *settings])
+    train(folder, place / "run", "mulaw", "bigram", steps=4, overrides=[*OVERRIDES, *MULAW])
     return place
 
 
 def test_training_learns_captions(made):
     """Guards against a projection that is never trained (audiocraft had one for months), and a config without it."""
     config = json.loads((made / "run" / "config.json").read_text())
-    assert config["conditions"]["caption"] == {"kind": "text", "max_bytes": 256, "encoder_dim": 128}
+    assert config["conditions"]["caption"] == {"kind": "text", "max_bytes": 256, "encoder": "bytes", "encoder_dim": 128}
     part = load_run(made / "run").model.conditioner.parts["caption"]
     assert (part.linear.weight != 0).all() and (part.null != 0).all()
     fresh = Text(Text.Config(), 8)
@@ -170,3 +171,66 @@ def test_generate_takes_a_text(made, tmp_path):
     run = train(made / "corpus", made / "drum", None, "bigram", steps=2, overrides=OVERRIDES, condition=["drum"])
     with pytest.raises(ConfigError, match="text: the run has no such condition; it has drum"):
         run.generate(0.05, conditions={"text": "a kick"})
+
+
+# ---- T5
+
+
+@pytest.fixture(scope="module")
+def small_t5(tmp_path_factory):
+    """A folder with a T5 of random weights and a tokenizer of a few words."""
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    folder = tmp_path_factory.mktemp("t5")
+    words = {word: place for place, word in enumerate(["<pad>", "</s>", "<unk>", "a", "kick", "snare", "number"])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    config = transformers.T5Config(vocab_size=7, d_model=24, d_kv=4, d_ff=16, num_layers=2, num_heads=2)
+    transformers.T5EncoderModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_t5_is_read_as_transformers_reads_it(small_t5, monkeypatch):
+    """Guards against other tokens, padding that is averaged, and a text that is encoded again for every batch."""
+    transformers = pytest.importorskip("transformers")
+    captions = [b"a kick", b"a snare number snare kick"]
+    found = t5.encode(captions, small_t5)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(small_t5)
+    encoder = transformers.T5EncoderModel.from_pretrained(small_t5).eval()
+    for caption, vector in zip(captions, found, strict=True):
+        with torch.no_grad():
+            hidden = encoder(tokenizer(caption.decode(), return_tensors="pt").input_ids).last_hidden_state[0]
+        torch.testing.assert_close(vector, hidden.mean(dim=0))
+    assert t5.width(small_t5) == 24
+    monkeypatch.setattr(t5, "load", lambda name: pytest.fail("encoded again"))
+    assert torch.equal(t5.encode(captions[::-1], small_t5), found.flip(0))
+
+
+def test_a_run_learns_from_a_t5_that_stays_as_it_is(made, small_t5):
+    """Guards against a projection behind no_grad, which audiocraft had for months; against weights of the T5 in the
+    run, and a run that can't be loaded where there is no T5."""
+    overrides = [*OVERRIDES, *MULAW, f"conditions.caption.encoder={small_t5}"]
+    run = train(made / "corpus", made / "t5", "mulaw", "bigram", steps=4, overrides=overrides)
+    part = run.model.conditioner.parts["caption"]
+    assert part.config.encoder_dim == 24 and (part.linear.weight != 0).all()
+    assert [name for name, _ in part.named_parameters()] == ["null", "linear.weight", "linear.bias"]
+    lively(run.model)
+    one, other = (run.generate(0.05, seed=1, conditions={"text": text}) for text in ("a kick", "a snare"))
+    assert not torch.equal(one, other)
+    part.config = Text.Config(encoder="gone", encoder_dim=24)
+    with pytest.raises(ConfigError, match="encoder: there is no T5 called gone on this machine"):
+        run.generate(0.05, conditions={"text": "a kick"})
+
+
+def test_settings_of_conditions_are_checked(made):
+    """Guards against a typo that is ignored, and an error that comes after the folder has been encoded."""
+    for setting, message in {
+        "conditions.caption.encodr=t5": "conditions.caption.encodr: unknown setting, did you mean",
+        "conditions.captoin.encoder=t5": "conditions.captoin.encoder: unknown setting, did you mean conditions.caption",
+        "conditions.caption.encoder=no/such": "encoder: ",
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            train(made / "corpus", made / "new", "mulaw", "bigram", steps=4, overrides=[*OVERRIDES, *MULAW, setting])
+    assert not (made / "new" / "cache").exists()

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..config import part_to_dict
+from ..config import override, parse_override, part_from_dict, part_to_dict
 from ..data import (
     EncodedCache,
     Index,
@@ -20,6 +20,7 @@ from ..data import (
     stride_of,
 )
 from ..errors import ConfigError
+from ..models import t5
 from ..models.conditioning import CONDITIONS, Label, Number, Text, listed
 from ..runs.config import RunConfig, check_name
 from .plan import Plan
@@ -40,7 +41,9 @@ def labels_of(source: Index | EncodedCache, pattern: str | None = None) -> Label
     return labels if pattern is None else find_labels(source.index, pattern).over(labels)
 
 
-def with_conditions(plan: Plan, labels: Labels, sides: Split, asked: Sequence[str] | None) -> Plan:
+def with_conditions(
+    plan: Plan, labels: Labels, sides: Split, asked: Sequence[str] | None, overrides: Sequence[str] = ()
+) -> Plan:
     """Add conditions to a plan, and log them.
 
     Args:
@@ -48,11 +51,12 @@ def with_conditions(plan: Plan, labels: Labels, sides: Split, asked: Sequence[st
         labels: the labels of the files.
         sides: the split of the files.
         asked: names given by the user, or ["none"]; None for all labels that can be learned.
+        overrides: "a.b=1" assignments, such as conditions.text.max_bytes=64; those of other parts are ignored.
 
     Raises:
-        ConfigError: a name is unknown, or can't be learned, or not with this front-end.
+        ConfigError: a name or a setting is unknown, or can't be learned, or not with this front-end.
     """
-    chosen = choose_conditions(labels, sides, asked)
+    chosen = _overridden(choose_conditions(labels, sides, asked), overrides)
     for name, config in chosen.items():
         check_name(name)
         if is_descriptor(part_to_dict(config, CONDITIONS)["kind"]):
@@ -65,6 +69,17 @@ def with_conditions(plan: Plan, labels: Labels, sides: Split, asked: Sequence[st
         if column.name not in chosen:
             log.info("label %s is not learned: %s", column.name, column.reason)
     return replace(plan, config=replace(plan.config, conditions=chosen))
+
+
+def _overridden(chosen: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Apply the assignments of settings of conditions, and complete those that follow from others."""
+    parts = {name: part_to_dict(config, CONDITIONS) for name, config in chosen.items()}
+    own = [setting for setting in overrides if parse_override(setting)[0][0] == "conditions"]
+    parts = override({"conditions": parts}, own)["conditions"]
+    for settings in parts.values():
+        if settings.get("encoder", "bytes") != "bytes":
+            settings["encoder_dim"] = t5.width(settings["encoder"])
+    return {name: part_from_dict(settings, CONDITIONS, f"conditions.{name}") for name, settings in parts.items()}
 
 
 def describe(conditions: Mapping[str, Any]) -> str:

@@ -167,6 +167,8 @@ class Plan:
             "sampling": {},
         }
         _, overrides = frontend_settings(flags.overrides)
+        # Which conditions there are is known when the labels are: see `with_conditions`.
+        overrides = [setting for setting in overrides if parse_override(setting)[0][0] != "conditions"]
         typed = override(values, overrides)
         crop_frames = from_dict(TrainingConfig, typed["training"], "training").crop_frames
         pattern = find(typed["pattern"]["kind"], PATTERNS, "pattern.kind")(spec.num_rows)

@@ -150,7 +150,8 @@ def train(
             plan = Plan.for_source(source, flags, draft)
             labels = labels_of(source, label_pattern)
             index = source.index if isinstance(source, EncodedCache) else long_enough(source, plan.spec)
-            plan = with_conditions(plan, labels, plan.split(index), condition)  # errors come before the slow encoding
+            # Errors come before the slow encoding.
+            plan = with_conditions(plan, labels, plan.split(index), condition, overrides)
             plan.frontend.to(where)
             cache = plan.encode(source, out)
             sides = plan.split(cache.index)

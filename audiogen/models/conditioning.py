@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..utils.text import fold
+from . import t5
 from .backbones.gpt import GPT
 
 #: Values by name; a name that is missing is not given.
@@ -320,7 +321,8 @@ class Position(Condition):
 class Text(Condition):
     """A caption. A causal transformer reads its bytes; the mean of its outputs goes through one linear layer.
 
-    Since the transformer is causal, padding after a text changes nothing.
+    Since the transformer is causal, padding after a text changes nothing. A published T5 may take its place; it
+    stays as it is, and is not saved with the model.
 
     Source: Radford et al. 2021, Learning Transferable Visual Models From Natural Language Supervision, section 2.4 (a
     causal text encoder).
@@ -334,10 +336,12 @@ class Text(Condition):
 
         Attributes:
             max_bytes: bytes of UTF-8 that are read; the rest of a longer text is cut off.
-            encoder_dim: width of the transformer; a multiple of 8.
+            encoder: "bytes", or a T5: see `t5.load`.
+            encoder_dim: width of the transformer, a multiple of 8; training sets it to that of a T5.
         """
 
         max_bytes: int = 256
+        encoder: str = "bytes"
         encoder_dim: int = 128
 
         def __post_init__(self) -> None:
@@ -353,9 +357,10 @@ class Text(Condition):
     def __init__(self, config: Config, dim: int):
         super().__init__(config, dim)
         self.num_features = config.max_bytes
-        with torch.random.fork_rng(devices=[]):  # so that other initial weights do not change
-            self.table = nn.Embedding(256, config.encoder_dim)
-            self.encoder = GPT(GPT.Config(config.encoder_dim, self.NUM_LAYERS, self.NUM_HEADS, config.max_bytes))
+        if config.encoder == "bytes":
+            with torch.random.fork_rng(devices=[]):  # so that other initial weights do not change
+                self.table = nn.Embedding(256, config.encoder_dim)
+                self.encoder = GPT(GPT.Config(config.encoder_dim, self.NUM_LAYERS, self.NUM_HEADS, config.max_bytes))
         self.linear = Affine(config.encoder_dim, dim)
 
     def missing(self, x: Tensor) -> Tensor:
@@ -370,11 +375,24 @@ class Text(Condition):
 
     def encode(self, texts: Tensor) -> Tensor:
         """Encode texts (N, L), padded with 0, to vectors (N, E)."""
+        if self.config.encoder != "bytes":
+            return self._encode_t5(texts)
         given = texts > 0
         longest = max(1, int(given.sum(dim=1).max()))
         texts, given = texts[:, :longest], given[:, :longest]
         h, _ = self.encoder(self.table(texts))  # (N, longest, E)
         return (h * given[..., None]).sum(dim=1) / given.sum(dim=1, keepdim=True).clamp(min=1)
+
+    def _encode_t5(self, texts: Tensor) -> Tensor:
+        y, given = self.null.new_zeros(len(texts), self.config.encoder_dim), texts.any(dim=1)
+        if given.any():
+            captions = [bytes(text).rstrip(b"\0") for text in texts[given].tolist()]
+            found = t5.encode(captions, self.config.encoder).to(y)
+            if found.shape[1] != y.shape[1]:
+                dims = f"a width of {found.shape[1]}, but the model was trained with {y.shape[1]}"
+                raise ConfigError(f"encoder: {self.config.encoder} has {dims}")
+            y[given] = found
+        return y
 
     def parse(self, name: str, value: Any) -> Tensor:
         if not isinstance(value, str):
