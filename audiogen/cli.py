@@ -359,7 +359,7 @@ def evaluate(
     check_holds_config(run)
     check_folder_is_there(folder)
     from .evaluation.report import evaluate_folder
-    from .evaluation.wording import in_words, report_rows
+    from .evaluation.wording import heard_tables, in_words, report_rows
     from .runs.run import load_run
     from .utils.devices import choose_device
 
@@ -371,6 +371,11 @@ def evaluate(
     for row in report_rows(report):
         table.add_row(*row)
     console.print(table)
+    for title, header, rows in heard_tables(report):
+        table = Table(*header, title=title)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
     console.print(in_words(report))
 
 

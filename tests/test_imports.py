@@ -53,7 +53,7 @@ ALLOWED = {
     "course": {"audio", "errors", "frontends", "listen", "models", "spec", "utils"},
     "listen": {"audio", "errors", "evaluation", "runs", "training", "utils"},
     "training": {"config", "errors", "evaluation", "models", "runs", "utils"},
-    "evaluation": {"audio", "data", "errors", "frontends", "generation", "models", "runs", "spec"},
+    "evaluation": {"audio", "data", "errors", "frontends", "generation", "models", "runs", "spec", "utils"},
     "runs": {"audio", "config", "data", "errors", "frontends", "generation", "models", "spec", "utils"},
     "data": {"audio", "config", "errors", "frontends", "models", "spec", "utils"},
     "generation": {"audio", "errors", "frontends", "models", "utils"},

@@ -4,7 +4,7 @@ import logging
 import math
 import statistics
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from ..runs.event_log import read_metrics
 from ..runs.run import Run
 from ..spec import Unit
 from .generated import MOST_SECONDS, judge_generated
+from .heard import Labelled, decoded_training, generate_labelled, heard_as_asked, judge_of, label_values
 from .reconstruction import mel_distance, si_sdr
 from .scores import baselines, held_out_score
 
@@ -38,6 +39,8 @@ log = logging.getLogger("audiogen")
 
 #: Number of files whose round trip is measured: enough for a mean, few enough for Griffin-Lim.
 ROUND_TRIPS = 16
+#: Maximum seconds of a training file that a judge is trained on, and of all of them together.
+JUDGE_SECONDS, JUDGE_SECONDS_IN_ALL = 10.0, 1800.0
 
 
 def evaluate_folder(run: Run, folder: str | Path, generate: int = 0) -> dict[str, Any]:
@@ -53,9 +56,9 @@ def evaluate_folder(run: Run, folder: str | Path, generate: int = 0) -> dict[str
         generate: number of clips to generate and compare with the files.
 
     Returns:
-        The result of `report`; `generated` (see `judge_generated`) if any clips are; `seen`: number of files left out
-        because the model was trained on them; `turned`: whether the held-out loss had stopped improving before training
-        ended.
+        The result of `report`; `generated` (see `judge_generated`) if any clips are, and `heard` (see `heard_as_asked`)
+        if the run has labels; `seen`: number of files left out because the model was trained on them; `turned`: whether
+        the held-out loss had stopped improving before training ended.
 
     Raises:
         DataError: no file is left to evaluate on.
@@ -87,10 +90,17 @@ def evaluate_folder(run: Run, folder: str | Path, generate: int = 0) -> dict[str
             sound = originals(folder, parts, run.sample_rate, most, seconds)
         if generate and not sound:
             raise DataError(f"{folder}: is a cache, but generated sound is compared with recordings; give their folder")
-        training = run.training_sequences()
-        result = report(run, Sequences(cache, parts), training, sound, _labels(run, index))
+        training, labels = run.training_sequences(), _labels(run, index)
+        result = report(run, Sequences(cache, parts), training, sound, labels)
         if generate:
             result["generated"] = judge_generated(run, [wav for _, wav in sound], training, generate)
+        if generate and label_values(run):
+            labels, rows = run.labels.over(labels), {part.file.path: part.file.sha256 for part in parts}
+            known = [Part(file) for file in index.files if not trained.isdisjoint(file.digests)]
+            sounds = labelled_sounds(folder, known, run.sample_rate, labels) if known else decoded_training(run)
+            held_out = [(wav, labels.files.get(rows[name], {})) for name, wav in sound]
+            judge = judge_of(run, sounds)
+            result["heard"] = heard_as_asked(judge, run, generate_labelled(run, generate), held_out)
     turned = any(event.get("turned") for event in read_metrics(run.folder) if event.get("event") == "final")
     return {**result, "turned": turned, "seen": len(index.files) - len(parts)}
 
@@ -200,3 +210,21 @@ def originals(
         if wav.shape[1]:  # a very short file may have no sample after resampling
             sound.append((part.file.path, wav))
     return sound
+
+
+def labelled_sounds(folder: Path, parts: Sequence[Part], sample_rate: int, labels: Labels) -> Iterator[Labelled]:
+    """Read the beginnings of parts that have labels, to train a judge on them.
+
+    Args:
+        folder: folder of the parts' files.
+        parts: usually all training files.
+        sample_rate: Hz of the wavs.
+        labels: labels of the files.
+    """
+    left = JUDGE_SECONDS_IN_ALL
+    for part in parts:
+        row = labels.files.get(part.file.sha256, {})
+        if row and left > 0:
+            for _, wav in originals(folder, [part], sample_rate, 1, JUDGE_SECONDS):
+                left -= wav.shape[1] / sample_rate
+                yield wav, row

@@ -1,10 +1,13 @@
 """Word an evaluation report."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..spec import Unit
+
+#: Maximum number of values of a label in a table.
+MOST_ROWS = 24
 
 
 def report_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
@@ -58,6 +61,39 @@ def _generated_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         verdict = "it copies" if least > 5 else "no sign of copies"
         rows.append(("seconds closer to training sound than 95 % of the recordings are", f"{nearer:.0f} %: {verdict}"))
     return rows
+
+
+def heard_tables(result: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Return a table for each label of a run: what generated sound was asked for and how often that is heard.
+
+    Returns:
+        (title, header, rows) each; none if nothing was generated, or the run has no labels.
+    """
+    header = ["value", "asked", "heard as asked", "mostly mistaken for", "held-out files", "their round trips"]
+    tables = []
+    for label, sets in result.get("heard", {}).items():
+        made, *others = (sets[name] for name in ("generated", "held_out", "round_trips"))
+
+        def row(
+            value: str, of: Callable[[Mapping[str, Any]], Mapping[str, Any]], made=made, others=others
+        ) -> list[str]:
+            own = of(made)
+            return [value, str(own["n"]), _share(own), own.get("mistaken") or "", *(_share(of(one)) for one in others)]
+
+        values = [value for value in made["values"] if any(one["values"][value]["n"] for one in (made, *others))]
+        rows = [row(value, lambda one, value=value: one["values"][value]) for value in values[:MOST_ROWS]]
+        rows += [[f"and {len(values) - MOST_ROWS} more"]] if len(values) > MOST_ROWS else []
+        rows.append(row("all", lambda one: one))
+        tables.append((f"{label}: asked of the model, and heard by a classifier of its training files", header, rows))
+    return tables
+
+
+def _share(found: Mapping[str, Any]) -> str:
+    """Word a share: "94 %", with its interval if there is one."""
+    if found["right"] is None:
+        return "-"
+    around = f" ({100 * found['low']:.0f} to {100 * found['high']:.0f})" if "low" in found else ""
+    return f"{100 * found['right']:.0f} %{around}"
 
 
 def in_words(result: Mapping[str, Any]) -> str:

@@ -72,11 +72,23 @@ class Run:
         configs = self.config.conditions
         if not configs:
             return None
-        return FileConditions(configs, self._labels.over(labels or Labels()), open_descriptors(configs, cache))
+        return FileConditions(configs, self.labels.over(labels or Labels()), open_descriptors(configs, cache))
 
     @cached_property
-    def _labels(self) -> Labels:
+    def labels(self) -> Labels:
+        """The labels of the files that the run knows; none if it has no conditions."""
         return read_labels(self.folder)
+
+    @property
+    def knows_ends(self) -> bool:
+        """Whether the run has learned where files end, so that it can generate complete sounds."""
+        conditioner = self.model.conditioner
+        return (
+            conditioner is not None
+            and any(part.stays_open for part in conditioner.parts.values())
+            and bool(self.split().train)
+            and self.frontend.spec.hop_length is not None
+        )
 
     def training_sequences(self) -> Sequences | None:
         """Return the training codes, or None, with a warning, if the run's cache was removed or replaced."""
@@ -204,14 +216,14 @@ class Run:
         Raises:
             ConfigError: the run has not learned where files end, or an argument is wrong.
         """
-        spec, asked = self.frontend.spec, self.ask(conditions, seeds)
-        ends = [] if asked is None else [name for name in asked.parts if asked.parts[name].stays_open]
-        if asked is None or not ends or None in asked.seconds or spec.hop_length is None:
+        asked = self.ask(conditions, seeds)
+        if asked is None or not self.knows_ends:
             raise ConfigError(
                 "seconds: this run has not learned where files end, so their length must be given; "
                 "audiogen train --condition position,... learns it"
             )
-        lengths = [max(1, round(seconds * spec.sample_rate)) for seconds in asked.seconds if seconds is not None]
+        ends = [name for name in asked.parts if asked.parts[name].stays_open]
+        lengths = [max(1, round(seconds * self.sample_rate)) for seconds in asked.seconds if seconds is not None]
         frames = [self.frontend.num_frames(length) for length in lengths]
         whole = {**(conditions or {}), **dict.fromkeys(ends, frames)}
         return self.request(seeds=seeds, sampling=sampling, conditions=whole, guidance=guidance), lengths
@@ -228,7 +240,7 @@ class Run:
                 raise ConfigError(f"{next(iter(conditions))}: this run was trained without conditions")
             return None
         training = self.split().train
-        return ask(conditioner.parts, conditions, seeds, training, self._labels, self.frontend.spec)
+        return ask(conditioner.parts, conditions, seeds, training, self.labels, self.frontend.spec)
 
     def generate_request(self, seconds: float, request: Request) -> Generation:
         """Generate the sound of a request: x (B, 1, N), with the seeds of its items and their lengths in samples.
