@@ -1,7 +1,9 @@
 """Conditions and guidance mean the same for every backbone, pattern and spec (contracts 10 and 11)."""
 
 import copy
+import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -261,6 +263,28 @@ def test_conditions_that_end_early_say_nothing_more(spec, pattern, kind):
     request = Request(seeds=[1, 2], conditions=short, guidance=2.0)
     assert torch.equal(generate(model, T, request).x, expected)
     assert torch.equal(torch.cat(list(stream(model, T, request)), dim=2), expected)
+
+
+@every_model
+@every_spec
+def test_a_stream_takes_new_conditions_from_the_next_frame_on(spec, pattern, kind):
+    """Guards against a change that is heard before its frame or a frame late (contract 11): compared with conditions
+    for each frame. They are asked for before each chunk of five frames, after the prompt."""
+    model, later = tiny_model(spec, kind, pattern, conditions=True), random_conditions(2, 2)
+    values = [one_frame(later, 0), {"number": later["number"][:1, :, 1:]}, one_frame(later, 1)]
+    request = Request(random_input(spec, 2, 2), seeds=[1, 2], conditions=values[0], guidance=2.0)
+    got = torch.cat(list(stream(model, 15, replace(request, changes=iter(values[1:])))), dim=2)
+    nothing = {name: torch.full_like(x, math.nan) for name, x in values[0].items()}
+    rows = [values[0]] * 8 + [values[1]] * 5 + [values[2]] * 4
+    frames = {name: torch.cat([{**nothing, **row}[name].expand(2, -1, 1) for row in rows], dim=2) for name in nothing}
+    expected = generate(model, 15, replace(request, conditions=frames)).x
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-9)
+    same = replace(request, changes=itertools.repeat(values[0]))
+    assert torch.equal(torch.cat(list(stream(model, 15, same)), dim=2), generate(model, 15, request).x)
+
+
+def one_frame(conditions, frame):
+    return {name: values[:, :, frame : frame + 1] for name, values in conditions.items()}
 
 
 @every_model

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import logging
 import math
 from contextlib import contextmanager
@@ -306,6 +307,26 @@ def test_conditions_do_not_depend_on_blocks(monkeypatch, name, kind, changes):
     whole = generate(model, 50, request).x
     monkeypatch.setattr(generate_module, "WINDOW", 7)
     assert torch.equal(generate(model, 50, request).x, whole)
+
+
+@every_engine
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_conditions_change_while_a_stream_plays(monkeypatch, name, kind, changes, guidance):
+    """Guards against an engine that keeps its first conditions, or changes them at other frames than the plain loop
+    (contract 7): compared with conditions for each frame. One that never changes is the same to the bit."""
+    model, request = conditioned(kind, changes, guidance, constant=True)
+    values = [request.conditions, *({name: random_conditions(2, 1)[name]} for name in ("label", "text"))]
+    following = [values[1], values[1], {}, values[2]]  # before the chunks that begin with the frames 5, 10, 15 and 20
+    got = torch.cat(list(stream(model, 40, dataclasses.replace(request, changes=iter(following)))), dim=2)
+    frames = [values[0]] * 6 + [values[1]] * 10 + [{}] * 5 + [values[2]] * 19
+    nothing = {name: torch.full_like(x, math.nan) for name, x in values[0].items()}
+    framewise = {name: torch.cat([{**nothing, **x}[name] for x in frames], dim=2) for name in nothing}
+    whole = dataclasses.replace(request, conditions=framewise)
+    assert torch.equal(got, generate(model, 40, whole).x)
+    constant = dataclasses.replace(request, changes=itertools.repeat(request.conditions))
+    assert torch.equal(torch.cat(list(stream(model, 40, constant)), dim=2), generate(model, 40, request).x)
+    plain(monkeypatch)
+    assert torch.equal(got, generate(model, 40, dataclasses.replace(request, changes=iter(following))).x)
 
 
 @every_engine

@@ -1,5 +1,6 @@
 """Labels: found in every place that users keep them, learned crop by crop, and asked for by name."""
 
+import itertools
 import json
 import math
 
@@ -273,6 +274,27 @@ def test_what_is_asked_for_is_what_is_made(made, tmp_path):
     }.items():
         with pytest.raises(ConfigError, match=message):
             run.generate(0.05, num=2, conditions=dict([asked]))
+
+
+def test_labels_change_while_a_stream_plays(made):
+    """Guards against a knob that is not heard, or that is read for the whole stream at its beginning."""
+    run = load_run(made / "run")
+    lively(run.model)
+    kick, snare = ({"drum": drum, "pitch": "1"} for drum in ("kick", "snare"))
+    whole = run.generate(0.2, seed=1, conditions=kick)
+    chunks = list(run.stream(0.2, seed=1, conditions=itertools.repeat(kick)))
+    assert torch.equal(torch.cat(chunks, dim=2), whole)
+    knob = dict(kick)
+    chunks, heard = run.stream(0.2, seed=1, conditions=iter(lambda: dict(knob), None)), []
+    for chunk in chunks:
+        heard.append(chunk)
+        knob = dict(snare)
+    heard = torch.cat(heard, dim=2)
+    begins = int(0.05 * run.sample_rate) + 1  # the first chunk, and one frame that was begun
+    assert torch.equal(heard[..., :begins], whole[..., :begins]) and not torch.equal(heard, whole)
+    assert torch.equal(torch.cat(list(run.stream(0.2, seed=1, conditions=iter([kick]))), dim=2), whole)
+    with pytest.raises(ConfigError, match="drum: there is no 'hihat'"):
+        list(run.stream(0.2, conditions=iter([kick, {"drum": "hihat"}])))
 
 
 def test_labels_that_nobody_asks_for_come_in_the_folders_proportions(made, monkeypatch):

@@ -11,9 +11,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import ConfigError, GenerationError
+from ..models.conditioning import Conditions
 from ..models.sampling import uniforms
 from ..models.sequence_model import SequenceModel
-from .engines import choose
+from .engines import Engine, choose
 from .request import Generation, Request
 
 #: Steps laid out at a time, with their uniform numbers, so that memory does not grow with the length.
@@ -87,9 +88,11 @@ def _frames(model: SequenceModel, prompt: Tensor, num_frames: int, request: Requ
     num_steps, emitted = pattern.num_steps(total), P
     low, seq = begun, prompt[:, :, :0]  # steps [low, ...)
     with _evaluating(model), _bar(num_steps - begun) as bar:
-        engine = choose(model, _extended(request, total))
+        engine = choose(model, replace(request, conditions=_extended(request.conditions, total)))
         engine.prefill(pattern.apply(prompt, hole, 0, begun))
-        at_once = max(1, int(engine.seconds_at_once * (model.spec.frame_rate or 0)) * pattern.stride)
+        # Conditions change at the same frames in every engine.
+        seconds_at_once = engine.seconds_at_once if request.changes is None else Engine.seconds_at_once
+        at_once = max(1, int(seconds_at_once * (model.spec.frame_rate or 0))) * pattern.stride
         for begin in range(begun, num_steps, WINDOW):
             end = min(begin + WINDOW, num_steps)
             kept = seq[:, :, pattern.stride * emitted - low :]
@@ -101,6 +104,10 @@ def _frames(model: SequenceModel, prompt: Tensor, num_frames: int, request: Requ
             for start in range(begin, end, at_once):
                 stop = min(start + at_once, end)
                 drawn = slice(start - begin, stop - begin)
+                if request.changes is not None and start > begun:
+                    following = next(request.changes, None)
+                    if following is not None:
+                        engine.change(_extended(following, total))
                 engine.decode(seq[:, :, start - low : stop - low], known[:, drawn], numbers[:, drawn])
                 bar.update(stop - start)
                 whole = min(pattern.num_whole_frames(stop), total)
@@ -146,15 +153,15 @@ def _evaluating(model: SequenceModel) -> Iterator[None]:
             module.training = training
 
 
-def _extended(request: Request, num_frames: int) -> Request:
-    """Append NaN to conditions of fewer frames, because the last value would otherwise be repeated."""
-    conditions = request.conditions or {}
+def _extended(conditions: Conditions | None, num_frames: int) -> Conditions:
+    """Say nothing after the end of conditions of fewer frames: beyond their last frame, that one holds."""
+    conditions = conditions or {}
     longer = {
         name: torch.cat([x, torch.full_like(x[:, :, :1], math.nan)], dim=2)
         for name, x in conditions.items()
         if 1 < x.shape[2] < num_frames
     }
-    return replace(request, conditions={**conditions, **longer}) if longer else request
+    return {**conditions, **longer}
 
 
 def _prompt(model: SequenceModel, num_frames: int, request: Request) -> Tensor:

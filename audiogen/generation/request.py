@@ -99,6 +99,9 @@ class Request:
         until: stop rule; ends items before the requested number of frames.
         conditions: conditions of each item by name, (B or 1, F, T or 1), whose frames are counted from the beginning of
             the prompt; after the last one, nothing is given.
+        changes: conditions that replace those before, asked for before each chunk of about 0.05 s but the first; they
+            hold from the next frame on, the last ones to the end. Their frames, too, are counted from the
+            beginning of the prompt.
         guidance: scale of classifier-free guidance: 0 ignores the conditions, 1 is the model without guidance, and
             more follows the conditions more closely. Any value but 1 needs a second row per item.
 
@@ -117,6 +120,7 @@ class Request:
     precision: str = "fp32"
     until: Until | None = None
     conditions: "Conditions | None" = None
+    changes: "Iterator[Conditions] | None" = None
     guidance: float = 1.0
 
     def __post_init__(self) -> None:
@@ -145,7 +149,7 @@ class Request:
     @property
     def guided(self) -> bool:
         """Whether each item needs a second row, without its conditions."""
-        return bool(self.conditions) and self.guidance != 1
+        return (bool(self.conditions) or self.changes is not None) and self.guidance != 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -524,3 +524,20 @@ class Prepared:
                 term = part(x.index_select(2, frames.clamp(max=x.shape[2] - 1)))  # (B, F, S) -> (B, S, D)
             vectors.append(term)
         return STRENGTH * sum(vectors[1:], start=vectors[0])
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Conditions that are replaced during generation.
+
+    Attributes:
+        before, after: the conditions before and from the frame `start`.
+    """
+
+    before: Prepared
+    after: Prepared
+    start: int
+
+    def at(self, frames: Tensor) -> Tensor:
+        """Sum the vectors of all conditions: (B, S, D), as `Prepared.at`."""
+        return torch.where((frames >= self.start)[:, None], self.after.at(frames), self.before.at(frames))

@@ -7,7 +7,7 @@ from ..errors import ConfigError
 from ..spec import Spec, TokenSpec
 from .backbones import Backbone
 from .batch import Batch
-from .conditioning import Conditioner, Conditions, Prepared
+from .conditioning import Changed, Conditioner, Conditions, Prepared
 from .embeddings import CodeEmbedding, FrameEmbedding
 from .heads import CategoricalHead, MixtureDensityHead
 from .layers import State
@@ -199,7 +199,7 @@ class SequenceModel(nn.Module):
             return None
         return self.conditioner.prepare(conditions or {})
 
-    def added(self, conditions: Conditions | Prepared | None, start: int, stop: int) -> Tensor | None:
+    def added(self, conditions: Conditions | Prepared | Changed | None, start: int, stop: int) -> Tensor | None:
         """Return what conditions add to the inputs that predict the steps [start, stop).
 
         Returns:
@@ -208,7 +208,7 @@ class SequenceModel(nn.Module):
         Raises:
             ConfigError: as in `prepare`.
         """
-        prepared = conditions if isinstance(conditions, Prepared) else self.prepare(conditions)
+        prepared = conditions if isinstance(conditions, Prepared | Changed) else self.prepare(conditions)
         return prepared and prepared.at(self.pattern.newest_frame(start, stop, self.bos.device))
 
     def _conditioned(self, x: Tensor, added: Tensor | None) -> Tensor:

@@ -7,7 +7,7 @@ Loading builds from config.json alone, strictly; nothing is unpickled, downloade
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ..errors import CacheError, ConfigError, DataError
 from ..frontends import Frontend, load_frontend
 from ..generation.audio import generate_sound, stream_sound
 from ..generation.request import Generation, Request, check_precision, choose_seeds
+from ..models.conditioning import Conditions
 from ..models.sampling import Sampling
 from ..models.sequence_model import SequenceModel
 from .asking import Asked, ask
@@ -157,13 +158,14 @@ class Run:
         prompt: Tensor | None = None,
         sampling: Sampling | None = None,
         seeds: Sequence[int] | None = None,
-        conditions: Mapping[str, Any] | None = None,
+        conditions: Mapping[str, Any] | Iterator[Mapping[str, Any]] | None = None,
         guidance: float | None = None,
     ) -> Iterator[Tensor]:
         """Generate the same sound in chunks (num, 1, n), the prompt first, each as soon as it is ready.
 
         Concatenated, they equal `generate` with the same seeds, apart from rounding. Memory does not grow with
-        `seconds`, which may be up to a day. Arguments are those of `generate`.
+        `seconds`, which may be up to a day. Arguments are those of `generate`, but `conditions` may be an iterator,
+        which is asked for new ones before each chunk. They replace the previous ones, and hold from the next frame on.
 
         Raises:
             ConfigError: an argument is out of range, the front-end can't decode a stream, or its rate varies and there
@@ -173,8 +175,21 @@ class Run:
         Example:
             >>> for chunk in load_run("runs/mine").stream(seconds=60, seed=0):  # doctest: +SKIP
             ...     play(chunk)
+            >>> knob = {"tempo": 90}  # change it while the sound plays
+            >>> chunks = load_run("runs/mine").stream(60, conditions=iter(lambda: dict(knob), None))  # doctest: +SKIP
         """
-        return self.stream_request(seconds, self.request(num, seed, prompt, sampling, seeds, conditions, guidance))
+        following = None
+        if isinstance(conditions, Iterator):
+            following, conditions = conditions, next(conditions, None)
+        request = self.request(num, seed, prompt, sampling, seeds, conditions, guidance)
+        if following is not None:
+            request = replace(request, changes=self._changes(following, request.seeds))
+        return self.stream_request(seconds, request)
+
+    def _changes(self, following: Iterator[Mapping[str, Any]], seeds: Sequence[int]) -> Iterator[Conditions]:
+        for conditions in following:
+            asked = self.ask(conditions, seeds)
+            yield asked.conditions if asked else {}
 
     def request(
         self,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...models.backbones import Backbone
+from ...models.conditioning import Changed, Conditions, Prepared
 from ...models.layers import State
 from ...models.sequence_model import SequenceModel
 from ..request import Request
@@ -66,11 +67,25 @@ class Engine:
         #: Rows of the hidden: with guidance two for each item, first all with conditions, then all without.
         self.rows = request.batch_size * (2 if request.guided else 1)
         self.step = 0  # that is drawn next
-        device = model.bos.device
-        conditions = {name: x.to(device, non_blocking=True) for name, x in (request.conditions or {}).items()}
+        self._given: Prepared | Changed | None = self._prepared(request.conditions)
+        self._null = self._prepared(None) if request.guided else None
+
+    def _prepared(self, conditions: Conditions | None) -> Prepared | None:
+        device = self.model.bos.device
+        conditions = {name: x.to(device, non_blocking=True) for name, x in (conditions or {}).items()}
         with torch.inference_mode(), torch.autocast(device.type, enabled=False):
-            self._given = model.prepare(conditions)
-            self._null = model.prepare({}) if request.guided else None
+            return self.model.prepare(conditions)
+
+    def change(self, conditions: Conditions) -> None:
+        """Replace the conditions from the first frame on of which no step has been predicted yet.
+
+        Raises:
+            ConfigError: as in `SequenceModel.prepare`.
+        """
+        before, after = self._given, self._prepared(conditions)
+        if before is not None and after is not None:
+            newest = int(self.model.pattern.newest_frame(self.step, self.step + 1))
+            self._given = Changed(before.after if isinstance(before, Changed) else before, after, newest + 1)
 
     def prefill(self, seq: Tensor) -> None:
         """Process the steps (B, C, S) of the prompt, S >= 0, with the model in one pass."""
@@ -92,6 +107,8 @@ class Engine:
         with torch.autocast(self.model.bos.device.type, enabled=False):
             given = self.model.added(self._given, start, stop)
             null = None if self._null is None else self.model.added(self._null, start, stop)
+        if given is not None and self.request.changes is not None:  # of one shape, whatever the conditions are
+            given = given.expand(self.request.batch_size, stop - start, -1)
         if given is None or null is None:
             return given
         shape = (self.request.batch_size, *given.shape[1:])
