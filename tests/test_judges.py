@@ -8,8 +8,11 @@ import pytest
 import torch
 from corpus import tiny_settings
 from folders import write_wav
+from listening import Page
 
+from audiogen.audio.io import read_audio
 from audiogen.commands.train import train
+from audiogen.errors import DataError
 from audiogen.evaluation.heard import heard_as_asked, interval, judge_of, tally
 from audiogen.evaluation.judges import train_judge
 from audiogen.evaluation.report import evaluate_folder
@@ -60,7 +63,7 @@ def test_a_judge_is_the_same_each_time():
     one, two = (judge.state_dict() for judge in judges)
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert judges[0].hear(wav) == judges[1].hear(wav)
-    with pytest.raises(ValueError, match="at least one sound"):
+    with pytest.raises(DataError, match="no training sound"):
         train_judge([], {"timbre": TIMBRES}, RATE)
 
 
@@ -141,3 +144,30 @@ def test_a_sound_is_compared_with_its_own_label(labelled):
     assert found["generated"]["values"]["Square"] == {"n": 3, "right": 1.0, "mistaken": None}
     assert found["generated"]["values"]["sine"] == {"n": 1, "right": 0.0, "mistaken": "Square"}
     assert found["held_out"]["n"] == 0
+
+
+def test_the_page_shows_takes_of_each_label_with_what_is_heard(labelled):
+    """Guards against takes that differ by more than the label, cells in another order, and mistakes that are not
+    marked."""
+    _, run = labelled
+    samples = run.folder / "samples"
+    notes = [json.loads(path.read_text()) for path in sorted(samples.glob("asked-*.json"))]
+    assert [(one["conditions"]["folder"], one["seed"]) for one in notes] == [
+        (value, seed) for value in ("sine", "Square") for seed in range(3)
+    ]
+    assert all(one["varied"] == "folder" and set(one["heard"]) == {"folder"} for one in notes)
+    # A request of one sound by itself gives the same sound.
+    made = run.request_with_end([1], conditions={"folder": "Square"})[0]
+    again = run.generate_request(0.05, made).x[0]
+    kept = read_audio(samples / "asked-01-1.wav")
+    length = min(again.shape[1], kept.shape[1]) // 2  # Griffin-Lim hears the end of the clip
+    assert torch.allclose(kept[:, :length], again[:, :length], atol=1e-3)
+
+    marked = [one for one in notes if one["heard"]["folder"] != one["conditions"]["folder"]]
+    page = Page(run.folder / "index.html")
+    shown = page.texts["asked-and-heard"]
+    assert [text for text in shown if text in TIMBRES] == ["sine"] * 3 + ["Square"] * 3
+    assert sum(text.startswith("Heard as folder") for text in shown) == len(marked)
+    assert shown.count("Heard as asked") == 6 - len(marked) and 0 < len(marked) < 6
+    assert any(text.startswith("What is heard is said by a small classifier") for text in shown)
+    assert len([sound for sound in page.sounds() if sound == (samples / "asked-00-2.wav").read_bytes()]) == 1

@@ -15,6 +15,8 @@ from ..audio.io import read_audio, write_audio
 from ..audio.limiter import log_reductions
 from ..audio.wav_stream import write_chunks
 from ..errors import AudioReadError, ConfigError
+from ..evaluation.judges import Judge
+from ..evaluation.tuning import MOST_STEPS
 from ..frontends import Frontend
 from ..generation.audio import MAX_SAMPLES
 from ..generation.request import Request
@@ -25,6 +27,12 @@ from .options import seeds_of_files
 
 #: Items generated at a time, which bounds memory. Draws do not depend on it.
 BATCH = 16
+#: What the .json says of sound with conditions: those asked for, how strongly they are followed, the label that varies
+#: between takes, and what a judge hears.
+CONDITIONED = ("conditions", "guidance", "varied", "heard")
+#: Takes: at most so many values of a label, so many of each, and so many seconds each. On the page, they are 9 MB at
+#: 44.1 kHz.
+MOST_VALUES, NUM_TAKES, TAKE_SECONDS = 12, 3, 2.0
 
 
 def write_sample(path: Path, wav: Tensor, sample_rate: int, kind: str, bits: int | None = None, **about: Any) -> Path:
@@ -34,9 +42,9 @@ def write_sample(path: Path, wav: Tensor, sample_rate: int, kind: str, bits: int
         path: path of the wav.
         wav: (1, N).
         sample_rate: Hz.
-        kind: "original", "round-trip" or "generated".
+        kind: "original", "round-trip", "generated" or "asked".
         bits: bits per sample; see `write_audio`.
-        about: any of source, seed, sampling, precision, prompt, prompt_seconds, step and checkpoint.
+        about: any of source, seed, sampling, precision, prompt, prompt_seconds, step, checkpoint, and `CONDITIONED`.
     """
     write_audio(path, wav.float().cpu(), sample_rate, bits=bits)
     return _write_about(path, wav.shape[-1] / sample_rate, kind, **about)
@@ -44,7 +52,7 @@ def write_sample(path: Path, wav: Tensor, sample_rate: int, kind: str, bits: int
 
 def _write_about(path: Path, seconds: float, kind: str, **about: Any) -> Path:
     keys = ("source", "seed", "sampling", "precision", "prompt", "prompt_seconds", "step", "checkpoint")
-    asked = {key: about[key] for key in ("conditions", "guidance") if key in about}
+    asked = {key: about[key] for key in CONDITIONED if key in about}
     atomic_write_json(
         path.with_suffix(".json"), {"kind": kind, **{key: about.get(key) for key in keys}, **asked, "seconds": seconds}
     )
@@ -114,6 +122,40 @@ def write_generated(
             write_sample(path, sound, run.sample_rate, "generated", coding.bits, seed=seed, **about, **what)
             yield path, seed, said
     log_reductions(reductions)
+
+
+def write_takes(folder: Path, run: Run, judge: Judge) -> Iterator[tuple[Tensor, dict[str, str]]]:
+    """Ask for each value of the run's first label, and yield the sounds (1, N) with what was asked for.
+
+    The sounds of a take have the same seed and the same other conditions, so they differ by the label alone. If a
+    second takes too many steps, there is only one take.
+
+    Args:
+        folder: folder of the files, asked-VALUE-SEED.wav, where VALUE is a number.
+        run: a run with labels.
+        judge: a judge of these labels, which hears each sound.
+    """
+    label, values = next(iter(judge.values.items()))
+    values = values[:MOST_VALUES]
+    steps = (run.frontend.spec.frame_rate or 0) * run.model.pattern.stride
+    limit = min(TAKE_SECONDS, run.config.training.sample_seconds)
+    about = None
+    for seed in range(1 if steps > MOST_STEPS else NUM_TAKES):
+        seeds, known = [seed] * len(values), run.ask(None, [seed])
+        asked = {**(known.words[0] if known else {}), label: list(values)}
+        if run.knows_ends:
+            request, lengths = run.request_with_end(seeds, conditions=asked)
+            limit = TAKE_SECONDS
+        else:
+            request, lengths = run.request(seeds=seeds, conditions=asked), [math.inf] * len(values)
+        made = run.generate_request(min(limit, max(lengths) / run.sample_rate), request).x.cpu()
+        about = about or _about(run, request, None)
+        for place, (wav, length) in enumerate(zip(made, lengths, strict=True)):
+            wav, words = wav[:, : int(min(length, wav.shape[1]))], {**asked, label: values[place]}
+            facts = {"conditions": words, "varied": label, "heard": judge.hear(wav)}
+            name = f"asked-{place:02d}-{seed}.wav"
+            write_sample(folder / name, wav, run.sample_rate, "asked", seed=seed, **about, **facts)
+            yield wav, words
 
 
 def generate_files(

@@ -1,6 +1,7 @@
 """Train a model on a folder of sound files and write a run folder: `audiogen train`."""
 
 import dataclasses
+import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from ..data import (
     EncodedCache,
     FileConditions,
     Index,
+    Part,
     Sequences,
     Split,
     is_cache,
@@ -23,7 +25,8 @@ from ..data import (
     read_labels,
 )
 from ..errors import RunError, TrainingError
-from ..evaluation.report import originals, report
+from ..evaluation.heard import decoded_training, heard_as_asked, judge_of, label_values
+from ..evaluation.report import labelled_sounds, originals, report
 from ..evaluation.scores import baselines, held_out_score
 from ..evaluation.tuning import choose_sampling
 from ..evaluation.wording import in_words, report_rows
@@ -52,12 +55,14 @@ from .defaults import frontend_settings, resolve_precision
 from .options import parse_budget, parse_start
 from .plan import Flags, Plan, open_source
 from .resume import check_same_frontend, contents, other_files, resumed_config, same_source
-from .samples import write_generated, write_round_trips
+from .samples import write_generated, write_round_trips, write_takes
 
 log = logging.getLogger("audiogen")
 
 #: Number of samples of each kind, also on the page.
 NUM_SAMPLES = 4
+#: Maximum number of held-out files on which the judge of labels is judged.
+NUM_JUDGED = 50
 #: Evaluations during training use at least this many frames of a long held-out file: a second of samples at 8 kHz,
 #: which covers a full receptive field.
 LEAST_SHARE = 8192
@@ -163,12 +168,8 @@ def train(
         descriptors = open_descriptors(configs, cache, source if isinstance(source, Index) else None)
         known = FileConditions(configs, read_labels(out), descriptors) if configs else None
         log.info("%s", sides.summary)
-        sound = []
-        if isinstance(source, Index):
-            named = {file.sha256: file for file in source.files}  # a cache may hold names from before a renaming
-            parts = [replace(part, file=named[part.file.sha256]) for part in sides.held_out]
-            sound = originals(folder, parts, plan.spec.sample_rate, NUM_SAMPLES)
-        return _train(out, plan, cache, sides, sound, where, diagnostics, known)
+        recordings = source if isinstance(source, Index) else None
+        return _train(out, plan, cache, sides, recordings, where, diagnostics, known)
 
 
 def _check_place(out: Path, folder: Path) -> None:
@@ -191,12 +192,16 @@ def _train(
     plan: Plan,
     cache: EncodedCache,
     sides: Split,
-    sound: list[tuple[str, Tensor]],
+    recordings: Index | None,
     device: torch.device,
     diagnostics: bool,
     known: FileConditions | None,
 ) -> Run:
     config, front, settings = plan.config, plan.frontend, plan.config.training
+    sound = []
+    if recordings is not None:
+        parts = _named(sides.held_out, recordings)
+        sound = originals(recordings.folder, parts, plan.spec.sample_rate, NUM_SAMPLES)
     torch.manual_seed(settings.seed)
     model = build_model(config, front.spec).to(device)
     size, dropout = (settings.crop_frames, settings.batch_size), config.guidance.dropout
@@ -282,10 +287,33 @@ def _train(
                 out / "samples", run, settings.sample_seconds, [0], prompt=(name, prompt), prefix="continued"
             ):
                 log.debug("%s", path)
+        if label_values(run):
+            _write_takes(run, metrics, sides, recordings)
     finally:
         metrics.close()
     log.info("listen: open %s", write_page([out]))
     return run
+
+
+def _named(parts: Sequence[Part], recordings: Index) -> list[Part]:
+    """Return parts with the present names of their files; a cache may hold names from before a renaming."""
+    files = {file.sha256: file for file in recordings.files}
+    return [replace(part, file=files[part.file.sha256]) for part in parts]
+
+
+def _write_takes(run: Run, metrics: Metrics, sides: Split, recordings: Index | None) -> None:
+    """Ask for each value of the run's first label, and write what a judge of the training files hears."""
+    if recordings is None:
+        training, held_out = decoded_training(run), iter(())
+    else:
+        training, held_out = (
+            labelled_sounds(recordings.folder, _named(side, recordings), run.sample_rate, run.labels)
+            for side in (sides.train, sides.held_out)
+        )
+    judge = judge_of(run, training)
+    made = write_takes(run.folder / "samples", run, judge)
+    heard = heard_as_asked(judge, run, made, list(itertools.islice(held_out, NUM_JUDGED)))
+    metrics.write("heard", step=run.step, labels=heard)
 
 
 def _with_sampling(run: Run, held_out: Sequences, training: Sequences) -> Run:

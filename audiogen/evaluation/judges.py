@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import DataError
 from ..utils.text import fold
 from .distribution import FLOOR, log_mel_levels
 
@@ -87,7 +88,7 @@ def train_judge(
         seed: determines initial weights, batches and augmentation.
 
     Raises:
-        ValueError: there are no sounds.
+        DataError: there are no sounds.
 
     Source: Park et al. 2019, SpecAugment.
     """
@@ -97,7 +98,7 @@ def train_judge(
         examples.append(levels(wav, sample_rate))
         targets.append([known.get(fold(labels.get(name, "")), -1) for name, known in places.items()])
     if not examples:
-        raise ValueError("a judge needs at least one sound")
+        raise DataError("no training sound is left to train a classifier on")
     wanted = torch.tensor(targets)  # (N, labels)
     longest = max(x.shape[1] for x in examples)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():

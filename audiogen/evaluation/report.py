@@ -97,10 +97,14 @@ def evaluate_folder(run: Run, folder: str | Path, generate: int = 0) -> dict[str
         if generate and label_values(run):
             labels, rows = run.labels.over(labels), {part.file.path: part.file.sha256 for part in parts}
             known = [Part(file) for file in index.files if not trained.isdisjoint(file.digests)]
+            known = [part for part in known if part.file.sha256 in labels.files]
             sounds = labelled_sounds(folder, known, run.sample_rate, labels) if known else decoded_training(run)
             held_out = [(wav, labels.files.get(rows[name], {})) for name, wav in sound]
-            judge = judge_of(run, sounds)
-            result["heard"] = heard_as_asked(judge, run, generate_labelled(run, generate), held_out)
+            try:
+                judge = judge_of(run, sounds)
+                result["heard"] = heard_as_asked(judge, run, generate_labelled(run, generate), held_out)
+            except DataError as error:
+                log.warning("the report does not say which labels are heard: %s", error)
     turned = any(event.get("turned") for event in read_metrics(run.folder) if event.get("event") == "final")
     return {**result, "turned": turned, "seen": len(index.files) - len(parts)}
 

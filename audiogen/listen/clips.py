@@ -28,6 +28,7 @@ class Clip:
         kind: a word or two above the title.
         notes: lines below the title.
         prompt_seconds: length of the prompt at its beginning.
+        warning: a line below the notes that stands out.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class Clip:
     kind: str = ""
     notes: Sequence[str] = ()
     prompt_seconds: float = 0.0
+    warning: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,8 @@ def _trouble_card(clip: Clip, reason: str) -> Html:
 
 def _titles(clip: Clip, notes: Sequence[str]) -> Html:
     kind = f'<p class="kind">{escape(clip.kind)}</p>' if clip.kind else ""
-    return kind + heading(clip.title, 3) + text(*notes, style="note")
+    warning = f'<p class="trouble">{escape(clip.warning)}</p>' if clip.warning else ""
+    return kind + heading(clip.title, 3) + text(*notes, style="note") + warning
 
 
 def _wave(clip: Clip, sound: Sound, scale: Scale) -> Html:

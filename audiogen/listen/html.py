@@ -177,6 +177,11 @@ def grid(cards: Sequence[Html]) -> Html:
     return f'<div class="clips">{"".join(cards)}</div>'
 
 
+def rows(cards: Sequence[Html], length: int) -> Html:
+    """Arrange cards in rows of `length`, which scroll sideways where there is no room."""
+    return f'<div class="rows" style="--length:{length}">{"".join(cards)}</div>'
+
+
 def card(*blocks: Html) -> Html:
     """Put blocks on a card."""
     return f'<div class="card">{"".join(blocks)}</div>'

@@ -7,12 +7,12 @@ from pathlib import Path, PurePath
 
 from ..errors import RunError
 from ..utils.files import sha256_file
-from .clips import clip_cards, legend
+from .clips import Clip, clip_cards, legend
 from .diagnostics import INTRODUCTION, insides
 from .figures import figures_table, learning_curves, meanings, read_figures
-from .html import Html, bullets, code, columns, contents, details, grid, section, table, text, write_document
+from .html import Html, bullets, code, columns, contents, details, grid, rows, section, table, text, write_document
 from .run_reader import RunFolder, number, read_folder
-from .selection import choose
+from .selection import Choice, choose
 
 LISTEN_FOR = (
     "Timbre: is it the instrument or voice of the originals, or noise?",
@@ -74,9 +74,13 @@ def sections(names: Sequence[str], folders: Sequence[RunFolder]) -> dict[str, li
     """Make the sections of the page by title, in order."""
     choices = [choose(folder) for folder in folders]
     cards = iter(clip_cards([clip for choice in choices for group in choice.groups for clip in group]))
-    pairs, generated, along, other = zip(
-        *([grid([next(cards) for _ in group]) if group else "" for group in choice.groups] for choice in choices),
-        strict=True,
+
+    def arrange(choice: Choice, group: list[Clip]) -> Html:
+        made = [next(cards) for _ in group]
+        return rows(made, choice.takes) if group is choice.asked and group else grid(made) if group else ""
+
+    pairs, generated, asked, along, other = zip(
+        *([arrange(choice, group) for group in choice.groups] for choice in choices), strict=True
     )
 
     def side_by_side(blocks: Sequence[Html]) -> Html:
@@ -96,6 +100,15 @@ def sections(names: Sequence[str], folders: Sequence[RunFolder]) -> dict[str, li
         bullets(*LISTEN_FOR),
         side_by_side(generated),
     ]
+    if any(asked):
+        out["Asked and heard"] = [
+            text(
+                "Each row asks for another label. Each column is a take: one seed, and the other labels stay the same, "
+                "so its sounds differ by the label alone."
+            ),
+            text(*(said for folder in folders if (said := trust_in_judge(folder))), style="note"),
+            side_by_side(asked),
+        ]
     if any(along):
         out["On the way"] = [text("The same model at other steps of its training, in order."), side_by_side(along)]
     if any(other):
@@ -128,6 +141,21 @@ def sections(names: Sequence[str], folders: Sequence[RunFolder]) -> dict[str, li
         )
     ]
     return out
+
+
+def trust_in_judge(folder: RunFolder) -> str:
+    """Say how often the classifier that names what is heard is right; empty if that was not measured."""
+    labels, said = folder.last("heard").get("labels"), []
+    for label, sets in labels.items() if isinstance(labels, dict) else ():
+        known, trips = (number((sets.get(name) or {}).get("right")) for name in ("held_out", "round_trips"))
+        if known is not None and trips is not None:
+            said.append(f"{label} of {100 * known:.0f} % and, in their round trips, of {100 * trips:.0f} %")
+    if not said:
+        return ""
+    return (
+        "What is heard is said by a small classifier of the training files. Of held-out files, it recognises the "
+        f"{'; the '.join(said)}."
+    )
 
 
 def run_names(folders: Sequence[RunFolder]) -> list[str]:

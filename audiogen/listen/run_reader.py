@@ -23,6 +23,9 @@ class Sample:
     prompt: str | None = None
     prompt_seconds: float | None = None
     step: int | None = None
+    conditions: dict[str, Any] = field(default_factory=dict)
+    varied: str | None = None
+    heard: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,9 @@ def read_sample(wav: Path) -> Sample:
         of_type("prompt", str),
         number(notes.get("prompt_seconds")),
         of_type("step", int),
+        of_type("conditions", dict) or {},
+        of_type("varied", str),
+        of_type("heard", dict) or {},
     )
 
 

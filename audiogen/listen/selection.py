@@ -6,8 +6,8 @@ from pathlib import Path
 from .clips import Clip
 from .run_reader import RunFolder, Sample, number
 
-# Per run; with clips of a few seconds, the page stays below 10 MB.
-MOST_PAIRS, MOST_GENERATED, MOST_ALONG, MOST_OTHER = 4, 8, 4, 4
+# Per run; with clips of a few seconds, the page stays below 10 MB, or 20 MB with labels.
+MOST_PAIRS, MOST_GENERATED, MOST_ASKED, MOST_ALONG, MOST_OTHER = 4, 8, 36, 4, 4
 
 
 @dataclass(frozen=True)
@@ -17,21 +17,25 @@ class Choice:
     Attributes:
         pairs: originals, each followed by its round trip.
         generated: from the final weights, or the newest ones during training; those with a prompt last.
+        asked: takes of each value of a label, value by value.
         along: one clip for each of some other training steps, in order.
         other: clips without a description.
         left_out: number of samples that are not on the page.
+        takes: number of takes of each value among `asked`.
     """
 
     pairs: list[Clip]
     generated: list[Clip]
+    asked: list[Clip]
     along: list[Clip]
     other: list[Clip]
     left_out: int
+    takes: int = 0
 
     @property
     def groups(self) -> tuple[list[Clip], ...]:
         """All groups of clips, in order."""
-        return self.pairs, self.generated, self.along, self.other
+        return self.pairs, self.generated, self.asked, self.along, self.other
 
 
 def choose(run: RunFolder) -> Choice:
@@ -53,11 +57,15 @@ def choose(run: RunFolder) -> Choice:
     kept = kept if kept in steps else max(steps, default=None)
     generated = sorted((s for s in made if s.step in (kept, None)), key=lambda s: bool(s.prompt_seconds))
     along = [next(s for s in made if s.step == step) for step in spread(sorted(steps - {kept}), MOST_ALONG)]
-    other = [s for s in run.samples if s not in (*originals, *made) and s.kind != "round-trip"]
+    asked = [s for s in run.samples if s.kind == "asked" and s.varied in s.conditions]
+    takes = len({s.seed for s in asked})
+    asked = asked[:MOST_ASKED] if takes and len(asked) % takes == 0 else []
+    other = [s for s in run.samples if s not in (*originals, *made) and s.kind not in ("round-trip", "asked")]
 
-    shown = [[s for pair in paired[:MOST_PAIRS] for s in pair], generated[:MOST_GENERATED], along, other[:MOST_OTHER]]
+    pairs = [s for pair in paired[:MOST_PAIRS] for s in pair]
+    shown = [pairs, generated[:MOST_GENERATED], asked, along, other[:MOST_OTHER]]
     groups = [[describe(s) for s in group] for group in shown]
-    return Choice(*groups, left_out=len(run.samples) - sum(map(len, groups)))
+    return Choice(*groups, left_out=len(run.samples) - sum(map(len, groups)), takes=takes)
 
 
 def spread(values: list[int], most: int) -> list[int]:
@@ -72,6 +80,8 @@ def describe(sample: Sample) -> Clip:
     if sample.kind in ("original", "round-trip"):
         kind = "Original" if sample.kind == "original" else "Round trip"
         return Clip(sample.path, Path(sample.source or sample.path.name).name, kind)
+    if sample.kind == "asked" and sample.varied is not None:
+        return describe_take(sample, sample.varied)
     notes = []
     if sample.prompt_seconds:
         name = f", from {Path(sample.prompt).name}" if sample.prompt else ""
@@ -88,3 +98,15 @@ def describe(sample: Sample) -> Clip:
     if sample.step is not None:
         kind += f" · step {sample.step:,}"
     return Clip(sample.path, sample.path.stem, kind, notes, sample.prompt_seconds or 0.0)
+
+
+def describe_take(sample: Sample, label: str) -> Clip:
+    """Make the clip of a sample that varies a label; what is heard stands out if it is not what was asked."""
+    title = str(sample.conditions[label])
+    others = [f"{name} {value}" for name, value in sample.conditions.items() if name != label]
+    notes = [", ".join([*others, f"seed {sample.seed}"])]
+    wrong = {name: value for name, value in sample.heard.items() if sample.conditions.get(name, value) != value}
+    if wrong:
+        said = ", ".join(f"{name} {value}" for name, value in wrong.items())
+        return Clip(sample.path, title, label, notes, warning=f"Heard as {said}")
+    return Clip(sample.path, title, label, [*notes, *(["Heard as asked"] if sample.heard else [])])

@@ -50,6 +50,9 @@ section > * + .card, section > * + details, .columns h3 + .card, .columns h3 + d
 .columns > div > h3 { padding-bottom: .45rem; border-bottom: 2px solid var(--accent); }
 .clips { display: grid; gap: 1.1rem; margin-top: 1.3rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); }
+.rows { display: grid; gap: .8rem; margin-top: 1.3rem; overflow-x: auto; padding-bottom: .4rem;
+  grid-template-columns: repeat(var(--length), minmax(15rem, 1fr)); }
+.rows .area.wave { height: 2.5rem; } .rows .area.mel { height: 6rem; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 1rem 1rem .8rem;
   box-shadow: var(--shadow); min-width: 0; margin: 0; }
 .clips > :not(.clip) { align-self: start; }
