@@ -271,8 +271,9 @@ def generate(
     run: Given,
     out: Annotated[Path, typer.Option(readable=False, help="Folder for the files.")],
     seconds: Annotated[
-        str, typer.Option(help="Seconds of new sound in each file; auto: as long as a training file, to its end.")
-    ] = "4",
+        str | None,
+        typer.Option(help="Seconds of new sound in each file; auto: as long as a training file. Default: 4."),
+    ] = None,
     num: Annotated[int, typer.Option(min=1, help="Number of files.")] = 4,
     prompt: Annotated[Path | None, typer.Option(readable=False, help="A sound file to continue.")] = None,
     label: Annotated[
@@ -285,6 +286,9 @@ def generate(
     ] = None,
     loudness: Annotated[
         Path | None, typer.Option(readable=False, help="A sound file whose loudness to follow.")
+    ] = None,
+    like: Annotated[
+        Path | None, typer.Option(readable=False, help="A sound file to vary: its labels, melody, loudness and length.")
     ] = None,
     guidance: Annotated[
         float | None, typer.Option(help="How strongly to follow it; 1 is as learned. Default: the run's own.")
@@ -311,7 +315,7 @@ def generate(
 ) -> None:
     """Generate sound files with a run, and print the seed of each."""
     check_is_no_file(out)
-    asked, length = parse_labels(label or []), parse_seconds(seconds)
+    asked, length = parse_labels(label or []), parse_seconds(seconds or "4")
     others = {"text": text, "melody": melody, "loudness": loudness}
     asked = {**asked, **{name: value for name, value in others.items() if value is not None}}
     if stream and length is None:
@@ -328,12 +332,15 @@ def generate(
     check_guidance(1.0 if guidance is None else guidance)
     seeds_of_files(num, seed)
     check_holds_config(run)
-    from .commands.samples import generate_files, stream_files
+    from .commands.samples import asked_like, generate_files, stream_files
     from .runs.run import load_run
     from .utils.devices import choose_device
 
     loaded = load_run(run, choose_device(device), precision)
     sampling = replace(loaded.sampling, **filters)
+    if like is not None:
+        found, duration = asked_like(loaded, like)
+        asked, length = {**found, **asked}, duration if seconds is None else length
     if stream:
         for made in stream_files(loaded, out, length or 0.0, num, prompt, sampling, seed, asked, guidance, coding):
             console.print(

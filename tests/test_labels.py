@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -10,14 +11,16 @@ import torch
 from corpus import folder_of_notes, tiny_settings
 from folders import folder_of_noise
 from tiny import lively
+from typer.testing import CliRunner
 
 from audiogen.audio.io import audio_info
+from audiogen.cli import app
 from audiogen.commands.options import parse_labels, parse_seconds
 from audiogen.commands.samples import generate_files
 from audiogen.commands.tokenize import tokenize
 from audiogen.commands.train import train
 from audiogen.data import Crops, EncodedCache, FileConditions, Labels, choose_conditions, find_labels, scan, split
-from audiogen.data.labels import compile_pattern, describe_labels, read_labels
+from audiogen.data.labels import compile_pattern, describe_labels, find_labels_of_file, read_labels
 from audiogen.errors import ConfigError, DataError
 from audiogen.frontends.mulaw import MuLaw
 from audiogen.generation.request import Request
@@ -364,3 +367,45 @@ def test_a_sound_of_its_own_length_ends_where_it_is_asked_to(made, tmp_path):
     assert parse_seconds("0.5") == 0.5 and parse_seconds("Auto") is None
     with pytest.raises(ConfigError, match="--seconds: must be a number, or auto"):
         parse_seconds("long")
+
+
+# ---- like a recording
+
+
+def test_the_labels_of_a_file_are_found_where_those_of_its_folder_are(tmp_path):
+    """Guards against a recording of another folder whose label is not found, or is that of another file."""
+    folder = folder_of_noise(tmp_path / "sound" / "kick", [300, 310])
+    assert find_labels_of_file(folder / "00.wav") == {"folder": "kick"}
+    (tmp_path / "sound" / "metadata.csv").write_text("file,drum\nkick/00.wav,snare\n01.wav,hat\n")
+    assert find_labels_of_file(folder / "00.wav") == {"drum": "snare"}
+    assert find_labels_of_file(folder / "01.wav") == {"drum": "hat"}
+    (folder / "00.txt").write_text("a dry snare")
+    assert find_labels_of_file(folder / "00.wav") == {"text": "a dry snare"}
+    assert find_labels_of_file(folder / "00.wav", "{take}") == {"text": "a dry snare", "take": "00"}
+    assert find_labels_of_file(folder / "00.wav", "{a}-{b}") == {"text": "a dry snare"}
+
+
+def test_variations_of_a_recording_have_its_conditions(made, tmp_path, caplog, monkeypatch):
+    """Guards against labels of a random training file where those of the recording are wanted, a length that is not
+    its own, and a recording that has no label."""
+    run = load_run(made / "run")
+    part = run.split().train[0]
+    known = run.labels.files[part.file.sha256]
+    (tmp_path / "x").mkdir()
+    copy = shutil.copy(made / "corpus" / part.file.path, tmp_path / "x" / "renamed.wav")
+    assert run.conditions_of(copy) == {**known, "position": 1200}
+    stranger = folder_of_noise(tmp_path / "new", [700], seed=5) / "00.wav"
+    assert run.conditions_of(stranger) == {"drum": None, "pitch": None, "position": 700}
+    (tmp_path / "new" / "metadata.csv").write_text("file,drum,pitch\n00.wav,SNARE,9\n")
+    assert run.conditions_of(stranger) == {"drum": "SNARE", "pitch": None, "position": 700}
+
+    command = ["generate", str(made / "run"), "--out", str(tmp_path / "out"), "--num", "2", "--like", str(stranger)]
+    caplog.set_level("INFO")
+    found = CliRunner().invoke(app, [*command, "--label", "drum=kick"])
+    assert found.exit_code == 0 and found.output.count("drum Kick") == 2, found.output
+    assert "sounds like pitch" in caplog.text  # of a classifier, since 9 is no pitch that the run knows
+    assert {audio_info(path).num_samples for path in (tmp_path / "out").glob("*.wav")} == {700}
+    monkeypatch.setattr("audiogen.commands.samples.read_source", lambda folder: folder / "gone")
+    found = CliRunner().invoke(app, [*command, "--seconds", "0.01", "--out", str(tmp_path / "short")])
+    assert found.exit_code == 0 and "drum snare" in found.output and "pitch" not in found.output
+    assert {audio_info(path).num_samples for path in (tmp_path / "short").glob("*.wav")} == {80}

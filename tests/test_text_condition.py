@@ -152,7 +152,7 @@ def test_a_text_that_is_asked_for_is_heard(made, tmp_path):
     assert not torch.equal(one, other)
     assert torch.equal(one, run.generate(0.05, seed=1, conditions={"caption": "A soft  bell"}))
     assert run.ask({"text": "a soft bell"}, [1]).words == [{"caption": "a soft bell"}]
-    training = [read["caption"] for part in run.split().train if (read := run._labels.files[part.file.sha256])]
+    training = [read["caption"] for part in run.split().train if (read := run.labels.files[part.file.sha256])]
     for caption in training:  # its own file's label comes with it
         assert run.ask({"text": caption}, [1]).words == [
             {"caption": caption.lower(), "drum": caption.split()[0].lower()}

@@ -1,6 +1,7 @@
 """Write samples as sound files, each with a .json file that says how to make it again."""
 
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,16 +15,21 @@ from ..audio.coding import Coding
 from ..audio.io import read_audio, write_audio
 from ..audio.limiter import log_reductions
 from ..audio.wav_stream import write_chunks
+from ..data import is_cache
 from ..errors import AudioReadError, ConfigError
+from ..evaluation.heard import decoded_training, judge_of, label_values
 from ..evaluation.judges import Judge
 from ..evaluation.tuning import MOST_STEPS
 from ..frontends import Frontend
 from ..generation.audio import MAX_SAMPLES
 from ..generation.request import Request
 from ..models.sampling import Sampling
+from ..runs.folder import read_source
 from ..runs.run import Run
 from ..utils.files import atomic_write_json, sha256_file
 from .options import seeds_of_files
+
+log = logging.getLogger("audiogen")
 
 #: Items generated at a time, which bounds memory. Draws do not depend on it.
 BATCH = 16
@@ -156,6 +162,25 @@ def write_takes(folder: Path, run: Run, judge: Judge) -> Iterator[tuple[Tensor, 
             name = f"asked-{place:02d}-{seed}.wav"
             write_sample(folder / name, wav, run.sample_rate, "asked", seed=seed, **about, **facts)
             yield wav, words
+
+
+def asked_like(run: Run, path: Path) -> tuple[dict[str, Any], float]:
+    """Return the conditions of a recording and its duration in seconds: `audiogen generate --like`.
+
+    Labels that the recording does not have are those that a classifier of the run's training files hears in it, if
+    their codes are still there.
+
+    Raises:
+        AudioReadError: the file can't be read.
+        ConfigError: the run was trained without conditions.
+    """
+    asked, wav = run.conditions_of(path), read_audio(path, run.sample_rate)
+    unknown = [name for name in label_values(run) if asked[name] is None]
+    if unknown and is_cache(read_source(run.folder)):
+        heard = judge_of(run, decoded_training(run)).hear(wav)
+        asked |= {name: heard[name] for name in unknown}
+        log.info("to the classifier, %s sounds like %s", path, ", ".join(f"{name} {heard[name]}" for name in unknown))
+    return asked, wav.shape[1] / run.sample_rate
 
 
 def generate_files(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..utils.lazy import lazy_names
 from .cache_index import CachedFile, is_cache
 from .index import FileEntry, Index, Rejected, long_enough, main_sample_rate, scan
-from .labels import Labels, describe_labels, find_labels, label_names, label_of, read_labels
+from .labels import Labels, describe_labels, find_labels, find_labels_of_file, label_names, label_of, read_labels
 from .split import Part, Split, split, training_wavs
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ __all__ = [
     "described_value",
     "encode_folder",
     "find_labels",
+    "find_labels_of_file",
     "fit_to",
     "frontend_for",
     "is_cache",

@@ -17,6 +17,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,7 +26,7 @@ from ..errors import ConfigError, DataError, printable
 from ..utils.files import atomic_write_json, open_regular
 from ..utils.json_files import LISTS, parse_json, read_format
 from ..utils.text import fold
-from .index import Index
+from .index import FileEntry, Index
 from .split import Part, Split
 
 FORMAT = 1
@@ -123,6 +124,28 @@ def find_labels(index: Index, pattern: str | None = None) -> Labels:
         rows, source = _from_folders(index)
     by_content = {file.sha256: row for file in index.files if (row := rows.get(file.path))}
     return Labels(by_content, source, pattern or "") if by_content else Labels()
+
+
+def find_labels_of_file(path: Path, pattern: str | None = None) -> dict[str, str]:
+    """Look for the labels of one file in its folder and the one above, where those of a folder's files would be.
+
+    Args:
+        path: a sound file; it is not read.
+        pattern: as in `find_labels`; ignored if it does not match the file.
+
+    Raises:
+        DataError: as in `find_labels`.
+    """
+    path = path.absolute()
+    row: dict[str, str] = {}
+    for folder in path.parents[:2]:
+        place = str(path.relative_to(folder).as_posix())
+        index = Index(folder, [FileEntry(place, "", 1, 1, 0, 0.0, 0.0, False, 0.0)], [])
+        row = row or _from_metadata(index)[0].get(place, {}) or _from_sidecars(index)[0].get(place, {})
+        if pattern is not None:
+            with suppress(ConfigError):
+                row = _from_pattern(index, pattern, {place: row}, "")[0][place]
+    return row or {"folder": path.parent.name}
 
 
 # ---- sources: each function returns {path: {name: text}}, and the source in words

@@ -1,6 +1,7 @@
 """Turn the labels that a user asks for into the conditions of a request, filling in the rest from training files."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,37 @@ import torch
 from torch import Tensor
 
 from ..data import Labels, Part, described_value
+from ..data.descriptors import DESCRIPTORS
 from ..errors import ConfigError
 from ..models.conditioning import Condition, Conditions, Text, listed
 from ..spec import Spec
 from ..utils.text import fold
+
+
+def conditions_like(
+    parts: Mapping[str, Condition], path: Path, row: Mapping[str, str], num_frames: int | None
+) -> dict[str, Any]:
+    """Return what to ask of the model for sounds like a recording: a value for each condition, None for "not given".
+
+    Args:
+        parts: the conditions of the model.
+        path: the recording.
+        row: its labels.
+        num_frames: its length; None if frames have no fixed length.
+    """
+    found: dict[str, Any] = {}
+    for name, condition in parts.items():
+        if type(condition) in DESCRIPTORS:
+            found[name] = path
+        elif condition.stays_open:
+            found[name] = num_frames
+        else:
+            found[name] = None
+            with suppress(ConfigError):
+                if name in row:
+                    condition.parse(name, row[name])
+                    found[name] = row[name]
+    return found
 
 
 @dataclass(frozen=True)

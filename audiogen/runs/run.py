@@ -15,8 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..audio.io import audio_info
 from ..audio.limiter import log_reductions
-from ..data import EncodedCache, FileConditions, Labels, Sequences, Split, is_cache, open_descriptors, read_labels
+from ..data import (
+    EncodedCache,
+    FileConditions,
+    Labels,
+    Sequences,
+    Split,
+    find_labels_of_file,
+    is_cache,
+    open_descriptors,
+    read_labels,
+)
 from ..errors import CacheError, ConfigError, DataError
 from ..frontends import Frontend, load_frontend
 from ..generation.audio import generate_sound, stream_sound
@@ -24,7 +35,8 @@ from ..generation.request import Generation, Request, check_precision, choose_se
 from ..models.conditioning import Conditions
 from ..models.sampling import Sampling
 from ..models.sequence_model import SequenceModel
-from .asking import Asked, ask
+from ..utils.files import sha256_file
+from .asking import Asked, ask, conditions_like
 from .config import RunConfig
 from .folder import read_config, read_source, read_split, read_weights
 
@@ -242,6 +254,30 @@ class Run:
         frames = [self.frontend.num_frames(length) for length in lengths]
         whole = {**(conditions or {}), **dict.fromkeys(ends, frames)}
         return self.request(seeds=seeds, sampling=sampling, conditions=whole, guidance=guidance), lengths
+
+    def conditions_of(self, path: str | Path) -> dict[str, Any]:
+        """Return the conditions of a recording, to generate variations of it.
+
+        Its labels are those that the run has of it, or else those found in its folder; labels that it does not have, or
+        with values that the run has not learned, are not given. Melody and loudness follow the recording, and so does
+        the length of a run that has learned where sounds end.
+
+        Raises:
+            AudioReadError: the file can't be read.
+            ConfigError: the run was trained without conditions.
+            DataError: a file of labels beside the recording can't be read.
+
+        Example:
+            >>> run = load_run("runs/drums")  # doctest: +SKIP
+            >>> wavs = run.generate(1.0, num=4, conditions=run.conditions_of("snare.wav"))  # doctest: +SKIP
+        """
+        if self.model.conditioner is None:
+            raise ConfigError(f"{path}: this run was trained without conditions, so it can't follow a recording")
+        path, info = Path(path), audio_info(path)
+        row = self.labels.files.get(sha256_file(path)) or find_labels_of_file(path, self.labels.pattern or None)
+        num_frames = self.frontend.num_frames(max(1, round(info.duration * self.sample_rate)))
+        fixed = self.frontend.spec.hop_length is not None
+        return conditions_like(self.model.conditioner.parts, path, row, num_frames if fixed else None)
 
     def ask(self, conditions: Mapping[str, Any] | None, seeds: Sequence[int]) -> Asked | None:
         """Return what these conditions ask of the items with these seeds; None for a run without conditions.
