@@ -63,7 +63,8 @@ def kad(
     value = _weighted_mmd(xx, yy, xy, *(torch.ones(1, len(x)).double() for x in (reference, other)))
     generator = torch.Generator().manual_seed(seed)
     wx, wy = (_counts(len(x), replicates, generator) for x in (reference, other))
-    low, high = torch.quantile(_weighted_mmd(xx, yy, xy, wx, wy), torch.tensor([0.025, 0.975]).double()).tolist()
+    found = _weighted_mmd(xx, yy, xy, wx, wy)  # NaN if all draws are of one window
+    low, high = torch.nanquantile(found, torch.tensor([0.025, 0.975]).double()).tolist()
     return Distance(float(value), low, high, len(other))
 
 

@@ -32,6 +32,7 @@ from ..runs.run import Run
 from ..spec import Unit
 from .generated import MOST_SECONDS, judge_generated
 from .heard import Labelled, decoded_training, generate_labelled, heard_as_asked, judge_of, label_values
+from .melody import melodies_followed, melody_name
 from .reconstruction import mel_distance, si_sdr
 from .scores import baselines, held_out_score
 
@@ -57,8 +58,9 @@ def evaluate_folder(run: Run, folder: str | Path, generate: int = 0) -> dict[str
 
     Returns:
         The result of `report`; `generated` (see `judge_generated`) if any clips are, and `heard` (see `heard_as_asked`)
-        if the run has labels; `seen`: number of files left out because the model was trained on them; `turned`: whether
-        the held-out loss had stopped improving before training ended.
+        if the run has labels, and `melody` (see `melodies_followed`) if it has a melody; `seen`: number of files left
+        out because the model was trained on them; `turned`: whether the held-out loss had stopped improving before
+        training ended.
 
     Raises:
         DataError: no file is left to evaluate on.
@@ -94,6 +96,8 @@ def evaluate_folder(run: Run, folder: str | Path, generate: int = 0) -> dict[str
         result = report(run, Sequences(cache, parts), training, sound, labels)
         if generate:
             result["generated"] = judge_generated(run, [wav for _, wav in sound], training, generate)
+        if generate and melody_name(run):
+            result["melody"] = melodies_followed(run, [wav for _, wav in sound], generate)
         if generate and label_values(run):
             labels, rows = run.labels.over(labels), {part.file.path: part.file.sha256 for part in parts}
             known = [Part(file) for file in index.files if not trained.isdisjoint(file.digests)]

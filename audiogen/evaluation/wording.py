@@ -30,6 +30,11 @@ def report_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     rows.append(("held out", f"{result['files']} files, {result['seconds'] / 60:.1f} min"))
     if result.get("generated"):
         rows += _generated_rows(result["generated"])
+    if result.get("melody") and result["melody"]["generated"]:
+        made, trips = result["melody"]["generated"], result["melody"]["round_trips"]
+        said = f"{made['value']:.2f} ({made['low']:.2f} to {made['high']:.2f}); melodies of other clips (floor) "
+        said += f"{made['shuffled']:.2f}; round trips of the recordings (ceiling) {trips['value']:.2f}"
+        rows.append((f"melody of {result['melody']['num']} clips: chroma cosine with what was asked for", said))
     if result.get("seen"):
         rows.append(("left out (used in training)", f"{result['seen']} files"))
     return rows
