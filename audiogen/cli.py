@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 
 from .commands.defaults import BACKBONE, FRONTEND, frontend_settings, refuse_settings
 from .commands.options import (
+    DEFAULT_SECONDS,
     in_brackets,
     parse_backbone,
     parse_budget,
@@ -272,7 +273,10 @@ def generate(
     out: Annotated[Path, typer.Option(readable=False, help="Folder for the files.")],
     seconds: Annotated[
         str | None,
-        typer.Option(help="Seconds of new sound in each file; auto: as long as a training file. Default: 4."),
+        typer.Option(
+            help="Seconds of new sound in each file; auto: a complete sound, as long as a training file. Default: auto "
+            "if the run has learned short files, else 4; with --like, as long as that recording."
+        ),
     ] = None,
     num: Annotated[int, typer.Option(min=1, help="Number of files.")] = 4,
     prompt: Annotated[Path | None, typer.Option(readable=False, help="A sound file to continue.")] = None,
@@ -315,10 +319,10 @@ def generate(
 ) -> None:
     """Generate sound files with a run, and print the seed of each."""
     check_is_no_file(out)
-    asked, length = parse_labels(label or []), parse_seconds(seconds or "4")
+    asked, length = parse_labels(label or []), None if seconds is None else parse_seconds(seconds)
     others = {"text": text, "melody": melody, "loudness": loudness}
     asked = {**asked, **{name: value for name, value in others.items() if value is not None}}
-    if stream and length is None:
+    if stream and length is None and seconds is not None:
         raise ConfigError("--stream: a stream has no end of its own; give --seconds a number")
     from .audio.coding import Coding
     from .generation.request import check_guidance, check_precision
@@ -341,6 +345,8 @@ def generate(
     if like is not None:
         found, duration = asked_like(loaded, like)
         asked, length = {**found, **asked}, duration if seconds is None else length
+    elif seconds is None and (stream or prompt is not None or not loaded.knows_ends):
+        length = DEFAULT_SECONDS
     if stream:
         for made in stream_files(loaded, out, length or 0.0, num, prompt, sampling, seed, asked, guidance, coding):
             console.print(

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from corpus import folder_of_notes, tiny_settings
+from corpus import RATE, folder_of_notes, tiny_settings
 from folders import folder_of_noise
 from tiny import lively
 from typer.testing import CliRunner
@@ -349,6 +349,25 @@ def test_labels_are_typed_as_name_and_value():
         with pytest.raises(ConfigError, match="--label"):
             parse_labels(bad)
     assert Request(seeds=[1]).conditions is None
+
+
+def test_a_run_of_short_files_generates_complete_sounds_unless_seconds_are_given(made, tmp_path):
+    """Guards against four seconds of hits in a row where a folder of hits was learned."""
+    rate = load_run(made / "run").sample_rate
+    for asked, seconds in ({}, 1200 / rate), ({"seconds": "0.2"}, 0.2), ({"stream": ""}, 4.0):
+        words = [f"--{name}={value}" if value else f"--{name}" for name, value in asked.items()]
+        done = CliRunner().invoke(
+            app, ["generate", str(made / "run"), "--out", str(tmp_path), "--num=1", "--seed=1", *words]
+        )
+        assert done.exit_code == 0, done.output
+        assert audio_info(tmp_path / "sample-1.wav").num_samples == round(seconds * rate)
+
+
+def test_position_is_learned_without_labels(tmp_path):
+    """Guards against one-shots that end only where there are labels."""
+    for seconds, found in ((0.3, ["position"]), (9.0, [])):
+        folder = folder_of_notes(tmp_path / str(seconds), [round(seconds * RATE)] * 12)
+        assert list(choose_conditions(Labels(), split(scan(folder)))) == found
 
 
 def test_a_sound_of_its_own_length_ends_where_it_is_asked_to(made, tmp_path):

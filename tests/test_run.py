@@ -95,7 +95,8 @@ def test_a_folder_holds_what_the_design_promises(made, run):
     assert not [path for path in made.rglob("*") if ".tmp" in path.name]
     config = config_of(made)
     assert config["format"] == 1
-    assert list(config) == ["format", "frontend", "backbone", "pattern", "data", "training", "sampling"]
+    parts = ["format", "frontend", "backbone", "pattern", "data", "training", "conditions", "guidance", "sampling"]
+    assert list(config) == parts and list(config["conditions"]) == ["position"]  # the files are short
     assert config["frontend"]["kind"] == "melvq" and config["pattern"] == {"kind": "delay"}
     assert {path.name for path in (made / "checkpoints" / "step-4").iterdir()} == {
         "model.safetensors",

@@ -21,7 +21,7 @@ from ..data import (
 )
 from ..errors import ConfigError
 from ..models import t5
-from ..models.conditioning import CONDITIONS, Label, Number, Text, listed
+from ..models.conditioning import CONDITIONS, Label, Number, Position, Text, listed
 from ..runs.config import RunConfig, check_name
 from .plan import Plan
 
@@ -89,6 +89,7 @@ def describe(conditions: Mapping[str, Any]) -> str:
         values = {
             Label.Config: lambda c: f" ({listed(c.values, 10)})",
             Number.Config: lambda c: f" ({c.low:g} to {c.high:g})",
+            Position.Config: lambda c: " (where a file begins and ends)",
             Text.Config: lambda c: " (captions)",
         }
         words.append(name + values.get(type(config), lambda c: "")(config))

@@ -115,6 +115,10 @@ def parse_labels(assignments: Iterable[str]) -> dict[str, str | None]:
     return found
 
 
+#: Seconds of a generated file where nothing else follows from the run or from what was typed.
+DEFAULT_SECONDS = 4.0
+
+
 def parse_seconds(text: str) -> float | None:
     """Parse the value of --seconds: a number, or "auto", which becomes None.
 

@@ -30,7 +30,7 @@ def choose_conditions(labels: Labels, sides: Split, asked: Sequence[str] | None 
         labels: the labels of the files.
         sides: the split; values that no training file has are not learned.
         asked: names given by the user, of labels or descriptors; ["none"] for none. By default all labels that can be
-            learned, and `position` if the files are short sounds.
+            learned, and `position` if half of the files are short sounds.
 
     Raises:
         ConfigError: a name is unknown, or can't be learned.
@@ -39,7 +39,7 @@ def choose_conditions(labels: Labels, sides: Split, asked: Sequence[str] | None 
     if asked is None:
         found = {name: _config(column) for name, column in columns.items() if column.settings is not None}
         seconds = sorted(part.seconds for part in sides.train)
-        if found and seconds[len(seconds) // 2] <= ONE_SHOT_SECONDS:
+        if seconds[len(seconds) // 2] <= ONE_SHOT_SECONDS:
             found.setdefault(POSITION, Position.Config())
         return found
     if list(asked) == [NONE]:

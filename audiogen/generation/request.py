@@ -35,6 +35,12 @@ def check_guidance(scale: float) -> None:
         raise ConfigError(f"guidance: must be from 0 to {MAX_GUIDANCE:g}, got {scale}")
 
 
+def check_batch_size(count: int) -> None:
+    """Raise a ConfigError if there are no items, or more than an engine runs at once."""
+    if not 1 <= count <= MAX_BATCH_SIZE:
+        raise ConfigError(f"batch_size: must be from 1 to {MAX_BATCH_SIZE:,} items, got {count:,}")
+
+
 def choose_seeds(num: int, seed: int | None = None) -> range:
     """Return `num` consecutive seeds, beginning with `seed` or with a random one.
 
@@ -128,9 +134,7 @@ class Request:
         prompts = 1 if self.prompt is None or not self.prompt.ndim else self.prompt.shape[0]
         asked = {name: len(values) for name, values in (self.conditions or {}).items()}
         count = max(self.batch_size, prompts, len(self.seeds), *asked.values())
-        if self.batch_size < 1 or count > MAX_BATCH_SIZE:
-            got = self.batch_size if self.batch_size < 1 else count
-            raise ConfigError(f"batch_size: must be from 1 to {MAX_BATCH_SIZE:,} items, got {got:,}")
+        check_batch_size(count if self.batch_size > 0 else self.batch_size)
         if self.batch_size not in (1, count) or prompts not in (1, count):
             raise ConfigError(f"prompt: one per item is needed, or one for all {count}, got {prompts}")
         if len(self.seeds) not in (0, count):

@@ -31,7 +31,7 @@ from ..data import (
 from ..errors import CacheError, ConfigError, DataError
 from ..frontends import Frontend, load_frontend
 from ..generation.audio import generate_sound, stream_sound
-from ..generation.request import Generation, Request, check_precision, choose_seeds
+from ..generation.request import Generation, Request, check_batch_size, check_precision, choose_seeds
 from ..models.conditioning import Conditions
 from ..models.sampling import Sampling
 from ..models.sequence_model import SequenceModel
@@ -221,6 +221,7 @@ class Run:
             seeds = choose_seeds(num, seed)
             if seed is None:
                 log.info("seed drawn: %d, counting up", seeds[0])
+        check_batch_size(len(seeds) or 1)  # before asking for the conditions of each
         wav = None if prompt is None else prompt.reshape(1, 1, -1)
         asked = self.ask(conditions, seeds)
         scale = self.config.guidance.scale if guidance is None and asked else guidance
