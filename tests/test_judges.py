@@ -13,6 +13,7 @@ from listening import Page
 from audiogen.audio.io import read_audio
 from audiogen.commands.train import train
 from audiogen.errors import DataError
+from audiogen.evaluation import heard
 from audiogen.evaluation.heard import heard_as_asked, interval, judge_of, tally
 from audiogen.evaluation.judges import train_judge
 from audiogen.evaluation.report import evaluate_folder
@@ -99,11 +100,16 @@ def labelled(tmp_path_factory):
     return folder, train(folder, folder.parent / "run", "mel", "gru", steps=2, overrides=[*settings, *small])
 
 
-def test_evaluation_says_what_is_heard(labelled):
-    """Guards against a judge that saw the held-out files: with their labels exchanged, it must be wrong about them."""
+def test_evaluation_says_what_is_heard(labelled, monkeypatch):
+    """Guards against a judge that saw the held-out files: with their labels exchanged, it must be wrong about them. And
+    against held-out files of one folder alone, if there are many."""
     folder, run = labelled
     found = evaluate_folder(run, folder, generate=4)
     json.dumps(found, allow_nan=False)
+    monkeypatch.setattr(heard, "MOST_HELD_OUT", 10)
+    some = evaluate_folder(run, folder, generate=1)["heard"]["folder"]["held_out"]
+    assert some["n"] == 10 and all(row["n"] > 1 for row in some["values"].values())
+    monkeypatch.undo()
     sets = found["heard"]["folder"]
     assert sets["generated"]["n"] == 4 and sets["held_out"]["n"] == sets["round_trips"]["n"] == 16
     assert sets["held_out"]["right"] > 0.8

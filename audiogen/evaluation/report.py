@@ -103,7 +103,8 @@ def evaluate_folder(run: Run, folder: str | Path, generate: int = 0) -> dict[str
             known = [Part(file) for file in index.files if not trained.isdisjoint(file.digests)]
             known = [part for part in known if part.file.sha256 in labels.files]
             sounds = labelled_sounds(folder, known, run.sample_rate, labels) if known else decoded_training(run)
-            held_out = [(wav, labels.files.get(rows[name], {})) for name, wav in sound]
+            mixed = sorted(sound, key=lambda item: rows[item[0]])  # by name, the first ones may all have the same label
+            held_out = [(wav, labels.files.get(rows[name], {})) for name, wav in mixed]
             try:
                 judge = judge_of(run, sounds)
                 result["heard"] = heard_as_asked(judge, run, generate_labelled(run, generate), held_out)
@@ -221,7 +222,7 @@ def originals(
 
 
 def labelled_sounds(folder: Path, parts: Sequence[Part], sample_rate: int, labels: Labels) -> Iterator[Labelled]:
-    """Read the beginnings of parts that have labels, to train a judge on them.
+    """Read the beginnings of parts that have labels, to train a judge on them: up to a limit, a random choice of parts.
 
     Args:
         folder: folder of the parts' files.
@@ -230,7 +231,7 @@ def labelled_sounds(folder: Path, parts: Sequence[Part], sample_rate: int, label
         labels: labels of the files.
     """
     left = JUDGE_SECONDS_IN_ALL
-    for part in parts:
+    for part in sorted(parts, key=lambda part: part.file.sha256):
         row = labels.files.get(part.file.sha256, {})
         if row and left > 0:
             for _, wav in originals(folder, [part], sample_rate, 1, JUDGE_SECONDS):

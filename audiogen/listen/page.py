@@ -103,8 +103,8 @@ def sections(names: Sequence[str], folders: Sequence[RunFolder]) -> dict[str, li
     if any(asked):
         out["Asked and heard"] = [
             text(
-                "Each row asks for another label. Each column is a take: one seed, and the other labels stay the same, "
-                "so its sounds differ by the label alone."
+                "Each row asks for another value of a label. Each column is a take: the seed and the other labels stay "
+                "the same, so its sounds differ by this label alone."
             ),
             text(*(said for folder in folders if (said := trust_in_judge(folder))), style="note"),
             side_by_side(asked),
