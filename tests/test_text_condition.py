@@ -3,11 +3,12 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from corpus import folder_of_notes, tiny_settings
-from tiny import lively
+from tiny import SPEC_CASES, TOKENS, lively, random_input, tiny_backbone, tiny_model
 from typer.testing import CliRunner
 
 from audiogen.cli import app
@@ -15,8 +16,15 @@ from audiogen.commands.train import train
 from audiogen.data import choose_conditions, find_labels, scan, split
 from audiogen.data.labels import describe_labels
 from audiogen.errors import ConfigError
+from audiogen.generation.engines import ENGINES
+from audiogen.generation.generate import generate, stream
+from audiogen.generation.request import Request
 from audiogen.models import t5
-from audiogen.models.conditioning import Text
+from audiogen.models.batch import Batch
+from audiogen.models.conditioning import Conditioner, Label, Text
+from audiogen.models.layers import CrossAttention, Memory
+from audiogen.models.patterns import PATTERNS
+from audiogen.models.sequence_model import SequenceModel
 from audiogen.runs.run import load_run
 
 WORDS = ["a dry snare", "a deep kick with a long tail", "noise, as of rain", "ein Glöckchen"]
@@ -234,3 +242,149 @@ def test_settings_of_conditions_are_checked(made):
         with pytest.raises(ConfigError, match=message):
             train(made / "corpus", made / "new", "mulaw", "bigram", steps=4, overrides=[*OVERRIDES, *MULAW, setting])
     assert not (made / "new" / "cache").exists()
+
+
+# ---- cross-attention
+
+
+def reader(spec=TOKENS, pattern="delay"):
+    """A lively GPT that attends to the text, in float64."""
+    conditioner = Conditioner(
+        {"label": Label(Label.Config(("a", "b")), 8), "text": Text(Text.Config(6, "bytes", 8), 8)}
+    )
+    conditioner.parts["text"].serve(3)
+    backbone = tiny_backbone("gpt", cross_attention=True)
+    return lively(SequenceModel(spec, backbone, PATTERNS[pattern](spec.num_rows), conditioner)).double().eval()
+
+
+def texts(batch_size, num_frames):
+    """Texts of four and six letters that change every third frame, and labels."""
+    x = torch.randint(97, 123, (batch_size, 6, num_frames)).float()
+    x = x[:, :, torch.arange(num_frames) // 3 * 3]
+    x[:, 4:, ::2] = math.nan
+    return {"text": x, "label": torch.zeros(batch_size, 1, 1)}
+
+
+def nats(model, x, conditions):
+    with torch.no_grad():
+        return model(Batch(x, conditions))
+
+
+@pytest.mark.parametrize("spec, pattern", SPEC_CASES)
+def test_cross_attention_reads_the_text_of_its_frame_alone(spec, pattern):
+    """Guards against masks that are ignored, as in audiocraft: texts of other items or other frames that leak, a null
+    that differs from a text that is not given (contract 10), and texts one step early (contract 11)."""
+    model, x, conditions = reader(spec, pattern), random_input(spec, 3, 12), texts(3, 12)
+    together = nats(model, x, conditions)
+    for item in range(3):
+        own = {name: values[item : item + 1] for name, values in conditions.items()}
+        torch.testing.assert_close(nats(model, x[item : item + 1], own)[0], together[item], rtol=0, atol=1e-10)
+    dropped = {**conditions, "text": torch.full_like(conditions["text"], math.nan)}
+    nothing = nats(model, x, {"label": conditions["label"]})
+    torch.testing.assert_close(nats(model, x, dropped), nothing, rtol=0, atol=1e-12)
+    changed = {**conditions, "text": conditions["text"].clone()}
+    changed["text"][:, :, 7:] = math.nan
+    seq = model.pattern.apply(x, model.hole)
+
+    def steps(conditions, length):
+        found, state, start, given = [], None, 0, model.prepare(conditions)
+        for chunk in seq.split(length, dim=2):
+            stop = start + chunk.shape[2]
+            added, memory = model.added(given, start, stop), model.memory(given, start, stop)
+            nll, state = model.nll_of_steps(chunk, state, added, memory=memory)
+            found.append(nll)
+            start = stop
+        return torch.cat(found, dim=2)
+
+    with torch.no_grad():
+        whole = steps(conditions, seq.shape[2])
+        torch.testing.assert_close(steps(conditions, 1), whole, rtol=0, atol=1e-10)
+        differ = (steps(changed, seq.shape[2]) - whole).abs().amax(dim=(0, 1)) > 1e-9
+    assert int(differ.int().argmax()) == int(model.pattern.step_index(7, 8).min())
+
+
+def test_cross_attention_is_what_a_slow_loop_computes():
+    """Guards against a wrong scale, heads that are mixed up, and keys of another layer."""
+    layer, B, S = CrossAttention(8, 2).double(), 2, 3
+    memory = Memory(
+        torch.randn(5, 4, 2, 8).double(), torch.tensor([0, 1, 1, 2, 2]), torch.tensor([[0, 1, 2], [2, 2, 1]])
+    )
+    x = torch.randn(B, S, 8).double()
+    expected = torch.zeros(B, S, 8).double()
+    for b in range(B):
+        for s in range(S):
+            q = layer.query(x[b, s])
+            own = memory.keys_values[memory.owner == memory.wanted[b, s], 3]  # (n, 2, 8)
+            for head in (slice(0, 4), slice(4, 8)):
+                weights = (own[:, 0, head] @ q[head] / 2).softmax(dim=0)
+                expected[b, s, head] = weights @ own[:, 1, head]
+    torch.testing.assert_close(layer(x, memory, 3), layer.out(expected))
+
+
+def test_a_stream_reads_its_text_as_the_whole_does(monkeypatch, caplog):
+    """Guards against generation whose text is another than in training, guidance that mixes its rows, and an engine
+    that leaves the text out without a word."""
+    model, conditions, x = reader(), texts(2, 12), random_input(TOKENS, 2, 3)
+    request = Request(x, seeds=[1, 2], conditions=conditions, guidance=2.0)
+    whole = generate(model, 9, request).x
+    assert torch.equal(torch.cat(list(stream(model, 9, request)), dim=2), whole)
+    for item in range(2):
+        own = {name: values[item : item + 1] for name, values in conditions.items()}
+        alone = Request(x[item : item + 1], seeds=[item + 1], conditions=own, guidance=2.0)
+        assert torch.equal(generate(model, 9, alone).x[0], whole[item])
+    other = {**conditions, "text": conditions["text"].flip(1)}
+    assert not torch.equal(generate(model, 9, replace(request, conditions=other)).x, whole)
+    zero = generate(model, 9, replace(request, guidance=0.0)).x
+    assert torch.equal(zero, generate(model, 9, replace(request, conditions=None, guidance=1.0)).x)
+    for kind in ENGINES.values():
+        assert kind.unsupported_reason(model.float()) in (
+            "its backbone attends to a text",
+            "it is not a WaveNet over codes",
+        )
+    with pytest.raises(ConfigError, match="backbone.cross_attention they can't change during a stream"):
+        list(stream(model, 20, replace(request, changes=iter([conditions]))))
+
+
+def test_every_weight_of_cross_attention_learns():
+    """Guards against keys behind no_grad, and a null text that is never trained."""
+    model, conditions = reader().train(), texts(4, 12)
+    conditions["text"][:2] = math.nan
+    model(Batch(random_input(TOKENS, 4, 12), conditions)).sum().backward()
+    names = [
+        name for name, _ in model.named_parameters() if "cross" in name or "keys_values" in name or "null_byte" in name
+    ]
+    assert len(names) == 3 * 6 + 3
+    for name in names:
+        assert (model.get_parameter(name).grad != 0).any(), name
+
+
+def test_new_cross_attention_changes_nothing_yet():
+    """Guards against other initial behaviour than that of the model without it, which fine-tuning would start from."""
+    model, plain = reader(), tiny_model(TOKENS, "gpt", "delay")
+    for block in model.backbone.blocks:
+        torch.nn.init.zeros_(block.cross_attention.out.weight)
+        torch.nn.init.zeros_(block.cross_attention.out.bias)
+    fresh = tiny_backbone("gpt", cross_attention=True).blocks[0].cross_attention.out
+    assert not fresh.weight.any() and not fresh.bias.any()
+    for part in model.conditioner.parameters():
+        part.data.zero_()
+    own = plain.state_dict()
+    model.load_state_dict({name: own.get(name, value) for name, value in model.state_dict().items()})
+    x = random_input(TOKENS, 2, 12)
+    torch.testing.assert_close(nats(model, x, texts(2, 12)), nats(plain, x, None), rtol=0, atol=1e-12)
+
+
+def test_a_run_learns_by_cross_attention(made):
+    """Guards against a setting that is lost between training and loading, or that has no text to attend to."""
+    settings = [*OVERRIDES, *MULAW, "backbone.cross_attention=true", "backbone.num_layers=1", "backbone.num_heads=2"]
+    run = train(made / "corpus", made / "cross", "mulaw", "gpt", steps=4, overrides=settings)
+    assert run.model.backbone.blocks[0].cross_attention.out.weight.abs().sum() > 0
+    lively(run.model)
+    one, other = (run.generate(0.02, seed=1, conditions={"text": text}) for text in ("a kick", "a snare"))
+    assert not torch.equal(one, other)
+    for condition in (["drum"], ["none"]):
+        with pytest.raises(ConfigError, match="backbone.cross_attention: needs one text among the conditions, not 0"):
+            train(made / "corpus", made / "no", "mulaw", "gpt", steps=4, overrides=settings, condition=condition)
+    with pytest.raises(ConfigError, match="backbone.cross_attention: the text must be read by encoder=bytes"):
+        part = Text(Text.Config(encoder="t5", encoder_dim=24), 8)
+        part.serve(2)

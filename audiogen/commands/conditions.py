@@ -22,6 +22,7 @@ from ..data import (
 from ..errors import ConfigError
 from ..models import t5
 from ..models.conditioning import CONDITIONS, Label, Number, Position, Text, listed
+from ..runs.build import build_conditioner
 from ..runs.config import RunConfig, check_name
 from .plan import Plan
 
@@ -68,7 +69,10 @@ def with_conditions(
     for column in describe_labels(labels, sides) if asked is None else ():
         if column.name not in chosen:
             log.info("label %s is not learned: %s", column.name, column.reason)
-    return replace(plan, config=replace(plan.config, conditions=chosen))
+    plan = replace(plan, config=replace(plan.config, conditions=chosen))
+    if getattr(plan.config.backbone, "cross_attention", False):
+        build_conditioner(plan.config, plan.config.backbone.dim)  # refuses conditions that do not fit
+    return plan
 
 
 def _overridden(chosen: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -59,10 +59,12 @@ def _batch_steps(model: SequenceModel) -> int:
 def _nats(model: SequenceModel, batch: Batch, steps: int) -> Tensor:
     """Compute the nats of each item, (B,) float64, at most `steps` steps at once."""
     seq = model.pattern.apply(batch.x, model.hole)
+    given = model.prepare(batch.conditions)
     total, state, start = torch.zeros(len(seq), dtype=torch.float64), None, 0
     for chunk in seq.split(max(1, steps // len(seq)), dim=2):
         stop = start + chunk.shape[2]
-        nll, state = model.nll_of_steps(chunk, state, model.added(batch.conditions, start, stop))
+        memory = model.memory(given, start, stop)
+        nll, state = model.nll_of_steps(chunk, state, model.added(given, start, stop), memory=memory)
         start = stop
         total += nll.sum(dim=(1, 2), dtype=torch.float64).cpu()
     return total

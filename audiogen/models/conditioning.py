@@ -29,6 +29,7 @@ from ..errors import ConfigError
 from ..utils.text import fold
 from . import t5
 from .backbones.gpt import GPT
+from .layers import Memory
 
 #: Values by name; a name that is missing is not given.
 Conditions = Mapping[str, Tensor]
@@ -353,6 +354,8 @@ class Text(Condition):
                 )
 
     NUM_LAYERS, NUM_HEADS = 2, 4
+    #: Layers of the backbone that attend to the text; 0 if it enters as one vector per frame.
+    num_layers = 0
 
     def __init__(self, config: Config, dim: int):
         super().__init__(config, dim)
@@ -367,21 +370,54 @@ class Text(Condition):
         return x.isnan().all(dim=1)
 
     def embed(self, x: Tensor) -> Tensor:
+        texts, place = self._distinct(x)
+        return self.linear(self.encode(texts))[place]
+
+    def _distinct(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the texts (N, L) in values (B, L, T), and which of them holds where, (B, T); mostly one for each."""
         B, L, T = x.shape
         rows = x.transpose(1, 2).reshape(B * T, L).long()
         begins = torch.ones(len(rows), dtype=torch.bool, device=x.device)
         begins[1:] = (rows[1:] != rows[:-1]).any(dim=1)  # a text is encoded once for all frames that it holds for
-        return self.linear(self.encode(rows[begins]))[begins.cumsum(0) - 1].view(B, T, -1)
+        return rows[begins], (begins.cumsum(0) - 1).view(B, T)
 
     def encode(self, texts: Tensor) -> Tensor:
         """Encode texts (N, L), padded with 0, to vectors (N, E)."""
         if self.config.encoder != "bytes":
             return self._encode_t5(texts)
+        h, given = self._read(texts)
+        return (h * given[..., None]).sum(dim=1) / given.sum(dim=1, keepdim=True).clamp(min=1)
+
+    def _read(self, texts: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the transformer's outputs (N, longest, E) for texts (N, L), and which bytes are given."""
         given = texts > 0
         longest = max(1, int(given.sum(dim=1).max()))
-        texts, given = texts[:, :longest], given[:, :longest]
-        h, _ = self.encoder(self.table(texts))  # (N, longest, E)
-        return (h * given[..., None]).sum(dim=1) / given.sum(dim=1, keepdim=True).clamp(min=1)
+        return self.encoder(self.table(texts[:, :longest]))[0], given[:, :longest]
+
+    def serve(self, num_layers: int) -> None:
+        """Give keys and values to so many layers of a backbone, instead of one vector per frame.
+
+        Raises:
+            ConfigError: a T5 reads the text.
+        """
+        if self.config.encoder != "bytes":
+            raise ConfigError("backbone.cross_attention: the text must be read by encoder=bytes")
+        with torch.random.fork_rng(devices=[]):
+            self.keys_values = nn.Linear(self.config.encoder_dim, num_layers * 2 * len(self.null))
+        self.null_byte = nn.Parameter(torch.zeros(1, self.config.encoder_dim))
+        self.num_layers = num_layers
+        del self.linear
+
+    def memory(self, x: Tensor | None) -> Memory:
+        """Read values (B, L, T), None for none; `wanted` is (B, T)."""
+        if x is None:
+            x = self.null.new_full((1, self.num_features, 1), math.nan)
+        texts, place = self._distinct(x.to(self.null).nan_to_num(0.0))
+        h, given = self._read(texts)
+        owner = torch.cat([place.new_zeros(1), given.nonzero()[:, 0] + 1])
+        keys_values = self.keys_values(torch.cat([self.null_byte, h[given]]))  # (M, layers * 2 * D)
+        wanted = (place + 1) * given.any(dim=1)[place]
+        return Memory(keys_values.unflatten(-1, (self.num_layers, 2, -1)), owner, wanted)
 
     def _encode_t5(self, texts: Tensor) -> Tensor:
         y, given = self.null.new_zeros(len(texts), self.config.encoder_dim), texts.any(dim=1)
@@ -489,12 +525,14 @@ class Conditioner(nn.Module):
                     f"conditions: {name} must have the shape (items, {parts[name].num_features}, frames or 1), "
                     f"got {tuple(x.shape)}"
                 )
-        terms = []
+        terms, memory = [], None
         for name, part in parts.items():
             x = conditions.get(name)
+            if isinstance(part, Text) and part.num_layers:
+                memory, x = part.memory(x), None
             changes = x is not None and x.shape[2] > 1
             terms.append((part, x) if changes else part.null[None, None] if x is None else part(x))
-        return Prepared(terms)
+        return Prepared(terms, memory)
 
 
 @dataclass(frozen=True)
@@ -504,9 +542,18 @@ class Prepared:
     Attributes:
         terms: for each condition its vectors (B or 1, 1, D) if it is constant, else itself and its values
             (B or 1, F, T).
+        memory: the texts that the backbone attends to, `wanted` at each frame; None for none.
     """
 
     terms: list[Tensor | tuple[Condition, Tensor]]
+    memory: Memory | None = None
+
+    def memory_at(self, frames: Tensor) -> Memory | None:
+        """Return the texts with `wanted` at the frame of each step, (S,)."""
+        if self.memory is None or self.memory.wanted.shape[1] == 1:
+            return self.memory
+        wanted = self.memory.wanted
+        return self.memory._replace(wanted=wanted.index_select(1, frames.clamp(max=wanted.shape[1] - 1)))
 
     def at(self, frames: Tensor) -> Tensor:
         """Sum the vectors of all conditions.

@@ -6,7 +6,7 @@ given (it writes the ring buffers in place), so clone it first if you need it ag
 """
 
 import math
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -210,6 +210,43 @@ class CausalAttention(nn.Module):
             _write(keys, position, k, dim=2)
             _write(values, position, v, dim=2)
         return y, {"keys": keys, "values": values, "position": position + S}
+
+
+class Memory(NamedTuple):
+    """Texts that the layers of a backbone attend to.
+
+    Attributes:
+        keys_values: (M, layers, 2, D), keys and values of all bytes of all texts, the null text first.
+        owner: (M,) int64, the text of each; 0 is the null text.
+        wanted: (B or 1, S or 1) int64, the text that holds at each step.
+    """
+
+    keys_values: Tensor
+    owner: Tensor
+    wanted: Tensor
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention to the text that holds at each step: (B, S, D) -> (B, S, D), zero before training.
+
+    Bytes of other texts are masked, so texts of other items change nothing, and there is no padding.
+    """
+
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.query, self.out = nn.Linear(dim, dim), nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, memory: Memory, layer: int) -> Tensor:
+        """Attend to the keys and values that the memory holds for `layer`."""
+        B, S, D = x.shape
+        q = self.query(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, S, D / H)
+        k, v = memory.keys_values[:, layer].to(q).unflatten(-1, (self.num_heads, -1)).permute(1, 2, 0, 3)[:, None]
+        mask = memory.wanted[:, None, :, None] == memory.owner  # (B or 1, 1, S or 1, M)
+        y = F.scaled_dot_product_attention(
+            q, k.expand(B, -1, -1, -1), v.expand(B, -1, -1, -1), attn_mask=mask.expand(B, 1, S, -1)
+        )
+        return self.out(y.transpose(1, 2).reshape(B, S, D))
 
 
 def clone_state(state: State) -> State:

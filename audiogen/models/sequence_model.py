@@ -10,7 +10,7 @@ from .batch import Batch
 from .conditioning import Changed, Conditioner, Conditions, Prepared
 from .embeddings import CodeEmbedding, FrameEmbedding
 from .heads import CategoricalHead, MixtureDensityHead
-from .layers import State
+from .layers import Memory, State
 from .patterns import Parallel, Pattern
 from .sampling import Sampling
 
@@ -82,8 +82,8 @@ class SequenceModel(nn.Module):
             (B, rows, T), rows being K for codes and 1 for frames; 0 where x is `hole`.
         """
         seq = self.pattern.apply(batch.x, self.hole)  # (B, C, S)
-        added = self.added(batch.conditions, 0, seq.shape[2])
-        nll, _ = self.nll_of_steps(seq, added=added, observed=batch.observed)
+        given, S = self.prepare(batch.conditions), seq.shape[2]
+        nll, _ = self.nll_of_steps(seq, None, self.added(given, 0, S), batch.observed, self.memory(given, 0, S))
         return self.pattern.invert(nll, batch.x.shape[2])
 
     def nll(self, batch: Batch) -> tuple[Tensor, int]:
@@ -101,6 +101,7 @@ class SequenceModel(nn.Module):
         state: tuple[Tensor, State] | None = None,
         added: Tensor | None = None,
         observed: Tensor | None = None,
+        memory: Memory | None = None,
     ) -> tuple[Tensor, tuple[Tensor, State]]:
         """Compute the negative log-likelihood of steps that are already laid out, chunk by chunk.
 
@@ -109,20 +110,21 @@ class SequenceModel(nn.Module):
             state: the state that the previous chunk returned (its last step and the backbone's state); None at first.
             added: what conditions add at the steps of the chunk (see `added`); None if no condition is given.
             observed: (B, C, S), what the model sees of the steps, if that is not `seq`.
+            memory: the texts of the chunk (see `memory`).
 
         Returns:
             nats (B, rows, S), and the state for the next chunk.
         """
-        h, state = self._hidden(seq if observed is None else observed, state, added)
+        h, state = self._hidden(seq if observed is None else observed, state, added, memory)
         return self.head.nll(h, seq), state
 
     def _hidden(
-        self, seq: Tensor, state: tuple[Tensor, State] | None, added: Tensor | None
+        self, seq: Tensor, state: tuple[Tensor, State] | None, added: Tensor | None, memory: Memory | None
     ) -> tuple[Tensor, tuple[Tensor, State]]:
         """Compute the head's input (B, S, D or wider) at each step, and the state after the last one."""
         first = self.bos.expand(seq.shape[0], 1, -1) if state is None else self.embed(state[0])
         x = torch.cat([first, self.embed(seq[:, :, :-1])], dim=1)  # (B, S, D), shifted by one step
-        h, backbone_state = self.backbone(self._conditioned(x, added), None if state is None else state[1])
+        h, backbone_state = self._backbone(x, None if state is None else state[1], added, memory)
         last = self._none_before(seq.shape[0]) if state is None else state[0]
         return self.head.attach(h, torch.cat([last, seq[:, :, :-1]], dim=2)), (seq[:, :, -1:], backbone_state)
 
@@ -145,7 +147,8 @@ class SequenceModel(nn.Module):
         """
         seq = self.pattern.apply(batch.x, self.hole)  # (B, C, S)
         B, _, S = seq.shape
-        h, _ = self._hidden(seq, None, self.added(batch.conditions, 0, S))  # (B, S, D)
+        given = self.prepare(batch.conditions)
+        h, _ = self._hidden(seq, None, self.added(given, 0, S), self.memory(given, 0, S))  # (B, S, D)
         # torch draws multiples of 2^-53 from [0, 1); half a unit more gives numbers in (0, 1).
         u = torch.rand(B * S, self.head.num_uniforms, dtype=torch.float64, device=h.device) + 2.0**-54
         drawn = self.head.sample(h.flatten(0, 1), Sampling(), u).unflatten(0, (B, S)).transpose(1, 2)  # (B, C, S)
@@ -156,13 +159,16 @@ class SequenceModel(nn.Module):
         """Count the codes or frames of a batch that are not `hole`."""
         return int((~self.embed.is_hole(batch.x)).sum())
 
-    def start(self, batch_size: int, seen: Tensor | None = None, added: Tensor | None = None) -> tuple[Tensor, State]:
+    def start(
+        self, batch_size: int, seen: Tensor | None = None, added: Tensor | None = None, memory: Memory | None = None
+    ) -> tuple[Tensor, State]:
         """Begin generation.
 
         Args:
             batch_size: B.
             seen: (B, C, S), steps already known; None for none.
             added: what conditions add at the steps [0, S], the next one included (see `added`).
+            memory: the texts at the same steps (see `memory`).
 
         Returns:
             The head's input (B, D or wider) for the next step, which is step 0 or the one after `seen`; and the state.
@@ -170,21 +176,24 @@ class SequenceModel(nn.Module):
         x, last = self.bos.expand(batch_size, 1, -1), self._none_before(batch_size)
         if seen is not None and seen.shape[2]:
             x, last = torch.cat([x, self.embed(seen)], dim=1), seen[:, :, -1:]
-        h, state = self.backbone(self._conditioned(x, added))
+        h, state = self._backbone(x, None, added, memory)
         return self.head.attach(h[:, -1:], last)[:, 0], state
 
-    def advance(self, x: Tensor, state: State, added: Tensor | None = None) -> tuple[Tensor, State]:
+    def advance(
+        self, x: Tensor, state: State, added: Tensor | None = None, memory: Memory | None = None
+    ) -> tuple[Tensor, State]:
         """Observe steps.
 
         Args:
             x: (B, C, S), the steps.
             state: what `start` or the previous call returned.
             added: what conditions add at the steps after each of them (see `added`).
+            memory: the texts at these steps (see `memory`).
 
         Returns:
             The head's input (B, D or wider) for the next step, and the state.
         """
-        h, state = self.backbone(self._conditioned(self.embed(x), added), state)
+        h, state = self._backbone(self.embed(x), state, added, memory)
         return self.head.attach(h[:, -1:], x[:, :, -1:])[:, 0], state
 
     def prepare(self, conditions: Conditions | None) -> Prepared | None:
@@ -211,10 +220,29 @@ class SequenceModel(nn.Module):
         prepared = conditions if isinstance(conditions, Prepared | Changed) else self.prepare(conditions)
         return prepared and prepared.at(self.pattern.newest_frame(start, stop, self.bos.device))
 
-    def _conditioned(self, x: Tensor, added: Tensor | None) -> Tensor:
-        if added is None:
-            added = self.added(None, 0, 1)  # nothing is given
-        return x if added is None else x + added
+    def memory(self, conditions: Conditions | Prepared | Changed | None, start: int, stop: int) -> Memory | None:
+        """Return the texts that the backbone attends to at the steps [start, stop); None for none.
+
+        Raises:
+            ConfigError: as in `prepare`, or the texts change during generation.
+        """
+        if isinstance(conditions, Changed):
+            if conditions.after.memory is None:
+                return None
+            raise ConfigError("conditions: with backbone.cross_attention they can't change during a stream")
+        prepared = conditions if isinstance(conditions, Prepared) else self.prepare(conditions)
+        if prepared is None or prepared.memory is None:
+            return None
+        return prepared.memory_at(self.pattern.newest_frame(start, stop, self.bos.device))
+
+    def _backbone(
+        self, x: Tensor, state: State | None, added: Tensor | None, memory: Memory | None
+    ) -> tuple[Tensor, State]:
+        """Run the backbone on embeddings (B, S, D), with what conditions add."""
+        if added is None:  # nothing is given
+            added, memory = self.added(None, 0, 1), self.memory(None, 0, 1)
+        x = x if added is None else x + added
+        return self.backbone(x, state) if memory is None else self.backbone(x, state, memory)
 
     def _none_before(self, batch_size: int) -> Tensor:
         """Return the step before step 0, a hole: (B, C, 1)."""

@@ -6,7 +6,7 @@ from torch.overrides import TorchFunctionMode
 from ..config import part_to_dict
 from ..errors import ConfigError
 from ..models.backbones import BACKBONES
-from ..models.conditioning import CONDITIONS, Conditioner
+from ..models.conditioning import CONDITIONS, Conditioner, Text
 from ..models.patterns import PATTERNS
 from ..models.sequence_model import SequenceModel
 from ..spec import Spec
@@ -35,6 +35,11 @@ def build_conditioner(config: RunConfig, dim: int) -> Conditioner:
     for name, part in config.conditions.items():
         kind = part_to_dict(part, CONDITIONS)["kind"]
         parts[name] = CONDITIONS[kind](part, dim)
+    if getattr(config.backbone, "cross_attention", False):
+        texts = [part for part in parts.values() if isinstance(part, Text)]
+        if len(texts) != 1:
+            raise ConfigError(f"backbone.cross_attention: needs one text among the conditions, not {len(texts)}")
+        texts[0].serve(config.backbone.num_layers)
     return Conditioner(parts)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...models.backbones import Backbone
 from ...models.conditioning import Changed, Conditions, Prepared
-from ...models.layers import State
+from ...models.layers import Memory, State
 from ...models.sequence_model import SequenceModel
 from ..request import Request
 
@@ -54,6 +54,8 @@ class Engine:
 
         The base class refuses weights that are not float32, modules with hooks, and autocast.
         """
+        if getattr(model.backbone.config, "cross_attention", False):
+            return "its backbone attends to a text"
         if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
             return "its weights are not float32"
         if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
@@ -91,7 +93,8 @@ class Engine:
         """Process the steps (B, C, S) of the prompt, S >= 0, with the model in one pass."""
         with torch.inference_mode():
             self.step, rows = seq.shape[2], self.in_rows(seq)
-            self.set_state(*self.model.start(len(rows), rows, self.added(0, self.step + 1)))
+            stop = self.step + 1
+            self.set_state(*self.model.start(len(rows), rows, self.added(0, stop), self.memory(0, stop)))
 
     def in_rows(self, x: Tensor) -> Tensor:
         """Repeat items (B, ...) for the rows without conditions, where guidance needs them."""
@@ -113,6 +116,14 @@ class Engine:
             return given
         shape = (self.request.batch_size, *given.shape[1:])
         return torch.cat([given.expand(shape), null.expand(shape)])
+
+    def memory(self, start: int, stop: int) -> Memory | None:
+        """Return the texts that the backbone attends to at the steps [start, stop), for all rows."""
+        found = self.model.memory(self._given, start, stop)
+        if found is None or not self.request.guided:
+            return found
+        given = found.wanted.expand(self.request.batch_size, -1)
+        return found._replace(wanted=torch.cat([given, torch.zeros_like(given)]))
 
     def to_sample(self, hidden: Tensor) -> Tensor:
         """Combine the rows (rows, D) of each item as guidance says: (B, D), what the head draws from."""

@@ -26,12 +26,14 @@ class Eager(Engine):
             added = self.added(self.step + 1, self.step + n + 1)
             for s in range(n):
                 if self._pending is not None:
-                    self._hidden, self._state = model.advance(self._pending[0], self._state, self._pending[1])
+                    x, added_before, memory = self._pending
+                    self._hidden, self._state = model.advance(x, self._state, added_before, memory)
                 hidden = self.to_sample(self._hidden)
                 if logits is not None:
                     logits[:, s] = model.head.logits(hidden)
                 x = model.head.sample(hidden, sampling, uniforms[:, s])  # (B, C)
                 seq[:, :, s] = torch.where(known[:, s], seq[:, :, s], x)
                 following = None if added is None else added[:, s : s + 1] if added.shape[1] > 1 else added
-                self._pending = self.in_rows(seq[:, :, s : s + 1].clone()), following
+                memory = self.memory(self.step + 1 + s, self.step + 2 + s)
+                self._pending = self.in_rows(seq[:, :, s : s + 1].clone()), following, memory
             self.step += n

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...spec import Spec
-from ..layers import CausalAttention, LayerState
+from ..layers import CausalAttention, CrossAttention, LayerState, Memory
 from .base import Backbone, check_sizes, check_state
 
 #: Below this many codes, the larger model overfits before it generalises. On 16 unlike clips of music (22,500 codes) it
@@ -37,6 +37,8 @@ class GPT(Backbone):
             num_heads: attention heads per layer.
             window: steps that one layer attends to, including the current one.
             dropout: probability at the input and at the outputs of attention and feed-forward, from 0 to below 1.
+            cross_attention: whether each block also attends to the bytes of the run's text, which otherwise enters as
+                one vector per frame. Such a model runs in the plain loop only.
         """
 
         dim: int = 256
@@ -44,6 +46,7 @@ class GPT(Backbone):
         num_heads: int = 4
         window: int = 256
         dropout: float = 0.0
+        cross_attention: bool = False
 
         def __post_init__(self):
             check_sizes(self)
@@ -93,11 +96,15 @@ class GPT(Backbone):
         for block in blocks:
             for linear in (block.attention.out, block.down):
                 nn.init.normal_(linear.weight, std=0.02 / math.sqrt(2 * config.num_layers))
+            if block.cross_attention is not None:
+                nn.init.zeros_(block.cross_attention.out.weight)
 
-    def forward(self, x: Tensor, state: list[LayerState] | None = None) -> tuple[Tensor, list[LayerState]]:
+    def forward(
+        self, x: Tensor, state: list[LayerState] | None = None, memory: Memory | None = None
+    ) -> tuple[Tensor, list[LayerState]]:
         x, states = self.dropout(x), []
         for layer, block in enumerate(self.blocks):
-            x, layer_state = block(x, None if state is None else state[layer])
+            x, layer_state = block(x, None if state is None else state[layer], memory, layer)
             states.append(layer_state)
         return self.norm(x), states
 
@@ -111,11 +118,19 @@ class Block(nn.Module):
         self.attention = CausalAttention(config.dim, config.num_heads, config.window)
         self.up, self.down = nn.Linear(config.dim, 4 * config.dim), nn.Linear(4 * config.dim, config.dim)
         self.dropout, self.gelu = nn.Dropout(config.dropout), nn.GELU(approximate="tanh")
+        self.cross_attention = None
+        if config.cross_attention:
+            self.norm_cross = nn.LayerNorm(config.dim)
+            self.cross_attention = CrossAttention(config.dim, config.num_heads)
 
-    def forward(self, x: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState]:
+    def forward(
+        self, x: Tensor, state: LayerState | None = None, memory: Memory | None = None, layer: int = 0
+    ) -> tuple[Tensor, LayerState]:
         """Process a chunk (B, S, D); see `Backbone.forward`."""
         y, next_state = self.attention(self.norm_attention(x), state)
         x = x + self.dropout(y)
+        if self.cross_attention is not None and memory is not None:
+            x = x + self.dropout(self.cross_attention(self.norm_cross(x), memory, layer))
         x = x + self.dropout(self.down(self.gelu(self.up(self.norm_feed_forward(x)))))
         return x, next_state
 
