@@ -374,7 +374,10 @@ class Text(Condition):
         return self.linear(self.encode(texts))[place]
 
     def _distinct(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the texts (N, L) in values (B, L, T), and which of them holds where, (B, T); mostly one for each."""
+        """Return the texts (N, L) in values (B, L, T), and which of them holds where, (B, T); mostly one for each.
+
+        Their number is not known before, so a GPU is waited for, once per batch.
+        """
         B, L, T = x.shape
         rows = x.transpose(1, 2).reshape(B * T, L).long()
         begins = torch.ones(len(rows), dtype=torch.bool, device=x.device)
