@@ -7,13 +7,16 @@ sound alike: a speaker, a drum kit, an instrument. About one group in ten is hel
 comes from a single group, like the folders that the base model will be fine-tuned on. All kinds are drawn equally
 often, however many files they have.
 
-There is one model for all sample rates. All rates share one grid of mel bands in Hz, so a lower rate has only the
-leading bands, and the weights for all bands contain a model of the leading ones (`MixtureDensityHead.leading_bands`).
-Each training batch uses one of these numbers of bands. Crops are augmented as frames, which is cheap: their level is
-changed, and half of them pass a random smooth filter. Copies with other speed and pitch are made when the corpus is
-encoded.
+A frame of the model is a stack of STACK mel frames, which a flow-matching head draws together. There is one model for
+all sample rates. All rates share one grid of mel bands in Hz, so a lower rate has only the leading bands. Each training
+batch uses one number of bands, so that the weights for all bands contain a model of the leading ones
+(`FlowMatchingHead.leading_bands`). Crops are augmented as frames, which is cheap: their level is changed, and half of
+them pass a random smooth filter. Copies with other speed and pitch are made when the corpus is encoded.
 
-The learning rate is constant after a warm-up, then falls over the last 30 % of the time (Hu et al. 2024, MiniCPM:
+The model learns two conditions, each dropped in half of the crops: KIND, and the position in the file, with which a
+fine-tuned model knows from the start how short sounds begin and end.
+
+The learning rate is constant after a warm-up, then falls over the last 40 % of the time (Hu et al. 2024, MiniCPM:
 warm-up, stable, decay). Stop training with Ctrl-C; the same command continues it.
 """
 
@@ -35,6 +38,7 @@ from audiogen.errors import RunError
 from audiogen.frontends.mel.mel import Mel
 from audiogen.models.backbones import GPT
 from audiogen.models.batch import Batch
+from audiogen.models.conditioning import Conditions, Label, Position, positions
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.runs.build import build_model
 from audiogen.runs.config import RunConfig
@@ -48,10 +52,11 @@ from audiogen.utils.scripts import run_script
 from audiogen.utils.tensors import read_tensors, write_tensors
 
 RATE, HOP, BANDS, TOP = 44_100, 512, 100, 20_000.0  # Hz, samples, mel bands, Hz
+STACK = 4  # mel frames per frame of the model
 RATES = (8000, 16_000, 22_050, 24_000, 32_000)  # Hz; lower sample rates, whose leading bands are also trained
 SEMITONES = 3.5  # largest change of speed and pitch in the copies of a recording
-CROP, BATCH = 384, 8  # frames per crop, crops per batch
-DECAY = 0.3  # fraction of the budget at its end in which the learning rate falls
+CROP, BATCH = 96, 16  # frames per crop, crops per batch
+DECAY = 0.4  # fraction of the budget at its end in which the learning rate falls
 EVERY = 240.0  # seconds between evaluations
 
 
@@ -68,37 +73,42 @@ def main() -> None:
     args = parser.parse_args()
 
     # 1. Encode every recording, once: (KIND, GROUP) -> number of bands and frames (BANDS, T) of each.
-    frontend, base = Mel(Mel.Config(RATE, num_features=BANDS, hop_length=HOP, f_max=TOP)), base_frontend(RATE)
+    frontend = Mel(Mel.Config(RATE, num_features=BANDS, hop_length=HOP, f_max=TOP, stack=STACK))
     groups = encode(args.corpus, frontend, args.out / "frames.pt")
     train, held_out = sides(groups)
-    mean, std = (base.mean, base.std) if args.start == "base" else statistics(train)
+    base = base_frontend(RATE) if args.start == "base" else None
+    mean, std = statistics(train) if base is None else (base.mean, base.std)
     with torch.no_grad():
         frontend.mean.copy_(mean)
         frontend.std.copy_(std)
         frontend.is_fitted.fill_(1)
 
     # 2. A model of all bands, and one for the leading bands of each rate, which shares the weights of the first.
-    training = TrainingConfig(
-        minutes=args.minutes, crop_frames=CROP, batch_size=BATCH, learning_rate=1e-3, scheduled_sampling=0.5
-    )
+    training = TrainingConfig(minutes=args.minutes, crop_frames=CROP, batch_size=BATCH, learning_rate=1e-3)
     gpt = GPT.Config(dim=args.dim, num_layers=args.layers, window=CROP // 2)
-    config = RunConfig(frontend.config, gpt, "parallel", DataConfig(), training)
+    conditions = {"kind": Label.Config(tuple(train)), "position": Position.Config()}
+    config = RunConfig(frontend.config, gpt, "parallel", DataConfig(), training, conditions, head="flow")
     torch.manual_seed(training.seed)
     model = build_model(config, frontend.spec)
     if args.start == "base":
         start_from_base(model)
+    for part in model.conditioner.parts.values():
+        part.null.requires_grad_(False)  # stays 0: a fine-tuned model may not have the condition
     model.to(args.device).train()
-    widths = sorted({frontend.resampled(rate).spec.num_features for rate in RATES} | {BANDS})
+    widths = sorted({frontend.resampled(rate).config.num_features for rate in RATES} | {BANDS})
     narrow = {width: leading(config, frontend, width) for width in widths if width < BANDS}
 
-    def nll(frames: Tensor, width: int) -> Tensor:
-        """Compute the loss on the first `width` bands of standardised frames (B, BANDS, T): nats per frame and band."""
-        batch = Batch(frames[:, :width].to(args.device))
-        if model.training:
-            batch = redraw(model, narrow.get(width), batch, training.scheduled_sampling)
+    def nll(frames: Tensor, width: int, known: Conditions | None = None) -> Tensor:
+        """Compute the loss on the first `width` bands of standardised mel frames (B, BANDS, T * STACK).
+
+        Returns:
+            Nats per mel frame and band.
+        """
+        batch = Batch(frontend.stacked(frames[:, :width]), known).to(args.device)
         if width == BANDS:
-            return model(batch).mean() / width
-        return functional_call(narrow[width], leading_weights(model, width), (batch,)).mean() / width
+            return model(batch).mean() / (width * STACK)
+        narrow[width].train(model.training)
+        return functional_call(narrow[width], leading_weights(model, width), (batch,)).mean() / (width * STACK)
 
     # 3. Train until the budget is spent.
     optimizer, state = make_optimizer(model, training), {"step": 0, "seconds": 0.0}
@@ -121,9 +131,10 @@ def main() -> None:
             rate = training.learning_rate * min(1.0, (state["step"] + 1) / 200, max(0.02, left / DECAY))
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            frames, width = batch_of(train, widths, mean, std, np.random.default_rng([training.seed, state["step"]]))
+            rng = np.random.default_rng([training.seed, state["step"]])
+            frames, width, known = batch_of(train, widths, mean, std, rng)
             with torch.autocast(torch.device(args.device).type, torch.bfloat16):
-                loss = nll(frames, width)
+                loss = nll(frames, width, known)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), training.gradient_clip)
             optimizer.step()
@@ -143,7 +154,7 @@ def main() -> None:
     # 4. Save the weights in bfloat16: half the size, and rounding changes them less than fine-tuning does.
     if scores is None:  # the budget was already spent
         scores = evaluate(model, nll, held_out, widths, mean, std)
-    loss = BANDS * scores["mean"]
+    loss = BANDS * STACK * scores["mean"]
     save_weights(args.out, config, model.cpu().to(torch.bfloat16), state["step"], loss)
     print(
         f"{args.out}: {loss:.2f} nats per frame on held-out groups; frames.pt and training.safetensors can be removed"
@@ -173,7 +184,7 @@ def encode(corpus: Path, frontend: Mel, cache: Path) -> dict[tuple[str, str], li
                 continue
             played_at = round(file.sample_rate * 2 ** (semitones / 12) / 50) * 50  # Hz; resampling likes round numbers
             power = frontend.power(resample(wav, played_at, RATE)[None])[0]
-            width = BANDS if played_at >= RATE else frontend.resampled(int(0.96 * played_at)).spec.num_features
+            width = BANDS if played_at >= RATE else frontend.resampled(int(0.96 * played_at)).config.num_features
             groups.setdefault((kind, group), []).append((width, torch.log(power + frontend.floor).half()))
     cache.parent.mkdir(parents=True, exist_ok=True)
     torch.save(groups, cache)
@@ -209,33 +220,48 @@ def statistics(train) -> tuple[Tensor, Tensor]:
     return torch.where(heard, mean, 0.0).float(), torch.where(heard, std, 1.0).float()
 
 
-def batch_of(train, widths, mean: Tensor, std: Tensor, rng: np.random.Generator) -> tuple[Tensor, int]:
-    """Draw augmented, standardised crops (BATCH, BANDS, CROP), and the number of bands that all of them have."""
+def batch_of(train, widths, mean: Tensor, std: Tensor, rng: np.random.Generator) -> tuple[Tensor, int, Conditions]:
+    """Draw augmented, standardised crops.
+
+    Returns:
+        Mel frames (BATCH, BANDS, CROP * STACK), the number of bands that all of them have, and their conditions.
+    """
     crops = [crop_of(train, rng) for _ in range(BATCH)]
-    most = (max if rng.random() < 0.5 else min)(width for width, _ in crops)
-    while any(width < most for width, _ in crops):  # replace recordings with fewer bands
+    most = (max if rng.random() < 0.5 else min)(width for width, *_ in crops)
+    while any(width < most for width, *_ in crops):  # replace recordings with fewer bands
         crops = [one if one[0] >= most else crop_of(train, rng) for one in crops]
     width = max((w for w in widths if w <= most), default=widths[0])
-    frames = torch.stack([augment(x, rng) for _, x in crops])
-    return (frames - mean[:, None]) / std[:, None], width
+    frames = torch.stack([augment(x, rng) for _, x, *_ in crops])
+    known = {"kind": torch.tensor([kind for *_, kind in crops]).float()[:, None, None]}
+    known["position"] = torch.stack([place for *_, place, _ in crops])
+    for values in known.values():
+        values[torch.from_numpy(rng.random(BATCH) < 0.5)] = math.nan
+    return (frames - mean[:, None]) / std[:, None], width, known
 
 
-def crop_of(train, rng: np.random.Generator) -> tuple[int, Tensor]:
-    """Draw a crop (BANDS, CROP) from one group, joining short recordings, and return it after its number of bands."""
-    kind = list(train)[rng.integers(len(train))]
-    group = train[kind][rng.integers(len(train[kind]))]
-    width, parts, have = BANDS, [], 0
+def crop_of(train, rng: np.random.Generator) -> tuple[int, Tensor, Tensor, int]:
+    """Draw a crop from one group, joining short recordings.
+
+    Returns:
+        Its number of bands, log power (BANDS, CROP * STACK), position (2, CROP) and the number of its kind.
+    """
+    kind = int(rng.integers(len(train)))
+    groups = train[list(train)[kind]]
+    group = groups[rng.integers(len(groups))]
+    width, parts, places, have = BANDS, [], [], 0
     while have < CROP:
         bands, x = group[rng.integers(len(group))]
-        start = int(rng.integers(x.shape[1])) if not parts and rng.random() < 0.7 else 0
-        width, part = min(width, bands), x[:, start : start + CROP - have]
-        parts.append(part)
-        have += part.shape[1]
-    return width, torch.cat(parts, 1).float()
+        length = x.shape[1] // STACK
+        start = int(rng.integers(length)) if not parts and rng.random() < 0.7 else 0
+        stop = min(length, start + CROP - have)
+        width, have = min(width, bands), have + stop - start
+        parts.append(x[:, start * STACK : stop * STACK])
+        places.append(positions(length)[:, start:stop])
+    return width, torch.cat(parts, 1).float(), torch.cat(places, 1), kind
 
 
 def augment(x: Tensor, rng: np.random.Generator) -> Tensor:
-    """Change the level of log power (BANDS, CROP) and filter it: a tilt and a wave over the bands, in dB."""
+    """Change the level of log power (BANDS, T) and filter it: a tilt and a wave over the bands, in dB."""
     bands = torch.linspace(-1, 1, BANDS)[:, None]
     shift = torch.full_like(bands, float(np.clip(rng.normal(0, 6), -20, 10)))
     if rng.random() < 0.5:
@@ -248,30 +274,21 @@ def augment(x: Tensor, rng: np.random.Generator) -> Tensor:
 
 def leading(config: RunConfig, frontend: Mel, width: int) -> SequenceModel:
     """Build a model of the first `width` bands, to be called with the weights from `leading_weights`."""
-    return build_model(config, replace(frontend.spec, num_features=width)).requires_grad_(False)
+    return build_model(config, replace(frontend.spec, num_features=width * STACK)).requires_grad_(False)
 
 
 def leading_weights(model: SequenceModel, width: int) -> dict[str, Tensor]:
     """Slice a model's weights to its first `width` bands; gradients flow back to the full weights."""
-    weights = dict(model.named_parameters()) | dict(model.named_buffers())
+    weights = model.state_dict(keep_vars=True)
     for name, part in (("embed", model.embed), ("head", model.head)):
         own = {key.removeprefix(f"{name}."): x for key, x in weights.items() if key.startswith(f"{name}.")}
-        weights |= {f"{name}.{key}": x for key, x in part.leading_bands(own, width).items()}
+        weights |= {f"{name}.{key}": x for key, x in part.leading_bands(own, width * STACK).items()}
     return weights
 
 
 @torch.no_grad()
-def redraw(model: SequenceModel, narrow: SequenceModel | None, batch: Batch, share: float) -> Batch:
-    """Let the model of the batch's bands see its own draws at random steps (`SequenceModel.redraw`)."""
-    if narrow is None:
-        return model.redraw(batch, share)
-    narrow.load_state_dict(leading_weights(model, batch.x.shape[1]))
-    return narrow.to(batch.x.device).redraw(batch, share)
-
-
-@torch.no_grad()
 def evaluate(model: SequenceModel, nll, held_out, widths, mean: Tensor, std: Tensor, most: int = 3000) -> dict:
-    """Compute the loss on held-out groups in nats per frame and band: one for each kind, and their mean.
+    """Compute the loss on held-out groups in nats per mel frame and band: one for each kind, and their mean.
 
     Args:
         model: the model.

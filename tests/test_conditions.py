@@ -128,7 +128,7 @@ def test_what_is_added_is_what_a_slow_loop_adds(spec, pattern, kind):
             letters = at["text"][~at["text"].isnan()].long()[None]  # one text by itself, without padding
             read, _ = parts["text"].encoder(parts["text"].table(letters))
             expected[b, s] += parts["text"].linear(read[0].mean(dim=0))
-    expected *= STRENGTH
+    expected *= STRENGTH * model.head.emphasis
     torch.testing.assert_close(model.added(conditions, 0, steps), expected, rtol=0, atol=1e-9)
     constant = {name: values[:, :, :1] for name, values in conditions.items()}
     held = {name: values.expand(-1, -1, T) for name, values in constant.items()}

@@ -1,6 +1,7 @@
 """Heads and embeddings against torch.distributions, slow loops and moments."""
 
 import math
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 from torch.nn import functional as F
 
 from audiogen.models.embeddings import CodeEmbedding, FrameEmbedding
+from audiogen.models.flow_matching import FlowMatchingHead
 from audiogen.models.heads import CategoricalHead, MixtureDensityHead
 from audiogen.models.sampling import Sampling, uniforms
 from audiogen.spec import FrameSpec
@@ -196,6 +198,120 @@ def test_deviations_have_a_floor():
         head.linear.bias[head.NUM_COMPONENTS :].view(head.NUM_COMPONENTS, 2, -1)[:, 1] = -1e4
     _, _, log_scales = head.parameters_of(torch.zeros(1, DIM + FRAMES.num_features, dtype=torch.float64))
     assert float(log_scales.detach().exp().min()) == pytest.approx(head.MIN_SCALE)
+
+
+# ---- flow matching
+
+
+@pytest.fixture
+def flow():
+    with patch.multiple(FlowMatchingHead, WIDTH=16, WAVES=3, BLOCKS=2):
+        yield lambda spec: FlowMatchingHead(spec, DIM).double()
+
+
+def test_an_untrained_flow_has_the_nats_of_a_standard_normal(flow):
+    """The bound is a likelihood in nats: of a head that knows only that values have variance 1, it is the entropy of
+    such values. Guards against a term or a weight left out, with which figures of two heads could not be compared."""
+    spec = FrameSpec(8000, 80, num_features=50)
+    head, target = flow(spec), torch.randn(4, 50, 500, dtype=torch.float64)
+    h = torch.zeros(4, 500, DIM + 50, dtype=torch.float64)
+    expected = 50 * (0.5 + 0.5 * math.log(2 * math.pi))
+    assert float(head.nll(h, target).mean().detach()) == pytest.approx(expected, rel=0.02)
+    assert float(head.loss(h, target).mean().detach()) == pytest.approx(expected, rel=0.05)  # at random levels
+
+
+def test_the_bound_lies_above_the_nll_of_a_distribution_that_is_known(flow):
+    """Of frames that are all 3 times a fixed vector plus noise of 0.5, the best velocity is known in closed form. With
+    it the bound is near the entropy, and with any other it is higher."""
+    spec = FrameSpec(8000, 80, num_features=40)
+    head = flow(spec)
+    center = 3 * torch.randn(40, dtype=torch.float64)
+    target = (center[:, None] + 0.5 * torch.randn(2, 40, 400, dtype=torch.float64)).expand(2, -1, -1)
+    h = torch.zeros(2, 400, DIM + 40, dtype=torch.float64)
+    entropy = 40 * (0.5 + 0.5 * math.log(2 * math.pi) + math.log(0.5))
+
+    def best(x, previous, conditioned):
+        t = conditioned[1]
+        gain = 0.25 * t / (0.25 * t.square() + (1 - t).square())
+        frame = center + gain * (x - t * center)  # the expectation given x
+        return (frame - x) / (1 - t)
+
+    untrained = float(head.nll(h, target).mean())
+    head._conditioned, head._move = lambda t, h: ([], t), best
+    assert entropy < float(head.nll(h, target).mean()) + 1 < entropy + 0.1 * 40 < untrained
+
+    numbers = uniforms([1], 0, 4000, 40)[0]
+    drawn = head.sample(h[0, :1].expand(4000, -1), Sampling(), numbers)
+    inside = center.abs() < head.LIMIT - 2
+    torch.testing.assert_close(drawn.mean(0)[inside], center[inside], rtol=0, atol=0.05)
+    torch.testing.assert_close(drawn.std(0)[inside], torch.full_like(center[inside], 0.5), rtol=0, atol=0.1)
+
+
+def test_the_leading_bands_of_a_flow_are_those_of_a_network_that_sees_zeros_above(flow):
+    """Guards against weights that are cut along the wrong axis: a base is trained with and without its upper bands."""
+    spec, fewer = FrameSpec(8000, 80, num_features=5), FrameSpec(8000, 80, num_features=3)
+    head, cut = lively(flow(spec)), flow(fewer)
+    cut.load_state_dict(head.leading_bands(head.state_dict(), 3))
+    h, x, t = with_previous(2, 4, features=5), torch.randn(2, 4, 5, dtype=torch.float64), torch.rand(2, 4, 1).double()
+    h[..., DIM + 3 :] = x[..., 3:] = 0
+    expected = head.velocity(x, t, h)[..., :3]
+    torch.testing.assert_close(cut.velocity(x[..., :3], t, h[..., : DIM + 3]), expected)
+
+
+def test_guidance_of_a_flow_is_that_of_its_velocities(flow):
+    """Guards against guidance of the hidden, through which the velocity is not linear: scale 1 is the given, 0 the
+    null, and 3 follows three times their difference at each step."""
+    head = lively(flow(FRAMES))
+    given, null = (torch.randn(6, DIM + FRAMES.num_features, dtype=torch.float64) for _ in range(2))
+    numbers = torch.rand(6, head.num_uniforms, dtype=torch.float64)
+
+    def drawn(h):
+        return head.sample(h, Sampling(), numbers)
+
+    torch.testing.assert_close(drawn(head.combine(given, null, 1.0)), drawn(given))
+    torch.testing.assert_close(drawn(head.combine(given, null, 0.0)), drawn(null))
+    x = torch.special.ndtri(numbers)
+    for step in range(head.STEPS):
+        t = torch.full((6, 1), step / head.STEPS, dtype=torch.float64)
+        with_, without = head.velocity(x, t, given), head.velocity(x, t, null)
+        x = x + (without + 3 * (with_ - without)) / head.STEPS
+    torch.testing.assert_close(drawn(head.combine(given, null, 3.0)), x.clamp(*head.range))
+
+
+def test_a_flow_learns_what_no_gaussian_can():
+    """Two values that are always equal or opposite, and never in between: trained for a second, its draws are so too.
+    Guards against a loss whose gradient is not that of the velocity."""
+    torch.manual_seed(0)
+    with patch.multiple(FlowMatchingHead, WIDTH=64, WAVES=8, BLOCKS=2):
+        head = FlowMatchingHead(FrameSpec(8000, 80, num_features=2), DIM).double()
+    optimizer = torch.optim.Adam(head.parameters(), 5e-3)
+    for _ in range(500):
+        one = torch.sign(torch.randn(64, 1, 1, dtype=torch.float64))
+        target = torch.cat([one, one * torch.sign(torch.randn(64, 1, 1))], 1) + 0.1 * torch.randn(64, 2, 1)
+        h = torch.zeros(64, 1, DIM + 2, dtype=torch.float64)
+        optimizer.zero_grad()
+        head.loss(h, target).mean().backward()
+        optimizer.step()
+    drawn = head.sample(torch.zeros(2000, DIM + 2).double(), Sampling(), uniforms([1], 0, 2000, 2)[0])
+    assert float(((drawn.abs() - 1).abs() < 0.5).double().mean()) > 0.85
+    corners = (drawn.sign() @ torch.tensor([2.0, 1.0]).double()).unique(return_counts=True)[1]
+    assert len(corners) == 4 and int(corners.min()) > 300
+    assert float(head.nll(h, target).mean()) < 1.5  # a Gaussian has 2.84, the truth at most ln 4 - 1.77 = -0.4
+
+
+def test_a_hole_of_a_flow_is_not_scored_and_a_draw_that_is_not_finite_is_a_hole(flow):
+    """Guards against NaN that reaches a gradient, and a clamp that makes a number of it."""
+    head, target = lively(flow(FRAMES)), random_input(FRAMES, 2, 4)
+    target[1, :, 2:] = math.nan
+    h = with_previous(2, 4).requires_grad_()
+    for nats in (head.nll(h, target), head.loss(h, target)):
+        assert not nats[1, 0, 2:].any() and nats.isfinite().all()
+        (gradient,) = torch.autograd.grad(nats.sum(), h)
+        assert gradient.isfinite().all() and not gradient[1, 2:].any()
+    spoiled = h[:, 0].detach().clone()
+    spoiled[1, 0] = math.nan
+    drawn = head.sample(spoiled, Sampling(), torch.rand(2, head.num_uniforms, dtype=torch.float64))
+    assert drawn[0].isfinite().all() and drawn[1].isnan().all()
 
 
 def test_codes_embed_as_the_sum_of_a_vector_a_row(device):

@@ -1,7 +1,10 @@
 """Where training starts from: the base model, for every sample rate, or new weights."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+import torch.nn.functional as F
 from corpus import folder_of_notes
 
 from audiogen.audio.io import resample
@@ -11,6 +14,7 @@ from audiogen.commands.train import train
 from audiogen.errors import ConfigError
 from audiogen.frontends import load_frontend
 from audiogen.models.batch import Batch
+from audiogen.models.conditioning import Label, Position
 from audiogen.runs.build import build_model
 from audiogen.runs.run import load_run
 from audiogen.runs.start import BASE, base_config, base_frontend, is_base_frontend, start_from_base
@@ -31,22 +35,36 @@ def test_frames_of_every_rate_are_the_leading_bands_of_the_base(rate):
     base, other = base_frontend(44100), base_frontend(rate)
     assert abs(other.spec.frame_rate / base.spec.frame_rate - 1) < 0.04
     wav = sound(rate)
-    own, whole = other.encode(wav)[0], base.encode(resample(wav[0], rate, 44100)[None])[0]
+    own = other.frames_of(other.encode(wav))[0]
+    whole = base.frames_of(base.encode(resample(wav[0], rate, 44100)[None]))[0]
     bands = own.shape[0] - 3  # the last ones lie where resampling filters
     torch.testing.assert_close(own[:bands].mean(dim=1), whole[:bands].mean(dim=1), rtol=0, atol=0.1)
 
 
 def test_a_lower_rate_starts_from_the_same_weights():
-    """Guards against weights cut along a wrong axis, or not copied: the first frame's distribution must be the base's
-    own over the leading bands."""
+    """Guards against weights cut along a wrong axis, or not copied: the first frame must be drawn as the base draws it,
+    with zeros above the leading bands."""
     plans = {rate: Plan.over(base_frontend(rate)) for rate in (16000, 44100)}
     models = {rate: build_model(plan.config, plan.spec).eval() for rate, plan in plans.items()}
     for model in models.values():
         start_from_base(model)
-    bands = plans[16000].spec.num_features
+    size, above = plans[16000].spec.num_features, plans[44100].spec.num_features - plans[16000].spec.num_features
     low, high = (models[rate].start(1)[0] for rate in (16000, 44100))
-    low_means, high_means = models[16000].head.parameters_of(low)[1], models[44100].head.parameters_of(high)[1]
-    torch.testing.assert_close(low_means, high_means[..., :bands])
+    x, t = torch.randn(1, size), torch.full((1, 1), 0.3)
+    expected = models[44100].head.velocity(F.pad(x, (0, above)), t, high)[:, :size]
+    torch.testing.assert_close(models[16000].head.velocity(x, t, low), expected)
+    assert expected.abs().max() > 0.1
+
+
+def test_a_condition_of_the_base_is_carried_over_where_it_means_the_same():
+    """Guards against a position that is learned anew, and a label of the user's that gets the base's values."""
+    plan = Plan.over(base_frontend(16000))
+    kinds = Label.Config(("a", "b"))
+    model = build_model(replace(plan.config, conditions={"position": Position.Config(), "kind": kinds}), plan.spec)
+    start_from_base(model)
+    parts = model.conditioner.parts
+    assert parts["position"].linear.weight.any() and not parts["kind"].table.any()
+    assert not any(part.null.any() for part in parts.values())
 
 
 def test_the_default_starts_from_the_base_and_is_better_for_it(tmp_path):

@@ -364,7 +364,7 @@ def test_a_stream_reads_its_text_as_the_whole_does(monkeypatch, caplog):
     for kind in ENGINES.values():
         assert kind.unsupported_reason(model.float()) in (
             "its backbone attends to a text",
-            "it is not a WaveNet over codes",
+            "its backbone is not WaveNet itself",
         )
     with pytest.raises(ConfigError, match="backbone.cross_attention they can't change during a stream"):
         list(stream(model, 20, replace(request, changes=iter([conditions]))))

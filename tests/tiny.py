@@ -2,12 +2,14 @@
 
 import dataclasses
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 
 from audiogen.models.backbones import BACKBONES, Backbone
 from audiogen.models.conditioning import CONDITIONS, Conditioner
+from audiogen.models.flow_matching import FlowMatchingHead
 from audiogen.models.patterns import PATTERNS
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.spec import FrameSpec, Spec, TokenSpec
@@ -41,11 +43,14 @@ BACKBONE_CASES = [
 
 TOKENS = TokenSpec(sample_rate=8000, hop_length=80, num_codebooks=3, codebook_size=7)
 FRAMES = FrameSpec(sample_rate=8000, hop_length=80, num_features=4)
+#: Frames for the head "flow"; all others are for "density".
+FLOW_FRAMES = FrameSpec(sample_rate=8000, hop_length=80, num_features=5)
 
 #: (spec, pattern) for every pattern that fits.
 SPEC_CASES = [
     *(pytest.param(TOKENS, kind, id=f"codes-{kind}") for kind in PATTERNS),
     pytest.param(FRAMES, "parallel", id="frames"),
+    pytest.param(FLOW_FRAMES, "parallel", id="frames-flow"),
 ]
 
 
@@ -105,12 +110,14 @@ def tiny_model(spec: Spec, kind: str, pattern: str, conditions: bool = False, **
     """A lively small model in float64 and in evaluation mode."""
     backbone = tiny_backbone(kind, **changes)
     conditioner = tiny_conditioner(backbone.dim) if conditions else None
-    model = lively(SequenceModel(spec, backbone, PATTERNS[pattern](spec.num_rows), conditioner))
+    head = "flow" if spec == FLOW_FRAMES else "density"
+    with patch.multiple(FlowMatchingHead, WIDTH=16, WAVES=3, BLOCKS=2):
+        model = lively(SequenceModel(spec, backbone, PATTERNS[pattern](spec.num_rows), conditioner, head))
     for parameter in conditioner.parameters() if conditioner else ():  # or their sum would saturate gates
-        parameter.data.mul_(0.5)
+        parameter.data.mul_(0.5 / model.head.emphasis)
     if not spec.discrete:  # or frames fed back would grow without bound
         model.embed.linear.weight.data.mul_(0.3)
-        model.head.linear.weight.data.mul_(0.3)
+        (model.head.out if head == "flow" else model.head.linear).weight.data.mul_(0.3)
         model.head.fit([2 * torch.rand(spec.num_features, 5) - 1])  # a range that some draws leave
     return model.double().eval()
 

@@ -12,7 +12,7 @@ from ..config import find, from_dict, override, parse_override, part_to_dict, to
 from ..data import EncodedCache, Index, Split, default_rate, fit_to, is_cache, long_enough, scan
 from ..errors import ConfigError
 from ..frontends import FRONTENDS, Frontend, frontend_to_dict, load_frontend
-from ..models.backbones import BACKBONES
+from ..models.backbones import BACKBONES, Backbone
 from ..models.patterns import PATTERNS
 from ..models.sequence_model import SequenceModel
 from ..runs.build import blank_model
@@ -24,6 +24,10 @@ from ..spec import Spec
 from .defaults import BACKBONE, FRONTEND, frontend_settings
 
 log = logging.getLogger("audiogen")
+
+#: The run's own guidance with a flow-matching head. On spoken digits, 99.5 % are heard as asked instead of 92 %, and
+#: the sounds are as varied and as near to the recordings (docs/benchmarks.md).
+FLOW_GUIDANCE = 2.0
 
 
 @dataclass(frozen=True)
@@ -156,14 +160,15 @@ class Plan:
         from_base = starts_from_base(flags) and is_base_frontend(frontend)
         if flags.start == "base" and not from_base:
             raise ConfigError("--from base: the base model does not fit this front-end; train with --from scratch")
-        config, training = fine_tuning() if from_base else part.defaults(spec, num_codes)
+        config, head, training = fine_tuning() if from_base else _from_scratch(part, frontend, num_codes)
         values = {
             "frontend": frontend_to_dict(frontend),
             "backbone": {"kind": kind, **to_dict(config)},
             "pattern": {"kind": "delay" if spec.num_rows > 1 else "parallel"},
+            "head": {"kind": head},
             "data": {},
             "training": {**training, **flags.training},
-            "guidance": {},
+            "guidance": {"scale": FLOW_GUIDANCE} if head == "flow" else {},
             "sampling": {},
         }
         _, overrides = frontend_settings(flags.overrides)
@@ -235,7 +240,9 @@ def starts_from_base(flags: Flags) -> bool:
         ConfigError: --from base, with options that the base model does not allow.
     """
     typed = [".".join(parse_override(assignment)[0]) for assignment in flags.overrides]
-    other = [key for key in typed if key.split(".")[0] in ("frontend", "backbone", "pattern") and key not in FREE]
+    other = [
+        key for key in typed if key.split(".")[0] in ("frontend", "backbone", "pattern", "head") and key not in FREE
+    ]
     if flags.frontend in FRONTENDS and flags.frontend != FRONTEND:
         other.append("--frontend")
     if flags.backbone not in (None, BACKBONE):
@@ -243,6 +250,12 @@ def starts_from_base(flags: Flags) -> bool:
     if flags.start == "base" and other:
         raise ConfigError(f"{other[0]}: fixed by the base model; leave it out, or train with --from scratch")
     return flags.start != "scratch" and not other
+
+
+def _from_scratch(backbone: type[Backbone], frontend: Frontend, num_codes: float) -> tuple[Any, str, dict[str, Any]]:
+    """Return the backbone's config, the head and the training settings for new weights."""
+    config, training = backbone.defaults(frontend.spec, num_codes)
+    return config, "flow" if getattr(frontend, "stack", 1) > 1 else "density", training
 
 
 def _frontend(flags: Flags) -> tuple[str, dict[str, Any]]:

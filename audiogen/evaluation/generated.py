@@ -135,7 +135,8 @@ def _bands(run: Run, sequences: Iterable[Tensor]) -> Iterator[Tensor]:
     for x in sequences:
         found = front.frames_of(x[None].to(front.device))
         if found is not None:
-            frames, rate = found[0].cpu(), front.spec.frame_rate  # (F, T)
+            frames = found[0].cpu()  # (F, T); a frame of the model may be several of them
+            rate = front.spec.frame_rate * frames.shape[1] / x.shape[1]
         else:
             frames = log_mel_levels(_decoded(run, [x])[0], front.spec.sample_rate)[0] / 10
             rate = 4 * front.spec.sample_rate / 2 ** round(math.log2(0.046 * front.spec.sample_rate))

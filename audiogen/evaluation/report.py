@@ -131,8 +131,9 @@ def report(
         labels: of files that the run does not know.
 
     Returns:
-        JSON values: `loss` in `unit` ("bits" per code or "nats" per frame), `bits_per_second` and `bits_per_sample`
-        (None if not applicable), `baselines` {name: {"loss", "bits_per_second"}} or None, `round_trip`
+        JSON values: `loss` in `unit` ("bits" per code or "nats" per frame), `bound` (whether that is an upper bound),
+        `bits_per_second` and `bits_per_sample` (None if not applicable), `baselines` {name: {"loss",
+        "bits_per_second"}} or None, `round_trip`
         {"mel_distance", "si_sdr"} or None, `step` of the weights, `files`, `seconds`. For a front-end that wraps
         another, also `base_bits_per_second` {name: value}, of baselines counted on the wrapped front-end's codes.
     """
@@ -150,6 +151,7 @@ def report(
     return {
         "unit": score.unit,
         "loss": score.loss,
+        "bound": run.model.head.bounds,
         "bits_per_second": score.bits_per_second,
         "bits_per_sample": score.per_sample,
         "baselines": counted

@@ -91,6 +91,8 @@ def _embed(run: Run, sequences: Sequence[Tensor]) -> Tensor:
         wavs = [front.decode(x)[0].cpu() for x in items]
         return log_mel_statistics(wavs, front.spec.sample_rate, WINDOW_SECONDS)
     frames = torch.cat(found, dim=1)  # (F, T)
-    length = round(WINDOW_SECONDS * front.spec.frame_rate)
+    # A frame of the model may be several of these.
+    rate = front.spec.frame_rate * frames.shape[1] / sum(x.shape[2] for x in items)
+    length = round(WINDOW_SECONDS * rate)
     windows = frames[:, : frames.shape[1] // length * length].unflatten(1, (-1, length)).transpose(0, 1)
     return mean_and_deviation(windows)

@@ -12,7 +12,8 @@ MOST_ROWS = 24
 
 def report_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the report as table rows: (name, value) each."""
-    rows = [(Unit(result["unit"]).per_entry, f"{result['loss']:.3f}")]
+    at_most = "at most " if result.get("bound") else ""
+    rows = [(Unit(result["unit"]).per_entry, f"{at_most}{result['loss']:.3f}")]
     if result["bits_per_sample"] is not None:
         rows.append(("bits per sample", f"{result['bits_per_sample']:.3f}"))
     if result["bits_per_second"] is not None:
@@ -104,11 +105,17 @@ def _share(found: Mapping[str, Any]) -> str:
 def in_words(result: Mapping[str, Any]) -> str:
     """Return the `verdict` on a report; "turned" may be missing."""
     counted = {name: values["loss"] for name, values in (result["baselines"] or {}).items()}
-    return verdict(result["loss"], result["unit"], counted, result["step"], bool(result.get("turned")))
+    turned, bound = bool(result.get("turned")), bool(result.get("bound"))
+    return verdict(result["loss"], result["unit"], counted, result["step"], turned, bound)
 
 
 def verdict(
-    loss: float, unit: str, baselines: Mapping[str, float], step: float | None = None, turned: bool = False
+    loss: float,
+    unit: str,
+    baselines: Mapping[str, float],
+    step: float | None = None,
+    turned: bool = False,
+    bound: bool = False,
 ) -> str:
     """Explain a held-out loss in two sentences.
 
@@ -118,14 +125,16 @@ def verdict(
         baselines: losses of the simple models, by name; may be incomplete.
         step: step of the weights.
         turned: whether the held-out loss had stopped improving before training ended.
+        bound: whether the loss is an upper bound.
     """
     when = "" if step is None else f" (step {step:,})"
     unit = Unit(unit)
     if (perplexity := unit.perplexity(loss)) is None:
-        said = f"{loss:.3f} {unit.per_entry} on held-out files{when}"
-        if (linear := baselines.get("autoregression")) is not None:
-            said += f", {abs(linear - loss):.2f} {'better' if loss < linear else 'worse'} than predicting each frame "
-            said += "linearly from the previous one"
+        said = f"{'At most ' if bound else ''}{loss:.3f} {unit.per_entry} on held-out files{when}"
+        linear = baselines.get("autoregression")
+        if linear is not None and (loss < linear or not bound):  # a bound above it does not say which is better
+            said += f", {'at least ' if bound else ''}{abs(linear - loss):.2f} {'better' if loss < linear else 'worse'}"
+            said += " than predicting each frame linearly from the previous one"
         return f"{said}. Compare it with runs of the same front-end only."
     said = f"On held-out files{when} the model is as unsure as someone guessing among {perplexity:,.1f} codes"
     if "uniform" in baselines:

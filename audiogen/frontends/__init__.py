@@ -152,6 +152,8 @@ def _load_folder(folder: Path) -> Frontend:
         raise RunError(f"{path}: is missing, so the folder is incomplete or was copied only in part; {REMEDY}")
     tensors, about = read_tensors(path, RunError, REMEDY, frontend.state_dict())
     try:
+        if unknown := about.keys() - {"format", "sha256", "frontend"}:
+            raise RunError(f"its metadata has the unknown key {sorted(unknown)[0]!r}; {REMEDY}")
         require_same_settings({"frontend": _meant(about.get("frontend", values))}, {"frontend": _meant(values)})
         return _with_weights(frontend, tensors)
     except (ConfigError, RunError) as error:

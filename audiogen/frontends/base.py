@@ -49,7 +49,7 @@ class Frontend(nn.Module):
     #: Without a sample_rate setting, the rate of the folder is used, up to this (Hz): at a lower rate a model hears
     #: further back.
     highest_default_rate: ClassVar[int] = 16_000
-    lookahead: ClassVar[float] = 0  # how far encoding a frame looks beyond its own samples, in frames
+    lookahead: float = 0  # how far encoding a frame looks beyond its own samples, in frames
     decode_frames: ClassVar[int] = 1  # frames that `decode_block` turns into sound together
     output_delay: ClassVar[float] = 0  # how much audio `decode_block` holds back for the next block, in frames
     start_frames: ClassVar[int] = 1  # least frames of the first block, unless the audio is shorter
@@ -391,8 +391,8 @@ def check_setting(good: bool, key: str, rule: str, value: object) -> None:
         raise ConfigError(f"frontend.{key}: must be {rule}, got {value!r}")
 
 
-#: Settings that came after format 1, and change nothing where they are null.
-NEW_SETTINGS = frozenset({"f_max"})
+#: Settings that came after format 1, with the values at which they change nothing.
+NEW_SETTINGS = {"f_max": None, "stack": 1}
 
 #: Upper bound of the weights of one group (512 MiB); catches typos and untrusted configs that would exhaust memory.
 MOST_WEIGHTS = 2**27
@@ -408,9 +408,9 @@ def check_weights(count: int, keys: str) -> None:
 
 
 def _without_new_defaults(settings: dict[str, Any]) -> dict[str, Any]:
-    """Drop settings that older versions did not have, where they are null: caches of those versions stay valid."""
+    """Drop settings that older versions did not have, where they change nothing: caches of those stay valid."""
     return {
         name: _without_new_defaults(value) if isinstance(value, dict) else value
         for name, value in settings.items()
-        if not (name in NEW_SETTINGS and value is None)
+        if name not in NEW_SETTINGS or value != NEW_SETTINGS[name]
     }

@@ -8,6 +8,7 @@ A hole is the code V or a frame of NaN. The code V has an embedding of its own, 
 
 import math
 from collections.abc import Iterable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +23,15 @@ class Head(nn.Module):
 
     Attributes:
         num_uniforms: uniform numbers that `sample` uses per item and step.
+        sees_conditions: whether what conditions add to the backbone's input is added to its output, too.
+        emphasis: factor of what conditions add.
+        bounds: whether `nll` returns an upper bound, since the likelihood itself is not known.
     """
 
     num_uniforms: int
+    sees_conditions: ClassVar[bool] = False
+    emphasis: ClassVar[float] = 1.0
+    bounds: ClassVar[bool] = False
 
     def absent_in_format_1(self) -> dict[str, Tensor]:
         """Return weights that run folders of format 1 lack, with the values under which this head equals theirs."""
@@ -45,6 +52,10 @@ class Head(nn.Module):
             nats (B, rows, S), rows being K for codes and 1 for frames; 0 in holes.
         """
         raise NotImplementedError
+
+    def loss(self, h: Tensor, target: Tensor) -> Tensor:
+        """Compute what training minimises, (B, rows, S), with the arguments of `nll`; by default, that."""
+        return self.nll(h, target)
 
     def sample(self, h: Tensor, sampling: Sampling, uniforms: Tensor) -> Tensor:
         """Draw one step.
@@ -179,9 +190,7 @@ class MixtureDensityHead(Head):
         Otherwise a rare draw may be louder than any frame that the model has seen; the model does not know what follows
         such a frame, and continues with noise.
         """
-        ends = [torch.stack([x.nan_to_num(math.inf).amin(1), x.nan_to_num(-math.inf).amax(1)]) for x in sequences]
-        low, high = torch.stack(ends).unbind(dim=1)  # (N, F) each
-        self.range.copy_(torch.stack([low.amin(0), high.amax(0)]))
+        self.range.copy_(span(sequences))
 
     def at_start(self, uniforms: Tensor) -> Tensor:
         """Draw the first frame of an item: the mean of a component, without noise.
@@ -265,6 +274,13 @@ class MixtureDensityHead(Head):
             x = x + torch.linalg.solve_triangular(self.below.double(), z.T, upper=False, unitriangular=True).T
         x = x.masked_fill(~x.isfinite() | (chosen == self.NUM_COMPONENTS), math.nan)
         return x.clamp(*self.range.double()).to(means.dtype)
+
+
+def span(sequences: Iterable[Tensor]) -> Tensor:
+    """Return the lowest and the highest value of each feature in sequences (F, T), as (2, F)."""
+    ends = [torch.stack([x.nan_to_num(math.inf).amin(1), x.nan_to_num(-math.inf).amax(1)]) for x in sequences]
+    low, high = torch.stack(ends).unbind(dim=1)  # (N, F) each
+    return torch.stack([low.amin(0), high.amax(0)])
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """SequenceModel: embedding, backbone and head, applied to the steps that a pattern lays out."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -9,10 +11,14 @@ from .backbones import Backbone
 from .batch import Batch
 from .conditioning import Changed, Conditioner, Conditions, Prepared
 from .embeddings import CodeEmbedding, FrameEmbedding
-from .heads import CategoricalHead, MixtureDensityHead
+from .flow_matching import FlowMatchingHead
+from .heads import CategoricalHead, Head, MixtureDensityHead
 from .layers import Memory, State
 from .patterns import Parallel, Pattern
 from .sampling import Sampling
+
+#: Heads of models over frames, by name. Codes have a categorical distribution.
+FRAME_HEADS: dict[str, type[Head]] = {"density": MixtureDensityHead, "flow": FlowMatchingHead}
 
 
 class SequenceModel(nn.Module):
@@ -30,9 +36,10 @@ class SequenceModel(nn.Module):
         backbone: maps hidden to hidden.
         pattern: for spec.num_rows rows. A FrameSpec has one row, so it fits only the parallel pattern.
         conditioner: the conditions that the model takes; None for none.
+        head: the head of a model over frames, a name in FRAME_HEADS.
 
     Raises:
-        ConfigError: the pattern does not fit the spec.
+        ConfigError: the pattern or the head does not fit the spec.
 
     Example:
         >>> from audiogen.models.backbones import GRU
@@ -43,7 +50,14 @@ class SequenceModel(nn.Module):
         torch.Size([2, 1, 10])
     """
 
-    def __init__(self, spec: Spec, backbone: Backbone, pattern: Pattern, conditioner: Conditioner | None = None):
+    def __init__(
+        self,
+        spec: Spec,
+        backbone: Backbone,
+        pattern: Pattern,
+        conditioner: Conditioner | None = None,
+        head: str = "density",
+    ):
         super().__init__()
         if pattern.num_rows != spec.num_rows:
             raise ConfigError(f"pattern: is for {pattern.num_rows} rows, but the front-end has {spec.num_rows}")
@@ -53,7 +67,8 @@ class SequenceModel(nn.Module):
         else:
             if not isinstance(pattern, Parallel):
                 raise ConfigError("pattern: frames of real values are a single row, so only parallel fits them")
-            self.embed, self.head = FrameEmbedding(spec, backbone.dim), MixtureDensityHead(spec, backbone.dim)
+            self.embed: Any = FrameEmbedding(spec, backbone.dim)
+            self.head: Head = FRAME_HEADS[head](spec, backbone.dim)
         self.bos = nn.Parameter(torch.randn(backbone.dim))
         self.conditioner = conditioner
 
@@ -74,7 +89,7 @@ class SequenceModel(nn.Module):
         return None if self.spec.frame_rate is None else self.receptive_frames / self.spec.frame_rate
 
     def forward(self, batch: Batch) -> Tensor:
-        """Compute the negative log-likelihood of each entry of a batch, in nats.
+        """Compute the negative log-likelihood of each entry of a batch, in nats; in training mode, the head's `loss`.
 
         Training calls this, so that the hooks of DDP and FSDP2 fire and torch.compile covers the whole model.
 
@@ -83,8 +98,10 @@ class SequenceModel(nn.Module):
         """
         seq = self.pattern.apply(batch.x, self.hole)  # (B, C, S)
         given, S = self.prepare(batch.conditions), seq.shape[2]
-        nll, _ = self.nll_of_steps(seq, None, self.added(given, 0, S), batch.observed, self.memory(given, 0, S))
-        return self.pattern.invert(nll, batch.x.shape[2])
+        seen = seq if batch.observed is None else batch.observed
+        h, _ = self._hidden(seen, None, self.added(given, 0, S), self.memory(given, 0, S))
+        nats = (self.head.loss if self.training else self.head.nll)(h, seq)
+        return self.pattern.invert(nats, batch.x.shape[2])
 
     def nll(self, batch: Batch) -> tuple[Tensor, int]:
         """Sum the negative log-likelihood of a batch, in nats.
@@ -100,7 +117,6 @@ class SequenceModel(nn.Module):
         seq: Tensor,
         state: tuple[Tensor, State] | None = None,
         added: Tensor | None = None,
-        observed: Tensor | None = None,
         memory: Memory | None = None,
     ) -> tuple[Tensor, tuple[Tensor, State]]:
         """Compute the negative log-likelihood of steps that are already laid out, chunk by chunk.
@@ -109,13 +125,12 @@ class SequenceModel(nn.Module):
             seq: (B, C, S), steps in the order of the pattern.
             state: the state that the previous chunk returned (its last step and the backbone's state); None at first.
             added: what conditions add at the steps of the chunk (see `added`); None if no condition is given.
-            observed: (B, C, S), what the model sees of the steps, if that is not `seq`.
             memory: the texts of the chunk (see `memory`).
 
         Returns:
             nats (B, rows, S), and the state for the next chunk.
         """
-        h, state = self._hidden(seq if observed is None else observed, state, added, memory)
+        h, state = self._hidden(seq, state, added, memory)
         return self.head.nll(h, seq), state
 
     def _hidden(
@@ -218,7 +233,9 @@ class SequenceModel(nn.Module):
             ConfigError: as in `prepare`.
         """
         prepared = conditions if isinstance(conditions, Prepared | Changed) else self.prepare(conditions)
-        return prepared and prepared.at(self.pattern.newest_frame(start, stop, self.bos.device))
+        if prepared is None:
+            return None
+        return self.head.emphasis * prepared.at(self.pattern.newest_frame(start, stop, self.bos.device))
 
     def memory(self, conditions: Conditions | Prepared | Changed | None, start: int, stop: int) -> Memory | None:
         """Return the texts that the backbone attends to at the steps [start, stop); None for none.
@@ -241,8 +258,11 @@ class SequenceModel(nn.Module):
         """Run the backbone on embeddings (B, S, D), with what conditions add."""
         if added is None:  # nothing is given
             added, memory = self.added(None, 0, 1), self.memory(None, 0, 1)
-        x = x if added is None else x + added
-        return self.backbone(x, state) if memory is None else self.backbone(x, state, memory)
+        if added is None:
+            return self.backbone(x, state)
+        x = x + added
+        h, state = self.backbone(x, state) if memory is None else self.backbone(x, state, memory)
+        return h + added if self.head.sees_conditions else h, state
 
     def _none_before(self, batch_size: int) -> Tensor:
         """Return the step before step 0, a hole: (B, C, 1)."""

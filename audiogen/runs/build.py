@@ -23,7 +23,8 @@ def build_model(config: RunConfig, spec: Spec) -> SequenceModel:
     try:
         backbone = BACKBONES[kind](config.backbone)
         conditioner = build_conditioner(config, backbone.dim) if config.conditions else None
-        return SequenceModel(spec, backbone, PATTERNS[config.pattern](spec.num_rows), conditioner)
+        pattern = PATTERNS[config.pattern](spec.num_rows)
+        return SequenceModel(spec, backbone, pattern, conditioner, config.head)
     except (ValueError, RuntimeError) as error:  # from torch: a value out of range, or too large for memory
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"backbone: this {kind} can't be built ({reason}); choose other settings") from error

@@ -12,6 +12,7 @@ from ..models.backbones import BACKBONES
 from ..models.conditioning import CONDITIONS
 from ..models.patterns import PATTERNS
 from ..models.sampling import Sampling
+from ..models.sequence_model import FRAME_HEADS
 from .training_config import DataConfig, GuidanceConfig, TrainingConfig
 
 FORMAT = 1
@@ -24,6 +25,7 @@ class RunConfig:
     A config of each part, the name of the pattern, how the model is trained, and how sound is drawn from it.
 
     Attributes:
+        head: the head of a model over frames, a name in FRAME_HEADS.
         sampling: the run's default for generation; None where it has not been chosen: plain draws.
     """
 
@@ -35,6 +37,7 @@ class RunConfig:
     conditions: Mapping[str, Any] = field(default_factory=dict)  # by name
     guidance: GuidanceConfig = GuidanceConfig()
     sampling: Sampling | None = None
+    head: str = "density"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the config as JSON values."""
@@ -44,6 +47,7 @@ class RunConfig:
             "frontend": part_to_dict(self.frontend, FRONTENDS),
             "backbone": part_to_dict(self.backbone, BACKBONES),
             "pattern": {"kind": self.pattern},
+            **({} if self.head == "density" else {"head": {"kind": self.head}}),
             "data": to_dict(self.data),
             "training": to_dict(self.training),
             **({"conditions": conditions, "guidance": to_dict(self.guidance)} if conditions else {}),
@@ -58,18 +62,22 @@ class RunConfig:
             ConfigError: a key is missing, unknown or of the wrong type; names it.
         """
         groups = ("frontend", "backbone", "pattern", "data", "training")
-        optional = ("conditions", "guidance", "sampling")
+        optional = ("head", "conditions", "guidance", "sampling")
         for key in values:
             if key not in ("format", *groups, *optional):
                 raise unknown_key(key, (*groups, *optional))
         for key in groups:
             if not isinstance(values.get(key), dict):
                 raise ConfigError(f"{key}: this group of settings is missing")
-        for key in values["pattern"]:
-            if key != "kind":
-                raise unknown_key(f"pattern.{key}", ["pattern.kind"])
-        pattern = values["pattern"].get("kind")
-        find(pattern, PATTERNS, "pattern.kind")
+        named = {"pattern": PATTERNS, "head": FRAME_HEADS}
+        names = {group: values.get(group, {"kind": "density"}) for group in named}
+        for group, registry in named.items():
+            if not isinstance(names[group], dict):
+                raise ConfigError(f"{group}: expected its kind")
+            for key in names[group]:
+                if key != "kind":
+                    raise unknown_key(f"{group}.{key}", [f"{group}.kind"])
+            find(names[group].get("kind"), registry, f"{group}.kind")
         conditions = values.get("conditions", {})
         if not isinstance(conditions, dict):
             raise ConfigError("conditions: expected a condition by each name")
@@ -78,12 +86,13 @@ class RunConfig:
         return RunConfig(
             part_from_dict(values["frontend"], FRONTENDS, "frontend"),
             part_from_dict(values["backbone"], BACKBONES, "backbone"),
-            pattern,
+            names["pattern"]["kind"],
             from_dict(DataConfig, values["data"], "data"),
             from_dict(TrainingConfig, values["training"], "training"),
             {name: part_from_dict(part, CONDITIONS, f"conditions.{name}") for name, part in conditions.items()},
             from_dict(GuidanceConfig, values.get("guidance", {}), "guidance"),
             from_dict(Sampling, values["sampling"], "sampling") if values.get("sampling", {}) != {} else None,
+            names["head"]["kind"],
         )
 
 

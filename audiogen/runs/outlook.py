@@ -16,10 +16,9 @@ BASE = Path(__file__).parents[1] / "weights" / "base"
 #: How it is fine-tuned: fields of TrainingConfig.
 FINE_TUNING: dict[str, Any] = {
     "start": "base",
-    "crop_frames": 384,
-    "batch_size": 4,
-    "learning_rate": 3e-4,
-    "scheduled_sampling": 0.5,  # without it, clean tunes fade into silence (docs/benchmarks.md)
+    "crop_frames": 96,
+    "batch_size": 16,
+    "learning_rate": 1e-3,
     "warmup": 0.1,
     "weight_decay": 0.1,
 }
@@ -58,6 +57,7 @@ def default_outlook(index: Index) -> Outlook:
     bands, hop_length, _ = leading_bands(
         mel["sample_rate"], mel["num_features"], mel["hop_length"], mel["f_max"], sample_rate
     )
-    spec, crop_frames = FrameSpec(sample_rate, hop_length, bands), FINE_TUNING["crop_frames"]
+    stack, crop_frames = mel["stack"], FINE_TUNING["crop_frames"]
+    spec = FrameSpec(sample_rate, hop_length * stack, bands * stack)
     receptive_frames = 1 + gpt["num_layers"] * (crop_frames // 2 - 1)  # see GPT.for_crops and GPT.receptive_field
     return Outlook(spec, crop_frames, DataConfig().held_out, receptive_frames / spec.frame_rate)

@@ -224,7 +224,9 @@ class Run:
         check_batch_size(len(seeds) or 1)  # before asking for the conditions of each
         wav = None if prompt is None else prompt.reshape(1, 1, -1)
         asked = self.ask(conditions, seeds)
-        scale = self.config.guidance.scale if guidance is None and asked else guidance
+        # Where a file ends is no matter of emphasis.
+        followed = asked is not None and not all(part.stays_open for part in asked.parts.values())
+        scale = self.config.guidance.scale if guidance is None and followed else guidance
         if scale not in (None, 1) and not asked:
             raise ConfigError("guidance: this run was trained without conditions, so there is nothing to follow")
         given, scale = asked.conditions if asked else None, 1.0 if scale is None else scale

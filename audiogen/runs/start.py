@@ -29,9 +29,9 @@ def base_config() -> RunConfig:
     return read_config(BASE)
 
 
-def fine_tuning() -> tuple[Any, dict[str, Any]]:
-    """Return the backbone's config and the training settings for fine-tuning the base model."""
-    return replace(base_config().backbone, dropout=0.1), FINE_TUNING
+def fine_tuning() -> tuple[Any, str, dict[str, Any]]:
+    """Return the backbone's config, the head and the training settings for fine-tuning the base model."""
+    return replace(base_config().backbone, dropout=0.1), base_config().head, FINE_TUNING
 
 
 @cache
@@ -66,12 +66,18 @@ def start_from_base(model: SequenceModel) -> None:
     Raises:
         ConfigError: the model has another config than the base model.
     """
-    base, _ = read_weights(BASE, base_config(), _base_frontend().spec)
+    config = base_config()
+    base, _ = read_weights(BASE, config, _base_frontend().spec)
     parts: dict[str, Any] = {"embed": base.embed, "head": base.head}
     weights, bands = base.state_dict(), model.spec.num_channels
     for name, part in parts.items():
         own = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
         weights |= {f"{name}.{key}": value for key, value in part.leading_bands(own, bands).items()}
+    # The base was also trained without each of its conditions, with null vectors of zero.
+    conditions = {} if model.conditioner is None else model.conditioner.parts
+    for name, settings in config.conditions.items():
+        if name not in conditions or conditions[name].config != settings:
+            weights = {key: x for key, x in weights.items() if not key.startswith(f"conditioner.condition_{name}.")}
     try:
         model.load_state_dict(model.state_dict() | weights)  # weights that the base lacks, of conditions, stay new
     except RuntimeError as error:

@@ -32,6 +32,9 @@ class Mel(MelFrontend):
     A frame looks one hop ahead, so a stream of frames is two hops behind the audio. Griffin-Lim decodes a stream in
     blocks of about half a second; a vocoder, trained on the same files, adds half a hop. Decoding is deterministic.
 
+    With `stack`, so many mel frames form one frame of the model, whose values are ordered by band, then by time: a
+    model takes fewer steps, and the values of the lower bands come first. The end of a file is filled with silence.
+
     Source: librosa.feature.melspectrogram
     """
 
@@ -51,8 +54,10 @@ class Mel(MelFrontend):
         f_max: float | None = None  # Hz, upper edge of the last band; None: half the sample rate
         griffin_lim_iterations: int = 60
         vocoder: Vocoder.Config | None = None  # None: Griffin-Lim
+        stack: int = 1  # mel frames per frame: 1, 2, 4 or 8
 
         def __post_init__(self) -> None:
+            check_setting(self.stack in (1, 2, 4, 8), "stack", "1, 2, 4 or 8", self.stack)
             check_setting(1000 <= self.sample_rate <= 768000, "sample_rate", "from 1000 to 768000 Hz", self.sample_rate)
             check_setting(1 <= self.num_features <= 1024, "num_features", "from 1 to 1024", self.num_features)
             check_setting(
@@ -76,8 +81,10 @@ class Mel(MelFrontend):
 
     def __init__(self, config: Config):
         super().__init__(config)
-        hop_length = config.hop_length or 2 ** round(math.log2(0.016 * config.sample_rate))
-        self.spec = FrameSpec(config.sample_rate, hop_length, config.num_features)
+        self.stack, self.lookahead = config.stack, 1 / config.stack
+        #: Samples per mel frame; the frames of `spec` are `stack` times as long.
+        self.hop_length = hop_length = config.hop_length or 2 ** round(math.log2(0.016 * config.sample_rate))
+        self.spec = FrameSpec(config.sample_rate, hop_length * config.stack, config.num_features * config.stack)
         self.n_fft = 4 * hop_length
         self.floor = 1e-11 * (self.n_fft / 4) ** 2  # |STFT|^2 of a full-scale sine peaks at (n_fft / 4)^2
         basis = mel_filterbank(config.sample_rate, self.n_fft, config.num_features, config.f_max)
@@ -90,7 +97,8 @@ class Mel(MelFrontend):
         self.register_buffer("basis", basis.float(), persistent=False)  # (F, n_fft // 2 + 1)
         self.register_buffer("mean", torch.zeros(config.num_features))  # (F,) nats
         self.register_buffer("std", torch.ones(config.num_features))  # (F,) nats
-        self.vocoder = None if config.vocoder is None else Vocoder(config.vocoder, self.spec)
+        plain = FrameSpec(config.sample_rate, hop_length, config.num_features)
+        self.vocoder = None if config.vocoder is None else Vocoder(config.vocoder, plain)
 
     @torch.no_grad()
     def resampled(self, sample_rate: int, **settings: Any) -> "Mel":
@@ -105,11 +113,11 @@ class Mel(MelFrontend):
         Raises:
             ConfigError: the rate is out of range.
         """
-        spec, top = self.spec, self.config.f_max or self.spec.sample_rate / 2
+        own = self.config
         num_features, hop_length, f_max = leading_bands(
-            spec.sample_rate, spec.num_features, spec.hop_length, top, sample_rate
+            own.sample_rate, own.num_features, self.hop_length, own.f_max or own.sample_rate / 2, sample_rate
         )
-        config = Mel.Config(sample_rate, num_features, hop_length, f_max, **settings)
+        config = Mel.Config(sample_rate, num_features, hop_length, f_max, stack=self.stack, **settings)
         other = Mel(config).to(self.device, self.dtype)
         # |STFT|^2 grows with the square of the window's length, for tones as for noise.
         other.mean.copy_(self.mean[:num_features] + 2 * math.log(other.n_fft / self.n_fft))
@@ -121,7 +129,7 @@ class Mel(MelFrontend):
         """Encode a wav (B, 1, N) as standardised frames (B, F, ceil(N / hop_length))."""
         with full_precision(wav.device):
             power, state = self.power_block(wav, state, last)
-            return (self._log(power) - self.mean[:, None]) / self.std[:, None], state
+            return self.stacked((self._log(power) - self.mean[:, None]) / self.std[:, None]), state
 
     def decode_block(self, x: Tensor, state: Any, last: bool) -> tuple[Tensor, Any]:
         """Decode a block of frames (B, F, t) by the vocoder or by Griffin-Lim.
@@ -129,9 +137,10 @@ class Mel(MelFrontend):
         Values are clamped to the range from the floor (silence) to the loudest that a wav can have.
         """
         with full_precision(x.device):
+            x = self.frames_of(x)
             if self.vocoder is not None:
                 return self.vocoder((self._log_power(x) - self.mean[:, None]) / self.std[:, None], state, last)
-            invert = GriffinLim(self.basis, self.spec.hop_length, self.config.griffin_lim_iterations)
+            invert = GriffinLim(self.basis, self.hop_length, self.config.griffin_lim_iterations)
             wav, state = invert(self.power_of(x), state, last)
             return wav.unsqueeze(1), state
 
@@ -139,7 +148,7 @@ class Mel(MelFrontend):
     def fit_analysis(self, wavs: Iterable[Tensor]) -> None:
         """Compute mean and standard deviation per feature, in one pass over the training files."""
         count = 0
-        total = torch.zeros(self.spec.num_features, dtype=torch.float64, device=self.device)
+        total = torch.zeros(self.config.num_features, dtype=torch.float64, device=self.device)
         squares = torch.zeros_like(total)
         for wav in training_wavs(wavs):
             for power in self._powers(wav.to(self.mean).unsqueeze(0)):
@@ -153,10 +162,14 @@ class Mel(MelFrontend):
         self.std.copy_(variance.sqrt().clamp_min(SMALLEST_STD))
 
     def frames_of(self, x: Tensor) -> Tensor:
-        return x
+        return x.unflatten(1, (-1, self.stack)).transpose(2, 3).flatten(2)  # (B, F * stack, T) -> (B, F, T * stack)
+
+    def stacked(self, x: Tensor) -> Tensor:
+        """Stack standardised mel frames, the reverse of `frames_of`: (B, F, T * stack) -> (B, F * stack, T)."""
+        return x.unflatten(2, (-1, self.stack)).transpose(2, 3).flatten(1, 2)
 
     def power(self, wav: Tensor) -> Tensor:
-        """Compute librosa's mel power of a wav: (B, 1, N) -> (B, F, ceil(N / hop_length)), nonnegative."""
+        """Compute librosa's mel power of a wav: (B, 1, N) -> (B, F, T * stack), nonnegative."""
         return torch.cat(list(self._powers(wav)), dim=-1)
 
     def power_of(self, x: Tensor) -> Tensor:
@@ -169,13 +182,13 @@ class Mel(MelFrontend):
         # Frame t sees [t hop - n_fft / 2, t hop + n_fft / 2), shifted to the right by the silence before the start:
         #    | n_fft / 2 zeros | N samples ............. | zeros up to the end of the last frame |
         #    | frame 0 sees this ....... |
-        hop_length, half = self.spec.hop_length, self.n_fft // 2
+        hop_length, half = self.hop_length, self.n_fft // 2
         wav = torch.cat([wav.new_zeros(len(wav), half) if state is None else state, wav.squeeze(1)], dim=1)
         if last:  # one frame for each hop begun; the buffer starts half a window before the first frame's centre
-            count = -(-(wav.shape[1] - half) // hop_length)
+            count = -(-(wav.shape[1] - half) // (hop_length * self.stack)) * self.stack
             wav = F.pad(wav, (0, max(0, (count - 1) * hop_length + self.n_fft - wav.shape[1])))
         else:
-            count = (wav.shape[1] - self.n_fft) // hop_length + 1
+            count = ((wav.shape[1] - self.n_fft) // hop_length + 1) // self.stack * self.stack
         state = wav[:, count * hop_length :].clone()
         window = torch.hann_window(self.n_fft, dtype=wav.dtype, device=wav.device)
         seen = wav[:, : (count - 1) * hop_length + self.n_fft]
@@ -183,7 +196,7 @@ class Mel(MelFrontend):
         return self.basis @ spectrum.abs().square(), state  # (B, bins, n) -> (B, F, n)
 
     def _powers(self, wav: Tensor) -> Iterator[Tensor]:
-        size = self.block_frames * self.spec.hop_length
+        size = self.block_frames * self.hop_length
         return blockwise(self.power_block, [wav], size, size, flushes=True)
 
     def _log_power(self, x: Tensor) -> Tensor:

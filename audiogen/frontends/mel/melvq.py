@@ -37,6 +37,7 @@ class MelVQ(MelFrontend):
 
         def __post_init__(self) -> None:
             super().__post_init__()
+            check_setting(self.stack == 1, "stack", "1 for codes of single frames", self.stack)
             check_setting(1 <= self.num_codebooks <= 64, "num_codebooks", "from 1 to 64", self.num_codebooks)
             check_setting(2 <= self.codebook_size <= 65536, "codebook_size", "from 2 to 65536", self.codebook_size)
             check_weights(

@@ -91,6 +91,7 @@ class MelFrontend(Frontend):
 
     learned = True
     vocoder: Any  # a Vocoder, or None for Griffin-Lim
+    stack: int = 1  # mel frames per frame
 
     def fit_analysis(self, wavs: Iterable[Tensor]) -> None:
         """Fit everything but the vocoder."""
@@ -155,12 +156,12 @@ class MelFrontend(Frontend):
     @property
     def output_delay(self) -> float:  # type: ignore[override]
         """How much audio `decode_block` holds back for the next block, in frames."""
-        return LOOK_AHEAD if self.vocoder is None else REACH
+        return (LOOK_AHEAD if self.vocoder is None else REACH) / self.stack
 
     @property
     def decode_frames(self) -> int:  # type: ignore[override]
         """Frames that become sound together."""
-        return 1 if self.vocoder is not None else BLOCK_FRAMES
+        return 1 if self.vocoder is not None else BLOCK_FRAMES // self.stack
 
 
 class _Analysis(nn.Module):

@@ -36,8 +36,10 @@ class KernelEngine(Engine):
 
     @classmethod
     def unsupported_reason(cls, model: SequenceModel) -> str | None:
-        if type(model.backbone) is not cls.backbone or (type(model.embed), type(model.head)) not in cls.ends:
-            return f"it is not a {cls.backbone.__name__} over codes"
+        if type(model.backbone) is not cls.backbone:
+            return f"its backbone is not {cls.backbone.__name__} itself"
+        if (type(model.embed), type(model.head)) not in cls.ends:
+            return f"it has no code for {type(model.head).__name__}"
         return super().unsupported_reason(model)
 
     def decode(self, seq: Tensor, known: Tensor, uniforms: Tensor, logits: Tensor | None = None) -> None:
