@@ -154,6 +154,8 @@ def _load_folder(folder: Path) -> Frontend:
     try:
         if unknown := about.keys() - {"format", "sha256", "frontend"}:
             raise RunError(f"its metadata has the unknown key {sorted(unknown)[0]!r}; {REMEDY}")
+        if "sha256" in about and about.get("format") != 1:
+            raise RunError(f"its metadata names no format that is known; {REMEDY}")
         require_same_settings({"frontend": _meant(about.get("frontend", values))}, {"frontend": _meant(values)})
         return _with_weights(frontend, tensors)
     except (ConfigError, RunError) as error:
