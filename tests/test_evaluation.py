@@ -17,7 +17,7 @@ from audiogen.audio.io import read_audio
 from audiogen.commands.tokenize import tokenize
 from audiogen.commands.train import train
 from audiogen.errors import CacheError, DataError
-from audiogen.evaluation import likelihood
+from audiogen.evaluation import likelihood, wording
 from audiogen.evaluation import ngram as counting
 from audiogen.evaluation.gaussian import gaussian_baselines
 from audiogen.evaluation.likelihood import FileLikelihood, file_likelihoods
@@ -470,3 +470,12 @@ def test_the_verdict_compares_with_the_best_of_counting():
         and "noise" not in better
         and "longer" in better
     )
+
+
+def test_a_bound_is_never_called_worse():
+    """Guards against a verdict on a flow-matching model that takes its upper bound for its likelihood."""
+    counted = {"autoregression": -100.0}
+    assert wording.verdict(-90.0, "nats", counted, bound=True).startswith("At most -90.000 nats per frame on held-out")
+    assert "worse" not in wording.verdict(-90.0, "nats", counted, bound=True)
+    assert ", at least 20.00 better than" in wording.verdict(-120.0, "nats", counted, bound=True)
+    assert ", 10.00 worse than" in wording.verdict(-90.0, "nats", counted)

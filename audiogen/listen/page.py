@@ -181,7 +181,8 @@ def summary(folder: RunFolder) -> str:
         if figures.step and figures.step < steps:
             said += f", the best of which was step {figures.step:,}"
     if figures.loss is not None:
-        said += f"; {figures.loss:.3f} {figures.unit} on held-out files"
+        at_most = "at most " if figures.bound else ""
+        said += f"; {at_most}{figures.loss:.3f} {figures.unit} on held-out files"
     return said + "."
 
 
