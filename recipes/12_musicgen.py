@@ -7,9 +7,9 @@ that is added to the input of each step: one row of a table for a label such as 
 melody. In training, conditions are dropped at random, so the same weights also learn the model without them. That makes
 guidance possible: at each step, the model is asked twice, with the condition and without it, and the difference between
 the two answers is exaggerated. A scale of 0 ignores the condition, 1 is the model as trained, and more follows the
-condition more closely, at a price that you can measure: the sounds become more alike. The lesson trains a model, lets
-it speak at several scales, and has a classifier listen, which learned from the same training files. It then measures
-how closely generated sound follows a melody.
+condition more closely, but the sounds may become more alike. The lesson trains a model, generates sounds at several
+scales, and measures both with a classifier that learned from the same training files. It then measures how closely
+generated sound follows a melody.
 
 How it carries over to audio. A codec gives several codes per frame, and something must decide in which order they are
 predicted. MusicGen compares three patterns. Parallel: all codes of a frame at once, as if they were independent.
@@ -26,8 +26,7 @@ Diffusion Guidance.
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -41,7 +40,6 @@ from audiogen.data import (
     EncodedCache,
     FileConditions,
     Labels,
-    Part,
     Sequences,
     choose_conditions,
     encode_folder,
@@ -54,6 +52,7 @@ from audiogen.errors import ConfigError
 from audiogen.evaluation.distribution import kad, log_mel_statistics
 from audiogen.evaluation.heard import generate_labelled, label_values, tally
 from audiogen.evaluation.judges import train_judge
+from audiogen.evaluation.report import labelled_sounds
 from audiogen.evaluation.scores import held_out_score
 from audiogen.listen import Clip, Line, clip_cards, grid, line_chart, section, table, text
 from audiogen.models.backbones import GPT
@@ -149,8 +148,8 @@ def guided(run: Run, labels: Labels, args) -> Iterator[str]:
     """Generate sounds at each scale of guidance, and let a classifier say what it hears in them."""
     rate, values = run.sample_rate, label_values(run)
     name = next(iter(values))
-    judge = train_judge(recordings(args.folder, run.split().train, labels, rate), values, rate)
-    held_out = list(recordings(args.folder, run.split().held_out[:MOST], labels, rate))
+    judge = train_judge(labelled_sounds(args.folder, run.split().train, rate, labels), values, rate)
+    held_out = list(labelled_sounds(args.folder, run.split().held_out[:MOST], rate, labels))
     sets = {"held-out recordings": held_out}
     sets |= {
         f"generated, guidance {scale:g}": list(generate_labelled(run, args.num, 0, None, scale)) for scale in SCALES
@@ -196,12 +195,6 @@ def guided(run: Run, labels: Labels, args) -> Iterator[str]:
         text("The same random numbers and the same labels at every scale: only the scale differs."),
         grid(clip_cards(clips)),
     )
-
-
-def recordings(folder: Path, parts: Sequence[Part], labels: Labels, rate: int) -> Iterator[tuple[Tensor, dict]]:
-    """Yield wavs (1, N) of files, each with its labels by name."""
-    for part in parts:
-        yield read_audio(folder / part.file.path, rate), labels.files.get(part.file.sha256, {})
 
 
 def melodies(run: Run, args) -> str:

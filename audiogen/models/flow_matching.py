@@ -101,7 +101,7 @@ class FlowMatchingHead(Head):
         value by value, with gains that the condition determines. They begin at what is best if nothing is known of a
         frame but that its values have variance 1.
         """
-        return self._move(x, h[..., self.dim :], self._conditioned(t, h))
+        return self._move(x, self.previous(h[..., self.dim :]), self._conditioned(t, h))
 
     def _conditioned(self, t: Tensor, h: Tensor) -> tuple[list[Tensor], Tensor]:
         """Compute all that depends on t (..., 1) and the hidden: the blocks' modulations, and the gains (..., F)."""
@@ -112,9 +112,9 @@ class FlowMatchingHead(Head):
         return [block.modulation(condition) for block in self.blocks], gain
 
     def _move(self, x: Tensor, previous: Tensor, conditioned: tuple[list[Tensor], Tensor]) -> Tensor:
-        """Compute the velocity at x (..., F) after the previous frame (..., F)."""
+        """Compute the velocity at x (..., F), given what the previous frame adds to the network's input (..., W)."""
         modulations, gain = conditioned
-        y = self.frame(x) + self.previous(previous)
+        y = self.frame(x) + previous
         for block, modulation in zip(self.blocks, modulations, strict=True):
             y = block(y, modulation)
         return self.out(self.norm(y)) + gain * x
@@ -172,12 +172,13 @@ class FlowMatchingHead(Head):
             h, null, scale = h[:, :size], h[:, size : 2 * size], h[:, -1:]
             h = torch.cat([h, null])
         x = sampling.temperature * torch.special.ndtri(uniforms).to(h.dtype)  # (B, F)
-        # The conditions of all steps at once: most of the weights are then read once, not at every step.
+        # What does not depend on x, for all steps at once: most of the weights are then read once, not at every step.
         t = torch.arange(self.STEPS, device=x.device, dtype=x.dtype)[:, None, None].expand(-1, len(h), 1) / self.STEPS
         modulations, gains = self._conditioned(t, h.expand(self.STEPS, -1, -1))
+        previous = self.previous(h[:, self.dim :])
         for step in range(self.STEPS):
             conditioned = [modulation[step] for modulation in modulations], gains[step]
-            v = self._move(x if scale is None else torch.cat([x, x]), h[:, self.dim :], conditioned)
+            v = self._move(x if scale is None else torch.cat([x, x]), previous, conditioned)
             if scale is not None:
                 given, without = v.chunk(2)
                 v = without + scale * (given - without)
