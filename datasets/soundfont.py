@@ -2,13 +2,14 @@
 
     apt-get install fluidsynth fluid-soundfont-gm       # the synthesizer, and FluidR3 by Frank Wen (MIT licence)
     pip install music21                                 # reads the scores: chorales by J. S. Bach
-    python datasets/soundfont.py OUT [--minutes 30] [--programs 0-127] [--sample-rate 44100] [--seed 0]
+    python datasets/soundfont.py OUT [--minutes 30] [--programs 0-127] [--drums] [--sample-rate 44100] [--seed 0]
 
 writes OUT/000-acoustic_grand_piano-note-0.wav, ...-tune-0.wav, ... (stereo, 16 bit) and OUT/metadata.csv. It lists for
 each file the instrument, its family and General MIDI program; for a note its pitch (a MIDI number, 60 is middle C) and
 velocity; for a tune its tempo (quarter notes per minute) and the score. A note lasts up to 2 seconds, a tune about 8. A
-tune is the melody of a score, or all its voices, transposed into the range of the instrument. The same options,
-soundfont and version of FluidSynth give the same files.
+tune is the melody of a score, or all its voices, transposed into the range of the instrument. With --drums, each of the
+47 sounds of eight drum kits is also played at four velocities: OUT/drums-tr_808-hand_clap-0.wav, with the kit as the
+family. A hit ends where it has died away. The same options, soundfont and version of FluidSynth give the same files.
 
 The file reads from top to bottom: the instruments, the scores, the takes (what is played), MIDI, the sound, the files.
 """
@@ -84,6 +85,18 @@ INSTRUMENTS = [
     for place, name in enumerate(names.split())
 ]
 
+# Drum kits by program number (Roland GS, which FluidR3 follows); what their keys from 35 on play (General MIDI).
+KITS = {0: "standard", 8: "room", 16: "power", 24: "electronic", 25: "tr_808", 32: "jazz", 40: "brush", 48: "orchestra"}
+LOWEST_KEY = 35
+DRUMS = (
+    "acoustic_bass_drum bass_drum side_stick acoustic_snare hand_clap electric_snare low_floor_tom closed_hi_hat "
+    "high_floor_tom pedal_hi_hat low_tom open_hi_hat low_mid_tom high_mid_tom crash_cymbal_1 high_tom ride_cymbal_1 "
+    "chinese_cymbal ride_bell tambourine splash_cymbal cowbell crash_cymbal_2 vibraslap ride_cymbal_2 high_bongo "
+    "low_bongo mute_high_conga open_high_conga low_conga high_timbale low_timbale high_agogo low_agogo cabasa maracas "
+    "short_whistle long_whistle short_guiro long_guiro claves high_wood_block low_wood_block mute_cuica open_cuica "
+    "mute_triangle open_triangle"
+).split()
+
 # ---------------------------------------------------------------------------------------------------------- scores
 
 
@@ -130,7 +143,7 @@ def voices(path: Path) -> list[list[Note]]:
 class Take:
     """The content of one file: notes in seconds, its duration including the release, and its labels."""
 
-    kind: str  # "note" or "tune"
+    kind: str  # "note", "tune" or "hit"
     notes: tuple[Note, ...]
     seconds: float
     labels: dict[str, str | int]
@@ -172,6 +185,16 @@ def tune_take(instrument: Instrument, path: Path, rng: random.Random, seconds: f
     )
 
 
+def hit_takes(kit: str, seed: int) -> list[Take]:
+    """Make takes of each sound of a drum kit, at a random velocity in each quarter of the range."""
+    rng = random.Random(f"{seed} {kit}")
+    return [
+        Take("hit", (Note(0.0, 1.0, key, velocity),), 4.0, {"instrument": name, "pitch": key, "velocity": velocity})
+        for key, name in enumerate(DRUMS, LOWEST_KEY)
+        for velocity in (rng.randint(low, low + 21) for low in (40, 62, 84, 106))
+    ]
+
+
 def separate(notes: Iterable[Note]) -> tuple[Note, ...]:
     """Sort notes by time, and end each where the next one of the same pitch begins, as on a piano."""
     found: list[Note] = []
@@ -199,14 +222,16 @@ def plan(instrument: Instrument, seconds: float, scores: list[Path], seed: int) 
 TICKS = 1000  # a second: a quarter note of 500 ticks lasts half a second
 
 
-def midi_file(program: int, notes: list[Note]) -> bytes:
-    """Return a Standard MIDI File (format 0) of notes in seconds, played by one program."""
-    events = [(0, 0, bytes([0xC0, program]))]
+def midi_file(program: int, notes: list[Note], channel: int = 0) -> bytes:
+    """Return a Standard MIDI File (format 0) of notes in seconds, played by one program on one channel."""
+    events = [(0, 0, bytes([0xC0 | channel, program]))]
     for note in notes:
         start = round(note.start * TICKS)
         stop = max(start + 1, round((note.start + note.length) * TICKS))
-        events.append((start, 2, bytes([0x90, note.pitch, note.velocity])))
-        events.append((stop, 1, bytes([0x80, note.pitch, 0])))  # before a note of the same pitch that begins here
+        events.append((start, 2, bytes([0x90 | channel, note.pitch, note.velocity])))
+        events.append(
+            (stop, 1, bytes([0x80 | channel, note.pitch, 0]))
+        )  # before a note of the same pitch that begins here
     track, now = b"\x00\xff\x51\x03" + (500_000).to_bytes(3, "big"), 0
     for time, _, event in sorted(events):
         track, now = track + variable_length(time - now) + event, time
@@ -225,9 +250,10 @@ def variable_length(number: int) -> bytes:
 # ----------------------------------------------------------------------------------------------------------- sound
 
 GAP = 1.5  # seconds between takes, for notes to die away
+DRUM_CHANNEL = 9  # on which programs are drum kits
 
 
-def render(program: int, takes: list[Take], sample_rate: int, soundfont: Path) -> list[torch.Tensor]:
+def render(program: int, takes: list[Take], sample_rate: int, soundfont: Path, channel: int = 0) -> list[torch.Tensor]:
     """Synthesize takes: wavs (2, N) in [-1, 1], N = round(take.seconds * sample_rate)."""
     starts, notes, now = [], [], 0.0
     for take in takes:
@@ -236,7 +262,7 @@ def render(program: int, takes: list[Take], sample_rate: int, soundfont: Path) -
         now += take.seconds + GAP
     with tempfile.TemporaryDirectory() as folder:
         midi, wav = Path(folder) / "takes.mid", Path(folder) / "takes.wav"
-        midi.write_bytes(midi_file(program, notes))
+        midi.write_bytes(midi_file(program, notes, channel))
         command = ["fluidsynth", "-ni", "-q", "-r", str(sample_rate), "-g", "0.6", "-T", "wav", "-O", "float",
                    "-F", str(wav), str(soundfont), str(midi)]  # fmt: skip
         try:
@@ -258,12 +284,22 @@ def cut(sound: torch.Tensor, start: float, seconds: float, sample_rate: int) -> 
     return piece * min(1.0, 0.9 / max(float(piece.abs().max()), 1e-9))
 
 
+def until_silence(wav: torch.Tensor, sample_rate: int) -> torch.Tensor:
+    """Cut (C, N) where it has died away: 50 ms after the last sample that is within 60 dB of the peak."""
+    size = wav.abs().amax(dim=0)
+    heard = (size > 1e-3 * size.max()).nonzero()
+    last = int(heard[-1]) if len(heard) else 0
+    return cut(wav, 0.0, min(wav.shape[1] / sample_rate, last / sample_rate + 0.05), sample_rate)
+
+
 # ----------------------------------------------------------------------------------------------------------- files
 
 COLUMNS = ("file", "kind", "instrument", "family", "program", "pitch", "velocity", "tempo", "voices", "score")
 
 
-def make(out: Path, programs: list[int], minutes: float, sample_rate: int, seed: int, soundfont: Path) -> int:
+def make(
+    out: Path, programs: list[int], minutes: float, sample_rate: int, seed: int, soundfont: Path, drums: bool = False
+) -> int:
     """Write the corpus and its metadata.csv to the folder `out`; return the number of files.
 
     Raises:
@@ -281,6 +317,14 @@ def make(out: Path, programs: list[int], minutes: float, sample_rate: int, seed:
             rows.append({"file": name, "kind": take.kind, "instrument": instrument.name, "family": instrument.family,
                          "program": program, **take.labels})  # fmt: skip
         print(f"{instrument.name}: {len(takes)} files")
+    for program, kit in KITS.items() if drums else ():
+        takes = hit_takes(kit, seed)
+        wavs = render(program, takes, sample_rate, soundfont, DRUM_CHANNEL)
+        for number, (take, wav) in enumerate(zip(takes, wavs, strict=True)):
+            name = f"drums-{kit}-{take.labels['instrument']}-{number % 4}.wav"
+            write_audio(out / name, until_silence(wav, sample_rate), sample_rate)
+            rows.append({"file": name, "kind": take.kind, "family": kit, "program": program, **take.labels})
+        print(f"drum kit {kit}: {len(takes)} files")
     with open(out / "metadata.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, COLUMNS)
         table.writeheader()
@@ -304,6 +348,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("out", type=Path, help="folder to write to")
     parser.add_argument("--minutes", type=float, default=30, help="minimum total duration (default: 30)")
     parser.add_argument("--programs", type=program_list, default="0-127", help="such as 0-7,40 (default: 0-127)")
+    parser.add_argument("--drums", action="store_true", help="also play the sounds of eight drum kits")
     parser.add_argument("--sample-rate", type=int, default=44100, help="in Hz, 8000 to 96000 (default: 44100)")
     parser.add_argument("--seed", type=int, default=0, help="determines the notes (default: 0)")
     parser.add_argument("--soundfont", type=Path, default=SOUNDFONT, help="an .sf2 file (default: %(default)s)")
@@ -312,8 +357,17 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("--minutes: choose more than 0 and at most 6000")
     if not 8000 <= options.sample_rate <= 96000:
         parser.error("--sample-rate: choose from 8000 to 96000")
-    count = make(options.out, options.programs, options.minutes, options.sample_rate, options.seed, options.soundfont)
-    print(f"{options.out}: {count} files, {len(options.programs)} instruments at {options.sample_rate} Hz")
+    count = make(
+        options.out,
+        options.programs,
+        options.minutes,
+        options.sample_rate,
+        options.seed,
+        options.soundfont,
+        options.drums,
+    )
+    kits = f" and {len(KITS)} drum kits" if options.drums else ""
+    print(f"{options.out}: {count} files, {len(options.programs)} instruments{kits} at {options.sample_rate} Hz")
 
 
 if __name__ == "__main__":

@@ -42,11 +42,11 @@ while place < len(data):
             tempo = int.from_bytes(data[place + 3 : place + 3 + size], "big")
         place += 3 + size
         continue
-    now = ticks * tempo / 1e6 / division
+    now, channel, status = ticks * tempo / 1e6 / division, status & 15, status & 0xF0
     if status == 0xC0:
         place += 2
         continue
-    pitch, velocity = data[place + 1], data[place + 2]
+    pitch, velocity = data[place + 1] + (12 if channel == 9 else 0), data[place + 2]
     if status == 0x90 and velocity:
         assert pitch not in sounding, "a note that sounds already begins again"
         sounding[pitch] = now, velocity
@@ -123,6 +123,22 @@ def test_labels_say_what_the_files_hold(script, stand_in, tmp_path):
                 rest = wav[round((beat - 0.04) * quarter * RATE) : round((beat - 0.01) * quarter * RATE)]
                 note = wav[round((beat + 0.02) * quarter * RATE) : round((beat + 0.5) * quarter * RATE)]
                 assert np.abs(note).max() > 1.2 * np.abs(rest).max()
+
+
+def test_drum_kits_are_played_on_their_channel_and_end(script, stand_in, tmp_path, monkeypatch):
+    """The stand-in plays channel 10 an octave higher. Guards against kits that sound as a piano, and hits that are
+    followed by seconds of silence."""
+    monkeypatch.setattr(script, "KITS", {25: "tr_808"})
+    monkeypatch.setattr(script, "DRUMS", ["acoustic_bass_drum", "bass_drum"])
+    out = tmp_path / "out"
+    script.make(out, [0], 0.01, RATE, 0, stand_in, drums=True)
+    rows = [row for row in csv.DictReader(open(out / "metadata.csv", newline="")) if row["kind"] == "hit"]
+    assert [row["pitch"] for row in rows] == 4 * ["35"] + 4 * ["36"] and {row["family"] for row in rows} == {"tr_808"}
+    assert len({row["velocity"] for row in rows}) > 4
+    for row in rows:
+        wav = soundfile.read(out / row["file"])[0][:, 0]
+        assert 1.0 < len(wav) / RATE < 1.1
+        assert abs(pitch_of(wav[: RATE // 2]) - 12 - int(row["pitch"])) < 0.3
 
 
 def test_notes_that_overlap_are_told_apart(script, stand_in):

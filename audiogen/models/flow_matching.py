@@ -130,7 +130,8 @@ class FlowMatchingHead(Head):
         for _ in range(self.LEVELS):
             normal = torch.randn(*x.shape[:2], 1, device=x.device, dtype=x.dtype)
             logit = self.LOGIT_MEAN + self.LOGIT_STD * normal
-            squares = self._squares(x, torch.randn_like(x), logit.sigmoid(), h)
+            noise = torch.randn(x.shape, device=x.device, dtype=x.dtype)  # fast: unlike x, contiguous
+            squares = self._squares(x, noise, logit.sigmoid(), h)
             density = (-0.5 * normal.square()).exp() / (self.LOGIT_STD * math.sqrt(2 * math.pi))
             within = (logit > self.LOWEST_LOGIT) & (logit < -math.log(self.LEAST_NOISE))
             weight = (within * logit.sigmoid().square() / density)[..., 0]
