@@ -279,24 +279,25 @@ def test_guidance_of_a_flow_is_that_of_its_velocities(flow):
 
 
 def test_a_flow_learns_what_no_gaussian_can():
-    """Two values that are always equal or opposite, and never in between: trained for a second, its draws are so too.
+    """Two values that are equal, or at times opposite, and never in between: trained for seconds, so are its draws.
     Guards against a loss whose gradient is not that of the velocity."""
     torch.manual_seed(0)
     with patch.multiple(FlowMatchingHead, WIDTH=64, WAVES=8, BLOCKS=2):
         head = FlowMatchingHead(FrameSpec(8000, 80, num_features=2), DIM).double()
     optimizer = torch.optim.Adam(head.parameters(), 5e-3)
     for _ in range(500):
-        one = torch.sign(torch.randn(64, 1, 1, dtype=torch.float64))
-        target = torch.cat([one, one * torch.sign(torch.randn(64, 1, 1))], 1) + 0.1 * torch.randn(64, 2, 1)
-        h = torch.zeros(64, 1, DIM + 2, dtype=torch.float64)
+        one = torch.sign(torch.randn(256, 1, 1, dtype=torch.float64))
+        other = one * (1 - 2 * (torch.rand(256, 1, 1) < 0.25).double())
+        target = torch.cat([one, other], 1) + 0.1 * torch.randn(256, 2, 1)
+        h = torch.zeros(256, 1, DIM + 2, dtype=torch.float64)
         optimizer.zero_grad()
         head.loss(h, target).mean().backward()
         optimizer.step()
     drawn = head.sample(torch.zeros(2000, DIM + 2).double(), Sampling(), uniforms([1], 0, 2000, 2)[0])
     assert float(((drawn.abs() - 1).abs() < 0.5).double().mean()) > 0.85
     corners = (drawn.sign() @ torch.tensor([2.0, 1.0]).double()).unique(return_counts=True)[1]
-    assert len(corners) == 4 and int(corners.min()) > 300
-    assert float(head.nll(h, target).mean()) < 1.5  # a Gaussian has 2.84, the truth at most ln 4 - 1.77 = -0.4
+    assert len(corners) == 4 and int(corners.min()) > 100
+    assert float(head.nll(h, target).mean()) < 1.5  # a Gaussian has 2.84, the truth at most 1.26 - 1.77 = -0.5
 
 
 def test_a_hole_of_a_flow_is_not_scored_and_a_draw_that_is_not_finite_is_a_hole(flow):

@@ -168,7 +168,7 @@ def test_generate_is_reproducible_by_seed_item_by_item(run):
         torch.testing.assert_close(alone[0], wavs[item], rtol=0, atol=1e-4)
     assert not torch.equal(wavs[0], wavs[1])
     assert run.request(num=3, seed=5).seeds == (5, 6, 7)
-    fresh = run.generate_request(0.2, run.request(num=2))
+    fresh = run.generate_request(0.2, run.request(num=2, seconds=0.2))
     assert fresh.lengths == (1600, 1600)
     assert torch.equal(run.generate(seconds=0.2, seeds=fresh.seeds), fresh.x)
     assert len({*fresh.seeds, *run.request(num=2).seeds}) == 4

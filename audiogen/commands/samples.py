@@ -117,7 +117,9 @@ def write_generated(
             request, lengths = run.request_with_end(some, sampling, asked, guidance)
             made = run.generate_request(max(lengths) / run.sample_rate, request)
         else:
-            request = run.request(seeds=some, sampling=sampling, prompt=wav, conditions=asked, guidance=guidance)
+            request = run.request(
+                seeds=some, sampling=sampling, prompt=wav, conditions=asked, guidance=guidance, seconds=seconds
+            )
             made = run.generate_request(seconds, request)
             lengths = made.lengths
         about = about or _about(run, request, name, weights)
@@ -242,7 +244,9 @@ def stream_files(
     about, (name, wav) = None, _read_prompt(run, prompt) or (None, None)
     for used in seeds:
         began, path, first = time.perf_counter(), out / f"sample-{used}.wav", math.inf
-        request = run.request(seeds=[used], sampling=sampling, prompt=wav, conditions=asked, guidance=guidance)
+        request = run.request(
+            seeds=[used], sampling=sampling, prompt=wav, conditions=asked, guidance=guidance, seconds=seconds
+        )
         chunks = run.stream_request(seconds, request)
 
         def timed(chunks=chunks) -> Iterator[Tensor]:

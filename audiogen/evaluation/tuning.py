@@ -57,7 +57,7 @@ def choose_sampling(run: Run, held_out: Iterable[Tensor], training: Iterable[Ten
     top_ps = TOP_PS if spec.discrete else (None,)
     tried = []
     for sampling in (Sampling(temperature, top_p=top_p) for temperature in TEMPERATURES for top_p in top_ps):
-        request = run.request(seeds=range(NUM_CLIPS), sampling=sampling)
+        request = run.request(seeds=range(NUM_CLIPS), sampling=sampling, seconds=CLIP_SECONDS)
         made = generate(run.model, math.ceil(CLIP_SECONDS * rate), request).x
         tried.append(Tried(sampling, kad(reference, _embed(run, list(made)))))
     closest = min((one.distance for one in tried), key=lambda distance: distance.value)

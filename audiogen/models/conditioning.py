@@ -313,10 +313,11 @@ class Position(Condition):
         return self.linear(near.flatten(1, 2).transpose(1, 2))
 
     def parse(self, name: str, value: Any) -> Tensor:
-        """Return the positions in a file of `value` frames: (2, value)."""
-        if not isinstance(value, int) or value < 1:
+        """Return the positions in a file of `value` frames, or in files of these lengths one after another: (2, T)."""
+        lengths = value if isinstance(value, tuple) else (value,)
+        if not lengths or not all(isinstance(length, int) and length >= 1 for length in lengths):
             raise ConfigError(f"{name}: must be a whole number of frames, 1 or more, got {value!r}")
-        return positions(value)
+        return torch.cat([positions(length) for length in lengths], dim=1)
 
 
 class Text(Condition):

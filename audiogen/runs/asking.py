@@ -52,13 +52,14 @@ class Asked:
         parts: the conditions of the model by name.
         conditions: values by name, (B, F, T or 1).
         words: for each item, its values in words by name, without those that are not given.
-        seconds: for each item, the duration of the training file that its labels were completed from, or None.
+        durations: for each item, the seconds of the training files that have its labels, in an order drawn by its seed;
+            first that of the file that its labels were completed from.
     """
 
     parts: Mapping[str, Condition]
     conditions: Conditions
     words: list[dict[str, str]]
-    seconds: list[float | None]
+    durations: list[list[float]]
 
 
 def ask(
@@ -103,7 +104,7 @@ def ask(
             )
     given = {name: _converted(parts[name], several, spec) for name, several in every.items()}
     items: list[dict[str, Tensor]] = []
-    seconds: list[float | None] = []
+    durations: list[list[float]] = []
     for i, seed in enumerate(seeds):
         values = {name: several[i] for name, several in given.items()}
         fitting = _fitting(values, parts, training, labels)
@@ -112,16 +113,18 @@ def ask(
         rng = np.random.Generator(np.random.Philox(key=np.array([seed, 0], np.uint64)))
         part = fitting[int(rng.integers(len(fitting)))] if fitting else None
         row = {} if part is None else labels.files.get(part.file.sha256, {})
-        seconds.append(None if part is None else part.seconds)
         for name, condition in parts.items():
             if not condition.stays_open and name not in values and not unheard:
                 values[name] = _known(name, condition, row, rng)
+        alike = _fitting(values, parts, training, labels) or fitting
+        order = rng.permutation(len(alike)) if alike else []
+        durations.append(([part.seconds] if part else []) + [alike[j].seconds for j in order])
         items.append({name: parts[name].parse(name, value) for name, value in values.items() if value is not None})
     words: list[dict[str, str]] = []
     for i, item in enumerate(items):
         said = {name: parts[name].describe(x) or _file(every.get(name), i) for name, x in item.items()}
         words.append({name: word for name, word in said.items() if word})
-    return Asked(parts, stacked(items, parts), words, seconds)
+    return Asked(parts, stacked(items, parts), words, durations)
 
 
 def _converted(condition: Condition, several: Sequence[Any], spec: Spec) -> list[Any]:

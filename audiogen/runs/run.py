@@ -5,6 +5,7 @@
 Loading builds from config.json alone, strictly; nothing is unpickled, downloaded or imported by name.
 """
 
+import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ from ..data import (
 )
 from ..errors import CacheError, ConfigError, DataError
 from ..frontends import Frontend, load_frontend
-from ..generation.audio import generate_sound, stream_sound
+from ..generation.audio import MAX_STREAM_SECONDS, generate_sound, stream_sound
 from ..generation.request import Generation, Request, check_batch_size, check_precision, choose_seeds
 from ..models.conditioning import Conditions
 from ..models.sampling import Sampling
@@ -157,7 +158,7 @@ class Run:
         Example:
             >>> wavs = load_run("runs/mine").generate(seconds=4, num=4, seed=0)  # doctest: +SKIP
         """
-        request = self.request(num, seed, prompt, sampling, seeds, conditions, guidance)
+        request = self.request(num, seed, prompt, sampling, seeds, conditions, guidance, seconds)
         made = self.generate_request(seconds, request)
         log_reductions(made.reductions)
         return made.x
@@ -193,15 +194,17 @@ class Run:
         following = None
         if isinstance(conditions, Iterator):
             following, conditions = conditions, next(conditions, None)
-        request = self.request(num, seed, prompt, sampling, seeds, conditions, guidance)
+        request = self.request(num, seed, prompt, sampling, seeds, conditions, guidance, seconds)
         if following is not None:
-            request = replace(request, changes=self._changes(following, request.seeds))
+            whole = None if prompt is not None else seconds
+            request = replace(request, changes=self._changes(following, request.seeds, whole))
         return self.stream_request(seconds, request)
 
-    def _changes(self, following: Iterator[Mapping[str, Any]], seeds: Sequence[int]) -> Iterator[Conditions]:
+    def _changes(
+        self, following: Iterator[Mapping[str, Any]], seeds: Sequence[int], seconds: float | None
+    ) -> Iterator[Conditions]:
         for conditions in following:
-            asked = self.ask(conditions, seeds)
-            yield asked.conditions if asked else {}
+            yield self.request(seeds=seeds, conditions=conditions, seconds=seconds).conditions or {}
 
     def request(
         self,
@@ -212,10 +215,13 @@ class Run:
         seeds: Sequence[int] | None = None,
         conditions: Mapping[str, Any] | None = None,
         guidance: float | None = None,
+        seconds: float | None = None,
     ) -> Request:
         """Return the request for these arguments of `generate`, at the precision of the run.
 
-        Its `seeds` are those that will be used, including randomly chosen ones.
+        Its `seeds` are those that will be used, including randomly chosen ones. A run that knows where files end fills
+        `seconds` with complete sounds, as long as training files; without them, or after a prompt, nothing says where a
+        sound ends.
         """
         if seeds is None:
             seeds = choose_seeds(num, seed)
@@ -224,6 +230,11 @@ class Run:
         check_batch_size(len(seeds) or 1)  # before asking for the conditions of each
         wav = None if prompt is None else prompt.reshape(1, 1, -1)
         asked = self.ask(conditions, seeds)
+        if asked is not None and seconds is not None and wav is None and self.knows_ends:
+            ends = {name for name in asked.parts if asked.parts[name].stays_open} - set(conditions or {})
+            lengths = [self._successive_lengths(durations, seconds) for durations in asked.durations]
+            if all(lengths):
+                asked = self.ask({**(conditions or {}), **dict.fromkeys(ends, lengths)}, seeds)
         # Where a file ends is no matter of emphasis.
         followed = asked is not None and not all(part.stays_open for part in asked.parts.values())
         scale = self.config.guidance.scale if guidance is None and followed else guidance
@@ -231,6 +242,18 @@ class Run:
             raise ConfigError("guidance: this run was trained without conditions, so there is nothing to follow")
         given, scale = asked.conditions if asked else None, 1.0 if scale is None else scale
         return Request(wav, 1, seeds, sampling or self.sampling, self.precision, conditions=given, guidance=scale)
+
+    def _successive_lengths(self, durations: Sequence[float], seconds: float) -> tuple[int, ...]:
+        """Return the numbers of frames of sounds that fill `seconds` when played one after another."""
+        left, following, found = min(seconds, MAX_STREAM_SECONDS), itertools.cycle(durations), []
+        while left > 0:
+            duration = next(following)
+            found.append(self.frontend.num_frames(self._num_samples(duration)))
+            left -= duration
+        return tuple(found)
+
+    def _num_samples(self, seconds: float) -> int:
+        return max(1, round(seconds * self.sample_rate))
 
     def request_with_end(
         self,
@@ -253,7 +276,7 @@ class Run:
                 "audiogen train --condition position,... learns it"
             )
         ends = [name for name in asked.parts if asked.parts[name].stays_open]
-        lengths = [max(1, round(seconds * self.sample_rate)) for seconds in asked.seconds if seconds is not None]
+        lengths = [self._num_samples(durations[0]) for durations in asked.durations]
         frames = [self.frontend.num_frames(length) for length in lengths]
         whole = {**(conditions or {}), **dict.fromkeys(ends, frames)}
         return self.request(seeds=seeds, sampling=sampling, conditions=whole, guidance=guidance), lengths
@@ -300,8 +323,8 @@ class Run:
         """Generate the sound of a request: x (B, 1, N), with the seeds of its items and their lengths in samples.
 
         Example:
-            >>> made = run.generate_request(4.0, run.request(num=2))  # doctest: +SKIP
-            >>> again = run.generate(4.0, seeds=made.seeds)           # doctest: +SKIP
+            >>> made = run.generate_request(4.0, run.request(num=2, seconds=4.0))  # doctest: +SKIP
+            >>> again = run.generate(4.0, seeds=made.seeds)                        # doctest: +SKIP
         """
         return generate_sound(self.frontend, self.model, seconds, request)
 
