@@ -25,11 +25,11 @@ Source: Copet et al. 2023, Simple and Controllable Music Generation (MusicGen); 
 Diffusion Guidance.
 """
 
+import math
 import time
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
 from audiogen.audio.io import read_audio, write_audio
 from audiogen.commands.train import train
@@ -50,10 +50,12 @@ from audiogen.data import (
 from audiogen.data.descriptors import described_value
 from audiogen.errors import ConfigError
 from audiogen.evaluation.distribution import kad, log_mel_statistics
-from audiogen.evaluation.heard import generate_labelled, label_values, tally
+from audiogen.evaluation.heard import label_values, tally
 from audiogen.evaluation.judges import train_judge
+from audiogen.evaluation.melody import followed
 from audiogen.evaluation.report import labelled_sounds
 from audiogen.evaluation.scores import held_out_score
+from audiogen.evaluation.sounds import generate_sounds
 from audiogen.listen import Clip, Line, clip_cards, grid, line_chart, section, table, text
 from audiogen.models.backbones import GPT
 from audiogen.models.conditioning import Conditioner, Label, Melody
@@ -151,9 +153,7 @@ def guided(run: Run, labels: Labels, args) -> Iterator[str]:
     judge = train_judge(labelled_sounds(args.folder, run.split().train, rate, labels), values, rate)
     held_out = list(labelled_sounds(args.folder, run.split().held_out[:MOST], rate, labels))
     sets = {"held-out recordings": held_out}
-    sets |= {
-        f"generated, guidance {scale:g}": list(generate_labelled(run, args.num, 0, None, scale)) for scale in SCALES
-    }
+    sets |= {f"generated, guidance {scale:g}": generate_sounds(run, args.num, 0, None, scale) for scale in SCALES}
     reference, rows, clips = log_mel_statistics([wav for wav, _ in held_out], rate), [], []
     for kind, sounds in sets.items():
         heard = [judge.hear(wav) for wav, _ in sounds]
@@ -205,10 +205,9 @@ def melodies(run: Run, args) -> str:
     longest = max(wav.shape[1] for wav in wavs) / rate
     made = run.generate(longest, seeds=range(len(wavs)), conditions={"melody": asked}).cpu()
     sung = [described_value(part, x[None, :, : wav.shape[1]], spec)[:, :-1] for x, wav in zip(made, wavs, strict=True)]
-    right = [cosine(x, y) for x, y in zip(asked, sung, strict=True)]
-    wrong = [cosine(x, y) for x, y in zip(asked, [*sung[1:], *sung[:1]], strict=True)]
-    mean, other = sum(right) / len(right), sum(wrong) / len(wrong)
-    print(f"melody: chroma cosine {mean:.2f} with the melody that was asked for, {other:.2f} with another")
+    found = followed(asked, sung) or {"value": math.nan, "shuffled": math.nan}  # of drums, no frame has a pitch
+    mean, other = found["value"], found["shuffled"]
+    print(f"melody: chroma cosine {mean:.2f} with the melody that was asked for, {other:.2f} with others")
     clips = []
     for i, wav in enumerate(wavs[:3]):
         for name, sound in (("asked", wav), ("generated", made[i][:, : wav.shape[1]])):
@@ -225,14 +224,6 @@ def melodies(run: Run, args) -> str:
         ),
         grid(clip_cards(clips)),
     )
-
-
-def cosine(x: Tensor, y: Tensor) -> float:
-    """Return the mean cosine of the columns of (12, T) and (12, T'), over the frames in which x has a pitch."""
-    length = min(x.shape[1], y.shape[1])
-    x, y = x[:, :length], y[:, :length]
-    cosines = torch.nn.functional.cosine_similarity(x, y, dim=0)[x.amax(dim=0) > 0]
-    return float(cosines.mean()) if len(cosines) else 0.0
 
 
 def patterns(labels: Labels, args) -> str:

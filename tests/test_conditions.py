@@ -24,7 +24,7 @@ from audiogen.generation.engines.eager import Eager
 from audiogen.generation.generate import generate, stream
 from audiogen.generation.request import Request
 from audiogen.models.batch import Batch
-from audiogen.models.conditioning import CONDITIONS, STRENGTH, Conditioner, Label, Number, positions
+from audiogen.models.conditioning import CONDITIONS, STRENGTH, Conditioner, Label, Number, positions, waves_of
 from audiogen.models.patterns import PATTERNS
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.testing import lively
@@ -330,6 +330,20 @@ def test_numbers_are_those_of_the_training_files():
     for bad in (59, "fast", math.nan, None):
         with pytest.raises(ConfigError, match="tempo: must be a number from 60 to 180"):
             number.parse("tempo", bad)
+
+
+def test_neighbouring_pitches_differ_as_much_as_their_gap_asks_for():
+    """Guards against a pitch whose code hardly differs from that of the next semitone, so the model can't tell them."""
+    coarse, fine = Number(Number.Config(23, 107), 4), Number(Number.Config(23, 107, gap=1), 4)
+    assert coarse.linear.weight.shape == (4, 2 * 8) and fine.linear.weight.shape == (4, 2 * 11)  # 8, 16, 32 and 64
+
+    def alike(octaves):
+        one, two = waves_of(torch.tensor([[[60.0, 61.0]]]), 23, 107, octaves)[0]
+        return float(torch.cosine_similarity(one, two, dim=0))
+
+    assert alike(coarse.octaves) > 0.95 and alike(fine.octaves) < 0.8
+    with pytest.raises(ConfigError, match="gap: must be 0 or more"):
+        Number.Config(0, 1, gap=-1)
 
 
 def test_positions_count_from_both_ends():

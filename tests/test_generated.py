@@ -37,8 +37,10 @@ def test_nearest_seconds_equal_a_slow_loop():
 def test_seconds_are_cut_at_all_shifts():
     """Guards against shifts that are left out, in which a copy would hide."""
     bands = torch.arange(27.0).expand(32, -1)
-    assert _seconds([bands, bands[:, :24]], 1)[:, 0].tolist() == [0.0, 1.0, 2.0]
+    assert _seconds([bands], 1)[:, 0].tolist() == [0.0, 1.0, 2.0]
     assert len(_seconds([bands], 25)) == 1
+    one_shot = _seconds([bands[:, :2]], 1)[0].view(32, 25)
+    assert one_shot[0].tolist() == [0.0] + 24 * [1.0]
 
 
 def test_the_centroid_is_that_of_a_tone_and_silence_is_its_share():
@@ -72,5 +74,5 @@ def test_a_run_is_judged_beside_its_recordings(tmp_path, folder, kind):
     rows = dict(report_rows(found))
     assert "2 generated clips: KAD x 1000 to the recordings" in rows
     assert any("closer to training" in name for name in rows)
-    assert judge_generated(run, [torch.zeros(1, 100)], None, 2)["kad"] is None
+    assert judge_generated(run, [], [torch.zeros(1, 100)], None)["kad"] is None
     assert "generated" not in evaluate_folder(run, folder)

@@ -147,6 +147,7 @@ def test_columns_become_labels_or_numbers_or_nothing(tmp_path):
     chosen = choose_conditions(labels, sides)
     assert chosen["digit"] == Label.Config(("0", "1", "2"))
     assert isinstance(chosen["tempo"], Number.Config) and chosen["tempo"].low == 60
+    assert chosen["tempo"].gap == 0.5
     assert [value.casefold() for value in chosen["drum"].values] == ["kick", "snare"]
     assert chosen["position"] == Position.Config()  # the files are short
     assert chosen.keys() == {"digit", "tempo", "drum", "position"}

@@ -15,10 +15,12 @@ Labels are stored by the content hash (SHA-256) of their file, so they can be fo
 import csv
 import math
 import re
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -335,7 +337,9 @@ def _column(labels: Labels, name: str, sides: Split) -> Column:
     elif all(map(math.isfinite, numbers)) and (
         len(set(numbers)) > FEW_VALUES or any(number != int(number) for number in numbers)
     ):
-        settings, one_sided = {"kind": "number", "low": min(numbers), "high": max(numbers)}, []
+        different = sorted(set(numbers))
+        gap = statistics.median(after - before for before, after in pairwise(different))
+        settings, one_sided = {"kind": "number", "low": different[0], "high": different[-1], "gap": gap}, []
     elif 2 * len(values) > len(train):
         reason = "its values occur in fewer than two files on average"
     else:

@@ -99,7 +99,8 @@ def median_distance(x: Tensor) -> float:
 def log_mel_statistics(wavs: Iterable[Tensor], sample_rate: int, seconds: float = 1.0, bands: int = 64) -> Tensor:
     """Embed wavs (1, n) as mean and standard deviation over time of each log-mel band: (N, 2 bands), in dB.
 
-    The wavs are joined end to end and cut into windows, so that short ones count too. The remainder is dropped.
+    The wavs are joined end to end and cut into windows, so that short ones count too. The remainder is dropped, so N is
+    0 if all are shorter than a window together.
 
     Example:
         >>> log_mel_statistics([torch.zeros(1, 8000), torch.zeros(1, 24000)], sample_rate=16000).shape
@@ -114,6 +115,8 @@ def log_mel_statistics(wavs: Iterable[Tensor], sample_rate: int, seconds: float 
     wav = torch.cat([wav.flatten() for wav in wavs])
     length = round(seconds * sample_rate)
     windows = wav[: len(wav) // length * length].view(-1, length)  # (N, n)
+    if not len(windows):
+        return windows.new_zeros(0, 2 * bands)
     return mean_and_deviation(log_mel_levels(windows, sample_rate, bands))
 
 

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from ..runs.run import Run
 from .distribution import frechet, kad, log_mel_levels, log_mel_statistics, noise_of_spectrum
 
-#: Seconds per generated clip; maximum seconds of recordings to compare with; clips generated in parallel.
-CLIP_SECONDS, MOST_SECONDS, BATCH = 4.0, 120.0, 10
+#: Maximum seconds of recordings to compare with.
+MOST_SECONDS = 120.0
 #: Frames per second and bands of the features that detect copies; maximum seconds of training sound to search.
 COPY_RATE, COPY_BANDS, COPY_SECONDS = 25, 32, 1800.0
 REPLICATES = 200
@@ -23,32 +23,29 @@ SILENCE = -60.0
 
 @torch.inference_mode()
 def judge_generated(
-    run: Run, recordings: Sequence[Tensor], training: Iterable[Tensor] | None, num: int, seed: int = 0
+    run: Run, made: Sequence[Tensor], recordings: Sequence[Tensor], training: Iterable[Tensor] | None
 ) -> dict[str, Any]:
-    """Generate clips with a run's own sampling and compare them with recordings that it was not trained on.
+    """Compare sounds that a run has generated with recordings that it was not trained on.
 
     Args:
         run: a trained run.
+        made: generated wavs (1, N).
         recordings: held-out wavs (1, N) at the run's sample rate.
         training: sequences (C, T) that the run was trained on; None if they no longer exist.
-        num: number of clips of CLIP_SECONDS.
-        seed: seed of the first clip; clip i uses seed + i.
 
     Returns:
-        JSON values: `num`, `sampling`; `kad` {name: {"value", "low", "high", "n"}} and `frechet` {name: value} of the
-        generated sound, of the round trip of training sound (the floor), and of noise with the recordings' spectrum and
-        recordings played backwards (the ceilings; the distance of the latter is low, since means and deviations over a
-        second hardly depend on the direction of time); `centroid` and `silence` {"generated", "recordings"}; `copies`,
-        see `copies_among`. All but `num` are None if there are less than two seconds of recordings.
+        JSON values: `num`, number of sounds; `sampling`; `kad` {name: {"value", "low", "high", "n"}} and `frechet`
+        {name: value} of the generated sound, of the round trip of training sound (the floor), and of noise with the
+        recordings' spectrum and recordings played backwards (the ceilings; the distance of the latter is low, since
+        means and deviations over a second hardly depend on the direction of time); `centroid` and `silence`
+        {"generated", "recordings"}; `copies`, see `copies_among`. All but `num` are None if there are less than two
+        seconds of recordings.
     """
     rate = run.sample_rate
     recordings = _most(recordings, MOST_SECONDS * rate)
     if sum(wav.shape[1] for wav in recordings) < 2 * rate:
-        return {"num": num, "kad": None, "frechet": None, "centroid": None, "silence": None, "copies": None}
-    made = []
-    for first in range(seed, seed + num, BATCH):
-        made += run.generate(CLIP_SECONDS, seeds=range(first, min(first + BATCH, seed + num))).cpu()
-    sets = {"generated": made}
+        return {"num": len(made), "kad": None, "frechet": None, "centroid": None, "silence": None, "copies": None}
+    sets = {"generated": list(made)}
     kept = None if training is None else _most(training, COPY_SECONDS * (run.frontend.spec.frame_rate or rate))
     if kept is not None:
         sets["training"] = _decoded(run, _most(kept, MOST_SECONDS / 2 * (run.frontend.spec.frame_rate or rate)))
@@ -57,7 +54,7 @@ def judge_generated(
     embedded = {name: log_mel_statistics(wavs, rate) for name, wavs in sets.items()}
     embedded = {name: x for name, x in embedded.items() if len(x) >= 2}
     return {
-        "num": num,
+        "num": len(made),
         "sampling": asdict(run.sampling),
         "kad": {name: asdict(kad(reference, x)) for name, x in embedded.items()},
         "frechet": {name: frechet(reference, x) for name, x in embedded.items()},
@@ -145,8 +142,12 @@ def _bands(run: Run, sequences: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 def _seconds(bands: Iterable[Tensor], step: int) -> Tensor:
-    """Cut bands (COPY_BANDS, t) into windows of a second, `step` apart: (N, COPY_BANDS * COPY_RATE)."""
-    windows = [x.unfold(1, COPY_RATE, step).transpose(0, 1).flatten(1) for x in bands if x.shape[1] >= COPY_RATE]
+    """Cut bands (COPY_BANDS, t) into windows of a second, `step` apart: (N, COPY_BANDS * COPY_RATE).
+
+    The last frame of a shorter sound is repeated, so that one-shots are compared, too.
+    """
+    whole = (F.pad(x, (0, max(0, COPY_RATE - x.shape[1])), mode="replicate") for x in bands)
+    windows = [x.unfold(1, COPY_RATE, step).transpose(0, 1).flatten(1) for x in whole]
     return torch.cat(windows) if windows else torch.zeros(0, COPY_BANDS * COPY_RATE)
 
 

@@ -7,28 +7,24 @@ front-end, stands beside what it says of generated sound, which can't be recogni
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..models.conditioning import Label
-from ..models.sampling import Sampling
 from ..runs.run import Run
 from ..utils.text import fold
 from .judges import Judge, train_judge
+from .sounds import CLIP_SECONDS, Labelled
 
 log = logging.getLogger("audiogen")
 
-#: Maximum seconds of a sound that is generated or judged; sounds generated in parallel; maximum number of held-out
-#: sounds that are judged.
-CLIP_SECONDS, BATCH, MOST_HELD_OUT = 4.0, 10, 200
+#: Maximum number of held-out sounds that are judged.
+MOST_HELD_OUT = 200
 #: Maximum seconds of training codes that are decoded where the recordings are not at hand.
 DECODED_SECONDS = 300.0
-
-#: A sound (1, N) with its labels by name.
-Labelled = tuple[Tensor, Mapping[str, str]]
 
 
 def label_values(run: Run) -> dict[str, tuple[str, ...]]:
@@ -54,33 +50,6 @@ def decoded_training(run: Run) -> Iterator[Labelled]:
         left -= wav.shape[1] / run.sample_rate
         if left <= 0:
             break
-
-
-def generate_labelled(
-    run: Run, num: int, seed: int = 0, sampling: Sampling | None = None, guidance: float | None = None
-) -> Iterator[Labelled]:
-    """Generate sounds with labels in the proportions of the training files, each with what it was asked for.
-
-    They are complete ones if the run has learned where files end, otherwise clips of CLIP_SECONDS.
-
-    Args:
-        run: a run with labels.
-        num: number of sounds.
-        seed: seed of the first one; sound i uses seed + i.
-        sampling: temperature and filters; None for the run's own.
-        guidance: how strongly to follow the labels; None for the run's own.
-    """
-    for first in range(seed, seed + num, BATCH):
-        seeds = range(first, min(first + BATCH, seed + num))
-        if run.knows_ends:
-            request, lengths = run.request_with_end(seeds, sampling, guidance=guidance)
-        else:
-            request, lengths = run.request(seeds=seeds, sampling=sampling, guidance=guidance), [math.inf]
-        made = run.generate_request(min(CLIP_SECONDS, max(lengths) / run.sample_rate), request).x.cpu()
-        lengths = [min(length, made.shape[2]) for length in lengths] * (len(made) // len(lengths))
-        asked = run.ask(None, seeds)
-        for wav, length, words in zip(made, lengths, asked.words if asked else [{} for _ in seeds], strict=True):
-            yield wav[:, : int(length)], words
 
 
 def heard_as_asked(

@@ -9,9 +9,10 @@ from torch import Tensor
 from ..data import compute_descriptor
 from ..models.conditioning import Melody
 from ..runs.run import Run
+from .sounds import BATCH, CLIP_SECONDS
 
-#: Seconds per clip; minimum seconds of a piece of a recording whose melody is asked for; clips generated in parallel.
-CLIP_SECONDS, LEAST_SECONDS, BATCH = 4.0, 1.0, 10
+#: Minimum seconds of a piece of a recording whose melody is asked for.
+LEAST_SECONDS = 1.0
 REPLICATES = 200
 
 

@@ -31,10 +31,11 @@ from ..runs.event_log import read_metrics
 from ..runs.run import Run
 from ..spec import Unit
 from .generated import MOST_SECONDS, judge_generated
-from .heard import Labelled, decoded_training, generate_labelled, heard_as_asked, judge_of, label_values
+from .heard import decoded_training, heard_as_asked, judge_of, label_values
 from .melody import melodies_followed, melody_name
 from .reconstruction import mel_distance, si_sdr
 from .scores import baselines, held_out_score
+from .sounds import Labelled, generate_sounds
 
 log = logging.getLogger("audiogen")
 
@@ -54,7 +55,7 @@ def evaluate_folder(run: Run, folder: str | Path, generate: int = 0) -> dict[str
     Args:
         run: a run of `audiogen train`.
         folder: a folder of audio files, or a cache of `audiogen tokenize`.
-        generate: number of clips to generate and compare with the files.
+        generate: number of sounds to generate and compare with the files.
 
     Returns:
         The result of `report`; `generated` (see `judge_generated`) if any clips are, and `heard` (see `heard_as_asked`)
@@ -94,8 +95,9 @@ def evaluate_folder(run: Run, folder: str | Path, generate: int = 0) -> dict[str
             raise DataError(f"{folder}: is a cache, but generated sound is compared with recordings; give their folder")
         training, labels = run.training_sequences(), _labels(run, index)
         result = report(run, Sequences(cache, parts), training, sound, labels)
+        made = generate_sounds(run, generate)
         if generate:
-            result["generated"] = judge_generated(run, [wav for _, wav in sound], training, generate)
+            result["generated"] = judge_generated(run, [wav for wav, _ in made], [wav for _, wav in sound], training)
         if generate and melody_name(run):
             result["melody"] = melodies_followed(run, [wav for _, wav in sound], generate)
         if generate and label_values(run):
@@ -107,7 +109,7 @@ def evaluate_folder(run: Run, folder: str | Path, generate: int = 0) -> dict[str
             held_out = [(wav, labels.files.get(rows[name], {})) for name, wav in mixed]
             try:
                 judge = judge_of(run, sounds)
-                result["heard"] = heard_as_asked(judge, run, generate_labelled(run, generate), held_out)
+                result["heard"] = heard_as_asked(judge, run, made, held_out)
             except DataError as error:
                 log.warning("the report does not say which labels are heard: %s", error)
     turned = any(event.get("turned") for event in read_metrics(run.folder) if event.get("event") == "final")

@@ -42,8 +42,8 @@ STRENGTH = 4.0
 #: Maximum number of values of a label, and of numbers per frame. They catch typos and untrusted configs that would
 #: exhaust memory.
 MAX_VALUES, MAX_FEATURES = 2**16, 2**12
-#: Number of sines, and of cosines, that encode a number.
-WAVES = 8
+#: Number of sines, and of cosines, that encode a number at least; maximum number of doublings of the finest of them.
+WAVES, MAX_OCTAVES = 8, 8
 
 
 class Condition(nn.Module):
@@ -108,16 +108,19 @@ class Affine(nn.Module):
         return nn.functional.linear(x, self.weight, self.bias)
 
 
-def waves_of(x: Tensor, low: float, high: float) -> Tensor:
+def waves_of(x: Tensor, low: float, high: float, octaves: int = 0) -> Tensor:
     """Encode numbers (B, 1, T) by sines and cosines over their range, so that near numbers have similar codes.
+
+    The frequencies are 1, 2, ..., WAVES half periods per range, then `octaves` doublings of the last.
 
     Source: Tancik et al. 2020, Fourier Features Let Networks Learn High Frequency Functions, section 4.
 
     Returns:
-        (B, T, 2 WAVES).
+        (B, T, 2 (WAVES + octaves)).
     """
     u = (x - low) / max(high - low, 1e-9)  # from 0 to 1
-    angles = math.pi * torch.arange(1, WAVES + 1, device=x.device, dtype=x.dtype)[:, None] * u  # (B, WAVES, T)
+    frequencies = [*range(1, WAVES + 1), *(WAVES * 2**octave for octave in range(1, octaves + 1))]
+    angles = math.pi * torch.tensor(frequencies, device=x.device, dtype=x.dtype)[:, None] * u  # (B, waves, T)
     return torch.cat([angles.sin(), angles.cos()], dim=1).transpose(1, 2)
 
 
@@ -173,21 +176,28 @@ class Number(Condition):
 
         Attributes:
             low, high: the range of values in the training files.
+            gap: the typical difference between neighbouring values; waves as fine as this are added, so that a pitch
+                of 60 is told from one of 61. 0 adds none.
         """
 
         low: float
         high: float
+        gap: float = 0.0
 
         def __post_init__(self) -> None:
             if not self.low <= self.high:
                 raise ConfigError(f"low: must be at most high ({self.high:g}), got {self.low:g}")
+            if not 0 <= self.gap < math.inf:
+                raise ConfigError(f"gap: must be 0 or more, got {self.gap:g}")
 
     def __init__(self, config: Config, dim: int):
         super().__init__(config, dim)
-        self.linear = Affine(2 * WAVES, dim)
+        steps = (config.high - config.low) / config.gap if config.gap else 0.0  # of a gap each, in the range
+        self.octaves = min(MAX_OCTAVES, int(math.log2(max(1.0, steps / WAVES))))
+        self.linear = Affine(2 * (WAVES + self.octaves), dim)
 
     def embed(self, x: Tensor) -> Tensor:
-        return self.linear(waves_of(x, self.config.low, self.config.high))
+        return self.linear(waves_of(x, self.config.low, self.config.high, self.octaves))
 
     def parse(self, name: str, value: Any) -> Tensor:
         low, high = self.config.low, self.config.high
