@@ -36,6 +36,7 @@ _HOMES = {
     "Sampling": "models.sampling",
     "SequenceModel": "models.sequence_model",
     "EncodedCache": "data",
+    "collate": "data.collate",
     "encode_folder": "data",
     "scan": "data",
     "load_run": "runs.run",

@@ -16,8 +16,8 @@ them pass a random smooth filter. Copies with other speed and pitch are made whe
 The model learns two conditions, each dropped in half of the crops: KIND, and the position in the file, with which a
 fine-tuned model knows from the start how short sounds begin and end.
 
-The learning rate is constant after a warm-up, then falls over the last 40 % of the time (Hu et al. 2024, MiniCPM:
-warm-up, stable, decay). Stop training with Ctrl-C; the same command continues it.
+After a warm-up, the learning rate falls linearly to 2 % (Bergsma et al. 2025, Straight to Zero). Stop training with
+Ctrl-C; the same command continues it, also with more --minutes.
 """
 
 import argparse
@@ -56,7 +56,6 @@ STACK = 4  # mel frames per frame of the model
 RATES = (8000, 16_000, 22_050, 24_000, 32_000)  # Hz; lower sample rates, whose leading bands are also trained
 SEMITONES = 3.5  # largest change of speed and pitch in the copies of a recording
 CROP, BATCH = 96, 16  # frames per crop, crops per batch
-DECAY = 0.4  # fraction of the budget at its end in which the learning rate falls
 EVERY = 240.0  # seconds between evaluations
 
 
@@ -128,7 +127,7 @@ def main() -> None:
         while state["seconds"] < budget and not interrupted.is_set():
             began = time.perf_counter()
             left = 1 - state["seconds"] / budget
-            rate = training.learning_rate * min(1.0, (state["step"] + 1) / 200, max(0.02, left / DECAY))
+            rate = training.learning_rate * min(1.0, (state["step"] + 1) / 200, max(0.02, left))
             for group in optimizer.param_groups:
                 group["lr"] = rate
             rng = np.random.default_rng([training.seed, state["step"]])

@@ -21,6 +21,7 @@ from audiogen.commands.tokenize import tokenize
 from audiogen.data import EncodedCache, is_cache, scan, split, training_wavs
 from audiogen.data.cache import FRONTEND_FILES, holds_cache
 from audiogen.data.cache_index import _checksum as checksum
+from audiogen.data.collate import collate
 from audiogen.errors import AudiogenError, AudioReadError, CacheError, DataError, NotFittedError, RunError
 from audiogen.frontends import FRONTENDS as REGISTERED
 from audiogen.frontends import Mel, MelVQ, MuLaw, save_frontend
@@ -64,6 +65,22 @@ FRONTENDS = {
         folder,
     ),
 }
+
+
+@pytest.mark.parametrize("name", ["mulaw", "mel"])
+def test_a_data_loader_pads_it(tmp_path, folder, name):
+    """Guards against padding that a mask does not know, and items that are cut to the shortest."""
+    cache = EncodedCache.build(folder, FRONTENDS[name](folder), tmp_path / "cache")
+    for workers in (0, 1):
+        loader = torch.utils.data.DataLoader(cache, len(LENGTHS), collate_fn=collate, num_workers=workers)
+        ((x, lengths, mask),) = loader
+        assert x.shape == (len(LENGTHS), cache.spec.num_channels, int(lengths.max())) == (*x.shape[:2], mask.shape[1])
+        for i, length in enumerate(lengths.tolist()):
+            assert torch.equal(x[i, :, :length], cache.codes(i)) and length == cache.files[i].num_frames
+            assert not x[i, :, length:].any() and mask[i].tolist() == [True] * length + [False] * (
+                len(mask[i]) - length
+            )
+    assert torch.equal(cache[-1], cache.codes(len(cache) - 1)) and len(list(cache)) == len(LENGTHS)
 
 
 @pytest.mark.parametrize("name", FRONTENDS)

@@ -24,6 +24,19 @@ every_backbone = pytest.mark.parametrize("kind", BACKBONES)
 every_spec = pytest.mark.parametrize("spec, pattern", SPEC_CASES)
 
 
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_logits_are_those_of_the_code_at_their_place(pattern):
+    """Cross-entropy of the logits with the codes is the loss of each entry. Guards against logits of the next code, and
+    rows of a frame that the pattern has moved."""
+    model, x = tiny_model(TOKENS, "gpt", pattern), random_input(TOKENS, 2, 7)
+    logits = model.logits(x)
+    assert logits.shape == (*x.shape, TOKENS.codebook_size)
+    nats = torch.nn.functional.cross_entropy(logits.movedim(-1, 1), x, reduction="none")
+    torch.testing.assert_close(nats, model(Batch(x)))
+    with pytest.raises(ConfigError, match="logits: only codes have them"):
+        tiny_model(FRAMES, "gpt", "parallel").logits(random_input(FRAMES, 2, 7))
+
+
 def laid_out(model, kind, x):
     """(B, C, T) laid out by the slow definition: (B, C, S)."""
     table = slow.layout(kind, model.spec.num_rows, x.shape[2])

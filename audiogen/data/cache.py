@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ..audio.io import read_blocks, write_audio
@@ -39,8 +40,10 @@ from .index import FileEntry, Index, Rejected, long_enough, scan
 from .labels import LABELS_FILE
 
 
-class EncodedCache:
+class EncodedCache(Dataset[Tensor]):
     """A folder of sound files encoded by one front-end. Use `build`, `open` or `open_or_build` to get one.
+
+    It is a torch Dataset of its files: item i is `codes(i)`; with `collate`, a DataLoader makes padded batches.
 
     Only the requested frames are read from disk. Loader processes can share a cache: pickling it copies the list of
     files, not the data.
@@ -180,6 +183,9 @@ class EncodedCache:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def __getitem__(self, i: int) -> Tensor:
+        return self.codes(range(len(self))[i])  # an IndexError ends the iteration
 
     @property
     def spec(self) -> Spec:

@@ -103,6 +103,32 @@ class SequenceModel(nn.Module):
         nats = (self.head.loss if self.training else self.head.nll)(h, seq)
         return self.pattern.invert(nats, batch.x.shape[2])
 
+    def logits(self, x: Tensor, conditions: Conditions | None = None) -> Tensor:
+        """Compute the logits of each code given what the pattern puts before it.
+
+        Args:
+            x: codes (B, K, T) int64.
+            conditions: those of the items; None if there are none.
+
+        Returns:
+            (B, K, T, V), at least float32; the logits at [..., t, :] are those of x[..., t], not of the code after it.
+
+        Raises:
+            ConfigError: the model is one of frames, which have no logits.
+
+        Example:
+            >>> run = load_run("runs/codes")  # doctest: +SKIP
+            >>> run.model.logits(run.frontend.encode(wav)).softmax(-1)  # doctest: +SKIP
+        """
+        if not isinstance(self.head, CategoricalHead):
+            raise ConfigError("logits: only codes have them; this is a model of frames, see nll")
+        seq, given = self.pattern.apply(x, self.hole), self.prepare(conditions)
+        S = seq.shape[2]
+        h, _ = self._hidden(seq, None, self.added(given, 0, S), self.memory(given, 0, S))
+        logits = self.head.logits(h)  # (B, S, K, V)
+        steps = self.pattern.step_index(0, x.shape[2], x.device)  # (K, T)
+        return logits[:, steps, torch.arange(self.pattern.num_rows, device=x.device)[:, None]]
+
     def nll(self, batch: Batch) -> tuple[Tensor, int]:
         """Sum the negative log-likelihood of a batch, in nats.
 
