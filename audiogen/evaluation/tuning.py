@@ -1,5 +1,6 @@
 """Choose the sampling of a run: the temperature at which its sound is closest to the recordings."""
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,8 @@ from ..models.sampling import Sampling
 from ..runs.run import Run
 from .distribution import Distance, kad, log_mel_statistics, mean_and_deviation
 
-#: Candidates, plain draws first. Densities try temperatures only; codes also try cutting off the tail of improbable
-#: ones.
-TEMPERATURES, TOP_PS = (1.0, 1.1, 0.9, 1.2, 0.8, 1.3), (None, 0.95)
+#: Candidates beside the temperatures of the head. Only codes also try cutting off the tail of improbable ones.
+TOP_PS = (None, 0.95)
 #: Number of generated clips, seconds per clip, seconds per window of the embedding, maximum number of windows of
 #: recordings.
 NUM_CLIPS, CLIP_SECONDS, WINDOW_SECONDS, ENOUGH = 16, 4.0, 1.0, 48
@@ -56,7 +56,8 @@ def choose_sampling(run: Run, held_out: Iterable[Tensor], training: Iterable[Ten
         return []
     top_ps = TOP_PS if spec.discrete else (None,)
     tried = []
-    for sampling in (Sampling(temperature, top_p=top_p) for temperature in TEMPERATURES for top_p in top_ps):
+    for temperature, top_p in itertools.product(run.model.head.temperatures, top_ps):
+        sampling = Sampling(temperature, top_p=top_p)
         request = run.request(seeds=range(NUM_CLIPS), sampling=sampling, seconds=CLIP_SECONDS)
         made = generate(run.model, math.ceil(CLIP_SECONDS * rate), request).x
         tried.append(Tried(sampling, kad(reference, _embed(run, list(made)))))

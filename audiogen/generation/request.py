@@ -155,6 +155,11 @@ class Request:
         """Whether each item needs a second row, without its conditions."""
         return (bool(self.conditions) or self.changes is not None) and self.guidance != 1
 
+    @property
+    def rows(self) -> int:
+        """Number of rows that a model processes: one for each item, or with guidance two."""
+        return self.batch_size * (2 if self.guided else 1)
+
 
 @dataclass(frozen=True, eq=False)
 class Generation:

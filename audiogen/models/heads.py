@@ -26,12 +26,14 @@ class Head(nn.Module):
         sees_conditions: whether what conditions add to the backbone's input is added to its output, too.
         emphasis: factor of what conditions add.
         bounds: whether `nll` returns an upper bound, since the likelihood itself is not known.
+        temperatures: candidates for the temperature of a run, plain draws first.
     """
 
     num_uniforms: int
     sees_conditions: ClassVar[bool] = False
     emphasis: ClassVar[float] = 1.0
     bounds: ClassVar[bool] = False
+    temperatures: ClassVar[tuple[float, ...]] = (1.0, 1.1, 0.9, 1.2, 0.8, 1.3)
 
     def absent_in_format_1(self) -> dict[str, Tensor]:
         """Return weights that run folders of format 1 lack, with the values under which this head equals theirs."""

@@ -64,10 +64,15 @@ class Engine:
             return "autocast is on, which an engine would ignore"
         return None
 
+    @classmethod
+    def pays(cls, model: SequenceModel, request: Request) -> bool:
+        """Return whether the engine is faster than the plain loop for a request."""
+        return True
+
     def __init__(self, model: SequenceModel, request: Request):
         self.model, self.request = model, request
         #: Rows of the hidden: with guidance two for each item, first all with conditions, then all without.
-        self.rows = request.batch_size * (2 if request.guided else 1)
+        self.rows = request.rows
         self.step = 0  # that is drawn next
         self._given: Prepared | Changed | None = self._prepared(request.conditions)
         self._null = self._prepared(None) if request.guided else None

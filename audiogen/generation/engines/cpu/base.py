@@ -1,7 +1,7 @@
 """Base class of engines that run a compiled kernel on one CPU core."""
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ class KernelEngine(Engine):
         _run: the kernel, run(weights, *memory, position, hidden, seq, known, uniforms, filters, logits,
             added, guidance).
         _weights: the packed weights of the model.
-        _memory: the kernel's state, arrays that it writes in place.
+        _memory: the kernel's state and working memory, arrays that it writes in place.
     and in `set_state`:
         _position: number of steps observed.
         _hidden: (B, D), from which the head predicts the next step.
@@ -30,7 +30,7 @@ class KernelEngine(Engine):
     ends: ClassVar[tuple[tuple[type, type], ...]] = ((CodeEmbedding, CategoricalHead),)
     _run: Callable
     _weights: tuple
-    _memory: tuple[np.ndarray, ...]
+    _memory: tuple[Any, ...]
     _position: int
     _hidden: np.ndarray
 

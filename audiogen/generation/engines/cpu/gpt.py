@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ....models.backbones.gpt import GPT
 from ....models.embeddings import FrameEmbedding
+from ....models.flow_matching import FlowMatchingHead
 from ....models.heads import MixtureDensityHead
 from ....models.layers import LayerState
 from ....models.sequence_model import SequenceModel
@@ -19,28 +20,38 @@ from .base import KernelEngine
 
 
 class GPTEngine(KernelEngine):
-    """Run GPT models with gpt_kernel, those of frames with gpt_frames_kernel."""
+    """Run GPT models with gpt_kernel, those of frames with gpt_frames_kernel or gpt_flow_kernel."""
 
     backbone = GPT
-    ends = (*KernelEngine.ends, (FrameEmbedding, MixtureDensityHead))
+    ends = (*KernelEngine.ends, (FrameEmbedding, MixtureDensityHead), (FrameEmbedding, FlowMatchingHead))
+    #: Rows up to which a flow is faster here than in the plain loop, whose products of many rows are faster.
+    FLOW_ROWS = 8
+
+    @classmethod
+    def pays(cls, model: SequenceModel, request: Request) -> bool:
+        return request.rows <= cls.FLOW_ROWS or not isinstance(model.head, FlowMatchingHead)
 
     def __init__(self, model: SequenceModel, request: Request):
         super().__init__(model, request)
         from .gpt_kernel import BLOCK, run
 
-        self._run = run
-        self._weights = pack_weights(model, request.precision)
-        if not model.spec.discrete:
-            from .gpt_frames_kernel import run as run_frames
-
-            self._run, self._weights = run_frames, pack_frame_weights(model, self._weights)
         config: GPT.Config = model.backbone.config
         L, H, W, d = config.num_layers, config.num_heads, config.window, config.dim // config.num_heads
         kind = np.float32 if request.precision == "fp32" else np.uint16  # bf16
-        self._memory = (
-            np.empty((L, self.rows, -(-W // BLOCK), H, d, BLOCK), kind),
-            np.empty((L, self.rows, W, H, d), kind),
-        )
+        rings = np.empty((L, self.rows, -(-W // BLOCK), H, d, BLOCK), kind), np.empty((L, self.rows, W, H, d), kind)
+        self._run, self._memory = run, rings
+        self._weights = pack_weights(model, request.precision)
+        if isinstance(model.head, MixtureDensityHead):
+            from .gpt_frames_kernel import run as run_density
+
+            self._run, self._weights = run_density, pack_density_weights(model, self._weights)
+        elif isinstance(model.head, FlowMatchingHead):
+            from .gpt_flow_kernel import flow_memory
+            from .gpt_flow_kernel import run as run_flow
+
+            weights = pack_flow_weights(model, self._weights, request.precision)
+            self._run, self._weights = run_flow, weights
+            self._memory = (*rings, flow_memory(weights, request.batch_size, self.rows))
 
     def prefill(self, seq: Tensor) -> None:
         # Casting all weights costs as much as it saves in about ten steps. An item must not depend on the batch size.
@@ -52,10 +63,8 @@ class GPTEngine(KernelEngine):
         if self.model.spec.discrete:
             return super().decode(seq, known, uniforms, logits)
         from ....utils.jit import log_compilation
-        from .sampling import filters
 
         frames = np.ascontiguousarray(seq.numpy())
-        head: Any = self.model.head
         with log_compilation("the engine for GPT over frames"):
             self._run(
                 self._weights,
@@ -64,9 +73,7 @@ class GPTEngine(KernelEngine):
                 self._hidden,
                 frames,
                 np.ascontiguousarray(known[0].numpy()),
-                np.ascontiguousarray(uniforms.numpy()),
-                torch.special.ndtri(uniforms[:, :, 1:]).numpy(),
-                filters(self.request.sampling, head.NUM_COMPONENTS),
+                *self._numbers(uniforms),
                 self._added(frames.shape[2]),
                 np.float32(self.request.guidance),
             )
@@ -74,13 +81,23 @@ class GPTEngine(KernelEngine):
         self._position += frames.shape[2]
         self.step += frames.shape[2]
 
+    def _numbers(self, uniforms: Tensor) -> tuple:
+        """Convert uniform numbers (B, n, U) to what the kernel draws frames with."""
+        from .sampling import filters
+
+        sampling, head = self.request.sampling, self.model.head
+        if isinstance(head, MixtureDensityHead):
+            normals = torch.special.ndtri(uniforms[:, :, 1:]).numpy()
+            return np.ascontiguousarray(uniforms.numpy()), normals, filters(sampling, head.NUM_COMPONENTS)
+        return ((sampling.temperature * torch.special.ndtri(uniforms).float()).numpy(),)
+
     def set_state(self, hidden: Tensor, state: list[LayerState]) -> None:
         self._hidden = hidden.float().numpy().copy()
         self._position = int(state[0]["position"])
         _, B, _, H, d, J = self._memory[0].shape  # blocks of J steps
         keys, values = (
             torch.from_numpy(part).view(torch.float32 if part.dtype == np.float32 else torch.bfloat16)
-            for part in self._memory
+            for part in self._memory[:2]
         )
         blocks = -(-min(self._position, values.shape[2]) // J)  # that hold a key
         for layer, rings in enumerate(state):
@@ -99,7 +116,7 @@ def pack_weights(model: SequenceModel, precision: str):
     backbone: Any = model.backbone
     embed: Any = model.embed
     head: Any = model.head
-    # Those of frames are packed by `pack_frame_weights`.
+    # Those of frames are packed by the functions below.
     table = embed.table.weight if model.spec.discrete else torch.zeros(model.spec.num_rows, backbone.dim)
     blocks, config = backbone.blocks, backbone.config
     norms = [norm for block in blocks for norm in (block.norm_attention, block.norm_feed_forward)] + [backbone.norm]
@@ -111,13 +128,13 @@ def pack_weights(model: SequenceModel, precision: str):
         out=pack([block.attention.out for block in blocks], precision),
         up=pack([block.up for block in blocks], precision),
         down=pack([block.down for block in blocks], precision),
-        head=pack([head.linear], precision),
+        head=pack([head.linear] if model.spec.discrete else [nn.Linear(1, 1)], precision),
         frequencies=10000.0 ** (-np.arange(0, d, 2) / d),
     )
 
 
 @torch.no_grad()
-def pack_frame_weights(model: SequenceModel, weights: Any) -> tuple:
+def pack_density_weights(model: SequenceModel, weights: Any) -> tuple:
     """Return the gpt_frames_kernel.FrameWeights of a model, over the packed weights of its layers."""
     from .gpt_frames_kernel import FrameWeights
     from .matvec_rowwise import pack
@@ -132,5 +149,32 @@ def pack_frame_weights(model: SequenceModel, weights: Any) -> tuple:
         keep=head.keep.numpy(),
         below=head.below.numpy(),
         least_log_scale=math.log(head.MIN_SCALE),
+        range=head.range.numpy(),
+    )
+
+
+@torch.no_grad()
+def pack_flow_weights(model: SequenceModel, weights: Any, precision: str) -> Any:
+    """Return the gpt_flow_kernel.FlowWeights of a model, over the packed weights of its layers."""
+    from .gpt_flow_kernel import FlowWeights
+    from .matvec_rowwise import pack
+
+    embed: Any = model.embed
+    head: Any = model.head
+    times, least_gains = head.at_levels(torch.arange(head.STEPS)[:, None] / head.STEPS)
+    return FlowWeights(
+        gpt=weights,
+        embed=pack([embed.linear], precision),
+        hidden=pack([head.hidden], precision),
+        previous=pack([head.previous], precision),
+        modulation=pack([block.modulation for block in head.blocks], precision),
+        gain=pack([head.gain], precision),
+        frame=pack([head.frame], precision),
+        up=pack([block.up for block in head.blocks], precision),
+        down=pack([block.down for block in head.blocks], precision),
+        out=pack([head.out], precision),
+        norm=torch.stack([head.norm.weight, head.norm.bias]).numpy(),
+        times=times.numpy(),
+        least_gains=least_gains[:, 0].numpy(),
         range=head.range.numpy(),
     )

@@ -43,7 +43,9 @@ def pack(layers: list[nn.Linear], precision: str) -> Rows:
             _to_bf16(values, weight[i])
         else:
             _to_int8(values, weight[i], scale[i])
-    return Rows(weight, scale, np.stack([layer.bias.detach().numpy() for layer in layers]))
+    none = np.zeros(weight.shape[1], np.float32)
+    biases = [none if layer.bias is None else layer.bias.detach().numpy() for layer in layers]
+    return Rows(weight, scale, np.stack(biases))
 
 
 @compiled()
@@ -56,6 +58,9 @@ def _to_bf16(values, halves):
 @compiled(fastmath=True)
 def _to_int8(values, steps, scale):
     for o in range(len(values)):
+        if not all_finite(values[o]):
+            steps[o], scale[o] = 0, NAN
+            continue
         largest = np.float32(1e-30)
         for i in range(values.shape[1]):
             largest = max(largest, abs(values[o, i]))
