@@ -1,6 +1,7 @@
 """The command line: `audiogen COMMAND ...`."""
 
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from .commands.options import (
     registered,
     seeds_of_files,
 )
-from .errors import AudiogenError, ConfigError, printable
+from .errors import AudiogenError, ConfigError, ReportedElsewhere, printable
 from .utils.files import check_folder_is_there, check_holds_config, check_is_no_file
 from .utils.terminal import Terminal, Terminated, set_up
 
@@ -89,8 +90,11 @@ def main() -> None:
     set_up()
     try:
         app()
+    except ReportedElsewhere as error:
+        sys.exit(error.exit_code)
     except AudiogenError as error:
-        print(f"audiogen: {error}", file=sys.stderr)
+        if error.rank == int(os.environ.get("RANK", 0)):  # what all processes find is reported by the first
+            print(f"audiogen: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
         where = "" if error.filename is None else f"{error.filename}: "

@@ -20,6 +20,8 @@ class AudiogenError(Exception):
 
     #: 1: the input (file, folder, download) is at fault. 2: the command or setting is, whatever the input.
     exit_code = 1
+    #: The process that prints the error, where several train together; see `audiogen.distributed`.
+    rank = 0
 
     def __str__(self) -> str:
         return printable(super().__str__())
@@ -57,6 +59,18 @@ class GenerationError(AudiogenError):
 
 class TrainingError(AudiogenError):
     """Training can't continue, for example because the loss is NaN."""
+
+
+class RankError(AudiogenError):
+    """A process that trains together with this one has ended or does not answer."""
+
+
+class ReportedElsewhere(AudiogenError):
+    """Another process reports the error, so this one ends silently."""
+
+    def __init__(self, exit_code: int = 1):
+        super().__init__("another process reports the error")
+        self.exit_code = exit_code
 
 
 class DownloadError(AudiogenError):

@@ -1,6 +1,6 @@
 """The training loop without a corpus: made-up batches, small models, and an `evaluate` that finds what it is told."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from audiogen.training.trainer import Trainer
 
 class Walks:
     """Batches for the training loop without a corpus: K rows of codes, each 1, 2 or 3 further than the one before (of
-    `size`), and so log2(3) bits a code once that is learned. A function of the step alone, as `Crops` are."""
+    `size`), and so log2(3) bits a code once that is learned. A function of the number alone, as `Crops` are."""
 
     def __init__(self, size: int = 8, num_rows: int = 1, batch_size: int = 4, num_frames: int = 24):
         self.spec = TokenSpec(8000, 1, num_rows, size)
@@ -31,10 +31,8 @@ class Walks:
         codes = moves.cumsum(dim=2) % self.spec.codebook_size
         return Batch(codes), [[f"walk-{step}-{i}"] for i in range(self.batch_size)]
 
-    def loader(self, start: int = 0, stop: int | None = None, num_workers: int = 0):
-        while stop is None or start < stop:
-            yield self.batch(start)
-            start += 1
+    def loader(self, numbers: Iterable[int], num_workers: int = 0):
+        return map(self.batch, numbers)
 
     def held_out(self) -> list[torch.Tensor]:
         return list(self.batch(1_000_000)[0].x)

@@ -70,12 +70,17 @@ def audiogen(folder: Path, *arguments: str | Path) -> Result:
     return Command(folder, *arguments).wait()
 
 
-def _main(arguments: list[str], out: Path, err: Path, privileged: bool) -> None:
+def redirect(out: Path, err: Path) -> None:
+    """Lets this process print to files."""
     for stream, path in ((sys.stdout, out), (sys.stderr, err)):
         stream.flush()
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(handle, stream.fileno())
         os.close(handle)
+
+
+def _main(arguments: list[str], out: Path, err: Path, privileged: bool) -> None:
+    redirect(out, err)
     import torch
 
     from audiogen.cli import main

@@ -1,6 +1,7 @@
 """Training crops: a pure function of (seed, step), fair to every frame, deaf to what is held out."""
 
 import pickle
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -75,20 +76,20 @@ def test_loader_processes_change_nothing(corpus, num_workers):
     crops = Crops(cache, sides.train, 300, 4, seed=1)
     torch.manual_seed(0)
     expected_state = torch.get_rng_state()
-    batches = list(crops.loader(2, 9, num_workers))
+    batches = list(crops.loader(range(2, 9), num_workers))
     assert torch.equal(torch.get_rng_state(), expected_state)
     assert len(batches) == 7
     assert all(equal(batch, crops.batch(step)) for step, batch in zip(range(2, 9), batches, strict=True))
-    endless = crops.loader(4, num_workers=num_workers)
+    endless = crops.loader(count(4), num_workers)
     assert all(equal(next(endless), crops.batch(step)) for step in range(4, 7))
 
 
 def test_resuming_needs_one_integer(corpus):
     cache, sides = corpus
     crops = Crops(cache, sides.train, 100, 2, seed=1)
-    whole = list(crops.loader(0, 8))
-    assert all(equal(a, b) for a, b in zip(whole[5:], crops.loader(5, 8), strict=True))
-    endless = crops.loader(5)
+    whole = list(crops.loader(range(8)))
+    assert all(equal(a, b) for a, b in zip(whole[5:], crops.loader(range(5, 8)), strict=True))
+    endless = crops.loader(count(5))
     assert all(equal(a, next(endless)) for a in whole[5:])
 
 

@@ -38,8 +38,8 @@ class Same:
     def __init__(self, x):
         self.x = x
 
-    def loader(self, start, stop, num_workers):
-        while True:
+    def loader(self, numbers, num_workers):
+        for _ in numbers:
             yield Batch(self.x), [["made-up.wav"]] * len(self.x)
 
 

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from audiogen.distributed import World
 from audiogen.frontends.neural import kmeans as kmeans_module
 from audiogen.frontends.neural import quantizer as quantizer_module
 from audiogen.frontends.neural.kmeans import kmeans, nearest
@@ -233,7 +234,7 @@ def learn_together(rank, folder):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     quantizer = ResidualVQ(2, 4, 3)
-    learner = CodebookLearner(quantizer, decay=0.5)
+    learner = CodebookLearner(quantizer, decay=0.5, world=World(rank, 2))
     learner.start(torch.randn(50, 3, generator=generator(rank)), generator(rank))
     for step in range(5):
         x = torch.randn(2, 3, 20, generator=generator(10 * step + rank)) * 9**step  # most codewords die

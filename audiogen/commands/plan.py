@@ -170,6 +170,7 @@ class Plan:
             "training": {**training, **flags.training},
             "guidance": {"scale": FLOW_GUIDANCE} if head == "flow" else {},
             "sampling": {},
+            "distributed": {},
         }
         _, overrides = frontend_settings(flags.overrides)
         # Which conditions there are is known when the labels are: see `with_conditions`.

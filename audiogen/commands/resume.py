@@ -11,8 +11,9 @@ from ..frontends import FRONTENDS, Frontend, frontend_to_dict, load_frontend
 from ..runs.config import RunConfig
 from ..runs.folder import read_split
 
-#: Settings that affect only how long a run continues, and a group that affects only how sound is drawn from it.
-MAY_CHANGE = ("training.steps", "training.minutes", "training.patience", "sampling")
+#: Settings that affect only how long a run continues, and groups that affect only how sound is drawn from it, and how
+#: processes train it together.
+MAY_CHANGE = ("training.steps", "training.minutes", "training.patience", "sampling", "distributed")
 
 
 def same_source(source: Index | EncodedCache, front: Frontend, out: Path) -> EncodedCache:
@@ -99,7 +100,7 @@ def resumed_config(
     Raises:
         ConfigError: another setting differs; names it.
     """
-    before = {"sampling": {}, **saved.to_dict()}
+    before = {"sampling": {}, "distributed": {}, **saved.to_dict()}
     after = override(before, [*overrides, *([] if backbone is None else [f"backbone.kind={backbone}"])])
     after["training"].update(asked)
     for group, values in before.items():

@@ -3,12 +3,15 @@
 import dataclasses
 import itertools
 import logging
+import socket
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..audio.io import read_audio
 from ..data import (
@@ -24,7 +27,8 @@ from ..data import (
     open_descriptors,
     read_labels,
 )
-from ..errors import RunError, TrainingError
+from ..distributed import World
+from ..errors import ConfigError, RunError, TrainingError
 from ..evaluation.heard import decoded_training, heard_as_asked, judge_of, label_values
 from ..evaluation.report import labelled_sounds, originals, report
 from ..evaluation.scores import baselines, held_out_score
@@ -33,7 +37,7 @@ from ..evaluation.wording import in_words, report_rows
 from ..frontends import load_frontend
 from ..listen import write_page
 from ..runs.build import build_model
-from ..runs.event_log import Metrics
+from ..runs.event_log import Discarded, Metrics
 from ..runs.folder import (
     holds_run,
     read_config,
@@ -48,7 +52,6 @@ from ..runs.run import Run, load_run
 from ..runs.start import start_from_base
 from ..training.checkpoint import list_checkpoints
 from ..training.trainer import Progress, Trainer
-from ..utils.devices import choose_device
 from ..utils.files import alone_in, atomic_write_json, check_is_no_file
 from .conditions import check_same_conditions, labels_of, with_conditions
 from .defaults import frontend_settings, resolve_precision
@@ -66,6 +69,22 @@ NUM_JUDGED = 50
 #: Evaluations during training use at least this many frames of a long held-out file: a second of samples at 8 kHz,
 #: which covers a full receptive field.
 LEAST_SHARE = 8192
+
+
+class Opened(NamedTuple):
+    """What a run is trained with.
+
+    Attributes:
+        plan: its front-end and config.
+        cache: the encoded files.
+        sides: their split.
+        recordings: the sound files; None if they are not at hand.
+    """
+
+    plan: Plan
+    cache: EncodedCache
+    sides: Split
+    recordings: Index | None = None
 
 
 def train(
@@ -86,6 +105,8 @@ def train(
     start: str | None = None,
 ) -> Run:
     """Train a model on a folder of sound files, or on an encoded cache, and write the run folder `out`.
+
+    Processes that torchrun, srun or Ray Train started together train one model: see docs/scale.md.
 
     Args:
         folder: folder of sound files, or a cache.
@@ -120,56 +141,123 @@ def train(
         >>> run = train("recordings", "runs/mine", minutes=30)  # doctest: +SKIP
         >>> wavs = run.generate(seconds=4, num=4)  # doctest: +SKIP
     """
-    folder, out, where = Path(folder), Path(out), choose_device(device)
-    asked = parse_budget(steps, minutes, seed)
-    flags = Flags(frontend, backbone, overrides, parse_start(start), asked)
+    folder, out = Path(folder), Path(out)
+    flags = Flags(frontend, backbone, overrides, parse_start(start), parse_budget(steps, minutes, seed))
     _check_place(out, folder)
-    with alone_in(out):
-        require_own_folders(out)
-        if not resume:
-            require_no_run(out)
-        if holds_run(out):
-            saved = read_config(out)
-            plan = Plan(load_frontend(out).to(where), saved)
-            settings, rest = frontend_settings(overrides)
-            check_same_frontend(out, plan.frontend, frontend, settings)
-            check_same_conditions(out, saved, condition, label_pattern)
-            plan = replace(plan, config=resumed_config(saved, out, backbone, asked, rest))
-            source = open_source(folder, strict)
-            cache = same_source(source, plan.frontend, out)
-            sides = plan.split(cache.index)
-            if contents(sides) != contents(read_split(out)):
-                raise other_files(folder, out)
-            if plan.config != saved:
-                atomic_write_json(out / "config.json", plan.config.to_dict())
-        else:
-            if list_checkpoints(out / "checkpoints"):
-                raise RunError(
-                    f"{out}: holds checkpoints without the config.json that they belong to; restore it, or "
-                    "choose another --out"
-                )
-            if resume:
+    with World.join() as world, alone_in(out) if world.first else nullcontext():
+        where = world.device(device)
+
+        def open_run() -> Opened:
+            require_own_folders(out)
+            if not resume:
+                require_no_run(out)
+            start_or_resume = _resume if holds_run(out) else _start
+            if resume and start_or_resume is _start:
                 log.info("%s: holds no run yet; starting a new one", out)
-            draft = None if is_cache(folder) else Plan.draft(flags)
-            source = open_source(folder, strict)
-            plan = Plan.for_source(source, flags, draft)
-            labels = labels_of(source, label_pattern)
-            index = source.index if isinstance(source, EncodedCache) else long_enough(source, plan.spec)
-            # Errors come before the slow encoding.
-            plan = with_conditions(plan, labels, plan.split(index), condition, overrides)
-            plan.frontend.to(where)
-            cache = plan.encode(source, out)
-            sides = plan.split(cache.index)
-            save_split(out, sides, cache.folder)
-            if plan.config.conditions:
-                labels.save(out)
-            start_run(out, plan.config, plan.frontend)
-        configs = plan.config.conditions
-        descriptors = open_descriptors(configs, cache, source if isinstance(source, Index) else None)
-        known = FileConditions(configs, read_labels(out), descriptors) if configs else None
-        log.info("%s", sides.summary)
-        recordings = source if isinstance(source, Index) else None
-        return _train(out, plan, cache, sides, recordings, where, diagnostics, known)
+            return start_or_resume(folder, out, flags, strict, condition, label_pattern, world, where)
+
+        opened = world.first_does(open_run) or _opened_by_first(folder, out, world, where)
+        log.info("%s", opened.sides.summary)
+        return _train(out, opened, where, diagnostics, world)
+
+
+def _resume(
+    folder: Path,
+    out: Path,
+    flags: Flags,
+    strict: bool,
+    condition: Sequence[str] | None,
+    label_pattern: str | None,
+    world: World,
+    device: torch.device,
+) -> Opened:
+    """Open the run in `out`, and check that it was started with the same files and settings."""
+    saved = read_config(out)
+    plan = Plan(load_frontend(out).to(device), saved)
+    settings, rest = frontend_settings(flags.overrides)
+    check_same_frontend(out, plan.frontend, flags.frontend, settings)
+    check_same_conditions(out, saved, condition, label_pattern)
+    plan = replace(plan, config=resumed_config(saved, out, flags.backbone, dict(flags.training), rest))
+    _check_ranks(plan, world)
+    source = open_source(folder, strict)
+    cache = same_source(source, plan.frontend, out)
+    sides = plan.split(cache.index)
+    if contents(sides) != contents(read_split(out)):
+        raise other_files(folder, out)
+    if plan.config != saved:
+        atomic_write_json(out / "config.json", plan.config.to_dict())
+    return _with_descriptors(Opened(plan, cache, sides, source if isinstance(source, Index) else None))
+
+
+def _start(
+    folder: Path,
+    out: Path,
+    flags: Flags,
+    strict: bool,
+    condition: Sequence[str] | None,
+    label_pattern: str | None,
+    world: World,
+    device: torch.device,
+) -> Opened:
+    """Scan and encode the folder, split it, and write what resuming needs. Errors come before the slow encoding."""
+    if list_checkpoints(out / "checkpoints"):
+        raise RunError(
+            f"{out}: holds checkpoints without the config.json that they belong to; restore it, or choose another --out"
+        )
+    if world.size > 1:  # as is usual, each process adds a batch to the step, unless their number is typed
+        flags = replace(flags, training={"accumulation": world.size, **flags.training})
+    draft = None if is_cache(folder) else Plan.draft(flags)
+    if draft is not None:
+        _check_ranks(draft, world)
+    source = open_source(folder, strict)
+    plan = Plan.for_source(source, flags, draft)
+    _check_ranks(plan, world)
+    labels = labels_of(source, label_pattern)
+    index = source.index if isinstance(source, EncodedCache) else long_enough(source, plan.spec)
+    plan = with_conditions(plan, labels, plan.split(index), condition, flags.overrides)
+    plan.frontend.to(device)
+    cache = plan.encode(source, out)
+    sides = plan.split(cache.index)
+    save_split(out, sides, cache.folder)
+    if plan.config.conditions:
+        labels.save(out)
+    start_run(out, plan.config, plan.frontend)
+    return _with_descriptors(Opened(plan, cache, sides, source if isinstance(source, Index) else None))
+
+
+def _with_descriptors(opened: Opened) -> Opened:
+    """Compute the descriptors that the conditions need, from the recordings where they are at hand."""
+    open_descriptors(opened.plan.config.conditions, opened.cache, opened.recordings)
+    return opened
+
+
+def _opened_by_first(folder: Path, out: Path, world: World, device: torch.device) -> Opened:
+    """Open what the first rank has opened or begun."""
+    if not (out / "config.json").exists():
+        raise RunError(
+            f"{out}: rank 0 has begun a run here, but it is not to be seen on {socket.gethostname()}; choose an --out "
+            "on a disk that all machines share"
+        )
+    plan = Plan(load_frontend(out).to(device), read_config(out))
+    # One process of each machine reads all of the cache, to verify it.
+    cache = EncodedCache.open(folder if is_cache(folder) else out / "cache", verify=world.local_rank == 0)
+    return Opened(plan, cache, read_split(out))
+
+
+def _check_ranks(plan: Plan, world: World) -> None:
+    """Check that several processes can train a model.
+
+    Raises:
+        ConfigError: they can't.
+    """
+    if world.size == 1:
+        return
+    world.share(plan.config.training.accumulation, plan.config.distributed.exact)
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in plan.model.modules()):
+        raise ConfigError(
+            "backbone.batch_norm: it averages over a batch, which is only a part of what several processes see; leave "
+            "it out, or train with one process"
+        )
 
 
 def _check_place(out: Path, folder: Path) -> None:
@@ -187,17 +275,11 @@ def _check_place(out: Path, folder: Path) -> None:
         )
 
 
-def _train(
-    out: Path,
-    plan: Plan,
-    cache: EncodedCache,
-    sides: Split,
-    recordings: Index | None,
-    device: torch.device,
-    diagnostics: bool,
-    known: FileConditions | None,
-) -> Run:
+def _train(out: Path, opened: Opened, device: torch.device, diagnostics: bool, world: World) -> Run:
+    plan, cache, sides, recordings = opened
     config, front, settings = plan.config, plan.frontend, plan.config.training
+    descriptors = open_descriptors(config.conditions, cache)
+    known = FileConditions(config.conditions, read_labels(out), descriptors) if config.conditions else None
     sound = []
     if recordings is not None:
         parts = _named(sides.held_out, recordings)
@@ -211,32 +293,13 @@ def _train(
     pieces = [held_out.piece(i, length=x.shape[1]) for i, x in zip(chosen, some, strict=True)]
     given = None if known is None else [known.of_item(piece) for piece in pieces]
     seconds = front.seconds(some)
-    trainer = Trainer(
-        model,
-        crops,
-        lambda weights: held_out_score(weights, some, seconds, given),
-        lambda weights, progress: save_weights(out, config, weights, progress.step, progress.best_loss),
-        settings,
-        out / "checkpoints",
-        resolve_precision(settings.precision, device),
-        config.data.num_workers,
-        diagnostics,
-    )
     begun = bool(list_checkpoints(out / "checkpoints"))
-    if begun:
-        trainer.resume()
-    elif settings.start == "base":
-        log.info("starting from the base model; for new weights: --from scratch")
-        start_from_base(model)
-    if not begun:
+
+    def start() -> None:
+        if settings.start == "base":
+            log.info("starting from the base model; for new weights: --from scratch")
+            start_from_base(model)
         model.head.fit(crops.sequences)
-    metrics, first = Metrics(out, trainer.progress.step if begun else None), trainer.progress.step
-    if not begun:
-        write_round_trips(out / "samples", front, sound)
-        # Score them on the same sequences as the loss curve, so that both can be compared; the final report uses all.
-        counted = baselines(front.spec, crops.sequences, some)
-        if counted:
-            metrics.write("baselines", **counted, unit=front.spec.unit)
 
     def sample(progress: Progress) -> None:
         every = settings.sample_every
@@ -244,16 +307,53 @@ def _train(
             current = Run(out, config, front, trainer.weights, progress.step)
             _write_samples(current, metrics, f"step-{progress.step}", settings.sample_seconds, trainer.weights_file())
 
+    metrics = Discarded()
     try:
-        outcome = trainer.run(metrics, sample)
+        with world.connected(device, config.distributed.timeout):
+            trainer = Trainer(
+                model,
+                crops,
+                lambda weights: held_out_score(weights, some, seconds, given, world),
+                lambda weights, progress: save_weights(out, config, weights, progress.step, progress.best_loss),
+                settings,
+                out / "checkpoints",
+                resolve_precision(settings.precision, device),
+                config.data.num_workers,
+                diagnostics,
+                world,
+                config.distributed.exact,
+            )
+            if begun:
+                trainer.resume()
+            else:
+                world.first_does(start)
+                world.copy_from_first(model.state_dict().values())
+            first = trainer.progress.step
+            if world.first:
+                metrics = Metrics(out, first if begun else None)
+            if world.first and not begun:
+                write_round_trips(out / "samples", front, sound)
+                # Score them on the same sequences as the loss curve, so that both can be compared; the final report
+                # uses all.
+                counted = baselines(front.spec, crops.sequences, some)
+                if counted:
+                    metrics.write("baselines", **counted, unit=front.spec.unit)
+            if world.size > 1:
+                own = len(world.share(settings.accumulation, config.distributed.exact))
+                log.info("%d processes train together, with %d batches each per step", world.size, own)
+            outcome = trainer.run(metrics, sample)
         if outcome.stopped == "interrupted":
             log.info("stopped at step %d and saved; continue with the same command and --resume", outcome.progress.step)
             raise KeyboardInterrupt
         if outcome.progress.best_step == 0:
-            raise TrainingError(
-                f"{out}: the held-out loss was never finite, so no weights were kept; check the held-out "
-                "files, or train again with a lower training.learning_rate"
+            raise world.shared(
+                TrainingError(
+                    f"{out}: the held-out loss was never finite, so no weights were kept; check the held-out "
+                    "files, or train again with a lower training.learning_rate"
+                )
             )
+        if not world.first:
+            return load_run(out, device)
         again = "" if outcome.progress.step > first else ", so there was nothing left to train"
         if outcome.stopped == "early":
             log.info(

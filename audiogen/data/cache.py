@@ -71,25 +71,29 @@ class EncodedCache(Dataset[Tensor]):
         self.index = Index(folder, [file.entry for file in self.files], record.rejected, record.ignored)
 
     @classmethod
-    def open(cls, folder: str | Path, frontend: Frontend | None = None, index: Index | None = None) -> "EncodedCache":
+    def open(
+        cls, folder: str | Path, frontend: Frontend | None = None, index: Index | None = None, verify: bool = True
+    ) -> "EncodedCache":
         """Open a cache and verify all of its data.
 
         Args:
             folder: folder of the cache.
             frontend: if given, the cache must have been made by it: equal in kind, settings and weights.
             index: if given, the cache must hold exactly the content of these files, apart from those too short for it.
+            verify: read all data; False where another process has done so.
 
         Raises:
             CacheError: missing, incomplete, damaged, of a newer format, or made by another front-end or from other
                 files.
         """
         folder = Path(folder)
-        cache = cls(folder, read_record(folder))
+        cache = cls(folder, read_record(folder, verify))
         made_by = cache.record.fingerprint
         try:
             if cache.frontend().fingerprint() != made_by:
                 raise ValueError(f"{' and '.join(FRONTEND_FILES)} do not belong to the front-end that made it")
-            check_data(cache.data, cache.spec)
+            if verify:
+                check_data(cache.data, cache.spec)
         except (AudiogenError, ValueError) as error:
             raise damaged(folder, str(error)) from error
         if frontend is not None and frontend.fingerprint() != made_by:

@@ -2,7 +2,6 @@
 
 import signal
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -120,25 +119,21 @@ class Crops(Dataset):
     def __getitem__(self, step: int) -> tuple[Batch, list[list[str]]]:
         return self.batch(step)
 
-    def loader(
-        self, start: int = 0, stop: int | None = None, num_workers: int = 0
-    ) -> Iterator[tuple[Batch, list[list[str]]]]:
-        """Iterate over the batches of steps [start, stop).
+    def loader(self, numbers: Iterable[int], num_workers: int = 0) -> Iterator[tuple[Batch, list[list[str]]]]:
+        """Iterate over the batches of these numbers.
 
         Args:
-            start: first step.
-            stop: end, exclusive; None to continue forever.
+            numbers: of the batches; may be endless.
             num_workers: processes that prepare batches ahead; 0 prepares each batch on demand.
         """
-        steps: Iterable[int] = count(start) if stop is None else range(start, stop)
         if num_workers == 0:
-            return map(self.batch, steps)
+            return map(self.batch, numbers)
         # A separate generator, since DataLoader draws from it, and training must not be affected.
         return iter(
             DataLoader(
                 self,
                 batch_size=None,
-                sampler=steps,
+                sampler=numbers,
                 num_workers=num_workers,
                 collate_fn=_as_it_is,
                 generator=torch.Generator(),

@@ -3,11 +3,12 @@
 import itertools
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from ..distributed import World
 from ..models.batch import Batch
 from ..models.conditioning import Conditions
 from ..models.sequence_model import SequenceModel
@@ -27,24 +28,41 @@ class FileLikelihood:
 
 @torch.inference_mode()
 def file_likelihoods(
-    model: SequenceModel, sequences: Iterable[Tensor], conditions: Iterable[Conditions] | None = None
+    model: SequenceModel,
+    sequences: Iterable[Tensor],
+    conditions: Iterable[Conditions] | None = None,
+    world: World = World(),
 ) -> Iterator[FileLikelihood]:
     """Yield the likelihood of each sequence (C, T) on its own, in the given order.
 
     `conditions` are those of each sequence by name, (1, F, 1 or T) each.
 
     Neighbours of similar length share a batch, padded with holes, which do not count. Long sequences are processed in
-    chunks, with state. Both change the result only by rounding.
+    chunks, with state. Both change the result only by rounding. The ranks of `world` share out the batches, and each
+    gets all results, which do not depend on their number.
     """
+    found = _share(model, sequences, conditions, world)
+    if world.size > 1:
+        found = list(found)
+        [nats] = world.add_up([torch.tensor([file.nats for file in found], dtype=torch.float64)])  # 0 for all but one
+        found = [replace(file, nats=x) for file, x in zip(found, nats.tolist(), strict=True)]
+    yield from found
+
+
+def _share(
+    model: SequenceModel, sequences: Iterable[Tensor], conditions: Iterable[Conditions] | None, world: World
+) -> Iterator[FileLikelihood]:
+    """Yield the likelihood of each sequence, with 0 nats in the batches of other ranks."""
     training = model.training
     model.eval()
     try:
         steps, known = _batch_steps(model), None if conditions is None else iter(conditions)
-        for batch in _batches(sequences, steps):
+        for number, batch in enumerate(_batches(sequences, steps)):
             longest = max(x.shape[1] for x in batch)
             given = None if known is None else joined(list(itertools.islice(known, len(batch))))
             padded = Batch(torch.stack([_padded(x, longest, model.hole) for x in batch]), given)
-            nats = _nats(model, padded.to(model.bos.device), steps)
+            own = number % world.size == world.rank
+            nats = _nats(model, padded.to(model.bos.device), steps) if own else torch.zeros(len(batch))
             for i, x in enumerate(batch):
                 yield FileLikelihood(float(nats[i]), model.num_entries(Batch(x[None])), x.shape[1])
     finally:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..distributed import World
 from ..models.conditioning import Conditions
 from ..models.sequence_model import SequenceModel
 from ..spec import Spec, Unit
@@ -66,12 +67,13 @@ def held_out_score(
     sequences: Iterable[Tensor],
     seconds: float | None = None,
     conditions: Iterable[Conditions] | None = None,
+    world: World = World(),
 ) -> Score:
     """Score a model on sequences (C, T), each on its own; see `score` for `seconds`.
 
-    `conditions` are those of each sequence by name, (1, F, 1 or T) each.
+    `conditions` are those of each sequence by name, (1, F, 1 or T) each. The ranks of `world` share out the work.
     """
-    return score(model.spec, list(file_likelihoods(model, sequences, conditions)), seconds)
+    return score(model.spec, list(file_likelihoods(model, sequences, conditions, world)), seconds)
 
 
 def baselines(spec: Spec, training: Iterable[Tensor], held_out: Iterable[Tensor]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from ..models.conditioning import CONDITIONS
 from ..models.patterns import PATTERNS
 from ..models.sampling import Sampling
 from ..models.sequence_model import FRAME_HEADS
-from .training_config import DataConfig, GuidanceConfig, TrainingConfig
+from .training_config import DataConfig, DistributedConfig, GuidanceConfig, TrainingConfig
 
 FORMAT = 1
 
@@ -38,6 +38,7 @@ class RunConfig:
     guidance: GuidanceConfig = GuidanceConfig()
     sampling: Sampling | None = None
     head: str = "density"
+    distributed: DistributedConfig = DistributedConfig()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the config as JSON values."""
@@ -52,6 +53,7 @@ class RunConfig:
             "training": to_dict(self.training),
             **({"conditions": conditions, "guidance": to_dict(self.guidance)} if conditions else {}),
             **({} if self.sampling is None else {"sampling": to_dict(self.sampling)}),
+            **({} if self.distributed == DistributedConfig() else {"distributed": to_dict(self.distributed)}),
         }
 
     @staticmethod
@@ -62,7 +64,7 @@ class RunConfig:
             ConfigError: a key is missing, unknown or of the wrong type; names it.
         """
         groups = ("frontend", "backbone", "pattern", "data", "training")
-        optional = ("head", "conditions", "guidance", "sampling")
+        optional = ("head", "conditions", "guidance", "sampling", "distributed")
         for key in values:
             if key not in ("format", *groups, *optional):
                 raise unknown_key(key, (*groups, *optional))
@@ -93,6 +95,7 @@ class RunConfig:
             from_dict(GuidanceConfig, values.get("guidance", {}), "guidance"),
             from_dict(Sampling, values["sampling"], "sampling") if values.get("sampling", {}) != {} else None,
             names["head"]["kind"],
+            from_dict(DistributedConfig, values.get("distributed", {}), "distributed"),
         )
 
 

@@ -73,6 +73,16 @@ class Metrics:
             self._board.close()
 
 
+class Discarded(Metrics):
+    """Metrics that are not written, of a process that trains together with the one that writes them."""
+
+    def __init__(self):
+        self._board = None
+
+    def write(self, event: str, **values: Any) -> None:
+        """Do nothing."""
+
+
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Read the events of folder/metrics.jsonl, skipping lines that are not events, such as one cut off by a crash.
 

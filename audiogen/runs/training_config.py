@@ -141,6 +141,24 @@ class TrainingConfig:
                 raise ConfigError(f"training.{name}: must lie between 0 and 1, got {value}")
 
 
+@dataclass(frozen=True)
+class DistributedConfig:
+    """How several processes train together. None of this, nor their number, is needed to resume.
+
+    Attributes:
+        exact: sum gradients in a fixed order, so that any number of processes gives the same bytes; false: in the order
+            that suits the network, during the backward pass (torch's DistributedDataParallel), equal within rounding.
+        timeout: seconds after which a process that does not answer counts as hung.
+    """
+
+    exact: bool = True
+    timeout: float = 300.0
+
+    def __post_init__(self):
+        if not 1 <= self.timeout <= 86_400:
+            raise ConfigError(f"distributed.timeout: must be from 1 to 86400 seconds, got {self.timeout}")
+
+
 def _check(name: str, value: int | None, least: int, most: int) -> None:
     if value is not None and not least <= value <= most:
         wanted = f"{least} or more" if value < least else f"{most} or less"

@@ -68,7 +68,8 @@ class Matrix:
 
     Attributes:
         std: standard deviation before the step.
-        grad_std: standard deviation of its gradient before clipping; None if it has none.
+        grad_std: standard deviation of its gradient before clipping (in training, of the last batch's if a step has
+            several); None if it has none.
         update: log10 of the relative update, the standard deviation of its change in this step over `std`; None if
             either is 0.
     """
@@ -210,7 +211,7 @@ class _MatrixMeter:
 
     def gradient(self, parameter: Tensor) -> None:
         assert parameter.grad is not None
-        self.grad_std = parameter.grad.std(correction=0)  # of the gradient accumulated so far
+        self.grad_std = parameter.grad.std(correction=0)  # of what has accumulated so far
 
     def figures(self) -> Matrix:
         std, moved = (float(x.std(correction=0)) for x in (self.before, self.parameter.detach() - self.before))

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,8 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from ..config import from_dict
-from ..errors import ConfigError, RunError, TrainingError
+from ..distributed import World
+from ..errors import ConfigError, ReportedElsewhere, RunError, TrainingError
 from ..evaluation.scores import Score
 from ..models.batch import Batch
 from ..models.sequence_model import SequenceModel
@@ -27,6 +28,7 @@ from ..runs.event_log import Metrics
 from ..runs.training_config import TrainingConfig
 from .checkpoint import Checkpoint, load_checkpoint, load_optimizer_tensors, optimizer_tensors, save_checkpoint
 from .diagnostics import observe
+from .gradients import ExactSum, GradientSum, OverlappedSum
 from .schedule import learning_rate, make_optimizer
 
 log = logging.getLogger("audiogen")
@@ -40,10 +42,10 @@ PATIENCE_STEPS = 100
 
 
 class Batches(Protocol):
-    """Batches as a pure function of the step, so that resuming needs one integer. See `Crops`."""
+    """Batches as a pure function of their number, so that resuming needs one integer. See `Crops`."""
 
-    def loader(self, start: int, stop: int | None, num_workers: int) -> Iterator[tuple[Batch, list[list[str]]]]:
-        """Iterate over steps [start, stop): batches, and the names of the files in each item."""
+    def loader(self, numbers: Iterable[int], num_workers: int) -> Iterator[tuple[Batch, list[list[str]]]]:
+        """Iterate over the batches of these numbers, and the names of the files in each item."""
         ...
 
 
@@ -79,13 +81,12 @@ class Average(AveragedModel):
         self.n_averaged += 1
 
 
-class Figure(NamedTuple):
-    """A figure of a step, whose value a GPU may not have computed yet."""
+class Figures(NamedTuple):
+    """The figures of a step, whose values a GPU may not have computed yet."""
 
     step: int
-    what: str  # "loss" or "gradient"
-    value: Tensor
-    files: list[str]  # of the step's batches so far
+    losses: Tensor  # (accumulation,)
+    norm: Tensor  # of the gradient
 
 
 @dataclass(frozen=True)
@@ -102,13 +103,16 @@ class Trainer:
     Args:
         model: the model, on its device.
         batches: training batches, such as `Crops`.
-        evaluate: returns the held-out score of a model.
-        keep: called with the model (the averaged one if averaging is on) and the progress after each best evaluation.
+        evaluate: returns the held-out score of a model, the same on all ranks.
+        keep: called with the model (the averaged one if averaging is on) and the progress after each best evaluation,
+            on the first rank.
         config: the settings.
         folder: folder of the checkpoints.
         precision: "fp32" or "bf16", for matrix products in training; evaluation is always fp32.
         num_workers: loader processes.
         diagnostics: write the observations of some steps to the metrics; does not affect the result.
+        world: the ranks that train together; the first one writes.
+        exact: whether gradients are summed in a fixed order, so that the number of ranks does not affect the result.
     """
 
     def __init__(
@@ -122,9 +126,12 @@ class Trainer:
         precision: str = "fp32",
         num_workers: int = 0,
         diagnostics: bool = False,
+        world: World = World(),
+        exact: bool = True,
     ):
         self.model, self.batches, self.evaluate, self.keep = model, batches, evaluate, keep
         self.config, self.folder, self.num_workers, self.diagnostics = config, folder, num_workers, diagnostics
+        self.world, self.exact = world, exact or world.size == 1
         self.device = model.bos.device
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
         self.optimizer: Any = make_optimizer(model, config)
@@ -132,17 +139,20 @@ class Trainer:
         self.optimizer.found_inf = torch.zeros((), device=self.device)
         self.average = None if config.average is None else Average(model, config.average)
         self.per_entry = torch.compile(model) if config.compile else model
+        trained = [p for p in model.parameters() if p.requires_grad]
+        kind = ExactSum if self.exact else OverlappedSum
+        self.gradients: GradientSum = kind(self.per_entry, trained, config.accumulation, world)
         self.unit = model.spec.unit
         self.progress = Progress()
         self.looks_always = self.device.type == "cpu"  # at each step, since there is nothing to wait for
-        self._unseen: list[Figure] = []  # since the last look
+        self._unseen: list[Figures] = []  # since the last look
         self.loss = self.norm = math.nan  # of the last step that was looked at, the loss in the spec's unit
 
     def resume(self) -> None:
         """Restore the newest intact checkpoint.
 
         Raises:
-            RunError: there is none, or it belongs to another model.
+            RunError: there is none, it belongs to another model, or the first rank has found another one.
         """
         checkpoint = load_checkpoint(self.folder, self.device)
         try:
@@ -158,10 +168,21 @@ class Trainer:
                 f"{self.folder}: its checkpoint at step {checkpoint.step} is of another model or is damaged "
                 f"({reason}); restore it, or train again into another folder"
             ) from error
+        first, *_ = steps = self.world.gather(torch.tensor([checkpoint.step])).tolist()
+        if checkpoint.step != first:
+            raise RunError(
+                f"{self.folder}: the newest checkpoint here is of step {checkpoint.step}, but of {first} on "
+                "rank 0; the folder must lie on a disk that all machines share"
+            )
+        if any(step != first for step in steps):
+            raise ReportedElsewhere()
 
     def save(self) -> None:
         """Write a checkpoint of the current step."""
         self._look()
+        self.world.first_does(self._write)
+
+    def _write(self) -> None:
         tensors = {"model": self.model.state_dict(), "optimizer": optimizer_tensors(self.optimizer)}
         if self.average is not None:
             tensors["average"] = self.average.state_dict()
@@ -202,9 +223,10 @@ class Trainer:
             return Outcome(p, "early")
         if self.config.compile:
             self._compile()
-        loader = self.batches.loader(p.step * self.config.accumulation, None, self.num_workers)
+        loader = self.batches.loader(self.world.numbers(p.step, self.config.accumulation, self.exact), self.num_workers)
+        self.world.meet()
         last_save, marks = time.perf_counter(), self._marks()
-        with interruptible() as interrupted, self._bar() as bar:
+        with interruptible(self.world) as interrupted, self._bar() as bar:
             while self.spent() < 1:
                 began = time.perf_counter()
                 with observe(self.model) if self._observed(p.step + 1) else nullcontext() as seen:
@@ -214,6 +236,7 @@ class Trainer:
                 if logged or self.looks_always:
                     self._look()
                 p.seconds += time.perf_counter() - began
+                stop, late = self._agree(interrupted, last_save)
                 self._show(bar)
                 if logged:
                     metrics.write(
@@ -230,23 +253,32 @@ class Trainer:
                     marks = self._marks()
                     self._evaluate(metrics)
                     self.save()
-                    after_evaluation(p)
+                    self.world.first_does(lambda: after_evaluation(p))
                     last_save = time.perf_counter()
                     if self._turned():
                         stopped = "early"
                         break
-                if interrupted.is_set() and self.spent() < 1:
+                    stop, late = self._agree(interrupted, last_save)
+                if stop and self.spent() < 1:
                     self.save()
                     stopped = "interrupted"
                     break
-                if time.perf_counter() - last_save > CHECKPOINT_SECONDS:
+                if late:
                     self.save()
                     last_save = time.perf_counter()
         return Outcome(p, stopped)
 
+    def _agree(self, interrupted: threading.Event, last_save: float) -> tuple[bool, bool]:
+        """Adopt the first rank's clock; return whether any rank was interrupted, and whether it is time to save."""
+        late = time.perf_counter() - last_save > CHECKPOINT_SECONDS
+        mine = [[self.progress.seconds, interrupted.is_set(), late]]
+        seconds, stop, late = self.world.gather(torch.tensor(mine, dtype=torch.float64)).T
+        self.progress.seconds = float(seconds[0])
+        return bool(stop.any()), bool(late[0])
+
     def _compile(self) -> None:
         """Run a batch and discard its effects, so that the minutes of compilation do not count as training time."""
-        batch, _ = next(self.batches.loader(self.progress.step * self.config.accumulation, None, 0))
+        batch, _ = next(self.batches.loader([self.progress.step * self.config.accumulation], 0))
         before = [buffer.clone() for buffer in self.model.buffers()]  # running statistics
         self.model.train()
         with self.autocast:
@@ -259,7 +291,7 @@ class Trainer:
     def _observed(self, step: int) -> bool:
         """Return whether to observe a step: every logged step at first, since faults show early; later every tenth."""
         every = LOG_EVERY if step <= 10 * LOG_EVERY else 10 * LOG_EVERY
-        return self.diagnostics and (step == 1 or step % every == 0)
+        return self.diagnostics and self.world.first and (step == 1 or step % every == 0)
 
     def _turned(self) -> bool:
         """Return whether the held-out loss has stopped improving, by number of evaluations and of steps.
@@ -280,36 +312,37 @@ class Trainer:
 
     def _step(self, loader: Iterator[tuple[Batch, list[list[str]]]]) -> float:
         """Take one optimizer step, without waiting for a GPU; return the learning rate."""
-        # Dropout, like the crops, depends on (seed, step) alone.
-        torch.manual_seed(int(np.random.SeedSequence([self.config.seed, self.progress.step]).generate_state(1)[0]))
-        rate, step = learning_rate(self.spent(), self.config), self.progress.step + 1
+        rate, step, num_batches = learning_rate(self.spent(), self.config), self.progress.step, self.config.accumulation
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
-        names: set[str] = set()
-        figures = []
-        for _ in range(self.config.accumulation):
-            batch, files = next(loader)
-            names.update(name for item in files for name in item)
+        share, losses = self.world.share(num_batches, self.exact), []
+        for number in share:
+            # Dropout, like the crops, depends on the seed and the number of the batch alone.
+            seed = np.random.SeedSequence([self.config.seed, step * num_batches + number])
+            torch.manual_seed(int(seed.generate_state(1)[0]))
+            batch, _ = next(loader)
             entries = self.model.num_entries(batch)  # counted on the CPU, without synchronising
             batch = batch.to(self.device)
-            with self.autocast:
-                if self.config.scheduled_sampling:
-                    self.model.eval()
-                    batch = self.model.redraw(batch, self.config.scheduled_sampling)
-                    self.model.train()
-                loss = self.per_entry(batch).sum() / entries
-            (loss / self.config.accumulation).backward()
-            figures.append(Figure(step, "loss", loss.detach(), sorted(names)))
+            with self.gradients.of_batch(last=number == share[-1]):
+                with self.autocast:
+                    if self.config.scheduled_sampling:
+                        self.model.eval()
+                        batch = self.model.redraw(batch, self.config.scheduled_sampling)
+                        self.model.train()
+                    loss = self.gradients.forward(batch).sum() / entries
+                loss.backward()
+            losses.append(loss.detach())
+        self.gradients.finish()
+        losses = self.world.gather(torch.stack(losses))  # of all ranks, so that all stop where one is not a number
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
-        figures.append(Figure(step, "gradient", norm, sorted(names)))
-        bad = ~torch.stack([figure.value for figure in figures]).isfinite().all()
+        bad = ~(losses.isfinite().all() & norm.isfinite())
         self.optimizer.found_inf = torch.maximum(self.optimizer.found_inf, bad.float())
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update_parameters(self.model)
-        self._unseen += figures
+        self._unseen.append(Figures(step + 1, losses, norm))
         return rate
 
     def _look(self) -> None:
@@ -320,18 +353,27 @@ class Trainer:
         """
         if not self._unseen:
             return
-        numbers = torch.stack([figure.value for figure in self._unseen]).tolist()
-        for (step, what, _, files), number in zip(self._unseen, numbers, strict=True):
-            if not math.isfinite(number):
-                more = f" and {len(files) - 8} more" if len(files) > 8 else ""
-                raise TrainingError(
-                    f"step {step}: the {what} is not a number ({number}) on a batch from "
-                    f"{', '.join(files[:8])}{more}; no step was taken, and the last checkpoint is intact: "
-                    f"check these files, or try --set training.learning_rate={self.config.learning_rate / 3:.1g}"
-                )
-        *losses, self.norm = numbers[-self.config.accumulation - 1 :]
-        self.loss = self.unit.of_nats(sum(loss / self.config.accumulation for loss in losses))
+        numbers = torch.stack([torch.cat([losses, norm[None]]) for _, losses, norm in self._unseen]).tolist()
+        for (step, *_), (*losses, norm) in zip(self._unseen, numbers, strict=True):
+            first, num_batches = (step - 1) * self.config.accumulation, self.config.accumulation
+            for place, loss in enumerate(losses):
+                if not math.isfinite(loss):
+                    raise self.world.shared(self._not_a_number(step, "loss", loss, [first + place]))
+            if not math.isfinite(norm):
+                raise self.world.shared(self._not_a_number(step, "gradient", norm, range(first, first + num_batches)))
+            self.loss = self.unit.of_nats(sum(loss / num_batches for loss in losses))
+            self.norm = norm
         self._unseen.clear()
+
+    def _not_a_number(self, step: int, what: str, number: float, batches: Iterable[int]) -> TrainingError:
+        """Return the error of a figure of a step, with the files of its batches."""
+        files = sorted({name for _, items in self.batches.loader(batches, 0) for item in items for name in item})
+        more = f" and {len(files) - 8} more" if len(files) > 8 else ""
+        return TrainingError(
+            f"step {step}: the {what} is not a number ({number}) on a batch from {', '.join(files[:8])}{more}; no step "
+            f"was taken, and the last checkpoint is intact: check these files, or try --set "
+            f"training.learning_rate={self.config.learning_rate / 3:.1g}"
+        )
 
     def _evaluate(self, metrics: Metrics) -> None:
         self._look()
@@ -339,7 +381,7 @@ class Trainer:
         best = score.loss < p.best_loss
         if best:
             p.best_loss, p.best_step, p.worse = score.loss, p.step, 0
-            self.keep(self.weights, p)
+            self.world.first_does(lambda: self.keep(self.weights, p))
         else:
             p.worse += 1
         if not sys.stderr.isatty():  # there is no progress bar
@@ -358,7 +400,8 @@ class Trainer:
         total = self.config.steps if self.config.steps is not None else round(self.config.seconds)
         unit = "step" if self.config.steps is not None else "s"
         # disable=None: show the bar on terminals only.
-        return tqdm(total=total, unit=unit, disable=None, dynamic_ncols=True, desc="training", leave=True)
+        disable = None if self.world.first else True
+        return tqdm(total=total, unit=unit, disable=disable, dynamic_ncols=True, desc="training", leave=True)
 
     def _show(self, bar: Any) -> None:
         p = self.progress
@@ -368,9 +411,10 @@ class Trainer:
 
 
 @contextmanager
-def interruptible() -> Iterator[threading.Event]:
+def interruptible(world: World = World()) -> Iterator[threading.Event]:
     """Set an event on Ctrl-C or SIGTERM, so that the step can be finished; a second signal acts as usual.
 
+    With several processes, further signals change nothing: torchrun passes on what the terminal sends to all anyway.
     Signals already ignored (nohup, background jobs) stay ignored.
     """
     event = threading.Event()
@@ -381,7 +425,7 @@ def interruptible() -> Iterator[threading.Event]:
 
     def handle(number: int, frame: Any) -> None:
         event.set()
-        for sent, handler in before.items():
+        for sent, handler in before.items() if world.size == 1 else ():
             signal.signal(sent, handler)
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -391,4 +435,5 @@ def interruptible() -> Iterator[threading.Event]:
         yield event
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is handle:  # or it has been set on purpose since
+                signal.signal(number, handler)

@@ -65,7 +65,7 @@ def measure(folder: Path) -> dict[str, float]:
     began = stage("encode", began)
     cache = EncodedCache.open(folder.parent / "cache", frontend, index)
     crops = Crops(cache, sides.train, num_frames=8192, batch_size=16)
-    for batch, _ in crops.loader(0, 500):
+    for batch, _ in crops.loader(range(500)):
         int(batch.x.sum())
     began = stage("crops", began)
     for codes in Sequences(cache, sides.held_out):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...distributed import from_first_rank, sum_over_ranks
+from ...distributed import World
 from .kmeans import cluster_sums, kmeans, nearest
 
 REVIVE_BELOW = 0.3  # codewords used less than this, relative to the average, are replaced
@@ -85,16 +85,16 @@ class CodebookLearner(nn.Module):
     """Trains the codebooks of a ResidualVQ alongside an encoder.
 
     Each codeword follows the moving average of the vectors assigned to it (van den Oord et al. 2017, appendix A.1).
-    Rarely used codewords are replaced by random vectors of the batch (Dhariwal et al. 2020, "random restart"). With
-    torch.distributed, statistics are summed over ranks, so that all ranks have the same codebooks.
+    Rarely used codewords are replaced by random vectors of the batch (Dhariwal et al. 2020, "random restart").
+    Statistics are summed over the ranks of `world`, so that all have the same codebooks.
     """
 
     counts: Tensor
     sums: Tensor
 
-    def __init__(self, quantizer: ResidualVQ, decay: float = 0.99):
+    def __init__(self, quantizer: ResidualVQ, decay: float = 0.99, world: World = World()):
         super().__init__()
-        self.quantizer, self.decay = quantizer, decay
+        self.quantizer, self.decay, self.world = quantizer, decay, world
         self.register_buffer("counts", torch.ones_like(quantizer.codebooks[..., 0]))  # (K, V)
         self.register_buffer("sums", quantizer.codebooks.clone())  # (K, V, L)
 
@@ -103,7 +103,7 @@ class CodebookLearner(nn.Module):
         copies = math.ceil(self.quantizer.codebooks.shape[1] / len(points))
         jitter = 1e-3 * float(points.std(correction=0)) + 1e-6
         self.quantizer.fit(points.repeat(copies, 1), generator, jitter, iterations=10)
-        from_first_rank(self.quantizer.codebooks)
+        self.world.copy_from_first([self.quantizer.codebooks])
         self.counts.fill_(1)
         self.sums.copy_(self.quantizer.codebooks)
 
@@ -150,14 +150,16 @@ class CodebookLearner(nn.Module):
         codebook, counts, sums = self.quantizer.codebooks[stage], self.counts[stage], self.sums[stage]
         codes = nearest(vectors, codebook)
         chosen = codebook[codes]
-        batch_counts, batch_sums = map(sum_over_ranks, cluster_sums(vectors, codes, len(codebook)))
+        batch_counts, batch_sums = self.world.add_up(cluster_sums(vectors, codes, len(codebook)))
         counts.lerp_(batch_counts, 1 - self.decay)
         sums.lerp_(batch_sums, 1 - self.decay)
         usual = counts.mean()
         dead = counts < REVIVE_BELOW * usual
         places = torch.randint(len(vectors), (len(codebook),), generator=generator)
         places = places.to(vectors.device, non_blocking=True)
-        sums.copy_(torch.where(dead[:, None], from_first_rank(vectors[places]) * usual, sums))
+        drawn = vectors[places]
+        self.world.copy_from_first([drawn])
+        sums.copy_(torch.where(dead[:, None], drawn * usual, sums))
         counts.copy_(torch.where(dead, usual, counts))
         codebook.copy_(self.quantizer.on_sphere(sums / counts[:, None]))
         return chosen

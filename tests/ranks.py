@@ -1,0 +1,90 @@
+"""Processes that train together, forked from one that has imported everything, with a store that outlives them as
+torchrun's does."""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from processes import PRELOAD, Result, redirect
+from torch.distributed import TCPStore
+
+from audiogen import cli
+
+
+class Ranks:
+    """Runs `work(*arguments)` on every rank, as the command line would; ranks that share a `store` are attempts of one
+    torchrun."""
+
+    def __init__(self, folder: Path, size: int, work: Callable, *arguments: Any, store: Any = None, attempt: int = 0):
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOAD)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.store = store or TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+        self.files, self.processes = [], []
+        for rank in range(size):
+            environment = {
+                "RANK": rank,
+                "LOCAL_RANK": rank,
+                "WORLD_SIZE": size,
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": self.store.port,
+                "TORCHELASTIC_USE_AGENT_STORE": True,
+                "TORCHELASTIC_RESTART_COUNT": attempt,
+            }
+            files = [folder / f"attempt-{attempt}-rank-{rank}-of-{size}.{name}" for name in ("out", "err")]
+            values = {name: str(value) for name, value in environment.items()}
+            process = context.Process(target=_rank, args=(values, files, work, arguments))
+            process.start()
+            self.files.append(files)
+            self.processes.append(process)
+
+    def send(self, rank: int, number: signal.Signals) -> None:
+        os.kill(self.processes[rank].pid, number)
+
+    def wait(self, seconds: float = 240) -> list[Result]:
+        """The results of all ranks, in their order."""
+        try:
+            for rank, process in enumerate(self.processes):
+                process.join(seconds)
+                if process.exitcode is None:
+                    said = [err.read_text() for _, err in self.files]
+                    raise AssertionError(f"rank {rank} still runs after {seconds} s; they printed {said!r}")
+        finally:
+            for process in self.processes:
+                process.kill()
+        return [
+            Result(process.exitcode, out.read_text(), err.read_text())
+            for process, (out, err) in zip(self.processes, self.files, strict=True)
+        ]
+
+
+def together(folder: Path, size: int, work: Callable, *arguments: Any) -> list[Result]:
+    """Runs ranks that are to succeed."""
+    results = Ranks(folder, size, work, *arguments).wait()
+    assert [result.code for result in results] == [0] * size, [result.err for result in results]
+    return results
+
+
+def command(*arguments: str) -> None:
+    """The command `audiogen ARGUMENTS...`, as the work of a rank."""
+    sys.argv = ["audiogen", *arguments]
+    APP()
+
+
+APP = cli.app
+
+
+def _rank(environment: dict[str, str], files: list[Path], work: Callable, arguments: tuple) -> None:
+    redirect(*files)
+    os.environ.update(environment)
+    import torch
+
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    cli.app = partial(work, *arguments)
+    cli.main()
