@@ -1,7 +1,6 @@
 """The command line: `audiogen COMMAND ...`."""
 
 import json
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from .commands.options import (
     registered,
     seeds_of_files,
 )
-from .errors import AudiogenError, ConfigError, ReportedElsewhere, printable
+from .errors import AudiogenError, ConfigError, printable, reports
 from .utils.files import check_folder_is_there, check_holds_config, check_is_no_file
 from .utils.terminal import Terminal, Terminated, set_up
 
@@ -90,10 +89,8 @@ def main() -> None:
     set_up()
     try:
         app()
-    except ReportedElsewhere as error:
-        sys.exit(error.exit_code)
     except AudiogenError as error:
-        if error.rank == int(os.environ.get("RANK", 0)):  # what all processes find is reported by the first
+        if reports(error):
             print(f"audiogen: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:

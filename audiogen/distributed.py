@@ -127,7 +127,7 @@ class World:
             if isinstance(error, KeyboardInterrupt | Terminated) and not world.first:
                 raise ReportedElsewhere(130 if isinstance(error, KeyboardInterrupt) else 143) from error
             with suppress(RuntimeError):
-                world._store.set(f"told/{world.rank}", "")
+                world._store.set("told", "")
             if isinstance(error, AudiogenError):
                 error.rank = world.rank
                 error.args = (str(error) if world.first else f"rank {world.rank}: {error}",)
@@ -278,6 +278,15 @@ class World:
             with suppress(RuntimeError):
                 self._store.set(key, outcome)
 
+    def after_first(self, work: Callable[[], T]) -> T:
+        """Call `work` on the first rank, then on the others: an error that all would raise is raised once.
+
+        Raises:
+            ReportedElsewhere: on the other ranks, if it raises an error on the first.
+        """
+        result: Any = self.first_does(work)
+        return result if self.first else work()
+
     def meet(self) -> None:
         """Wait until all ranks are here."""
         if self.size == 1:
@@ -293,6 +302,8 @@ class World:
         pause = 0.002
         with self._exchange():
             while not self._store.check([key]):
+                if self._store.check(["told"]):
+                    raise ReportedElsewhere()
                 time.sleep(pause)
                 pause = min(1.5 * pause, LONGEST_PAUSE)
 
@@ -314,7 +325,7 @@ class World:
         """Find out which ranks are lost. The first rank that is left reports them, unless they did so themselves."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends all ranks as soon as one has ended
-        left, told = {self.rank}, set()
+        left, told = {self.rank}, False
         with suppress(RuntimeError):  # the store ends with the process that holds it
             self._store.set(f"left/{self.rank}", "")
             if dist.is_initialized():
@@ -323,7 +334,7 @@ class World:
             while not told and len(left) < self.size and time.monotonic() < end:
                 time.sleep(0.02)
                 left |= {rank for rank in range(self.size) if self._store.check([f"left/{rank}"])}
-                told |= {rank for rank in range(self.size) if self._store.check([f"told/{rank}"])}
+                told = self._store.check(["told"])
         lost = sorted(set(range(self.size)) - left)
         if told or self.rank != min(left):
             return ReportedElsewhere()

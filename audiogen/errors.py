@@ -4,6 +4,8 @@ Every message names the file or the key, says what is wrong and what to do. The 
 line and exits with the error's `exit_code`; only bugs end in a traceback.
 """
 
+import os
+
 
 def printable(text: str) -> str:
     r"""Escape control and unprintable characters, so that any file name prints as one line.
@@ -13,6 +15,11 @@ def printable(text: str) -> str:
         'bad\\x1b[2J.wav'
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def reports(error: "AudiogenError") -> bool:
+    """Return whether this process is to print an error: of several that train together, one prints each."""
+    return not isinstance(error, ReportedElsewhere) and error.rank == int(os.environ.get("RANK", 0))
 
 
 class AudiogenError(Exception):

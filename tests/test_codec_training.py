@@ -87,8 +87,8 @@ def test_the_balancer_gives_each_loss_its_share_of_the_gradient():
     balancer = Balancer({"a": 3.0, "b": 1.0, "unused": 9.0})
     expected = 0.75 * a / a.norm() + 0.25 * b / b.norm()
     for _ in range(3):
-        torch.testing.assert_close(balancer.gradient(losses, output), expected)
-    louder = balancer.gradient({**losses, "a": 2 * losses["a"]}, output) - 0.25 * b / b.norm()
+        torch.testing.assert_close(balancer.gradients([(losses, output)])[0], expected)
+    louder = balancer.gradients([({**losses, "a": 2 * losses["a"]}, output)])[0] - 0.25 * b / b.norm()
     torch.testing.assert_close(louder, 0.75 * 2 / 1.01 * a / a.norm(), rtol=1e-4, atol=1e-5)
 
 

@@ -121,8 +121,11 @@ def test_fit_of_too_few_points():
     assert quantizer.codebooks[0].unique(dim=0).shape == (8, 3)
 
 
-def quantize(learner, x, depths):
-    return learner.quantize(x, torch.tensor(depths), generator())
+def quantize(learner, x, depths, draws=None):
+    """Quantizes a batch and trains the codebooks by one step."""
+    found = learner.quantize(x, torch.tensor(depths), draws or generator())
+    learner.update()
+    return found
 
 
 def test_straight_through_gives_the_encoder_the_decoders_gradient():
@@ -188,7 +191,7 @@ def test_codewords_that_nothing_chooses_are_put_to_use(lookup_dim):
     learner = CodebookLearner(quantizer, decay=0.9)
     draws = generator()
     for _ in range(200):
-        learner.quantize(x, torch.tensor([1]), draws)
+        quantize(learner, x, [1], draws)
     codes = quantizer.encode(x)
     assert codes.unique().numel() >= 7
     if lookup_dim is None:
@@ -238,7 +241,7 @@ def learn_together(rank, folder):
     learner.start(torch.randn(50, 3, generator=generator(rank)), generator(rank))
     for step in range(5):
         x = torch.randn(2, 3, 20, generator=generator(10 * step + rank)) * 9**step  # most codewords die
-        learner.quantize(x, torch.tensor([2, 1]), generator(step + 100 * rank))
+        quantize(learner, x, [2, 1], generator(step + 100 * rank))
     torch.save(learner.state_dict(), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 

@@ -14,10 +14,12 @@ from loops import Walks, events, settings, trainer
 from processes import audiogen as run_audiogen
 from ranks import Ranks, command, together
 
+from audiogen.commands.train_frontend import train_frontend
 from audiogen.data import is_cache
 from audiogen.distributed import TreeSum, World, of_slurm
 from audiogen.errors import ConfigError
 from audiogen.evaluation.scores import held_out_score
+from audiogen.frontends.neural import fit
 from audiogen.models.batch import Batch
 from audiogen.runs.event_log import Discarded, Metrics
 from audiogen.spec import FrameSpec
@@ -186,6 +188,27 @@ def test_torchs_own_sum_is_equal_within_rounding(alone, tmp_path):
     assert step == alone[4][0]
     for one, other in zip(said, alone[4][2], strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+
+
+def train_codec(corpus, out):
+    fit.CROP_SECONDS = 0.2
+    small = {**tiny_settings("codec"), "adversarial_from": 0.4, "discriminator_channels": 2}
+    train_frontend("codec", [corpus], out, small, steps=8, resume=True, accumulation=4)
+
+
+def test_a_codec_is_trained_with_the_same_bytes(corpus, tmp_path):
+    """Guards against codebooks, balanced losses or discriminators that see a share of the step, and against statistics
+    that depend on who takes them."""
+    found = []
+    for size in (1, 2, 4):
+        out = tmp_path / str(size) / "codec"
+        together(tmp_path / str(size), size, train_codec, corpus, out)
+        newest = list_checkpoints(out / "checkpoints")[-1]
+        files = {path.name: path.read_bytes() for path in (*out.glob("*.safetensors"), *newest.glob("*.safetensors"))}
+        found.append((newest.name, files))
+    assert found[0][0] == "step-8"
+    assert found[0][1].keys() >= {"learner.safetensors", "discriminators_optimizer.safetensors"}
+    assert found[0] == found[1] == found[2]
 
 
 # ---- what goes wrong

@@ -7,25 +7,30 @@ import hashlib
 import json
 import logging
 import math
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from ..config import from_dict, to_dict
 from ..data import Index, Part, main_sample_rate, scan, split, training_wavs
+from ..distributed import World
 from ..errors import ConfigError, RunError
 from ..evaluation.reconstruction import mel_distance
 from ..frontends import FRONTENDS, Frontend, save_frontend
 from ..frontends.neural.trainer import Trainer
-from ..runs.event_log import Metrics
+from ..runs.event_log import Discarded, Metrics
 from ..runs.folder import require_own_folders
+from ..runs.training_config import DistributedConfig
 from ..training.checkpoint import (
     Checkpoint,
     list_checkpoints,
@@ -35,7 +40,6 @@ from ..training.checkpoint import (
     save_checkpoint,
 )
 from ..training.trainer import CHECKPOINT_SECONDS, LOG_EVERY, interruptible
-from ..utils.devices import choose_device
 from ..utils.files import alone_in, atomic_write_bytes
 from .resume import contents
 
@@ -82,11 +86,13 @@ def train_frontend(
     minutes: float | None = None,
     resume: bool = False,
     device: str = "auto",
+    accumulation: int | None = None,
 ) -> TrainedFrontend:
     """Train a front-end on the training files of folders, and write it to `out`, for `load_frontend(out)`.
 
     Ctrl-C and SIGTERM finish the step and save. A resumed run with a budget in `steps` ends with exactly the weights of
-    an uninterrupted one.
+    an uninterrupted one. Processes that torchrun or srun started together train one front-end, as in `train`; each
+    reads the folders.
 
     Args:
         kind: "codec" with weights="fit", or "mel" or "melvq" with a vocoder.
@@ -97,6 +103,7 @@ def train_frontend(
         minutes: budget in minutes of training, without evaluation and saving; exactly one of the two is given.
         resume: continue from the last checkpoint in `out`.
         device: "auto", "cpu" or "cuda".
+        accumulation: batches per step of a new training, which processes share out; by default one for each process.
 
     Raises:
         DataError: a folder has too little sound.
@@ -116,12 +123,17 @@ def train_frontend(
         index.require_files()
     settings = {"sample_rate": min(main_sample_rate(indices[0]), FRONTENDS[kind].highest_default_rate), **settings}
     config = from_dict(FRONTENDS[kind].Config, settings, "frontend")
-    with alone_in(out):
-        require_own_folders(out)
-        if list_checkpoints(checkpoints) and not resume:
-            raise RunError(
-                f"{out}: holds a front-end in training already; continue it with --resume, or choose another --out"
-            )
+    with World.join() as world, alone_in(out) if world.first else nullcontext():
+        where, begun = world.device(device), bool(list_checkpoints(checkpoints))
+
+        def check() -> None:
+            require_own_folders(out)
+            if begun and not resume:
+                raise RunError(
+                    f"{out}: holds a front-end in training already; continue it with --resume, or choose another --out"
+                )
+
+        world.after_first(check)
         sides = [split(index) for index in indices]
         for index, one in zip(indices, sides, strict=True):
             log.info("%s: %s", index.folder, one.summary)
@@ -129,14 +141,18 @@ def train_frontend(
             Side([(index, getattr(one, name)) for index, one in zip(indices, sides, strict=True)], config.sample_rate)
             for name in ("train", "held_out")
         )
-        frontend: Any = FRONTENDS[kind](config).to(choose_device(device)).eval()
+        frontend: Any = FRONTENDS[kind](config).to(where).eval()
         trainer, seconds = frontend.trainer(training), 0.0
         files = hashlib.sha256(json.dumps([contents(one) for one in sides]).encode()).hexdigest()
         begun_with = {"config": to_dict(config), "files": files}
-        if resume and list_checkpoints(checkpoints):
-            seconds = _resume(trainer, begun_with, checkpoints)
-        metrics = Metrics(out, after=trainer.step if resume else None)
-        finished = _run(trainer, frontend, held_out, metrics, out, steps, minutes, seconds, begun_with)
+        with world.connected(where, DistributedConfig().timeout):
+            num_batches = accumulation or world.size
+            if begun:
+                seconds, num_batches = world.after_first(lambda: _resume(trainer, begun_with, checkpoints))
+            world.after_first(lambda: world.share(num_batches))
+            trainer.share_out(world, num_batches)
+            metrics = Metrics(out, after=trainer.step if resume else None) if world.first else Discarded()
+            finished = _run(trainer, frontend, held_out, metrics, out, steps, minutes, seconds, begun_with)
         metrics.close()
         return TrainedFrontend(frontend, training, held_out, finished)
 
@@ -165,25 +181,40 @@ def _run(
     begun_with: dict[str, Any],
 ) -> bool:
     """Train until the budget is spent (return True) or a signal arrives (return False)."""
-    budget = math.inf if minutes is None else 60 * minutes
+    budget, world = math.inf if minutes is None else 60 * minutes, trainer.world
 
     def spent() -> float:
         return min(1.0, trainer.step / steps if steps is not None else seconds / budget)
 
     def save() -> None:
-        save_checkpoint(out / "checkpoints", _checkpoint(trainer, {**begun_with, "seconds": seconds}))
+        world.first_does(
+            lambda: save_checkpoint(out / "checkpoints", _checkpoint(trainer, {**begun_with, "seconds": seconds}))
+        )
 
+    def evaluate() -> None:
+        metrics.write("held_out", step=trainer.step, seconds=round(seconds, 3), **_held_out(frontend, held_out))
+        save_frontend(frontend, out)
+
+    def agree(interrupted: threading.Event) -> tuple[float, bool, bool]:
+        """Return the first rank's clock, whether any rank was interrupted, and whether it is time to save."""
+        late = time.perf_counter() - last_save > CHECKPOINT_SECONDS
+        mine = torch.tensor([[seconds, interrupted.is_set(), late]], dtype=torch.float64)
+        clock, stop, due = world.gather(mine).T
+        return float(clock[0]), bool(stop.any()), bool(due[0])
+
+    world.meet()
     last_save, marks = time.perf_counter(), int(spent() * EVALUATIONS)
+    disable = None if world.first else True
     with (
-        interruptible() as interrupted,
-        tqdm(desc="training the front-end", unit="step", initial=trainer.step, total=steps, disable=None) as bar,
+        interruptible(world) as interrupted,
+        tqdm(desc="training the front-end", unit="step", initial=trainer.step, total=steps, disable=disable) as bar,
     ):
         while spent() < 1:
             began = time.perf_counter()
             losses = trainer.train_step(spent())
             seconds += time.perf_counter() - began
-            late = time.perf_counter() - last_save > CHECKPOINT_SECONDS
-            if late or interrupted.is_set() or int(spent() * EVALUATIONS) > marks:
+            seconds, stop, late = agree(interrupted)
+            if late or stop or int(spent() * EVALUATIONS) > marks:
                 losses = losses or trainer.look()  # before anything is saved
             bar.update(trainer.step - bar.n)
             if "rolled_back_to" in losses:
@@ -201,9 +232,9 @@ def _run(
             if int(spent() * EVALUATIONS) > marks:
                 marks = int(spent() * EVALUATIONS)
                 frontend.load_trained(trainer)
-                metrics.write("held_out", step=trainer.step, seconds=round(seconds, 3), **_held_out(frontend, held_out))
-                save_frontend(frontend, out)
-            if interrupted.is_set() and spent() < 1:
+                world.first_does(evaluate)
+                _, stop, late = agree(interrupted)
+            if stop and spent() < 1:
                 save()
                 return False
             if late:
@@ -211,7 +242,7 @@ def _run(
                 last_save = time.perf_counter()
     save()
     frontend.load_trained(trainer)
-    save_frontend(frontend, out)
+    world.first_does(lambda: save_frontend(frontend, out))
     return True
 
 
@@ -236,17 +267,17 @@ def _checkpoint(trainer: Trainer, scalars: dict[str, Any]) -> Checkpoint:
         **{f"{name}_optimizer": optimizer_tensors(optimizer) for name, optimizer in trainer.optimizers.items()},
     }
     del state["optimizers"]
-    return Checkpoint(state.pop("step"), tensors, {**state, **scalars})
+    return Checkpoint(state.pop("step"), tensors, {**state, "accumulation": trainer.num_batches, **scalars})
 
 
-def _resume(trainer: Trainer, begun_with: dict[str, Any], folder: Path) -> float:
-    """Restore the newest intact checkpoint, and return the seconds of training until then."""
+def _resume(trainer: Trainer, begun_with: dict[str, Any], folder: Path) -> tuple[float, int]:
+    """Restore the newest intact checkpoint; return the seconds of training until then, and the batches per step."""
     checkpoint = load_checkpoint(folder, trainer.device)
     scalars = dict(checkpoint.state)
     for name, what in (("config", "other settings"), ("files", "other files")):
         if scalars.pop(name, None) != begun_with[name]:
             raise RunError(f"{folder}: was started with {what}; continue with those, or train into another folder")
-    seconds = scalars.pop("seconds")
+    seconds, num_batches = scalars.pop("seconds"), scalars.pop("accumulation", 1)
     try:
         for name, optimizer in trainer.optimizers.items():
             tensors = checkpoint.tensors.pop(f"{name}_optimizer")
@@ -260,4 +291,4 @@ def _resume(trainer: Trainer, begun_with: dict[str, Any], folder: Path) -> float
             f"{folder}: its checkpoint at step {checkpoint.step} is of another front-end or is damaged "
             f"({reason}); restore it, or train again into another folder"
         ) from error
-    return seconds
+    return seconds, num_batches

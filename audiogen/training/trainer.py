@@ -154,6 +154,18 @@ class Trainer:
         Raises:
             RunError: there is none, it belongs to another model, or the first rank has found another one.
         """
+        self.world.after_first(self._restore)
+        step = self.progress.step
+        first, *_ = steps = self.world.gather(torch.tensor([step])).tolist()
+        if step != first:
+            raise RunError(
+                f"{self.folder}: the newest checkpoint here is of step {step}, but of {first} on rank 0; the folder "
+                "must lie on a disk that all machines share"
+            )
+        if any(other != first for other in steps):
+            raise ReportedElsewhere()
+
+    def _restore(self) -> None:
         checkpoint = load_checkpoint(self.folder, self.device)
         try:
             self.model.load_state_dict(checkpoint.tensors["model"])
@@ -168,14 +180,6 @@ class Trainer:
                 f"{self.folder}: its checkpoint at step {checkpoint.step} is of another model or is damaged "
                 f"({reason}); restore it, or train again into another folder"
             ) from error
-        first, *_ = steps = self.world.gather(torch.tensor([checkpoint.step])).tolist()
-        if checkpoint.step != first:
-            raise RunError(
-                f"{self.folder}: the newest checkpoint here is of step {checkpoint.step}, but of {first} on "
-                "rank 0; the folder must lie on a disk that all machines share"
-            )
-        if any(step != first for step in steps):
-            raise ReportedElsewhere()
 
     def save(self) -> None:
         """Write a checkpoint of the current step."""

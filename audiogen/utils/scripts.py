@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Callable
 
-from ..errors import AudiogenError
+from ..errors import AudiogenError, reports
 
 
 def run_script(main: Callable[[], None], stopped: str = "nothing that was saved is lost") -> int:
@@ -21,7 +21,8 @@ def run_script(main: Callable[[], None], stopped: str = "nothing that was saved 
     try:
         main()
     except (AudiogenError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        if not isinstance(error, AudiogenError) or reports(error):
+            print(f"error: {error}", file=sys.stderr)
         return getattr(error, "exit_code", AudiogenError.exit_code)
     except KeyboardInterrupt:
         print(f"stopped: {stopped}", file=sys.stderr)

@@ -1,9 +1,11 @@
 """Balance losses by their share of the gradient, independent of their scales."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+from ...distributed import World
 
 
 class Balancer:
@@ -21,19 +23,27 @@ class Balancer:
         self.weights, self.decay = dict(weights), decay
         self.norms: dict[str, Tensor] = {}
 
-    def gradient(self, losses: Mapping[str, Tensor], output: Tensor) -> Tensor:
-        """Return the balanced gradient, of `output`'s shape and about norm 1, for output.backward.
+    def gradients(self, batches: Sequence[tuple[Mapping[str, Tensor], Tensor]], world: World = World()) -> list[Tensor]:
+        """Return the balanced gradient of each batch of a step, about norm 1, for output.backward.
 
         Args:
-            losses: scalars by name; each name needs a weight.
-            output: the tensor from which they were computed.
+            batches: losses, scalars by name, each of which needs a weight; and the output from which they were
+                computed.
+            world: the ranks, each with as many batches; norms are averaged over all.
         """
-        total = torch.zeros_like(output)
-        whole = sum(self.weights[name] for name in losses)
-        for name, loss in losses.items():
-            (grad,) = torch.autograd.grad(loss, output, retain_graph=True)
-            norm = grad.norm().double()
-            before = self.norms.get(name, norm)
-            self.norms[name] = self.decay * before + (1 - self.decay) * norm
-            total += self.weights[name] / whole / self.norms[name].clamp_min(1e-12) * grad
-        return total
+        names = list(batches[0][0])
+        found = [
+            [torch.autograd.grad(loss, output, retain_graph=True)[0] for loss in losses.values()]
+            for losses, output in batches
+        ]
+        norms = torch.stack([torch.stack([grad.norm().double() for grad in row]) for row in found])
+        for name, norm in zip(names, world.gather(norms).mean(0), strict=True):
+            self.norms[name] = self.decay * self.norms.get(name, norm) + (1 - self.decay) * norm
+        whole = sum(self.weights[name] for name in names)
+        totals = []
+        for (_, output), row in zip(batches, found, strict=True):
+            total = torch.zeros_like(output)
+            for name, grad in zip(names, row, strict=True):
+                total += self.weights[name] / whole / self.norms[name].clamp_min(1e-12) * grad
+            totals.append(total)
+        return totals

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...distributed import World
+from ...distributed import TreeSum, World
 from .kmeans import cluster_sums, kmeans, nearest
 
 REVIVE_BELOW = 0.3  # codewords used less than this, relative to the average, are replaced
@@ -86,7 +86,9 @@ class CodebookLearner(nn.Module):
 
     Each codeword follows the moving average of the vectors assigned to it (van den Oord et al. 2017, appendix A.1).
     Rarely used codewords are replaced by random vectors of the batch (Dhariwal et al. 2020, "random restart").
-    Statistics are summed over the ranks of `world`, so that all have the same codebooks.
+
+    `quantize` takes the statistics of a batch, and `update` moves the codebooks by those of all batches since the last
+    update, on all ranks of `world`.
     """
 
     counts: Tensor
@@ -95,6 +97,8 @@ class CodebookLearner(nn.Module):
     def __init__(self, quantizer: ResidualVQ, decay: float = 0.99, world: World = World()):
         super().__init__()
         self.quantizer, self.decay, self.world = quantizer, decay, world
+        self._total = TreeSum()  # counts (V,) and sums (V, L) of each codebook
+        self._spare: list[Tensor] = []  # random vectors (V, L) of the first batch, for each codebook
         self.register_buffer("counts", torch.ones_like(quantizer.codebooks[..., 0]))  # (K, V)
         self.register_buffer("sums", quantizer.codebooks.clone())  # (K, V, L)
 
@@ -108,7 +112,7 @@ class CodebookLearner(nn.Module):
         self.sums.copy_(self.quantizer.codebooks)
 
     def quantize(self, x: Tensor, depths: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Quantize encoder outputs (B, D, T) and train the codebooks by one step.
+        """Quantize encoder outputs (B, D, T), and take the statistics that `update` needs.
 
         Args:
             x: (B, D, T).
@@ -123,14 +127,21 @@ class CodebookLearner(nn.Module):
         vectors = x.transpose(1, 2).flatten(0, 1)  # (B * T, D)
         uses = depths.to(x.device, non_blocking=True).repeat_interleave(num_frames)[:, None]  # (B * T, 1)
         residual, quantized, commitment_loss = vectors, torch.zeros_like(vectors), x.new_zeros(())
-        for stage in range(len(self.quantizer.codebooks)):
+        statistics, spare = [], []
+        for stage, codebook in enumerate(self.quantizer.codebooks):
             seen = self.quantizer.project_in(stage, residual)
-            chosen = self._step(stage, seen.detach(), generator)
+            codes = nearest(seen.detach(), codebook)
+            chosen = codebook[codes]
+            statistics += cluster_sums(seen.detach(), codes, len(codebook))
+            places = torch.randint(len(seen), (len(codebook),), generator=generator)
+            spare.append(seen.detach()[places.to(x.device, non_blocking=True)])
             commitment_loss = commitment_loss + (seen - chosen).square().mean()
             if self.quantizer.factorised:  # projections learn by gradient and pass it on to the encoder
                 chosen = self.quantizer.project_out(stage, seen + (chosen - seen).detach())
             residual = residual - chosen
             quantized = quantized + torch.where(uses > stage, chosen, 0)
+        self._total.add(statistics)
+        self._spare = self._spare or spare
         if not self.quantizer.factorised:
             quantized = vectors + (quantized - vectors).detach()
         return quantized.view(batch_size, num_frames, dim).transpose(1, 2), commitment_loss
@@ -145,21 +156,17 @@ class CodebookLearner(nn.Module):
         return (self.counts >= REVIVE_BELOW * self.counts.mean(1, keepdim=True)).float().mean(1)
 
     @torch.no_grad()
-    def _step(self, stage: int, vectors: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the codewords (M, L) nearest to vectors (M, L), then move those codewords toward the vectors."""
-        codebook, counts, sums = self.quantizer.codebooks[stage], self.counts[stage], self.sums[stage]
-        codes = nearest(vectors, codebook)
-        chosen = codebook[codes]
-        batch_counts, batch_sums = self.world.add_up(cluster_sums(vectors, codes, len(codebook)))
-        counts.lerp_(batch_counts, 1 - self.decay)
-        sums.lerp_(batch_sums, 1 - self.decay)
-        usual = counts.mean()
-        dead = counts < REVIVE_BELOW * usual
-        places = torch.randint(len(vectors), (len(codebook),), generator=generator)
-        places = places.to(vectors.device, non_blocking=True)
-        drawn = vectors[places]
-        self.world.copy_from_first([drawn])
-        sums.copy_(torch.where(dead[:, None], drawn * usual, sums))
-        counts.copy_(torch.where(dead, usual, counts))
-        codebook.copy_(self.quantizer.on_sphere(sums / counts[:, None]))
-        return chosen
+    def update(self) -> None:
+        """Move the codewords toward the vectors that chose them since the last update."""
+        totals, spare = self.world.add_up(self._total.result()), self._spare
+        self.world.copy_from_first(spare)
+        self._spare = []
+        for stage, codebook in enumerate(self.quantizer.codebooks):
+            counts, sums = self.counts[stage], self.sums[stage]
+            counts.lerp_(totals[2 * stage], 1 - self.decay)
+            sums.lerp_(totals[2 * stage + 1], 1 - self.decay)
+            usual = counts.mean()
+            dead = counts < REVIVE_BELOW * usual
+            sums.copy_(torch.where(dead[:, None], spare[stage] * usual, sums))
+            counts.copy_(torch.where(dead, usual, counts))
+            codebook.copy_(self.quantizer.on_sphere(sums / counts[:, None]))

@@ -7,11 +7,12 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ...distributed import TreeSum, World
 from ...errors import TrainingError
 from .balancer import Balancer
 from .crops import generator_for
@@ -56,6 +57,24 @@ class TrainingSettings:
     seed: int = 0
 
 
+class Pass(NamedTuple):
+    """The forward pass of a batch.
+
+    Attributes:
+        decoded: (B, 1, N).
+        losses: scalars by name.
+        found: the reconstruction losses' sum, float64.
+        commitment: the loss of the quantizer; 0 without one.
+        real: what the discriminators return for the recordings; None where they are not used.
+    """
+
+    decoded: Tensor
+    losses: dict[str, Tensor]
+    found: Tensor
+    commitment: Tensor
+    real: Any
+
+
 class Trainer:
     """Trains copies of the networks step by step; `export` copies the weights back.
 
@@ -65,6 +84,8 @@ class Trainer:
 
     A step that explodes (the loss is NaN or many times its average) changes no weight, and neither do those after it.
     At the next look at the losses, the trainer rolls back to its last snapshot, halves the learning rate and says so.
+
+    A step is one batch, unless `share_out` says otherwise.
 
     Args:
         encoder: wavs -> (B, D, T) and an unused state; may have no parameters.
@@ -85,6 +106,7 @@ class Trainer:
         batch: Batch,
     ):
         self.settings, self.batch = settings, batch
+        self.world, self.num_batches = World(), 1
         self.like = like = decoder.window  # device and dtype
         self.device = like.device
         with torch.random.fork_rng(devices=[]):
@@ -123,6 +145,18 @@ class Trainer:
         self.looks_always = self.device.type == "cpu"  # at each step, since there is nothing to wait for
         self._unseen: list[Tensor] = []  # `exploded` after each step since the last look
         self._losses: dict[str, Tensor] = {}  # of the last step
+
+    def share_out(self, world: World, num_batches: int) -> None:
+        """Train with other ranks, which share out the `num_batches` batches of each step.
+
+        Raises:
+            ConfigError: they can't be shared out equally.
+        """
+        world.share(num_batches)
+        self.world, self.num_batches = world, num_batches
+        if self.learner is not None:
+            self.learner.world = world
+        world.copy_from_first(self.modules.state_dict().values())
 
     def train_step(self, progress: float) -> dict[str, float]:
         """Train for one step.
@@ -164,10 +198,12 @@ class Trainer:
             return {**dict(zip(self._losses, losses, strict=True)), "learning_rate": rate}
         exploded_at, lr_scale = self.step - exploded.count(1.0) + 1, self.lr_scale / 2
         if lr_scale < 0.5**MAX_ROLLBACKS:
-            raise TrainingError(
-                f"the front-end's loss explodes or is NaN at step {exploded_at}, after {MAX_ROLLBACKS} rollbacks: "
-                f"lower its learning_rate from {self.settings.learning_rate:g}, or look for odd files with audiogen "
-                "doctor"
+            raise self.world.shared(
+                TrainingError(
+                    f"the front-end's loss explodes or is NaN at step {exploded_at}, after {MAX_ROLLBACKS} rollbacks: "
+                    f"lower its learning_rate from {self.settings.learning_rate:g}, or look for odd files with "
+                    "audiogen doctor"
+                )
             )
         self.load(copy.deepcopy(self._snapshot))
         self._snapshot["lr_scale"] = self.lr_scale = lr_scale
@@ -217,17 +253,47 @@ class Trainer:
 
     def _step(self, progress: float) -> dict[str, Tensor]:
         """Return the step's losses, without waiting for a GPU; after an explosion no weight changes any more."""
-        generator = generator_for(self.settings.seed, self.step, 1)
-        wav = self.batch(self.step).to(self.like, non_blocking=True)
+        first = self.step * self.num_batches
+        generator = generator_for(self.settings.seed, first, 1)
         for optimizer in self.optimizers.values():
             optimizer.param_groups[0]["lr"] = self.settings.learning_rate * self.lr_scale * self._schedule(progress)
         if self.learner is not None and not self.quantized and progress >= UNQUANTIZED:
-            self._start_codebooks(self.learner, generator)
+            self._start_codebooks(self.learner, first, generator)
+        passes = [
+            self._pass(first + i, generator_for(self.settings.seed, first + i, 1) if i else generator, progress)
+            for i in self.world.share(self.num_batches)
+        ]
+        if self.learner is not None and self.quantized:
+            self.learner.update()
+        gradients = self.balancer.gradients([(one.losses, one.decoded) for one in passes], self.world)
+        rows = [
+            [*one.losses.values(), one.found, one.commitment, gradient.isfinite().all()]
+            for one, gradient in zip(passes, gradients, strict=True)
+        ]
+        *losses, found, commitment, finite = self._means(rows)
+        usual = math.inf if self.ema_loss is None else self.ema_loss
+        sound = (found <= EXPLODED * usual) & commitment.isfinite() & (finite == 1)
+        self.exploded = torch.maximum(self.exploded, (~sound).float())
+        self._backward("codec", [self._roots(one, gradient) for one, gradient in zip(passes, gradients, strict=True)])
+        optimizer = self.optimizers["codec"]
+        optimizer.found_inf = self.exploded  # the fused step leaves all as it is where this is 1
+        optimizer.step()
+        self.ema_loss = found if self.ema_loss is None else 0.98 * self.ema_loss + 0.02 * found
+        record = {"loss": found, **dict(zip(passes[0].losses, losses, strict=True))}
+        if self.quantized:
+            record["commitment"] = commitment
+        if passes[0].real is not None:
+            record["discriminators"] = self._train_discriminators(passes)
+        return record
+
+    def _pass(self, number: int, generator: torch.Generator, progress: float) -> Pass:
+        """Run the networks on a batch."""
+        wav = self.batch(number).to(self.like, non_blocking=True)
         latent, _ = self.modules["encoder"](wav)  # (B, dim, T)
-        commitment_loss = latent.new_zeros(())
+        commitment = latent.new_zeros(())
         if self.learner is not None and self.quantized:
             depths = draw_depths(len(wav), len(self.learner.quantizer.codebooks), generator)
-            latent, commitment_loss = self.learner.quantize(latent, depths, generator)
+            latent, commitment = self.learner.quantize(latent, depths, generator)
         decoded, _ = self.modules["decoder"](latent)
         losses = self.loss_of(decoded, wav)
         found = sum((loss.detach() for loss in losses.values()), wav.new_zeros(())).double()
@@ -235,47 +301,51 @@ class Trainer:
         real = self.modules["discriminators"](wav) if adversarial else None
         if real is not None:
             losses |= generator_losses(real, self.modules["discriminators"](decoded))
-        gradient = self.balancer.gradient(losses, decoded)
-        usual = math.inf if self.ema_loss is None else self.ema_loss
-        sound = (found <= EXPLODED * usual) & commitment_loss.isfinite() & gradient.isfinite().all()
-        self.exploded = torch.maximum(self.exploded, (~sound).float())
-        optimizer = self.optimizers["codec"]
-        optimizer.zero_grad(set_to_none=False)
-        roots, seeds = [decoded], [gradient]
-        if self.quantized:
-            roots, seeds = [*roots, commitment_loss], [*seeds, torch.full_like(commitment_loss, COMMITMENT_WEIGHT)]
-        torch.autograd.backward(roots, seeds)
-        optimizer.found_inf = self.exploded  # the fused step leaves all as it is where this is 1
-        optimizer.step()
-        self.ema_loss = found if self.ema_loss is None else 0.98 * self.ema_loss + 0.02 * found
-        record = {"loss": found, **{name: loss.detach() for name, loss in losses.items()}}
-        if self.quantized:
-            record["commitment"] = commitment_loss.detach()
-        if real is not None:
-            record["discriminators"] = self._train_discriminators(real, decoded.detach())
-        return record
+        return Pass(decoded, losses, found, commitment, real)
 
-    def _train_discriminators(self, real: Any, decoded: Tensor) -> Tensor:
+    def _means(self, rows: list[list[Tensor]]) -> Tensor:
+        """Average figures over the batches of all ranks: a row for each of this rank's batches -> float64."""
+        return self.world.gather(torch.stack([torch.stack([x.detach().double() for x in row]) for row in rows])).mean(0)
+
+    def _roots(self, one: Pass, gradient: Tensor) -> Callable[[], None]:
+        """Return the backward pass of a batch, from the balanced gradient of what was decoded."""
+        roots, seeds = [one.decoded], [gradient]
+        if self.quantized:
+            roots, seeds = [*roots, one.commitment], [*seeds, torch.full_like(one.commitment, COMMITMENT_WEIGHT)]
+        return lambda: torch.autograd.backward(roots, seeds)
+
+    def _backward(self, name: str, passes: list[Callable[[], None]]) -> None:
+        """Set the mean gradient of all ranks' batches, given the backward pass of each of this rank's."""
+        total, parameters = TreeSum(), self.optimizers[name].param_groups[0]["params"]
+        for backward in passes:
+            self.optimizers[name].zero_grad(set_to_none=False)
+            backward()
+            if self.num_batches > 1:
+                total.add([p.grad.clone() for p in parameters])
+        if self.num_batches > 1:
+            for p, gradient in zip(parameters, self.world.add_up(total.result()), strict=True):
+                p.grad.copy_(gradient / self.num_batches)
+
+    def _train_discriminators(self, passes: list[Pass]) -> Tensor:
         """Train the discriminators unless they are far ahead of the codec; return their hinge loss."""
-        loss = hinge_loss(real, self.modules["discriminators"](decoded))
-        value = loss.detach().double()
+        losses = [hinge_loss(one.real, self.modules["discriminators"](one.decoded.detach())) for one in passes]
+        [value] = self._means([[loss] for loss in losses])
         self.ema_disc_loss = value if self.ema_disc_loss is None else 0.98 * self.ema_disc_loss + 0.02 * value
         ahead = ~(self.ema_disc_loss >= DISC_PAUSE_LOSS)
         if self.looks_always and bool(ahead):
             return value  # spares a CPU the backward pass; a GPU would be waited for
+        self._backward("discriminators", [loss.backward for loss in losses])
         optimizer = self.optimizers["discriminators"]
-        optimizer.zero_grad(set_to_none=False)
-        loss.backward()
         optimizer.found_inf = torch.maximum(self.exploded, ahead.float())
         optimizer.step()
         return value
 
     @torch.no_grad()
-    def _start_codebooks(self, learner: CodebookLearner, generator: torch.Generator) -> None:
+    def _start_codebooks(self, learner: CodebookLearner, first: int, generator: torch.Generator) -> None:
         points: list[Tensor] = []
         wanted, found = START_POINTS * learner.quantizer.codebooks.shape[1], 0
         while found < wanted:
-            latent, _ = self.modules["encoder"](self.batch(self.step + len(points)).to(self.like))
+            latent, _ = self.modules["encoder"](self.batch(first + len(points)).to(self.like))
             points.append(latent.transpose(1, 2).flatten(0, 1))  # (B * T, dim)
             found += len(points[-1])
         learner.start(torch.cat(points), generator)
