@@ -5,7 +5,6 @@ is a dict of its fields with its kind first: `{"kind": "gpt", "dim": 384}`.
 """
 
 import dataclasses
-import difflib
 import json
 import sys
 import types
@@ -13,7 +12,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .errors import ConfigError
+from .errors import ConfigError, nearest
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -83,7 +82,7 @@ def find(kind: Any, registry: Mapping[str, type], where: str) -> type:
         ConfigError: there is none; the message suggests the nearest kind.
     """
     if not isinstance(kind, str) or kind not in registry:
-        near = _nearest(str(kind), registry)
+        near = nearest(str(kind), registry)
         raise ConfigError(f"{where}: there is no {kind!r}{near}; choose one of {', '.join(registry)}")
     return registry[kind]
 
@@ -134,12 +133,7 @@ def parse_override(assignment: str) -> tuple[list[str], Any]:
 def unknown_key(key: str, valid: Iterable[str]) -> ConfigError:
     """Return the error for an unknown key; it suggests the nearest valid one."""
     valid = list(valid)
-    return ConfigError(f"{key}: unknown setting{_nearest(key, valid)}; valid are {', '.join(valid) or 'none'}")
-
-
-def _nearest(name: str, valid: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.4)
-    return f", did you mean {close[0]}?" if close else ""
+    return ConfigError(f"{key}: unknown setting{nearest(key, valid)}; valid are {', '.join(valid) or 'none'}")
 
 
 def _dotted(where: str, key: str) -> str:

@@ -4,7 +4,9 @@ Every message names the file or the key, says what is wrong and what to do. The 
 line and exits with the error's `exit_code`; only bugs end in a traceback.
 """
 
+import difflib
 import os
+from collections.abc import Iterable
 
 
 def printable(text: str) -> str:
@@ -82,3 +84,9 @@ class ReportedElsewhere(AudiogenError):
 
 class DownloadError(AudiogenError):
     """A download is missing, incomplete, or does not match its checksum."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Ask, as a part of a message, whether the valid name nearest to a wrong one was meant; empty if none is near."""
+    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.4)
+    return f", did you mean {close[0]}?" if close else ""

@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from ..errors import ConfigError, nearest
 from ..utils.text import fold
 from . import t5
 from .backbones.gpt import GPT
@@ -157,7 +157,8 @@ class Label(Condition):
     def parse(self, name: str, value: Any) -> Tensor:
         place = self._places.get(fold(str(value)))
         if place is None:
-            raise ConfigError(f"{name}: there is no {str(value)!r}; choose one of {listed(self.config.values)}")
+            meant = nearest(str(value), self.config.values)
+            raise ConfigError(f"{name}: there is no {str(value)!r}{meant}; choose one of {listed(self.config.values)}")
         return torch.tensor([[float(place)]])
 
     def describe(self, x: Tensor) -> str | None:

@@ -7,7 +7,8 @@ gives the share of sounds whose label is heard as asked, by a judge of the train
 files, and their round trips through the front-end, by the same judge. What guidance costs shows in three columns:
 `heard` is how many values are heard equally often (the perplexity of their shares), `variety` the mean distance between
 sounds of the same value, relative to that of the held-out files (of log-mel statistics), and KAD x 1000 the distance
-from all held-out files, whose floor is that of training files.
+from all held-out files, whose floor is that of training files. Above the table stands what labels are worth: the
+held-out loss with and without them.
 
 If the run has learned where files end, `ends` is the share of sounds that are a single one and fade: in the last 50 ms
 they are at least 20 dB below their loudest 50 ms, after which the level never rises by 6 dB again (of what is less than
@@ -32,12 +33,16 @@ import torch
 from torch import Tensor
 
 from audiogen.audio.io import resample
+from audiogen.data import EncodedCache, Sequences
 from audiogen.evaluation.distribution import kad, log_mel_statistics, mean_and_deviation
 from audiogen.evaluation.heard import heard_as_asked, judge_of, label_values, tally
 from audiogen.evaluation.judges import levels
 from audiogen.evaluation.report import labelled_sounds
+from audiogen.evaluation.scores import held_out_score
 from audiogen.evaluation.sounds import Labelled, generate_sounds
+from audiogen.runs.folder import read_source
 from audiogen.runs.run import Run, load_run
+from audiogen.spec import Unit
 from audiogen.utils.files import atomic_write_json
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -69,6 +74,7 @@ def main() -> None:
         for parts in (run.split().train, run.split().held_out)
     )
     training, recordings = list(train), list(held_out)
+    show_worth(run)
     judge = judge_of(run, training)
     reference = log_mel_statistics([wav for wav, _ in recordings], run.sample_rate)
     trips = list(round_trips(run, recordings))
@@ -109,6 +115,17 @@ def main() -> None:
         show_values(rows, labels)
     if args.json:
         atomic_write_json(args.json, rows)
+
+
+def show_worth(run: Run) -> None:
+    """Print the held-out loss with and without the labels of the files."""
+    cache = EncodedCache.open(read_source(run.folder), run.frontend)
+    held_out, known = Sequences(cache, run.split().held_out), run.file_conditions(cache)
+    given = [known.of_item(held_out.piece(i)) for i in range(len(held_out))] if known else None
+    told, untold = (held_out_score(run.model, held_out, None, values) for values in (given, None))
+    bound = "at most " if run.model.head.bounds else ""
+    unit = Unit(told.unit).per_entry
+    print(f"Held-out loss in {unit}: {bound}{told.loss:.3f} with labels, {bound}{untold.loss:.3f} without them\n")
 
 
 def show_values(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> None:
