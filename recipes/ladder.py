@@ -45,7 +45,7 @@ from audiogen.spec import Unit
 from audiogen.utils.scripts import run_script
 
 #: Front-ends that are only used when named: densities have no bits, EnCodec is a download, BPE needs a base front-end.
-ASIDE = ("mel", "encodec", "bpe")
+ASIDE = ("mel", "encodec", "bpe", "semantic")
 RUNGS = [f"{frontend}:{backbone}" for frontend in FRONTENDS if frontend not in ASIDE for backbone in BACKBONES]
 SHORT = {"melvq:bigram", "melvq:mlp"}
 TINY = ["frontend.num_features=12", "frontend.codebook_size=16", "frontend.griffin_lim_iterations=2"]

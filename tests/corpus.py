@@ -49,7 +49,22 @@ TINY_FRONTENDS: dict[str, dict[str, Any]] = {
             "griffin_lim_iterations": 2,
         },
     },
+    "semantic": {
+        "encoder": "fit",
+        "sample_rate": RATE,
+        "codebook_size": 8,
+        "dim": 8,
+        "num_layers": 1,
+        "num_heads": 2,
+        "window": 2,
+        "fit_steps": 3,
+        "crop_frames": 16,
+        "batch_size": 2,
+    },
 }
+
+#: Front-ends whose codes or frames can be decoded to sound.
+SOUNDING = [kind for kind, part in FRONTENDS.items() if part.decodes]
 
 
 def tiny_settings(kind: str) -> dict[str, Any]:

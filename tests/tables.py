@@ -42,6 +42,8 @@ def summary(part: type) -> str:
 
 
 def latency(front) -> str:
+    if not front.decodes:
+        return "encodes only"
     if math.isinf(front.latency_ms):
         return "needs the whole recording"
     first = 1000 * front.start_frames * front.spec.hop_length / front.spec.sample_rate

@@ -60,11 +60,11 @@ def test_front_ends_encode_and_decode(kind):
     frontend = copy.deepcopy(tiny_frontend(kind))
     wav = 0.5 * torch.ones(2, 1, 3000)
     x = frontend.encode(wav)
-    y = frontend.decode(x)
+    y = frontend.decode(x) if frontend.decodes else x
     with fake_gpu():
         frontend.to(GPU)
         there = frontend.encode(torch.zeros_like(wav, device=GPU))
-        heard = frontend.decode(there)
+        heard = frontend.decode(there) if frontend.decodes else there
     on_gpu(there, heard)
     assert (there.shape[:2], there.dtype, heard.dtype) == (x.shape[:2], x.dtype, y.dtype)
     if frontend.spec.hop_length is not None:

@@ -54,6 +54,9 @@ def test_silence_stays_quiet(frontend):
     """Guards against log(0), a division by a loudness of 0, and noise where there was nothing. (An untrained EnCodec,
     and a codec after three steps, know nothing of silence.)"""
     x = frontend.encode(torch.zeros(1, 1, 4000))
+    if not frontend.decodes:
+        assert len(x[..., 5:-5].unique()) == 1, "silence has one code"
+        return
     wav = frontend.decode(x)
     assert bool(torch.isfinite(wav).all())
     if not any(hasattr(frontend.base or frontend, name) for name in ("encoder", "quantizer")):
@@ -79,7 +82,7 @@ def test_nothing_works_before_there_are_weights(kind, tmp_path):
         x = torch.zeros(1, frontend.spec.num_codebooks, 2, dtype=torch.int64)
     for call in (
         lambda: frontend.encode(made_up_sounds(500)),
-        lambda: frontend.decode(x),
+        *([lambda: frontend.decode(x)] if frontend.decodes else []),
         lambda: save_frontend(frontend, tmp_path / "saved"),
     ):
         with pytest.raises(NotFittedError, match="fit|load_pretrained"):
@@ -152,7 +155,8 @@ def test_fit_survives_silence_and_scraps(kind):
     frontend = load_frontend(kind, **settings)
     files = [torch.zeros(1, 4000), made_up_sounds(3000)[0] * 1e-4, made_up_sounds(70)[0]]
     frontend.fit(files)
-    assert bool(torch.isfinite(frontend.decode(frontend.encode(made_up_sounds(4000)))).all())
+    x = frontend.encode(made_up_sounds(4000))
+    assert not frontend.decodes or bool(torch.isfinite(frontend.decode(x)).all())
 
 
 def test_saved_and_loaded_it_is_the_same(frontend, tmp_path):
@@ -301,7 +305,8 @@ def test_weights_are_not_used_with_settings_they_were_not_made_for(kind, tmp_pat
     save_frontend(tiny_frontend(kind), tmp_path)
     wrapped = tiny_frontend(kind).base is not None
     where = "frontend.base" if wrapped else "frontend"
-    own = {"weights": "fit"} if kind == "codec" else {}  # shipped ones have a rate of their own
+    # Shipped weights have a rate of their own.
+    own = {key: value for key, value in tiny_settings(kind).items() if value == "fit"}
     with pytest.raises(ConfigError, match=f"{where}.sample_rate.*8000.*16000"):
         load_frontend(tmp_path, **FRONTENDS[kind].at_rate(own, 16000))
     same = load_frontend(tmp_path, **FRONTENDS[kind].at_rate(own, 8000))
@@ -327,13 +332,11 @@ def test_on_each_device(frontend, device):
         assert float((x.cpu() == expected).float().mean()) > 0.98
     else:
         torch.testing.assert_close(x.cpu(), expected, rtol=0, atol=1e-3)
-    decoded = moved.decode(x)
-    assert decoded.device.type == device.type
-    assert (
-        decoded.shape[-1]
-        == int(moved.frame_lengths(x).sum(dim=1).max())
-        == -(-5000 // base_hop_length(frontend)) * base_hop_length(frontend)
-    )
+    length = -(-5000 // base_hop_length(frontend)) * base_hop_length(frontend)
+    assert int(moved.frame_lengths(x).sum(dim=1).max()) == length
+    if moved.decodes:
+        decoded = moved.decode(x)
+        assert decoded.device.type == device.type and decoded.shape[-1] == length
     assert moved.fingerprint() == frontend.fingerprint()
     if device.type == "cpu" or not frontend.learned:
         return
@@ -342,4 +345,5 @@ def test_on_each_device(frontend, device):
         **{name: value for name, value in to_dict(frontend.config).items()},
     ).to(device)
     fresh.fit(training_files(fresh.spec.sample_rate))
-    assert bool(torch.isfinite(fresh.decode(fresh.encode(wav.to(device)))).all())
+    x = fresh.encode(wav.to(device))
+    assert not fresh.decodes or bool(torch.isfinite(fresh.decode(x)).all())

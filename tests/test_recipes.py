@@ -8,19 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corpus import RATE
+import torch
+from corpus import RATE, tiny_settings
 from folders import write_wav
 from listening import Page
 from matplotlib import pyplot
 
 from audiogen.data import scan
 from audiogen.errors import CacheError, RunError
+from audiogen.frontends import load_frontend
 from audiogen.runs.run import load_run
 from audiogen.utils.tensors import read_tensors
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-#: No lessons: quickstart makes its own corpus, base_model takes one of many kinds.
-OTHERS = ("quickstart", "base_model")
+#: No lessons: quickstart makes its own corpus, base_model and semantic_encoder take one of many kinds.
+OTHERS = ("quickstart", "base_model", "semantic_encoder")
 LESSONS = sorted(path.stem for path in RECIPES.glob("*.py") if path.stem not in OTHERS)
 
 
@@ -149,3 +151,25 @@ def test_a_base_model_is_trained_and_continued(clips, tmp_path, monkeypatch, cap
     first = train(0.01)
     spent = read_tensors(checkpoint, RunError, "")[1]["seconds"] / 60
     assert 0 < first == train(spent / 2) < train(spent + 0.01)
+
+
+def test_a_semantic_encoder_is_trained_and_continued(clips, tmp_path, monkeypatch, capsys):
+    """Guards against a recipe that fails after a change of the library, a checkpoint that is not resumed, and a result
+    that is no front-end."""
+    for path in clips.glob("*.wav"):
+        kind = tmp_path / "corpus" / path.stem.split("_")[0]
+        kind.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, kind)
+    small = [f"--set=frontend.{name}={value}" for name, value in tiny_settings("semantic").items()]
+
+    def train(minutes: float) -> int:
+        command = ["semantic_encoder.py", str(tmp_path / "corpus"), "--out", str(tmp_path / "encoder"), *small]
+        monkeypatch.setattr(sys, "argv", [*command, "--minutes", str(minutes)])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(RECIPES / "semantic_encoder.py"), run_name="__main__")
+        assert end.value.code == 0, capsys.readouterr().err
+        return torch.load(tmp_path / "encoder" / "training.pt", weights_only=True)["step"]
+
+    first = train(0.001)
+    assert 0 < first == train(0.0005) < train(0.02)
+    assert load_frontend(tmp_path / "encoder").encode(torch.zeros(1, 1, RATE)).shape == (1, 1, 50)

@@ -8,7 +8,7 @@ import re
 import pytest
 import soundfile
 import torch
-from corpus import TINY_VOCODER, folder_of_notes, note, tiny_frontend, tiny_settings
+from corpus import SOUNDING, TINY_VOCODER, folder_of_notes, note, tiny_frontend, tiny_settings
 from processes import audiogen
 from tiny import tiny_backbone
 
@@ -16,7 +16,7 @@ from audiogen.audio.io import audio_info, read_audio, write_audio
 from audiogen.audio.limiter import Limiter
 from audiogen.audio.wav_stream import write_chunks
 from audiogen.errors import AudiogenError, ConfigError
-from audiogen.frontends import FRONTENDS, load_frontend
+from audiogen.frontends import load_frontend
 from audiogen.generation.audio import generate_sound, stream_sound
 from audiogen.generation.request import Request
 from audiogen.models.patterns import PATTERNS
@@ -29,7 +29,7 @@ def model_for(frontend, pattern="delay"):
 
 
 @pytest.mark.parametrize("with_prompt", [False, True])
-@pytest.mark.parametrize("kind", FRONTENDS)
+@pytest.mark.parametrize("kind", SOUNDING)
 def test_a_stream_is_what_generate_makes(kind, with_prompt):
     """Guards against chunks that are lost, repeated or cut wrongly, a prompt that is missing from the sound, and a
     front-end that can't stream but says so only after everything is drawn."""

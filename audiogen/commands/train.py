@@ -280,8 +280,8 @@ def _train(out: Path, opened: Opened, device: torch.device, diagnostics: bool, w
     config, front, settings = plan.config, plan.frontend, plan.config.training
     descriptors = open_descriptors(config.conditions, cache)
     known = FileConditions(config.conditions, read_labels(out), descriptors) if config.conditions else None
-    sound = []
-    if recordings is not None:
+    sound = []  # that is written as samples
+    if recordings is not None and front.decodes:
         parts = _named(sides.held_out, recordings)
         sound = originals(recordings.folder, parts, plan.spec.sample_rate, NUM_SAMPLES)
     torch.manual_seed(settings.seed)
@@ -375,9 +375,9 @@ def _train(out: Path, opened: Opened, device: torch.device, diagnostics: bool, w
         for name, value in report_rows(result):
             log.info("%s: %s", name, value)
         log.info("%s", in_words(result))
-        log.info(
-            "generating samples of %g seconds; all other results are on %s", settings.sample_seconds, write_page([out])
-        )
+        if front.decodes:
+            page = write_page([out])
+            log.info("generating samples of %g seconds; all other results are on %s", settings.sample_seconds, page)
         _write_samples(run, metrics, "generated", settings.sample_seconds)
         if sound:
             # Continue the first half of a clip, at most a second of it; the page shows where the model takes over.
@@ -387,7 +387,7 @@ def _train(out: Path, opened: Opened, device: torch.device, diagnostics: bool, w
                 out / "samples", run, settings.sample_seconds, [0], prompt=(name, prompt), prefix="continued"
             ):
                 log.debug("%s", path)
-        if label_values(run):
+        if label_values(run) and front.decodes:
             _write_takes(run, metrics, sides, recordings)
     finally:
         metrics.close()
@@ -434,6 +434,8 @@ def _with_sampling(run: Run, held_out: Sequences, training: Sequences) -> Run:
 
 
 def _write_samples(run: Run, metrics: Metrics, prefix: str, seconds: float, weights: Path | None = None) -> None:
+    if not run.frontend.decodes:
+        return
     for path, seed, _ in write_generated(
         run.folder / "samples", run, seconds, range(NUM_SAMPLES), prefix=prefix, weights=weights
     ):

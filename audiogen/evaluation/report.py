@@ -196,7 +196,12 @@ class Expanded:
 
 
 def round_trip(frontend: Frontend, sound: Iterable[tuple[str, Tensor]]) -> dict[str, float | None] | None:
-    """Measure the round trip of wavs (1, N): mean mel distance and median SI-SDR in dB; None without wavs."""
+    """Measure the round trip of wavs (1, N): mean mel distance and median SI-SDR in dB.
+
+    None without wavs, or if the front-end only encodes.
+    """
+    if not frontend.decodes:
+        return None
     distances, ratios = [], []
     rate = frontend.spec.sample_rate
     for _, wav in sound:

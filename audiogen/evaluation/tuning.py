@@ -42,14 +42,14 @@ def choose_sampling(run: Run, held_out: Iterable[Tensor], training: Iterable[Ten
         training: sequences to use in addition if the held-out ones are too short.
 
     Returns:
-        The candidates, the chosen one first; an empty list if there is too little sound to compare with, if the rate
-        varies, or if a second takes more than MOST_STEPS steps.
+        The candidates, the chosen one first; an empty list if there is too little sound to compare with, if the
+        front-end only encodes, if the rate varies, or if a second takes more than MOST_STEPS steps.
 
     Source: Breiman et al. 1984, Classification and Regression Trees, section 3.4.3 (the one-standard-error rule).
     """
     spec = run.frontend.spec
     rate = spec.frame_rate
-    if rate is None or rate * run.model.pattern.stride > MOST_STEPS:
+    if not run.frontend.decodes or rate is None or rate * run.model.pattern.stride > MOST_STEPS:
         return []
     reference = _embed(run, _enough(held_out, training, ENOUGH * WINDOW_SECONDS * rate))
     if len(reference) < 2:

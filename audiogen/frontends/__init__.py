@@ -19,6 +19,7 @@ from .mel.mel import Mel
 from .mel.melvq import MelVQ
 from .mulaw import MuLaw
 from .pcm import PCM
+from .semantic.frontend import Semantic
 
 __all__ = [
     "BPE",
@@ -30,6 +31,7 @@ __all__ = [
     "Mel",
     "MelVQ",
     "MuLaw",
+    "Semantic",
     "frontend_from_dict",
     "frontend_to_dict",
     "load_frontend",
@@ -45,6 +47,7 @@ FRONTENDS: dict[str, type[Frontend]] = {
     "encodec": EnCodec,
     "codec": Codec,
     "bpe": BPE,
+    "semantic": Semantic,
 }
 
 # BPE can wrap every front-end that can encode to one row of codes.

@@ -46,6 +46,7 @@ class Frontend(nn.Module):
     is_fitted: Tensor
 
     learned: bool = False
+    decodes: bool = True  # whether codes or frames can be turned back into sound
     #: Without a sample_rate setting, the rate of the folder is used, up to this (Hz): at a lower rate a model hears
     #: further back.
     highest_default_rate: ClassVar[int] = 16_000
@@ -100,9 +101,11 @@ class Frontend(nn.Module):
             limiter: a new one to use; afterwards its `reductions` say by how much it reduced the gain of each item.
 
         Raises:
+            ConfigError: this front-end only encodes (`decodes` is False).
             ValueError: wrong shape, dtype or device, a code out of range, or NaN or infinity.
             NotFittedError: there are no weights yet.
         """
+        self.check_decodes()
         self.check(x)
         return torch.cat(list(self.decode_stream([x], limiter=limiter)), dim=-1)
 
@@ -138,7 +141,7 @@ class Frontend(nn.Module):
             limiter: see `decode`.
 
         Raises:
-            ConfigError: this front-end needs all frames at once (`streams` is False).
+            ConfigError: this front-end only encodes, or needs all frames at once (`streams` is False).
             ValueError: see `decode`; raised when the chunk is read.
             NotFittedError: see `decode`.
         """
@@ -147,6 +150,7 @@ class Frontend(nn.Module):
 
     def unlimited(self, chunks: Iterable[Tensor], block_frames: int | None = None) -> Iterator[Tensor]:
         """Decode like `decode_stream`, but without the limiter: samples may exceed [-1, 1]."""
+        self.check_decodes()
         if not self.streams:
             raise ConfigError(
                 f"front-end {type(self).__name__} needs all frames at once to decode them, so it can't decode a "
@@ -284,6 +288,14 @@ class Frontend(nn.Module):
         return digest.hexdigest()
 
     # Checks of inputs.
+
+    def check_decodes(self) -> None:
+        """Raise ConfigError if there is no way back to sound."""
+        if not self.decodes:
+            raise ConfigError(
+                f"front-end {type(self).__name__} only encodes: its codes do not say how something sounds; use a "
+                "front-end that decodes, or train a stage that makes sound of them (--stages semantic,codec)"
+            )
 
     def check_fitted(self) -> None:
         """Raise NotFittedError if there are no weights."""

@@ -38,7 +38,7 @@ def generate_sound(frontend: Frontend, model: SequenceModel, seconds: float, req
         keeps true peaks below -1 dBTP; `reductions` says by how much it turned each item down.
 
     Raises:
-        ConfigError: the length is out of range.
+        ConfigError: the length is out of range, or the front-end only encodes.
         GenerationError: the model predicts NaN or infinity.
     """
     length, num_frames, request = _measured(frontend, model, seconds, request, MAX_SAMPLES / request.batch_size)
@@ -90,6 +90,7 @@ def _measured(
         request: as in `generate_sound`.
         most: maximum number of samples of each item.
     """
+    frontend.check_decodes()
     rate, wav = frontend.spec.sample_rate, request.prompt
     given = 0 if wav is None else wav.shape[-1]
     if not 0 < seconds < math.inf:

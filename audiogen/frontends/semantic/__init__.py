@@ -1,0 +1,1 @@
+"""Semantic tokens: what is said or played, without how it sounds."""
