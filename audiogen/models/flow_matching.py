@@ -46,8 +46,9 @@ class FlowMatchingHead(Head):
 
     #: Width and number of residual blocks of the network; number of waves by which it sees t.
     WIDTH, BLOCKS, WAVES = 512, 3, 32
-    #: Steps of a draw.
-    STEPS = 8
+    #: Velocities per draw, two for each step of the midpoint rule. Euler's rule with as many draws values with 4 % too
+    #: small a deviation; the error of a frame is a third of Euler's.
+    VELOCITIES = 8
     #: Mean and deviation of log(t / (1 - t)) in training, at one random t per frame. With two, a step takes longer than
     #: it is worth: after four minutes more of the base model's training, its bound is 0.013 nats per value higher.
     LOGIT_MEAN, LOGIT_STD = 0.6, 1.6
@@ -177,17 +178,23 @@ class FlowMatchingHead(Head):
             h, null, scale = h[:, :size], h[:, size : 2 * size], h[:, -1:]
             h = torch.cat([h, null])
         x = sampling.temperature * torch.special.ndtri(uniforms).to(h.dtype)  # (B, F)
-        # What does not depend on x, for all steps at once: most of the weights are then read once, not at every step.
-        t = torch.arange(self.STEPS, device=x.device, dtype=x.dtype)[:, None, None].expand(-1, len(h), 1) / self.STEPS
-        modulations, gains = self._conditioned(t, h.expand(self.STEPS, -1, -1))
+        # What does not depend on x, for all levels at once: most of the weights are then read once, not at each.
+        levels = torch.arange(self.VELOCITIES, device=x.device, dtype=x.dtype) / self.VELOCITIES
+        modulations, gains = self._conditioned(
+            levels[:, None, None].expand(-1, len(h), 1), h.expand(len(levels), -1, -1)
+        )
         previous = self.previous(h[:, self.dim :])
-        for step in range(self.STEPS):
-            conditioned = [modulation[step] for modulation in modulations], gains[step]
+        start = x
+        for level in range(self.VELOCITIES):
+            conditioned = [modulation[level] for modulation in modulations], gains[level]
             v = self._move(x if scale is None else torch.cat([x, x]), previous, conditioned)
             if scale is not None:
                 given, without = v.chunk(2)
                 v = without + scale * (given - without)
-            x = x + v / self.STEPS
+            if level % 2 == 0:
+                start, x = x, x + v / self.VELOCITIES  # to the middle of the step
+            else:
+                x = start + 2 * v / self.VELOCITIES
         drawn = x.clamp(*self.range.to(x))
         return drawn.masked_fill(~x.isfinite().all(dim=1, keepdim=True), math.nan)
 

@@ -4,8 +4,8 @@
 
 `error` is the root mean square of the difference over a frame, in units of a feature's deviation over the recordings:
 the median over frames, and the largest, since some noise lies between two sounds. `deviation` is that of the drawn
-values over that of the exact ones. The head takes 8 steps of Euler. All solvers start from the same noise, after the
-same 8 frames of each kind of sound that the base model knows.
+values over that of the exact ones. The head takes 4 steps of the midpoint rule. All solvers start from the same noise,
+after the same 8 frames of each kind of sound that the base model knows.
 """
 
 from collections.abc import Callable

@@ -161,7 +161,7 @@ def pack_flow_weights(model: SequenceModel, weights: Any, precision: str) -> Any
 
     embed: Any = model.embed
     head: Any = model.head
-    times, least_gains = head.at_levels(torch.arange(head.STEPS)[:, None] / head.STEPS)
+    times, least_gains = head.at_levels(torch.arange(head.VELOCITIES)[:, None] / head.VELOCITIES)
     return FlowWeights(
         gpt=weights,
         embed=pack([embed.linear], precision),

@@ -1,8 +1,8 @@
 """GPT's generation loop over frames drawn by flow matching: the layers of gpt_kernel, then a draw along the velocity.
 
 The draw is that of flow_matching.FlowMatchingHead.sample. Two thirds of the head's weights compute what depends on t
-and the hidden alone, which is known for all steps of a draw before the first: they are read once. The others are read
-at every step, so they should fit into the caches; rounding helps most here.
+and the hidden alone, which is known for all levels of a draw before the first: they are read once. The others are read
+at every level, so they should fit into the caches; rounding helps most here.
 
 This module imports numba, and compiling takes seconds: import it only where it is used. numba's cache on disk checks
 this file only: touch it after a change in gpt_kernel.py or in a function that it calls.
@@ -21,7 +21,7 @@ from .matvec_rowwise import Rows, product
 
 
 class FlowWeights(NamedTuple):
-    """The weights of a GPT with a flow-matching head of N steps and L blocks, in the layout of the kernel."""
+    """The weights of a GPT with a flow-matching head of N velocities and L blocks, in the layout of the kernel."""
 
     gpt: Weights  # without its table and head
     embed: Rows  # F -> D, one layer
@@ -44,6 +44,7 @@ class FlowMemory(NamedTuple):
 
     hidden: np.ndarray  # (R, D)
     frame: np.ndarray  # (B, F)
+    start: np.ndarray  # (B, F), of the step
     conditions: np.ndarray  # (N R, W)
     modulations: np.ndarray  # (L, N R, 3 W)
     gains: np.ndarray  # (N R, F)
@@ -60,7 +61,7 @@ class FlowMemory(NamedTuple):
 def flow_memory(weights: FlowWeights, batch_size: int, rows: int) -> FlowMemory:
     """Allocate the working memory of a draw, once for all steps: it is large enough for the system to map it anew."""
     B, (N, W), (F, D), L = batch_size, weights.times.shape, weights.embed.weight.shape[:0:-1], len(weights.up.weight)
-    shapes = [(rows, D), (B, F), (N * rows, W), (L, N * rows, 3 * W), (N * rows, F), (B, W), (B, W)]
+    shapes = [(rows, D), (B, F), (B, F), (N * rows, W), (L, N * rows, 3 * W), (N * rows, F), (B, W), (B, W)]
     shapes += [(rows, W), (rows, W), (rows, W), (rows, F)]
     arrays = [np.empty(shape, np.float32) for shape in shapes]
     arrays += [np.empty((N * rows, max(W, F, D)), np.int16), np.empty((4, max(W, F, D)), np.float32)]
@@ -120,9 +121,9 @@ def draw(weights, work, noise, guidance):
     """
     frame, rounded, unpacked = work.frame, work.rounded, work.unpacked
     N, (B, F), rows = len(weights.times), frame.shape, len(work.hidden)
-    step = ONE / np.float32(N)
+    half = ONE / np.float32(N)  # of a step of the midpoint rule
 
-    # All that does not depend on x, for all steps.
+    # All that does not depend on x, for all velocities.
     product(work.hidden, weights.hidden, 0, work.y, rounded, unpacked)
     for k in range(N):
         for r in range(rows):
@@ -149,14 +150,17 @@ def draw(weights, work, noise, guidance):
         product(work.normed, weights.out, 0, work.velocity, rounded, unpacked)
         for b in range(B):
             least, gains, v = weights.least_gains[k], work.gains[k * rows :], work.velocity
+            if k % 2 == 0:
+                work.start[b] = frame[b]
+            size = half if k % 2 == 0 else half + half
             if rows == B:
                 for i in range(F):
-                    frame[b, i] += step * (v[b, i] + (gains[b, i] + least) * frame[b, i])
+                    frame[b, i] = work.start[b, i] + size * (v[b, i] + (gains[b, i] + least) * frame[b, i])
             else:
                 for i in range(F):
                     given = v[b, i] + (gains[b, i] + least) * frame[b, i]
                     null = v[B + b, i] + (gains[B + b, i] + least) * frame[b, i]
-                    frame[b, i] += step * (null + guidance * (given - null))
+                    frame[b, i] = work.start[b, i] + size * (null + guidance * (given - null))
 
     for b in range(B):
         if all_finite(frame[b]):
