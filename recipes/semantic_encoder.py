@@ -1,6 +1,6 @@
 """Train an encoder of semantic tokens like the one that ships with audiogen.
 
-    python recipes/semantic_encoder.py CORPUS --out runs/semantic [--minutes 60]
+    python recipes/semantic_encoder.py CORPUS --out runs/semantic [--minutes 60 | --steps 12000]
 
 CORPUS contains sound files in folders KIND/, for example speech/ and music/; all kinds are drawn equally often, however
 many files they have. The result is the folder of a front-end: `audiogen train FOLDER --frontend runs/semantic`.
@@ -36,7 +36,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("corpus", type=Path, help="folder of KIND/ folders of sound files")
     parser.add_argument("--out", type=Path, default=Path("runs/semantic"), help="folder of the front-end")
-    parser.add_argument("--minutes", type=float, default=60.0, help="training time")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--minutes", type=float, default=60.0, help="training time")
+    budget.add_argument("--steps", type=int, help="training steps, for a machine that others use too")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument(
         "--set", action="append", default=[], dest="overrides", metavar="frontend.A=1", help="a setting"
@@ -60,14 +62,18 @@ def main() -> None:
         state = torch.load(checkpoint, weights_only=True)
         seconds = state.pop("seconds")
         learner.load(state)
-    budget, saved, losses = 60 * args.minutes, seconds, {}
+    saved, losses = seconds, {}
+
+    def progress() -> float:
+        return learner.step / args.steps if args.steps else seconds / (60 * args.minutes)
+
     with interruptible() as interrupted:
-        while seconds < budget and not interrupted.is_set():
+        while progress() < 1 and not interrupted.is_set():
             began = time.perf_counter()
-            for name, loss in learner.train_step(seconds / budget).items():
+            for name, loss in learner.train_step(progress()).items():
                 losses.setdefault(name, []).append(loss)
             seconds += time.perf_counter() - began
-            if seconds - saved > EVERY or seconds >= budget or interrupted.is_set():
+            if seconds - saved > EVERY or progress() >= 1 or interrupted.is_set():
                 saved = seconds
                 means = ", ".join(f"{name} {sum(some) / len(some):.3f}" for name, some in losses.items())
                 print(f"step {learner.step}, {seconds / 60:.1f} min: {means} nats", flush=True)

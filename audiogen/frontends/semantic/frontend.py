@@ -72,8 +72,8 @@ class Semantic(Frontend):
         weights: str = "download"
         sample_rate: int = 16000
         codebook_size: int = 100
-        dim: int = 192
-        num_layers: int = 4
+        dim: int = 160
+        num_layers: int = 3
         num_heads: int = 4
         window: int = 16
         fit_steps: int = 3000
