@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +11,6 @@ from typer.core import TyperCommand
 
 from .commands.defaults import BACKBONE, FRONTEND, frontend_settings, refuse_settings
 from .commands.options import (
-    DEFAULT_SECONDS,
     in_brackets,
     parse_backbone,
     parse_budget,
@@ -21,6 +19,7 @@ from .commands.options import (
     parse_labels,
     parse_seconds,
     parse_settings,
+    parse_stages,
     parse_start,
     registered,
     seeds_of_files,
@@ -211,6 +210,13 @@ def train(
     out: Annotated[Path, typer.Option(readable=False, help="The run folder to create.")],
     frontend: Frontend = None,
     backbone: Backbone = None,
+    stages: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Front-ends of several models, each conditioned on the codes of the one before, such as semantic,mel.",
+        ),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Train for this many steps.")] = None,
     minutes: Annotated[
         float | None,
@@ -247,6 +253,7 @@ def train(
     """Train a model on a folder of sound files or on a cache, and write a page to listen to."""
     check_folder_is_there(folder)
     parse_budget(steps, minutes, seed)
+    named = parse_stages(stages)
     from .commands.train import train as run_train
 
     run_train(
@@ -265,6 +272,7 @@ def train(
         overrides=settings or [],
         condition=None if condition is None else [name.strip() for name in condition.split(",") if name.strip()],
         label_pattern=label_pattern,
+        stages=named,
     )
 
 
@@ -281,6 +289,10 @@ def generate(
     ] = None,
     num: Annotated[int, typer.Option(min=1, help="Number of files.")] = 4,
     prompt: Annotated[Path | None, typer.Option(readable=False, help="A sound file to continue.")] = None,
+    meaning: Annotated[
+        Path | None,
+        typer.Option(readable=False, help="A sound file to render, in the prompt's voice; for a run with stages."),
+    ] = None,
     label: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="What to ask for; may be repeated. Default: as in the training files."),
@@ -326,7 +338,7 @@ def generate(
     if stream and length is None and seconds is not None:
         raise ConfigError("--stream: a stream has no end of its own; give --seconds a number")
     from .audio.coding import Coding
-    from .generation.request import check_guidance, check_precision
+    from .generation.request import DEFAULT_SECONDS, check_guidance, check_precision
     from .models.sampling import Sampling
 
     coding = Coding(format.lower(), bits)
@@ -342,20 +354,30 @@ def generate(
     from .utils.devices import choose_device
 
     loaded = load_run(run, choose_device(device), precision)
-    sampling = replace(loaded.sampling, **filters)
+    if meaning is not None and loaded.before is None:
+        raise ConfigError(f"--meaning: {run} has no stages; audiogen train FOLDER --out RUN --stages semantic,mel")
+    sampling = loaded.sampling_with(**filters)
     if like is not None:
         found, duration = asked_like(loaded, like)
         asked, length = {**found, **asked}, duration if seconds is None else length
+    elif seconds is None and meaning is not None:
+        from .audio.io import audio_info
+
+        length = audio_info(meaning).duration
     elif seconds is None and (stream or prompt is not None or not loaded.knows_ends):
         length = DEFAULT_SECONDS
     if stream:
-        for made in stream_files(loaded, out, length or 0.0, num, prompt, sampling, seed, asked, guidance, coding):
+        streamed = stream_files(
+            loaded, out, length or 0.0, num, prompt, sampling, seed, asked, guidance, coding, meaning
+        )
+        for made in streamed:
             console.print(
                 f"{made.path}  seed {made.seed}{in_brackets(made.asked)}  first sound after {made.first_sound:.2f} s, "
                 f"{made.real_times:.2f} times real time"
             )
         return
-    for path, used, said in generate_files(loaded, out, length, num, prompt, sampling, seed, asked, guidance, coding):
+    files = generate_files(loaded, out, length, num, prompt, sampling, seed, asked, guidance, coding, meaning)
+    for path, used, said in files:
         console.print(f"{path}  seed {used}{in_brackets(said)}")
 
 

@@ -24,7 +24,7 @@ from .generation.engines import Engine
 from .generation.engines.eager import Eager
 from .generation.request import Request
 from .models.backbones import Backbone
-from .models.conditioning import Conditions
+from .models.conditioning import AskedConditions
 from .models.layers import clone_state
 from .models.sampling import Sampling, probabilities, uniforms
 from .models.sequence_model import SequenceModel
@@ -546,7 +546,7 @@ def true_logits(model: SequenceModel, seq: Tensor, request: Request | None = Non
     first = model.bos.expand(seq.shape[0], 1, -1)
     conditions, scale = (None, 1.0) if request is None else (request.conditions, request.guidance)
 
-    def logits(conditions: Conditions | None) -> Tensor:
+    def logits(conditions: AskedConditions | None) -> Tensor:
         x = torch.cat([first, model.embed(seq[:, :, :-1])], dim=1)
         added = model.added(conditions, 0, seq.shape[2])
         h, _ = model.backbone(x if added is None else x + added)

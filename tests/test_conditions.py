@@ -123,6 +123,8 @@ def test_what_is_added_is_what_a_slow_loop_adds(spec, pattern, kind):
             expected[b, s] += parts["loudness"].linear(torch.cat([waves.sin(), waves.cos()]))
             expected[b, s] += parts["melody"].linear(at["melody"])
             expected[b, s] += parts["frames"].linear(at["frames"])
+            tables = parts["codes"].table.view(3, 5, -1)
+            expected[b, s] += sum(tables[row, int(code)] for row, code in enumerate(at["codes"]))
             near = [math.exp(-float(at["position"][edge]) / 4**power) for edge in range(2) for power in range(6)]
             expected[b, s] += parts["position"].linear(torch.tensor(near, dtype=torch.float64))
             letters = at["text"][~at["text"].isnan()].long()[None]  # one text by itself, without padding

@@ -75,6 +75,7 @@ CONDITION_SETTINGS: dict[str, dict[str, Any]] = {
     "melody": {},
     "loudness": {},
     "frames": {"num_features": 4},
+    "codes": {"num_codes": 3, "codebook_size": 5},
     "position": {},
     "text": {"max_bytes": 6, "encoder_dim": 8},
 }
@@ -98,6 +99,7 @@ def random_conditions(batch_size: int, num_frames: int) -> dict[str, torch.Tenso
         "melody": torch.rand(B, 12, T),
         "loudness": -80 * torch.rand(B, 1, T),
         "frames": torch.randn(B, 4, T),
+        "codes": torch.randint(5, (B, 3, T)).float(),
         "position": torch.randint(20, (B, 2, T)).float(),
         "text": torch.randint(97, 123, (B, 6, T)).float(),
     }

@@ -17,6 +17,7 @@ from ..data import (
     find_labels,
     is_descriptor,
     read_labels,
+    stage_config,
     stride_of,
 )
 from ..errors import ConfigError
@@ -24,6 +25,7 @@ from ..models import t5
 from ..models.conditioning import CONDITIONS, Label, Number, Position, Text, listed
 from ..runs.build import build_conditioner
 from ..runs.config import RunConfig, check_name
+from ..spec import Spec
 from .plan import Plan
 
 log = logging.getLogger("audiogen")
@@ -100,14 +102,29 @@ def describe(conditions: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
-def check_same_conditions(out: Path, saved: RunConfig, asked: Sequence[str] | None, pattern: str | None) -> None:
-    """Check that a run is resumed with the conditions that it was started with.
+def with_stage(plan: Plan, before: str, spec: Spec) -> Plan:
+    """Add a condition to a plan: the codes or frames, of this spec, of the stage `before`.
+
+    Raises:
+        ConfigError: a label has the same name, or the frame rate of one of them varies.
+    """
+    if before in plan.config.conditions:
+        raise ConfigError(f"--condition: {before} is the name of a stage; choose another name for the label")
+    conditions = {**plan.config.conditions, before: stage_config(spec, plan.spec)}
+    return replace(plan, config=replace(plan.config, conditions=conditions))
+
+
+def check_same_conditions(
+    out: Path, saved: RunConfig, asked: Sequence[str] | None, pattern: str | None, before: str | None = None
+) -> None:
+    """Check that a run is resumed with the conditions that it was started with, apart from the stage `before`.
 
     Raises:
         ConfigError: the conditions differ, or a pattern is given.
     """
-    if asked is not None and sorted(set(asked) - {"none"}) != sorted(saved.conditions):
-        begun = ", ".join(saved.conditions) or "none"
+    names = [name for name in saved.conditions if name != before]
+    if asked is not None and sorted(set(asked) - {"none"}) != sorted(names):
+        begun = ", ".join(names) or "none"
         raise ConfigError(f"--condition: {out} was started with {begun}, and resuming can't change it; leave it out")
     if pattern is not None:
         raise ConfigError(f"--label-pattern: {out} already has its labels; leave it out")

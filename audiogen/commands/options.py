@@ -50,6 +50,22 @@ def parse_frontend(name: str | None) -> str | None:
     return name
 
 
+def parse_stages(names: str | None) -> list[str] | None:
+    """Return the front-ends of --stages: names, or paths of folders that hold one.
+
+    Raises:
+        ConfigError: there is only one, or one is a single word that is neither; suggests the nearest name.
+    """
+    if names is None:
+        return None
+    stages = [name.strip() for name in names.split(",") if name.strip()]
+    for name in stages:
+        parse_frontend(name)
+    if len(stages) < 2:
+        raise ConfigError("--stages: give two front-ends or more, such as semantic,mel; for a single one: --frontend")
+    return stages
+
+
 def parse_backbone(name: str | None) -> str | None:
     """Return the name of a backbone.
 
@@ -113,10 +129,6 @@ def parse_labels(assignments: Iterable[str]) -> dict[str, str | None]:
             raise ConfigError(f"--label: {name} is given twice")
         found[name] = value or None
     return found
-
-
-#: Seconds of a generated file where nothing else follows from the run or from what was typed.
-DEFAULT_SECONDS = 4.0
 
 
 def parse_seconds(text: str) -> float | None:

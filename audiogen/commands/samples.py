@@ -34,8 +34,8 @@ log = logging.getLogger("audiogen")
 #: Items generated at a time, which bounds memory. Draws do not depend on it.
 BATCH = 16
 #: What the .json says of sound with conditions: those asked for, how strongly they are followed, the label that varies
-#: between takes, and what a judge hears.
-CONDITIONED = ("conditions", "guidance", "varied", "heard")
+#: between takes, and what a judge hears; and of what is rendered, its file.
+CONDITIONED = ("conditions", "guidance", "varied", "heard", "meaning")
 #: Takes: at most so many values of a label, so many of each, and so many seconds each. On the page, they are 9 MB at
 #: 44.1 kHz.
 MOST_VALUES, NUM_TAKES, TAKE_SECONDS = 12, 3, 2.0
@@ -83,13 +83,14 @@ def write_generated(
     run: Run,
     seconds: float | None,
     seeds: Sequence[int],
-    sampling: Sampling | None = None,
+    sampling: Sampling | Mapping[str, Sampling] | None = None,
     prompt: tuple[str, Tensor] | None = None,
     prefix: str = "generated",
     weights: Path | None = None,
     asked: Mapping[str, Any] | None = None,
     guidance: float | None = None,
     coding: Coding = Coding(),
+    meaning: tuple[str, Tensor] | None = None,
 ) -> Iterator[tuple[Path, int, dict[str, str]]]:
     """Generate one file per seed, folder/PREFIX-SEED.wav, and yield (path, seed, what was asked) when it is written.
 
@@ -98,16 +99,17 @@ def write_generated(
         run: the run.
         seconds: seconds of new sound, after the prompt; None for as long as a training file, to its end.
         seeds: one per file.
-        sampling: temperature and filters.
+        sampling: temperature and filters, of all stages or by name of the stage.
         prompt: (name, wav (1, N) at the run's rate) to continue.
         prefix: first part of the names.
         weights: file of the run's weights; by default model.safetensors in its folder.
         asked: `conditions` of `Run.generate`.
         guidance: of `Run.generate`.
         coding: format, which also ends the names, and bits per sample.
+        meaning: (name, wav (1, N) at the run's rate) to render, for a run with stages.
     """
-    about, reductions, (name, wav) = None, [], prompt or (None, None)
-    if seconds is None and prompt is not None:
+    about, reductions, (name, wav), (said_in, said_wav) = None, [], prompt or (None, None), meaning or (None, None)
+    if seconds is None and (prompt is not None or meaning is not None):
         raise ConfigError("seconds: after a prompt, their number must be given")
     samples = (seconds or 0) * run.sample_rate + (0 if wav is None else wav.shape[-1])  # per item
     size = max(1, min(BATCH, int(MAX_SAMPLES / max(1.0, samples))))
@@ -118,11 +120,17 @@ def write_generated(
             made = run.generate_request(max(lengths) / run.sample_rate, request)
         else:
             request = run.request(
-                seeds=some, sampling=sampling, prompt=wav, conditions=asked, guidance=guidance, seconds=seconds
+                seeds=some,
+                sampling=sampling,
+                prompt=wav,
+                conditions=asked,
+                guidance=guidance,
+                seconds=seconds,
+                meaning=said_wav,
             )
             made = run.generate_request(seconds, request)
             lengths = made.lengths
-        about = about or _about(run, request, name, weights)
+        about = about or _about(run, request, name, said_in, weights)
         reductions += made.reductions
         for seed, whole, length, said in zip(made.seeds, made.x, lengths, _words(run, asked, some), strict=True):
             sound = whole[:, :length]
@@ -191,16 +199,19 @@ def generate_files(
     seconds: float | None,
     num: int,
     prompt: Path | None = None,
-    sampling: Sampling | None = None,
+    sampling: Sampling | Mapping[str, Sampling] | None = None,
     seed: int | None = None,
     asked: Mapping[str, Any] | None = None,
     guidance: float | None = None,
     coding: Coding = Coding(),
+    meaning: Path | None = None,
 ) -> Iterator[tuple[Path, int, dict[str, str]]]:
     """Generate `num` files with consecutive seeds, beginning with `seed` or a random one: `audiogen generate`."""
     seeds = seeds_of_files(num, seed)
-    wav = _read_prompt(run, prompt)
-    return write_generated(out, run, seconds, seeds, sampling, wav, "sample", None, asked, guidance, coding)
+    wavs = read_sound(run, prompt), read_sound(run, meaning)
+    return write_generated(
+        out, run, seconds, seeds, sampling, wavs[0], "sample", None, asked, guidance, coding, wavs[1]
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,11 +238,12 @@ def stream_files(
     seconds: float,
     num: int,
     prompt: Path | None = None,
-    sampling: Sampling | None = None,
+    sampling: Sampling | Mapping[str, Sampling] | None = None,
     seed: int | None = None,
     asked: Mapping[str, Any] | None = None,
     guidance: float | None = None,
     coding: Coding = Coding(),
+    meaning: Path | None = None,
 ) -> Iterator[Streamed]:
     """Generate the same sound one by one, and write each WAV while it is generated: `audiogen generate --stream`.
 
@@ -241,11 +253,18 @@ def stream_files(
     if coding.format != "wav":
         raise ConfigError(f"--stream: writes WAVs, which play while they grow; for {coding.format} leave out --stream")
     seeds = seeds_of_files(num, seed)
-    about, (name, wav) = None, _read_prompt(run, prompt) or (None, None)
+    about, (name, wav) = None, read_sound(run, prompt) or (None, None)
+    said_in, said_wav = read_sound(run, meaning) or (None, None)
     for used in seeds:
         began, path, first = time.perf_counter(), out / f"sample-{used}.wav", math.inf
         request = run.request(
-            seeds=[used], sampling=sampling, prompt=wav, conditions=asked, guidance=guidance, seconds=seconds
+            seeds=[used],
+            sampling=sampling,
+            prompt=wav,
+            conditions=asked,
+            guidance=guidance,
+            seconds=seconds,
+            meaning=said_wav,
         )
         chunks = run.stream_request(seconds, request)
 
@@ -257,7 +276,7 @@ def stream_files(
 
         made = write_chunks(path, timed(), run.sample_rate, coding.bits) / run.sample_rate
         took = time.perf_counter() - began
-        about = about or _about(run, request, name)
+        about = about or _about(run, request, name, said_in)
         said = _words(run, asked, [used])[0]
         _write_about(path, made, "generated", seed=used, **about, **({"conditions": said} if said else {}))
         yield Streamed(path, used, first - began, made / took, said)
@@ -269,22 +288,30 @@ def _words(run: Run, asked: Mapping[str, Any] | None, seeds: Sequence[int]) -> l
     return [{} for _ in seeds] if found is None else found.words
 
 
-def _read_prompt(run: Run, prompt: Path | None) -> tuple[str, Tensor] | None:
-    if prompt is None:
+def read_sound(run: Run, path: Path | None) -> tuple[str, Tensor] | None:
+    """Read a file as a prompt or meaning: its name, and the wav (1, N) at the run's rate.
+
+    Raises:
+        AudioReadError: the file can't be read, or is too short.
+    """
+    if path is None:
         return None
-    sound = read_audio(prompt, run.sample_rate)
+    sound = read_audio(path, run.sample_rate)
     if not sound.shape[1]:
-        raise AudioReadError(f"{prompt}: too short: it has no sample at {run.sample_rate} Hz; give a longer one")
-    return str(prompt), sound
+        raise AudioReadError(f"{path}: too short: it has no sample at {run.sample_rate} Hz; give a longer one")
+    return str(path), sound
 
 
-def _about(run: Run, request: Request, prompt: str | None, weights: Path | None = None) -> dict[str, Any]:
+def _about(
+    run: Run, request: Request, prompt: str | None, meaning: str | None = None, weights: Path | None = None
+) -> dict[str, Any]:
     """Return the metadata shared by all samples of one request.
 
     Args:
         run: the run.
         request: the request.
         prompt: name of the request's prompt.
+        meaning: name of what is rendered.
         weights: file of the weights; by default model.safetensors of the run.
     """
     about = {
@@ -296,5 +323,8 @@ def _about(run: Run, request: Request, prompt: str | None, weights: Path | None 
     if request.conditions:
         about["guidance"] = request.guidance
     if request.prompt is not None:
-        about |= {"prompt": prompt, "prompt_seconds": request.prompt.shape[-1] / run.sample_rate}
+        seconds = 0.0 if request.renders else request.prompt.shape[-1] / run.sample_rate
+        about |= {"prompt": prompt, "prompt_seconds": seconds}
+    if meaning is not None:
+        about["meaning"] = meaning
     return about

@@ -3,12 +3,13 @@
 import dataclasses
 import itertools
 import logging
+import math
 import socket
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from ..data import (
     Part,
     Sequences,
     Split,
+    StageFrames,
     is_cache,
     long_enough,
     open_descriptors,
@@ -32,33 +34,38 @@ from ..errors import ConfigError, RunError, TrainingError
 from ..evaluation.heard import decoded_training, heard_as_asked, judge_of, label_values
 from ..evaluation.report import labelled_sounds, originals, report
 from ..evaluation.scores import baselines, held_out_score
-from ..evaluation.tuning import choose_sampling
+from ..evaluation.tuning import CLIP_SECONDS, NUM_CLIPS, choose_sampling
 from ..evaluation.wording import in_words, report_rows
 from ..frontends import load_frontend
 from ..listen import write_page
+from ..models.conditioning import Conditions
 from ..runs.build import build_model
 from ..runs.event_log import Discarded, Metrics
 from ..runs.folder import (
     holds_run,
     read_config,
+    read_source,
     read_split,
+    read_stages,
     require_no_run,
     require_own_folders,
     save_split,
     save_weights,
     start_run,
+    write_stages,
 )
-from ..runs.run import Run, load_run
+from ..runs.run import Run, load_run, with_stage_before
 from ..runs.start import start_from_base
 from ..training.checkpoint import list_checkpoints
 from ..training.trainer import Progress, Trainer
 from ..utils.files import alone_in, atomic_write_json, check_is_no_file
-from .conditions import check_same_conditions, labels_of, with_conditions
+from .conditions import check_same_conditions, labels_of, with_conditions, with_stage
 from .defaults import frontend_settings, resolve_precision
 from .options import parse_budget, parse_start
 from .plan import Flags, Plan, open_source
 from .resume import check_same_frontend, contents, other_files, resumed_config, same_source
 from .samples import write_generated, write_round_trips, write_takes
+from .stages import budget_share, check_plans, plan_stages, stage_names
 
 log = logging.getLogger("audiogen")
 
@@ -71,6 +78,30 @@ NUM_JUDGED = 50
 LEAST_SHARE = 8192
 
 
+@dataclass(frozen=True)
+class Typed:
+    """What was typed for a run, or for a stage of one.
+
+    Attributes:
+        folder: folder of sound files, or a cache.
+        flags: options of the plan.
+        resume, strict, condition, label_pattern: as in `train`.
+        source: the files, if they are scanned already.
+        before: the stage before; None for none.
+        num_stages: number of stages, which share the budget.
+    """
+
+    folder: Path
+    flags: Flags
+    resume: bool
+    strict: bool
+    condition: Sequence[str] | None
+    label_pattern: str | None
+    source: Index | EncodedCache | None = None
+    before: Run | None = None
+    num_stages: int = 1
+
+
 class Opened(NamedTuple):
     """What a run is trained with.
 
@@ -79,12 +110,14 @@ class Opened(NamedTuple):
         cache: the encoded files.
         sides: their split.
         recordings: the sound files; None if they are not at hand.
+        before: the stage before; None for none.
     """
 
     plan: Plan
     cache: EncodedCache
     sides: Split
     recordings: Index | None = None
+    before: Run | None = None
 
 
 def train(
@@ -103,6 +136,7 @@ def train(
     condition: Sequence[str] | None = None,
     label_pattern: str | None = None,
     start: str | None = None,
+    stages: Sequence[str] | None = None,
 ) -> Run:
     """Train a model on a folder of sound files, or on an encoded cache, and write the run folder `out`.
 
@@ -125,9 +159,11 @@ def train(
         label_pattern: pattern over file names, such as "{digit}_{speaker}_{}"; see `find_labels`.
         start: "base" to fine-tune the model that ships with the package, "scratch" for new weights; None for the base
             model if front-end and backbone are the ones it was trained with, otherwise for new weights.
+        stages: front-ends of several models that are trained in order, such as ["semantic", "mel"], each conditioned on
+            the codes of the one before; the last one makes the sound. They share the budget equally.
 
     Returns:
-        The run with its best weights, on the device.
+        The run with its best weights, on the device; with stages, the last one.
 
     Raises:
         DataError: the folder has too little sound.
@@ -144,77 +180,130 @@ def train(
     folder, out = Path(folder), Path(out)
     flags = Flags(frontend, backbone, overrides, parse_start(start), parse_budget(steps, minutes, seed))
     _check_place(out, folder)
+    typed = Typed(folder, flags, resume, strict, condition, label_pattern)
     with World.join() as world, alone_in(out) if world.first else nullcontext():
-        where = world.device(device)
-
-        def open_run() -> Opened:
-            require_own_folders(out)
+        where, begun = world.device(device), []
+        if world.size == 1:
             if not resume:
                 require_no_run(out)
-            start_or_resume = _resume if holds_run(out) else _start
-            if resume and start_or_resume is _start:
-                log.info("%s: holds no run yet; starting a new one", out)
-            return start_or_resume(folder, out, flags, strict, condition, label_pattern, world, where)
-
-        opened = world.first_does(open_run) or _opened_by_first(folder, out, world, where)
+            begun = read_stages(out) if holds_run(out) else []
+        if stages or begun:
+            return _train_stages(typed, out, stages, begun, where, diagnostics, world)
+        opened = world.first_does(lambda: _open(typed, out, world, where)) or _opened_by_first(
+            folder, out, world, where
+        )
         log.info("%s", opened.sides.summary)
-        return _train(out, opened, where, diagnostics, world)
+        return _train(out, opened, where, diagnostics, world, out)
 
 
-def _resume(
-    folder: Path,
+def _train_stages(
+    typed: Typed,
     out: Path,
-    flags: Flags,
-    strict: bool,
-    condition: Sequence[str] | None,
-    label_pattern: str | None,
-    world: World,
+    frontends: Sequence[str] | None,
+    begun: Sequence[str],
     device: torch.device,
-) -> Opened:
+    diagnostics: bool,
+    world: World,
+) -> Run:
+    """Train the stages of a run in order, each conditioned on the codes of the one before; return the last one.
+
+    Args:
+        typed: what was typed.
+        out: the run folder.
+        frontends: the front-ends of the stages; None for those of the run in `out`.
+        begun: names of the stages of the run in `out`; empty if it has none.
+        device: device of the models.
+        diagnostics: as in `train`.
+        world: the processes.
+    """
+    if world.size > 1:
+        raise world.shared(ConfigError("--stages: are trained by one process; start audiogen without torchrun or srun"))
+    require_own_folders(out)
+    if holds_run(out) and not begun:
+        raise RunError(f"{out}: holds a run without stages; choose another --out")
+    if is_cache(typed.folder):
+        raise ConfigError(f"{typed.folder}: is a cache of one front-end, but stages have several; give the sound files")
+    names = list(begun) if frontends is None else stage_names(frontends)
+    if begun and names != begun:
+        raise ConfigError(f"--stages: {out} was started with {','.join(begun)}, and resuming can't change it")
+    missing = [name for name in names if not holds_run(out / name)]
+    if missing and frontends is None:
+        raise ConfigError(f"--stages: {missing[0]} has not been started yet; give the same --stages again")
+    planned = plan_stages(names, frontends or [None] * len(names), typed.flags)
+    if not begun:
+        check_plans([Plan.draft(stage.flags) for stage in planned])
+    source = open_source(typed.folder, typed.strict)
+    write_stages(out, names)
+    run = None
+    for place, stage in enumerate(planned):
+        log.info("stage %s, %d of %d", stage.name, place + 1, len(planned))
+        own = replace(typed, flags=stage.flags, source=source, before=run, num_stages=len(planned))
+        if typed.condition is None and stage.name in missing:
+            own = replace(own, condition=["none"])
+        with alone_in(out / stage.name):
+            resumed = replace(own, resume=typed.resume or stage.name not in missing)
+            opened = _open(resumed, out / stage.name, world, device)
+            log.info("%s", opened.sides.summary)
+            run = _train(out / stage.name, opened, device, diagnostics, world, out)
+    assert run is not None
+    return run
+
+
+def _open(typed: Typed, out: Path, world: World, device: torch.device) -> Opened:
+    """Open the run in `out`, or start a new one."""
+    require_own_folders(out)
+    if not typed.resume:
+        require_no_run(out)
+    start_or_resume = _resume if holds_run(out) else _start
+    if typed.resume and start_or_resume is _start:
+        log.info("%s: holds no run yet; starting a new one", out)
+    return start_or_resume(typed, out, world, device)
+
+
+def _resume(typed: Typed, out: Path, world: World, device: torch.device) -> Opened:
     """Open the run in `out`, and check that it was started with the same files and settings."""
-    saved = read_config(out)
+    saved, flags, before = read_config(out), typed.flags, typed.before
     plan = Plan(load_frontend(out).to(device), saved)
     settings, rest = frontend_settings(flags.overrides)
     check_same_frontend(out, plan.frontend, flags.frontend, settings)
-    check_same_conditions(out, saved, condition, label_pattern)
-    plan = replace(plan, config=resumed_config(saved, out, flags.backbone, dict(flags.training), rest))
+    check_same_conditions(out, saved, typed.condition, typed.label_pattern, before and before.name)
+    budget = dict(flags.training)
+    if typed.num_stages > 1 and "steps" in budget:
+        budget = budget_share(budget, typed.num_stages)
+    plan = replace(plan, config=resumed_config(saved, out, flags.backbone, budget, rest))
     _check_ranks(plan, world)
-    source = open_source(folder, strict)
+    source = typed.source or open_source(typed.folder, typed.strict)
     cache = same_source(source, plan.frontend, out)
     sides = plan.split(cache.index)
     if contents(sides) != contents(read_split(out)):
-        raise other_files(folder, out)
+        raise other_files(typed.folder, out)
     if plan.config != saved:
         atomic_write_json(out / "config.json", plan.config.to_dict())
-    return _with_descriptors(Opened(plan, cache, sides, source if isinstance(source, Index) else None))
+    return _with_descriptors(Opened(plan, cache, sides, source if isinstance(source, Index) else None, before))
 
 
-def _start(
-    folder: Path,
-    out: Path,
-    flags: Flags,
-    strict: bool,
-    condition: Sequence[str] | None,
-    label_pattern: str | None,
-    world: World,
-    device: torch.device,
-) -> Opened:
+def _start(typed: Typed, out: Path, world: World, device: torch.device) -> Opened:
     """Scan and encode the folder, split it, and write what resuming needs. Errors come before the slow encoding."""
     if list_checkpoints(out / "checkpoints"):
         raise RunError(
             f"{out}: holds checkpoints without the config.json that they belong to; restore it, or choose another --out"
         )
+    flags, before = typed.flags, typed.before
+    if typed.num_stages > 1:
+        flags = replace(flags, training=budget_share(flags.training, typed.num_stages, before and before.config))
     if world.size > 1:  # as is usual, each process adds a batch to the step, unless their number is typed
         flags = replace(flags, training={"accumulation": world.size, **flags.training})
-    draft = None if is_cache(folder) else Plan.draft(flags)
+    draft = None if is_cache(typed.folder) else Plan.draft(flags)
     if draft is not None:
         _check_ranks(draft, world)
-    source = open_source(folder, strict)
+    source = typed.source or open_source(typed.folder, typed.strict)
     plan = Plan.for_source(source, flags, draft)
     _check_ranks(plan, world)
-    labels = labels_of(source, label_pattern)
+    labels = labels_of(source, typed.label_pattern)
     index = source.index if isinstance(source, EncodedCache) else long_enough(source, plan.spec)
-    plan = with_conditions(plan, labels, plan.split(index), condition, flags.overrides)
+    plan = with_conditions(plan, labels, plan.split(index), typed.condition, flags.overrides)
+    if before is not None:
+        plan = with_stage(plan, before.name, before.frontend.spec)
     plan.frontend.to(device)
     cache = plan.encode(source, out)
     sides = plan.split(cache.index)
@@ -222,7 +311,7 @@ def _start(
     if plan.config.conditions:
         labels.save(out)
     start_run(out, plan.config, plan.frontend)
-    return _with_descriptors(Opened(plan, cache, sides, source if isinstance(source, Index) else None))
+    return _with_descriptors(Opened(plan, cache, sides, source if isinstance(source, Index) else None, before))
 
 
 def _with_descriptors(opened: Opened) -> Opened:
@@ -275,12 +364,21 @@ def _check_place(out: Path, folder: Path) -> None:
         )
 
 
-def _train(out: Path, opened: Opened, device: torch.device, diagnostics: bool, world: World) -> Run:
-    plan, cache, sides, recordings = opened
+def _conditions(out: Path, opened: Opened) -> FileConditions | None:
+    """Return the conditions of the files, with the codes of the stage before; None if the run has none."""
+    configs, before = opened.plan.config.conditions, opened.before
+    framewise: dict[str, Any] = {**open_descriptors(configs, opened.cache)}
+    if before is not None:
+        framewise[before.name] = StageFrames(EncodedCache.open(read_source(before.folder)), opened.plan.spec)
+    return FileConditions(configs, read_labels(out), framewise) if configs else None
+
+
+def _train(out: Path, opened: Opened, device: torch.device, diagnostics: bool, world: World, shown: Path) -> Run:
+    """Train what was opened; write the page of the run `shown`."""
+    plan, cache, sides, recordings, before = opened
     config, front, settings = plan.config, plan.frontend, plan.config.training
-    descriptors = open_descriptors(config.conditions, cache)
-    known = FileConditions(config.conditions, read_labels(out), descriptors) if config.conditions else None
-    sound = []  # that is written as samples
+    known = _conditions(out, opened)
+    sound = []
     if recordings is not None and front.decodes:
         parts = _named(sides.held_out, recordings)
         sound = originals(recordings.folder, parts, plan.spec.sample_rate, NUM_SAMPLES)
@@ -303,8 +401,8 @@ def _train(out: Path, opened: Opened, device: torch.device, diagnostics: bool, w
 
     def sample(progress: Progress) -> None:
         every = settings.sample_every
-        if every and round(trainer.spent() * settings.evaluations) % every == 0:
-            current = Run(out, config, front, trainer.weights, progress.step)
+        if every and front.decodes and round(trainer.spent() * settings.evaluations) % every == 0:
+            current = Run(out, config, front, trainer.weights, progress.step, before=before)
             _write_samples(current, metrics, f"step-{progress.step}", settings.sample_seconds, trainer.weights_file())
 
     metrics = Discarded()
@@ -369,29 +467,20 @@ def _train(out: Path, opened: Opened, device: torch.device, diagnostics: bool, w
                 first,
                 again,
             )
-        run = _with_sampling(load_run(out, device), held_out, crops.sequences)
-        result = {**report(run, held_out, crops.sequences, sound), "turned": outcome.stopped == "early"}
+        run = with_stage_before(load_run(out, device), before)
+        run = _with_sampling(run, held_out, crops.sequences, _codes_before(run, cache, sides, known))
+        result = {**report(run, held_out, crops.sequences, sound, known), "turned": outcome.stopped == "early"}
         metrics.write("final", **result)
         for name, value in report_rows(result):
             log.info("%s: %s", name, value)
         log.info("%s", in_words(result))
         if front.decodes:
-            page = write_page([out])
+            page = write_page([shown])
             log.info("generating samples of %g seconds; all other results are on %s", settings.sample_seconds, page)
-        _write_samples(run, metrics, "generated", settings.sample_seconds)
-        if sound:
-            # Continue the first half of a clip, at most a second of it; the page shows where the model takes over.
-            name, wav = sound[0]
-            prompt = wav[:, : min(wav.shape[1] // 2, run.sample_rate)]
-            for path, *_ in write_generated(
-                out / "samples", run, settings.sample_seconds, [0], prompt=(name, prompt), prefix="continued"
-            ):
-                log.debug("%s", path)
-        if label_values(run) and front.decodes:
-            _write_takes(run, metrics, sides, recordings)
+            _write_final_samples(run, metrics, sides, recordings, sound)
     finally:
         metrics.close()
-    log.info("listen: open %s", write_page([out]))
+    log.info("listen: open %s", write_page([shown]))
     return run
 
 
@@ -399,6 +488,37 @@ def _named(parts: Sequence[Part], recordings: Index) -> list[Part]:
     """Return parts with the present names of their files; a cache may hold names from before a renaming."""
     files = {file.sha256: file for file in recordings.files}
     return [replace(part, file=files[part.file.sha256]) for part in parts]
+
+
+def _write_final_samples(
+    run: Run, metrics: Metrics, sides: Split, recordings: Index | None, sound: Sequence[tuple[str, Tensor]]
+) -> None:
+    """Write what the page shows of a finished run: sounds, a continued clip, and takes of each value of a label.
+
+    With stages, the codes of another clip are rendered in the voice of that one.
+
+    Args:
+        run: the run.
+        metrics: receives the sounds, and what is heard in the takes.
+        sides: the split of the files.
+        recordings: the files; None if only their cache was given.
+        sound: (name, wav (1, N)) of held-out files.
+    """
+    seconds, samples = run.config.training.sample_seconds, run.folder / "samples"
+    _write_samples(run, metrics, "generated", seconds)
+    if sound:
+        # Continue the first half of a clip, at most a second of it; the page shows where the model takes over.
+        name, wav = sound[0]
+        prompt = name, wav[:, : min(wav.shape[1] // 2, run.sample_rate)]
+        for path, *_ in write_generated(samples, run, seconds, [0], prompt=prompt, prefix="continued"):
+            log.debug("%s", path)
+        if run.before is not None:
+            prompt, said = (name, wav[:, : round(seconds * run.sample_rate)]), sound[-1]
+            length = said[1].shape[1] / run.sample_rate
+            for path, *_ in write_generated(samples, run, length, [0], prompt=prompt, prefix="rendered", meaning=said):
+                log.debug("%s", path)
+    if label_values(run):
+        _write_takes(run, metrics, sides, recordings)
 
 
 def _write_takes(run: Run, metrics: Metrics, sides: Split, recordings: Index | None) -> None:
@@ -416,12 +536,22 @@ def _write_takes(run: Run, metrics: Metrics, sides: Split, recordings: Index | N
     metrics.write("heard", step=run.step, labels=heard)
 
 
-def _with_sampling(run: Run, held_out: Sequences, training: Sequences) -> Run:
+def _codes_before(run: Run, cache: EncodedCache, sides: Split, known: FileConditions | None) -> Conditions | None:
+    """Return what the stage before encodes in held-out clips, as many and as long as `choose_sampling` generates."""
+    if run.before is None or not run.frontend.decodes:
+        return None
+    num_frames = math.ceil(CLIP_SECONDS * (run.frontend.spec.frame_rate or 0))
+    batch, _ = Crops(cache, sides.held_out, num_frames, NUM_CLIPS, known=known).batch(0)
+    assert batch.conditions is not None
+    return {run.before.name: batch.conditions[run.before.name]}
+
+
+def _with_sampling(run: Run, held_out: Sequences, training: Sequences, codes: Conditions | None) -> Run:
     """Choose the sampling of a run and write it to config.json, unless one is already there."""
     if run.config.sampling is not None:
         return run
     log.info("choosing the temperature at which generated sound is closest to the recordings")
-    tried = choose_sampling(run, held_out, training)
+    tried = choose_sampling(run, held_out, training, codes)
     if not tried:
         return run
     for one in tried:
@@ -434,8 +564,6 @@ def _with_sampling(run: Run, held_out: Sequences, training: Sequences) -> Run:
 
 
 def _write_samples(run: Run, metrics: Metrics, prefix: str, seconds: float, weights: Path | None = None) -> None:
-    if not run.frontend.decodes:
-        return
     for path, seed, _ in write_generated(
         run.folder / "samples", run, seconds, range(NUM_SAMPLES), prefix=prefix, weights=weights
     ):

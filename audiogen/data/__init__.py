@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .descriptors import compute_descriptor, described_value, is_descriptor, open_descriptors, stride_of
     from .pipeline import Encoded, default_rate, encode_folder, fit_to, frontend_for
     from .sequences import Sequences
+    from .stages import StageFrames, stage_config
 else:
     __getattr__ = lazy_names(
         globals(),
@@ -27,6 +28,7 @@ else:
             "EncodedCache": "cache",
             "FileConditions": "conditions",
             "Sequences": "sequences",
+            "StageFrames": "stages",
             "choose_conditions": "conditions",
             "compute_descriptor": "descriptors",
             "default_rate": "pipeline",
@@ -36,6 +38,7 @@ else:
             "frontend_for": "pipeline",
             "is_descriptor": "descriptors",
             "open_descriptors": "descriptors",
+            "stage_config": "stages",
             "stride_of": "descriptors",
         },
     )
@@ -53,6 +56,7 @@ __all__ = [
     "Rejected",
     "Sequences",
     "Split",
+    "StageFrames",
     "choose_conditions",
     "compute_descriptor",
     "default_rate",
@@ -73,6 +77,7 @@ __all__ = [
     "read_labels",
     "scan",
     "split",
+    "stage_config",
     "stride_of",
     "training_wavs",
 ]

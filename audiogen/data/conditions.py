@@ -17,6 +17,7 @@ from .descriptors import StoredDescriptor, is_descriptor
 from .labels import Column, Labels, describe_labels
 from .sequences import Piece
 from .split import Split
+from .stages import StageFrames
 
 #: Files of at most this many seconds are complete sounds; the condition `position` lets a model learn where they end.
 ONE_SHOT_SECONDS = 4.0
@@ -74,18 +75,18 @@ class FileConditions:
     Args:
         configs: config of each condition by name.
         labels: the labels of the files.
-        descriptors: the descriptors of the files, for each condition that is one.
+        framewise: the descriptors of the files, for each condition that is one, and the codes of an earlier stage.
     """
 
     def __init__(
         self,
         configs: Mapping[str, Any],
         labels: Labels,
-        descriptors: Mapping[str, StoredDescriptor] = MappingProxyType({}),
+        framewise: Mapping[str, StoredDescriptor | StageFrames] = MappingProxyType({}),
     ):
         kinds = {part.Config: part for part in CONDITIONS.values()}
         self.parts: dict[str, Condition] = {name: kinds[type(config)](config, 1) for name, config in configs.items()}
-        self.labels, self.descriptors = labels, dict(descriptors)
+        self.labels, self.framewise = labels, dict(framewise)
         self._constant: dict[str, dict[str, np.ndarray]] = {}
 
     def of_file(self, sha256: str) -> dict[str, np.ndarray]:
@@ -97,7 +98,7 @@ class FileConditions:
     def _parse(self, row: Mapping[str, str]) -> dict[str, np.ndarray]:
         found = {}
         for name, part in self.parts.items():
-            if not isinstance(part, Position) and name not in self.descriptors:
+            if not isinstance(part, Position) and name not in self.framewise:
                 found[name] = np.full((part.num_features, 1), np.nan, np.float32)
                 if name in row:
                     with suppress(ConfigError):
@@ -126,7 +127,7 @@ class FileConditions:
 
     def _described(self, piece: Piece) -> dict[str, np.ndarray]:
         sha256, _, first, length = piece
-        return {name: stored.frames(sha256, first, length) for name, stored in self.descriptors.items()}
+        return {name: stored.frames(sha256, first, length) for name, stored in self.framewise.items()}
 
     def drop(self, values: dict[str, np.ndarray], probability: float, rng: np.random.Generator) -> None:
         """Set conditions (B, F, T) to NaN, in place: all conditions of some items, and single ones of others.

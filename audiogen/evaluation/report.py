@@ -15,6 +15,7 @@ from torch import Tensor
 from ..audio.io import read_audio
 from ..data import (
     EncodedCache,
+    FileConditions,
     Index,
     Labels,
     Part,
@@ -59,15 +60,19 @@ def evaluate_folder(run: Run, folder: str | Path, generate: int = 0) -> dict[str
 
     Returns:
         The result of `report`; `generated` (see `judge_generated`) if any clips are, and `heard` (see `heard_as_asked`)
-        if the run has labels, and `melody` (see `melodies_followed`) if it has a melody; `seen`: number of files left
-        out because the model was trained on them; `turned`: whether the held-out loss had stopped improving before
-        training ended.
+        if the run has labels, and `melody` (see `melodies_followed`) if it has a melody; `stages`, the reports of the
+        earlier stages by name, if there are any; `seen`: number of files left out because the model was trained on
+        them; `turned`: whether the held-out loss had stopped improving before training ended.
 
     Raises:
         DataError: no file is left to evaluate on.
         CacheError: the cache is damaged or of another front-end.
     """
     folder = Path(folder)
+    if is_cache(folder) and run.before is not None:
+        raise DataError(
+            f"{folder}: is a cache of one front-end, but the run has several; give the folder of sound files"
+        )
     cache = EncodedCache.open(folder, run.frontend) if is_cache(folder) else None
     index = scan(folder) if cache is None else cache.index
     for file in index.rejected:
@@ -87,14 +92,27 @@ def evaluate_folder(run: Run, folder: str | Path, generate: int = 0) -> dict[str
     with tempfile.TemporaryDirectory(prefix="audiogen-", ignore_cleanup_errors=True) as temporary:
         sound = []
         if cache is None:
-            cache = EncodedCache.build(replace(index, files=[part.file for part in parts]), run.frontend, temporary)
-            open_descriptors(run.config.conditions, cache, index)
             most, seconds = (len(parts), MOST_SECONDS) if generate else (ROUND_TRIPS, 10.0)
             sound = originals(folder, parts, run.sample_rate, most, seconds)
         if generate and not sound:
             raise DataError(f"{folder}: is a cache, but generated sound is compared with recordings; give their folder")
-        training, labels = run.training_sequences(), _labels(run, index)
-        result = report(run, Sequences(cache, parts), training, sound, labels)
+        training, labels, unseen = run.training_sequences(), _labels(run, index), [part.file for part in parts]
+        caches: dict[str, EncodedCache] = {}
+        for stage in run.stages:
+            place = Path(temporary, stage.name)
+            caches[stage.name] = cache or EncodedCache.build(replace(index, files=unseen), stage.frontend, place)
+            if cache is None:
+                open_descriptors(stage.config.conditions, caches[stage.name], index)
+
+        def reported(stage: Run, training: Sequences | None, sound: Sequence[tuple[str, Tensor]]) -> dict[str, Any]:
+            before = None if stage.before is None else caches[stage.before.name]
+            known = stage.file_conditions(caches[stage.name], labels, before)
+            return report(stage, Sequences(caches[stage.name], parts), training, sound, known)
+
+        result = reported(run, training, sound)
+        if run.before is not None:
+            earlier = run.before.stages
+            result["stages"] = {stage.name: reported(stage, stage.training_sequences(), []) for stage in earlier}
         made = generate_sounds(run, generate)
         if generate:
             result["generated"] = judge_generated(run, [wav for wav, _ in made], [wav for _, wav in sound], training)
@@ -121,7 +139,7 @@ def report(
     held_out: Sequences,
     training: Sequences | None,
     sound: Iterable[tuple[str, Tensor]],
-    labels: Labels | None = None,
+    known: FileConditions | None = None,
 ) -> dict[str, Any]:
     """Score a run on held-out sequences.
 
@@ -130,7 +148,7 @@ def report(
         held_out: sequences to score.
         training: sequences to count the baselines on; None leaves them out.
         sound: (name, wav (1, N)) of held-out files, for the round trip.
-        labels: of files that the run does not know.
+        known: conditions of the sequences; None for those that the run knows.
 
     Returns:
         JSON values: `loss` in `unit` ("bits" per code or "nats" per frame), `bound` (whether that is an upper bound),
@@ -141,7 +159,7 @@ def report(
     """
     front, spec = run.frontend, run.frontend.spec
     seconds = front.seconds(held_out)
-    known = run.file_conditions(held_out.cache, labels)
+    known = known or run.file_conditions(held_out.cache)
     given = None if known is None else [known.of_item(held_out.piece(i)) for i in range(len(held_out))]
     score = held_out_score(run.model, held_out, seconds, given)
     counted = None if training is None else baselines(spec, training, held_out)

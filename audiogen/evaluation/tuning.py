@@ -3,12 +3,13 @@
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..generation.generate import generate
+from ..models.conditioning import Conditions
 from ..models.sampling import Sampling
 from ..runs.run import Run
 from .distribution import Distance, kad, log_mel_statistics, mean_and_deviation
@@ -30,7 +31,9 @@ class Tried:
     distance: Distance
 
 
-def choose_sampling(run: Run, held_out: Iterable[Tensor], training: Iterable[Tensor] = ()) -> list[Tried]:
+def choose_sampling(
+    run: Run, held_out: Iterable[Tensor], training: Iterable[Tensor] = (), conditions: Conditions | None = None
+) -> list[Tried]:
     """Generate with each candidate and measure its distance (KAD) from held-out recordings.
 
     Choose the temperature nearest to 1, that of plain draws, among the candidates within one standard error of the
@@ -40,6 +43,7 @@ def choose_sampling(run: Run, held_out: Iterable[Tensor], training: Iterable[Ten
         run: a trained run; its own `sampling` is ignored.
         held_out: sequences (C, T) of recordings that the model was not trained on.
         training: sequences to use in addition if the held-out ones are too short.
+        conditions: further conditions of the NUM_CLIPS clips of CLIP_SECONDS, such as the codes of an earlier stage.
 
     Returns:
         The candidates, the chosen one first; an empty list if there is too little sound to compare with, if the
@@ -59,6 +63,7 @@ def choose_sampling(run: Run, held_out: Iterable[Tensor], training: Iterable[Ten
     for temperature, top_p in itertools.product(run.model.head.temperatures, top_ps):
         sampling = Sampling(temperature, top_p=top_p)
         request = run.request(seeds=range(NUM_CLIPS), sampling=sampling, seconds=CLIP_SECONDS)
+        request = replace(request, conditions={**(request.conditions or {}), **(conditions or {})})
         made = generate(run.model, math.ceil(CLIP_SECONDS * rate), request).x
         tried.append(Tried(sampling, kad(reference, _embed(run, list(made)))))
     closest = min((one.distance for one in tried), key=lambda distance: distance.value)

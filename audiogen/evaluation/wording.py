@@ -10,8 +10,29 @@ from ..spec import Unit
 MOST_ROWS = 24
 
 
-def report_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the report as table rows: (name, value) each."""
+def report_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the report as table rows: (name, value) each; those of earlier stages come first."""
+    rows = []
+    for name, earlier in result.get("stages", {}).items():
+        rows += [(f"stage {name}: {what}", value) for what, value in _loss_rows(earlier)]
+    rows += _loss_rows(result)
+    if result["round_trip"]:
+        rows.append(("round trip: mel distance (0 is perfect)", f"{result['round_trip']['mel_distance']:.3f}"))
+    rows.append(("held out", f"{result['files']} files, {result['seconds'] / 60:.1f} min"))
+    if result.get("generated"):
+        rows += _generated_rows(result["generated"])
+    if result.get("melody") and result["melody"]["generated"]:
+        made, trips = result["melody"]["generated"], result["melody"]["round_trips"]
+        said = f"{made['value']:.2f} ({made['low']:.2f} to {made['high']:.2f}); melodies of other clips (floor) "
+        said += f"{made['shuffled']:.2f}; round trips of the recordings (ceiling) {trips['value']:.2f}"
+        rows.append((f"melody of {result['melody']['num']} clips: chroma cosine with what was asked for", said))
+    if result.get("seen"):
+        rows.append(("left out (used in training)", f"{result['seen']} files"))
+    return rows
+
+
+def _loss_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return rows on the held-out loss, beside those of simple models."""
     at_most = "at most " if result.get("bound") else ""
     rows = [(Unit(result["unit"]).per_entry, f"{at_most}{result['loss']:.3f}")]
     if result["bits_per_sample"] is not None:
@@ -26,18 +47,6 @@ def report_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
             rows.append((f"{name}, counted on the training codes", bits))
     for name, value in result.get("base_bits_per_second", {}).items():
         rows.append((f"{name}, counted on the codes before merging", f"{value:.0f} bits per second"))
-    if result["round_trip"]:
-        rows.append(("round trip: mel distance (0 is perfect)", f"{result['round_trip']['mel_distance']:.3f}"))
-    rows.append(("held out", f"{result['files']} files, {result['seconds'] / 60:.1f} min"))
-    if result.get("generated"):
-        rows += _generated_rows(result["generated"])
-    if result.get("melody") and result["melody"]["generated"]:
-        made, trips = result["melody"]["generated"], result["melody"]["round_trips"]
-        said = f"{made['value']:.2f} ({made['low']:.2f} to {made['high']:.2f}); melodies of other clips (floor) "
-        said += f"{made['shuffled']:.2f}; round trips of the recordings (ceiling) {trips['value']:.2f}"
-        rows.append((f"melody of {result['melody']['num']} clips: chroma cosine with what was asked for", said))
-    if result.get("seen"):
-        rows.append(("left out (used in training)", f"{result['seen']} files"))
     return rows
 
 

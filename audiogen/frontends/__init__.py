@@ -54,6 +54,7 @@ FRONTENDS: dict[str, type[Frontend]] = {
 BASES.update((kind, part) for kind, part in FRONTENDS.items() if part not in (BPE, EnCodec, Mel))
 
 FORMAT = 1  # written to config.json
+NEWEST_FORMAT = 2  # that of a run with stages, which has no front-end of its own
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "frontend.safetensors"
 REMEDY = "restore it, or train anew"
 
@@ -120,11 +121,15 @@ def read_config_file(folder: str | Path) -> dict[str, Any]:
     """Read the config.json of a run, a cache or a saved front-end: a dict with "format" and "frontend".
 
     Raises:
-        RunError: it is missing, damaged or of a newer format.
+        RunError: it is missing, damaged, of a newer format, or that of a run with stages.
     """
     path = Path(folder) / CONFIG_FILE
     check_holds_config(folder)
-    values = read_format(path, FORMAT, RunError, REMEDY)
+    values = read_format(path, NEWEST_FORMAT, RunError, REMEDY)
+    if isinstance(names := values.get("stages"), list) and names:
+        raise RunError(
+            f"{folder}: holds several stages; give the folder of one, such as {Path(folder, str(names[-1]))}"
+        )
     if not isinstance(values.get("frontend"), dict):
         raise damaged(path, "frontend: this group of settings is missing", RunError, REMEDY)
     return values

@@ -195,7 +195,7 @@ class Frontend(nn.Module):
     @property
     def streams(self) -> bool:
         """Whether `decode_stream` works."""
-        return type(self).decode_block is not Frontend.decode_block
+        return self.decodes and type(self).decode_block is not Frontend.decode_block
 
     @property
     def latency_ms(self) -> float:
@@ -294,7 +294,7 @@ class Frontend(nn.Module):
         if not self.decodes:
             raise ConfigError(
                 f"front-end {type(self).__name__} only encodes: its codes do not say how something sounds; use a "
-                "front-end that decodes, or train a stage that makes sound of them (--stages semantic,codec)"
+                "front-end that decodes, or train a stage that makes sound of them (--stages semantic,mel)"
             )
 
     def check_fitted(self) -> None:

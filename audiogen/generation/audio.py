@@ -11,6 +11,7 @@ from ..audio.limiter import Limiter, log_reductions
 from ..errors import ConfigError
 from ..frontends import Frontend
 from ..models.sequence_model import SequenceModel
+from .cascade import encoded, with_stages_before
 from .generate import generate, stream
 from .request import Generation, Request, Until
 
@@ -34,18 +35,19 @@ def generate_sound(frontend: Frontend, model: SequenceModel, seconds: float, req
             long enough, regardless of the request's stop rule.
 
     Returns:
-        x (B, 1, N) float32 in [-1, 1], beginning with the prompt as encoded and decoded by the front-end. A limiter
-        keeps true peaks below -1 dBTP; `reductions` says by how much it turned each item down.
+        x (B, 1, N) float32 in [-1, 1], beginning with the prompt as encoded and decoded by the front-end, unless the
+        request `renders` a meaning. A limiter keeps true peaks below -1 dBTP; `reductions` says by how much it turned
+        each item down.
 
     Raises:
         ConfigError: the length is out of range, or the front-end only encodes.
         GenerationError: the model predicts NaN or infinity.
     """
-    length, num_frames, request = _measured(frontend, model, seconds, request, MAX_SAMPLES / request.batch_size)
+    begin, end, num_frames, request = _measured(frontend, seconds, request, MAX_SAMPLES / request.batch_size)
     codes, limiter = generate(model, num_frames, request), Limiter(frontend.spec.sample_rate)
     with torch.no_grad():
-        wav = frontend.decode(codes.x, limiter)[..., :length]
-    return Generation(wav, codes.seeds, (length,) * len(codes.seeds), tuple(limiter.reductions))
+        wav = frontend.decode(codes.x, limiter)[..., begin:end]
+    return Generation(wav, codes.seeds, (end - begin,) * len(codes.seeds), tuple(limiter.reductions))
 
 
 def stream_sound(frontend: Frontend, model: SequenceModel, seconds: float, request: Request) -> Iterator[Tensor]:
@@ -62,30 +64,28 @@ def stream_sound(frontend: Frontend, model: SequenceModel, seconds: float, reque
     if frontend.spec.hop_length is None and request.batch_size != 1:
         raise ConfigError(f"num: codes of a variable rate stream one item at a time, not {request.batch_size}")
     most = MAX_STREAM_SECONDS * frontend.spec.sample_rate
-    length, num_frames, request = _measured(frontend, model, seconds, request, most)
+    begin, end, num_frames, request = _measured(frontend, seconds, request, most)
     frame_rate = (frontend.base or frontend).spec.frame_rate  # of the front-end that makes the sound
     frames, limiter = stream(model, num_frames, request), Limiter(frontend.spec.sample_rate)
     chunks = frontend.decode_stream(frames, max(1, int(SECONDS_AT_ONCE * frame_rate)), limiter)
-    return _trimmed(length, chunks, limiter)
+    return _trimmed(begin, end, chunks, limiter)
 
 
-def _trimmed(length: int, chunks: Iterator[Tensor], limiter: Limiter) -> Iterator[Tensor]:
+def _trimmed(begin: int, end: int, chunks: Iterator[Tensor], limiter: Limiter) -> Iterator[Tensor]:
     for chunk in chunks:
-        yield chunk[..., :length]
-        length -= chunk.shape[-1]
-        if length <= 0:
+        if begin < chunk.shape[-1]:
+            yield chunk[..., begin:end]
+        begin, end = max(0, begin - chunk.shape[-1]), end - chunk.shape[-1]
+        if end <= 0:
             break
     log_reductions(limiter.reductions)
 
 
-def _measured(
-    frontend: Frontend, model: SequenceModel, seconds: float, request: Request, most: float
-) -> tuple[int, int, Request]:
-    """Return the total samples of each item, the maximum number of new frames, and the request to the model.
+def _measured(frontend: Frontend, seconds: float, request: Request, most: float) -> tuple[int, int, int, Request]:
+    """Return the samples [begin, end) of each item, the maximum number of new frames, and the request to the model.
 
     Args:
         frontend: as in `generate_sound`.
-        model: as in `generate_sound`.
         seconds: as in `generate_sound`.
         request: as in `generate_sound`.
         most: maximum number of samples of each item.
@@ -102,6 +102,8 @@ def _measured(
             "or a stream (--stream), which may be a day long"
         )
     new = max(1, round(seconds * rate))
-    prompt = None if wav is None else frontend.encode(wav.reshape(1, 1, -1).to(model.bos.device))
-    until = Until(given + new, frontend.frame_lengths) if frontend.spec.hop_length is None else request.until
-    return given + new, frontend.num_frames(new), replace(request, prompt=prompt, until=until)
+    begin = given if request.renders else 0
+    num_frames, request = frontend.num_frames(new), encoded(frontend, request)
+    if frontend.spec.hop_length is None:
+        request = replace(request, until=Until(given + new, frontend.frame_lengths))
+    return begin, given + new, num_frames, with_stages_before(request, frontend.spec, num_frames)

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import ConfigError, GenerationError
-from ..models.conditioning import Conditions
+from ..models.conditioning import AskedConditions
 from ..models.sampling import uniforms
 from ..models.sequence_model import SequenceModel
 from .engines import Engine, choose
@@ -153,13 +153,13 @@ def _evaluating(model: SequenceModel) -> Iterator[None]:
             module.training = training
 
 
-def _extended(conditions: Conditions | None, num_frames: int) -> Conditions:
+def _extended(conditions: AskedConditions | None, num_frames: int) -> AskedConditions:
     """Say nothing after the end of conditions of fewer frames: beyond their last frame, that one holds."""
     conditions = conditions or {}
     longer = {
         name: torch.cat([x, torch.full_like(x[:, :, :1], math.nan)], dim=2)
         for name, x in conditions.items()
-        if 1 < x.shape[2] < num_frames
+        if isinstance(x, Tensor) and 1 < x.shape[2] < num_frames
     }
     return {**conditions, **longer}
 

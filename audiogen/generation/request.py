@@ -11,12 +11,16 @@ from ..models.sampling import Sampling, fresh_seeds
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..models.conditioning import Conditions
+    from ..frontends import Frontend
+    from ..models.conditioning import AskedConditions
+    from ..models.sequence_model import SequenceModel
 
 log = logging.getLogger("audiogen")
 
 #: Formats in which an engine may store the weights. It always accumulates in fp32.
 PRECISIONS = ("fp32", "bf16", "int8")
+#: Seconds of new sound where nothing else follows from the run or from what was asked for.
+DEFAULT_SECONDS = 4.0
 #: Maximum number of items. Each has a state of its own, and no engine gains from more than some hundreds.
 MAX_BATCH_SIZE = 2**16
 #: Beyond this, guidance leaves nothing of what the model has learned.
@@ -110,6 +114,7 @@ class Request:
             beginning of the prompt.
         guidance: scale of classifier-free guidance: 0 ignores the conditions, 1 is the model without guidance, and
             more follows the conditions more closely. Any value but 1 needs a second row per item.
+        before: for `generate_sound` and `stream_sound`, the stage whose codes are a condition of this one.
 
     Raises:
         ConfigError: the numbers of items differ or are too large, or a seed or the precision is invalid.
@@ -125,9 +130,10 @@ class Request:
     sampling: Sampling = Sampling()
     precision: str = "fp32"
     until: Until | None = None
-    conditions: "Conditions | None" = None
-    changes: "Iterator[Conditions] | None" = None
+    conditions: "AskedConditions | None" = None
+    changes: "Iterator[AskedConditions] | None" = None
     guidance: float = 1.0
+    before: "Before | None" = None
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
@@ -159,6 +165,29 @@ class Request:
     def rows(self) -> int:
         """Number of rows that a model processes: one for each item, or with guidance two."""
         return self.batch_size * (2 if self.guided else 1)
+
+    @property
+    def renders(self) -> bool:
+        """Whether a stage before is given a meaning; the prompt then lends its voice, and is not part of the sound."""
+        return self.before is not None and (self.before.meaning is not None or self.before.request.renders)
+
+
+@dataclass(frozen=True, eq=False)
+class Before:
+    """The stage before the one that a request is for.
+
+    Attributes:
+        name: name of the condition that takes its codes or frames.
+        frontend, model: of the stage.
+        request: what is asked of it, for the same items; the prompt is a wav (1, N) at the front-end's sample rate.
+        meaning: a wav (1, N) whose codes follow those of the prompt, before new ones are drawn; None for none.
+    """
+
+    name: str
+    frontend: "Frontend"
+    model: "SequenceModel"
+    request: Request
+    meaning: "Tensor | None" = None
 
 
 @dataclass(frozen=True, eq=False)

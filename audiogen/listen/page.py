@@ -11,7 +11,7 @@ from .clips import Clip, clip_cards, legend
 from .diagnostics import INTRODUCTION, insides
 from .figures import figures_table, learning_curves, meanings, read_figures
 from .html import Html, bullets, code, columns, contents, details, grid, rows, section, table, text, write_document
-from .run_reader import RunFolder, number, read_folder
+from .run_reader import RunFolder, number, read_folder, stage_folders
 from .selection import Choice, choose
 
 LISTEN_FOR = (
@@ -29,7 +29,7 @@ def write_page(runs: Sequence[str | Path], out: str | Path | None = None) -> Pat
     not exist yet is left out.
 
     Args:
-        runs: run folders; duplicates are shown once.
+        runs: run folders; duplicates are shown once. Of a run with stages, each is shown like a run.
         out: the HTML file, or a folder for index.html. By default the run's own folder, or for several runs
             side-by-side.html in the parent folder of the first.
 
@@ -47,7 +47,8 @@ def write_page(runs: Sequence[str | Path], out: str | Path | None = None) -> Pat
     if not runs:
         raise RunError("no run folder was given; name at least one")
     different = {Path(run).resolve(): Path(run) for run in reversed(runs)}
-    folders = [read_folder(run) for run in reversed(different.values())]
+    parts_of = {run: stage_folders(run) for run in reversed(different.values())}
+    folders = [read_folder(folder) for parts in parts_of.values() for folder in parts]
     names = run_names(folders)
     title = " and ".join(names) if len(names) < 4 else f"{len(names)} runs"
     parts = sections(names, folders)
@@ -60,13 +61,13 @@ def write_page(runs: Sequence[str | Path], out: str | Path | None = None) -> Pat
         legend(),
         *(section(name, *content) for name, content in parts.items()),
     ]
-    return write_document(_place(folders, out), title, *blocks, wide=len(names) > 1)
+    return write_document(_place(list(parts_of), out), title, *blocks, wide=len(names) > 1)
 
 
-def _place(folders: Sequence[RunFolder], out: str | Path | None) -> Path:
+def _place(runs: Sequence[Path], out: str | Path | None) -> Path:
     if out is None:
-        first = folders[0].path.resolve() if folders[0].path.name in ("", "..") else folders[0].path
-        return first / "index.html" if len(folders) == 1 else first.parent / "side-by-side.html"
+        first = runs[0].resolve() if runs[0].name in ("", "..") else runs[0]
+        return first / "index.html" if len(runs) == 1 else first.parent / "side-by-side.html"
     return Path(out) if Path(out).suffix.lower() in (".html", ".htm") else Path(out) / "index.html"
 
 

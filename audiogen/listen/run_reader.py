@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import RunError
 from ..runs.event_log import read_metrics
-from ..runs.folder import read_settings
+from ..runs.folder import holds_run, read_settings, read_stages
 from ..utils.json_files import read_json
 
 
@@ -26,6 +26,7 @@ class Sample:
     conditions: dict[str, Any] = field(default_factory=dict)
     varied: str | None = None
     heard: dict[str, Any] = field(default_factory=dict)
+    meaning: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,15 @@ class RunFolder:
         """Return the kind of a part ("frontend", "backbone" or "pattern")."""
         values = self.config.get(part)
         return str(values.get("kind", "?")) if isinstance(values, dict) else "?"
+
+
+def stage_folders(path: Path) -> list[Path]:
+    """Return the folders of a run's stages, as far as they have been started; of a run without stages, its own.
+
+    Raises:
+        RunError: it is not a run folder, or its config.json is damaged or of a newer format.
+    """
+    return [path / name for name in read_stages(path) if holds_run(path / name)] or [path]
 
 
 def read_folder(path: Path) -> RunFolder:
@@ -94,6 +104,7 @@ def read_sample(wav: Path) -> Sample:
         of_type("conditions", dict) or {},
         of_type("varied", str),
         of_type("heard", dict) or {},
+        of_type("meaning", str),
     )
 
 

@@ -86,6 +86,9 @@ def describe(sample: Sample) -> Clip:
     if sample.prompt_seconds:
         name = f", from {Path(sample.prompt).name}" if sample.prompt else ""
         notes.append(f"The first {sample.prompt_seconds:.1f} s are the prompt{name}; the rest is generated.")
+    if sample.meaning:
+        voice = f", in the voice of {Path(sample.prompt).name}" if sample.prompt else ""
+        notes.append(f"Renders {Path(sample.meaning).name}{voice}.")
     facts = [
         f"{name.replace('_', '-')} {value:g}"
         for name, value in sample.sampling.items()

@@ -9,6 +9,7 @@ item and frames without a value are all represented in the same way.
     melody     the strength of each pitch class             (B, 12, T)
     loudness   dB relative to a full-scale sine             (B, 1, T)
     frames     any other vector for each frame              (B, F, T)
+    codes      those of an earlier stage, see stages.py     (B, F, T)
     position   frames since the file began, and to its end  (B, 2, T)
     text       a caption as UTF-8 bytes, padded with NaN    (B, max_bytes, 1 or T)
 
@@ -30,18 +31,21 @@ from ..utils.text import fold
 from . import t5
 from .backbones.gpt import GPT
 from .layers import Memory
+from .stages import Arriving
 
 #: Values by name; a name that is missing is not given.
 Conditions = Mapping[str, Tensor]
+#: In generation, those of an earlier stage may arrive while they are needed.
+AskedConditions = Mapping[str, Tensor | Arriving]
 
 #: Factor of the vectors that conditions add. The optimizer changes a weight by about the learning rate per step, so
 #: without the factor, vectors that start at zero would take hundreds of steps to become as large as the embeddings. On
 #: spoken digits, 160 steps of mel:gpt end at the same held-out loss with factors 1 and 4; digit and speaker account for
 #: 0.15 nats per frame of it with factor 1, and for 0.37 with factor 4.
 STRENGTH = 4.0
-#: Maximum number of values of a label, and of numbers per frame. They catch typos and untrusted configs that would
-#: exhaust memory.
-MAX_VALUES, MAX_FEATURES = 2**16, 2**12
+#: Maximum number of values of a label, of numbers per frame, and of embeddings of codes. They catch typos and untrusted
+#: configs that would exhaust memory.
+MAX_VALUES, MAX_FEATURES, MAX_EMBEDDINGS = 2**16, 2**12, 2**20
 #: Number of sines, and of cosines, that encode a number at least; maximum number of doublings of the finest of them.
 WAVES, MAX_OCTAVES = 8, 8
 
@@ -243,6 +247,50 @@ class Frames(Condition):
 
     def parse(self, name: str, value: Any) -> Tensor:
         return framewise(name, value, self.num_features)
+
+
+class Codes(Condition):
+    """Codes for each frame, such as those of an earlier stage: the sum of their embeddings."""
+
+    @dataclass(frozen=True)
+    class Config:
+        """Settings.
+
+        Attributes:
+            num_codes: F, codes for each frame, each of which has its own embeddings.
+            codebook_size: V.
+        """
+
+        num_codes: int
+        codebook_size: int
+
+        def __post_init__(self) -> None:
+            for name, value, most in (
+                ("num_codes", self.num_codes, MAX_FEATURES),
+                ("codebook_size", self.codebook_size, MAX_VALUES),
+            ):
+                if not 1 <= value <= most:
+                    raise ConfigError(f"{name}: must be from 1 to {most:,}, got {value:,}")
+            if self.num_codes * self.codebook_size > MAX_EMBEDDINGS:
+                raise ConfigError(f"num_codes, codebook_size: their product must be at most {MAX_EMBEDDINGS:,}")
+
+    begins: Tensor
+
+    def __init__(self, config: Config, dim: int):
+        super().__init__(config, dim)
+        self.num_features = config.num_codes
+        self.table = nn.Parameter(torch.zeros(config.num_codes * config.codebook_size, dim))
+        self.register_buffer("begins", config.codebook_size * torch.arange(config.num_codes), persistent=False)
+
+    def embed(self, x: Tensor) -> Tensor:
+        return nn.functional.embedding(x.transpose(1, 2).long() + self.begins, self.table).sum(dim=2)
+
+    def parse(self, name: str, value: Any) -> Tensor:
+        x = framewise(name, value, self.num_features)
+        given = x[~x.isnan()]
+        if bool(((given != given.round()) | (given < 0) | (given >= self.config.codebook_size)).any()):
+            raise ConfigError(f"{name}: codes are whole numbers from 0 to {self.config.codebook_size - 1}")
+        return x
 
 
 class Melody(Condition):
@@ -463,6 +511,7 @@ CONDITIONS: dict[str, type[Condition]] = {
     "melody": Melody,
     "loudness": Loudness,
     "frames": Frames,
+    "codes": Codes,
     "position": Position,
     "text": Text,
 }
@@ -522,7 +571,7 @@ class Conditioner(nn.Module):
         """Sum the vectors of all conditions: `prepare`, then `Prepared.at`."""
         return self.prepare(conditions).at(frames)
 
-    def prepare(self, conditions: Conditions) -> "Prepared":
+    def prepare(self, conditions: AskedConditions) -> "Prepared":
         """Check the values, and embed those that are constant.
 
         Args:
@@ -535,17 +584,18 @@ class Conditioner(nn.Module):
         for name, x in conditions.items():
             if name not in parts:
                 raise ConfigError(f"conditions: this model has no {name!r}; it has {', '.join(parts)}")
-            if x.ndim != 3 or x.shape[1] != parts[name].num_features or not x.shape[2]:
+            shape = (len(x), x.num_features, 1) if isinstance(x, Arriving) else tuple(x.shape)
+            if len(shape) != 3 or shape[1] != parts[name].num_features or not shape[2]:
                 raise ConfigError(
                     f"conditions: {name} must have the shape (items, {parts[name].num_features}, frames or 1), "
-                    f"got {tuple(x.shape)}"
+                    f"got {shape}"
                 )
         terms, memory = [], None
         for name, part in parts.items():
             x = conditions.get(name)
             if isinstance(part, Text) and part.num_layers:
-                memory, x = part.memory(x), None
-            changes = x is not None and x.shape[2] > 1
+                memory, x = part.memory(x if isinstance(x, Tensor) else None), None
+            changes = isinstance(x, Arriving) or x is not None and x.shape[2] > 1
             terms.append((part, x) if changes else part.null[None, None] if x is None else part(x))
         return Prepared(terms, memory)
 
@@ -560,7 +610,7 @@ class Prepared:
         memory: the texts that the backbone attends to, `wanted` at each frame; None for none.
     """
 
-    terms: list[Tensor | tuple[Condition, Tensor]]
+    terms: list[Tensor | tuple[Condition, Tensor | Arriving]]
     memory: Memory | None = None
 
     def memory_at(self, frames: Tensor) -> Memory | None:
@@ -583,7 +633,11 @@ class Prepared:
         for term in self.terms:
             if isinstance(term, tuple):
                 part, x = term
-                term = part(x.index_select(2, frames.clamp(max=x.shape[2] - 1)))  # (B, F, S) -> (B, S, D)
+                if isinstance(x, Arriving):
+                    values = x.at(frames)  # (B, F, S)
+                else:
+                    values = x.index_select(2, frames.clamp(max=x.shape[2] - 1))
+                term = part(values)  # (B, S, D)
             vectors.append(term)
         return STRENGTH * sum(vectors[1:], start=vectors[0])
 

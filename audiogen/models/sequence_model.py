@@ -9,7 +9,7 @@ from ..errors import ConfigError
 from ..spec import Spec, TokenSpec
 from .backbones import Backbone
 from .batch import Batch
-from .conditioning import Changed, Conditioner, Conditions, Prepared
+from .conditioning import AskedConditions, Changed, Conditioner, Conditions, Prepared
 from .embeddings import CodeEmbedding, FrameEmbedding
 from .flow_matching import FlowMatchingHead
 from .heads import CategoricalHead, Head, MixtureDensityHead
@@ -237,7 +237,7 @@ class SequenceModel(nn.Module):
         h, state = self._backbone(self.embed(x), state, added, memory)
         return self.head.attach(h[:, -1:], x[:, :, -1:])[:, 0], state
 
-    def prepare(self, conditions: Conditions | None) -> Prepared | None:
+    def prepare(self, conditions: AskedConditions | None) -> Prepared | None:
         """Check conditions, and embed the constant ones; None for a model without conditions.
 
         Raises:
@@ -249,7 +249,7 @@ class SequenceModel(nn.Module):
             return None
         return self.conditioner.prepare(conditions or {})
 
-    def added(self, conditions: Conditions | Prepared | Changed | None, start: int, stop: int) -> Tensor | None:
+    def added(self, conditions: AskedConditions | Prepared | Changed | None, start: int, stop: int) -> Tensor | None:
         """Return what conditions add to the inputs that predict the steps [start, stop).
 
         Returns:
@@ -263,7 +263,7 @@ class SequenceModel(nn.Module):
             return None
         return self.head.emphasis * prepared.at(self.pattern.newest_frame(start, stop, self.bos.device))
 
-    def memory(self, conditions: Conditions | Prepared | Changed | None, start: int, stop: int) -> Memory | None:
+    def memory(self, conditions: AskedConditions | Prepared | Changed | None, start: int, stop: int) -> Memory | None:
         """Return the texts that the backbone attends to at the steps [start, stop); None for none.
 
         Raises:

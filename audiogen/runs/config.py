@@ -99,7 +99,10 @@ class RunConfig:
         )
 
 
-def check_name(name: str) -> None:
-    """Raise a ConfigError unless a condition may have this name, which --label, --set and files of weights can hold."""
-    if not re.fullmatch(r"\w{1,64}", name):
-        raise ConfigError(f"conditions: {name!r} is no name; use letters, digits and underscores, 64 at most")
+def check_name(name: Any, where: str = "conditions") -> None:
+    """Raise a ConfigError unless a condition may have this name, which --label, --set and files of weights can hold.
+
+    The same holds for the names of stages, which are those of conditions and folders.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"\w{1,64}", name):
+        raise ConfigError(f"{where}: {name!r} is no name; use letters, digits and underscores, 64 at most")

@@ -1,5 +1,6 @@
 """The files of a run folder."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -7,14 +8,22 @@ from typing import Any
 from ..config import from_dict
 from ..data import Part, Split
 from ..errors import ConfigError, RunError
-from ..frontends import REMEDY, Frontend, read_config_file, require_same_settings, save_frontend
+from ..frontends import (
+    CONFIG_FILE,
+    NEWEST_FORMAT,
+    REMEDY,
+    Frontend,
+    read_config_file,
+    require_same_settings,
+    save_frontend,
+)
 from ..models.sequence_model import SequenceModel
 from ..spec import Spec
-from ..utils.files import atomic_write_json
+from ..utils.files import atomic_write_json, check_holds_config
 from ..utils.json_files import LISTS, damaged, read_format
 from ..utils.tensors import read_tensors, write_tensors
 from .build import blank_model
-from .config import FORMAT, RunConfig
+from .config import FORMAT, RunConfig, check_name
 
 #: The groups of config.json that the weights depend on; conditions only if there are any.
 SETTINGS = ("frontend", "backbone", "pattern", "conditions")
@@ -26,6 +35,36 @@ def start_run(folder: Path, config: RunConfig, frontend: Frontend) -> None:
     (folder / "config.json").unlink(missing_ok=True)
     save_frontend(frontend, folder)
     atomic_write_json(folder / "config.json", config.to_dict())
+
+
+def write_stages(folder: Path, names: Sequence[str]) -> None:
+    """Write the config.json of a run with stages: format 2, whose only setting is their names in order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write_json(folder / CONFIG_FILE, {"format": NEWEST_FORMAT, "stages": list(names)})
+
+
+def read_stages(folder: Path) -> list[str]:
+    """Return the names of a run's stages, each of which is a run in the folder of its name; none for other runs.
+
+    Raises:
+        RunError: config.json is missing, damaged or of a newer format.
+    """
+    check_holds_config(folder)
+    path = folder / CONFIG_FILE
+    values = read_format(path, NEWEST_FORMAT, RunError, REMEDY)
+    names = values.get("stages", [])
+    try:
+        if not isinstance(names, list) or (names or "stages" in values) and len(names) < 2:
+            raise ConfigError("stages: a list of two names or more is needed")
+        if "stages" in values and (extra := sorted(values.keys() - {"format", "stages"})):
+            raise ConfigError(f"{extra[0]}: unknown setting; those of a stage are in its own folder")
+        for name in names:
+            check_name(name, "stages")
+        if len(set(names)) < len(names):
+            raise ConfigError("stages: two have the same name")
+    except ConfigError as error:
+        raise RunError(f"{path}: {error}") from error
+    return names
 
 
 def holds_run(folder: Path) -> bool:

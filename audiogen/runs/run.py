@@ -1,6 +1,7 @@
 """Load a run folder and generate from it.
 
     runs/NAME/config.json  frontend.safetensors  model.safetensors  ...
+    runs/NAME/config.json  semantic/...  mel/...                            with stages, each a folder like the above
 
 Loading builds from config.json alone, strictly; nothing is unpickled, downloaded or imported by name.
 """
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..audio.io import audio_info
+from ..audio.io import audio_info, resample
 from ..audio.limiter import log_reductions
 from ..data import (
     EncodedCache,
@@ -24,36 +25,49 @@ from ..data import (
     Labels,
     Sequences,
     Split,
+    StageFrames,
     find_labels_of_file,
     is_cache,
     open_descriptors,
     read_labels,
+    stage_config,
 )
-from ..errors import CacheError, ConfigError, DataError
+from ..errors import CacheError, ConfigError, DataError, RunError
 from ..frontends import Frontend, load_frontend
 from ..generation.audio import MAX_STREAM_SECONDS, generate_sound, stream_sound
-from ..generation.request import Generation, Request, check_batch_size, check_precision, choose_seeds
-from ..models.conditioning import Conditions
+from ..generation.cascade import stage_seed
+from ..generation.request import (
+    DEFAULT_SECONDS,
+    Before,
+    Generation,
+    Request,
+    check_batch_size,
+    check_precision,
+    choose_seeds,
+)
+from ..models.conditioning import AskedConditions, Condition
 from ..models.sampling import Sampling
 from ..models.sequence_model import SequenceModel
 from ..utils.files import sha256_file
+from ..utils.text import fold
 from .asking import Asked, ask, conditions_like
 from .config import RunConfig
-from .folder import read_config, read_source, read_split, read_weights
+from .folder import read_config, read_source, read_split, read_stages, read_weights
 
 log = logging.getLogger("audiogen")
 
 
 @dataclass
 class Run:
-    """A trained run.
+    """A trained run; of one with stages, the last stage.
 
     Attributes:
-        folder: the run folder.
+        folder: the run folder, or that of the stage in it.
         config: contents of its config.json.
         frontend, model: on the same device, in evaluation mode.
         step: training step of the weights.
         precision: format to which an engine may round its copy of the weights: "fp32", "bf16" or "int8".
+        before: the stage before, whose codes this one is conditioned on; None for none.
     """
 
     folder: Path
@@ -62,6 +76,17 @@ class Run:
     model: SequenceModel
     step: int
     precision: str = "fp32"
+    before: "Run | None" = None
+
+    @property
+    def stages(self) -> list["Run"]:
+        """The stages up to this one, in order; for a run without stages, itself."""
+        return [*([] if self.before is None else self.before.stages), self]
+
+    @property
+    def name(self) -> str:
+        """Name of the stage: of its folder, and of the condition by which the next stage takes its codes."""
+        return self.folder.name
 
     @property
     def sample_rate(self) -> int:
@@ -73,6 +98,10 @@ class Run:
         """How sound is drawn where nothing is asked for: as training chose it (see evaluation.tuning), or plainly."""
         return self.config.sampling or Sampling()
 
+    def sampling_with(self, **filters: Any) -> dict[str, Sampling]:
+        """Return the sampling of each stage by name, with other filters, such as temperature=0.8."""
+        return {stage.name: replace(stage.sampling, **filters) for stage in self.stages}
+
     def split(self) -> Split:
         """Return which files the run was trained on and which were held out; empty if that was not saved."""
         return self._split
@@ -81,12 +110,23 @@ class Run:
     def _split(self) -> Split:
         return read_split(self.folder)
 
-    def file_conditions(self, cache: EncodedCache, labels: Labels | None = None) -> FileConditions | None:
-        """Return the conditions of a cache's files, from the run's labels and further ones; None if it has none."""
+    def file_conditions(
+        self, cache: EncodedCache, labels: Labels | None = None, before: EncodedCache | None = None
+    ) -> FileConditions | None:
+        """Return the conditions of a cache's files; None if the run has none.
+
+        Args:
+            cache: the files.
+            labels: labels of files that the run does not know.
+            before: the same files encoded by the stage before; None if its codes are not given.
+        """
         configs = self.config.conditions
         if not configs:
             return None
-        return FileConditions(configs, self.labels.over(labels or Labels()), open_descriptors(configs, cache))
+        framewise: dict[str, Any] = {**open_descriptors(configs, cache)}
+        if self.before is not None and before is not None:
+            framewise[self.before.name] = StageFrames(before, self.frontend.spec)
+        return FileConditions(configs, self.labels.over(labels or Labels()), framewise)
 
     @cached_property
     def labels(self) -> Labels:
@@ -98,7 +138,8 @@ class Run:
         """Whether the run has learned where files end, so that it can generate complete sounds."""
         conditioner = self.model.conditioner
         return (
-            conditioner is not None
+            self.before is None  # each stage would end by itself
+            and conditioner is not None
             and any(part.stays_open for part in conditioner.parts.values())
             and bool(self.split().train)
             and self.frontend.spec.hop_length is not None
@@ -122,57 +163,63 @@ class Run:
 
     def generate(
         self,
-        seconds: float = 4.0,
+        seconds: float | None = None,
         num: int = 1,
         seed: int | None = None,
         prompt: Tensor | None = None,
-        sampling: Sampling | None = None,
+        sampling: Sampling | Mapping[str, Sampling] | None = None,
         seeds: Sequence[int] | None = None,
         conditions: Mapping[str, Any] | None = None,
         guidance: float | None = None,
+        meaning: Tensor | None = None,
     ) -> Tensor:
         """Generate sound.
 
         Args:
-            seconds: seconds of new sound, after the prompt.
+            seconds: seconds of new sound, after the prompt; None for the duration of the meaning, or 4 without one.
             num: number of items; item i uses seed + i, so that each can be repeated by itself.
             seed: seed of the first item; None chooses a random one and logs it.
-            prompt: wav (1, N) or (1, 1, N) at `sample_rate` to continue.
-            sampling: temperature and filters; None for the run's own.
+            prompt: wav (1, N) or (1, 1, N) at `sample_rate` to continue. Of a run with stages, it is cut to whole
+                frames.
+            sampling: temperature and filters, of all stages or by name of the stage; None for the run's own.
             seeds: one seed per item, instead of `num` and `seed`.
             conditions: what to ask for by name, such as {"digit": "7"}: one value for all items, a list of one for
                 each, or None for "not given". Other labels are copied from a random training file that has these. A
                 melody or a loudness is the path of a sound file, a wav (1, 1, N), or an array (F, T) with one column
                 per frame, including the frames of the prompt; after its end, nothing is given.
             guidance: how strongly to follow the conditions; 1 is as learned, None the run's own default.
+            meaning: for a run with stages, wav (1, N) or (1, 1, N) at `sample_rate` whose codes in the first stage are
+                rendered, in the prompt's voice if there is one; when they end, new ones follow.
 
         Returns:
             (num, 1, N) float32 in [-1, 1] on the model's device, beginning with the prompt as encoded and decoded by
-            the front-end. A limiter keeps true peaks below -1 dBTP, and logs one line when it acts. To get the seeds
-            too, pass a `request` to `generate_request`.
+            the front-end, or without it if a meaning is given. A limiter keeps true peaks below -1 dBTP, and logs one
+            line when it acts. To get the seeds too, pass a `request` to `generate_request`.
 
         Raises:
-            ConfigError: a length, number, seed or filter is out of range.
+            ConfigError: a length, number, seed or filter is out of range; or a meaning, for a run without stages.
             GenerationError: the model predicts NaN or infinity.
 
         Example:
             >>> wavs = load_run("runs/mine").generate(seconds=4, num=4, seed=0)  # doctest: +SKIP
         """
-        request = self.request(num, seed, prompt, sampling, seeds, conditions, guidance, seconds)
+        seconds = self._seconds(seconds, meaning)
+        request = self.request(num, seed, prompt, sampling, seeds, conditions, guidance, seconds, meaning)
         made = self.generate_request(seconds, request)
         log_reductions(made.reductions)
         return made.x
 
     def stream(
         self,
-        seconds: float = 4.0,
+        seconds: float | None = None,
         num: int = 1,
         seed: int | None = None,
         prompt: Tensor | None = None,
-        sampling: Sampling | None = None,
+        sampling: Sampling | Mapping[str, Sampling] | None = None,
         seeds: Sequence[int] | None = None,
         conditions: Mapping[str, Any] | Iterator[Mapping[str, Any]] | None = None,
         guidance: float | None = None,
+        meaning: Tensor | None = None,
     ) -> Iterator[Tensor]:
         """Generate the same sound in chunks (num, 1, n), the prompt first, each as soon as it is ready.
 
@@ -193,16 +240,24 @@ class Run:
         """
         following = None
         if isinstance(conditions, Iterator):
+            if self.before is not None:
+                raise ConfigError("conditions: those of a run with stages can't change during a stream")
             following, conditions = conditions, next(conditions, None)
-        request = self.request(num, seed, prompt, sampling, seeds, conditions, guidance, seconds)
+        seconds = self._seconds(seconds, meaning)
+        request = self.request(num, seed, prompt, sampling, seeds, conditions, guidance, seconds, meaning)
         if following is not None:
             whole = None if prompt is not None else seconds
             request = replace(request, changes=self._changes(following, request.seeds, whole))
         return self.stream_request(seconds, request)
 
+    def _seconds(self, seconds: float | None, meaning: Tensor | None) -> float:
+        if seconds is not None:
+            return seconds
+        return DEFAULT_SECONDS if meaning is None else meaning.shape[-1] / self.sample_rate
+
     def _changes(
         self, following: Iterator[Mapping[str, Any]], seeds: Sequence[int], seconds: float | None
-    ) -> Iterator[Conditions]:
+    ) -> Iterator[AskedConditions]:
         for conditions in following:
             yield self.request(seeds=seeds, conditions=conditions, seconds=seconds).conditions or {}
 
@@ -211,11 +266,12 @@ class Run:
         num: int = 1,
         seed: int | None = None,
         prompt: Tensor | None = None,
-        sampling: Sampling | None = None,
+        sampling: Sampling | Mapping[str, Sampling] | None = None,
         seeds: Sequence[int] | None = None,
         conditions: Mapping[str, Any] | None = None,
         guidance: float | None = None,
         seconds: float | None = None,
+        meaning: Tensor | None = None,
     ) -> Request:
         """Return the request for these arguments of `generate`, at the precision of the run.
 
@@ -229,19 +285,63 @@ class Run:
                 log.info("seed drawn: %d, counting up", seeds[0])
         check_batch_size(len(seeds) or 1)  # before asking for the conditions of each
         wav = None if prompt is None else prompt.reshape(1, 1, -1)
-        asked = self.ask(conditions, seeds)
-        if asked is not None and seconds is not None and wav is None and self.knows_ends:
-            ends = {name for name in asked.parts if asked.parts[name].stays_open} - set(conditions or {})
-            lengths = [self._successive_lengths(durations, seconds) for durations in asked.durations]
-            if all(lengths):
-                asked = self.ask({**(conditions or {}), **dict.fromkeys(ends, lengths)}, seeds)
+        if self.before is None and meaning is not None:
+            raise ConfigError(
+                "meaning: this run has no stages, so it can't render the codes of another sound; "
+                "audiogen train FOLDER --out RUN --stages semantic,mel makes one that can"
+            )
+        if self.before is not None and wav is not None:  # so that new frames begin at the same time in every stage
+            hop_length = self.frontend.spec.hop_length
+            wav = wav[..., : wav.shape[2] // hop_length * hop_length or None]
+        if seconds is not None and wav is None and self.knows_ends:
+            conditions = self._with_ends(conditions, seeds, seconds)
+        return self._request(seeds, wav, sampling, conditions, guidance, meaning)
+
+    def _with_ends(self, conditions: Mapping[str, Any] | None, seeds: Sequence[int], seconds: float) -> dict[str, Any]:
+        """Ask for complete sounds, as long as training files, that fill `seconds`, unless their ends are given."""
+        conditions, asked = dict(conditions or {}), self.ask(conditions, seeds)
+        if asked is None:
+            return conditions
+        ends = {name for name in asked.parts if asked.parts[name].stays_open} - set(conditions)
+        lengths = [self._successive_lengths(durations, seconds) for durations in asked.durations]
+        return {**conditions, **dict.fromkeys(ends, lengths)} if all(lengths) else conditions
+
+    def _request(
+        self,
+        seeds: Sequence[int],
+        wav: Tensor | None,
+        sampling: Sampling | Mapping[str, Sampling] | None,
+        conditions: Mapping[str, Any] | None,
+        guidance: float | None,
+        meaning: Tensor | None,
+        distance: int = 0,
+    ) -> Request:
+        """Return the request to this stage, `distance` stages before the last one, and to those before."""
+        asked = self.ask(conditions, seeds)  # by the seeds of the items, so that all stages are asked for the same
         # Where a file ends is no matter of emphasis.
         followed = asked is not None and not all(part.stays_open for part in asked.parts.values())
         scale = self.config.guidance.scale if guidance is None and followed else guidance
         if scale not in (None, 1) and not asked:
             raise ConfigError("guidance: this run was trained without conditions, so there is nothing to follow")
         given, scale = asked.conditions if asked else None, 1.0 if scale is None else scale
-        return Request(wav, 1, seeds, sampling or self.sampling, self.precision, conditions=given, guidance=scale)
+        own = sampling.get(self.name) if isinstance(sampling, Mapping) else sampling
+        draws, before = [stage_seed(seed, distance) for seed in seeds], None
+        if self.before is not None and self.before.name not in (conditions or {}):
+            stage = self.before
+            wav_before, meaning = (
+                None if x is None else resample(x.reshape(1, -1), self.sample_rate, stage.sample_rate)
+                for x in (wav, meaning)
+            )
+            known = {fold(name) for name in stage.config.conditions}
+            asked_before = {name: value for name, value in (conditions or {}).items() if fold(name) in known}
+            scale_before = guidance if stage.config.conditions else None
+            rest = (asked_before, scale_before, None if stage.before is None else meaning, distance + 1)
+            request = stage._request(seeds, wav_before, sampling, *rest)
+            first = meaning if stage.before is None else None
+            before = Before(stage.name, stage.frontend, stage.model, request, first)
+        return Request(
+            wav, 1, draws, own or self.sampling, self.precision, conditions=given, guidance=scale, before=before
+        )
 
     def _successive_lengths(self, durations: Sequence[float], seconds: float) -> tuple[int, ...]:
         """Return the numbers of frames of sounds that fill `seconds` when played one after another."""
@@ -258,7 +358,7 @@ class Run:
     def request_with_end(
         self,
         seeds: Sequence[int],
-        sampling: Sampling | None = None,
+        sampling: Sampling | Mapping[str, Sampling] | None = None,
         conditions: Mapping[str, Any] | None = None,
         guidance: float | None = None,
     ) -> tuple[Request, list[int]]:
@@ -297,13 +397,14 @@ class Run:
             >>> run = load_run("runs/drums")  # doctest: +SKIP
             >>> wavs = run.generate(1.0, num=4, conditions=run.conditions_of("snare.wav"))  # doctest: +SKIP
         """
-        if self.model.conditioner is None:
+        parts = {name: part for name, part in self._parts.items() if self.before is None or name != self.before.name}
+        if not parts:
             raise ConfigError(f"{path}: this run was trained without conditions, so it can't follow a recording")
         path, info = Path(path), audio_info(path)
         row = self.labels.files.get(sha256_file(path)) or find_labels_of_file(path, self.labels.pattern or None)
         num_frames = self.frontend.num_frames(max(1, round(info.duration * self.sample_rate)))
         fixed = self.frontend.spec.hop_length is not None
-        return conditions_like(self.model.conditioner.parts, path, row, num_frames if fixed else None)
+        return conditions_like(parts, path, row, num_frames if fixed else None)
 
     def ask(self, conditions: Mapping[str, Any] | None, seeds: Sequence[int]) -> Asked | None:
         """Return what these conditions ask of the items with these seeds; None for a run without conditions.
@@ -318,6 +419,11 @@ class Run:
             return None
         training = self.split().train
         return ask(conditioner.parts, conditions, seeds, training, self.labels, self.frontend.spec)
+
+    @property
+    def _parts(self) -> Mapping[str, Condition]:
+        """The conditions of the model by name."""
+        return {} if self.model.conditioner is None else self.model.conditioner.parts
 
     def generate_request(self, seconds: float, request: Request) -> Generation:
         """Generate the sound of a request: x (B, 1, N), with the seeds of its items and their lengths in samples.
@@ -334,7 +440,7 @@ class Run:
 
 
 def load_run(folder: str | Path, device: str | torch.device = "cpu", precision: str = "fp32") -> Run:
-    """Load a run from its folder, ready to generate.
+    """Load a run from its folder, ready to generate. Of a run with stages, return the last one.
 
     Args:
         folder: the run folder.
@@ -351,7 +457,32 @@ def load_run(folder: str | Path, device: str | torch.device = "cpu", precision: 
     """
     check_precision(precision)
     folder = Path(folder)
+    names, run = read_stages(folder), None
+    if not names:
+        return _load_stage(folder, device, precision)
+    for name in names:
+        run = with_stage_before(_load_stage(folder / name, device, precision), run)
+    assert run is not None
+    return run
+
+
+def _load_stage(folder: Path, device: str | torch.device, precision: str) -> Run:
     config = read_config(folder)
     frontend = load_frontend(folder).to(device)
     model, step = read_weights(folder, config, frontend.spec)
     return Run(folder, config, frontend, model.to(device).eval(), step, precision)
+
+
+def with_stage_before(run: Run, before: Run | None) -> Run:
+    """Return a run with the stage before it.
+
+    Raises:
+        RunError: the run was not trained on the codes of that stage.
+    """
+    if before is not None:
+        wanted = stage_config(before.frontend.spec, run.frontend.spec)
+        if run.config.conditions.get(before.name) != wanted:
+            raise RunError(
+                f"{run.folder / 'config.json'}: is not conditioned on the codes of {before.folder}; restore both stages"
+            )
+    return replace(run, before=before)

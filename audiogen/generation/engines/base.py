@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...models.backbones import Backbone
-from ...models.conditioning import Changed, Conditions, Prepared
+from ...models.conditioning import AskedConditions, Changed, Prepared
 from ...models.layers import Memory, State
 from ...models.sequence_model import SequenceModel
 from ..request import Request
@@ -77,13 +77,16 @@ class Engine:
         self._given: Prepared | Changed | None = self._prepared(request.conditions)
         self._null = self._prepared(None) if request.guided else None
 
-    def _prepared(self, conditions: Conditions | None) -> Prepared | None:
+    def _prepared(self, conditions: AskedConditions | None) -> Prepared | None:
         device = self.model.bos.device
-        conditions = {name: x.to(device, non_blocking=True) for name, x in (conditions or {}).items()}
+        conditions = {
+            name: x.to(device, non_blocking=True) if isinstance(x, Tensor) else x
+            for name, x in (conditions or {}).items()
+        }
         with torch.inference_mode(), torch.autocast(device.type, enabled=False):
             return self.model.prepare(conditions)
 
-    def change(self, conditions: Conditions) -> None:
+    def change(self, conditions: AskedConditions) -> None:
         """Replace the conditions from the first frame on of which no step has been predicted yet.
 
         Raises:
