@@ -187,6 +187,20 @@ def test_early_stopping_keeps_the_best_weights_and_stops(tmp_path, impatient):
     assert [event["best"] for event in events(tmp_path, "held_out")] == [True, True, False, True, False, False, False]
 
 
+def test_the_newest_weights_are_kept_where_the_loss_is_a_bound(tmp_path, impatient, monkeypatch):
+    """Guards against weights from the middle of a run, at a high learning rate, and one that is never a number."""
+    model, kept = Walks().model(), []
+    monkeypatch.setattr(type(model.head), "bounds", True)
+    it = trainer(
+        tmp_path,
+        settings(steps=5, evaluations=5, patience=2),
+        model=model,
+        evaluate=losses(5, 4, 6, 7, math.nan),
+        keep=lambda weighed, progress: kept.append(progress.step),
+    )
+    assert it.run(Metrics(tmp_path)).stopped == "finished" and kept == [1, 2, 3, 4]
+
+
 def test_few_steps_stop_nothing(tmp_path):
     """Guards against a slow model that is given up after a handful of steps, evaluated several times in a second."""
     it = trainer(tmp_path, settings(steps=8, evaluations=8, patience=3), evaluate=losses(3, *range(4, 11)))

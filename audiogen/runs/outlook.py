@@ -13,8 +13,7 @@ from .training_config import DataConfig
 
 #: Run folder of the base model; `audiogen generate` accepts it like any other.
 BASE = Path(__file__).parents[1] / "weights" / "base"
-#: How it is fine-tuned: fields of TrainingConfig. The base model fits a new folder in part from the first step on, and
-#: at the full learning rate the bound may rise again at first. So the run ends where the learning rate has fallen.
+#: How it is fine-tuned: fields of TrainingConfig.
 FINE_TUNING: dict[str, Any] = {
     "start": "base",
     "crop_frames": 96,
@@ -22,7 +21,6 @@ FINE_TUNING: dict[str, Any] = {
     "learning_rate": 1e-3,
     "warmup": 0.1,
     "weight_decay": 0.1,
-    "patience": None,
 }
 
 

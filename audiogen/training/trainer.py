@@ -382,7 +382,9 @@ class Trainer:
     def _evaluate(self, metrics: Metrics) -> None:
         self._look()
         p, score = self.progress, self.evaluate(self.weights)
-        best = score.loss < p.best_loss
+        # What a bound gains or loses is mostly noise that is not heard: on small folders it rises from the middle of a
+        # run on, while the sound still improves to the end, where the learning rate has fallen.
+        best = score.loss < p.best_loss or self.model.head.bounds and math.isfinite(score.loss)
         if best:
             p.best_loss, p.best_step, p.worse = score.loss, p.step, 0
             self.world.first_does(lambda: self.keep(self.weights, p))
