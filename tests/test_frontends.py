@@ -240,7 +240,7 @@ def test_flipped_bits_are_refused(frontend, tmp_path):
         ("[]", "format"),
         ('{"frontend": {}}', "format"),
         ('{"format": true, "frontend": {}}', "format"),
-        ('{"format": 2, "frontend": {"kind": "mulaw"}}', "upgrade audiogen"),
+        ('{"format": 3, "frontend": {"kind": "mulaw"}}', "upgrade audiogen"),
         ('{"format": 1}', "frontend: .* missing"),
         ('{"format": 1, "frontend": {}}', "kind"),
         ('{"format": 1, "frontend": {"kind": "mulow"}}', "mulaw"),

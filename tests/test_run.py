@@ -343,7 +343,7 @@ def test_a_damaged_folder_gives_one_clear_error(folder, name, damage):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda config: config.update(format=2), "has format 2, this audiogen reads up to 1; upgrade"),
+        (lambda config: config.update(format=3), "has format 3, this audiogen reads up to 2; upgrade"),
         (lambda config: config.update(format="1"), "format"),
         (lambda config: config.pop("format"), "format"),
         (lambda config: config.pop("training"), "training: this group of settings is missing"),

@@ -123,8 +123,9 @@ def waves_of(x: Tensor, low: float, high: float, octaves: int = 0) -> Tensor:
         (B, T, 2 (WAVES + octaves)).
     """
     u = (x - low) / max(high - low, 1e-9)  # from 0 to 1
-    frequencies = [*range(1, WAVES + 1), *(WAVES * 2**octave for octave in range(1, octaves + 1))]
-    angles = math.pi * torch.tensor(frequencies, device=x.device, dtype=x.dtype)[:, None] * u  # (B, waves, T)
+    first = torch.arange(1, WAVES + 1, device=x.device, dtype=x.dtype)
+    doubled = WAVES * 2 ** torch.arange(1, octaves + 1, device=x.device, dtype=x.dtype)
+    angles = math.pi * torch.cat([first, doubled])[:, None] * u  # (B, waves, T)
     return torch.cat([angles.sin(), angles.cos()], dim=1).transpose(1, 2)
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import handle_torch_function, has_torch_function
 
 #: State of a layer between chunks: tensors of fixed shape, by name.
 LayerState: TypeAlias = dict[str, Tensor]
@@ -169,8 +170,7 @@ class CausalAttention(nn.Module):
         S, W = q.shape[2], self.window
         t = torch.arange(S, device=q.device)
         if q.shape[:2].numel() * S**2 <= self.SMALL:
-            scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])  # (B, H, S, S)
-            y = scores.masked_fill(~self._sees(t[:, None], t), -math.inf).softmax(dim=-1) @ v
+            y = scaled_dot_product_attention(q, k, v, attn_mask=self._sees(t[:, None], t))
         elif S <= W:
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
@@ -216,6 +216,23 @@ class CausalAttention(nn.Module):
             _write(keys, position, k, dim=2)
             _write(values, position, v, dim=2)
         return y, {"keys": keys, "values": values, "position": position + S}
+
+
+def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor) -> Tensor:
+    """Attend as torch's function of this name does, by computing all scores.
+
+    Modes that observe torch's functions, such as that of the training diagnostics, see it too.
+
+    Args:
+        q: queries (B, H, S, D / H).
+        k: keys (B, H, T, D / H).
+        v: values (B, H, T, D / H).
+        attn_mask: (S, T) bool, where a query attends to a key.
+    """
+    if has_torch_function((q, k, v)):
+        return handle_torch_function(scaled_dot_product_attention, (q, k, v), q, k, v, attn_mask=attn_mask)
+    scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])  # (B, H, S, T)
+    return scores.masked_fill(~attn_mask, -math.inf).softmax(dim=-1) @ v
 
 
 class Memory(NamedTuple):
