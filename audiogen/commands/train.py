@@ -163,7 +163,7 @@ def train(
             the codes of the one before; the last one makes the sound. They share the budget equally.
 
     Returns:
-        The run with its best weights, on the device; with stages, the last one.
+        The run with its best weights, or the newest ones of a flow head, on the device; with stages, the last one.
 
     Raises:
         DataError: the folder has too little sound.

@@ -246,8 +246,7 @@ class Run:
         seconds = self._seconds(seconds, meaning)
         request = self.request(num, seed, prompt, sampling, seeds, conditions, guidance, seconds, meaning)
         if following is not None:
-            whole = None if prompt is not None else seconds
-            request = replace(request, changes=self._changes(following, request.seeds, whole))
+            request = replace(request, changes=self._changes(following, request))
         return self.stream_request(seconds, request)
 
     def _seconds(self, seconds: float | None, meaning: Tensor | None) -> float:
@@ -255,11 +254,13 @@ class Run:
             return seconds
         return DEFAULT_SECONDS if meaning is None else meaning.shape[-1] / self.sample_rate
 
-    def _changes(
-        self, following: Iterator[Mapping[str, Any]], seeds: Sequence[int], seconds: float | None
-    ) -> Iterator[AskedConditions]:
+    def _changes(self, following: Iterator[Mapping[str, Any]], request: Request) -> Iterator[AskedConditions]:
+        """Ask for what follows; sounds end where they would have ended without a change."""
+        given = request.conditions or {}
+        ends = {name: values for name, values in given.items() if self._parts[name].stays_open}
         for conditions in following:
-            yield self.request(seeds=seeds, conditions=conditions, seconds=seconds).conditions or {}
+            asked = self.ask(conditions, request.seeds)
+            yield {**ends, **(asked.conditions if asked else {})}
 
     def request(
         self,
