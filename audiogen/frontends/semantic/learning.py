@@ -53,17 +53,17 @@ class LearningSettings:
 
 
 class Learner:
-    """Trains an encoder step by step on log-mel frames of recordings.
+    """Train an encoder step by step on log-mel frames of recordings.
 
-    Units are first the clusters of MFCCs. After SECOND_ROUND of the run, they are clusters of the encoder's own output,
-    averaged over several voices. The encoder predicts the units of the
-    unchanged recording from one whose voice is changed and of which about half is masked.
+    The encoder predicts the units of a recording from a version of it whose voice is changed and of which about half is
+    masked. Units are first the clusters of MFCCs. After SECOND_ROUND of the run, they are clusters of the encoder's own
+    output, averaged over several voices.
 
     Source: HuBERT (Hsu et al. 2021) for masks and rounds; ContentVec (Qian et al. 2022) for changed voices, and Spin
     (Chang et al. 2023) for units that do not depend on them.
 
     Args:
-        encoder: to be trained; a copy is.
+        encoder: the encoder to train; it is copied, and stays as it is.
         mel: the fitted front-end of its frames.
         kinds: log power (F, 2 T) of recordings, as `recordings` returns it. Kinds are drawn equally often, and within
             a kind each recording as often as it is long.
