@@ -1,6 +1,7 @@
 """The command line: `audiogen COMMAND ...`."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -57,6 +58,17 @@ class PartsCommand(TyperCommand):
                 if getattr(parameter, "help", None):
                     parameter.help = parameter.help.replace(placeholder, text)
         super().format_help(ctx, formatter)
+
+
+class TokenizeCommand(PartsCommand):
+    """The command tokenize, where --ray may stand without an address."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Add the address that --ray alone stands for."""
+        for place in [place for place, word in enumerate(args) if word == "--ray"][::-1]:
+            if not re.fullmatch(r"auto|(ray://)?[^/\\]+:\d+", "".join(args[place + 1 : place + 2])):
+                args = [*args[: place + 1], "auto", *args[place + 1 :]]
+        return super().parse_args(ctx, args)
 
 
 Device = Annotated[str, typer.Option(callback=parse_device, help="auto, cpu or cuda.")]
@@ -145,23 +157,36 @@ def doctor(
     check_overfit(console, found, frontend, backbone, device, settings or [])
 
 
-@app.command(cls=PartsCommand)
+@app.command(cls=TokenizeCommand)
 def tokenize(
     folder: Given,
     out: Given,
     frontend: Frontend = None,
     label_pattern: Pattern = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Encode in this many processes. Default: one per core or GPU, where it saves time."),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST:PORT]",
+            help="Encode on a Ray cluster; without an address, on that of this machine, or a new one here.",
+        ),
+    ] = None,
     device: Device = "auto",
     settings: Settings = None,
 ) -> None:
     """Encode a folder once into OUT, which train accepts instead of the folder.
 
-    --set accepts settings of the front-end, and data.held_out.
+    If it is interrupted, the same command continues. --set accepts settings of the front-end, and data.held_out.
     """
     check_folder_is_there(folder)
+    if ray is not None and workers is not None:
+        raise ConfigError("--ray, --workers: a cluster has a process for each of its CPUs; give only one of the two")
     from .commands.tokenize import tokenize as run_tokenize
 
-    cache = run_tokenize(folder, out, frontend, device, settings or [], label_pattern)
+    cache = run_tokenize(folder, out, frontend, device, settings or [], label_pattern, workers, ray)
     console.print(f"{out}: files encoded: {len(cache)}; train on it with: audiogen train {out} --out runs/NAME")
 
 

@@ -412,7 +412,7 @@ def test_files_that_went_bad_are_left_out(tmp_path, folder, monkeypatch):
             if path.name in ("20.wav", "40.wav"):
                 raise AudioReadError(f"{path}: is damaged")
 
-    monkeypatch.setattr("audiogen.data.cache.read_blocks", breaks_off)
+    monkeypatch.setattr("audiogen.data.shards.read_blocks", breaks_off)
     cache = EncodedCache.build(index, mulaw(), tmp_path / "cache")
     assert [file.path for file in cache.files] == ["01.wav", "02.wav", "30.wav"]
     reasons = {file.path: file.reason for file in cache.index.rejected}
@@ -449,7 +449,7 @@ def test_a_full_disk_names_the_file(tmp_path, folder):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)  # stands for the disk's end
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
-        with pytest.raises(AudiogenError, match=r"data\.bin.*4096 bytes"):
+        with pytest.raises(AudiogenError, match=r"\.bin.*4096 bytes"):
             EncodedCache.build(folder, mulaw(), tmp_path / "cache")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from ..data import EncodedCache, Index, is_cache
 from ..data.cache import holds_cache
+from ..data.ray_fleet import import_ray
+from ..data.shards import remove_shards
 from ..errors import CacheError, ConfigError
 from ..utils.devices import choose_device
 from ..utils.files import alone_in, check_is_no_file
@@ -20,10 +22,13 @@ def tokenize(
     device: str = "auto",
     overrides: Sequence[str] = (),
     label_pattern: str | None = None,
+    workers: int | None = None,
+    ray: str | None = None,
 ) -> EncodedCache:
     """Encode a folder into the cache `out`, which `train` accepts instead of the folder.
 
-    A learned front-end is fitted to the files that `train` would not hold out.
+    A learned front-end is fitted to the files that `train` would not hold out. If the command was interrupted, the same
+    one continues. The cache does not depend on the number of processes.
 
     Args:
         folder: folder of sound files.
@@ -32,10 +37,13 @@ def tokenize(
         device: "auto", "cpu" or "cuda".
         overrides: "a.b=1" assignments of the front-end and of data.held_out; others are refused.
         label_pattern: pattern over file names, whose labels are kept in the cache; see `find_labels`.
+        workers: number of processes; None for one per core, or per GPU, where that saves time.
+        ray: encode on the Ray cluster at this address, "HOST:PORT"; "auto" for the one that runs on this machine, or
+            else a new one here. All its machines must see `folder` and `out` under the same paths.
 
     Raises:
         DataError: the folder has too little sound.
-        ConfigError: the folder is a cache, or a setting is wrong.
+        ConfigError: the folder is a cache, a setting is wrong, or there is no such cluster.
         CacheError: `out` holds a cache or other files.
 
     Example:
@@ -45,6 +53,8 @@ def tokenize(
         2
     """
     check_is_no_file(out)
+    if ray is not None:
+        import_ray()
     if is_cache(folder):
         raise ConfigError(f"{folder}: is encoded already; give a folder of sound files")
     _, rest = frontend_settings(overrides)
@@ -53,13 +63,14 @@ def tokenize(
     draft = Plan.draft(flags)
     with alone_in(out):
         if holds_cache(out):
+            remove_shards(Path(out))  # a command that was killed at its very end leaves them
             raise CacheError(f"{out}: holds a cache already; choose another folder, or remove it")
         source = open_source(folder)
         assert isinstance(source, Index)  # caches were refused above
         labels, plan = labels_of(source, label_pattern), Plan.for_source(source, flags, draft)
         plan.frontend.to(choose_device(device))
         plan.fit(source)
-        cache = report_left_out(EncodedCache.build(source, plan.frontend, out), source)
+        cache = report_left_out(EncodedCache.build(source, plan.frontend, out, workers=workers, ray=ray), source)
         if labels.files:
             labels.save(cache.folder)
         return cache

@@ -7,10 +7,10 @@
 Files are written in this order, after an older index.json is removed: a folder with an index.json is complete.
 """
 
-from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,26 +18,28 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ..audio.io import read_blocks, write_audio
+from ..audio.io import write_audio
 from ..audio.limiter import Limiter, log_reductions
-from ..errors import AudiogenError, AudioReadError, CacheError, printable
+from ..errors import AudiogenError, CacheError
 from ..frontends import Frontend, load_frontend, save_frontend
 from ..spec import Spec
-from ..utils.files import LOCK_FILE, alone_in, atomic_path, clear_leftovers, sha256_file
+from ..utils.files import LOCK_FILE, alone_in, atomic_path, clear_leftovers
 from .cache_index import (
     DATA_FILE,
     DESCRIPTORS_FOLDER,
     FRONTEND_FILES,
     INDEX_FILE,
-    CachedFile,
     Record,
     check_data,
     damaged,
     is_cache,
     read_record,
 )
-from .index import FileEntry, Index, Rejected, long_enough, scan
+from .fleet import encode_shards
+from .index import Index, long_enough, scan
 from .labels import LABELS_FILE
+from .ray_fleet import encode_shards_on_ray
+from .shards import SHARDS_FOLDER, Job, join_shards, plan_shards, remove_shards
 
 
 class EncodedCache(Dataset[Tensor]):
@@ -107,61 +109,70 @@ class EncodedCache(Dataset[Tensor]):
 
     @classmethod
     def build(
-        cls, source: Index | str | Path, frontend: Frontend, out: str | Path, progress: bool = True
+        cls,
+        source: Index | str | Path,
+        frontend: Frontend,
+        out: str | Path,
+        progress: bool = True,
+        workers: int | None = None,
+        ray: str | None = None,
     ) -> "EncodedCache":
-        """Encode a folder file by file, on the front-end's device.
+        """Encode a folder, on the front-end's device.
 
-        Files that can't be read, or have fewer than two frames, are skipped and reported in `cache.index.rejected`. A
-        previous cache at `out` stays valid until this one is complete; an interrupted build leaves no usable cache.
-        Memory does not grow with the length of a file.
+        Files that can't be read or encoded, or have fewer than two frames, are skipped and reported in
+        `cache.index.rejected`. A previous cache at `out` stays valid until this one is complete. An interrupted build
+        leaves no usable cache; the next one with the same files and front-end continues it. The cache does not depend
+        on the number of processes. Memory does not grow with the length of a file.
 
         Args:
             source: the folder, or its Index from `scan`.
             frontend: a fitted front-end.
             out: a new or empty folder, or a cache to replace.
             progress: show a progress bar on a terminal.
+            workers: number of processes; None for one per core, or per GPU, where that saves time.
+            ray: encode on the Ray cluster at this address; see `encode_shards_on_ray`.
 
         Raises:
             DataError: there is nothing to encode.
             CacheError: `out` holds something else.
             NotFittedError: the front-end must be fitted first.
-            AudiogenError: the disk is full; names the path and the number of bytes.
+            ConfigError: there is no Ray, or no cluster at this address.
+            AudiogenError: the disk is full (names the path and the number of bytes), or processes end again and again.
         """
         out = Path(out)
         frontend.check_fitted()
         index = long_enough(source if isinstance(source, Index) else scan(source, progress=progress), frontend.spec)
         index.require_files()
         _make_room(out)
-        files, rejected = [], list(index.rejected)
+        job, planned = Job(index.folder, out / SHARDS_FOLDER, frontend), plan_shards(index, frontend)
+        try:
+            if ray is None:
+                shards = encode_shards(job, planned, workers, progress)
+            else:
+                shards = encode_shards_on_ray(job, planned, ray, progress)
+        finally:
+            with suppress(OSError):  # it holds what is done
+                job.out.rmdir()
+        files = [file for shard in shards for file in shard.files]
+        rejected = [*index.rejected, *(file for shard in shards for file in shard.rejected)]
+        kept = Index(index.folder, [file.entry for file in files], sorted(rejected, key=lambda file: file.path))
+        if not files:
+            remove_shards(out)
+        kept.require_files()
         with atomic_path(out / DATA_FILE) as temporary:
             with open(temporary, "wb") as data:
-                for entry in tqdm(index.files, unit="file", desc="encoding", disable=None if progress else True):
-                    begin = data.tell()
-                    found = _encode(frontend, index.folder / entry.path, entry, data)
-                    if isinstance(found, CachedFile):
-                        files.append(found)
-                    else:
-                        rejected.append(found)
-                        data.seek(begin)
-                        data.truncate()
-            kept = Index(index.folder, [file.entry for file in files], sorted(rejected, key=lambda file: file.path))
-            kept.require_files()
+                digest = join_shards(job.out, shards, data)
             (out / INDEX_FILE).unlink(missing_ok=True)
             num_frames, dtype = sum(file.num_frames for file in files), frontend.spec.storage_dtype
             num_rows = temporary.stat().st_size // (num_frames * np.dtype(dtype).itemsize)
             record = Record(
-                frontend.fingerprint(),
-                dtype,
-                [num_frames, num_rows],
-                sha256_file(temporary),
-                files,
-                kept.rejected,
-                index.ignored,
+                frontend.fingerprint(), dtype, [num_frames, num_rows], digest, files, kept.rejected, index.ignored
             )
         for name in FRONTEND_FILES:
             (out / name).unlink(missing_ok=True)
         save_frontend(frontend, out)
         record.write(out)
+        remove_shards(out)
         return cls(out, record)
 
     @classmethod
@@ -179,7 +190,9 @@ class EncodedCache(Dataset[Tensor]):
         """
         if is_cache(out):
             try:
-                return cls.open(out, frontend, index)
+                cache = cls.open(out, frontend, index)
+                remove_shards(Path(out))
+                return cache
             except CacheError:
                 pass
         with alone_in(out):
@@ -259,41 +272,13 @@ def _hashes(index: Index) -> list[str]:
     return sorted(file.sha256 for file in index.files)
 
 
-@torch.no_grad()
-def _encode(frontend: Frontend, path: Path, entry: FileEntry, data: BinaryIO) -> CachedFile | Rejected:
-    """Encode one file and append its frames (T, C) to `data`."""
-    dtype, num_samples, num_frames = frontend.spec.storage_dtype, 0, 0
-    try:
-        changed = sha256_file(path) != entry.sha256
-    except OSError as error:
-        return Rejected(entry.path, f"can't be read ({error.strerror})")
-    if changed:
-        return Rejected(entry.path, "has changed since the folder was scanned")
-    try:
-
-        def chunks() -> Iterator[Tensor]:
-            nonlocal num_samples
-            for wav in read_blocks(path, frontend.spec.sample_rate):
-                num_samples += wav.shape[1]
-                yield wav[None].to(frontend.device, frontend.dtype)
-
-        for x in frontend.encode_stream(chunks()):  # (1, C, t)
-            data.write(np.ascontiguousarray(x[0].T.cpu().numpy(), dtype).data)
-            num_frames += x.shape[2]
-    except AudioReadError as error:
-        return Rejected(entry.path, str(error).removeprefix(printable(f"{path}: ")))
-    # With a variable rate, a single frame may be a whole file.
-    if num_frames < 2 and frontend.spec.hop_length is not None:
-        return Rejected(entry.path, f"too short: {num_frames} frames of the front-end; at least two are needed")
-    return CachedFile(entry, num_samples, num_frames)
-
-
 def _make_room(out: Path) -> None:
     """Refuse a folder that holds anything but a cache, and remove what an interrupted build left."""
     if out.exists() and not out.is_dir():
         raise CacheError(f"{out}: is a file; give a folder for the cache")
     clear_leftovers(out)
     there = {path.name for path in out.iterdir()} - {LOCK_FILE} if out.exists() else set()
+    there -= {SHARDS_FOLDER}
     strangers = there - {INDEX_FILE, DATA_FILE, LABELS_FILE, DESCRIPTORS_FOLDER, *FRONTEND_FILES}
     # config.json and weights alone are a saved front-end, not a cache.
     if strangers or there and DATA_FILE not in there:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from .. import __version__
 from ..errors import AudiogenError
+from ..utils.devices import usable_cores
 from ..utils.installation import TORCH_PAIR, load_torchaudio, package_version
 
 PACKAGES = (
@@ -54,7 +55,7 @@ def check_setup(console: Console) -> None:
 
     device, cpu = choose_device("auto"), torch.device("cpu")
     table = _table("devices")
-    table.add_row("CPU cores", f"{_usable_cores()} usable of {os.cpu_count()}")
+    table.add_row("CPU cores", f"{usable_cores()} usable of {os.cpu_count()}")
     table.add_row("torch threads", str(torch.get_num_threads()))
     in_hardware = resolve_precision("auto", cpu) == "bf16"
     table.add_row("bfloat16 on the CPU", "in hardware" if in_hardware else "not in hardware")
@@ -102,11 +103,6 @@ def _gpus() -> list[tuple[str, str]]:
             )
         )
     return rows
-
-
-def _usable_cores() -> int:
-    # Containers and schedulers may allow fewer cores than exist; not every system reports it.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _libsndfile() -> str | Text:

@@ -1,5 +1,6 @@
 """Choose a device, and ask what it does fast."""
 
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -42,3 +43,9 @@ def bf16_pays(device: "torch.device") -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)  # older GPUs emulate it
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def usable_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    # Containers and schedulers may allow fewer cores than exist; not every system reports it.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
