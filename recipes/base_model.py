@@ -13,8 +13,12 @@ batch uses one number of bands, so that the weights for all bands contain a mode
 (`FlowMatchingHead.leading_bands`). Crops are augmented as frames, which is cheap: their level is changed, and half of
 them pass a random smooth filter. Copies with other speed and pitch are made when the corpus is encoded.
 
-The model learns two conditions, each dropped in half of the crops: KIND, and the position in the file, with which a
-fine-tuned model knows from the start how short sounds begin and end.
+The model learns four conditions. KIND, and the position in the file, with which a fine-tuned model knows from the start
+how short sounds begin and end, are each dropped in half of the crops. Melody and loudness are computed from the
+recordings, so a fine-tuned model follows them from the start; each is given in a quarter of the crops.
+
+The model sees frames with noise, of up to INPUT_NOISE of a feature's deviation, so that errors do not grow in
+generation (`SequenceModel.perturb`).
 
 After a warm-up, the learning rate falls linearly to 2 % (Bergsma et al. 2025, Straight to Zero). Stop training with
 Ctrl-C; the same command continues it, also with more --minutes.
@@ -26,19 +30,21 @@ import math
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from audiogen.audio.descriptors import loudness, melody
 from audiogen.audio.io import read_audio, resample
 from audiogen.data import scan
 from audiogen.errors import RunError
 from audiogen.frontends.mel.mel import Mel
 from audiogen.models.backbones import GPT
 from audiogen.models.batch import Batch
-from audiogen.models.conditioning import Conditions, Label, Position, positions
+from audiogen.models.conditioning import Conditions, Label, Loudness, Melody, Position, positions
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.runs.build import build_model
 from audiogen.runs.config import RunConfig
@@ -56,6 +62,8 @@ STACK = 4  # mel frames per frame of the model
 RATES = (8000, 16_000, 22_050, 24_000, 32_000)  # Hz; lower sample rates, whose leading bands are also trained
 SEMITONES = 3.5  # largest change of speed and pitch in the copies of a recording
 CROP, BATCH = 96, 16  # frames per crop, crops per batch
+KEPT = {"kind": 0.5, "position": 0.5, "melody": 0.25, "loudness": 0.25}  # share of the crops with a condition
+INPUT_NOISE = 0.4  # largest deviation of the noise on what the model sees, in deviations of a feature
 EVERY = 240.0  # seconds between evaluations
 
 
@@ -71,7 +79,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     args = parser.parse_args()
 
-    # 1. Encode every recording, once: (KIND, GROUP) -> number of bands and frames (BANDS, T) of each.
+    # 1. Encode every recording, once: (KIND, GROUP) -> what is known of each.
     frontend = Mel(Mel.Config(RATE, num_features=BANDS, hop_length=HOP, f_max=TOP, stack=STACK))
     groups = encode(args.corpus, frontend, args.out / "frames.pt")
     train, held_out = sides(groups)
@@ -83,9 +91,10 @@ def main() -> None:
         frontend.is_fitted.fill_(1)
 
     # 2. A model of all bands, and one for the leading bands of each rate, which shares the weights of the first.
-    training = TrainingConfig(minutes=args.minutes, crop_frames=CROP, batch_size=BATCH, learning_rate=1e-3)
+    training = TrainingConfig(minutes=args.minutes, crop_frames=CROP, batch_size=BATCH, input_noise=INPUT_NOISE)
     gpt = GPT.Config(dim=args.dim, num_layers=args.layers, window=CROP // 2)
     conditions = {"kind": Label.Config(tuple(train)), "position": Position.Config()}
+    conditions |= {"melody": Melody.Config(), "loudness": Loudness.Config()}
     config = RunConfig(frontend.config, gpt, "parallel", DataConfig(), training, conditions, head="flow")
     torch.manual_seed(training.seed)
     model = build_model(config, frontend.spec)
@@ -104,6 +113,8 @@ def main() -> None:
             Nats per mel frame and band.
         """
         batch = Batch(frontend.stacked(frames[:, :width]), known).to(args.device)
+        if model.training:
+            batch = model.perturb(batch, INPUT_NOISE)
         if width == BANDS:
             return model(batch).mean() / (width * STACK)
         narrow[width].train(model.training)
@@ -160,7 +171,21 @@ def main() -> None:
     )
 
 
-def encode(corpus: Path, frontend: Mel, cache: Path) -> dict[tuple[str, str], list[tuple[int, Tensor]]]:
+class Recording(NamedTuple):
+    """What the model learns of a recording.
+
+    Attributes:
+        bands: number of bands that it has.
+        power: log power (BANDS, T).
+        known: conditions by name, (F, T // STACK) each.
+    """
+
+    bands: int
+    power: Tensor
+    known: dict[str, Tensor]
+
+
+def encode(corpus: Path, frontend: Mel, cache: Path) -> dict[tuple[str, str], list[Recording]]:
     """Encode each file; files of training groups also in two copies with other speed and pitch.
 
     Args:
@@ -169,11 +194,12 @@ def encode(corpus: Path, frontend: Mel, cache: Path) -> dict[tuple[str, str], li
         cache: file that the frames are kept in; it is read if it exists.
 
     Returns:
-        (KIND, GROUP) -> list of the number of bands that a recording has, and its log power (BANDS, T).
+        (KIND, GROUP) -> recordings.
     """
     if cache.exists():
-        return torch.load(cache, weights_only=True)
-    groups: dict[tuple[str, str], list[tuple[int, Tensor]]] = {}
+        stored = torch.load(cache, weights_only=True)
+        return {group: [Recording(*item) for item in items] for group, items in stored.items()}
+    groups: dict[tuple[str, str], list[Recording]] = {}
     rng = np.random.default_rng(0)
     for file in scan(corpus).files:
         kind, group, *_ = Path(file.path).parts
@@ -182,11 +208,16 @@ def encode(corpus: Path, frontend: Mel, cache: Path) -> dict[tuple[str, str], li
             if semitones and is_held_out(kind, group):
                 continue
             played_at = round(file.sample_rate * 2 ** (semitones / 12) / 50) * 50  # Hz; resampling likes round numbers
-            power = frontend.power(resample(wav, played_at, RATE)[None])[0]
+            played = resample(wav, played_at, RATE)
+            log_power = torch.log(frontend.power(played[None])[0] + frontend.floor).half()
             width = BANDS if played_at >= RATE else frontend.resampled(int(0.96 * played_at)).config.num_features
-            groups.setdefault((kind, group), []).append((width, torch.log(power + frontend.floor).half()))
+            length = log_power.shape[1] // STACK
+            known = {"position": positions(length)}
+            for name, describe in (("melody", melody), ("loudness", loudness)):
+                known[name] = torch.cat(list(describe([played], RATE, HOP * STACK)), 1)[:, :length]
+            groups.setdefault((kind, group), []).append(Recording(width, log_power, known))
     cache.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(groups, cache)
+    torch.save({group: [tuple(item) for item in items] for group, items in groups.items()}, cache)
     return groups
 
 
@@ -196,7 +227,7 @@ def is_held_out(kind: str, group: str) -> bool:
 
 
 def sides(groups):
-    """Split the groups into training and held-out ones: two dicts, kind -> list of groups of (bands, frames)."""
+    """Split the groups into training and held-out ones: two dicts, kind -> list of groups of recordings."""
     train, held_out = {}, {}
     for (kind, group), items in groups.items():
         (held_out if is_held_out(kind, group) else train).setdefault(kind, []).append(items)
@@ -207,8 +238,8 @@ def statistics(train) -> tuple[Tensor, Tensor]:
     """Compute the mean and standard deviation of each band (BANDS,), giving every kind the same weight."""
     count = total = squares = torch.zeros(BANDS, dtype=torch.float64)
     for kind in train.values():
-        weight = 1 / sum(x.shape[1] for group in kind for _, x in group)
-        for width, x in (item for group in kind for item in group):
+        weight = 1 / sum(x.shape[1] for group in kind for _, x, _ in group)
+        for width, x, _ in (item for group in kind for item in group):
             there = (torch.arange(BANDS) < width).double() * weight
             count = count + there * x.shape[1]
             total = total + there * x.double().sum(1)
@@ -226,49 +257,52 @@ def batch_of(train, widths, mean: Tensor, std: Tensor, rng: np.random.Generator)
         Mel frames (BATCH, BANDS, CROP * STACK), the number of bands that all of them have, and their conditions.
     """
     crops = [crop_of(train, rng) for _ in range(BATCH)]
-    most = (max if rng.random() < 0.5 else min)(width for width, *_ in crops)
-    while any(width < most for width, *_ in crops):  # replace recordings with fewer bands
-        crops = [one if one[0] >= most else crop_of(train, rng) for one in crops]
+    most = (max if rng.random() < 0.5 else min)(crop.bands for crop in crops)
+    while any(crop.bands < most for crop in crops):  # replace recordings with fewer bands
+        crops = [crop if crop.bands >= most else crop_of(train, rng) for crop in crops]
     width = max((w for w in widths if w <= most), default=widths[0])
-    frames = torch.stack([augment(x, rng) for _, x, *_ in crops])
-    known = {"kind": torch.tensor([kind for *_, kind in crops]).float()[:, None, None]}
-    known["position"] = torch.stack([place for *_, place, _ in crops])
-    for values in known.values():
-        values[torch.from_numpy(rng.random(BATCH) < 0.5)] = math.nan
+    shifts = [level_shift(rng) for _ in crops]
+    frames = torch.stack([shifted(crop.power, shift) for crop, shift in zip(crops, shifts, strict=True)])
+    known = {name: torch.stack([crop.known[name] for crop in crops]) for name in KEPT}
+    known["loudness"] += torch.stack([shift.mean() for shift in shifts])[:, None, None]
+    for name, values in known.items():
+        values[torch.from_numpy(rng.random(BATCH) >= KEPT[name])] = math.nan
     return (frames - mean[:, None]) / std[:, None], width, known
 
 
-def crop_of(train, rng: np.random.Generator) -> tuple[int, Tensor, Tensor, int]:
-    """Draw a crop from one group, joining short recordings.
-
-    Returns:
-        Its number of bands, log power (BANDS, CROP * STACK), position (2, CROP) and the number of its kind.
-    """
+def crop_of(train, rng: np.random.Generator) -> Recording:
+    """Draw a crop of CROP frames from one group, joining short recordings."""
     kind = int(rng.integers(len(train)))
     groups = train[list(train)[kind]]
     group = groups[rng.integers(len(groups))]
-    width, parts, places, have = BANDS, [], [], 0
+    width, parts, have = BANDS, [], 0
     while have < CROP:
-        bands, x = group[rng.integers(len(group))]
+        bands, x, known = group[rng.integers(len(group))]
         length = x.shape[1] // STACK
         start = int(rng.integers(length)) if not parts and rng.random() < 0.7 else 0
         stop = min(length, start + CROP - have)
         width, have = min(width, bands), have + stop - start
-        parts.append(x[:, start * STACK : stop * STACK])
-        places.append(positions(length)[:, start:stop])
-    return width, torch.cat(parts, 1).float(), torch.cat(places, 1), kind
+        part = {name: values[:, start:stop] for name, values in known.items()}
+        parts.append({"power": x[:, start * STACK : stop * STACK], **part})
+    joined = {name: torch.cat([part[name] for part in parts], 1).float() for name in parts[0]}
+    return Recording(width, joined.pop("power"), {"kind": torch.tensor([[float(kind)]]), **joined})
 
 
-def augment(x: Tensor, rng: np.random.Generator) -> Tensor:
-    """Change the level of log power (BANDS, T) and filter it: a tilt and a wave over the bands, in dB."""
+def level_shift(rng: np.random.Generator) -> Tensor:
+    """Draw a change of the level in dB, and of the filter in half of the cases: a tilt and a wave over (BANDS, 1)."""
     bands = torch.linspace(-1, 1, BANDS)[:, None]
     shift = torch.full_like(bands, float(np.clip(rng.normal(0, 6), -20, 10)))
     if rng.random() < 0.5:
         shift = shift + rng.normal(0, 4) * bands
         shift = shift + rng.normal(0, 2.5) * torch.cos(bands * math.pi * rng.uniform(0.5, 3) + rng.uniform(0, 6.28))
+    return shift.float()
+
+
+def shifted(x: Tensor, shift: Tensor) -> Tensor:
+    """Change log power (BANDS, T) by dB (BANDS, 1), above the floor."""
     floor = math.log(1e-11 * HOP**2)  # the front-end's floor, below which noise is inaudible
     power = torch.log((x.exp() - math.exp(floor)).clamp_min(1e-12))
-    return torch.logaddexp(power + shift.float() * math.log(10) / 10, torch.tensor(floor))
+    return torch.logaddexp(power + shift * math.log(10) / 10, torch.tensor(floor))
 
 
 def leading(config: RunConfig, frontend: Mel, width: int) -> SequenceModel:
@@ -302,7 +336,7 @@ def evaluate(model: SequenceModel, nll, held_out, widths, mean: Tensor, std: Ten
     scores = {}
     for kind, groups in held_out.items():
         total = seen = 0.0
-        for width, x in (item for turn in range(4) for group in groups for item in group[turn : turn + 1]):
+        for width, x, _ in (item for turn in range(4) for group in groups for item in group[turn : turn + 1]):
             if seen > most:
                 break
             frames = ((x[:, :600].float() - mean[:, None]) / std[:, None])[None]

@@ -1,4 +1,4 @@
-"""Scheduled sampling: what a model sees in training instead of the recording."""
+"""Scheduled sampling and noise: what a model sees in training instead of the recording."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from tiny import BACKBONE_CASES, SPEC_CASES, tiny_model
 from audiogen.errors import ConfigError
 from audiogen.models.batch import Batch
 from audiogen.runs.training_config import TrainingConfig
-from audiogen.spec import TokenSpec
+from audiogen.spec import FrameSpec, TokenSpec
 
 
 def items(spec, batch_size: int = 3, num_frames: int = 12) -> torch.Tensor:
@@ -71,14 +71,47 @@ def test_share_of_an_item():
     assert shares.min() < 0.05 and shares.max() > 0.72
 
 
-def test_training_with_scheduled_sampling_is_a_function_of_seed_and_step(tmp_path):
+def test_noise_is_on_what_is_seen_alone_and_half_of_the_items_have_none():
+    """Noise on the target would be drawn, and a model that never saw clean frames would be blind to what is quiet."""
+    torch.manual_seed(0)
+    model = tiny_model(FrameSpec(8000, 256, 80), "gpt", "parallel")
+    batch = Batch(torch.randn(400, 80, 50).double())
+    batch.x[-1, :, -4:] = torch.nan
+    noisy = model.perturb(batch, 0.4)
+    deviations = (noisy.observed - batch.x)[:-1].std(dim=(1, 2))
+    assert (deviations == 0).float().mean() == pytest.approx(0.5, abs=0.08)
+    assert deviations[deviations > 0].mean() == pytest.approx(0.2, abs=0.03) and 0.35 < deviations.max() < 0.41
+    assert noisy.x is batch.x and torch.equal(noisy.observed.isnan(), batch.x.isnan())
+    both = model.perturb(batch._replace(observed=torch.zeros(400, 80, 50).double()), 0.4).observed
+    assert both.std() < 0.3  # on what scheduled sampling has put there, not on the recording
+
+
+def test_noise_on_codes_is_refused():
+    """A code plus noise would be another code, or none."""
+    with pytest.raises(ConfigError, match="training.input_noise"):
+        Walks().model().perturb(Walks().batch(0)[0], 0.1)
+
+
+class _Frames(Walks):
+    """Walks as frames of four real values."""
+
+    def batch(self, step):
+        batch, names = Walks(num_rows=4).batch(step)
+        return Batch(batch.x / 8), names
+
+    def model(self, kind="bigram", pattern="parallel", **settings):
+        return tiny_model(FrameSpec(8000, 256, 4), kind, pattern).float()
+
+
+@pytest.mark.parametrize("walks, changes", [(Walks(), {"scheduled_sampling": 1.0}), (_Frames(), {"input_noise": 0.5})])
+def test_training_on_what_is_not_recorded_is_a_function_of_seed_and_step(tmp_path, walks, changes):
     """A resumed run would go another way if the draws depended on anything but the seed and the step."""
-    config = settings(steps=6, scheduled_sampling=1.0)
+    config = settings(steps=6, **changes)
     models = []
     for name in ("a", "b", "plain"):
         torch.manual_seed(1)
         changed = settings(steps=6) if name == "plain" else config
-        one = trainer(tmp_path / name, changed)
+        one = trainer(tmp_path / name, changed, walks)
         one.run(_Nowhere())
         models.append(weights(one.model))
     a, b, plain = models
@@ -91,8 +124,9 @@ class _Nowhere:
         pass
 
 
+@pytest.mark.parametrize("name", ["scheduled_sampling", "input_noise"])
 @pytest.mark.parametrize("share", [-0.1, 1.1])
-def test_share_out_of_range(share):
-    """More than all steps, or fewer than none."""
-    with pytest.raises(ConfigError, match="training.scheduled_sampling"):
-        TrainingConfig(scheduled_sampling=share)
+def test_share_out_of_range(name, share):
+    """More than all steps, or fewer than none; noise that is louder than what is heard."""
+    with pytest.raises(ConfigError, match=f"training.{name}"):
+        TrainingConfig(**{name: share})

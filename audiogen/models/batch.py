@@ -17,7 +17,7 @@ class Batch(NamedTuple):
         x: codes (B, K, T) int64 or frames (B, F, T) float32.
         conditions: those of the items; None if there are none.
         observed: steps (B, C, S) in the order of the model's pattern that replace x as input, not as target; None for
-            x itself. See `SequenceModel.redraw`.
+            x itself. See `SequenceModel.redraw` and `SequenceModel.perturb`.
     """
 
     x: Tensor

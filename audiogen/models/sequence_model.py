@@ -196,6 +196,32 @@ class SequenceModel(nn.Module):
         chosen = torch.rand(B, 1, S, device=h.device) < share * torch.rand(B, 1, 1, device=h.device)
         return batch._replace(observed=torch.where(chosen & ~self.embed.is_hole(seq), drawn.to(seq.dtype), seq))
 
+    def perturb(self, batch: Batch, most: float) -> Batch:
+        """Add noise to the frames that a model sees in training, not to those that it predicts.
+
+        A model trained on clean frames takes its own draws, with their small errors, for new events, and in generation
+        the errors grow: a chord is held for seconds. With noise it learns to rely on many frames, not on the last one.
+        Half of the items stay clean, since noise also hides what is quiet.
+
+        Args:
+            batch: frames, conditions, and what `redraw` has replaced.
+            most: largest deviation of the noise, in deviations of a feature; that of an item is uniform below it.
+
+        Returns:
+            The batch with `observed` set. Random numbers come from torch's global generator.
+
+        Raises:
+            ConfigError: the model is one of codes.
+
+        Source: Pasini et al. 2024, Continuous Autoregressive Models with Noise Augmentation; Rouard et al. 2025,
+        Continuous Audio Language Models.
+        """
+        if isinstance(self.spec, TokenSpec):
+            raise ConfigError("training.input_noise: codes can't be changed by a little; leave it at 0")
+        seq = self.pattern.apply(batch.x, self.hole) if batch.observed is None else batch.observed
+        level = most * (2 * torch.rand(len(seq), 1, 1, device=seq.device) - 1).clamp_min(0.0)
+        return batch._replace(observed=seq + level * torch.randn(seq.shape, device=seq.device))
+
     def num_entries(self, batch: Batch) -> int:
         """Count the codes or frames of a batch that are not `hole`."""
         return int((~self.embed.is_hole(batch.x)).sum())

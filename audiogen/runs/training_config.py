@@ -67,6 +67,8 @@ class TrainingConfig:
         gradient_clip: maximum norm of the gradient.
         scheduled_sampling: maximum probability that the model sees its own draw of a step instead of the recording;
             that of a crop is uniform between 0 and this. It reduces drift in generation, see `SequenceModel.redraw`.
+        input_noise: largest deviation of the noise on the frames that the model sees, in deviations of a feature; half
+            of the crops have none. It reduces drift in generation, see `SequenceModel.perturb`.
         precision: "bf16" runs matrix products in bfloat16; "auto" does so where it is known to be faster.
         compile: use torch.compile; faster on GPUs.
         average: decay per step of averaged weights (Polyak averaging); null for none.
@@ -94,6 +96,7 @@ class TrainingConfig:
     weight_decay: float = 0.1
     gradient_clip: float = 1.0
     scheduled_sampling: float = 0.0
+    input_noise: float = 0.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
     average: float | None = None
@@ -135,7 +138,7 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ConfigError(f"training.{name}: must be above 0, got {value}")
-        for name in ("warmup", "final_learning_rate", "weight_decay", "scheduled_sampling", "average"):
+        for name in ("warmup", "final_learning_rate", "weight_decay", "scheduled_sampling", "input_noise", "average"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ConfigError(f"training.{name}: must lie between 0 and 1, got {value}")

@@ -334,6 +334,8 @@ class Trainer:
                         self.model.eval()
                         batch = self.model.redraw(batch, self.config.scheduled_sampling)
                         self.model.train()
+                    if self.config.input_noise:
+                        batch = self.model.perturb(batch, self.config.input_noise)
                     loss = self.gradients.forward(batch).sum() / entries
                 loss.backward()
             losses.append(loss.detach())
