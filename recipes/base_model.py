@@ -4,8 +4,8 @@
 
 CORPUS contains sound files in folders KIND/GROUP/. KIND is, for example, speech, drums or notes; the files of a GROUP
 sound alike: a speaker, a drum kit, an instrument. About one group in ten is held out, by a hash of its name. Each crop
-comes from a single group, like the folders that the base model will be fine-tuned on. All kinds are drawn equally
-often, however many files they have.
+comes from a single group, like the folders that the base model will be fine-tuned on. A kind is drawn in proportion to
+the square root of its duration.
 
 A frame of the model is a stack of STACK mel frames, which a flow-matching head draws together. There is one model for
 all sample rates. All rates share one grid of mel bands in Hz, so a lower rate has only the leading bands. Each training
@@ -84,6 +84,7 @@ def main() -> None:
     groups = encode(args.corpus, frontend, args.out / "frames.pt")
     train, held_out = sides(groups)
     base = base_frontend(RATE) if args.start == "base" else None
+    shares = shares_of(train)
     mean, std = statistics(train) if base is None else (base.mean, base.std)
     with torch.no_grad():
         frontend.mean.copy_(mean)
@@ -142,7 +143,7 @@ def main() -> None:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             rng = np.random.default_rng([training.seed, state["step"]])
-            frames, width, known = batch_of(train, widths, mean, std, rng)
+            frames, width, known = batch_of(train, shares, widths, mean, std, rng)
             with torch.autocast(torch.device(args.device).type, torch.bfloat16):
                 loss = nll(frames, width, known)
             loss.backward()
@@ -234,6 +235,12 @@ def sides(groups):
     return train, held_out
 
 
+def shares_of(train) -> np.ndarray:
+    """Compute how often each kind is drawn: the square roots of their durations, divided by their sum."""
+    roots = np.array([math.sqrt(sum(x.shape[1] for group in kind for _, x, _ in group)) for kind in train.values()])
+    return roots / roots.sum()
+
+
 def statistics(train) -> tuple[Tensor, Tensor]:
     """Compute the mean and standard deviation of each band (BANDS,), giving every kind the same weight."""
     count = total = squares = torch.zeros(BANDS, dtype=torch.float64)
@@ -250,16 +257,18 @@ def statistics(train) -> tuple[Tensor, Tensor]:
     return torch.where(heard, mean, 0.0).float(), torch.where(heard, std, 1.0).float()
 
 
-def batch_of(train, widths, mean: Tensor, std: Tensor, rng: np.random.Generator) -> tuple[Tensor, int, Conditions]:
+def batch_of(
+    train, shares: np.ndarray, widths, mean: Tensor, std: Tensor, rng: np.random.Generator
+) -> tuple[Tensor, int, Conditions]:
     """Draw augmented, standardised crops.
 
     Returns:
         Mel frames (BATCH, BANDS, CROP * STACK), the number of bands that all of them have, and their conditions.
     """
-    crops = [crop_of(train, rng) for _ in range(BATCH)]
+    crops = [crop_of(train, shares, rng) for _ in range(BATCH)]
     most = (max if rng.random() < 0.5 else min)(crop.bands for crop in crops)
     while any(crop.bands < most for crop in crops):  # replace recordings with fewer bands
-        crops = [crop if crop.bands >= most else crop_of(train, rng) for crop in crops]
+        crops = [crop if crop.bands >= most else crop_of(train, shares, rng) for crop in crops]
     width = max((w for w in widths if w <= most), default=widths[0])
     shifts = [level_shift(rng) for _ in crops]
     frames = torch.stack([shifted(crop.power, shift) for crop, shift in zip(crops, shifts, strict=True)])
@@ -270,9 +279,9 @@ def batch_of(train, widths, mean: Tensor, std: Tensor, rng: np.random.Generator)
     return (frames - mean[:, None]) / std[:, None], width, known
 
 
-def crop_of(train, rng: np.random.Generator) -> Recording:
+def crop_of(train, shares: np.ndarray, rng: np.random.Generator) -> Recording:
     """Draw a crop of CROP frames from one group, joining short recordings."""
-    kind = int(rng.integers(len(train)))
+    kind = int(rng.choice(len(train), p=shares))
     groups = train[list(train)[kind]]
     group = groups[rng.integers(len(groups))]
     width, parts, have = BANDS, [], 0
