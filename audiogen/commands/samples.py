@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..audio.coding import Coding
-from ..audio.io import read_audio, write_audio
+from ..audio.io import mono, read_audio, write_audio
 from ..audio.limiter import log_reductions
 from ..audio.wav_stream import write_chunks
 from ..data import is_cache
@@ -42,11 +42,11 @@ MOST_VALUES, NUM_TAKES, TAKE_SECONDS = 12, 3, 2.0
 
 
 def write_sample(path: Path, wav: Tensor, sample_rate: int, kind: str, bits: int | None = None, **about: Any) -> Path:
-    """Write a wav (1, N) and its .json; return the path of the wav.
+    """Write a wav (C, N) and its .json; return the path of the wav.
 
     Args:
         path: path of the wav.
-        wav: (1, N).
+        wav: (C, N).
         sample_rate: Hz.
         kind: "original", "round-trip", "generated" or "asked".
         bits: bits per sample; see `write_audio`.
@@ -168,10 +168,10 @@ def write_takes(folder: Path, run: Run, judge: Judge) -> Iterator[tuple[Tensor, 
         about = about or _about(run, request, None)
         for place, (wav, length) in enumerate(zip(made, lengths, strict=True)):
             wav, words = wav[:, : int(min(length, wav.shape[1]))], {**asked, label: values[place]}
-            facts = {"conditions": words, "varied": label, "heard": judge.hear(wav)}
+            facts = {"conditions": words, "varied": label, "heard": judge.hear(mono(wav))}
             name = f"asked-{place:02d}-{seed}.wav"
             write_sample(folder / name, wav, run.sample_rate, "asked", seed=seed, **about, **facts)
-            yield wav, words
+            yield mono(wav), words
 
 
 def asked_like(run: Run, path: Path) -> tuple[dict[str, Any], float]:

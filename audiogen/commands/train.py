@@ -28,6 +28,7 @@ from ..data import (
     long_enough,
     open_descriptors,
     read_labels,
+    stereo_image,
 )
 from ..distributed import World
 from ..errors import ConfigError, RunError, TrainingError
@@ -307,6 +308,9 @@ def _start(typed: Typed, out: Path, world: World, device: torch.device) -> Opene
     plan.frontend.to(device)
     cache = plan.encode(source, out)
     sides = plan.split(cache.index)
+    if isinstance(source, Index) and plan.frontend.decodes:
+        parts = _named(sides.train, source)
+        plan = replace(plan, config=replace(plan.config, stereo=stereo_image(source.folder, parts)))
     save_split(out, sides, cache.folder)
     if plan.config.conditions:
         labels.save(out)

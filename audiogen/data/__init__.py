@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .pipeline import Encoded, default_rate, encode_folder, fit_to, frontend_for
     from .sequences import Sequences
     from .stages import StageFrames, stage_config
+    from .stereo import stereo_image
 else:
     __getattr__ = lazy_names(
         globals(),
@@ -39,6 +40,7 @@ else:
             "is_descriptor": "descriptors",
             "open_descriptors": "descriptors",
             "stage_config": "stages",
+            "stereo_image": "stereo",
             "stride_of": "descriptors",
         },
     )
@@ -78,6 +80,7 @@ __all__ = [
     "scan",
     "split",
     "stage_config",
+    "stereo_image",
     "stride_of",
     "training_wavs",
 ]

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..audio.io import mono
 from ..data import compute_descriptor
 from ..models.conditioning import Melody
 from ..runs.run import Run
@@ -45,7 +46,7 @@ def melodies_followed(run: Run, recordings: Iterable[Tensor], num: int, seed: in
         some = pieces[first : first + BATCH]
         seconds = max(piece.shape[1] for piece in some) / run.sample_rate
         seeds = range(seed + first, seed + first + len(some))
-        made += run.generate(seconds, seeds=seeds, conditions={name: [piece[None] for piece in some]}).cpu()
+        made += mono(run.generate(seconds, seeds=seeds, conditions={name: [piece[None] for piece in some]})).cpu()
     front = run.frontend
     trips = [front.decode(front.encode(piece[None].to(front.device)))[0].cpu() for piece in pieces]
     asked, generated, back = ([_melody(run, wav) for wav in wavs] for wavs in (pieces, made, trips))

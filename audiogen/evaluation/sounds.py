@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from ..audio.io import mono
 from ..models.sampling import Sampling
 from ..runs.run import Run
 
@@ -41,6 +42,7 @@ def generate_sounds(
             request, lengths = run.request_with_end(seeds, sampling, guidance=guidance)
         else:
             request, lengths = run.request(seeds=seeds, sampling=sampling, guidance=guidance), [most] * len(seeds)
-        x = run.generate_request(min(most, max(lengths)) / run.sample_rate, request).x.cpu()
+        x = run.generate_request(min(most, max(lengths)) / run.sample_rate, request).x
+        x = mono(x).cpu()
         made |= {i: wav[:, :length] for i, wav, length in zip(places, x, lengths, strict=True)}
     return [(made[i], asked.words[i] if asked else {}) for i in range(num)]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..audio.limiter import Limiter, log_reductions
+from ..audio.stereo import StereoImage, StereoLimiter
 from ..errors import ConfigError
 from ..frontends import Frontend
 from ..models.sequence_model import SequenceModel
@@ -24,7 +25,9 @@ MAX_SAMPLES = 2**28
 MAX_STREAM_SECONDS = 86_400
 
 
-def generate_sound(frontend: Frontend, model: SequenceModel, seconds: float, request: Request) -> Generation:
+def generate_sound(
+    frontend: Frontend, model: SequenceModel, seconds: float, request: Request, image: StereoImage | None = None
+) -> Generation:
     """Generate sound.
 
     Args:
@@ -33,25 +36,28 @@ def generate_sound(frontend: Frontend, model: SequenceModel, seconds: float, req
         seconds: seconds of new sound, after the prompt.
         request: its prompt is a wav (1, N), which every item continues. Codes of a variable rate end when the sound is
             long enough, regardless of the request's stop rule.
+        image: the stereo image that the sound gets; None for mono.
 
     Returns:
-        x (B, 1, N) float32 in [-1, 1], beginning with the prompt as encoded and decoded by the front-end, unless the
-        request `renders` a meaning. A limiter keeps true peaks below -1 dBTP; `reductions` says by how much it turned
-        each item down.
+        x (B, C, N) float32 in [-1, 1], C being 1 for mono and 2 for stereo, beginning with the prompt as encoded and
+        decoded by the front-end, unless the request `renders` a meaning. A limiter keeps true peaks below -1 dBTP;
+        `reductions` says by how much it turned each item down.
 
     Raises:
         ConfigError: the length is out of range, or the front-end only encodes.
         GenerationError: the model predicts NaN or infinity.
     """
     begin, end, num_frames, request = _measured(frontend, seconds, request, MAX_SAMPLES / request.batch_size)
-    codes, limiter = generate(model, num_frames, request), Limiter(frontend.spec.sample_rate)
+    codes, limiter = generate(model, num_frames, request), _limiter(frontend, image)
     with torch.no_grad():
         wav = frontend.decode(codes.x, limiter)[..., begin:end]
     return Generation(wav, codes.seeds, (end - begin,) * len(codes.seeds), tuple(limiter.reductions))
 
 
-def stream_sound(frontend: Frontend, model: SequenceModel, seconds: float, request: Request) -> Iterator[Tensor]:
-    """Generate the same sound in chunks (B, 1, n) of about `SECONDS_AT_ONCE`, each as soon as its codes are drawn.
+def stream_sound(
+    frontend: Frontend, model: SequenceModel, seconds: float, request: Request, image: StereoImage | None = None
+) -> Iterator[Tensor]:
+    """Generate the same sound in chunks (B, C, n) of about `SECONDS_AT_ONCE`, each as soon as its codes are drawn.
 
     Memory does not grow with the length. Arguments are those of `generate_sound`. At the end, one line is logged if the
     limiter has turned peaks down.
@@ -66,9 +72,14 @@ def stream_sound(frontend: Frontend, model: SequenceModel, seconds: float, reque
     most = MAX_STREAM_SECONDS * frontend.spec.sample_rate
     begin, end, num_frames, request = _measured(frontend, seconds, request, most)
     frame_rate = (frontend.base or frontend).spec.frame_rate  # of the front-end that makes the sound
-    frames, limiter = stream(model, num_frames, request), Limiter(frontend.spec.sample_rate)
+    frames, limiter = stream(model, num_frames, request), _limiter(frontend, image)
     chunks = frontend.decode_stream(frames, max(1, int(SECONDS_AT_ONCE * frame_rate)), limiter)
     return _trimmed(begin, end, chunks, limiter)
+
+
+def _limiter(frontend: Frontend, image: StereoImage | None) -> Limiter:
+    rate = frontend.spec.sample_rate
+    return Limiter(rate) if image is None else StereoLimiter(image, rate)
 
 
 def _trimmed(begin: int, end: int, chunks: Iterator[Tensor], limiter: Limiter) -> Iterator[Tensor]:

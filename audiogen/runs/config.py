@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..audio.stereo import StereoImage
 from ..config import find, from_dict, part_from_dict, part_to_dict, to_dict, unknown_key
 from ..errors import ConfigError
 from ..frontends import FRONTENDS
@@ -27,6 +28,7 @@ class RunConfig:
     Attributes:
         head: the head of a model over frames, a name in FRAME_HEADS.
         sampling: the run's default for generation; None where it has not been chosen: plain draws.
+        stereo: the stereo image that generated sound gets; None for mono.
     """
 
     frontend: Any
@@ -39,6 +41,7 @@ class RunConfig:
     sampling: Sampling | None = None
     head: str = "density"
     distributed: DistributedConfig = DistributedConfig()
+    stereo: StereoImage | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the config as JSON values."""
@@ -54,6 +57,7 @@ class RunConfig:
             **({"conditions": conditions, "guidance": to_dict(self.guidance)} if conditions else {}),
             **({} if self.sampling is None else {"sampling": to_dict(self.sampling)}),
             **({} if self.distributed == DistributedConfig() else {"distributed": to_dict(self.distributed)}),
+            **({} if self.stereo is None else {"stereo": to_dict(self.stereo)}),
         }
 
     @staticmethod
@@ -64,7 +68,7 @@ class RunConfig:
             ConfigError: a key is missing, unknown or of the wrong type; names it.
         """
         groups = ("frontend", "backbone", "pattern", "data", "training")
-        optional = ("head", "conditions", "guidance", "sampling", "distributed")
+        optional = ("head", "conditions", "guidance", "sampling", "distributed", "stereo")
         for key in values:
             if key not in ("format", *groups, *optional):
                 raise unknown_key(key, (*groups, *optional))
@@ -96,6 +100,7 @@ class RunConfig:
             from_dict(Sampling, values["sampling"], "sampling") if values.get("sampling", {}) != {} else None,
             names["head"]["kind"],
             from_dict(DistributedConfig, values.get("distributed", {}), "distributed"),
+            from_dict(StereoImage, values["stereo"], "stereo") if "stereo" in values else None,
         )
 
 

@@ -192,9 +192,10 @@ class Run:
                 rendered, in the prompt's voice if there is one; when they end, new ones follow.
 
         Returns:
-            (num, 1, N) float32 in [-1, 1] on the model's device, beginning with the prompt as encoded and decoded by
-            the front-end, or without it if a meaning is given. A limiter keeps true peaks below -1 dBTP, and logs one
-            line when it acts. To get the seeds too, pass a `request` to `generate_request`.
+            (num, C, N) float32 in [-1, 1] on the model's device, beginning with the prompt as encoded and decoded by
+            the front-end, or without it if a meaning is given. C is 2 if most of the sound in the training files is
+            stereo, else 1: the model is mono, and its sound gets their stereo image. A limiter keeps true peaks below
+            -1 dBTP, and logs one line when it acts. To get the seeds too, pass a `request` to `generate_request`.
 
         Raises:
             ConfigError: a length, number, seed or filter is out of range; or a meaning, for a run without stages.
@@ -221,7 +222,7 @@ class Run:
         guidance: float | None = None,
         meaning: Tensor | None = None,
     ) -> Iterator[Tensor]:
-        """Generate the same sound in chunks (num, 1, n), the prompt first, each as soon as it is ready.
+        """Generate the same sound in chunks (num, C, n), the prompt first, each as soon as it is ready.
 
         Concatenated, they equal `generate` with the same seeds, apart from rounding. Memory does not grow with
         `seconds`, which may be up to a day. Arguments are those of `generate`, but `conditions` may be an iterator,
@@ -427,17 +428,17 @@ class Run:
         return {} if self.model.conditioner is None else self.model.conditioner.parts
 
     def generate_request(self, seconds: float, request: Request) -> Generation:
-        """Generate the sound of a request: x (B, 1, N), with the seeds of its items and their lengths in samples.
+        """Generate the sound of a request: x (B, C, N), with the seeds of its items and their lengths in samples.
 
         Example:
             >>> made = run.generate_request(4.0, run.request(num=2, seconds=4.0))  # doctest: +SKIP
             >>> again = run.generate(4.0, seeds=made.seeds)                        # doctest: +SKIP
         """
-        return generate_sound(self.frontend, self.model, seconds, request)
+        return generate_sound(self.frontend, self.model, seconds, request, self.config.stereo)
 
     def stream_request(self, seconds: float, request: Request) -> Iterator[Tensor]:
-        """Generate the same sound in chunks (B, 1, n)."""
-        return stream_sound(self.frontend, self.model, seconds, request)
+        """Generate the same sound in chunks (B, C, n)."""
+        return stream_sound(self.frontend, self.model, seconds, request, self.config.stereo)
 
 
 def load_run(folder: str | Path, device: str | torch.device = "cpu", precision: str = "fp32") -> Run:
