@@ -26,6 +26,7 @@ from .commands.options import (
     seeds_of_files,
 )
 from .errors import AudiogenError, ConfigError, printable, reports
+from .runs.address import check_name, is_address, parse_address
 from .utils.files import check_folder_is_there, check_holds_config, check_is_no_file
 from .utils.terminal import Terminal, Terminated, set_up
 
@@ -39,6 +40,7 @@ console = Terminal(highlight=False, soft_wrap=True, markup=False)  # [x] is part
 
 # Not checked by typer: the code that reads a path reports errors, in one line.
 Given = Annotated[Path, typer.Argument(readable=False)]
+GivenRun = Annotated[Path, typer.Argument(readable=False, help="A run folder, or hf://OWNER/NAME on the hub.")]
 
 
 class PartsCommand(TyperCommand):
@@ -303,7 +305,7 @@ def train(
 
 @app.command()
 def generate(
-    run: Given,
+    run: GivenRun,
     out: Annotated[Path, typer.Option(readable=False, help="Folder for the files.")],
     seconds: Annotated[
         str | None,
@@ -373,7 +375,7 @@ def generate(
     check_precision(precision)
     check_guidance(1.0 if guidance is None else guidance)
     seeds_of_files(num, seed)
-    check_holds_config(run)
+    check_is_run(run)
     from .commands.samples import asked_like, generate_files, stream_files
     from .runs.run import load_run
     from .utils.devices import choose_device
@@ -408,7 +410,7 @@ def generate(
 
 @app.command()
 def evaluate(
-    run: Given,
+    run: GivenRun,
     folder: Given,
     generate: Annotated[
         int, typer.Option(min=0, max=1000, help="Generate this many clips and compare them with the files.")
@@ -417,14 +419,18 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Score a run on files of a folder that it was not trained on, beside count-based baselines."""
-    check_holds_config(run)
+    check_is_run(run)
     check_folder_is_there(folder)
     from .evaluation.report import evaluate_folder
     from .evaluation.wording import heard_tables, in_words, report_rows
+    from .runs.folder import write_report
     from .runs.run import load_run
     from .utils.devices import choose_device
 
-    report = evaluate_folder(load_run(run, choose_device(device)), folder, generate)
+    loaded = load_run(run, choose_device(device))
+    report = evaluate_folder(loaded, folder, generate)
+    if loaded.address is None:
+        write_report(loaded.folder, report)
     if as_json:
         print(json.dumps(report, indent=2))
         return
@@ -451,6 +457,36 @@ def listen(
     from .listen import write_page
 
     console.print(f"open {write_page(runs, out)}")
+
+
+@app.command()
+def push(
+    run: Given,
+    name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Its name on the hub.")],
+    license: Annotated[
+        str | None, typer.Option(help="Identifier of a licence for the model card, such as cc-by-4.0.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+) -> None:
+    """Push a run to the Hugging Face hub, with a model card and a few samples, but no recordings."""
+    check_name(name)
+    check_holds_config(run)
+    from .runs.card import license_of
+    from .runs.hub import push_run
+
+    address = push_run(run, name, license, private)
+    card = (run / "README.md").read_text(encoding="utf-8") if (run / "README.md").exists() else ""
+    console.print(f"{address}: pushed; load it with: audiogen generate hf://{address.name} --out out")
+    if license_of(card) == "unknown":
+        console.print("its licence is unknown to others; push again with --license, such as cc-by-4.0")
+
+
+def check_is_run(run: Path) -> None:
+    """Check that this can be a run: a folder with a config.json, or a well-formed address on the hub."""
+    if is_address(run):
+        parse_address(run)
+    else:
+        check_holds_config(run)
 
 
 if __name__ == "__main__":

@@ -82,6 +82,10 @@ class ReportedElsewhere(AudiogenError):
         self.exit_code = exit_code
 
 
+class HubError(AudiogenError):
+    """A run can't be loaded from the hub or pushed to it."""
+
+
 class DownloadError(AudiogenError):
     """A download is missing, incomplete, or does not match its checksum."""
 

@@ -279,7 +279,10 @@ finally:
         ("generate FOLDER --out out --precision fp8", 2),
         ("generate FOLDER --out out --guidance -1", 2),
         ("generate FOLDER --out out --format mp3", 2),
+        ("generate hf://drums --out out", 2),
         ("evaluate gone gone", 1),
+        ("push gone me/drums", 1),
+        ("push FOLDER drums", 2),
         ("listen gone", 1),
     ],
 )

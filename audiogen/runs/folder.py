@@ -1,6 +1,7 @@
 """The files of a run folder."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from ..utils.tensors import read_tensors, write_tensors
 from .build import blank_model
 from .config import FORMAT, RunConfig, check_name
 
+#: The latest result of `audiogen evaluate`.
+REPORT_FILE = "report.json"
 #: The groups of config.json that the weights depend on; conditions only if there are any.
 SETTINGS = ("frontend", "backbone", "pattern", "conditions")
 
@@ -178,6 +181,32 @@ def read_source(folder: Path) -> Path:
     """Return the folder of the cache that the run was trained on, by default its own."""
     place = (_read_split_file(folder) or {}).get("cache", "cache")
     return folder / place if isinstance(place, str) and "\0" not in place else folder / "cache"
+
+
+def write_report(folder: Path, report: Mapping[str, Any]) -> None:
+    """Write report.json: the result of `audiogen evaluate`, for the model card."""
+    atomic_write_json(folder / REPORT_FILE, {"format": FORMAT, **_finite(report)})
+
+
+def read_report(folder: Path) -> dict[str, Any] | None:
+    """Read report.json; return None if there is none.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    try:
+        return read_format(folder / REPORT_FILE, FORMAT, RunError, "remove it; audiogen evaluate writes it again")
+    except FileNotFoundError:
+        return None
+
+
+def _finite(value: Any) -> Any:
+    """Replace NaN and infinity, which are not JSON, by None."""
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _read_split_file(folder: Path) -> dict[str, Any] | None:

@@ -3,7 +3,8 @@
     runs/NAME/config.json  frontend.safetensors  model.safetensors  ...
     runs/NAME/config.json  semantic/...  mel/...                            with stages, each a folder like the above
 
-Loading builds from config.json alone, strictly; nothing is unpickled, downloaded or imported by name.
+Loading builds from config.json alone, strictly; nothing is unpickled or imported by name, and nothing is downloaded but
+the known files of a run that is named by its address on the hub.
 """
 
 import itertools
@@ -50,9 +51,12 @@ from ..models.sampling import Sampling
 from ..models.sequence_model import SequenceModel
 from ..utils.files import sha256_file
 from ..utils.text import fold
+from .address import Address, is_address, parse_address
 from .asking import Asked, ask, conditions_like
 from .config import RunConfig
 from .folder import read_config, read_source, read_split, read_stages, read_weights
+from .hub import fetch_run, push_run
+from .published import write_published
 
 log = logging.getLogger("audiogen")
 
@@ -68,6 +72,7 @@ class Run:
         step: training step of the weights.
         precision: format to which an engine may round its copy of the weights: "fp32", "bf16" or "int8".
         before: the stage before, whose codes this one is conditioned on; None for none.
+        address: where on the hub it comes from, with its commit; None for a folder of one's own.
     """
 
     folder: Path
@@ -77,6 +82,52 @@ class Run:
     step: int
     precision: str = "fp32"
     before: "Run | None" = None
+    address: Address | None = None
+
+    @staticmethod
+    def from_pretrained(name: str | Path, device: str | torch.device = "cpu", precision: str = "fp32") -> "Run":
+        """Load a run from "OWNER/NAME" or "OWNER/NAME@REVISION" on the hub, or from a folder; see `load_run`.
+
+        Where there is a folder of that name, it is loaded; "hf://OWNER/NAME" always means the hub.
+
+        Example:
+            >>> run = Run.from_pretrained("me/drums")  # doctest: +SKIP
+        """
+        text = str(name)
+        on_hub = not is_address(text) and not Path(text).exists() and text.count("/") == 1
+        return load_run(f"hf://{text}" if on_hub else text, device, precision)
+
+    def save_pretrained(self, folder: str | Path, license: str | None = None) -> None:
+        """Write what others need of the run into a folder, with a model card and a few samples; see `write_published`.
+
+        Args:
+            folder: the folder to write to.
+            license: identifier of a licence for the card, such as "cc-by-4.0"; None for that of an earlier card.
+
+        Raises:
+            RunError: the run folder is incomplete, or the same as `folder`.
+
+        Example:
+            >>> load_run("runs/drums").save_pretrained("drums-for-others", license="cc0-1.0")  # doctest: +SKIP
+        """
+        write_published(self.root, Path(folder), license)
+
+    def push_to_hub(self, name: str, license: str | None = None, private: bool = False) -> str:
+        """Push the run to the hub as "OWNER/NAME", and return the address of the commit; see `push_run`.
+
+        Raises:
+            HubError: huggingface_hub is not installed, nobody is logged in, or the hub refuses or can't be reached.
+
+        Example:
+            >>> load_run("runs/drums").push_to_hub("me/drums", license="cc-by-4.0")  # doctest: +SKIP
+            'hf://me/drums@4f1c...'
+        """
+        return str(push_run(self.root, name, license, private))
+
+    @property
+    def root(self) -> Path:
+        """The run folder, which holds the folders of the stages if there are any."""
+        return self.folder if self.before is None else self.folder.parent
 
     @property
     def stages(self) -> list["Run"]:
@@ -442,22 +493,27 @@ class Run:
 
 
 def load_run(folder: str | Path, device: str | torch.device = "cpu", precision: str = "fp32") -> Run:
-    """Load a run from its folder, ready to generate. Of a run with stages, return the last one.
+    """Load a run from its folder or from the hub, ready to generate. Of a run with stages, return the last one.
 
     Args:
-        folder: the run folder.
+        folder: the run folder; or "hf://OWNER/NAME" or "hf://OWNER/NAME@REVISION" on the hub, which needs the extra
+            `hub` and, once it is in the cache, no network.
         device: device of the front-end and the model.
         precision: format to which an engine may round its copy of the weights, for speed: "fp32", "bf16" or "int8".
 
     Raises:
         RunError: the folder is incomplete, damaged, or of a newer format; the message names the file.
-        ConfigError: the precision is unknown.
+        HubError: the hub has no such run or can't be reached, or huggingface_hub is not installed.
+        ConfigError: the precision is unknown, or the address is malformed.
 
     Example:
         >>> run = load_run("runs/mine")  # doctest: +SKIP
         >>> write_audio("new.wav", run.generate(seconds=4, seed=0)[0], run.sample_rate)  # doctest: +SKIP
     """
     check_precision(precision)
+    if is_address(folder):
+        place, address = fetch_run(parse_address(folder))
+        return replace(load_run(place, device, precision), address=address)
     folder = Path(folder)
     names, run = read_stages(folder), None
     if not names:
