@@ -316,6 +316,10 @@ def generate(
     ] = None,
     num: Annotated[int, typer.Option(min=1, help="Number of files.")] = 4,
     prompt: Annotated[Path | None, typer.Option(readable=False, help="A sound file to continue.")] = None,
+    prompt_seconds: Annotated[
+        float | None, typer.Option(help="Continue only so much of the prompt, from its end back. Default: all of it.")
+    ] = None,
+    only_new: Annotated[bool, typer.Option("--only-new", help="Leave the prompt out of the files.")] = False,
     meaning: Annotated[
         Path | None,
         typer.Option(readable=False, help="A sound file to render, in the prompt's voice; for a run with stages."),
@@ -376,7 +380,7 @@ def generate(
     check_guidance(1.0 if guidance is None else guidance)
     seeds_of_files(num, seed)
     check_is_run(run)
-    from .commands.samples import asked_like, generate_files, stream_files
+    from .commands.samples import FileRequest, asked_like, generate_files, stream_files
     from .runs.run import load_run
     from .utils.devices import choose_device
 
@@ -393,18 +397,15 @@ def generate(
         length = audio_info(meaning).duration
     elif seconds is None and (stream or prompt is not None or not loaded.knows_ends):
         length = DEFAULT_SECONDS
+    request = FileRequest(length, prompt, prompt_seconds, only_new, sampling, asked, guidance, meaning, coding)
     if stream:
-        streamed = stream_files(
-            loaded, out, length or 0.0, num, prompt, sampling, seed, asked, guidance, coding, meaning
-        )
-        for made in streamed:
+        for made in stream_files(loaded, out, request, num, seed):
             console.print(
                 f"{made.path}  seed {made.seed}{in_brackets(made.asked)}  first sound after {made.first_sound:.2f} s, "
                 f"{made.real_times:.2f} times real time"
             )
         return
-    files = generate_files(loaded, out, length, num, prompt, sampling, seed, asked, guidance, coding, meaning)
-    for path, used, said in files:
+    for path, used, said in generate_files(loaded, out, request, num, seed):
         console.print(f"{path}  seed {used}{in_brackets(said)}")
 
 

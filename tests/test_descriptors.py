@@ -12,7 +12,7 @@ from tiny import lively, tiny_conditioner
 
 from audiogen.audio.descriptors import loudness, melody
 from audiogen.audio.io import read_audio
-from audiogen.commands.samples import generate_files
+from audiogen.commands.samples import FileRequest, generate_files
 from audiogen.commands.tokenize import tokenize
 from audiogen.commands.train import train
 from audiogen.data import (
@@ -253,7 +253,7 @@ def test_from_the_command_to_the_sound(made, tmp_path):
     assert not torch.equal(run.generate(0.5, seed=1, conditions={"melody": array}), other)
     asked = run.ask({"melody": [path, None]}, [1, 2])
     assert asked.conditions["melody"][1].isnan().all() and asked.words == [{"melody": str(path)}, {}]
-    written = list(generate_files(run, tmp_path / "out", 0.3, 2, seed=1, asked={"loudness": path}))
+    written = list(generate_files(run, tmp_path / "out", FileRequest(0.3, asked={"loudness": path}), 2, seed=1))
     assert [said for *_, said in written] == [{"loudness": str(path)}] * 2
     with pytest.raises(ConfigError, match="loudness: this run was trained without|no such condition"):
         run.generate(0.1, conditions={"label": path})

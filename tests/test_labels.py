@@ -17,7 +17,7 @@ from audiogen.audio.io import audio_info
 from audiogen.audio.limiter import Limiter
 from audiogen.cli import app
 from audiogen.commands.options import parse_labels, parse_seconds
-from audiogen.commands.samples import generate_files
+from audiogen.commands.samples import FileRequest, generate_files
 from audiogen.commands.tokenize import tokenize
 from audiogen.commands.train import train
 from audiogen.data import Crops, EncodedCache, FileConditions, Labels, choose_conditions, find_labels, scan, split
@@ -379,13 +379,13 @@ def test_a_sound_of_its_own_length_ends_where_it_is_asked_to(made, tmp_path):
     request, lengths = run.request_with_end([1, 2, 3], conditions={"drum": "kick"})
     assert lengths == [1200] * 3  # as the training files
     assert torch.equal(request.conditions["position"], positions(1200).expand(3, -1, -1))
-    written = list(generate_files(run, tmp_path, None, 3, seed=1, asked={"drum": "kick"}))
+    written = list(generate_files(run, tmp_path, FileRequest(None, asked={"drum": "kick"}), 3, seed=1))
     assert [audio_info(path).num_samples for path, *_ in written] == lengths
     assert all(said["drum"] == "Kick" for *_, said in written)
     asked = run.ask({"position": [5, 3]}, [1, 2]).conditions["position"]
     assert asked.shape == (2, 2, 5) and asked[1, 1].tolist()[:3] == [2, 1, 0] and asked[1, :, 3:].isnan().all()
     with pytest.raises(ConfigError, match="seconds: after a prompt"):
-        list(generate_files(run, tmp_path, None, 1, prompt=made / "corpus" / "note-00.wav"))
+        list(generate_files(run, tmp_path, FileRequest(None, prompt=made / "corpus" / "note-00.wav"), 1))
     assert parse_seconds("0.5") == 0.5 and parse_seconds("Auto") is None
     with pytest.raises(ConfigError, match="--seconds: must be a number, or auto"):
         parse_seconds("long")

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from audiogen import audio_info, read_audio
 from audiogen.audio.coding import Coding
 from audiogen.commands import samples
-from audiogen.commands.samples import generate_files, stream_files, write_generated, write_round_trips
+from audiogen.commands.samples import FileRequest, generate_files, stream_files, write_generated, write_round_trips
 from audiogen.commands.train import train
 from audiogen.errors import AudiogenError, AudioReadError, ConfigError, RunError
 from audiogen.frontends import load_frontend, save_frontend
@@ -146,7 +146,9 @@ def test_samples_say_how_to_make_them_again(made, run, tmp_path):
     assert (generated["kind"], generated["seed"], generated["step"]) == ("generated", 2, run.step)
     assert generated["checkpoint"] == sha256_file(made / "model.safetensors")
     assert generated["sampling"] == {"temperature": 1.0, "top_k": None, "top_p": None, "min_p": None}
-    again = dict((seed, path) for path, seed, _ in write_generated(tmp_path, run, generated["seconds"], range(4)))
+    again = dict(
+        (seed, path) for path, seed, _ in write_generated(tmp_path, run, FileRequest(generated["seconds"]), range(4))
+    )
     assert again[2].read_bytes() == (made / "samples" / "generated-2.wav").read_bytes()
     last = made / "checkpoints" / "step-4" / "model.safetensors"
     assert (notes["step-4-0"]["step"], notes["step-4-0"]["checkpoint"]) == (4, sha256_file(last))
@@ -229,7 +231,7 @@ def test_generate_refuses_what_no_memory_holds(run, asked, message):
 def test_seeds_are_checked_before_the_first_file(run, tmp_path, write, num, seed, message):
     """Guards against half of the files written when the seeds run out, and memory for a list of all of them."""
     with pytest.raises(ConfigError, match=message):
-        list(write(run, tmp_path / "out", 0.05, num, seed=seed))
+        list(write(run, tmp_path / "out", FileRequest(0.05), num, seed=seed))
     assert not (tmp_path / "out").exists()
 
 
@@ -237,9 +239,9 @@ def test_long_items_go_in_smaller_batches(run, tmp_path, monkeypatch):
     """Guards against a refusal of several files that are made one after the other anyway."""
     monkeypatch.setattr(samples, "MAX_SAMPLES", 900)
     monkeypatch.setattr(sound_module, "MAX_SAMPLES", 900)
-    assert len(list(generate_files(run, tmp_path, 0.05, 3, seed=10))) == 3  # 400 samples each
+    assert len(list(generate_files(run, tmp_path, FileRequest(0.05), 3, seed=10))) == 3  # 400 samples each
     with pytest.raises(ConfigError, match="seconds: must be 0 or less"):
-        list(generate_files(run, tmp_path, 0.2, 1, seed=10))
+        list(generate_files(run, tmp_path, FileRequest(0.2), 1, seed=10))
 
 
 def test_a_run_takes_requests(run):
@@ -263,35 +265,66 @@ def test_sampling_reaches_the_head(run):
 def test_many_items_go_in_batches(run, tmp_path, monkeypatch):
     """Guards against memory that grows with --num, and items lost or doubled where a batch ends."""
     monkeypatch.setattr(samples, "BATCH", 2)
-    written = list(generate_files(run, tmp_path, 0.05, 5, seed=10))
+    written = list(generate_files(run, tmp_path, FileRequest(0.05), 5, seed=10))
     assert [(path.name, seed) for path, seed, _ in written] == [(f"sample-{seed}.wav", seed) for seed in range(10, 15)]
     monkeypatch.setattr(samples, "BATCH", 16)
-    together = list(generate_files(run, tmp_path / "together", 0.05, 5, seed=10))
+    together = list(generate_files(run, tmp_path / "together", FileRequest(0.05), 5, seed=10))
     for (path, *_), (other, *_) in zip(written, together, strict=True):
         torch.testing.assert_close(read_audio(path), read_audio(other), rtol=0, atol=1e-3)
 
 
 def test_files_of_another_format(run, tmp_path):
     """Guards against a name that ends in what the file is not, and a stream that is written as something else."""
-    plain = list(generate_files(run, tmp_path, 0.05, 1, seed=3))
-    ((path, *_),) = generate_files(run, tmp_path, 0.05, 1, seed=3, coding=Coding("flac", 24))
+    plain = list(generate_files(run, tmp_path, FileRequest(0.05), 1, seed=3))
+    ((path, *_),) = generate_files(run, tmp_path, FileRequest(0.05, coding=Coding("flac", 24)), 1, seed=3)
     info = audio_info(path)
     assert (path.name, info.format, info.subtype) == ("sample-3.flac", "FLAC", "PCM_24")
     torch.testing.assert_close(read_audio(path), read_audio(plain[0][0]), rtol=0, atol=0.51 / 2**15)
     assert json.loads(path.with_suffix(".json").read_text())["seed"] == 3
-    (streamed,) = stream_files(run, tmp_path / "stream", 0.05, 1, seed=3, coding=Coding("wav", 32))
+    (streamed,) = stream_files(run, tmp_path / "stream", FileRequest(0.05, coding=Coding("wav", 32)), 1, seed=3)
     assert audio_info(streamed.path).subtype == "FLOAT"
     with pytest.raises(ConfigError, match="--stream: writes WAVs, .*; for flac leave out --stream"):
-        list(stream_files(run, tmp_path / "stream", 0.05, 1, seed=3, coding=Coding("flac")))
+        list(stream_files(run, tmp_path / "stream", FileRequest(0.05, coding=Coding("flac")), 1, seed=3))
 
 
 def test_a_prompt_file_is_resampled_and_named(run, tmp_path):
     """Guards against a prompt taken at another rate, an octave too low."""
     prompt = folder_of_notes(tmp_path / "prompt", [22050], rate=22050) / "note-00.wav"
-    ((path, *_),) = generate_files(run, tmp_path / "out", 0.1, 1, prompt=prompt, seed=0)
+    ((path, *_),) = generate_files(run, tmp_path / "out", FileRequest(0.1, prompt), 1, seed=0)
     assert audio_info(path).num_samples == 8000 + 800
     said = json.loads(path.with_suffix(".json").read_text())
     assert (said["prompt"], said["prompt_seconds"], said["seconds"]) == (str(prompt), 1.0, 1.1)
+
+
+@pytest.mark.parametrize("write", [generate_files, stream_files])
+def test_the_end_of_a_prompt_is_continued_and_left_out(run, tmp_path, write):
+    """Guards against a continuation of the beginning of a long recording, and against new sound cut off with it."""
+    prompt = folder_of_notes(tmp_path / "prompt", [8000]) / "note-00.wav"
+    end = read_audio(prompt, run.sample_rate)[:, -2000:]
+    whole = run.generate(0.1, prompt=end, seed=4)[0]
+    for only_new, expected in ((False, whole), (True, whole[:, 2000:])):
+        request = FileRequest(0.1, prompt, 0.25, only_new)
+        (made,) = write(run, tmp_path / str(only_new), request, 1, seed=4)
+        path = made.path if write is stream_files else made[0]
+        torch.testing.assert_close(read_audio(path), expected, rtol=0, atol=2e-3)
+        about = json.loads(path.with_suffix(".json").read_text())
+        # The page marks where the prompt ends, so it must not where there is none.
+        assert (about["prompt_seconds"], about["seconds"]) == ((0.0, 0.1) if only_new else (0.25, 0.35))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"prompt_seconds": 1.0}, "--prompt-seconds: there is no prompt"),
+        ({"only_new": True}, "--only-new: there is no prompt"),
+        ({"prompt": Path("a.wav"), "prompt_seconds": 0.0}, "--prompt-seconds: must be above 0"),
+        ({"prompt": Path("a.wav"), "seconds": None}, "seconds: after a prompt"),
+    ],
+)
+def test_requests_that_contradict_themselves(changes, message):
+    """An option that is ignored."""
+    with pytest.raises(ConfigError, match=message):
+        FileRequest(**{"seconds": 1.0, **changes})
 
 
 def test_round_trips_are_as_long_as_the_originals(run, tmp_path):
@@ -608,4 +641,4 @@ def test_a_prompt_of_nothing_is_refused(run, tmp_path):
     """Guards against a traceback for a click that resamples to no sample at all."""
     write_wav(tmp_path / "click.wav", np.full(1, 0.5), 96_000)
     with pytest.raises(AudioReadError, match="click.wav: too short"):
-        list(generate_files(run, tmp_path / "out", 0.05, 1, tmp_path / "click.wav"))
+        list(generate_files(run, tmp_path / "out", FileRequest(0.05, tmp_path / "click.wav"), 1))

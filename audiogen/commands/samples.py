@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -78,66 +78,117 @@ def write_round_trips(folder: Path, frontend: Frontend, sound: Sequence[tuple[st
     log_reductions(reductions)
 
 
+@dataclasses.dataclass(frozen=True)
+class FileRequest:
+    """What is asked of each file that is generated.
+
+    Attributes:
+        seconds: seconds of new sound, after the prompt; None for as long as a training file, to its end.
+        prompt: a sound file to continue; None for none.
+        prompt_seconds: how much of it to continue, from its end back; None for all.
+        only_new: leave the prompt out of the file.
+        sampling: temperature and filters, of all stages or by name of the stage.
+        asked: `conditions` of `Run.generate`.
+        guidance: of `Run.generate`.
+        meaning: a sound file to render, for a run with stages.
+        coding: format, which also ends the names, and bits per sample.
+
+    Raises:
+        ConfigError: settings do not fit each other, or a duration is out of range.
+    """
+
+    seconds: float | None
+    prompt: Path | None = None
+    prompt_seconds: float | None = None
+    only_new: bool = False
+    sampling: Sampling | Mapping[str, Sampling] | None = None
+    asked: Mapping[str, Any] | None = None
+    guidance: float | None = None
+    meaning: Path | None = None
+    coding: Coding = Coding()
+
+    def __post_init__(self) -> None:
+        if self.seconds is None and (self.prompt is not None or self.meaning is not None):
+            raise ConfigError("seconds: after a prompt, their number must be given")
+        for name in ("prompt_seconds", "only_new"):
+            if getattr(self, name) and self.prompt is None:
+                raise ConfigError(f"--{name.replace('_', '-')}: there is no prompt; give --prompt FILE")
+        if self.prompt_seconds is not None and not 0 < self.prompt_seconds < math.inf:
+            raise ConfigError(f"--prompt-seconds: must be above 0, got {self.prompt_seconds}")
+
+    def read(self, run: Run) -> "Sounds":
+        """Read the prompt and the meaning.
+
+        Raises:
+            AudioReadError: a file can't be read, or is too short.
+        """
+        prompt, meaning = (_read_sound(run, path) for path in (self.prompt, self.meaning))
+        if prompt is not None and self.prompt_seconds is not None:
+            prompt = prompt[:, -max(1, round(self.prompt_seconds * run.sample_rate)) :]
+        return Sounds(prompt, meaning)
+
+
+class Sounds(NamedTuple):
+    """The wavs (1, N) at the run's rate that a request names; None for none."""
+
+    prompt: Tensor | None = None
+    meaning: Tensor | None = None
+
+
 def write_generated(
     folder: Path,
     run: Run,
-    seconds: float | None,
+    request: FileRequest,
     seeds: Sequence[int],
-    sampling: Sampling | Mapping[str, Sampling] | None = None,
-    prompt: tuple[str, Tensor] | None = None,
+    sounds: Sounds | None = None,
     prefix: str = "generated",
     weights: Path | None = None,
-    asked: Mapping[str, Any] | None = None,
-    guidance: float | None = None,
-    coding: Coding = Coding(),
-    meaning: tuple[str, Tensor] | None = None,
 ) -> Iterator[tuple[Path, int, dict[str, str]]]:
     """Generate one file per seed, folder/PREFIX-SEED.wav, and yield (path, seed, what was asked) when it is written.
 
     Args:
         folder: folder of the files.
         run: the run.
-        seconds: seconds of new sound, after the prompt; None for as long as a training file, to its end.
+        request: what is asked of each.
         seeds: one per file.
-        sampling: temperature and filters, of all stages or by name of the stage.
-        prompt: (name, wav (1, N) at the run's rate) to continue.
+        sounds: those that the request names; None for none.
         prefix: first part of the names.
         weights: file of the run's weights; by default model.safetensors in its folder.
-        asked: `conditions` of `Run.generate`.
-        guidance: of `Run.generate`.
-        coding: format, which also ends the names, and bits per sample.
-        meaning: (name, wav (1, N) at the run's rate) to render, for a run with stages.
     """
-    about, reductions, (name, wav), (said_in, said_wav) = None, [], prompt or (None, None), meaning or (None, None)
-    if seconds is None and (prompt is not None or meaning is not None):
-        raise ConfigError("seconds: after a prompt, their number must be given")
-    samples = (seconds or 0) * run.sample_rate + (0 if wav is None else wav.shape[-1])  # per item
-    size = max(1, min(BATCH, int(MAX_SAMPLES / max(1.0, samples))))
+    about, reductions, sounds = None, [], sounds or Sounds()
+    given = 0 if sounds.prompt is None else sounds.prompt.shape[-1]
+    size = max(1, min(BATCH, int(MAX_SAMPLES / max(1.0, (request.seconds or 0) * run.sample_rate + given))))
     for first in range(0, len(seeds), size):
         some = seeds[first : first + size]
-        if seconds is None:
-            request, lengths = run.request_with_end(some, sampling, asked, guidance)
-            made = run.generate_request(max(lengths) / run.sample_rate, request)
+        if request.seconds is None:
+            asked, lengths = run.request_with_end(some, request.sampling, request.asked, request.guidance)
+            made = run.generate_request(max(lengths) / run.sample_rate, asked)
         else:
-            request = run.request(
-                seeds=some,
-                sampling=sampling,
-                prompt=wav,
-                conditions=asked,
-                guidance=guidance,
-                seconds=seconds,
-                meaning=said_wav,
-            )
-            made = run.generate_request(seconds, request)
+            asked = _asked(run, request, some, sounds)
+            made = run.generate_request(request.seconds, asked)
             lengths = made.lengths
-        about = about or _about(run, request, name, said_in, weights)
+        about = about or _about(run, asked, request, weights)
         reductions += made.reductions
-        for seed, whole, length, said in zip(made.seeds, made.x, lengths, _words(run, asked, some), strict=True):
-            sound = whole[:, :length]
-            path, what = folder / f"{prefix}-{seed}.{coding.format}", {"conditions": said} if said else {}
-            write_sample(path, sound, run.sample_rate, "generated", coding.bits, seed=seed, **about, **what)
+        skipped = given if request.only_new and not asked.renders else 0
+        words = _words(run, request.asked, some)
+        for seed, whole, length, said in zip(made.seeds, made.x, lengths, words, strict=True):
+            path, what = folder / f"{prefix}-{seed}.{request.coding.format}", {"conditions": said} if said else {}
+            sound = whole[:, skipped:length]
+            write_sample(path, sound, run.sample_rate, "generated", request.coding.bits, seed=seed, **about, **what)
             yield path, seed, said
     log_reductions(reductions)
+
+
+def _asked(run: Run, request: FileRequest, seeds: Sequence[int], sounds: Sounds) -> Request:
+    return run.request(
+        seeds=seeds,
+        sampling=request.sampling,
+        prompt=sounds.prompt,
+        conditions=request.asked,
+        guidance=request.guidance,
+        seconds=request.seconds,
+        meaning=sounds.meaning,
+    )
 
 
 def write_takes(folder: Path, run: Run, judge: Judge) -> Iterator[tuple[Tensor, dict[str, str]]]:
@@ -165,7 +216,7 @@ def write_takes(folder: Path, run: Run, judge: Judge) -> Iterator[tuple[Tensor, 
         else:
             request, lengths = run.request(seeds=seeds, conditions=asked), [math.inf] * len(values)
         made = run.generate_request(min(limit, max(lengths) / run.sample_rate), request).x.cpu()
-        about = about or _about(run, request, None)
+        about = about or _about(run, request)
         for place, (wav, length) in enumerate(zip(made, lengths, strict=True)):
             wav, words = wav[:, : int(min(length, wav.shape[1]))], {**asked, label: values[place]}
             facts = {"conditions": words, "varied": label, "heard": judge.hear(mono(wav))}
@@ -194,24 +245,11 @@ def asked_like(run: Run, path: Path) -> tuple[dict[str, Any], float]:
 
 
 def generate_files(
-    run: Run,
-    out: Path,
-    seconds: float | None,
-    num: int,
-    prompt: Path | None = None,
-    sampling: Sampling | Mapping[str, Sampling] | None = None,
-    seed: int | None = None,
-    asked: Mapping[str, Any] | None = None,
-    guidance: float | None = None,
-    coding: Coding = Coding(),
-    meaning: Path | None = None,
+    run: Run, out: Path, request: FileRequest, num: int, seed: int | None = None
 ) -> Iterator[tuple[Path, int, dict[str, str]]]:
     """Generate `num` files with consecutive seeds, beginning with `seed` or a random one: `audiogen generate`."""
     seeds = seeds_of_files(num, seed)
-    wavs = read_sound(run, prompt), read_sound(run, meaning)
-    return write_generated(
-        out, run, seconds, seeds, sampling, wavs[0], "sample", None, asked, guidance, coding, wavs[1]
-    )
+    return write_generated(out, run, request, seeds, request.read(run), "sample")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,52 +270,36 @@ class Streamed:
     asked: dict[str, str]
 
 
-def stream_files(
-    run: Run,
-    out: Path,
-    seconds: float,
-    num: int,
-    prompt: Path | None = None,
-    sampling: Sampling | Mapping[str, Sampling] | None = None,
-    seed: int | None = None,
-    asked: Mapping[str, Any] | None = None,
-    guidance: float | None = None,
-    coding: Coding = Coding(),
-    meaning: Path | None = None,
-) -> Iterator[Streamed]:
+def stream_files(run: Run, out: Path, request: FileRequest, num: int, seed: int | None = None) -> Iterator[Streamed]:
     """Generate the same sound one by one, and write each WAV while it is generated: `audiogen generate --stream`.
 
     Raises:
-        ConfigError: the coding is not a WAV, or as in `generate_files`.
+        ConfigError: the coding is not a WAV, or the request has no duration; or as in `generate_files`.
     """
-    if coding.format != "wav":
-        raise ConfigError(f"--stream: writes WAVs, which play while they grow; for {coding.format} leave out --stream")
-    seeds = seeds_of_files(num, seed)
-    about, (name, wav) = None, read_sound(run, prompt) or (None, None)
-    said_in, said_wav = read_sound(run, meaning) or (None, None)
-    for used in seeds:
-        began, path, first = time.perf_counter(), out / f"sample-{used}.wav", math.inf
-        request = run.request(
-            seeds=[used],
-            sampling=sampling,
-            prompt=wav,
-            conditions=asked,
-            guidance=guidance,
-            seconds=seconds,
-            meaning=said_wav,
+    if request.coding.format != "wav":
+        raise ConfigError(
+            f"--stream: writes WAVs, which play while they grow; for {request.coding.format} leave out --stream"
         )
-        chunks = run.stream_request(seconds, request)
+    if request.seconds is None:
+        raise ConfigError("--stream: a stream has no end of its own; give --seconds a number")
+    about, sounds = None, request.read(run)
+    for used in seeds_of_files(num, seed):
+        began, path, first = time.perf_counter(), out / f"sample-{used}.wav", math.inf
+        asked = _asked(run, request, [used], sounds)
+        given = 0 if asked.renders or sounds.prompt is None else sounds.prompt.shape[-1]
+        chunks = run.stream_request(request.seconds, asked)
 
-        def timed(chunks=chunks) -> Iterator[Tensor]:
+        def timed(chunks=chunks, skipped=given if request.only_new else 0) -> Iterator[Tensor]:
             nonlocal first
             for chunk in chunks:
-                first = min(first, time.perf_counter())
-                yield chunk
+                first, kept = min(first, time.perf_counter()), chunk[..., skipped:]
+                skipped = max(0, skipped - chunk.shape[-1])
+                yield kept
 
-        made = write_chunks(path, timed(), run.sample_rate, coding.bits) / run.sample_rate
+        made = write_chunks(path, timed(), run.sample_rate, request.coding.bits) / run.sample_rate
         took = time.perf_counter() - began
-        about = about or _about(run, request, name, said_in)
-        said = _words(run, asked, [used])[0]
+        about = about or _about(run, asked, request)
+        said = _words(run, request.asked, [used])[0]
         _write_about(path, made, "generated", seed=used, **about, **({"conditions": said} if said else {}))
         yield Streamed(path, used, first - began, made / took, said)
 
@@ -288,43 +310,37 @@ def _words(run: Run, asked: Mapping[str, Any] | None, seeds: Sequence[int]) -> l
     return [{} for _ in seeds] if found is None else found.words
 
 
-def read_sound(run: Run, path: Path | None) -> tuple[str, Tensor] | None:
-    """Read a file as a prompt or meaning: its name, and the wav (1, N) at the run's rate.
-
-    Raises:
-        AudioReadError: the file can't be read, or is too short.
-    """
+def _read_sound(run: Run, path: Path | None) -> Tensor | None:
+    """Read a file as a prompt or meaning: a wav (1, N) at the run's rate; None for no file."""
     if path is None:
         return None
     sound = read_audio(path, run.sample_rate)
     if not sound.shape[1]:
         raise AudioReadError(f"{path}: too short: it has no sample at {run.sample_rate} Hz; give a longer one")
-    return str(path), sound
+    return sound
 
 
-def _about(
-    run: Run, request: Request, prompt: str | None, meaning: str | None = None, weights: Path | None = None
-) -> dict[str, Any]:
+def _about(run: Run, asked: Request, request: FileRequest | None = None, weights: Path | None = None) -> dict[str, Any]:
     """Return the metadata shared by all samples of one request.
 
     Args:
         run: the run.
-        request: the request.
-        prompt: name of the request's prompt.
-        meaning: name of what is rendered.
+        asked: what was asked of it.
+        request: names the prompt and what is rendered; None if there are none.
         weights: file of the weights; by default model.safetensors of the run.
     """
     about = {
-        "sampling": dataclasses.asdict(request.sampling),
-        "precision": request.precision,
+        "sampling": dataclasses.asdict(asked.sampling),
+        "precision": asked.precision,
         "step": run.step,
         "checkpoint": sha256_file(weights or run.folder / "model.safetensors"),
     }
-    if request.conditions:
-        about["guidance"] = request.guidance
-    if request.prompt is not None:
-        seconds = 0.0 if request.renders else request.prompt.shape[-1] / run.sample_rate
-        about |= {"prompt": prompt, "prompt_seconds": seconds}
-    if meaning is not None:
-        about["meaning"] = meaning
+    if asked.conditions:
+        about["guidance"] = asked.guidance
+    if request is not None and request.prompt is not None and asked.prompt is not None:
+        heard = not asked.renders and not request.only_new
+        seconds = asked.prompt.shape[-1] / run.sample_rate if heard else 0.0
+        about |= {"prompt": str(request.prompt), "prompt_seconds": seconds}
+    if request is not None and request.meaning is not None:
+        about["meaning"] = str(request.meaning)
     return about

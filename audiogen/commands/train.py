@@ -65,7 +65,7 @@ from .defaults import frontend_settings, resolve_precision
 from .options import parse_budget, parse_start
 from .plan import Flags, Plan, open_source
 from .resume import check_same_frontend, contents, other_files, resumed_config, same_source
-from .samples import write_generated, write_round_trips, write_takes
+from .samples import FileRequest, Sounds, write_generated, write_round_trips, write_takes
 from .stages import budget_share, check_plans, plan_stages, stage_names
 
 log = logging.getLogger("audiogen")
@@ -513,13 +513,14 @@ def _write_final_samples(
     if sound:
         # Continue the first half of a clip, at most a second of it; the page shows where the model takes over.
         name, wav = sound[0]
-        prompt = name, wav[:, : min(wav.shape[1] // 2, run.sample_rate)]
-        for path, *_ in write_generated(samples, run, seconds, [0], prompt=prompt, prefix="continued"):
+        request, sounds = FileRequest(seconds, Path(name)), Sounds(wav[:, : min(wav.shape[1] // 2, run.sample_rate)])
+        for path, *_ in write_generated(samples, run, request, [0], sounds, "continued"):
             log.debug("%s", path)
         if run.before is not None:
-            prompt, said = (name, wav[:, : round(seconds * run.sample_rate)]), sound[-1]
-            length = said[1].shape[1] / run.sample_rate
-            for path, *_ in write_generated(samples, run, length, [0], prompt=prompt, prefix="rendered", meaning=said):
+            said_in, said = sound[-1]
+            request = FileRequest(said.shape[1] / run.sample_rate, Path(name), meaning=Path(said_in))
+            sounds = Sounds(wav[:, : round(seconds * run.sample_rate)], said)
+            for path, *_ in write_generated(samples, run, request, [0], sounds, "rendered"):
                 log.debug("%s", path)
     if label_values(run):
         _write_takes(run, metrics, sides, recordings)
@@ -569,7 +570,7 @@ def _with_sampling(run: Run, held_out: Sequences, training: Sequences, codes: Co
 
 def _write_samples(run: Run, metrics: Metrics, prefix: str, seconds: float, weights: Path | None = None) -> None:
     for path, seed, _ in write_generated(
-        run.folder / "samples", run, seconds, range(NUM_SAMPLES), prefix=prefix, weights=weights
+        run.folder / "samples", run, FileRequest(seconds), range(NUM_SAMPLES), prefix=prefix, weights=weights
     ):
         metrics.audio(f"samples/{seed}", read_audio(path), run.sample_rate, run.step)
 
