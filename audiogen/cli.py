@@ -352,6 +352,9 @@ def generate(
     min_p: Annotated[
         float | None, typer.Option(help="Drop codes less probable than this fraction of the most probable one.")
     ] = None,
+    best_of: Annotated[
+        int, typer.Option(help="Draw each file so many times; keep the one that says most clearly what is asked for.")
+    ] = 1,
     seed: Annotated[int | None, typer.Option(help="Seed of the first file; the others count up.")] = None,
     precision: Annotated[str, typer.Option(help="Weights in an engine: fp32, bf16 or int8.")] = "fp32",
     stream: Annotated[bool, typer.Option("--stream", help="Write each WAV while it is generated.")] = False,
@@ -369,7 +372,7 @@ def generate(
     if stream and length is None and seconds is not None:
         raise ConfigError("--stream: a stream has no end of its own; give --seconds a number")
     from .audio.coding import Coding
-    from .generation.request import DEFAULT_SECONDS, check_guidance, check_precision
+    from .generation.request import DEFAULT_SECONDS, check_best_of, check_guidance, check_precision
     from .models.sampling import Sampling
 
     coding = Coding(format.lower(), bits)
@@ -378,7 +381,8 @@ def generate(
     Sampling(**filters)
     check_precision(precision)
     check_guidance(1.0 if guidance is None else guidance)
-    seeds_of_files(num, seed)
+    check_best_of(best_of)
+    seeds_of_files(num * best_of, seed)
     check_is_run(run)
     from .commands.samples import FileRequest, asked_like, generate_files, stream_files
     from .runs.run import load_run
@@ -397,7 +401,7 @@ def generate(
         length = audio_info(meaning).duration
     elif seconds is None and (stream or prompt is not None or not loaded.knows_ends):
         length = DEFAULT_SECONDS
-    request = FileRequest(length, prompt, prompt_seconds, only_new, sampling, asked, guidance, meaning, coding)
+    request = FileRequest(length, prompt, prompt_seconds, only_new, sampling, asked, guidance, meaning, coding, best_of)
     if stream:
         for made in stream_files(loaded, out, request, num, seed):
             console.print(

@@ -92,6 +92,7 @@ class FileRequest:
         guidance: of `Run.generate`.
         meaning: a sound file to render, for a run with stages.
         coding: format, which also ends the names, and bits per sample.
+        best_of: of `Run.generate`.
 
     Raises:
         ConfigError: settings do not fit each other, or a duration is out of range.
@@ -106,6 +107,7 @@ class FileRequest:
     guidance: float | None = None
     meaning: Path | None = None
     coding: Coding = Coding()
+    best_of: int = 1
 
     def __post_init__(self) -> None:
         if self.seconds is None and (self.prompt is not None or self.meaning is not None):
@@ -161,7 +163,8 @@ def write_generated(
     for first in range(0, len(seeds), size):
         some = seeds[first : first + size]
         if request.seconds is None:
-            asked, lengths = run.request_with_end(some, request.sampling, request.asked, request.guidance)
+            how = (request.sampling, request.asked, request.guidance, request.best_of)
+            asked, lengths = run.request_with_end(some, *how)
             made = run.generate_request(max(lengths) / run.sample_rate, asked)
         else:
             asked = _asked(run, request, some, sounds)
@@ -188,6 +191,7 @@ def _asked(run: Run, request: FileRequest, seeds: Sequence[int], sounds: Sounds)
         guidance=request.guidance,
         seconds=request.seconds,
         meaning=sounds.meaning,
+        best_of=request.best_of,
     )
 
 
@@ -248,7 +252,7 @@ def generate_files(
     run: Run, out: Path, request: FileRequest, num: int, seed: int | None = None
 ) -> Iterator[tuple[Path, int, dict[str, str]]]:
     """Generate `num` files with consecutive seeds, beginning with `seed` or a random one: `audiogen generate`."""
-    seeds = seeds_of_files(num, seed)
+    seeds = seeds_of_files(num * request.best_of, seed)[:: request.best_of]
     return write_generated(out, run, request, seeds, request.read(run), "sample")
 
 

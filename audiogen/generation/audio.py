@@ -12,6 +12,7 @@ from ..audio.stereo import StereoImage, StereoLimiter
 from ..errors import ConfigError
 from ..frontends import Frontend
 from ..models.sequence_model import SequenceModel
+from .best import generate_best
 from .cascade import encoded, with_stages_before
 from .generate import generate, stream
 from .request import Generation, Request, Until
@@ -48,7 +49,8 @@ def generate_sound(
         GenerationError: the model predicts NaN or infinity.
     """
     begin, end, num_frames, request = _measured(frontend, seconds, request, MAX_SAMPLES / request.batch_size)
-    codes, limiter = generate(model, num_frames, request), _limiter(frontend, image)
+    make, limiter = generate if request.best_of == 1 else generate_best, _limiter(frontend, image)
+    codes = make(model, num_frames, request)
     with torch.no_grad():
         wav = frontend.decode(codes.x, limiter)[..., begin:end]
     return Generation(wav, codes.seeds, (end - begin,) * len(codes.seeds), tuple(limiter.reductions))
@@ -67,6 +69,8 @@ def stream_sound(
             more than one item.
         GenerationError: the model predicts NaN or infinity.
     """
+    if request.best_of > 1:
+        raise ConfigError("best_of: a stream plays what is drawn first; leave it at 1")
     if frontend.spec.hop_length is None and request.batch_size != 1:
         raise ConfigError(f"num: codes of a variable rate stream one item at a time, not {request.batch_size}")
     most = MAX_STREAM_SECONDS * frontend.spec.sample_rate

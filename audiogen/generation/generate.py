@@ -87,8 +87,8 @@ def _frames(model: SequenceModel, prompt: Tensor, num_frames: int, request: Requ
     total, begun = P + num_frames, pattern.stride * P  # the step at which the first new frame begins
     num_steps, emitted = pattern.num_steps(total), P
     low, seq = begun, prompt[:, :, :0]  # steps [low, ...)
-    with _evaluating(model), _bar(num_steps - begun) as bar:
-        engine = choose(model, replace(request, conditions=_extended(request.conditions, total)))
+    with evaluating(model), _bar(num_steps - begun) as bar:
+        engine = choose(model, replace(request, conditions=extended(request.conditions, total)))
         engine.prefill(pattern.apply(prompt, hole, 0, begun))
         # Conditions change at the same frames in every engine.
         seconds_at_once = engine.seconds_at_once if request.changes is None else Engine.seconds_at_once
@@ -107,7 +107,7 @@ def _frames(model: SequenceModel, prompt: Tensor, num_frames: int, request: Requ
                 if request.changes is not None and start > begun:
                     following = next(request.changes, None)
                     if following is not None:
-                        engine.change(_extended(following, total))
+                        engine.change(extended(following, total))
                 engine.decode(seq[:, :, start - low : stop - low], known[:, drawn], numbers[:, drawn])
                 bar.update(stop - start)
                 whole = min(pattern.num_whole_frames(stop), total)
@@ -143,7 +143,7 @@ def _bar(steps: int) -> tqdm:
 
 
 @contextmanager
-def _evaluating(model: SequenceModel) -> Iterator[None]:
+def evaluating(model: SequenceModel) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -153,7 +153,7 @@ def _evaluating(model: SequenceModel) -> Iterator[None]:
             module.training = training
 
 
-def _extended(conditions: AskedConditions | None, num_frames: int) -> AskedConditions:
+def extended(conditions: AskedConditions | None, num_frames: int) -> AskedConditions:
     """Say nothing after the end of conditions of fewer frames: beyond their last frame, that one holds."""
     conditions = conditions or {}
     longer = {

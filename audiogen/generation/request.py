@@ -26,6 +26,9 @@ MAX_BATCH_SIZE = 2**16
 #: Beyond this, guidance leaves nothing of what the model has learned.
 MAX_GUIDANCE = 100.0
 
+#: More draws than this of an item find hardly a better one, and a typo would take hours.
+MAX_BEST_OF = 64
+
 
 def check_precision(precision: str) -> None:
     """Raise a ConfigError if the precision is unknown."""
@@ -37,6 +40,12 @@ def check_guidance(scale: float) -> None:
     """Raise a ConfigError if the scale of guidance is out of range."""
     if not 0 <= scale <= MAX_GUIDANCE:
         raise ConfigError(f"guidance: must be from 0 to {MAX_GUIDANCE:g}, got {scale}")
+
+
+def check_best_of(count: int) -> None:
+    """Raise a ConfigError if items are to be drawn less than once, or too often."""
+    if not 1 <= count <= MAX_BEST_OF:
+        raise ConfigError(f"best_of: must be from 1 to {MAX_BEST_OF}, got {count}")
 
 
 def check_batch_size(count: int) -> None:
@@ -115,9 +124,12 @@ class Request:
         guidance: scale of classifier-free guidance: 0 ignores the conditions, 1 is the model without guidance, and
             more follows the conditions more closely. Any value but 1 needs a second row per item.
         before: for `generate_sound` and `stream_sound`, the stage whose codes are a condition of this one.
+        best_of: for `generate_sound`, how often each item is drawn, with its seed and the ones after it; the one that
+            says most clearly what is asked for is kept (see generation/best.py).
 
     Raises:
-        ConfigError: the numbers of items differ or are too large, or a seed or the precision is invalid.
+        ConfigError: the numbers of items differ or are too large, a seed or the precision is invalid, or items of
+            stages or of changing conditions are to be drawn repeatedly.
 
     Example:
         >>> Request(seeds=[5, 6]).batch_size
@@ -134,6 +146,7 @@ class Request:
     changes: "Iterator[AskedConditions] | None" = None
     guidance: float = 1.0
     before: "Before | None" = None
+    best_of: int = 1
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
@@ -149,6 +162,9 @@ class Request:
             if items not in (1, count):
                 raise ConfigError(f"conditions: one {name} per item is needed, or one for all {count}, got {items}")
         check_guidance(self.guidance)
+        check_best_of(self.best_of)
+        if self.best_of > 1 and (self.before is not None or self.changes is not None):
+            raise ConfigError("best_of: only for a run without stages, and not in a stream; leave it at 1")
         seeds = tuple(choose_seeds(1, int(seed))[0] for seed in self.seeds)
         if not seeds:
             seeds = tuple(fresh_seeds(count))

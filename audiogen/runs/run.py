@@ -43,6 +43,7 @@ from ..generation.request import (
     Generation,
     Request,
     check_batch_size,
+    check_best_of,
     check_precision,
     choose_seeds,
 )
@@ -223,12 +224,13 @@ class Run:
         conditions: Mapping[str, Any] | None = None,
         guidance: float | None = None,
         meaning: Tensor | None = None,
+        best_of: int = 1,
     ) -> Tensor:
         """Generate sound.
 
         Args:
             seconds: seconds of new sound, after the prompt; None for the duration of the meaning, or 4 without one.
-            num: number of items; item i uses seed + i, so that each can be repeated by itself.
+            num: number of items; item i uses seed + i * best_of, so that each can be repeated by itself.
             seed: seed of the first item; None chooses a random one and logs it.
             prompt: wav (1, N) or (1, 1, N) at `sample_rate` to continue. Of a run with stages, it is cut to whole
                 frames.
@@ -241,6 +243,8 @@ class Run:
             guidance: how strongly to follow the conditions; 1 is as learned, None the run's own default.
             meaning: for a run with stages, wav (1, N) or (1, 1, N) at `sample_rate` whose codes in the first stage are
                 rendered, in the prompt's voice if there is one; when they end, new ones follow.
+            best_of: draw each item so many times, with consecutive seeds, and keep the one that, to the model itself,
+                says most clearly what is asked for.
 
         Returns:
             (num, C, N) float32 in [-1, 1] on the model's device, beginning with the prompt as encoded and decoded by
@@ -256,7 +260,7 @@ class Run:
             >>> wavs = load_run("runs/mine").generate(seconds=4, num=4, seed=0)  # doctest: +SKIP
         """
         seconds = self._seconds(seconds, meaning)
-        request = self.request(num, seed, prompt, sampling, seeds, conditions, guidance, seconds, meaning)
+        request = self.request(num, seed, prompt, sampling, seeds, conditions, guidance, seconds, meaning, best_of)
         made = self.generate_request(seconds, request)
         log_reductions(made.reductions)
         return made.x
@@ -325,6 +329,7 @@ class Run:
         guidance: float | None = None,
         seconds: float | None = None,
         meaning: Tensor | None = None,
+        best_of: int = 1,
     ) -> Request:
         """Return the request for these arguments of `generate`, at the precision of the run.
 
@@ -332,8 +337,9 @@ class Run:
         `seconds` with complete sounds, as long as training files; without them, or after a prompt, nothing says where a
         sound ends.
         """
+        check_best_of(best_of)
         if seeds is None:
-            seeds = choose_seeds(num, seed)
+            seeds = choose_seeds(num * best_of, seed)[::best_of]
             if seed is None:
                 log.info("seed drawn: %d, counting up", seeds[0])
         check_batch_size(len(seeds) or 1)  # before asking for the conditions of each
@@ -348,7 +354,7 @@ class Run:
             wav = wav[..., : wav.shape[2] // hop_length * hop_length or None]
         if seconds is not None and wav is None and self.knows_ends:
             conditions = self._with_ends(conditions, seeds, seconds)
-        return self._request(seeds, wav, sampling, conditions, guidance, meaning)
+        return replace(self._request(seeds, wav, sampling, conditions, guidance, meaning), best_of=best_of)
 
     def _with_ends(self, conditions: Mapping[str, Any] | None, seeds: Sequence[int], seconds: float) -> dict[str, Any]:
         """Ask for complete sounds, as long as training files, that fill `seconds`, unless their ends are given."""
@@ -414,6 +420,7 @@ class Run:
         sampling: Sampling | Mapping[str, Sampling] | None = None,
         conditions: Mapping[str, Any] | None = None,
         guidance: float | None = None,
+        best_of: int = 1,
     ) -> tuple[Request, list[int]]:
         """Return a request for complete sounds, and the number of samples of each, which is that of a training file.
 
@@ -432,7 +439,8 @@ class Run:
         lengths = [self._num_samples(durations[0]) for durations in asked.durations]
         frames = [self.frontend.num_frames(length) for length in lengths]
         whole = {**(conditions or {}), **dict.fromkeys(ends, frames)}
-        return self.request(seeds=seeds, sampling=sampling, conditions=whole, guidance=guidance), lengths
+        request = self.request(seeds=seeds, sampling=sampling, conditions=whole, guidance=guidance, best_of=best_of)
+        return request, lengths
 
     def conditions_of(self, path: str | Path) -> dict[str, Any]:
         """Return the conditions of a recording, to generate variations of it.

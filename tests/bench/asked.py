@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=200, help="sounds for each guidance")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first one")
     parser.add_argument("--guidance", type=float, nargs="+", default=[1, 1.5, 2, 3, 5])
+    parser.add_argument("--best-of", type=int, default=1, help="draw each sound so many times, and keep the best")
     parser.add_argument("--pocketsphinx", metavar="LABEL", help="the label that is a spoken digit, 0 to 9")
     parser.add_argument("--basic-pitch", metavar="LABEL", help="the label that is a pitch, as a MIDI number")
     parser.add_argument("--values", action="store_true", help="show each value of each label, too")
@@ -80,7 +81,10 @@ def main() -> None:
     trips = list(round_trips(run, recordings))
     sets: Iterator[tuple[str, list[Labelled]]] = itertools.chain(
         [("held-out files", recordings), ("their round trips", trips)],
-        ((f"guidance {scale:g}", generate_sounds(run, args.num, args.seed, guidance=scale)) for scale in args.guidance),
+        (
+            (f"guidance {scale:g}", generate_sounds(run, args.num, args.seed, guidance=scale, best_of=args.best_of))
+            for scale in args.guidance
+        ),
     )
     labels = list(judge.values)
     header = ["sounds", *(f"{label}, heard" for label in labels), "variety", "KAD x 1000"]
