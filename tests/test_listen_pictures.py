@@ -13,7 +13,7 @@ from PIL import Image
 from audiogen.audio.dsp import hz_to_mel, mel_filterbank
 from audiogen.listen import write_page
 from audiogen.listen.charts import Line, line_chart, nice_ticks, spread, thinned
-from audiogen.listen.clips import Clip, clip_cards, time_span
+from audiogen.listen.clips import Clip, clip_cards, time_spans
 from audiogen.listen.html import format_number, picture, section, table, text, write_document
 from audiogen.listen.spectrograms import NUM_MELS, SHADES, mel_power, outline
 
@@ -83,7 +83,17 @@ def test_tiny_silent_and_long_sounds(tmp_path):
     assert "the pictures show the first 10.0" in cards[2] and "the pictures show" not in cards[3]
     assert all("nan" not in card.split("</audio>")[1] for card in cards)
     assert clip_cards([]) == []
-    assert time_span([0.4, 0.5, 4.0]) == 4.0 and time_span([20, 30, 30]) == 30 and time_span([4, 4, 600]) == 12
+    assert time_spans([20, 30, 30]) == [30] * 3 and time_spans([4, 4, 600]) == [12] * 3
+
+
+def test_short_clips_share_a_time_axis_of_their_own(tmp_path):
+    """Drum hits of 0.3 s were slivers beside a clip of 4 s."""
+    assert time_spans([0.4, 0.5, 4.0]) == [0.5, 0.5, 4.0] and time_spans([0.3, 0.4]) == [0.4, 0.4]
+    paths = [put(tmp_path, name, tone(seconds)) for name, seconds in (("hit", 0.3), ("tap", 0.15), ("loop", 4.0))]
+    cards = clip_cards([Clip(path, path.stem) for path in paths])
+    for card, span, width in zip(cards, (0.3, 0.3, 4.0), (100, 50, 100), strict=True):
+        assert f'data-span="{span:.4f}"' in card and f'style="width:{width:.2f}%"' in card
+        assert ("A short clip: its time axis ends at 0.3 seconds" in card) == (span < 1)
 
 
 def test_ticks_labels_and_long_curves():

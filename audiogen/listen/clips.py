@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 
@@ -16,6 +16,9 @@ from ..errors import AudioReadError
 from .charts import SVG, frame, nice_ticks, tidy
 from .html import Html, heading, player, png_uri, text
 from .spectrograms import COLUMNS, DECIBELS, SHADES, mel_image, mel_power, outline
+
+#: Share of the common time axis below which a clip is drawn on another one.
+SHORT = 0.25
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,10 @@ class Scale:
 
 
 def clip_cards(clips: Sequence[Clip]) -> list[Html]:
-    """Make a card for each clip, in order, all with the same scales of time, frequency and loudness.
+    """Make a card for each clip, in order, all with the same scales of frequency and loudness.
 
-    The common scales make a quiet clip look quiet and a short one short. The card of an unreadable file states why it
-    can't be read.
+    The common scales make a quiet clip look quiet. The time axis is common too, but for clips that would be slivers on
+    it: these share another one. The card of an unreadable file states why it can't be read.
     """
     wavs: dict[int, tuple[torch.Tensor, int]] = {}
     trouble: dict[int, str] = {}
@@ -86,36 +89,40 @@ def clip_cards(clips: Sequence[Clip]) -> list[Html]:
             wavs[index] = read_audio(clip.path), audio_info(clip.path).sample_rate
         except AudioReadError as error:
             trouble[index] = str(error)
-    span = time_span([wav.shape[-1] / rate for wav, rate in wavs.values()])
+    spans = dict(zip(wavs, time_spans([wav.shape[-1] / rate for wav, rate in wavs.values()]), strict=True))
     top = max((rate for _, rate in wavs.values()), default=0) / 2
-    sounds = {index: _sound(wav, rate, span, top) for index, (wav, rate) in wavs.items()}
+    sounds = {index: _sound(wav, rate, spans[index], top) for index, (wav, rate) in wavs.items()}
     scale = Scale(
-        span,
+        max(spans.values(), default=1.0),
         top,
         _round_up(max((float(s.wav.abs().max()) for s in sounds.values()), default=0.0)),
         max((float(s.power.max()) for s in sounds.values()), default=0.0) or 1.0,
     )
     return [
-        _card(clip, sounds[index], scale) if index in sounds else _trouble_card(clip, trouble[index])
+        _card(clip, sounds[index], replace(scale, span=spans[index]), scale.span)
+        if index in sounds
+        else _trouble_card(clip, trouble[index])
         for index, clip in enumerate(clips)
     ]
 
 
-def time_span(seconds: Sequence[float]) -> float:
-    """Return the length of the common time axis in seconds.
+def time_spans(seconds: Sequence[float]) -> list[float]:
+    """Return the length of the time axis of clips in seconds.
 
-    It is the longest duration, but at most the larger of 10 s and three times the median, so that one very long file
-    does not squeeze all others.
+    The common one is the longest duration, but at most the larger of 10 s and three times the median, so that one very
+    long file does not squeeze all others. Clips of less than SHORT of it share one that ends with the longest of them.
     """
     if not seconds:
-        return 1.0
-    return min(max(seconds), max(10.0, 3 * statistics.median(seconds)))
+        return []
+    common = min(max(seconds), max(10.0, 3 * statistics.median(seconds)))
+    short = max((length for length in seconds if length < SHORT * common), default=common)
+    return [short if length < SHORT * common else common for length in seconds]
 
 
 def legend() -> Html:
     """Explain how to read the pictures, with a colour scale."""
     said = text(
-        "All pictures share the same axes, so a quiet clip looks quiet. Above is the waveform: amplitude over time, "
+        "All pictures share the same axes, so a quiet clip looks quiet; only short clips have another time axis. Above is the waveform: amplitude over time, "
         "where 1 is full scale. Below is the mel spectrogram: low frequencies at the bottom, high ones at the top, "
         "loud parts bright. Tap a picture to play from there.",
         style="note",
@@ -138,8 +145,10 @@ def _round_up(peak: float) -> float:
     return next((p for p in (0.05, 0.1, 0.2, 0.3, 0.5, 0.7) if peak <= p), max(1.0, peak))
 
 
-def _card(clip: Clip, sound: Sound, scale: Scale) -> Html:
+def _card(clip: Clip, sound: Sound, scale: Scale, common: float) -> Html:
     notes = list(clip.notes)
+    if scale.span < common:
+        notes.append(f"A short clip: its time axis ends at {tidy(round(scale.span, 2))} seconds.")
     if sound.seconds > scale.span + 0.01:
         notes.append(f"{sound.seconds:.1f} seconds; the pictures show the first {scale.span:.1f}.")
     x_ticks = [(at / scale.span, tidy(at)) for at in nice_ticks(0, scale.span)]
