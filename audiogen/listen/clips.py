@@ -122,9 +122,9 @@ def time_spans(seconds: Sequence[float]) -> list[float]:
 def legend() -> Html:
     """Explain how to read the pictures, with a colour scale."""
     said = text(
-        "All pictures share the same axes, so a quiet clip looks quiet; only short clips have another time axis. Above is "
-        "the waveform: amplitude over time, where 1 is full scale. Below is the mel spectrogram: low frequencies at the "
-        "bottom, high ones at the top, loud parts bright. Tap a picture to play from there.",
+        "All pictures share the same axes, so a quiet clip looks quiet; only short clips have another time axis. Above "
+        "is the waveform: amplitude over time, where 1 is full scale. Below is the mel spectrogram: low frequencies at "
+        "the bottom, high ones at the top, loud parts bright. Tap a picture to play from there.",
         style="note",
     )
     stops = ",".join(f"rgb({r} {g} {b})" for r, g, b in SHADES[:: len(SHADES) // 8])
