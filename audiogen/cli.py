@@ -465,6 +465,29 @@ def listen(
 
 
 @app.command()
+def serve(
+    run: GivenRun,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")] = 7860,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; by default, only this machine reaches it. There is no password.")
+    ] = "127.0.0.1",
+    max_seconds: Annotated[
+        float, typer.Option(min=0.5, max=600, help="Maximum seconds of new sound in a request.")
+    ] = 60.0,
+    precision: Annotated[str, typer.Option(help="Weights in an engine: fp32, bf16 or int8.")] = "fp32",
+    device: Device = "auto",
+) -> None:
+    """Generate in the browser, and over HTTP: serve a page and an API."""
+    check_is_run(run)
+    from .generation.request import check_precision
+
+    check_precision(precision)
+    from .commands.serve import serve as run_serve
+
+    run_serve(run, host, port, max_seconds, device, precision)
+
+
+@app.command()
 def push(
     run: Given,
     name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Its name on the hub.")],

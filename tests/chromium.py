@@ -85,8 +85,8 @@ class Chromium:
         finally:
             os.close(self.out), os.close(self.back)
 
-    def open(self, path: Path, width: int = 1200, height: int = 800, dark: bool = False) -> None:
-        """Opens a file in a window of so many CSS pixels, as a phone would below 600, and waits until it has loaded."""
+    def open(self, path: Path | str, width: int = 1200, height: int = 800, dark: bool = False) -> None:
+        """Opens a file or address in a window of so many CSS pixels, as a phone would below 600, and waits for it."""
         self.send(
             "Emulation.setDeviceMetricsOverride",
             tab=True,
@@ -100,7 +100,12 @@ class Chromium:
             tab=True,
             features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
         )
-        self.errors, self.requests, self.loaded, self.page = [], [], False, path.resolve().as_uri()
+        self.errors, self.requests, self.loaded, self.page = (
+            [],
+            [],
+            False,
+            path if isinstance(path, str) else path.resolve().as_uri(),
+        )
         self.send("Page.navigate", tab=True, url=self.page)
         self.wait(lambda: self.loaded)
 

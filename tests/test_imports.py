@@ -46,10 +46,12 @@ ALLOWED = {
         "listen",
         "models",
         "runs",
+        "serve",
         "spec",
         "training",
         "utils",
     },
+    "serve": {"audio", "data", "errors", "generation", "models", "runs", "utils"},
     "testing": {"errors", "frontends", "generation", "models"},
     "course": {"audio", "errors", "frontends", "listen", "models", "spec", "utils"},
     "listen": {"audio", "errors", "evaluation", "runs", "training", "utils"},
@@ -81,7 +83,19 @@ ALLOWED = {
 #: The one place that touches sound files.
 AUDIO = {"audio"}
 #: What stands on all the rest: runs, and what is done with them.
-TOP = {"__main__", "cli", "commands", "course", "doctor", "evaluation", "listen", "runs", "testing", "training"}
+TOP = {
+    "__main__",
+    "cli",
+    "commands",
+    "course",
+    "doctor",
+    "evaluation",
+    "listen",
+    "runs",
+    "serve",
+    "testing",
+    "training",
+}
 
 
 def read_imports(package):
@@ -283,6 +297,9 @@ finally:
         ("evaluate gone gone", 1),
         ("push gone me/drums", 1),
         ("push FOLDER drums", 2),
+        ("serve gone", 1),
+        ("serve hf://drums", 2),
+        ("serve FOLDER --port 0", 2),
         ("listen gone", 1),
     ],
 )

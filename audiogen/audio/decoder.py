@@ -110,6 +110,11 @@ class Decoder:
         self._file.close()
 
     @property
+    def sample_rate(self) -> int:
+        """Sample rate in Hz."""
+        return self._file.sample_rate
+
+    @property
     def info(self) -> AudioInfo:
         """Properties of the file. If the file states no length, it is decoded to the end, by another decoder."""
         if self._info is None and self.num_samples is None:

@@ -20,7 +20,7 @@ import soundfile
 import soxr
 import torch
 
-from ..errors import AudiogenError, ConfigError
+from ..errors import AudiogenError, AudioReadError, ConfigError
 from ..utils.files import atomic_write_bytes
 from ..utils.installation import load_torchaudio
 from .coding import Coding
@@ -137,6 +137,36 @@ def read_blocks(
     """
     with Decoder(path) as decoder:
         yield from _read(decoder, sample_rate, start=0, num_samples=None, block_seconds=block_seconds)
+
+
+def read_at_most(path: str | Path, sample_rate: int, seconds: float) -> torch.Tensor:
+    """Read a sound file of a stranger as mono, and refuse one that is longer than `seconds`.
+
+    No more than `seconds` are decoded, whatever the file states: one of a megabyte can hold days of silence.
+
+    Returns:
+        (1, N) float32 in [-1, 1] at `sample_rate`, as `read_audio` returns it; N is 0 if it is too short for a sample.
+
+    Raises:
+        AudioReadError: as in `read_audio`, or the file is too long.
+
+    Example:
+        >>> write_audio("a.wav", torch.zeros(1, 8000), 8000)
+        >>> read_at_most("a.wav", 8000, seconds=0.5)
+        Traceback (most recent call last):
+        audiogen.errors.AudioReadError: a.wav: is longer than 0.5 s; cut it
+    """
+    with Decoder(path) as decoder:
+        most, blocks = int(seconds * decoder.sample_rate), []
+        while decoder.num_samples is None or decoder.position < min(decoder.num_samples, most + 1):
+            samples = decoder.next(min(1 << 16, most + 1 - decoder.position))
+            if len(samples) == 0:
+                break
+            blocks.append(mono_mix(samples))  # one channel of up to 8
+            if decoder.position > most:
+                raise AudioReadError(f"{path}: is longer than {seconds:g} s; cut it")
+        wav = torch.from_numpy(np.concatenate([np.zeros(0, np.float32), *blocks])).clamp(-1, 1)[None]
+        return resample(wav, decoder.sample_rate, sample_rate).clamp(-1, 1)
 
 
 def write_audio(

@@ -43,26 +43,26 @@ def write_chunks(path: Path, chunks: Iterable[Tensor], sample_rate: int, bits: i
                     f"{path}: NaN, infinite or absurd samples (beyond {MAX_PEAK:g}, where full scale is 1) can't be "
                     "written; find out where they come from"
                 )
-            data = _encoded(samples.clip(-1, 1), bits)
+            data = encode_samples(samples.clip(-1, 1), bits)
             try:
                 if num_samples == 0:
                     width = samples.shape[1] * bits // 8
-                    start = file.write(_header(0, sample_rate, bits, samples.shape[1]))
+                    start = file.write(wav_header(0, sample_rate, bits, samples.shape[1]))
                 written = num_samples * width
                 file.seek(start + written)
                 file.write(data + b"\0" * ((written + len(data)) % 2))  # a RIFF chunk ends at an even byte
                 file.flush()  # before the header that states it
                 num_samples += len(samples)
                 file.seek(0)
-                file.write(_header(num_samples, sample_rate, bits, samples.shape[1]))
+                file.write(wav_header(num_samples, sample_rate, bits, samples.shape[1]))
                 file.flush()
             except OSError as error:
                 raise _unwritten(path, error, num_samples * width) from error
     return num_samples
 
 
-def _encoded(samples: np.ndarray, bits: int) -> bytes:
-    """Encode float32 samples as little-endian integers of 16 or 24 bits, or as they are."""
+def encode_samples(samples: np.ndarray, bits: int = 16) -> bytes:
+    """Encode float32 samples in [-1, 1] as little-endian integers of 16 or 24 bits, or as they are."""
     if bits == 32:
         return samples.astype("<f4").tobytes()
     scale = 2.0 ** (bits - 1)
@@ -70,7 +70,7 @@ def _encoded(samples: np.ndarray, bits: int) -> bytes:
     return whole.view(np.uint8).reshape(-1, 4)[:, : bits // 8].tobytes()
 
 
-def _header(num_samples: int, sample_rate: int, bits: int, num_channels: int) -> bytes:
+def wav_header(num_samples: int, sample_rate: int, bits: int = 16, num_channels: int = 1) -> bytes:
     """Return a RIFF WAVE header; a size of more than 32 bits is stated as the maximum.
 
     It has 44 bytes, or 58 for floats: a header of anything but PCM also states the number of samples.
