@@ -28,6 +28,7 @@ from .commands.options import (
 from .errors import AudiogenError, ConfigError, printable, reports
 from .runs.address import check_name, is_address, parse_address
 from .utils.files import check_folder_is_there, check_holds_config, check_is_no_file
+from .utils.graph import check_export
 from .utils.terminal import Terminal, Terminated, set_up
 
 app = typer.Typer(
@@ -449,6 +450,35 @@ def evaluate(
             table.add_row(*row)
         console.print(table)
     console.print(in_words(report))
+
+
+@app.command()
+def export(
+    run: GivenRun,
+    out: Given,
+    format: Annotated[
+        str,
+        typer.Option(
+            metavar="onnx|web|torch",
+            help="ONNX; ONNX with a page that plays the run in a browser; or programs of torch.export.",
+        ),
+    ] = "onnx",
+    precision: Annotated[
+        str, typer.Option(metavar="fp32|fp16", help="How the weights are stored; fp16 halves the file.")
+    ] = "fp32",
+    settings: Settings = None,
+) -> None:
+    """Write a run as graphs that run without audiogen, and check each against PyTorch."""
+    check_is_no_file(out)
+    check_export(format, precision)
+    of_frontend, rest = frontend_settings(settings or [])
+    refuse_settings(rest)
+    check_is_run(run)
+    from .commands.export import export_files
+    from .runs.run import load_run
+
+    for line in export_files(load_run(run), out, format, precision, of_frontend):
+        console.print(line)
 
 
 @app.command()

@@ -86,6 +86,10 @@ class HubError(AudiogenError):
     """A run can't be loaded from the hub or pushed to it."""
 
 
+class ExportError(AudiogenError):
+    """A part can't be exported, or its graph differs from the model."""
+
+
 class DownloadError(AudiogenError):
     """A download is missing, incomplete, or does not match its checksum."""
 

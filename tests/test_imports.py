@@ -295,6 +295,8 @@ finally:
         ("generate FOLDER --out out --format mp3", 2),
         ("generate hf://drums --out out", 2),
         ("evaluate gone gone", 1),
+        ("export gone out", 1),
+        ("export FOLDER out --format onyx", 2),
         ("push gone me/drums", 1),
         ("push FOLDER drums", 2),
         ("serve gone", 1),

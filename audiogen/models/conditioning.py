@@ -441,6 +441,8 @@ class Text(Condition):
         """
         B, L, T = x.shape
         rows = x.transpose(1, 2).reshape(B * T, L).long()
+        if len(rows) == 1:
+            return rows, torch.zeros(B, T, dtype=torch.int64, device=x.device)
         begins = torch.ones(len(rows), dtype=torch.bool, device=x.device)
         begins[1:] = (rows[1:] != rows[:-1]).any(dim=1)  # a text is encoded once for all frames that it holds for
         return rows[begins], (begins.cumsum(0) - 1).view(B, T)
@@ -455,7 +457,8 @@ class Text(Condition):
     def _read(self, texts: Tensor) -> tuple[Tensor, Tensor]:
         """Return the transformer's outputs (N, longest, E) for texts (N, L), and which bytes are given."""
         given = texts > 0
-        longest = max(1, int(given.sum(dim=1).max()))
+        # A graph has fixed shapes; the bytes after the end change nothing.
+        longest = texts.shape[1] if torch.compiler.is_exporting() else max(1, int(given.sum(dim=1).max()))
         return self.encoder(self.table(texts[:, :longest]))[0], given[:, :longest]
 
     def serve(self, num_layers: int) -> None:

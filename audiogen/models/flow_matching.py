@@ -173,11 +173,14 @@ class FlowMatchingHead(Head):
         return torch.cat([h_given, h_null, torch.full_like(h_given[:, :1], scale)], dim=1)
 
     def sample(self, h: Tensor, sampling: Sampling, uniforms: Tensor) -> Tensor:
-        size, scale = self.dim + self.num_features, None
+        return self.draw_from(h, sampling.temperature * torch.special.ndtri(uniforms).to(h.dtype))
+
+    def draw_from(self, h: Tensor, noise: Tensor) -> Tensor:
+        """Move noise (B, F) to frames (B, F), as `sample` does; h is its input."""
+        size, scale, x = self.dim + self.num_features, None, noise
         if h.shape[1] > size:
             h, null, scale = h[:, :size], h[:, size : 2 * size], h[:, -1:]
             h = torch.cat([h, null])
-        x = sampling.temperature * torch.special.ndtri(uniforms).to(h.dtype)  # (B, F)
         # What does not depend on x, for all levels at once: most of the weights are then read once, not at each.
         levels = torch.arange(self.VELOCITIES, device=x.device, dtype=x.dtype) / self.VELOCITIES
         modulations, gains = self._conditioned(

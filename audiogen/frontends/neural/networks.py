@@ -102,12 +102,17 @@ class Encoder(nn.Module):
         seen = wav[:, : (SPECTRA * num_frames - 1) * half_hop + n_fft]
         spectra = torch.stft(seen, n_fft, half_hop, window=self.window, center=False, return_complex=True) / (n_fft / 4)
         spectra = spectra.transpose(1, 2)  # (B, SPECTRA T, bins)
-        magnitude = spectra.abs().clamp_min(FLOOR)
-        parts = torch.view_as_real(spectra * magnitude ** (COMPRESSION - 1))
-        features = torch.cat([1 + 0.2 * magnitude.log(), parts[..., 0], parts[..., 1]], dim=2)
+        features = self.features(spectra.real, spectra.imag, spectra.abs())
         features = features.reshape(len(wav), num_frames, -1)  # (B, T, SPECTRA 3 bins)
         y, inner = self.blocks(features, state and state["blocks"])
         return torch.tanh(y / BOUND).transpose(1, 2), {"waiting": waiting, "blocks": inner}
+
+    @staticmethod
+    def features(re: Tensor, im: Tensor, magnitude: Tensor) -> Tensor:
+        """Compute the features of bins from their parts and their magnitude: (..., bins) each -> (..., 3 bins)."""
+        magnitude = magnitude.clamp_min(FLOOR)
+        scale = magnitude ** (COMPRESSION - 1)
+        return torch.cat([1 + 0.2 * magnitude.log(), re * scale, im * scale], dim=-1)
 
 
 class Decoder(nn.Module):
@@ -128,6 +133,7 @@ class Decoder(nn.Module):
         overlapping = torch.stack([parts[:-1].sum(0), parts.sum(0), parts[1:].sum(0)])
         self.register_buffer("overlapping", overlapping, persistent=False)  # (first, middle, end; half hop)
         self.blocks = Blocks(dim_in, dim, num_layers, SPECTRA * 2 * _num_bins(hop_length))
+        self.waves: nn.Module = Waves(len(window))
 
     def forward(self, x: Tensor, state: State | None = None, last: bool = True) -> tuple[Tensor, State]:
         """Decode the next frames to the samples that are complete by now; half a hop waits for the next frame.
@@ -161,9 +167,19 @@ class Decoder(nn.Module):
         log_magnitude, phase = y.reshape(batch_size, SPECTRA * num_frames, 2, -1).unbind(2)  # (B, SPECTRA T, bins)
         n_fft = len(self.window)
         magnitude = torch.exp((log_magnitude - 3).clamp(max=6)) * (n_fft / 4)
-        spectra = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
-        pieces = torch.fft.irfft(spectra, n_fft) * self.window
+        pieces = self.waves(magnitude, phase) * self.window
         return pieces.view(batch_size, SPECTRA * num_frames, OVERLAP, -1)
+
+
+class Waves(nn.Module):
+    """Turn magnitudes and phases (..., bins) into waves (..., n_fft)."""
+
+    def __init__(self, n_fft: int):
+        super().__init__()
+        self.n_fft = n_fft
+
+    def forward(self, magnitude: Tensor, phase: Tensor) -> Tensor:
+        return torch.fft.irfft(torch.complex(magnitude * phase.cos(), magnitude * phase.sin()), self.n_fft)
 
 
 def _window(hop_length: int) -> Tensor:
