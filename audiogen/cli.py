@@ -234,7 +234,7 @@ def decode(
 
 @app.command(cls=PartsCommand)
 def train(
-    folder: Given,
+    folders: Annotated[list[Path], typer.Argument(readable=False, metavar="FOLDER...")],
     out: Annotated[Path, typer.Option(readable=False, help="The run folder to create.")],
     frontend: Frontend = None,
     backbone: Backbone = None,
@@ -278,14 +278,18 @@ def train(
     ] = None,
     settings: Settings = None,
 ) -> None:
-    """Train a model on a folder of sound files or on a cache, and write a page to listen to."""
-    check_folder_is_there(folder)
+    """Train a model on a folder of sound files or on a cache, and write a page to listen to.
+
+    Of several folders, --set data.weights=[0.7,0.3] says how often each is heard.
+    """
+    for folder in folders:
+        check_folder_is_there(folder)
     parse_budget(steps, minutes, seed)
     named = parse_stages(stages)
     from .commands.train import train as run_train
 
     run_train(
-        folder,
+        folders,
         out,
         frontend=frontend,
         backbone=backbone,

@@ -14,6 +14,7 @@ from ..data import (
     Split,
     choose_conditions,
     describe_labels,
+    files_of,
     find_labels,
     is_descriptor,
     read_labels,
@@ -31,17 +32,33 @@ from .plan import Plan
 log = logging.getLogger("audiogen")
 
 
-def labels_of(source: Index | EncodedCache, pattern: str | None = None) -> Labels:
+def labels_of(source: Index | EncodedCache, pattern: str | None = None, corpora: Sequence[str] = ()) -> Labels:
     """Find the labels of a folder, or read those stored in a cache.
+
+    Args:
+        source: the files; of several folders, all of them.
+        pattern: pattern over file names.
+        corpora: names of the folders, if there are several.
 
     Raises:
         DataError: a file of labels can't be read; the message names file, row and column.
         ConfigError: the pattern is malformed or matches no file.
     """
-    if not isinstance(source, EncodedCache):
+    if isinstance(source, EncodedCache):
+        labels = read_labels(source.folder)
+        return labels if pattern is None else find_labels(source.index, pattern).over(labels)
+    if not corpora:
         return find_labels(source, pattern)
-    labels = read_labels(source.folder)
-    return labels if pattern is None else find_labels(source.index, pattern).over(labels)
+    found, errors = Labels(), []
+    for name in corpora:  # each may have a metadata.csv of its own
+        try:
+            found = found.over(find_labels(files_of(source, name), pattern))
+        except ConfigError as error:  # its names are of another pattern
+            errors.append(error)
+            found = found.over(find_labels(files_of(source, name)))
+    if len(errors) == len(corpora):
+        raise errors[0]
+    return found
 
 
 def with_conditions(

@@ -3,13 +3,24 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..config import find, from_dict, override, parse_override, part_to_dict, to_dict
-from ..data import EncodedCache, Index, Split, default_rate, fit_to, is_cache, long_enough, scan
+from ..data import (
+    EncodedCache,
+    Index,
+    Split,
+    corpus_names,
+    default_rate,
+    fit_to,
+    is_cache,
+    join_caches,
+    long_enough,
+    scan,
+)
 from ..errors import ConfigError
 from ..frontends import FRONTENDS, Frontend, frontend_to_dict, load_frontend
 from ..models.backbones import BACKBONES, Backbone
@@ -85,7 +96,8 @@ class Plan:
         """How training splits and encodes a folder."""
         frames_per_second = self.spec.sample_rate / self.frontend.longest_frame
         gap_seconds = self.model.receptive_frames / frames_per_second
-        return Outlook(self.spec, self.config.training.crop_frames, self.config.data.held_out, gap_seconds)
+        data = self.config.data
+        return Outlook(self.spec, self.config.training.crop_frames, data.held_out, gap_seconds, data.corpora)
 
     @classmethod
     def draft(cls, flags: Flags) -> "Plan":
@@ -181,8 +193,24 @@ class Plan:
         values["backbone"] |= to_dict(part.for_crops(config, pattern.num_steps(crop_frames)))
         return cls(frontend, RunConfig.from_dict(override(values, overrides)))
 
+    def over_corpora(self, names: Sequence[str]) -> "Plan":
+        """Plan for several folders, by their names; for a single one if there are none.
+
+        Raises:
+            ConfigError: the weights do not fit the folders.
+        """
+        data = self.config.data
+        if data.corpora:
+            raise ConfigError("data.corpora: follows from the folders; leave it out")
+        if data.weights and len(data.weights) != len(names):
+            raise ConfigError(
+                f"data.weights: has {len(data.weights)} weights for {len(names) or 1} folders; give one for each of "
+                "several folders, or leave it out"
+            )
+        return replace(self, config=replace(self.config, data=replace(data, corpora=tuple(names))))
+
     def split(self, index: Index) -> Split:
-        """Split a folder by content. A single file is cut, with a gap as long as the model's receptive field."""
+        """Split a folder by content, or each of several. A single file is cut, with a gap of the receptive field."""
         return self.outlook.split(index)
 
     def fit(self, index: Index) -> None:
@@ -201,21 +229,25 @@ class Plan:
         return report_left_out(cache, source)
 
 
-def open_source(folder: str | Path, strict: bool = False) -> Index | EncodedCache:
+def open_source(folders: str | Path | Sequence[Path], strict: bool = False, out: Path = Path()) -> Index | EncodedCache:
     """Open a cache, or scan a folder and log a warning for each file that is left out or odd.
 
     Args:
-        folder: a cache or a folder of sound files.
+        folders: a cache or a folder of sound files; or several of either kind.
         strict: raise an error for such files.
+        out: folder of the run, in which several caches are joined.
 
     Raises:
-        DataError: the folder has no sound.
+        ConfigError: some are caches and others folders of sound files.
+        DataError: a folder has no sound, or folders overlap.
         AudioReadError: with `strict`, a file can't be read or is odd.
-        CacheError: the cache is damaged.
+        CacheError: a cache is damaged, or caches were made by different front-ends.
     """
-    if is_cache(folder):
-        return EncodedCache.open(folder)
-    index = scan(folder, strict)
+    folders = [Path(folders)] if isinstance(folders, str | Path) else [Path(folder) for folder in folders]
+    if all_caches(folders):
+        names, caches = corpus_names(folders), [EncodedCache.open(folder) for folder in folders]
+        return join_caches(caches, names, out / "cache") if names else caches[0]
+    index = scan(folders if len(folders) > 1 else folders[0], strict)
     for file in index.rejected:
         log.warning("left out: %s: %s", file.path, file.reason)
     for file in index.files:
@@ -223,6 +255,21 @@ def open_source(folder: str | Path, strict: bool = False) -> Index | EncodedCach
             log.warning("note: %s: %s", file.path, file.note)
     index.require_files()
     return index
+
+
+def all_caches(folders: Sequence[Path]) -> bool:
+    """Return whether folders are caches rather than folders of sound files.
+
+    Raises:
+        ConfigError: some are, others are not.
+    """
+    cached = [is_cache(folder) for folder in folders]
+    if any(cached) and not all(cached):
+        raise ConfigError(
+            f"{folders[cached.index(True)]}: is a cache, but {folders[cached.index(False)]} is a folder of sound "
+            "files; give folders only, or caches only"
+        )
+    return all(cached)
 
 
 def report_left_out(cache: EncodedCache, source: Index) -> EncodedCache:

@@ -5,7 +5,7 @@ import itertools
 import logging
 import math
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +20,13 @@ from ..data import (
     EncodedCache,
     FileConditions,
     Index,
+    Labels,
     Part,
     Sequences,
     Split,
     StageFrames,
+    corpus_names,
+    find_labels,
     is_cache,
     long_enough,
     open_descriptors,
@@ -63,7 +66,7 @@ from ..utils.files import alone_in, atomic_write_json, check_is_no_file
 from .conditions import check_same_conditions, labels_of, with_conditions, with_stage
 from .defaults import frontend_settings, resolve_precision
 from .options import parse_budget, parse_start
-from .plan import Flags, Plan, open_source
+from .plan import Flags, Plan, all_caches, open_source
 from .resume import check_same_frontend, contents, other_files, resumed_config, same_source
 from .samples import FileRequest, Sounds, write_generated, write_round_trips, write_takes
 from .stages import budget_share, check_plans, plan_stages, stage_names
@@ -84,7 +87,7 @@ class Typed:
     """What was typed for a run, or for a stage of one.
 
     Attributes:
-        folder: folder of sound files, or a cache.
+        folders: folder of sound files, or a cache; or several.
         flags: options of the plan.
         resume, strict, condition, label_pattern: as in `train`.
         source: the files, if they are scanned already.
@@ -92,7 +95,7 @@ class Typed:
         num_stages: number of stages, which share the budget.
     """
 
-    folder: Path
+    folders: Sequence[Path]
     flags: Flags
     resume: bool
     strict: bool
@@ -101,6 +104,15 @@ class Typed:
     source: Index | EncodedCache | None = None
     before: Run | None = None
     num_stages: int = 1
+
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        """Names of the folders, if there are several."""
+        return corpus_names(self.folders)
+
+    def open(self, out: Path) -> Index | EncodedCache:
+        """Scan or open the files."""
+        return self.source or open_source(self.folders, self.strict, out)
 
 
 class Opened(NamedTuple):
@@ -122,7 +134,7 @@ class Opened(NamedTuple):
 
 
 def train(
-    folder: str | Path,
+    folder: str | Path | Sequence[str | Path],
     out: str | Path,
     frontend: str | None = None,
     backbone: str | None = None,
@@ -144,7 +156,7 @@ def train(
     Processes that torchrun, srun or Ray Train started together train one model: see docs/scale.md.
 
     Args:
-        folder: folder of sound files, or a cache.
+        folder: folder of sound files, or a cache; or several of either kind, which "data.weights=[0.7,0.3]" weights.
         out: the run folder.
         frontend: name of a front-end, or a folder that holds one; None for the default.
         backbone: name of a backbone; None for the default.
@@ -178,10 +190,11 @@ def train(
         >>> run = train("recordings", "runs/mine", minutes=30)  # doctest: +SKIP
         >>> wavs = run.generate(seconds=4, num=4)  # doctest: +SKIP
     """
-    folder, out = Path(folder), Path(out)
+    folders, out = [Path(one) for one in ([folder] if isinstance(folder, str | Path) else folder)], Path(out)
     flags = Flags(frontend, backbone, overrides, parse_start(start), parse_budget(steps, minutes, seed))
-    _check_place(out, folder)
-    typed = Typed(folder, flags, resume, strict, condition, label_pattern)
+    for one in folders:
+        _check_place(out, one)
+    typed = Typed(folders, flags, resume, strict, condition, label_pattern)
     with World.join() as world, alone_in(out) if world.first else nullcontext():
         where, begun = world.device(device), []
         if world.size == 1:
@@ -191,7 +204,7 @@ def train(
         if stages or begun:
             return _train_stages(typed, out, stages, begun, where, diagnostics, world)
         opened = world.first_does(lambda: _open(typed, out, world, where)) or _opened_by_first(
-            folder, out, world, where
+            folders, out, world, where
         )
         log.info("%s", opened.sides.summary)
         return _train(out, opened, where, diagnostics, world, out)
@@ -222,8 +235,10 @@ def _train_stages(
     require_own_folders(out)
     if holds_run(out) and not begun:
         raise RunError(f"{out}: holds a run without stages; choose another --out")
-    if is_cache(typed.folder):
-        raise ConfigError(f"{typed.folder}: is a cache of one front-end, but stages have several; give the sound files")
+    if all_caches(typed.folders):
+        raise ConfigError(
+            f"{typed.folders[0]}: is a cache of one front-end, but stages have several; give the sound files"
+        )
     names = list(begun) if frontends is None else stage_names(frontends)
     if begun and names != begun:
         raise ConfigError(f"--stages: {out} was started with {','.join(begun)}, and resuming can't change it")
@@ -233,7 +248,7 @@ def _train_stages(
     planned = plan_stages(names, frontends or [None] * len(names), typed.flags)
     if not begun:
         check_plans([Plan.draft(stage.flags) for stage in planned])
-    source = open_source(typed.folder, typed.strict)
+    source = typed.open(out)
     write_stages(out, names)
     run = None
     for place, stage in enumerate(planned):
@@ -273,11 +288,14 @@ def _resume(typed: Typed, out: Path, world: World, device: torch.device) -> Open
         budget = budget_share(budget, typed.num_stages)
     plan = replace(plan, config=resumed_config(saved, out, flags.backbone, budget, rest))
     _check_ranks(plan, world)
-    source = typed.source or open_source(typed.folder, typed.strict)
+    if set(typed.corpora) != set(saved.data.corpora):
+        begun = ", ".join(saved.data.corpora) or "a single folder"
+        raise RunError(f"{out}: was started with {begun}; give the same, or train again into another folder")
+    source = typed.open(out)
     cache = same_source(source, plan.frontend, out)
     sides = plan.split(cache.index)
     if contents(sides) != contents(read_split(out)):
-        raise other_files(typed.folder, out)
+        raise other_files(cache.folder if isinstance(source, EncodedCache) else source.folder, out)
     if plan.config != saved:
         atomic_write_json(out / "config.json", plan.config.to_dict())
     return _with_descriptors(Opened(plan, cache, sides, source if isinstance(source, Index) else None, before))
@@ -294,13 +312,14 @@ def _start(typed: Typed, out: Path, world: World, device: torch.device) -> Opene
         flags = replace(flags, training=budget_share(flags.training, typed.num_stages, before and before.config))
     if world.size > 1:  # as is usual, each process adds a batch to the step, unless their number is typed
         flags = replace(flags, training={"accumulation": world.size, **flags.training})
-    draft = None if is_cache(typed.folder) else Plan.draft(flags)
+    draft = None if all_caches(typed.folders) else Plan.draft(flags)
     if draft is not None:
         _check_ranks(draft, world)
-    source = typed.source or open_source(typed.folder, typed.strict)
-    plan = Plan.for_source(source, flags, draft)
+        draft.over_corpora(typed.corpora)
+    source = typed.open(out)
+    plan = Plan.for_source(source, flags, draft).over_corpora(typed.corpora)
     _check_ranks(plan, world)
-    labels = labels_of(source, typed.label_pattern)
+    labels = _labels(typed, source)
     index = source.index if isinstance(source, EncodedCache) else long_enough(source, plan.spec)
     plan = with_conditions(plan, labels, plan.split(index), typed.condition, flags.overrides)
     if before is not None:
@@ -318,13 +337,23 @@ def _start(typed: Typed, out: Path, world: World, device: torch.device) -> Opene
     return _with_descriptors(Opened(plan, cache, sides, source if isinstance(source, Index) else None, before))
 
 
+def _labels(typed: Typed, source: Index | EncodedCache) -> Labels:
+    """Find the labels of the files, or read those of each cache."""
+    if not (typed.corpora and isinstance(source, EncodedCache)):
+        return labels_of(source, typed.label_pattern, typed.corpora)
+    stored = Labels()
+    for folder in typed.folders:
+        stored = stored.over(read_labels(folder))
+    return stored if typed.label_pattern is None else find_labels(source.index, typed.label_pattern).over(stored)
+
+
 def _with_descriptors(opened: Opened) -> Opened:
     """Compute the descriptors that the conditions need, from the recordings where they are at hand."""
     open_descriptors(opened.plan.config.conditions, opened.cache, opened.recordings)
     return opened
 
 
-def _opened_by_first(folder: Path, out: Path, world: World, device: torch.device) -> Opened:
+def _opened_by_first(folders: Sequence[Path], out: Path, world: World, device: torch.device) -> Opened:
     """Open what the first rank has opened or begun."""
     if not (out / "config.json").exists():
         raise RunError(
@@ -333,7 +362,8 @@ def _opened_by_first(folder: Path, out: Path, world: World, device: torch.device
         )
     plan = Plan(load_frontend(out).to(device), read_config(out))
     # One process of each machine reads all of the cache, to verify it.
-    cache = EncodedCache.open(folder if is_cache(folder) else out / "cache", verify=world.local_rank == 0)
+    place = folders[0] if len(folders) == 1 and is_cache(folders[0]) else out / "cache"
+    cache = EncodedCache.open(place, verify=world.local_rank == 0)
     return Opened(plan, cache, read_split(out))
 
 
@@ -389,9 +419,9 @@ def _train(out: Path, opened: Opened, device: torch.device, diagnostics: bool, w
     torch.manual_seed(settings.seed)
     model = build_model(config, front.spec).to(device)
     size, dropout = (settings.crop_frames, settings.batch_size), config.guidance.dropout
-    crops = Crops(cache, sides.train, *size, settings.seed, known, dropout)
+    crops = Crops(cache, sides.train, *size, settings.seed, known, dropout, config.data.mixture)
     held_out = Sequences(cache, sides.held_out)
-    some, chosen = _some(held_out, settings.evaluation_frames)
+    some, chosen = _some_of_each(held_out, settings.evaluation_frames, config.data.mixture)
     pieces = [held_out.piece(i, length=x.shape[1]) for i, x in zip(chosen, some, strict=True)]
     given = None if known is None else [known.of_item(piece) for piece in pieces]
     seconds = front.seconds(some)
@@ -575,17 +605,34 @@ def _write_samples(run: Run, metrics: Metrics, prefix: str, seconds: float, weig
         metrics.audio(f"samples/{seed}", read_audio(path), run.sample_rate, run.step)
 
 
-def _some(sequences: Sequences, most_frames: int) -> tuple[list[Tensor], list[int]]:
-    """Return the first sequences, up to `most_frames` in total, sorted by length, and their indices in `sequences`.
+def _some_of_each(
+    sequences: Sequences, most_frames: int, mixture: Mapping[str, float]
+) -> tuple[list[Tensor], list[int]]:
+    """Return some sequences of each corpus, by its share, sorted by length; and their indices in `sequences`."""
+    if not mixture:
+        return _some(sequences, range(len(sequences)), most_frames)
+    some, chosen = [], []
+    for name, share in mixture.items():
+        places = [i for i, path in enumerate(sequences.names) if path.startswith(f"{name}/")]
+        if places:
+            found = _some(sequences, places, max(2, round(share * most_frames)))
+            some += found[0]
+            chosen += found[1]
+    order = sorted(range(len(some)), key=lambda i: some[i].shape[1])
+    return [some[i] for i in order], [chosen[i] for i in order]
+
+
+def _some(sequences: Sequences, places: Sequence[int], most_frames: int) -> tuple[list[Tensor], list[int]]:
+    """Return the first sequences among `places`, up to `most_frames` in total, sorted by length, and their indices.
 
     Sequences are ordered by content hash, so the first ones are a random choice. Long ones are cut, so that the result
     contains several files.
     """
-    some, left, share = [], most_frames, max(most_frames // len(sequences), LEAST_SHARE)
-    for x in sequences:
-        some.append(x[:, : min(left, share)])
+    some, left, share = [], most_frames, max(most_frames // len(places), LEAST_SHARE)
+    for i in places:
+        some.append(sequences[i][:, : min(left, share)])
         left -= some[-1].shape[1]
         if left == 0:
             break
     order = sorted(range(len(some)), key=lambda i: some[i].shape[1])
-    return [some[i] for i in order], order
+    return [some[i] for i in order], [places[i] for i in order]

@@ -1,13 +1,14 @@
 """Training crops as a pure function of (seed, step)."""
 
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ..errors import DataError
 from ..models.batch import Batch
 from ..models.conditioning import Conditions
 from .cache import EncodedCache, as_tensor
@@ -43,9 +44,13 @@ class Crops(Dataset):
         num_frames: length of a crop.
         batch_size: B.
         seed: any integer.
+        known: conditions of the files.
+        dropout: see `FileConditions.drop`.
+        mixture: share of the crops that is drawn from each of several corpora, by name (see `corpus_names`): first the
+            corpus of a crop is drawn, then a frame of it. Empty: frames of all corpora are drawn alike.
 
     Raises:
-        DataError: no part has two frames.
+        DataError: no part has two frames, or none of a corpus.
         ValueError: num_frames or batch_size is below 1.
     """
 
@@ -58,6 +63,7 @@ class Crops(Dataset):
         seed: int = 0,
         known: FileConditions | None = None,
         dropout: float = 0.0,
+        mixture: Mapping[str, float] | None = None,
     ):
         if num_frames < 1 or batch_size < 1:
             raise ValueError(f"num_frames and batch_size must be 1 or more, got {num_frames} and {batch_size}")
@@ -65,10 +71,19 @@ class Crops(Dataset):
         self.known, self.dropout = known, dropout
         self.sequences = Sequences(cache, parts)
         lengths = self.sequences.num_frames
-        self._ends = np.cumsum(lengths)  # of the parts, laid end to end
-        self._short = np.flatnonzero(lengths < num_frames)
-        shortest = int(lengths[self._short].min()) if len(self._short) else num_frames
-        self._most_joined = -(-num_frames // shortest)
+        if mixture:
+            places = [self._places_of(name, cache) for name in mixture]
+            self._corpora = [_Corpus(lengths, place, num_frames) for place in places]
+            self._shares = np.cumsum(list(mixture.values()))
+        else:
+            self._corpora = [_Corpus(lengths, np.arange(len(lengths)), num_frames)]
+
+    def _places_of(self, name: str, cache: EncodedCache) -> np.ndarray:
+        """Return the places of the sequences that belong to a corpus."""
+        places = np.flatnonzero([path.startswith(f"{name}/") for path in self.sequences.names])
+        if not len(places):
+            raise DataError(f"{cache.folder}: nothing of {name} can be trained on; leave it out, or add recordings")
+        return places
 
     def batch(self, step: int) -> tuple[Batch, list[list[str]]]:
         """Return batch `step`: crops (B, C, num_frames), int64 codes or float32 frames, and the files in each crop."""
@@ -78,8 +93,8 @@ class Crops(Dataset):
         data, names = self.sequences.cache.data, self.sequences.names
         x = np.empty((self.batch_size, self.num_frames, data.shape[1]), data.dtype)
         files, every = [], []
-        for crop, frame in zip(x, rng.integers(self._ends[-1], size=self.batch_size), strict=True):
-            pieces, position = self._pieces(int(frame), rng), 0
+        for crop, (corpus, frame) in zip(x, self._draw(rng), strict=True):
+            pieces, position = self._pieces(corpus, frame, rng), 0
             for _, begin, length in pieces:
                 crop[position : position + length] = data[begin : begin + length]
                 position += length
@@ -97,16 +112,29 @@ class Crops(Dataset):
         known.drop(values, self.dropout, rng)
         return {name: torch.from_numpy(x) for name, x in values.items()}
 
-    def _pieces(self, frame: int, rng: np.random.Generator) -> list[tuple[int, int, int]]:
+    def _draw(self, rng: np.random.Generator) -> list[tuple["_Corpus", int]]:
+        """Draw a frame for each crop: (its corpus, number of the frame in the corpus)."""
+        if len(self._corpora) == 1:
+            corpus = self._corpora[0]
+            return [(corpus, int(frame)) for frame in rng.integers(corpus.ends[-1], size=self.batch_size)]
+        drawn = []
+        for first, second in rng.random((self.batch_size, 2)):
+            place = np.searchsorted(self._shares, first * self._shares[-1], side="right")
+            corpus = self._corpora[min(int(place), len(self._corpora) - 1)]
+            drawn.append((corpus, int(second * int(corpus.ends[-1]))))
+        return drawn
+
+    def _pieces(self, corpus: "_Corpus", frame: int, rng: np.random.Generator) -> list[tuple[int, int, int]]:
         """Return the pieces of a crop: (part, first frame in the cache, number of frames)."""
         begin, lengths, num_frames = self.sequences.begin, self.sequences.num_frames, self.num_frames
-        part = int(np.searchsorted(self._ends, frame, side="right"))
+        place = int(np.searchsorted(corpus.ends, frame, side="right"))
+        part = int(corpus.parts[place])
         length = int(lengths[part])
         if length >= num_frames:
-            centre = frame - int(self._ends[part]) + length
+            centre = frame - int(corpus.ends[place]) + length
             start = min(max(0, centre - num_frames // 2), length - num_frames)
             return [(part, int(begin[part]) + start, num_frames)]
-        joined = self._short[rng.integers(len(self._short), size=self._most_joined)]
+        joined = corpus.short[rng.integers(len(corpus.short), size=corpus.most_joined)]
         pieces, missing = [], num_frames
         for part in joined:
             length = min(int(lengths[part]), missing)
@@ -140,6 +168,16 @@ class Crops(Dataset):
                 worker_init_fn=_leave_interrupts_alone,
             )
         )
+
+
+class _Corpus:
+    """Parts that crops are drawn from alike: their places, and where each ends if they are laid end to end."""
+
+    def __init__(self, lengths: np.ndarray, parts: np.ndarray, num_frames: int):
+        self.parts, self.ends = parts, np.cumsum(lengths[parts])
+        self.short = parts[lengths[parts] < num_frames]
+        shortest = int(lengths[self.short].min()) if len(self.short) else num_frames
+        self.most_joined = -(-num_frames // shortest)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -1,7 +1,7 @@
 """Scan a folder: which sound files are kept, which are left out, and why."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,7 +107,7 @@ class Index:
             )
 
 
-def scan(folder: str | Path, strict: bool = False, progress: bool = True) -> Index:
+def scan(folder: str | Path | Sequence[Path], strict: bool = False, progress: bool = True) -> Index:
     """Examine every sound file below a folder, in memory that does not grow with their length.
 
     Each file is decoded completely, once. Files that can't be read, are silent, or hold the same samples as an earlier
@@ -115,7 +115,7 @@ def scan(folder: str | Path, strict: bool = False, progress: bool = True) -> Ind
     whose suffix is not that of a sound file are skipped and counted. Linked folders are entered once.
 
     Args:
-        folder: the folder to scan.
+        folder: the folder to scan; or several, whose paths then begin with their names (see `corpus_names`).
         strict: raise an error if a file or folder can't be read, or a file is odd.
         progress: show a progress bar on a terminal.
 
@@ -123,7 +123,7 @@ def scan(folder: str | Path, strict: bool = False, progress: bool = True) -> Ind
         The index, which depends on the content alone, not on the order of the file system. `files` may be empty.
 
     Raises:
-        DataError: there is no such folder, or it has no sound files.
+        DataError: there is no such folder, or it has no sound files, or folders overlap.
         AudioReadError: with `strict`, names the first file by path that can't be read or is odd.
 
     Example:
@@ -133,8 +133,11 @@ def scan(folder: str | Path, strict: bool = False, progress: bool = True) -> Ind
         >>> index.seconds, [file.reason for file in index.rejected]
         (2.0, ['silent: nothing but zeros, or a constant'])
     """
-    folder = Path(folder)
-    paths, rejected, ignored = _find(folder)
+    if isinstance(folder, str | Path):
+        folder = Path(folder)
+        paths, rejected, ignored = _find(folder)
+    else:
+        folder, paths, rejected, ignored = _find_in_all(folder)
     if strict and rejected:
         raise AudioReadError(f"{folder / rejected[0].path}: {rejected[0].reason}; check its permissions")
     if not paths:
@@ -182,6 +185,47 @@ def long_enough(index: Index, spec: Spec) -> Index:
     )
 
 
+def common_folder(folders: Sequence[Path]) -> Path:
+    """Return the innermost folder that contains all of the folders.
+
+    Raises:
+        DataError: there is none, as they lie on different drives of Windows.
+    """
+    try:
+        return Path(os.path.commonpath([folder.resolve() for folder in folders]))
+    except ValueError:
+        raise DataError(f"{folders[0]} and {folders[1]}: lie on different drives; move one of them") from None
+
+
+def corpus_names(folders: Sequence[Path]) -> tuple[str, ...]:
+    """Name folders that are used together: by their paths relative to the folder that contains them all.
+
+    Raises:
+        DataError: one of them contains another.
+
+    Example:
+        >>> corpus_names([Path("sounds/music"), Path("sounds/speech/digits")])
+        ('music', 'speech/digits')
+    """
+    if len(folders) < 2:
+        return ()
+    places, root = [folder.resolve() for folder in folders], common_folder(folders)
+    for i, place in enumerate(places):
+        for j, other in enumerate(places):
+            if i != j and place.is_relative_to(other):
+                raise DataError(f"{folders[i]}: lies in {folders[j]}, or is the same; give each folder once")
+    return tuple(place.relative_to(root).as_posix() for place in places)
+
+
+def files_of(index: Index, name: str) -> Index:
+    """Return the index of one of several folders that were scanned together, by its name in `corpus_names`."""
+    prefix = f"{name}/"
+    files = [replace(file, path=file.path.removeprefix(prefix)) for file in index.files if file.path.startswith(prefix)]
+    wrong = [file for file in index.rejected if file.path.startswith(prefix)]
+    rejected = [replace(file, path=file.path.removeprefix(prefix)) for file in wrong]
+    return Index(index.folder / name, files, rejected)
+
+
 def main_sample_rate(index: Index) -> int:
     """Return the sample rate (Hz) of most of the recorded time; of equal ones, the highest.
 
@@ -226,6 +270,19 @@ def _find(folder: Path) -> tuple[list[str], list[Rejected], int]:
             else:
                 ignored += 1
     return sorted(paths), rejected, ignored
+
+
+def _find_in_all(folders: Sequence[Path]) -> tuple[Path, list[str], list[Rejected], int]:
+    """Find the files of several folders: the folder that contains them all, and the same as `_find`."""
+    paths, rejected, ignored = [], [], 0
+    for folder, name in zip(folders, corpus_names(folders), strict=True):
+        found, wrong, others = _find(folder)
+        if not found:
+            raise DataError(f"{folder}: holds no sound files ({SUFFIXES}); leave it out")
+        paths += [f"{name}/{path}" for path in found]
+        rejected += [replace(file, path=f"{name}/{file.path}") for file in wrong]
+        ignored += others
+    return common_folder(folders), sorted(paths), rejected, ignored
 
 
 def _examine_all(

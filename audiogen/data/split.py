@@ -3,12 +3,12 @@
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DataError
-from .index import FileEntry, Index
+from .index import FileEntry, Index, files_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,6 +98,29 @@ def split(index: Index, held_out: float = 0.1, gap_seconds: float = 0.0) -> Spli
         return _cut(index, files[0], held_out, gap_seconds)
     count = min(max(1, round(held_out * len(files))), len(files) - 1)
     return Split([Part(file) for file in files[count:]], [Part(file) for file in files[:count]])
+
+
+def split_each(index: Index, names: Sequence[str], held_out: float = 0.1, gap_seconds: float = 0.0) -> Split:
+    """Split each of several folders that were scanned together, so that files of each are held out.
+
+    Args:
+        index: the files of all folders.
+        names: names of the folders, as in `corpus_names`.
+        held_out: as in `split`.
+        gap_seconds: as in `split`.
+
+    Raises:
+        DataError: a folder has no files, or a single one that is too short to split.
+    """
+    prefixed = {file.sha256: file for file in index.files}
+    train, kept, notes = [], [], []
+    for name in names:
+        sides = split(files_of(index, name), held_out, gap_seconds)
+        train += [replace(part, file=prefixed[part.file.sha256]) for part in sides.train]
+        kept += [replace(part, file=prefixed[part.file.sha256]) for part in sides.held_out]
+        notes += [f"{name}: {sides.note}"] if sides.note else []
+    train, kept = (sorted(side, key=lambda part: part.file.sha256) for side in (train, kept))
+    return Split(train, kept, "; ".join(notes))
 
 
 def _cut(index: Index, file: FileEntry, held_out: float, gap_seconds: float) -> Split:

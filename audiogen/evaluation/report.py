@@ -33,9 +33,11 @@ from ..runs.run import Run
 from ..spec import Unit
 from .generated import MOST_SECONDS, judge_generated
 from .heard import decoded_training, heard_as_asked, judge_of, label_values
+from .likelihood import FileLikelihood, file_likelihoods
 from .melody import melodies_followed, melody_name
 from .reconstruction import mel_distance, si_sdr
-from .scores import baselines, held_out_score
+from .scores import baselines
+from .scores import score as scored
 from .sounds import Labelled, generate_sounds
 
 log = logging.getLogger("audiogen")
@@ -155,13 +157,15 @@ def report(
         `bits_per_second` and `bits_per_sample` (None if not applicable), `baselines` {name: {"loss",
         "bits_per_second"}} or None, `round_trip`
         {"mel_distance", "si_sdr"} or None, `step` of the weights, `files`, `seconds`. For a front-end that wraps
-        another, also `base_bits_per_second` {name: value}, of baselines counted on the wrapped front-end's codes.
+        another, also `base_bits_per_second` {name: value}, of baselines counted on the wrapped front-end's codes. For a
+        run on several folders, also `corpora` {name: {"loss", "files"}}, and their `weighted_loss` if it has weights.
     """
     front, spec = run.frontend, run.frontend.spec
     seconds = front.seconds(held_out)
     known = known or run.file_conditions(held_out.cache)
     given = None if known is None else [known.of_item(held_out.piece(i)) for i in range(len(held_out))]
-    score = held_out_score(run.model, held_out, seconds, given)
+    likelihoods = list(file_likelihoods(run.model, held_out, given))
+    score = scored(spec, likelihoods, seconds)
     counted = None if training is None else baselines(spec, training, held_out)
     codes_per_second = spec.num_rows * int(held_out.num_frames.sum()) / seconds
     score_unit, base = Unit(score.unit), {}
@@ -183,8 +187,22 @@ def report(
         "step": run.step,
         "files": score.files,
         "seconds": score.seconds,
+        **_of_corpora(run, held_out, likelihoods),
         **base,
     }
+
+
+def _of_corpora(run: Run, held_out: Sequences, likelihoods: Sequence[FileLikelihood]) -> dict[str, Any]:
+    """Return the loss on the files of each corpus that the run was trained on, and their weighted mean."""
+    found: dict[str, Any] = {}
+    for name in run.config.data.corpora:
+        own = [one for one, path in zip(likelihoods, held_out.names, strict=True) if path.startswith(f"{name}/")]
+        if own:
+            found[name] = {"loss": scored(run.frontend.spec, own, 1.0).loss, "files": len(own)}
+    mixture = run.config.data.mixture
+    if not found or found.keys() != mixture.keys():
+        return {"corpora": found} if found else {}
+    return {"corpora": found, "weighted_loss": sum(mixture[name] * one["loss"] for name, one in found.items())}
 
 
 def _labels(run: Run, index: Index) -> Labels:

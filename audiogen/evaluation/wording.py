@@ -35,6 +35,10 @@ def _loss_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return rows on the held-out loss, beside those of simple models."""
     at_most = "at most " if result.get("bound") else ""
     rows = [(Unit(result["unit"]).per_entry, f"{at_most}{result['loss']:.3f}")]
+    for name, own in result.get("corpora", {}).items():
+        rows.append((f"of {name}, {own['files']} files", f"{at_most}{own['loss']:.3f}"))
+    if "weighted_loss" in result:
+        rows.append(("mean of these, by the weights", f"{at_most}{result['weighted_loss']:.3f}"))
     if result["bits_per_sample"] is not None:
         rows.append(("bits per sample", f"{result['bits_per_sample']:.3f}"))
     if result["bits_per_second"] is not None:

@@ -52,7 +52,7 @@ class RunConfig:
             "backbone": part_to_dict(self.backbone, BACKBONES),
             "pattern": {"kind": self.pattern},
             **({} if self.head == "density" else {"head": {"kind": self.head}}),
-            "data": to_dict(self.data),
+            "data": {name: value for name, value in to_dict(self.data).items() if value != []},
             "training": to_dict(self.training),
             **({"conditions": conditions, "guidance": to_dict(self.guidance)} if conditions else {}),
             **({} if self.sampling is None else {"sampling": to_dict(self.sampling)}),

@@ -1,11 +1,12 @@
 """What `audiogen train FOLDER` does by default, worked out without torch, for `audiogen doctor FOLDER`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..audio.dsp import HIGHEST_MEL_RATE, leading_bands
-from ..data import Index, Split, main_sample_rate, split
+from ..data import Index, Split, main_sample_rate, split, split_each
 from ..errors import RunError
 from ..spec import FrameSpec, Spec
 from ..utils.json_files import read_format
@@ -33,15 +34,19 @@ class Outlook:
         crop_frames: frames per training crop.
         held_out: fraction of the files to hold out.
         gap_seconds: gap between the sides of a single file, as long as the model's receptive field.
+        corpora: names of the folders, if there are several.
     """
 
     spec: Spec
     crop_frames: int
     held_out: float
     gap_seconds: float
+    corpora: Sequence[str] = ()
 
     def split(self, index: Index) -> Split:
-        """Split a folder as training does."""
+        """Split a folder, or each of several, as training does."""
+        if self.corpora:
+            return split_each(index, self.corpora, self.held_out, self.gap_seconds)
         return split(index, self.held_out, self.gap_seconds)
 
 

@@ -17,15 +17,29 @@ class DataConfig:
     Attributes:
         held_out: fraction of the files to hold out, by rank of content hash.
         num_workers: loader processes; affects speed only, never the batches.
+        weights: how often crops are drawn from each of several folders, in any unit, such as [0.7, 0.3]; empty for as
+            often as from any other frame.
+        corpora: names of the folders, if there are several: those with which the paths of their files begin. They
+            follow from the folders.
     """
 
     held_out: float = 0.1
     num_workers: int = 0
+    weights: tuple[float, ...] = ()
+    corpora: tuple[str, ...] = ()
 
     def __post_init__(self):
         if not 0 < self.held_out < 1:
             raise ConfigError(f"data.held_out: must lie between 0 and 1, got {self.held_out}")
         _check("data.num_workers", self.num_workers, 0, MOST_WORKERS)
+        if not all(0 < weight < math.inf for weight in self.weights):
+            raise ConfigError(f"data.weights: each must be above 0, got {list(self.weights)}")
+
+    @property
+    def mixture(self) -> dict[str, float]:
+        """The share of the crops that is drawn from each folder, by its name; empty if none is given."""
+        total = sum(self.weights)
+        return {name: weight / total for name, weight in zip(self.corpora, self.weights, strict=False)}
 
 
 @dataclass(frozen=True)
