@@ -253,8 +253,8 @@ def test_a_front_end_put_in_its_place_is_refused(tmp_path, folder):
 def test_a_newer_format_is_refused(tmp_path, folder):
     EncodedCache.build(folder, mulaw(), tmp_path / "cache")
     path = tmp_path / "cache" / "index.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
-    with pytest.raises(CacheError, match="format 2.*upgrade audiogen"):
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 3}))
+    with pytest.raises(CacheError, match="format 3.*upgrade audiogen"):
         EncodedCache.open(tmp_path / "cache")
 
 

@@ -27,7 +27,16 @@ def numbered(*lengths):
     offsets = np.cumsum([0, *lengths])
     data = np.arange(offsets[-1], dtype=np.uint32)[:, None]
     spec = TokenSpec(8000, 1, 1, 2**32)
-    cache = SimpleNamespace(folder=Path("numbered"), files=files, offsets=offsets, data=data, spec=spec)
+    cache = SimpleNamespace(
+        folder=Path("numbered"),
+        files=files,
+        offsets=offsets,
+        data=data,
+        spec=spec,
+        num_frames=np.array(lengths),
+        hashes=lambda: [entry.sha256 for entry in entries],
+        sha256=lambda i: entries[i].sha256,
+    )
     return cache, [Part(entry) for entry in entries]
 
 

@@ -10,15 +10,19 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import typer.main
 from folders import folder_of_noise, noise, write_wav
 
+from audiogen.cli import app
+from audiogen.commands.tokenize import tokenize
 from audiogen.data import EncodedCache, fleet, scan, shards
 from audiogen.data.fleet import Schedule
 from audiogen.data.shards import Job, encode_shard, plan_shards, read_shard
-from audiogen.errors import AudiogenError, CacheError
+from audiogen.errors import AudiogenError, CacheError, ConfigError
 from audiogen.frontends import MuLaw
 
 NUM_FILES = 24
@@ -315,6 +319,42 @@ def test_any_number_of_processes_makes_the_same_cache(tmp_path, folder):
 
 
 @pytest.mark.slow
+def test_a_command_that_is_killed_is_continued(tmp_path, folder):
+    """Guards against processes that go on without the one that began them, and shards that are lost with it."""
+    expected = contents(EncodedCache.build(folder, mulaw(), tmp_path / "whole").folder)
+    out = tmp_path / "cache"
+    code = (
+        "from test_shards import EncodedCache, Slow, mulaw, shards\n"
+        "shards.SHORTEST = 0.25\n"
+        f"EncodedCache.build({str(folder)!r}, mulaw(Slow), {str(out)!r}, workers=2)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    command = subprocess.Popen([sys.executable, "-c", code], env=environment, start_new_session=True)
+    while len(list(out.glob(".shards/*.json"))) < 2:
+        assert command.poll() is None
+        time.sleep(0.01)
+    command.kill()
+    command.wait()
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        try:
+            os.killpg(command.pid, 0)
+        except ProcessLookupError:
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("its processes go on")
+    done = {path.name: path.stat().st_mtime_ns for path in out.glob(".shards/*.json")}
+    assert 2 <= len(done) < 8
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("audiogen.data.cache.remove_shards", lambda folder: None)
+        EncodedCache.build(folder, mulaw(), out)
+    assert {path.name: path.stat().st_mtime_ns for path in out.glob(".shards/*.json")}.items() > done.items()
+    shards.remove_shards(out)
+    assert contents(out) == expected
+
+
+@pytest.mark.slow
 def test_a_file_that_kills_is_left_out(tmp_path, folder, monkeypatch):
     """Guards against a decoder's crash on one file that ends a job of days, or takes the rest of its shard along."""
     monkeypatch.setattr(fleet, "MOST_DEATHS", 2)
@@ -365,3 +405,34 @@ def test_a_shard_that_is_done_is_not_done_again(tmp_path, folder):
     assert read_shard(out, plan[0]) == first
     again = encode_shard(job(folder, out), plan[0], begin=lambda place: pytest.fail("it is done"))
     assert again == first
+
+
+@pytest.mark.parametrize(
+    "words, address",
+    [
+        ("f o", None),
+        ("f o --ray", "auto"),
+        ("f o --ray --device cpu", "auto"),
+        ("--ray f o", "auto"),
+        ("f o --ray head-1:6379", "head-1:6379"),
+        ("--ray ray://10.0.0.1:10001 f o", "ray://10.0.0.1:10001"),
+        ("f o --ray=auto", "auto"),
+    ],
+)
+def test_ray_may_stand_without_an_address(words, address):
+    """Guards against a folder that is taken for the address of a cluster."""
+    group: Any = typer.main.get_command(app)
+    assert group.commands["tokenize"].make_context("tokenize", words.split()).params["ray"] == address
+
+
+def test_ray_and_workers_exclude_each_other(folder, tmp_path):
+    with pytest.raises(ConfigError, match="--ray, --workers: .*give only one"):
+        typer.main.get_command(app)(["tokenize", str(folder), str(tmp_path / "o"), "--ray", "--workers", "2"])
+
+
+def test_ray_is_an_extra(folder, tmp_path, monkeypatch):
+    """Guards against a folder that is scanned for an hour before a package is missed."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr("audiogen.commands.tokenize.open_source", lambda folder: pytest.fail("it is scanned"))
+    with pytest.raises(ConfigError, match="--ray: needs the package ray: pip install"):
+        tokenize(folder, tmp_path / "cache", "mulaw", ray="auto")

@@ -209,9 +209,9 @@ class Plan:
             )
         return replace(self, config=replace(self.config, data=replace(data, corpora=tuple(names))))
 
-    def split(self, index: Index) -> Split:
+    def split(self, index: Index, threshold: bool = True) -> Split:
         """Split a folder by content, or each of several. A single file is cut, with a gap of the receptive field."""
-        return self.outlook.split(index)
+        return self.outlook.split(index, threshold)
 
     def fit(self, index: Index) -> None:
         """Fit the front-end to the training files alone, unless it is fitted already."""

@@ -293,8 +293,10 @@ def _resume(typed: Typed, out: Path, world: World, device: torch.device) -> Open
         raise RunError(f"{out}: was started with {begun}; give the same, or train again into another folder")
     source = typed.open(out)
     cache = same_source(source, plan.frontend, out)
-    sides = plan.split(cache.index)
-    if contents(sides) != contents(read_split(out)):
+    sides, begun = plan.split(cache.index), contents(read_split(out))
+    if contents(sides) != begun:
+        sides = plan.split(cache.index, threshold=False)  # a run that an older version began
+    if contents(sides) != begun:
         raise other_files(cache.folder if isinstance(source, EncodedCache) else source.folder, out)
     if plan.config != saved:
         atomic_write_json(out / "config.json", plan.config.to_dict())

@@ -2,7 +2,8 @@
 
     CACHE/data.bin                              (total frames, C), one file after another, little-endian
     CACHE/config.json, frontend.safetensors     the front-end, so that the folder can be decoded by itself
-    CACHE/index.json                            the position of each file, and checksums of both
+    CACHE/files.bin, files.txt                  the files as columns, if there are many (see columns.py)
+    CACHE/index.json                            the position of each file, and checksums of all
 
 Files are written in this order, after an older index.json is removed: a folder with an index.json is complete.
 """
@@ -25,11 +26,14 @@ from ..frontends import Frontend, load_frontend, save_frontend
 from ..spec import Spec
 from ..utils.files import LOCK_FILE, alone_in, atomic_path, clear_leftovers
 from .cache_index import (
+    COLUMN_FILES,
     DATA_FILE,
     DESCRIPTORS_FOLDER,
     FRONTEND_FILES,
     INDEX_FILE,
+    CachedFiles,
     Record,
+    VerifiedData,
     check_data,
     damaged,
     is_cache,
@@ -55,6 +59,7 @@ class EncodedCache(Dataset[Tensor]):
         record: contents of index.json.
         files: the encoded files, sorted by path.
         index: the same files as an Index; `split(cache.index)` equals the split of the folder that was encoded.
+        num_frames: (files,) int64, T of each file.
         offsets: (files + 1,); file i is frames [offsets[i], offsets[i + 1]) of `data`.
 
     Example:
@@ -70,19 +75,20 @@ class EncodedCache(Dataset[Tensor]):
     def __init__(self, folder: Path, record: Record):
         self.folder, self.record = folder, record
         self.files, self.offsets = record.files, record.offsets
-        self.index = Index(folder, [file.entry for file in self.files], record.rejected, record.ignored)
+        self.num_frames = record.num_frames
+        self.index = Index(folder, record.entries, record.rejected, record.ignored)
 
     @classmethod
     def open(
         cls, folder: str | Path, frontend: Frontend | None = None, index: Index | None = None, verify: bool = True
     ) -> "EncodedCache":
-        """Open a cache and verify all of its data.
+        """Open a cache and verify all of its data; that of a large one (format 2) is verified when it is first read.
 
         Args:
             folder: folder of the cache.
             frontend: if given, the cache must have been made by it: equal in kind, settings and weights.
             index: if given, the cache must hold exactly the content of these files, apart from those too short for it.
-            verify: read all data; False where another process has done so.
+            verify: verify the data of a small one; False where another process has done so.
 
         Raises:
             CacheError: missing, incomplete, damaged, of a newer format, or made by another front-end or from other
@@ -94,7 +100,7 @@ class EncodedCache(Dataset[Tensor]):
         try:
             if cache.frontend().fingerprint() != made_by:
                 raise ValueError(f"{' and '.join(FRONTEND_FILES)} do not belong to the front-end that made it")
-            if verify:
+            if verify and not cache.record.blocks:
                 check_data(cache.data, cache.spec)
         except (AudiogenError, ValueError) as error:
             raise damaged(folder, str(error)) from error
@@ -103,7 +109,7 @@ class EncodedCache(Dataset[Tensor]):
                 f"{folder}: was made by another front-end (kind, settings or weights differ); "
                 "use that one, or encode again"
             )
-        if index is not None and _hashes(long_enough(index, cache.spec)) != _hashes(cache.index):
+        if index is not None and _hashes(long_enough(index, cache.spec)) != sorted(cache.hashes()):
             raise CacheError(f"{folder}: was made from other files than those now in {index.folder}; encode again")
         return cache
 
@@ -218,18 +224,32 @@ class EncodedCache(Dataset[Tensor]):
         return load_frontend(self.folder)
 
     @cached_property
-    def data(self) -> np.ndarray:
+    def data(self) -> np.ndarray | VerifiedData:
         """The stored data (total frames, C), uint8 to uint32 or float32, memory-mapped."""
         stored = np.memmap(self.folder / DATA_FILE, self.record.dtype, "r", shape=tuple(self.record.shape))
-        return stored.view(np.ndarray)  # slicing a memmap costs ten times as much
+        stored = stored.view(np.ndarray)  # slicing a memmap costs ten times as much
+        return VerifiedData(stored, self.record, self.spec, self.folder) if self.record.blocks else stored
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("data", "_frontend")}
 
     def codes(self, i: int, start: int = 0, stop: int | None = None) -> Tensor:
         """Return frames [start, stop) of file i: codes (K, T) int64, or frames (F, T) float32."""
-        start, stop, _ = slice(start, stop).indices(self.files[i].num_frames)
+        start, stop, _ = slice(start, stop).indices(int(self.num_frames[i]))
         return as_tensor(self.data[self.offsets[i] + start : self.offsets[i] + stop].T)
+
+    def hashes(self) -> list[str]:
+        """Return the SHA-256 of each sound file."""
+        if isinstance(self.files, CachedFiles):
+            text = self.files.entries.hashes.tobytes().hex()
+            return [text[i : i + 64] for i in range(0, len(text), 64)]
+        return [file.sha256 for file in self.files]
+
+    def sha256(self, i: int) -> str:
+        """Return the SHA-256 of sound file i."""
+        if isinstance(self.files, CachedFiles):
+            return self.files.entries.hashes[i].tobytes().hex()
+        return self.files[i].sha256
 
     @torch.no_grad()
     def decode(self, i: int, limiter: Limiter | None = None) -> Tensor:
@@ -279,7 +299,7 @@ def _make_room(out: Path) -> None:
     clear_leftovers(out)
     there = {path.name for path in out.iterdir()} - {LOCK_FILE} if out.exists() else set()
     there -= {SHARDS_FOLDER}
-    strangers = there - {INDEX_FILE, DATA_FILE, LABELS_FILE, DESCRIPTORS_FOLDER, *FRONTEND_FILES}
+    strangers = there - {INDEX_FILE, DATA_FILE, LABELS_FILE, DESCRIPTORS_FOLDER, *COLUMN_FILES, *FRONTEND_FILES}
     # config.json and weights alone are a saved front-end, not a cache.
     if strangers or there and DATA_FILE not in there:
         named = ", ".join(sorted(strangers or there)[:3])

@@ -116,10 +116,9 @@ class StoredDescriptor:
 
     def __init__(self, path: Path, num_features: int, cache: EncodedCache):
         self.path, self.num_features, self.stride = path, num_features, stride_of(cache.spec)
-        lengths = [-(-file.num_frames // self.stride) for file in cache.files]
-        begins = np.cumsum([0, *lengths[:-1]])
-        self._begin = {file.sha256: int(begin) for file, begin in zip(cache.files, begins, strict=True)}
-        self._total = sum(lengths)
+        ends = np.cumsum(-(-cache.num_frames // self.stride))
+        self._begin = dict(zip(cache.hashes(), [0, *ends[:-1].tolist()], strict=True))
+        self._total = int(ends[-1])
 
     @cached_property
     def _data(self) -> np.ndarray:
@@ -180,7 +179,8 @@ def _is_valid(path: Path, cache: EncodedCache) -> bool:
 def _digest(cache: EncodedCache) -> str:
     """Return a digest of the contents and lengths of a cache's files, and of the length of a frame."""
     spec = cache.spec
-    about = [spec.sample_rate, spec.hop_length, [[file.sha256, file.num_frames] for file in cache.files]]
+    files = list(zip(cache.hashes(), cache.num_frames.tolist(), strict=True))
+    about = [spec.sample_rate, spec.hop_length, files]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 

@@ -1,5 +1,6 @@
 """Scan a folder: which sound files are kept, which are left out, and why."""
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -64,6 +65,24 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A file, or the part of it between two fractions of its length, `start` and `stop`."""
+
+    file: FileEntry
+    start: float = 0.0
+    stop: float = 1.0
+
+    @property
+    def seconds(self) -> float:
+        """Duration in seconds."""
+        return (self.stop - self.start) * self.file.duration
+
+    def span(self, length: int) -> tuple[int, int]:
+        """Return the frames or samples [first, end) of a file of `length`, rounded inwards."""
+        return math.ceil(self.start * length), math.floor(self.stop * length)
+
+
+@dataclass(frozen=True)
 class Rejected:
     """A file that is left out: its path as in FileEntry, and the reason in words."""
 
@@ -83,14 +102,15 @@ class Index:
     """
 
     folder: Path
-    files: list[FileEntry]
+    files: Sequence[FileEntry]
     rejected: list[Rejected]
     ignored: int = 0
 
     @property
     def seconds(self) -> float:
         """Total duration of the files in seconds."""
-        return sum(file.duration for file in self.files)
+        durations = getattr(self.files, "durations", None)  # of columns, at once
+        return sum(file.duration for file in self.files) if durations is None else float(durations.sum())
 
     def require_files(self) -> None:
         """Check that at least one file is kept.

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ..errors import DataError
 from .cache import EncodedCache, as_tensor
-from .split import Part
+from .columns import Parts, Paths
+from .index import Part
 
 
 class Piece(NamedTuple):
@@ -45,8 +46,24 @@ class Sequences:
     """
 
     def __init__(self, cache: EncodedCache, parts: Sequence[Part]):
-        place = {file.sha256: i for i, file in enumerate(cache.files)}
-        self.cache, self.names, self.left_out, self._places = cache, [], [], []
+        self.cache = cache
+        if isinstance(parts, Parts) and parts.entries is cache.index.files:
+            long = cache.num_frames[parts.places] >= 2
+            places = parts.places[long]
+            self.names, self.left_out = Paths(parts.entries, places), Paths(parts.entries, parts.places[~long])
+            self._places, self.begin, self.num_frames = places, cache.offsets[places], cache.num_frames[places]
+        else:
+            self._find(cache, parts)
+        if not len(self.names):
+            raise DataError(
+                f"{cache.folder}: none of the {len(parts)} parts has two frames of the front-end; "
+                "add recordings, or longer ones"
+            )
+
+    def _find(self, cache: EncodedCache, parts: Sequence[Part]) -> None:
+        """Find the parts in a cache, by content."""
+        place = {sha256: i for i, sha256 in enumerate(cache.hashes())}
+        self.names, self.left_out, self._places = [], [], []
         begin, num_frames = [], []
         for part in parts:
             i = place.get(part.file.sha256)
@@ -58,11 +75,6 @@ class Sequences:
             self._places.append(i)
             begin.append(cache.offsets[i] + first)
             num_frames.append(end - first)
-        if not begin:
-            raise DataError(
-                f"{cache.folder}: none of the {len(parts)} parts has two frames of the front-end; "
-                "add recordings, or longer ones"
-            )
         self.begin, self.num_frames = np.array(begin, np.int64), np.array(num_frames, np.int64)
 
     def __len__(self) -> int:
@@ -74,10 +86,11 @@ class Sequences:
 
     def piece(self, i: int, begin: int | None = None, length: int | None = None) -> Piece:
         """Locate sequence i in its file, or `length` frames of it that begin at frame `begin` of cache.data."""
-        file, offset = self.cache.files[self._places[i]], int(self.cache.offsets[self._places[i]])
+        place = int(self._places[i])
+        offset = int(self.cache.offsets[place])
         begin = int(self.begin[i]) if begin is None else begin
         length = int(self.num_frames[i]) if length is None else length
-        return Piece(file.sha256, file.num_frames, begin - offset, length)
+        return Piece(self.cache.sha256(place), int(self.cache.num_frames[place]), begin - offset, length)
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self[i] for i in range(len(self)))
@@ -86,7 +99,7 @@ class Sequences:
 def _span(cache: EncodedCache, i: int, part: Part) -> tuple[int, int]:
     """Return the frames [first, end) of a part of file i, rounded inwards."""
     if part.stop - part.start == 1 or cache.spec.hop_length is not None:
-        return part.span(cache.files[i].num_frames)
+        return part.span(int(cache.num_frames[i]))
     # Fractions refer to time: with a variable rate, half of the codes is not half of the sound.
     lengths = cache.frontend().frame_lengths(cache.codes(i)[None])[0].cpu().numpy()
     ends = lengths.cumsum()

@@ -1,4 +1,4 @@
-"""Split a corpus into training and held-out files by rank of content hash, never by crop."""
+"""Split a corpus into training and held-out files by content hash, never by crop."""
 
 import math
 import sys
@@ -7,12 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..errors import DataError
-from .index import FileEntry, Index, files_of
+from .columns import Entries, Parts
+from .index import FileEntry, Index, Part, files_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+#: From this many files on, a file's hash alone decides on which side it is.
+MANY = 1000
 #: Minimum duration (seconds) of either side when a single file is split.
 SHORTEST_PIECE = 0.1
 #: Maximum gap (seconds) between the sides of a single file, for models of unbounded receptive field.
@@ -21,24 +26,6 @@ UNBOUNDED_GAP = 10.0
 LITTLE = 3.0
 #: `Frontend.fit` gets long files in pieces of this many seconds, which bounds memory.
 PIECE_SECONDS = 60.0
-
-
-@dataclass(frozen=True)
-class Part:
-    """A file, or the part of it between two fractions of its length, `start` and `stop`."""
-
-    file: FileEntry
-    start: float = 0.0
-    stop: float = 1.0
-
-    @property
-    def seconds(self) -> float:
-        """Duration in seconds."""
-        return (self.stop - self.start) * self.file.duration
-
-    def span(self, length: int) -> tuple[int, int]:
-        """Return the frames or samples [first, end) of a file of `length`, rounded inwards."""
-        return math.ceil(self.start * length), math.floor(self.stop * length)
 
 
 @dataclass(frozen=True)
@@ -51,14 +38,14 @@ class Split:
         note: a warning for the user, or empty.
     """
 
-    train: list[Part]
-    held_out: list[Part]
+    train: Sequence[Part]
+    held_out: Sequence[Part]
     note: str = ""
 
     @property
     def summary(self) -> str:
         """One line: "2430 files (17.7 min) to train on, 270 (2.0 min) held out"."""
-        train, held_out = (sum(part.seconds for part in side) / 60 for side in (self.train, self.held_out))
+        train, held_out = (_seconds(side) / 60 for side in (self.train, self.held_out))
         little = (
             "that is little, and a model may soon memorise it; ten minutes or more are better" if train < LITTLE else ""
         )
@@ -69,18 +56,21 @@ class Split:
         )
 
 
-def split(index: Index, held_out: float = 0.1, gap_seconds: float = 0.0) -> Split:
+def split(index: Index, held_out: float = 0.1, gap_seconds: float = 0.0, threshold: bool = True) -> Split:
     """Hold out the files whose content hashes come first.
 
-    The content alone decides, not names, order or folders, and adding a file moves at most one other across. The
-    fraction is of files, since each is scored separately; the fraction of seconds may differ, and `Split.summary`
-    states both. Of a single file, the last fraction `held_out` is held out, after a gap, and `note` says so.
+    The content alone decides, not names, order or folders. Below `MANY` files, a fraction of them is held out, so
+    adding a file moves at most one other across. From there on, those files are held out whose hashes are below this
+    fraction of the highest possible one: about as many, and adding files moves no other across. The fraction is of
+    files, since each is scored separately; the fraction of seconds may differ, and `Split.summary` states both. Of a
+    single file, the last fraction `held_out` is held out, after a gap, and `note` says so.
 
     Args:
         index: the files to split.
         held_out: fraction of the files, above 0 and below 1; each side gets at least one file.
         gap_seconds: the model's receptive field in seconds, used for a single file. If it is infinite, the gap is as
             long as the held-out part, at most `UNBOUNDED_GAP`, and `note` says so.
+        threshold: False for a fraction of the files in any case, as in older runs.
 
     Raises:
         DataError: there are no files, or a single one that is too short to split.
@@ -93,14 +83,31 @@ def split(index: Index, held_out: float = 0.1, gap_seconds: float = 0.0) -> Spli
         (9, 1)
     """
     index.require_files()
-    files = sorted(index.files, key=lambda file: file.sha256)
+    files = index.files
     if len(files) == 1:
         return _cut(index, files[0], held_out, gap_seconds)
     count = min(max(1, round(held_out * len(files))), len(files) - 1)
+    if isinstance(files, Entries):
+        firsts = files.hashes[:, :8].copy().view(">u8")[:, 0]
+    else:
+        files = sorted(files, key=lambda file: file.sha256)
+        firsts = np.array([int(file.sha256[:16], 16) for file in files], np.uint64)
+    if threshold and len(files) >= MANY:
+        below = int(np.count_nonzero(firsts < np.uint64(held_out * 2.0**64)))
+        count = below if 0 < below < len(files) else count
+    if isinstance(files, Entries):
+        order = np.argsort(firsts, kind="stable")
+        return Split(Parts(files, order[count:]), Parts(files, order[:count]))
     return Split([Part(file) for file in files[count:]], [Part(file) for file in files[:count]])
 
 
-def split_each(index: Index, names: Sequence[str], held_out: float = 0.1, gap_seconds: float = 0.0) -> Split:
+def _seconds(side: Sequence[Part]) -> float:
+    return side.seconds if isinstance(side, Parts) else sum(part.seconds for part in side)
+
+
+def split_each(
+    index: Index, names: Sequence[str], held_out: float = 0.1, gap_seconds: float = 0.0, threshold: bool = True
+) -> Split:
     """Split each of several folders that were scanned together, so that files of each are held out.
 
     Args:
@@ -108,6 +115,7 @@ def split_each(index: Index, names: Sequence[str], held_out: float = 0.1, gap_se
         names: names of the folders, as in `corpus_names`.
         held_out: as in `split`.
         gap_seconds: as in `split`.
+        threshold: as in `split`.
 
     Raises:
         DataError: a folder has no files, or a single one that is too short to split.
@@ -115,7 +123,7 @@ def split_each(index: Index, names: Sequence[str], held_out: float = 0.1, gap_se
     prefixed = {file.sha256: file for file in index.files}
     train, kept, notes = [], [], []
     for name in names:
-        sides = split(files_of(index, name), held_out, gap_seconds)
+        sides = split(files_of(index, name), held_out, gap_seconds, threshold)
         train += [replace(part, file=prefixed[part.file.sha256]) for part in sides.train]
         kept += [replace(part, file=prefixed[part.file.sha256]) for part in sides.held_out]
         notes += [f"{name}: {sides.note}"] if sides.note else []

@@ -33,7 +33,7 @@ class StageFrames:
 
     def __init__(self, cache: EncodedCache, later: Spec):
         self.cache, self.alignment = cache, Alignment(cache.spec, later)
-        self._places = {file.sha256: i for i, file in enumerate(cache.files)}
+        self._places = {sha256: i for i, sha256 in enumerate(cache.hashes())}
 
     def frames(self, sha256: str, first: int, length: int) -> np.ndarray:
         """Return the values of frames [first, first + length) of a file: (F, length) float32.
@@ -45,5 +45,5 @@ class StageFrames:
             return np.full((self.alignment.num_values, length), np.nan, np.float32)
         wanted = self.alignment.frames(torch.arange(first, first + length)).numpy()  # (length, per_frame)
         # A file's last frames may end after those of the earlier stage.
-        wanted = self.cache.offsets[place] + wanted.clip(max=self.cache.files[place].num_frames - 1)
+        wanted = self.cache.offsets[place] + wanted.clip(max=int(self.cache.num_frames[place]) - 1)
         return self.cache.data[wanted].reshape(length, -1).T.astype(np.float32)

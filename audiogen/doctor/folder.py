@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -193,7 +193,7 @@ def _totals(index: Index) -> list[tuple[str, str]]:
     ]
 
 
-def _crops(files: list[FileEntry], crop_seconds: float) -> str:
+def _crops(files: Sequence[FileEntry], crop_seconds: float) -> str:
     shorter = sum(file.duration < crop_seconds for file in files)
     length = time_text(crop_seconds)
     if not shorter:
@@ -202,7 +202,7 @@ def _crops(files: list[FileEntry], crop_seconds: float) -> str:
     return f"{length}; {which} shorter, and joined end to end"
 
 
-def _rates(files: list[FileEntry], sample_rate: int) -> str:
+def _rates(files: Sequence[FileEntry], sample_rate: int) -> str:
     higher = sum(file.sample_rate > sample_rate for file in files)
     lost = f"; {plural(higher, 'file')} will lose what is above {sample_rate // 2} Hz" if higher else ""
     return f"{sample_rate} Hz, to which every file is resampled{lost}"

@@ -43,11 +43,11 @@ class Outlook:
     gap_seconds: float
     corpora: Sequence[str] = ()
 
-    def split(self, index: Index) -> Split:
-        """Split a folder, or each of several, as training does."""
+    def split(self, index: Index, threshold: bool = True) -> Split:
+        """Split a folder, or each of several, as training does; without the threshold, as older versions did."""
         if self.corpora:
-            return split_each(index, self.corpora, self.held_out, self.gap_seconds)
-        return split(index, self.held_out, self.gap_seconds)
+            return split_each(index, self.corpora, self.held_out, self.gap_seconds, threshold)
+        return split(index, self.held_out, self.gap_seconds, threshold)
 
 
 def default_outlook(index: Index) -> Outlook:

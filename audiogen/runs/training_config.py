@@ -15,7 +15,7 @@ class DataConfig:
     """Settings of the corpus.
 
     Attributes:
-        held_out: fraction of the files to hold out, by rank of content hash.
+        held_out: fraction of the files to hold out, by content hash.
         num_workers: loader processes; affects speed only, never the batches.
         weights: how often crops are drawn from each of several folders, in any unit, such as [0.7, 0.3]; empty for as
             often as from any other frame.
