@@ -40,6 +40,7 @@ _HOMES = {
     "encode_folder": "data",
     "scan": "data",
     "load_run": "runs.run",
+    "Run": "runs.run",
     "train": "commands.train",
     "tokenize": "commands.tokenize",
     "evaluate_folder": "evaluation.report",

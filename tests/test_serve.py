@@ -3,8 +3,10 @@
 import asyncio
 import io
 import json
+import os
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -457,6 +459,26 @@ def test_hanging_up_stops_the_sound(run, monkeypatch):
         while client.get(about).json()["state"] != "cancelled":
             assert time.monotonic() < end
             time.sleep(0.1)
+
+
+def test_the_protocol_of_the_page_reads_no_file_of_the_server(client):
+    """Guards against Gradio's events, which pass on any file of this machine when Gradio is mounted on another app."""
+    uploads = Path(os.environ["GRADIO_TEMP_DIR"])
+    event = client.get("/config").json()["dependencies"][0]
+    values = [None, "low", "", 1, 1, "", 1, 1, *[None] * (len(event["inputs"]) - 8)]
+    for path, status in (
+        (__file__, 404),
+        (str(client.base_url.join("/config")), 404),
+        (str(uploads / "gone.wav"), 200),
+    ):
+        values[8] = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        body = {"data": values, "fn_index": event["id"], "session_hash": "x", "event_data": None, "trigger_id": 1}
+        assert client.post("/gradio_api/queue/join", json=body).status_code == status
+    assert not list(uploads.rglob(Path(__file__).name))
+    twice = json.dumps(body).replace(
+        '"path": ', f'"path": {json.dumps(str(uploads / "a"))}, "path": "/etc/passwd", "x": '
+    )
+    assert client.post("/gradio_api/queue/join", content=twice).status_code == 404
 
 
 def test_other_hosts_and_too_large_bodies_are_refused(client):

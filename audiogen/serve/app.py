@@ -17,6 +17,8 @@ log = logging.getLogger("audiogen")
 
 #: Maximum number of connections; a page that is open keeps one or two.
 CONNECTIONS = 200
+#: Visitors whose history Gradio remembers; it takes some 60 kB for each, whom anyone can make up.
+SESSIONS = 500
 
 
 @contextmanager
@@ -33,7 +35,9 @@ def make_app(run: Run, limits: Limits, hosts: tuple[str, ...] = ("127.0.0.1", "l
     """
     with tempfile.TemporaryDirectory(prefix="audiogen-serve-", ignore_cleanup_errors=True) as folder:
         # Read when Gradio is imported, or first used: uploads go to a folder of our own, and nothing is reported.
-        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        ours = {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        before = {name: os.environ.get(name) for name in ours}
+        os.environ |= ours
         try:
             import gradio
             from fastapi import FastAPI
@@ -56,6 +60,7 @@ def make_app(run: Run, limits: Limits, hosts: tuple[str, ...] = ("127.0.0.1", "l
             )
             api.include_router(make_api(service))
             page = make_page(service)
+            page.state_session_capacity = SESSIONS
             app = gradio.mount_gradio_app(
                 api,
                 page,
@@ -74,6 +79,8 @@ def make_app(run: Run, limits: Limits, hosts: tuple[str, ...] = ("127.0.0.1", "l
             yield Guard(app, limits.upload_bytes, Path(folder))
         finally:
             service.close()
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def serve(run: Run, host: str, port: int, limits: Limits) -> None:

@@ -1,7 +1,8 @@
 """Let through only what the page and the API need, with bodies of bounded size: ASGI middleware.
 
 Gradio has many more routes than this page uses, among them ones that fetch addresses for the client. A list of those
-that are needed stays right when a new version adds others.
+that are needed stays right when a new version adds others. Mounted on another app, Gradio 6.31 also does not check
+which files an event names: it copies any file that this process may read into its cache, and passes it on.
 """
 
 import asyncio
@@ -159,11 +160,11 @@ class Guard:
                 raise Refused(400, "the request was cut")
             parts.append(message.get("body", b""))
             more = message.get("more_body", False)
-        body = b"".join(parts)
         try:
-            waiting = [parse_json(body)]
+            event = parse_json(b"".join(parts))
         except ValueError as error:
             raise Refused(400, f"the request is no JSON ({str(error)[:100]})") from None
+        waiting = [event]
         while waiting:
             value = waiting.pop()
             if isinstance(value, dict):
@@ -173,7 +174,8 @@ class Guard:
                     raise Refused(400, "a path must be a text")
             if isinstance(value, dict | list):
                 waiting += value.values() if isinstance(value, dict) else value
-        given = False
+        # As it was checked: of a key that is given twice, another parser might take the other value.
+        body, given = json.dumps(event).encode(), False
 
         async def again() -> Message:
             nonlocal given

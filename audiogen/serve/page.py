@@ -39,7 +39,7 @@ def make_page(service: Service) -> gr.Blocks:
     font = ["system-ui", "sans-serif"]  # others would be fetched from the web
     theme = Default(font=font, font_mono=["ui-monospace", "monospace"])
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(60, 600)) as page:
-        page.theme, page.css = theme, CSS  # gr.mount_gradio_app reads neither from here in all versions
+        page.theme = theme
         history = gr.State([])
         gr.Markdown(f"# {_plain(about['name'])}")
         with gr.Row():

@@ -4,7 +4,7 @@
     python tests/bench/serve_load.py RUN [--seconds 1]
 
 Starts the command on a free port, asks it for sounds with random seeds between requests that are wrong in many ways,
-and prints how long each kind took, how often the server was busy, and its memory before and after. It ends with an
+and prints how long each kind took, how often the server was busy, its processor time and its memory. It ends with an
 error if a good request was not answered with a whole WAV, a bad one was answered with anything but a refusal, an answer
 holds what it should not, or the server does not answer afterwards.
 """
@@ -75,6 +75,15 @@ def memory_mb(pid: int) -> float:
         return float("nan")
 
 
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used, on Linux; NaN elsewhere."""
+    try:
+        used = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        return sum(map(int, used)) / os.sysconf("SC_CLK_TCK")
+    except OSError:
+        return float("nan")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
@@ -106,7 +115,7 @@ def wait_until_ready(url: str, server: subprocess.Popen) -> None:
 
 
 def load(url: str, pid: int, seconds: float, folder: Path) -> None:
-    before = memory_mb(pid)
+    before, used = memory_mb(pid), cpu_seconds(pid)
     wrong_ones = bad_requests(folder)
     bad = itertools.islice(itertools.cycle(range(len(wrong_ones))), REQUESTS // 2)
     kinds: list[int | None] = [*bad, *[None] * (REQUESTS // 2)]
@@ -167,8 +176,9 @@ def load(url: str, pid: int, seconds: float, folder: Path) -> None:
     with ThreadPoolExecutor(CLIENTS) as clients:
         list(clients.map(one, kinds))
     spent = time.monotonic() - began
-    after = memory_mb(pid)
+    after, used = memory_mb(pid), cpu_seconds(pid) - used
     print(f"{REQUESTS} requests from {CLIENTS} clients in {spent:.0f} s; sounds of {seconds:g} s; busy {busy} times")
+    print(f"processor time of the server: {used:.0f} s")
     print("| s | median | 90 % | longest |\n| --- | --- | --- | --- |")
     for name, times in took.items():
         nine = statistics.quantiles(times, n=10)[8]
