@@ -41,6 +41,7 @@ _HOMES = {
     "scan": "data",
     "load_run": "runs.run",
     "Run": "runs.run",
+    "export_run": "runs.export",
     "train": "commands.train",
     "tokenize": "commands.tokenize",
     "evaluate_folder": "evaluation.report",

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from chromium import PROGRAM, Chromium
-from corpus import SOUNDING, note, tiny_frontend
+from corpus import RATE, SOUNDING, note, tiny_frontend
 from tiny import BACKBONE_CASES, FLOW_FRAMES, FRAMES, SPEC_CASES, random_conditions, random_input, tiny_model
 from typer.testing import CliRunner
 
@@ -93,6 +93,15 @@ def test_front_ends_as_graphs_equal_front_ends(kind, vocoder):
         made = torch.cat(pieces, dim=2)
         assert made.abs().max() > 0.01
         assert torch.allclose(made, wanted[:, :, : made.shape[2]], atol=1e-5)
+
+
+def test_a_pure_tone_is_encoded_as_exactly_as_noise():
+    """Guards against rounding errors beside a loud bin that count as sound."""
+    frontend = tiny_frontend("mel")
+    wav = 0.9 * torch.sin(2 * torch.pi * 1000 / RATE * torch.arange(64 * frontend.spec.hop_length))[None, None]
+    with torch.no_grad():
+        wanted = copy.deepcopy(frontend).double().encode(wav.double())
+        assert torch.allclose(encoding_graph(frontend).call(wav=wav)["x"].double(), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", sorted(REFUSED))
@@ -298,6 +307,14 @@ def test_options_are_checked_first(tmp_path, options, words):
     (tmp_path / "run").mkdir()
     result = CliRunner().invoke(app, ["export", str(tmp_path / "run"), str(tmp_path / "out"), *options])
     assert isinstance(result.exception, ConfigError) and words in str(result.exception)
+
+
+def test_stages_are_refused_by_their_folders(tmp_path):
+    """Guards against an export of the last stage alone, which generates without the stage before."""
+    run = small_run(tmp_path / "run" / "mulaw", "mulaw", "gru", conditions=False)
+    run.before = small_run(tmp_path / "run" / "pcm", "pcm", "gru", conditions=False)
+    with pytest.raises(ExportError, match="has stages; export each by itself: audiogen export .*mulaw OUT/mulaw$"):
+        export_run(run, tmp_path / "out", "torch")
 
 
 def test_missing_packages_are_named(tmp_path, monkeypatch):

@@ -40,7 +40,7 @@ def in_words(made: Exported, steps_per_second: float) -> str:
         >>> in_words(Exported("step", Path("out/step.onnx"), 2_100_000, False, Comparison(3e-06, 200.0, 80.0)), 100.0)
         'out/step.onnx: 2.1 MB, differs by 3e-06 from PyTorch; 2 times real time (200 steps/s; PyTorch 80)'
     """
-    differs, speed, speed_of_torch = made.compared
+    differs, speed, speed_of_torch, _ = made.compared
     words = f"{made.path}: {made.num_bytes / 1e6:.2g} MB, " + (
         f"{differs:.2%} of the codes differ from PyTorch's"
         if made.of_codes

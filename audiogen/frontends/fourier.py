@@ -22,6 +22,7 @@ class RealFourier(nn.Module):
 
     Args:
         length: N.
+        dtype: float32, or float64 for windows whose loudest bins would hide the others.
     """
 
     first: Tensor
@@ -34,7 +35,7 @@ class RealFourier(nn.Module):
     places: Tensor
     signs_back: Tensor
 
-    def __init__(self, length: int):
+    def __init__(self, length: int, dtype: torch.dtype = torch.float32):
         super().__init__()
         N = length
         # a is even if N is, so that bin N / 2 has a place.
@@ -63,7 +64,7 @@ class RealFourier(nn.Module):
             "places": torch.minimum(back, N - back).flatten(),
             "signs_back": torch.where(back > N // 2, -1.0, 1.0).flatten(),
         }.items():
-            self.register_buffer(name, value.float() if value.is_floating_point() else value, persistent=False)
+            self.register_buffer(name, value.to(dtype) if value.is_floating_point() else value, persistent=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Transform windows (W, N) to the real and the imaginary parts of their bins, (W, N // 2 + 1) each."""

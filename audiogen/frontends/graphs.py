@@ -101,20 +101,25 @@ class Whole(nn.Module):
 
 
 class MelEncoder(nn.Module):
-    """Compute standardised log-mel frames: wav (1, 1, N) -> (1, F, T)."""
+    """Compute standardised log-mel frames: wav (1, 1, N) -> (1, F, T).
+
+    The spectrum is computed in float64: beside a pure tone, the rounding errors of float32 are as large as the floor.
+    """
 
     window: Tensor
+    basis: Tensor
 
     def __init__(self, mel: Mel):
         super().__init__()
-        self.mel, self.fourier = mel, RealFourier(mel.n_fft)
-        self.register_buffer("window", torch.hann_window(mel.n_fft), persistent=False)
+        self.mel, self.fourier = mel, RealFourier(mel.n_fft, torch.float64)
+        self.register_buffer("window", torch.hann_window(mel.n_fft, dtype=torch.float64), persistent=False)
+        self.register_buffer("basis", mel.basis.double(), persistent=False)
 
     def forward(self, wav: Tensor) -> tuple[Tensor]:
         mel, half = self.mel, OVERLAP // 2
-        hops = F.pad(wav.reshape(-1, mel.hop_length), (0, 0, half, half - 1))
+        hops = F.pad(wav.double().reshape(-1, mel.hop_length), (0, 0, half, half - 1))
         re, im = self.fourier(windows(hops, OVERLAP) * self.window)  # (t, bins)
-        log_power = mel._log(F.linear(re * re + im * im, mel.basis))  # (t, F)
+        log_power = mel._log(F.linear(re * re + im * im, self.basis)).float()  # (t, F)
         return (mel.stacked(((log_power - mel.mean) / mel.std).T[None]),)
 
 

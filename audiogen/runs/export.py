@@ -20,7 +20,7 @@ from ..models.conditioning import CONDITIONS, Condition
 from ..models.graphs import conditions_graph, step_graph
 from ..utils.files import atomic_write_json, atomic_write_text
 from ..utils.graph import FORMATS, Graph, check_export
-from .export_checks import Checks, Comparison, material
+from .export_checks import CODE_TOLERANCE, ROUNDINGS, TOLERANCE, Checks, Comparison, material
 from .graph_files import check_packages, write_graph
 from .run import Run
 
@@ -28,10 +28,6 @@ from .run import Run
 ABOUT_FILE, ABOUT_FORMAT = "export.json", 1
 #: The files of the web page.
 PLAYER = Path(__file__).parent / "player"
-#: Largest difference between a graph and PyTorch, of values that are about as large as 1; and the largest share of
-#: codes that differ, as they do where two codewords are equally near up to rounding.
-TOLERANCE, CODE_TOLERANCE = 1e-4, 0.01
-
 #: What the values of a condition mean, by its kind.
 MEANINGS = {
     "label": "the place of the label among the values, counted from 0",
@@ -118,7 +114,8 @@ def export_run(run: Run, out: str | Path, format: str = "onnx", precision: str =
 
 def _require_equal(made: Exported) -> None:
     """Raise an ExportError if a graph differs from PyTorch."""
-    found, most = made.compared.difference, CODE_TOLERANCE if made.of_codes else TOLERANCE
+    found, most = made.compared.difference, max(TOLERANCE, ROUNDINGS * made.compared.rounding)
+    most = CODE_TOLERANCE if made.of_codes else most
     if not found <= most:
         raise ExportError(
             f"{made.path}: differs from PyTorch by {found:.2g}, more than {most:g}; don't use it: the weights have "
