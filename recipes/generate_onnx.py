@@ -64,11 +64,10 @@ def draw(logits, sampling, uniform):
         return int(logits.argmax())
     p = np.exp((logits - logits.max()).astype("float64") / sampling["temperature"])
     order = np.argsort(-p, kind="stable")
+    p[order[sampling["top_k"] or len(p) :]] = 0
     ranked = p[order] / p.sum()
-    kept = np.arange(len(p)) < (sampling["top_k"] or len(p))
-    kept &= np.cumsum(ranked) - ranked < (sampling["top_p"] or 2)
-    kept &= ranked >= (sampling["min_p"] or 0) * ranked[0]
-    p[order[~kept]] = 0
+    p[order[np.cumsum(ranked) - ranked >= (sampling["top_p"] or 2)]] = 0
+    p[p < (sampling["min_p"] or 0) * p.max()] = 0
     return int(np.searchsorted(p.cumsum(), uniform * p.sum(), side="right"))
 
 

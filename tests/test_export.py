@@ -1,12 +1,15 @@
 """Exported graphs equal what they were made of: in PyTorch, as ONNX, as programs of torch.export, and in a browser."""
 
 import copy
+import dataclasses
 import functools
 import http.server
 import json
 import os
+import re
 import runpy
 import shutil
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -27,7 +30,7 @@ from audiogen.frontends.graphs import GriffinLimBlock, decoding_graph, encoding_
 from audiogen.generation.generate import generate
 from audiogen.models.conditioning import Text
 from audiogen.models.graphs import conditions_graph, step_graph
-from audiogen.models.sampling import Sampling, uniforms
+from audiogen.models.sampling import Sampling, draw, uniforms
 from audiogen.runs import export
 from audiogen.runs.config import RunConfig
 from audiogen.runs.export import export_run
@@ -323,6 +326,57 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ConfigError, match="pip install onnx onnxruntime onnxscript"):
         export_run(small_run(tmp_path / "run", "pcm", "bigram", conditions=False), tmp_path / "out")
+
+
+# ---- draws outside of audiogen
+
+SAMPLINGS = [
+    Sampling(),
+    Sampling(temperature=0.7, top_k=3),
+    Sampling(temperature=1.3, top_p=0.6),
+    Sampling(min_p=0.2),
+    Sampling(0.9, 6, 0.9, 0.05),
+    Sampling(temperature=0.0),
+]
+
+
+def logits_and_uniforms(count=200):
+    return 2 * torch.randn(count, 9), torch.rand(count, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_the_recipe_draws_as_audiogen_does(sampling):
+    """Guards against filters in another order, or on another side of their edge."""
+    pytest.importorskip("onnxruntime")
+    recipe, (logits, numbers) = runpy.run_path(str(RECIPE)), logits_and_uniforms()
+    made = [
+        recipe["draw"](x.numpy(), dataclasses.asdict(sampling), float(u)) for x, u in zip(logits, numbers, strict=True)
+    ]
+    assert made == draw(logits, sampling, numbers).tolist()
+
+
+NODE = shutil.which("node")
+
+
+@pytest.mark.skipif(NODE is None, reason="no node on PATH")
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_the_page_draws_as_audiogen_does(tmp_path, sampling):
+    """As above; and guards against random numbers of the page that are not normal."""
+    source = (export.PLAYER / "model.js").read_text(encoding="utf-8")
+    (tmp_path / "model.mjs").write_text(re.sub(r"^(import|ort)\b.*$", "", source, flags=re.M), encoding="utf-8")
+    logits, numbers = logits_and_uniforms()
+    (tmp_path / "given.json").write_text(json.dumps([logits.tolist(), numbers.tolist(), dataclasses.asdict(sampling)]))
+    (tmp_path / "test.mjs").write_text("""
+        import { readFileSync } from "node:fs";
+        import { draw, normals, uniforms } from "./model.mjs";
+        const [logits, numbers, sampling] = JSON.parse(readFileSync("given.json"));
+        const codes = numbers.map((number, i) => draw(Float32Array.from(logits[i]), sampling, number));
+        console.log(JSON.stringify([codes, Array.from(normals(uniforms(1), 20001))]));""")
+    made = subprocess.run([NODE, "test.mjs"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    codes, normal = json.loads(made)
+    assert codes == draw(logits, sampling, numbers).tolist()
+    assert len(normal) == 20001 and abs(np.mean(normal)) < 0.03 and abs(np.std(normal) - 1) < 0.02
+    assert abs(np.mean(np.abs(normal) > 1.96) - 0.05) < 0.006
 
 
 # ---- the page

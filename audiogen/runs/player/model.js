@@ -103,16 +103,15 @@ export function draw(logits, { temperature, top_k, top_p, min_p }, uniform) {
   const ranked = Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a]);
   if (temperature === 0) return ranked[0];
   const most = logits[ranked[0]], p = new Float64Array(logits.length);
-  let total = 0;
-  for (const code of ranked) total += p[code] = Math.exp((logits[code] - most) / temperature);
-  let before = 0, kept = 0;
-  const least = (min_p ?? 0) * p[ranked[0]], share = (top_p ?? 1) * total;
-  ranked.forEach((code, rank) => {
+  const candidates = ranked.slice(0, top_k ?? ranked.length);
+  let total = 0, before = 0, kept = 0;
+  for (const code of candidates) total += p[code] = Math.exp((logits[code] - most) / temperature);
+  for (const code of candidates) {
     const mass = p[code];
-    if (rank >= (top_k ?? Infinity) || before >= share || mass < least) p[code] = 0;
+    if (before >= (top_p ?? 2) * total || mass < (min_p ?? 0)) p[code] = 0; // that of the most probable one is 1
     before += mass;
     kept += p[code];
-  });
+  }
   let sum = 0;
   const threshold = uniform * kept;
   for (let code = 0; code < p.length; code++) if ((sum += p[code]) > threshold) return code;
