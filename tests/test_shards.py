@@ -433,6 +433,6 @@ def test_ray_and_workers_exclude_each_other(folder, tmp_path):
 def test_ray_is_an_extra(folder, tmp_path, monkeypatch):
     """Guards against a folder that is scanned for an hour before a package is missed."""
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.setattr("audiogen.commands.tokenize.open_source", lambda folder: pytest.fail("it is scanned"))
+    monkeypatch.setattr("audiogen.commands.tokenize.open_source", lambda *a, **k: pytest.fail("it is scanned"))
     with pytest.raises(ConfigError, match="--ray: needs the package ray: pip install"):
         tokenize(folder, tmp_path / "cache", "mulaw", ray="auto")

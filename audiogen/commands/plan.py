@@ -21,6 +21,7 @@ from ..data import (
     long_enough,
     scan,
 )
+from ..data.journal import JOURNAL_FILE
 from ..errors import ConfigError
 from ..frontends import FRONTENDS, Frontend, frontend_to_dict, load_frontend
 from ..models.backbones import BACKBONES, Backbone
@@ -229,13 +230,15 @@ class Plan:
         return report_left_out(cache, source)
 
 
-def open_source(folders: str | Path | Sequence[Path], strict: bool = False, out: Path = Path()) -> Index | EncodedCache:
+def open_source(
+    folders: str | Path | Sequence[Path], strict: bool = False, out: Path | None = None
+) -> Index | EncodedCache:
     """Open a cache, or scan a folder and log a warning for each file that is left out or odd.
 
     Args:
         folders: a cache or a folder of sound files; or several of either kind.
         strict: raise an error for such files.
-        out: folder of the run, in which several caches are joined.
+        out: folder of the run or cache: several caches are joined there, and a scan that was killed continues.
 
     Raises:
         ConfigError: some are caches and others folders of sound files.
@@ -246,8 +249,10 @@ def open_source(folders: str | Path | Sequence[Path], strict: bool = False, out:
     folders = [Path(folders)] if isinstance(folders, str | Path) else [Path(folder) for folder in folders]
     if all_caches(folders):
         names, caches = corpus_names(folders), [EncodedCache.open(folder) for folder in folders]
-        return join_caches(caches, names, out / "cache") if names else caches[0]
-    index = scan(folders if len(folders) > 1 else folders[0], strict)
+        return join_caches(caches, names, (out or Path()) / "cache") if names else caches[0]
+    index = scan(
+        folders if len(folders) > 1 else folders[0], strict, journal=None if out is None else out / JOURNAL_FILE
+    )
     for file in index.rejected:
         log.warning("left out: %s: %s", file.path, file.reason)
     for file in index.files:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..data import EncodedCache, Index, is_cache
 from ..data.cache import holds_cache
+from ..data.journal import JOURNAL_FILE
 from ..data.ray_fleet import import_ray
 from ..data.shards import remove_shards
 from ..errors import CacheError, ConfigError
@@ -65,7 +66,7 @@ def tokenize(
         if holds_cache(out):
             remove_shards(Path(out))  # a command that was killed at its very end leaves them
             raise CacheError(f"{out}: holds a cache already; choose another folder, or remove it")
-        source = open_source(folder)
+        source = open_source(folder, out=Path(out))
         assert isinstance(source, Index)  # caches were refused above
         labels, plan = labels_of(source, label_pattern), Plan.for_source(source, flags, draft)
         plan.frontend.to(choose_device(device))
@@ -73,4 +74,5 @@ def tokenize(
         cache = report_left_out(EncodedCache.build(source, plan.frontend, out, workers=workers, ray=ray), source)
         if labels.files:
             labels.save(cache.folder)
+        Path(out, JOURNAL_FILE).unlink(missing_ok=True)
         return cache

@@ -33,6 +33,7 @@ from ..data import (
     read_labels,
     stereo_image,
 )
+from ..data.journal import JOURNAL_FILE
 from ..distributed import World
 from ..errors import ConfigError, RunError, TrainingError
 from ..evaluation.heard import decoded_training, heard_as_asked, judge_of, label_values
@@ -293,6 +294,7 @@ def _resume(typed: Typed, out: Path, world: World, device: torch.device) -> Open
         raise RunError(f"{out}: was started with {begun}; give the same, or train again into another folder")
     source = typed.open(out)
     cache = same_source(source, plan.frontend, out)
+    (out / JOURNAL_FILE).unlink(missing_ok=True)
     sides, begun = plan.split(cache.index), contents(read_split(out))
     if contents(sides) != begun:
         sides = plan.split(cache.index, threshold=False)  # a run that an older version began
@@ -336,6 +338,7 @@ def _start(typed: Typed, out: Path, world: World, device: torch.device) -> Opene
     if plan.config.conditions:
         labels.save(out)
     start_run(out, plan.config, plan.frontend)
+    (out / JOURNAL_FILE).unlink(missing_ok=True)
     return _with_descriptors(Opened(plan, cache, sides, source if isinstance(source, Index) else None, before))
 
 

@@ -41,6 +41,7 @@ from .cache_index import (
 )
 from .fleet import encode_shards
 from .index import Index, long_enough, scan
+from .journal import JOURNAL_FILE
 from .labels import LABELS_FILE
 from .ray_fleet import encode_shards_on_ray
 from .shards import SHARDS_FOLDER, Job, join_shards, plan_shards, remove_shards
@@ -298,7 +299,7 @@ def _make_room(out: Path) -> None:
         raise CacheError(f"{out}: is a file; give a folder for the cache")
     clear_leftovers(out)
     there = {path.name for path in out.iterdir()} - {LOCK_FILE} if out.exists() else set()
-    there -= {SHARDS_FOLDER}
+    there -= {SHARDS_FOLDER, JOURNAL_FILE}
     strangers = there - {INDEX_FILE, DATA_FILE, LABELS_FILE, DESCRIPTORS_FOLDER, *COLUMN_FILES, *FRONTEND_FILES}
     # config.json and weights alone are a saved front-end, not a cache.
     if strangers or there and DATA_FILE not in there:

@@ -2,9 +2,11 @@
 
 import math
 import os
+from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +15,17 @@ from tqdm import tqdm
 from ..audio.decoder import AUDIO_SUFFIXES, Decoder, mono_mix
 from ..errors import AudioReadError, DataError, printable
 from ..spec import Spec
+from ..utils.devices import usable_cores
 from ..utils.files import check_folder_is_there, sha256_file, walk
 from .duplicates import Fingerprint, find_copies
+from .journal import Journal
 
 #: Half the distance between the highest and the lowest sample. Below one 16-bit step a file is empty; below -50 dBFS it
 #: is so faint that a model learns little but the noise.
 NO_SOUND, FAINT = 2.0**-16, 10 ** (-50 / 20)
 CLIPPED = 0.999
+#: Files that are examined between two notes in the journal, and maximum number of threads.
+GROUP, MOST_THREADS = 1000, 32
 SUFFIXES = ", ".join(sorted(AUDIO_SUFFIXES))
 
 
@@ -127,7 +133,9 @@ class Index:
             )
 
 
-def scan(folder: str | Path | Sequence[Path], strict: bool = False, progress: bool = True) -> Index:
+def scan(
+    folder: str | Path | Sequence[Path], strict: bool = False, progress: bool = True, journal: Path | None = None
+) -> Index:
     """Examine every sound file below a folder, in memory that does not grow with their length.
 
     Each file is decoded completely, once. Files that can't be read, are silent, or hold the same samples as an earlier
@@ -138,6 +146,8 @@ def scan(folder: str | Path | Sequence[Path], strict: bool = False, progress: bo
         folder: the folder to scan; or several, whose paths then begin with their names (see `corpus_names`).
         strict: raise an error if a file or folder can't be read, or a file is odd.
         progress: show a progress bar on a terminal.
+        journal: file in which what is found in a thousand files each is kept, so that a scan that was killed continues;
+            unused if `strict`.
 
     Returns:
         The index, which depends on the content alone, not on the order of the file system. `files` may be empty.
@@ -166,7 +176,8 @@ def scan(folder: str | Path | Sequence[Path], strict: bool = False, progress: bo
             f"{folder}: holds no sound files ({SUFFIXES}){there}; give a folder with two or more of them, or a long one"
         )
     files, sketches = [], []
-    for found in _examine_all(folder, paths, strict, progress):
+    kept = None if journal is None or strict else Journal(journal)
+    for found in _examine_all(folder, paths, strict, progress, kept):
         if isinstance(found, Rejected):
             rejected.append(found)
         else:
@@ -306,22 +317,37 @@ def _find_in_all(folders: Sequence[Path]) -> tuple[Path, list[str], list[Rejecte
 
 
 def _examine_all(
-    folder: Path, paths: list[str], strict: bool, progress: bool
+    folder: Path, paths: list[str], strict: bool, progress: bool, journal: Journal | None
 ) -> Iterator[tuple[FileEntry, np.ndarray] | Rejected]:
     """Examine files in threads, and yield the results in the order of the paths."""
 
     def examine(path: str) -> tuple[FileEntry, np.ndarray] | Rejected:
+        known = None if journal is None else journal.get(folder, path)
+        if known is not None:
+            with suppress(LookupError, TypeError, ValueError):  # not what this version writes
+                return FileEntry(**known["file"]), np.frombuffer(b64decode(known["sketch"]), np.float32)
         return _examine(folder, path, strict)
 
     with (
-        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+        ThreadPoolExecutor(min(MOST_THREADS, usable_cores())) as pool,
         tqdm(total=len(paths), unit="file", desc="reading", disable=None if progress else True) as bar,
     ):
-        # In groups of a thousand, so that an error or Ctrl-C does not wait for the rest of a large folder.
-        for first in range(0, len(paths), 1000):
-            for found in pool.map(examine, paths[first : first + 1000]):
+        # In groups, so that an error or Ctrl-C does not wait for the rest of a large folder.
+        for first in range(0, len(paths), GROUP):
+            group = []
+            for found in pool.map(examine, paths[first : first + GROUP]):
                 bar.update()
+                group.append(found)
                 yield found
+            if journal is not None and len(paths) > GROUP:
+                kept = [found for found in group if not isinstance(found, Rejected)]  # others may have had bad luck
+                journal.add(
+                    folder,
+                    {
+                        file.path: {"file": asdict(file), "sketch": b64encode(sketch.tobytes()).decode()}
+                        for file, sketch in kept
+                    },
+                )
 
 
 def _examine(folder: Path, path: str, strict: bool) -> tuple[FileEntry, np.ndarray] | Rejected:
