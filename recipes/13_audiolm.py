@@ -50,6 +50,7 @@ SILENT = 0.01  # root mean square below which a token is not worth hearing
 VOICES, SHOWN = 3, 3  # on the page: meanings x voices, clips
 LONGEST = 4.0  # seconds of a meaning or a prompt
 SHORT = [
+    "semantic.frontend.encoder=fit",
     "semantic.frontend.fit_steps=2",
     "semantic.frontend.dim=16",
     "semantic.frontend.num_layers=1",

@@ -7,6 +7,7 @@ import librosa
 import numpy as np
 import pytest
 import scipy.fft
+import scipy.signal
 import torch
 import torchaudio
 from corpus import folder_of_notes, note, tiny_frontend, tiny_settings
@@ -15,12 +16,14 @@ from torch import Tensor
 
 from audiogen.audio.dsp import hz_to_mel
 from audiogen.errors import ConfigError, DownloadError, NotFittedError
-from audiogen.frontends import load_frontend, save_frontend
+from audiogen.frontends import Frontend, load_frontend, save_frontend
 from audiogen.frontends.semantic.encoder import Encoder
+from audiogen.frontends.semantic.frontend import SHIPPED
 from audiogen.frontends.semantic.hubert import HOP, HuBERT
 from audiogen.frontends.semantic.learning import draw_mask
 from audiogen.frontends.semantic.units import cepstra
 from audiogen.frontends.semantic.voices import Voices, centres, stretch
+from audiogen.spec import TokenSpec
 from audiogen.testing import made_up_sounds
 
 TYPED = [f"--set=frontend.{name}={value}" for name, value in tiny_settings("semantic").items()]
@@ -171,10 +174,48 @@ def test_settings_are_checked():
     """Guards against an encoder that is not there, and one at a rate that it was not made for."""
     with pytest.raises(ConfigError, match="frontend.sample_rate: must be 16000 Hz for HuBERT base"):
         load_frontend("semantic", encoder="hubert_base", sample_rate=8000)
-    with pytest.raises(ConfigError, match="frontend.encoder.*one of fit, hubert_base"):
+    with pytest.raises(ConfigError, match="frontend.encoder.*one of shipped, fit, hubert_base"):
         load_frontend("semantic", encoder="hubert")
+    with pytest.raises(ConfigError, match="frontend.codebook_size: the shipped weights are for 300"):
+        load_frontend("semantic", codebook_size=100)
     with pytest.raises(ConfigError, match="frontend.dim: must be a multiple of twice frontend.num_heads"):
         load_frontend("semantic", dim=12)
+
+
+def test_the_shipped_encoder_hears_what_is_said_more_than_who_says_it():
+    """Guards against weights that do not belong together: the same vowels by two voices must be nearer to each other
+    than other vowels by the same voice."""
+    assert SHIPPED.stat().st_size <= 8_000_000
+    card = (SHIPPED.parent / "README.md").read_text(encoding="utf-8")
+    assert SHIPPED.name in card
+    frontend = load_frontend("semantic")
+    assert frontend.fitted and frontend.spec == TokenSpec(16000, 320, 1, 300)
+    low, high = 110.0, 160.0
+    words = [[(700, 1200), (300, 2300)], [(300, 2300), (350, 800)], [(500, 1700), (700, 1200)]]  # Hz of two formants
+    codes = {(voice, i): frontend.encode(spoken(word, voice)) for voice in (low, high) for i, word in enumerate(words)}
+    for i in range(len(words)):
+        same = differing(frontend, codes[low, i], codes[high, i])
+        assert all(same < differing(frontend, codes[low, i], codes[low, k]) for k in range(len(words)) if k != i)
+
+
+def spoken(vowels: list[tuple[int, int]], pitch: float) -> Tensor:
+    """Vowels of 0.3 s each, as pulses through two resonances whose frequencies grow with the pitch: (1, 1, N)."""
+    parts = []
+    for formants in vowels:
+        x = (np.arange(4800) * pitch % 16000 < pitch).astype(float)
+        for hertz in formants:
+            centre = hertz * (pitch / 110) ** 0.4
+            x = scipy.signal.lfilter(
+                [1], np.poly(0.98 * np.exp(np.array([2j, -2j]) * math.pi * centre / 16000)).real, x
+            )
+        parts.append(0.1 * x / x.std())
+    return torch.from_numpy(np.concatenate(parts)).float()[None, None]
+
+
+def differing(frontend: Frontend, a: Tensor, b: Tensor) -> float:
+    """The mean distance between the codewords of two recordings, frame by frame."""
+    x, y = (frontend.codewords[codes[0, 0]] for codes in (a, b))
+    return float((x - y).norm(dim=1).mean())
 
 
 # ---- HuBERT

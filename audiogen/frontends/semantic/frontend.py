@@ -1,10 +1,12 @@
 """The front-end of semantic tokens."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -23,6 +25,9 @@ from .hubert import HOP, SAMPLE_RATE, HuBERT
 from .learning import Learner, LearningSettings, recordings, standardise
 from .units import cluster
 
+SHIPPED = Path(__file__).parents[2] / "weights" / "semantic-16khz.safetensors"
+#: Settings that the shipped weights fix; they were trained with the defaults.
+SHIPPED_SETTINGS = ("sample_rate", "codebook_size", "dim", "num_layers", "num_heads", "window")
 NUM_BANDS, STACK = 80, 2  # mel bands, mel frames per frame
 QUICK_STEPS = 20  # too few to be of use, but enough to encode a folder
 HUBERT_FRAMES = 30_000  # drawn from the files for k-means
@@ -32,16 +37,16 @@ class Semantic(Frontend):
     """Tokens of what is said or played, not of how it sounds; they can't be decoded to sound.
 
     A transformer turns log-mel frames into vectors that depend on about a second on either side; the code (B, 1, T) of
-    a frame is the nearest of `codebook_size` vectors, at 50 frames/s. The transformer is trained on the files, without
-    labels. With `encoder="hubert_base"` it is HuBERT base, and only the codewords are found in the files.
+    a frame is the nearest of `codebook_size` vectors, at 50 frames/s. The shipped transformer was trained on speech and
+    music. With `encoder="fit"` it is trained on the files, without labels; with `encoder="hubert_base"` it is HuBERT
+    base, and only the codewords are found in the files.
 
     Source: AudioLM (Borsos et al. 2022) for the tokens; HuBERT (Hsu et al. 2021) for the encoder and its training; see
     `Learner` for what removes the voice.
 
     Example:
         >>> from audiogen import load_frontend
-        >>> frontend = load_frontend("semantic", fit_steps=2, dim=8)
-        >>> frontend.fit([torch.randn(1, 16000)])
+        >>> frontend = load_frontend("semantic")
         >>> frontend.encode(torch.zeros(1, 1, 16000)).shape  # (B, K, T)
         torch.Size([1, 1, 50])
     """
@@ -56,7 +61,7 @@ class Semantic(Frontend):
         """Settings.
 
         Attributes:
-            encoder: "fit" to train it on the files, or "hubert_base" for HuBERT base.
+            encoder: "shipped", "fit" to train it on the files, or "hubert_base" for HuBERT base.
             weights: of HuBERT base: "download", or the path of torchaudio's .pth or of a .safetensors with the same
                 keys; "random" for tests.
             sample_rate: Hz.
@@ -68,12 +73,12 @@ class Semantic(Frontend):
             fit_steps: training steps of `fit`.
         """
 
-        encoder: Literal["fit", "hubert_base"] = "fit"
+        encoder: Literal["shipped", "fit", "hubert_base"] = "shipped"
         weights: str = "download"
         sample_rate: int = 16000
-        codebook_size: int = 100
-        dim: int = 160
-        num_layers: int = 3
+        codebook_size: int = 300
+        dim: int = 192
+        num_layers: int = 4
         num_heads: int = 4
         window: int = 16
         fit_steps: int = 3000
@@ -98,6 +103,8 @@ class Semantic(Frontend):
                 self.dim % (2 * self.num_heads) == 0, "dim", "a multiple of twice frontend.num_heads", self.dim
             )
             check_weights(self.dim * (6 * NUM_BANDS + 12 * self.dim * self.num_layers), "dim, num_layers")
+            if self.encoder == "shipped":
+                self._check_shipped()
             if self.encoder == "hubert_base":
                 check_setting(
                     self.sample_rate == SAMPLE_RATE,
@@ -105,6 +112,15 @@ class Semantic(Frontend):
                     f"{SAMPLE_RATE} Hz for HuBERT base",
                     self.sample_rate,
                 )
+
+        def _check_shipped(self) -> None:
+            for field in fields(self):
+                value = getattr(self, field.name)
+                if field.name in SHIPPED_SETTINGS and value != field.default:
+                    raise ConfigError(
+                        f"frontend.{field.name}: the shipped weights are for {field.default}, not {value}: leave it "
+                        "out, or set frontend.encoder=fit to train an encoder of your own"
+                    )
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -127,15 +143,17 @@ class Semantic(Frontend):
 
     @classmethod
     def at_rate(cls, settings: Mapping[str, Any], sample_rate: int) -> dict[str, Any]:
-        """Add sample_rate to settings for `fit`. HuBERT base has a rate of its own, to which audio is resampled."""
-        return dict(settings) if settings.get("encoder") == "hubert_base" else super().at_rate(settings, sample_rate)
+        """Add sample_rate to settings for `fit`. Trained encoders have a rate of their own."""
+        return super().at_rate(settings, sample_rate) if settings.get("encoder") == "fit" else dict(settings)
 
     def load_pretrained(self) -> None:
-        """Load the weights of HuBERT base, whose codewords are still to be fitted.
+        """Load the shipped weights, or those of HuBERT base, whose codewords are still to be fitted.
 
         Raises:
             DownloadError: they can't be downloaded or read, or are not those of HuBERT base.
         """
+        if self.config.encoder == "shipped":
+            self.load_state_dict(load_file(SHIPPED))
         if isinstance(self.encoder, HuBERT):
             self.encoder.load(self.config.weights)
 
