@@ -1,6 +1,6 @@
 """Quickstart: train a small model and listen to it, in about five minutes on a laptop's CPU.
 
-    python recipes/quickstart.py [--out runs/quickstart] [--minutes 3]
+    python recipes/quickstart.py [--out runs/quickstart] [--minutes 2.5]
 
 Synthesise a small corpus of plucked melodies (datasets/synthetic.py, no download), encode it as mel frames, fine-tune
 the base model that comes with audiogen to predict the next frame, and generate new melodies. The page has the
@@ -31,7 +31,7 @@ def main() -> None:
     """Make the corpus, train the model, and write its page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="run folder")
-    parser.add_argument("--minutes", type=float, default=3.0, help="training time")
+    parser.add_argument("--minutes", type=float, default=2.5, help="training time")
     args = parser.parse_args()
 
     # 1. A corpus of melodies of about ten seconds each; the files are the same on every machine.
