@@ -373,6 +373,22 @@ def test_position_is_learned_without_labels(tmp_path):
         assert list(choose_conditions(Labels(), split(scan(folder)))) == found
 
 
+@pytest.mark.parametrize("seconds", [0.05, None])
+def test_the_best_of_several_draws_can_be_made_again(made, tmp_path, seconds):
+    """Guards against --best-of that is ignored, and a seed in the name that gives other labels when it is typed."""
+    run = load_run(made / "run")
+    lively(run.model)
+    best = list(generate_files(run, tmp_path / "best", FileRequest(seconds, best_of=4), 4, seed=0))
+    assert [seed for _, seed, _ in best] == [0, 4, 8, 12]
+    for path, seed, said in best:
+        about = json.loads(path.with_suffix(".json").read_text())
+        assert (about["seed"], about["best_of"]) == (seed, 4)
+        ((again, _, words),) = generate_files(run, tmp_path / "again", FileRequest(seconds, best_of=4), 1, seed=seed)
+        assert words == said and again.read_bytes() == path.read_bytes()
+    first = run.generate(0.05, seeds=[0, 4, 8, 12])
+    assert not torch.equal(run.generate(0.05, num=4, seed=0, best_of=4), first)
+
+
 def test_a_sound_of_its_own_length_ends_where_it_is_asked_to(made, tmp_path):
     """Guards against a one-shot that is followed by the next file, and items cut at the length of another."""
     run = load_run(made / "run")

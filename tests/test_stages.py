@@ -12,7 +12,9 @@ import torch
 from corpus import folder_of_notes, tiny_frontend, tiny_settings
 from tiny import tiny_backbone
 
+from audiogen.audio.io import read_audio, write_audio
 from audiogen.commands.plan import Flags
+from audiogen.commands.samples import FileRequest, generate_files, stream_files
 from audiogen.commands.stages import budget_share, own_settings, plan_stages
 from audiogen.commands.train import train
 from audiogen.data import Crops, EncodedCache, FileConditions, Labels, StageFrames, scan, split, stage_config
@@ -385,6 +387,18 @@ def test_a_loaded_stage_is_a_run_of_its_own(run, made):
         load_run(made / "melvq").generate(0.1)
     with pytest.raises(ConfigError, match="meaning: this run has no stages"):
         alone.generate(0.1, meaning=sound(0))
+    with pytest.raises(ConfigError, match="best_of: only for a run without stages"):
+        run.generate(0.1, best_of=2)
+
+
+@pytest.mark.parametrize("write", [generate_files, stream_files])
+def test_only_new_sound_is_written_whole(run, tmp_path, write):
+    """Guards against new sound that is cut where the prompt ends, which stages cut to whole frames."""
+    hop = run.frontend.spec.hop_length
+    write_audio(tmp_path / "prompt.wav", sound(1)[:, : 4 * hop + hop // 2], RATE)
+    request = FileRequest(0.1, tmp_path / "prompt.wav", only_new=True)
+    list(write(run, tmp_path / "out", request, 1, seed=3))
+    assert read_audio(tmp_path / "out" / "sample-3.wav").shape[1] == round(0.1 * RATE)
 
 
 # ---- refusals

@@ -33,9 +33,9 @@ log = logging.getLogger("audiogen")
 
 #: Items generated at a time, which bounds memory. Draws do not depend on it.
 BATCH = 16
-#: What the .json says of sound with conditions: those asked for, how strongly they are followed, the label that varies
-#: between takes, and what a judge hears; and of what is rendered, its file.
-CONDITIONED = ("conditions", "guidance", "varied", "heard", "meaning")
+#: What the .json says of sound with conditions: those asked for, how strongly they are followed, the number of draws of
+#: which it is the best, the label that varies between takes, and what a judge hears; and of what is rendered, its file.
+CONDITIONED = ("conditions", "guidance", "best_of", "varied", "heard", "meaning")
 #: Takes: at most so many values of a label, so many of each, and so many seconds each. On the page, they are 9 MB at
 #: 44.1 kHz.
 MOST_VALUES, NUM_TAKES, TAKE_SECONDS = 12, 3, 2.0
@@ -148,6 +148,8 @@ def write_generated(
 ) -> Iterator[tuple[Path, int, dict[str, str]]]:
     """Generate one file per seed, folder/PREFIX-SEED.wav, and yield (path, seed, what was asked) when it is written.
 
+    With `best_of`, a seed is that of the first draw, whichever is kept.
+
     Args:
         folder: folder of the files.
         run: the run.
@@ -172,9 +174,10 @@ def write_generated(
             lengths = made.lengths
         about = about or _about(run, asked, request, weights)
         reductions += made.reductions
-        skipped = given if request.only_new and not asked.renders else 0
+        skipped = _given(asked) if request.only_new else 0
         words = _words(run, request.asked, some)
-        for seed, whole, length, said in zip(made.seeds, made.x, lengths, words, strict=True):
+        # The first of an item's draws chose the labels that are not asked for, so its seed makes the file again.
+        for seed, whole, length, said in zip(some, made.x, lengths, words, strict=True):
             path, what = folder / f"{prefix}-{seed}.{request.coding.format}", {"conditions": said} if said else {}
             sound = whole[:, skipped:length]
             write_sample(path, sound, run.sample_rate, "generated", request.coding.bits, seed=seed, **about, **what)
@@ -290,10 +293,9 @@ def stream_files(run: Run, out: Path, request: FileRequest, num: int, seed: int 
     for used in seeds_of_files(num, seed):
         began, path, first = time.perf_counter(), out / f"sample-{used}.wav", math.inf
         asked = _asked(run, request, [used], sounds)
-        given = 0 if asked.renders or sounds.prompt is None else sounds.prompt.shape[-1]
-        chunks = run.stream_request(request.seconds, asked)
+        chunks, left_out = run.stream_request(request.seconds, asked), _given(asked) if request.only_new else 0
 
-        def timed(chunks=chunks, skipped=given if request.only_new else 0) -> Iterator[Tensor]:
+        def timed(chunks=chunks, skipped=left_out) -> Iterator[Tensor]:
             nonlocal first
             for chunk in chunks:
                 first, kept = min(first, time.perf_counter()), chunk[..., skipped:]
@@ -306,6 +308,11 @@ def stream_files(run: Run, out: Path, request: FileRequest, num: int, seed: int 
         said = _words(run, request.asked, [used])[0]
         _write_about(path, made, "generated", seed=used, **about, **({"conditions": said} if said else {}))
         yield Streamed(path, used, first - began, made / took, said)
+
+
+def _given(asked: Request) -> int:
+    """Return the number of samples with which the sound of a request begins: those of its prompt."""
+    return 0 if asked.prompt is None or asked.renders else asked.prompt.shape[-1]
 
 
 def _words(run: Run, asked: Mapping[str, Any] | None, seeds: Sequence[int]) -> list[dict[str, str]]:
@@ -341,9 +348,10 @@ def _about(run: Run, asked: Request, request: FileRequest | None = None, weights
     }
     if asked.conditions:
         about["guidance"] = asked.guidance
+    if asked.best_of > 1:
+        about["best_of"] = asked.best_of
     if request is not None and request.prompt is not None and asked.prompt is not None:
-        heard = not asked.renders and not request.only_new
-        seconds = asked.prompt.shape[-1] / run.sample_rate if heard else 0.0
+        seconds = 0.0 if request.only_new else _given(asked) / run.sample_rate
         about |= {"prompt": str(request.prompt), "prompt_seconds": seconds}
     if request is not None and request.meaning is not None:
         about["meaning"] = str(request.meaning)
