@@ -181,6 +181,13 @@ def test_the_card_has_the_distance_of_the_last_evaluation_of_these_weights(folde
         (folder / "report.json").unlink()
 
 
+def test_a_result_that_cannot_be_kept_is_not_lost(tmp_path, caplog):
+    """Guards against minutes of evaluation that end with an error, since the run folder is somebody else's."""
+    (tmp_path / "report.json").mkdir()
+    write_report(tmp_path, {"loss": 1.0})
+    assert "report.json: can't be written" in caplog.text
+
+
 def test_what_somebody_wrote_into_the_card_stays(folder, hub):
     """Guards against a push that overwrites the owner's words, or keeps figures of earlier weights."""
     card = folder / "README.md"

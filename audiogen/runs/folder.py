@@ -1,5 +1,6 @@
 """The files of a run folder."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -8,7 +9,7 @@ from typing import Any
 
 from ..config import from_dict
 from ..data import Part, Split
-from ..errors import ConfigError, RunError
+from ..errors import AudiogenError, ConfigError, RunError
 from ..frontends import (
     CONFIG_FILE,
     NEWEST_FORMAT,
@@ -25,6 +26,8 @@ from ..utils.json_files import LISTS, damaged, read_format
 from ..utils.tensors import read_tensors, write_tensors
 from .build import blank_model
 from .config import FORMAT, RunConfig, check_name
+
+log = logging.getLogger("audiogen")
 
 #: The latest result of `audiogen evaluate`.
 REPORT_FILE = "report.json"
@@ -184,8 +187,14 @@ def read_source(folder: Path) -> Path:
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:
-    """Write report.json: the result of `audiogen evaluate`, for the model card."""
-    atomic_write_json(folder / REPORT_FILE, {"format": FORMAT, **_finite(report)})
+    """Write report.json: the result of `audiogen evaluate`, for the model card.
+
+    Where that is not possible, as in a folder of somebody else's, log a warning: the result itself is not lost.
+    """
+    try:
+        atomic_write_json(folder / REPORT_FILE, {"format": FORMAT, **_finite(report)})
+    except (AudiogenError, OSError) as error:
+        log.warning("%s: can't be written, so the model card will not have this result (%s)", REPORT_FILE, error)
 
 
 def read_report(folder: Path) -> dict[str, Any] | None:
