@@ -260,6 +260,7 @@ def _train_stages(
         with alone_in(out / stage.name):
             resumed = replace(own, resume=typed.resume or stage.name not in missing)
             opened = _open(resumed, out / stage.name, world, device)
+            (out / JOURNAL_FILE).unlink(missing_ok=True)
             log.info("%s", opened.sides.summary)
             run = _train(out / stage.name, opened, device, diagnostics, world, out)
     assert run is not None
