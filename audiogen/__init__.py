@@ -3,7 +3,7 @@
 frontend = audiogen.load_frontend("mulaw", sample_rate=16000)
 codes = frontend.encode(wav)                        # (B, 1, N) -> (B, K, T)
 run = audiogen.load_run("runs/x")
-wavs = run.generate(seconds=4, num=4, seed=0)       # (4, 1, N)
+wavs = run.generate(seconds=4, num=4, seed=0)       # (4, C, N)
 """
 
 import os

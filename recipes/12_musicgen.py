@@ -31,7 +31,7 @@ from collections.abc import Iterator
 
 import torch
 
-from audiogen.audio.io import read_audio, write_audio
+from audiogen.audio.io import mono, read_audio, write_audio
 from audiogen.commands.train import train
 from audiogen.course.lesson_page import write_lesson
 from audiogen.course.lesson_parser import LessonParser
@@ -203,7 +203,7 @@ def melodies(run: Run, args) -> str:
     wavs = [read_audio(args.folder / p.file.path, rate)[:, : int(8 * rate)] for p in run.split().held_out[:8]]
     asked = [described_value(part, wav[None], spec)[:, :-1] for wav in wavs]  # (12, T) each
     longest = max(wav.shape[1] for wav in wavs) / rate
-    made = run.generate(longest, seeds=range(len(wavs)), conditions={"melody": asked}).cpu()
+    made = mono(run.generate(longest, seeds=range(len(wavs)), conditions={"melody": asked})).cpu()
     sung = [described_value(part, x[None, :, : wav.shape[1]], spec)[:, :-1] for x, wav in zip(made, wavs, strict=True)]
     found = followed(asked, sung) or {"value": math.nan, "shuffled": math.nan}  # of drums, no frame has a pitch
     mean, other = found["value"], found["shuffled"]

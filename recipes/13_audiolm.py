@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audiogen.audio.io import write_audio
+from audiogen.audio.io import mono, write_audio
 from audiogen.commands.train import train
 from audiogen.course.lesson_page import write_lesson
 from audiogen.course.lesson_parser import LessonParser
@@ -203,7 +203,7 @@ def losses(run: Run, args) -> str:
             write_audio(path, sound, run.sample_rate)
             clips.append(Clip(path, kind, Path(name).name))
             if kind in distances:
-                distances[kind].append(mel_distance(wav, sound[:, : wav.shape[1]], run.sample_rate))
+                distances[kind].append(mel_distance(wav, mono(sound)[:, : wav.shape[1]], run.sample_rate))
     rows = [[kind, sum(several) / len(several)] for kind, several in distances.items()]
     for kind, value in rows:
         print(f"{kind}: mel distance {value:.3f}")
@@ -278,7 +278,7 @@ def heard_in(
     counts = {name: np.zeros(3) for name in judge.values}
     for number in range(num):
         (said, meaning), (spoken, voice) = sounds[number % len(sounds)], sounds[(7 * number + 3) % len(sounds)]
-        heard = judge.hear(run.generate(seed=number, prompt=voice, meaning=meaning)[0])
+        heard = judge.hear(mono(run.generate(seed=number, prompt=voice, meaning=meaning)[0]))
         for name, found in counts.items():
             one, other = row_of(said).get(name), row_of(spoken).get(name)
             if None not in (one, other) and one != other:

@@ -24,6 +24,8 @@ def export_files(run: Run, out: Path, format: str, precision: str, settings: Map
         run = replace(run, frontend=load_frontend(run.folder, **settings))
     for made in export_run(run, out, format, precision):
         yield in_words(made, run.frontend.spec.frame_rate * run.model.pattern.stride)
+    if run.config.stereo is not None:
+        yield f"{out}: makes mono sound; the stereo image of the run can't be exported"
     if format == "web":
         yield f"{out / 'index.html'}: copy onnxruntime-web to {out / 'ort'} and serve the folder, see docs/export.md"
 

@@ -211,7 +211,7 @@ class Generation:
     """Generated items.
 
     Attributes:
-        x: codes (B, K, T), frames (B, F, T) or wavs (B, 1, N), beginning with the prompt.
+        x: codes (B, K, T), frames (B, F, T) or wavs (B, C, N), beginning with the prompt.
         seeds: seed of each item.
         lengths: length of each item in frames, or in samples of a wav; shorter items are padded with holes.
         reductions: of wavs, by how many dB the limiter turned each item down at most.

@@ -131,7 +131,8 @@ def _how_to_use(places: Sequence[Path], name: str) -> list[str]:
         f"```sh\naudiogen generate hf://{name} --out out --num 4{label}\n```",
         "```python\nimport audiogen\n\n"
         f'run = audiogen.load_run("hf://{name}")\n'
-        f"wavs = run.generate(seconds=4, num=4, seed=0{given})  # (4, 1, N) at run.sample_rate\n```",
+        f"wavs = run.generate(seconds=4, num=4, seed=0{given})"
+        f"  # (4, {config.num_channels}, N) at run.sample_rate\n```",
     ]
 
 

@@ -43,6 +43,11 @@ class RunConfig:
     distributed: DistributedConfig = DistributedConfig()
     stereo: StereoImage | None = None
 
+    @property
+    def num_channels(self) -> int:
+        """Channels of the generated sound."""
+        return 1 if self.stereo is None else 2
+
     def to_dict(self) -> dict[str, Any]:
         """Return the config as JSON values."""
         conditions = {name: part_to_dict(config, CONDITIONS) for name, config in self.conditions.items()}

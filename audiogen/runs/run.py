@@ -146,6 +146,11 @@ class Run:
         return self.frontend.spec.sample_rate
 
     @property
+    def num_channels(self) -> int:
+        """Channels of the generated sound: 2 for a run that was trained on stereo files, else 1."""
+        return self.config.num_channels
+
+    @property
     def sampling(self) -> Sampling:
         """How sound is drawn where nothing is asked for: as training chose it (see evaluation.tuning), or plainly."""
         return self.config.sampling or Sampling()

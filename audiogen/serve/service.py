@@ -333,8 +333,8 @@ class Service:
             known = run.ask(conditions, [used])
             words = {} if known is None else {n: w for n, w in known.words[0].items() if n in self.labels}
             this = Asked(length, 1, used, dict(asked.labels), asked.guidance, **filters)
-            channels = 1 if run.config.stereo is None else 2
-            sound = Sound(this, words, tuple(files), rate, given + max(1, round(length * rate)), channels)
+            num_samples = given + max(1, round(length * rate))
+            sound = Sound(this, words, tuple(files), rate, num_samples, run.num_channels)
             jobs.append(_Job(sound, length, request))
         return jobs
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from audiogen.audio.io import read_audio, resample, write_audio
+from audiogen.audio.io import mono, read_audio, resample, write_audio
 from audiogen.commands.train import train
 from audiogen.data.index import main_sample_rate, scan
 from audiogen.evaluation.distribution import kad, log_mel_statistics, noise_of_spectrum
@@ -69,7 +69,7 @@ def main() -> None:
             sampling = None if args.temperature is None else Sampling(temperature=args.temperature)
             for first in range(0, args.num, BATCH):
                 seeds = range(first, min(first + BATCH, args.num))
-                made = run.generate(SECONDS, seeds=seeds, sampling=sampling)
+                made = mono(run.generate(SECONDS, seeds=seeds, sampling=sampling))
                 wavs += [resample(wav, run.sample_rate, rate) for wav in made]
             for seed, wav in enumerate(wavs):
                 write_audio(out / "clips" / f"{seed}.wav", wav.clamp(-1, 1), rate)
