@@ -129,10 +129,11 @@ def test_a_folder_is_stereo_if_most_of_its_sound_is(tmp_path):
 
 def test_a_run_on_stereo_files_generates_stereo_sound(tmp_path):
     """From 48 kHz stereo came mono. The stream and a reloaded run have the same image."""
+    (tmp_path / "sound").mkdir()
     for number in range(4):
-        soundfile.write(tmp_path / f"{number}.wav", recording(0.2, 0.4, 1.5, seed=number), RATE)
+        soundfile.write(tmp_path / "sound" / f"{number}.wav", recording(0.2, 0.4, 1.5, seed=number), RATE)
     small = ["backbone.dim=16", "backbone.num_layers=1", "training.sample_seconds=0.2", "training.crop_frames=8"]
-    run = train(tmp_path, tmp_path.with_name("run"), "mel", "gpt", steps=2, start="scratch", overrides=small)
+    run = train(tmp_path / "sound", tmp_path / "run", "mel", "gpt", steps=2, start="scratch", overrides=small)
     wav = run.generate(0.5, num=2, seed=3)
     assert wav.shape == (2, 2, RATE // 2)
     left, right = wav[0].numpy()

@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -122,7 +123,11 @@ def test_terminated_outside_of_the_training_loop(tmp_path):
     command.send(signal.SIGTERM)
     result = command.wait()
     assert (result.code, result.err) == (143, "audiogen: terminated; what was saved stays\n")
-    assert not (tmp_path / "cache").exists()
+    left = sorted(path.name for path in (tmp_path / "cache").rglob("*") if path.is_file())
+    assert all(
+        re.fullmatch(r"\d{6}-[0-9a-f]{16}\.(bin|json)|\.lock", name) for name in left
+    )  # whole shards, to go on from
+    assert audiogen(tmp_path, "tokenize", tmp_path / "sound", tmp_path / "cache", "--frontend", "mulaw").code == 0
 
 
 @posix

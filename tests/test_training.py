@@ -257,13 +257,17 @@ def test_evaluations_take_at_most_so_many_frames():
     """Guards against an evaluation that takes longer than the training between two of them, because one file is
     long."""
     files = [torch.full((2, length), length) for length in (30, 50, 70, 10)]
-    assert [x.shape[1] for x in session._some(files, 100)[0]] == [20, 30, 50]
-    assert [x.shape[1] for x in session._some(files, 20)[0]] == [20]
-    assert [x.shape[1] for x in session._some(files, 10_000)[0]] == [10, 30, 50, 70]
-    assert session._some(files, 10_000)[1] == [3, 0, 1, 2]
+
+    def some(sequences, most_frames, places=None):
+        return session._some(sequences, range(len(sequences)) if places is None else places, most_frames)
+
+    assert [x.shape[1] for x in some(files, 100)[0]] == [20, 30, 50]
+    assert [x.shape[1] for x in some(files, 20)[0]] == [20]
+    assert [x.shape[1] for x in some(files, 10_000)[0]] == [10, 30, 50, 70]
+    assert some(files, 10_000)[1] == [3, 0, 1, 2] and some(files, 10_000, [2, 1])[1] == [1, 2]
     least = session.LEAST_SHARE
     long = [torch.zeros(1, 9 * least), torch.zeros(1, 5), torch.zeros(1, 9 * least)]
-    assert [x.shape[1] for x in session._some(long, 3 * least)[0]] == [5, least, least], "the first is not all there is"
+    assert [x.shape[1] for x in some(long, 3 * least)[0]] == [5, least, least], "the first is not all there is"
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,7 @@ def read_record(folder: Path, verify: bool = True) -> Record:
             raise ValueError(f"{DATA_FILE} does not match its checksum")
     except OSError as error:
         raise damaged(folder, f"{Path(error.filename or DATA_FILE).name}: {error.strerror}") from error
-    except (TypeError, ValueError, LookupError, ConfigError) as error:
+    except (TypeError, ValueError, OverflowError, LookupError, ConfigError) as error:
         raise damaged(folder, f"{INDEX_FILE} is inconsistent: {error}") from error
     return record
 
