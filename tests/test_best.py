@@ -10,7 +10,7 @@ from audiogen.errors import ConfigError
 from audiogen.generation import best as best_module
 from audiogen.generation.best import evidence, generate_best
 from audiogen.generation.generate import generate
-from audiogen.generation.request import Request
+from audiogen.generation.request import Request, Until
 from audiogen.models.batch import Batch
 from audiogen.models.conditioning import positions
 
@@ -69,6 +69,14 @@ def test_nothing_asked_is_nothing_to_be_said(conditions):
     model = tiny_model(TOKENS, "gpt", "parallel", conditions=True)
     with pytest.raises(ConfigError, match="best_of: nothing is asked for"):
         generate_best(model, T, Request(seeds=[1], conditions=conditions, best_of=2))
+
+
+def test_items_of_varying_length_are_refused():
+    """Draws of other lengths can't take each other's place: a traceback of torch."""
+    model = tiny_model(TOKENS, "gpt", "parallel", conditions=True)
+    until = Until(5, lambda codes: torch.ones(len(codes), codes.shape[2], dtype=torch.int64))
+    with pytest.raises(ConfigError, match="best_of: needs a front-end with a constant frame rate"):
+        generate_best(model, T, Request(seeds=[1], conditions=asked(1), best_of=2, until=until))
 
 
 @pytest.mark.parametrize("count", [0, 65])

@@ -138,6 +138,9 @@ def test_a_run_on_stereo_files_generates_stereo_sound(tmp_path):
     assert wav.shape == (2, 2, RATE // 2)
     left, right = wav[0].numpy()
     assert left.std() > 1.1 * right.std() and np.corrcoef(left, right)[0, 1] < 0.95
+    # What was generated can be continued; its channels one after the other would be a prompt of twice the length.
+    made = run.request(seeds=[1], prompt=wav[0])
+    torch.testing.assert_close(made.prompt, wav[:1].mean(dim=1, keepdim=True))
     again = load_run(run.folder)
     assert again.config == run.config and torch.equal(again.generate(0.5, num=2, seed=3), wav)
     chunks = list(run.stream(0.5, num=2, seed=3))

@@ -13,7 +13,7 @@ from .request import Generation, Request
 
 
 def generate_best(model: SequenceModel, num_frames: int, request: Request) -> Generation:
-    """Generate each item `request.best_of` times, with the seeds s, s + 1, ..., and keep the one of most evidence.
+    """Generate each item `best_of` times, with the seeds s, s + 1, ..., and keep the one with the most evidence.
 
     The evidence for the conditions c in what follows the prompt is log p(x | c) - log p(x | nothing), by the model
     itself, which thus is a classifier that needs no training. Where sounds begin and end is given on both sides.
@@ -22,10 +22,12 @@ def generate_best(model: SequenceModel, num_frames: int, request: Request) -> Ge
         What `generate` returns for the seeds that are kept.
 
     Raises:
-        ConfigError: nothing is asked for, or as in `generate`.
+        ConfigError: nothing is asked for, items end by a stop rule, or as in `generate`.
 
     Source: Ho and Salimans 2022, Classifier-Free Diffusion Guidance, section 3.2 (the implicit classifier).
     """
+    if request.until is not None:
+        raise ConfigError("best_of: needs a front-end with a constant frame rate; leave it at 1")
     given = {name: x for name, x in (request.conditions or {}).items() if isinstance(x, Tensor)}
     parts = {} if model.conditioner is None else model.conditioner.parts
     open_ = {name: x for name, x in given.items() if parts[name].stays_open}

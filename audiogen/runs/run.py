@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..audio.io import audio_info, resample
+from ..audio.io import audio_info, mono, resample
 from ..audio.limiter import log_reductions
 from ..data import (
     EncodedCache,
@@ -237,8 +237,8 @@ class Run:
             seconds: seconds of new sound, after the prompt; None for the duration of the meaning, or 4 without one.
             num: number of items; item i uses seed + i * best_of, so that each can be repeated by itself.
             seed: seed of the first item; None chooses a random one and logs it.
-            prompt: wav (1, N) or (1, 1, N) at `sample_rate` to continue. Of a run with stages, it is cut to whole
-                frames.
+            prompt: wav (C, N) or (1, C, N) at `sample_rate` to continue; its mono mix is used. Of a run with stages, it
+                is cut to whole frames.
             sampling: temperature and filters, of all stages or by name of the stage; None for the run's own.
             seeds: one seed per item, instead of `num` and `seed`.
             conditions: what to ask for by name, such as {"digit": "7"}: one value for all items, a list of one for
@@ -348,6 +348,8 @@ class Run:
             if seed is None:
                 log.info("seed drawn: %d, counting up", seeds[0])
         check_batch_size(len(seeds) or 1)  # before asking for the conditions of each
+        # A stereo sound, such as this run may generate, is mixed.
+        prompt, meaning = (None if x is None else mono(torch.atleast_2d(x)) for x in (prompt, meaning))
         wav = None if prompt is None else prompt.reshape(1, 1, -1)
         if self.before is None and meaning is not None:
             raise ConfigError(
