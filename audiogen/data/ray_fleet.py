@@ -1,5 +1,6 @@
 """Encode the shards of a folder on a Ray cluster: `audiogen tokenize FOLDER OUT --ray`."""
 
+import importlib
 import os
 import secrets
 import socket
@@ -62,10 +63,9 @@ def import_ray() -> ModuleType:
     # Set before Ray is loaded: it would report its use.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        import ray
+        return importlib.import_module("ray")
     except ImportError:
         raise ConfigError("--ray: needs the package ray: pip install 'ray[train]>=2.60,<3'") from None
-    return ray
 
 
 def _connect(ray: Any, address: str) -> None:
