@@ -11,7 +11,7 @@ How it carries over to audio. The model is the MLP of courses on text, with 16 m
 recording is a word that begins and ends with a boundary token. Then come operations that courses on text leave out. The
 gradient of a dilated convolution goes back in time through the same gaps, so a layer's dilation is the number of
 milliseconds by which an error reaches further into the past. The others are layer norm and attention, where an error
-says which moment should have been attended to. Lessons 6 and 7 explain these layers; come back to the "Back through"
+says which moment should have been attended to. Lessons 6 and 7a explain these layers; come back to the "Back through"
 sections of the page after them.
 
 What to try. Change a sign in one backward function and run again: which number in the first table reveals it, and does

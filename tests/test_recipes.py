@@ -90,7 +90,7 @@ def test_wrong_usage_of_a_lesson_exits_with_2(clips, tmp_path, monkeypatch, caps
     assert "only settings of the codec can be set here" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("lesson", "run"), [("06_wavenet", "wavenet"), ("07_gpt", "gpt"), ("09_gpt2", "gpt")])
+@pytest.mark.parametrize(("lesson", "run"), [("06_wavenet", "wavenet"), ("07b_gpt", "gpt"), ("09_gpt2", "gpt")])
 def test_a_lesson_that_finds_a_run_says_so_before_it_begins(lesson, run, clips, tmp_path, monkeypatch, capsys):
     """Guards against minutes of work that end in a refusal: the second of two trials into one folder."""
     (tmp_path / run).mkdir()

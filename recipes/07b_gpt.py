@@ -1,6 +1,6 @@
-"""Lesson 7: GPT on audio tokens, and what its heads attend to.
+"""Lesson 7b: GPT on audio tokens. What do its heads attend to?
 
-    python recipes/07_gpt.py FOLDER [--out runs/07_gpt] [--frontend codec] [--minutes 6]
+    python recipes/07b_gpt.py FOLDER [--out runs/07b_gpt] [--frontend codec] [--minutes 6]
 
 What it teaches. With attention, each step chooses which earlier steps it uses, instead of a fixed set of taps. On
 samples this is wasteful, since a second is thousands of steps. On the tokens of a codec a second is some fifty frames,
@@ -15,7 +15,7 @@ code depends on the coarser codes of its own frame for only K - 1 additional ste
     parallel  0 1 2      delay  0 1 2 . .      flatten  0 . 1 . 2 .
               0 1 2             . 0 1 2 .               . 0 . 1 . 2
 
-What to try. Use a separate folder for each experiment (--out runs/07_try). --set pattern.kind=parallel: what happens to
+What to try. Use a separate folder for each experiment (--out runs/07b_try). --set pattern.kind=parallel: what happens to
 the bits, and to the sound? `--frontend melvq` for tokens made from mel frames by k-means, or `--frontend encodec` (its
 weights are downloaded, licence CC-BY-NC). --set backbone.num_heads=1: how much do several heads per layer help?
 """

@@ -1,6 +1,6 @@
-"""Lesson 7: attention. Which parts of the past does each step use?
+"""Lesson 7a: attention. Which parts of the past does each step use?
 
-    python recipes/07_attention.py FOLDER [--out runs/07_attention]
+    python recipes/07a_attention.py FOLDER [--out runs/07a_attention]
 
 What it teaches. Attention is an average of the past whose weights come from the data: each step has a query, a key and
 a value, and the values whose keys match the query get larger weights. The lesson builds it up in small versions, checks
@@ -13,7 +13,7 @@ predict the next slice. Without it, they see a whole clip in both directions and
 sequence can also attend to another (cross-attention): here a query for each word searches the spectrogram for it.
 
 What to try. --layers 8: which models still learn? --rate 0.03: which ones learn now? --steps 1500: does dropout help
-once the model has seen every file many times? Then run 07_gpt.py, which looks inside a trained GPT.
+once the model has seen every file many times? Then run 07b_gpt.py, which looks inside a trained GPT.
 """
 
 import argparse
