@@ -15,9 +15,9 @@ code depends on the coarser codes of its own frame for only K - 1 additional ste
     parallel  0 1 2      delay  0 1 2 . .      flatten  0 . 1 . 2 .
               0 1 2             . 0 1 2 .               . 0 . 1 . 2
 
-What to try. Use a separate folder for each experiment (--out runs/07b_try). --set pattern.kind=parallel: what happens to
-the bits, and to the sound? `--frontend melvq` for tokens made from mel frames by k-means, or `--frontend encodec` (its
-weights are downloaded, licence CC-BY-NC). --set backbone.num_heads=1: how much do several heads per layer help?
+What to try. Use a separate folder for each experiment (--out runs/07b_try). --set pattern.kind=parallel: what happens
+to the bits, and to the sound? `--frontend melvq` for tokens made from mel frames by k-means, or `--frontend encodec`
+(its weights are downloaded, licence CC-BY-NC). --set backbone.num_heads=1: how much do several heads per layer help?
 """
 
 import math
