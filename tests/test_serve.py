@@ -1,6 +1,7 @@
 """audiogen serve: what the service generates and refuses, what the guard lets through, and the API and page on top."""
 
 import asyncio
+import dataclasses
 import io
 import json
 import os
@@ -17,9 +18,11 @@ from serving import running, tiny_run
 
 from audiogen.audio.io import read_at_most
 from audiogen.errors import AudioReadError, ConfigError
+from audiogen.runs.build import build_model
 from audiogen.serve import guard as guard_module
 from audiogen.serve.guard import Guard
-from audiogen.serve.service import Asked, BusyError, Limits, Service
+from audiogen.serve.service import FILES, Asked, BusyError, Limits, Service
+from audiogen.testing import lively
 
 RATE = 8000
 
@@ -94,9 +97,46 @@ def test_a_recording_is_continued_and_a_melody_followed(run, service, tmp_path):
     assert sound.words["register"] == "low" and sound.num_samples == 4000
 
 
+def test_of_a_prompt_the_end_is_continued_and_the_rest_left_out(run, service, tmp_path):
+    """Guards against a cut at the wrong end, and a sound that begins before or after what is new."""
+    path = wav_file(tmp_path / "x.wav", 0, 8000, 16000)
+    (sound,) = service.submit(Asked(0.25, seed=1, prompt_seconds=0.2, only_new=True), {"prompt": path})
+    prompt = read_at_most(path, RATE, 1.0)[:, -1600:]
+    expected = run.generate(0.25, seed=1, prompt=prompt)[0, :, 1600:].numpy()
+    wav = finished(service, sound)[0]
+    assert wav.shape == expected.shape == (1, 2000) and np.abs(wav - expected).max() < 2**-14
+    assert sound.describe()["asked"]["prompt_seconds"] == 0.2
+
+
+def test_the_best_of_several_draws_is_kept(run, service):
+    """Guards against seeds that overlap between sounds, and a choice that the service does not pass on."""
+    asked = Asked(0.25, 2, 7, {"register": "low"}, best_of=3)
+    wavs = finished(service, *(sounds := service.submit(asked)))
+    assert [sound.asked.seed for sound in sounds] == [7, 10]
+    for wav, seed in zip(wavs, (7, 10), strict=True):
+        expected = run.generate(0.25, seed=seed, conditions={"register": "low"}, best_of=3)[0].numpy()
+        assert np.abs(wav - expected).max() < 2**-14
+
+
+def test_a_run_without_conditions_has_no_best_draw(run):
+    """Guards against a page that offers what then fails in the queue."""
+    plain = dataclasses.replace(run.config, conditions={})
+    model = lively(build_model(plain, run.frontend.spec)).eval()
+    service = Service(dataclasses.replace(run, config=plain, model=model), Limits())
+    assert service.describe()["best_of"] == 1
+    with pytest.raises(ConfigError, match="best_of: must be from 1 to 1"):
+        service.submit(Asked(0.1, best_of=2))
+    service.close()
+
+
 @pytest.mark.parametrize(
     "asked, said",
     [
+        (Asked(1.0, best_of=9), "best_of: must be from 1 to 8"),
+        (Asked(1.0, labels={"register": None, "tempo": None}, best_of=0), "best_of: must be from 1 to 8"),
+        (Asked(1.0, only_new=True), "only_new: there is no prompt"),
+        (Asked(1.0, prompt_seconds=1.0), "prompt_seconds: there is no prompt"),
+        (Asked(1.0, prompt_seconds=float("nan")), "prompt_seconds: must be above 0"),
         (Asked(3.0), "seconds: must be above 0 and at most 2"),
         (Asked(float("nan")), "seconds"),
         (Asked(1.0, num=5), "num: must be from 1 to 4"),
@@ -214,6 +254,30 @@ def test_a_sound_that_takes_too_long_fails_and_the_next_one_is_made(stalled, mon
     while not broken.ended:
         time.sleep(0.01)
     assert broken.state == "failed" and broken.error == "an internal error, which the server's log describes"
+
+
+@pytest.mark.parametrize("best_of", [1, 2])
+def test_whole_sounds_are_given_up_too(run, monkeypatch, best_of):
+    """Guards against a front-end that can't stream, or a choice among draws, that ignores limits and cancelling."""
+    if best_of == 1:
+        monkeypatch.setattr(type(run.frontend), "streams", False)
+        hop_length = run.frontend.spec.hop_length
+        monkeypatch.setattr(
+            type(run.frontend), "decode", lambda _, x, limiter: x.new_zeros(1, 1, 99 * hop_length) * 0.0
+        )
+    service, labels = Service(run, Limits(seconds=1e4, work_seconds=0.1)), {"register": "low"}
+    (sound,) = service.submit(Asked(1e4, labels=labels, best_of=best_of))  # takes minutes
+    while not sound.ended:
+        time.sleep(0.01)
+    assert sound.state == "failed" and "it took more than 0.1 s" in sound.error
+    service.limits = Limits(seconds=1e4)
+    (first,) = service.submit(Asked(1e4, labels=labels, best_of=best_of))
+    (second,) = service.submit(Asked(0.1))
+    while first.state != "running":
+        time.sleep(0.01)
+    service.cancel(first)
+    finished(service, second)
+    service.close()
 
 
 # ---- the guard
@@ -384,6 +448,11 @@ def test_the_api_generates_what_python_generates(run, client, tmp_path):
     wav, _ = soundfile.read(io.BytesIO(answer.content), dtype="float32")
     expected = run.generate(0.25, seed=1, prompt=read_at_most(path, RATE, 1.0))
     assert np.abs(wav - expected[0, 0].numpy()).max() < 2**-14
+    form = {"seconds": 0.25, "seed": 1, "only_new": "true", "prompt_seconds": 0.25, "best_of": 2}
+    answer = client.post("/api/generate", data=form, files={"prompt": path.read_bytes()})
+    wav, _ = soundfile.read(io.BytesIO(answer.content), dtype="float32")
+    expected = run.generate(0.25, seed=1, prompt=read_at_most(path, RATE, 1.0)[:, -2000:], best_of=2)[..., 2000:]
+    assert np.abs(wav - expected[0, 0].numpy()).max() < 2**-14
 
 
 def test_sounds_are_queued_found_read_in_parts_and_cancelled(client):
@@ -419,6 +488,10 @@ def test_sounds_are_queued_found_read_in_parts_and_cancelled(client):
         ({"labels": '{"melody": "/etc/passwd"}'}, 400),
         ({"prompt": "/etc/passwd"}, 422),
         ({"num": "1000000"}, 400),
+        ({"best_of": "1000000"}, 400),
+        ({"best_of": "two"}, 422),
+        ({"only_new": "perhaps"}, 422),
+        ({"only_new": "true"}, 400),
     ],
 )
 def test_malformed_requests_are_answered_in_one_line(client, form, status):
@@ -430,9 +503,16 @@ def test_malformed_requests_are_answered_in_one_line(client, form, status):
 
 def test_the_api_describes_itself_and_the_run(client):
     """Guards against an OpenAPI document that misses a field, and a page that must guess what was learned."""
-    paths = client.get("/api/openapi.json").json()["paths"]
+    document = client.get("/api/openapi.json").json()
+    paths = document["paths"]
     assert set(paths) == {"/api/run", "/api/generate", "/api/sounds", "/api/sounds/{id}", "/api/sounds/{id}.wav"}
+    known = {field.name for field in dataclasses.fields(Asked)} | set(FILES)
+    for route, fields in (("sounds", known), ("generate", known - {"num"})):
+        (content,) = paths[f"/api/{route}"]["post"]["requestBody"]["content"].values()
+        form = document["components"]["schemas"][content["schema"]["$ref"].split("/")[-1]]["properties"]
+        assert set(form) == fields and all(field["description"] for field in form.values())
     about = client.get("/api/run").json()
+    assert about["best_of"] == 8
     assert about["labels"]["register"] == {"kind": "label", "values": ["low", "<b>high</b>"]}
     assert about["labels"]["tempo"] == {"kind": "number", "low": 60.0, "high": 180.0}
     assert about["files"] == ["prompt", "melody", "like"] and about["limits"]["seconds"] == 5.0
@@ -465,13 +545,13 @@ def test_the_protocol_of_the_page_reads_no_file_of_the_server(client):
     """Guards against Gradio's events, which pass on any file of this machine when Gradio is mounted on another app."""
     uploads = Path(os.environ["GRADIO_TEMP_DIR"])
     event = client.get("/config").json()["dependencies"][0]
-    values = [None, "low", "", 1, 1, "", 1, 1, *[None] * (len(event["inputs"]) - 8)]
+    values = [None, "low", "", 1, 1, "", 1, 1, 1, 0, False, *[None] * (len(event["inputs"]) - 11)]
     for path, status in (
         (__file__, 404),
         (str(client.base_url.join("/config")), 404),
         (str(uploads / "gone.wav"), 200),
     ):
-        values[8] = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        values[11] = {"path": path, "meta": {"_type": "gradio.FileData"}}
         body = {"data": values, "fn_index": event["id"], "session_hash": "x", "event_data": None, "trigger_id": 1}
         assert client.post("/gradio_api/queue/join", json=body).status_code == status
     assert not list(uploads.rglob(Path(__file__).name))

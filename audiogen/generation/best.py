@@ -28,11 +28,7 @@ def generate_best(model: SequenceModel, num_frames: int, request: Request) -> Ge
     """
     if request.until is not None:
         raise ConfigError("best_of: needs a front-end with a constant frame rate; leave it at 1")
-    given = {name: x for name, x in (request.conditions or {}).items() if isinstance(x, Tensor)}
-    parts = {} if model.conditioner is None else model.conditioner.parts
-    open_ = {name: x for name, x in given.items() if parts[name].stays_open}
-    if len(given) == len(open_) or len(given) < len(request.conditions or {}):
-        raise ConfigError("best_of: nothing is asked for that a sound could say more or less clearly; leave it at 1")
+    given, open_ = evident(model, request)
     best: Generation | None = None
     most = torch.full((request.batch_size,), -torch.inf, dtype=torch.float64)
     for number in range(request.best_of):
@@ -51,6 +47,20 @@ def generate_best(model: SequenceModel, num_frames: int, request: Request) -> Ge
         )
     assert best is not None
     return best
+
+
+def evident(model: SequenceModel, request: Request) -> tuple[Conditions, Conditions]:
+    """Return the conditions of a request for which there can be evidence, with and as those that are always given.
+
+    Raises:
+        ConfigError: nothing is asked for.
+    """
+    given = {name: x for name, x in (request.conditions or {}).items() if isinstance(x, Tensor)}
+    parts = {} if model.conditioner is None else model.conditioner.parts
+    open_ = {name: x for name, x in given.items() if parts[name].stays_open}
+    if len(given) == len(open_) or len(given) < len(request.conditions or {}):
+        raise ConfigError("best_of: nothing is asked for that a sound could say more or less clearly; leave it at 1")
+    return given, open_
 
 
 @torch.no_grad()

@@ -103,6 +103,8 @@ def _frames(model: SequenceModel, prompt: Tensor, num_frames: int, request: Requ
                 numbers[:, 0] = model.head.at_start(numbers[:, 0])
             for start in range(begin, end, at_once):
                 stop = min(start + at_once, end)
+                if request.on_chunk is not None:
+                    request.on_chunk()
                 drawn = slice(start - begin, stop - begin)
                 if request.changes is not None and start > begun:
                     following = next(request.changes, None)

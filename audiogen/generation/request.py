@@ -123,6 +123,8 @@ class Request:
             beginning of the prompt.
         guidance: scale of classifier-free guidance: 0 ignores the conditions, 1 is the model without guidance, and
             more follows the conditions more closely. Any value but 1 needs a second row per item.
+        on_chunk: called before each chunk of about 0.05 s is drawn, by `best_of` in each of its draws; what it raises
+            ends the generation.
         before: for `generate_sound` and `stream_sound`, the stage whose codes are a condition of this one.
         best_of: for `generate_sound`, how often each item is drawn, with its seed and the ones after it; the one that
             says most clearly what is asked for is kept (see generation/best.py).
@@ -145,6 +147,7 @@ class Request:
     conditions: "AskedConditions | None" = None
     changes: "Iterator[AskedConditions] | None" = None
     guidance: float = 1.0
+    on_chunk: "Callable[[], None] | None" = None
     before: "Before | None" = None
     best_of: int = 1
 

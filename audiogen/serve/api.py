@@ -9,11 +9,14 @@ import asyncio
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
-from fastapi import APIRouter, File, Form, HTTPException, Request, UploadFile
+from fastapi import APIRouter, Depends, File, HTTPException, Request, UploadFile
+from fastapi import Form as FormField
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
@@ -39,41 +42,53 @@ class SoundInfo(BaseModel):
     files: list[str]
 
 
-Seconds = Annotated[
-    float | None,
-    Form(description="Seconds of new sound. Default: a complete sound if the run knows where sounds end, else 4."),
-]
-Seed = Annotated[int | None, Form(description="The same seed gives the same sound.")]
-Labels = Annotated[
-    str,
-    Form(description='A JSON object, such as {"lead": "harp"}; null means "not given". Default: as in the recordings.'),
-]
-Guidance = Annotated[float | None, Form(description="How strongly to follow what is asked for; 1 is as learned.")]
-Temperature = Annotated[float | None, Form(description="Below 1, favour what is probable.")]
-TopK = Annotated[int | None, Form(description="Draw among so many of the most probable codes.")]
-Probability = Annotated[float | None, Form()]
-Prompt = Annotated[UploadFile | None, File(description="A sound file to continue.")]
-Meaning = Annotated[UploadFile | None, File(description="A sound file to render, for a run with stages.")]
-Melody = Annotated[UploadFile | None, File(description="A sound file whose melody to follow.")]
-Loudness = Annotated[UploadFile | None, File(description="A sound file whose loudness to follow.")]
-Like = Annotated[UploadFile | None, File(description="A sound file to vary.")]
+@dataclass(frozen=True)
+class Form:
+    """The fields of a request as HTTP gives them: labels as JSON, and uploaded files."""
+
+    asked: Asked
+    labels: str
+    uploads: Mapping[str, UploadFile | None]
+
+
+def form_of(*left_out: str) -> Callable[..., Form]:
+    """Return a dependency that reads a `Form`: one field for each of `Asked` and of `FILES`, but for those left out."""
+    types, parameters = get_type_hints(Asked), []
+
+    def add(name: str, kind: Any, default: Any, source: Any) -> None:
+        parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, source]))
+
+    for field in fields(Asked):
+        if field.name not in left_out:
+            kind, default = (str, "{}") if field.name == "labels" else (types[field.name], field.default)
+            add(field.name, kind, default, FormField(description=field.metadata["about"]))
+    for name, about in FILES.items():
+        add(name, UploadFile | None, None, File(description=about))
+
+    def read(**values: Any) -> Form:
+        uploads = {name: values.pop(name) for name in FILES}
+        labels = values.pop("labels")
+        return Form(Asked(**values), labels, uploads)
+
+    read.__signature__ = Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]: FastAPI reads it
+    return read
 
 
 def make_api(service: Service) -> APIRouter:
     """Return the routes under /api."""
     router = APIRouter(prefix="/api")
 
-    def submit(asked: Asked, labels: str, uploads: Mapping[str, UploadFile | None]) -> list[Sound]:
+    def submit(form: Form) -> list[Sound]:
         with tempfile.TemporaryDirectory(prefix="audiogen-", ignore_cleanup_errors=True) as temporary:
             files = {}
             for name in FILES:
-                upload = uploads.get(name)
+                upload = form.uploads[name]
                 if upload is not None and (upload.filename or upload.size):
                     files[name] = Path(temporary, name, "sound")  # of the client's names, none is used
                     files[name].parent.mkdir()
                     with open(files[name], "wb") as out:
                         shutil.copyfileobj(upload.file, out)
-            return submit_in_http(service, asked, labels, files)
+            return submit_in_http(service, form.asked, form.labels, files)
 
     @router.get("/run")
     def run() -> dict[str, Any]:
@@ -81,48 +96,14 @@ def make_api(service: Service) -> APIRouter:
         return service.describe()
 
     @router.post("/sounds", status_code=202)
-    def sounds(
-        seconds: Seconds = None,
-        num: Annotated[int, Form(description="Number of sounds, whose seeds count up.")] = 1,
-        seed: Seed = None,
-        labels: Labels = "{}",
-        guidance: Guidance = None,
-        temperature: Temperature = None,
-        top_k: TopK = None,
-        top_p: Probability = None,
-        min_p: Probability = None,
-        prompt: Prompt = None,
-        meaning: Meaning = None,
-        melody: Melody = None,
-        loudness: Loudness = None,
-        like: Like = None,
-    ) -> list[SoundInfo]:
+    def sounds(form: Annotated[Form, Depends(form_of())]) -> list[SoundInfo]:
         """Ask for sounds, and return at once; listen to them at /api/sounds/ID.wav."""
-        asked = Asked(seconds, num, seed, {}, guidance, temperature, top_k, top_p, min_p)
-        uploads = {"prompt": prompt, "meaning": meaning, "melody": melody, "loudness": loudness, "like": like}
-        return [SoundInfo(**sound.describe()) for sound in submit(asked, labels, uploads)]
+        return [SoundInfo(**sound.describe()) for sound in submit(form)]
 
     @router.post("/generate", response_class=StreamingResponse, responses={200: {"content": {"audio/wav": {}}}})
-    async def generate(
-        request: Request,
-        seconds: Seconds = None,
-        seed: Seed = None,
-        labels: Labels = "{}",
-        guidance: Guidance = None,
-        temperature: Temperature = None,
-        top_k: TopK = None,
-        top_p: Probability = None,
-        min_p: Probability = None,
-        prompt: Prompt = None,
-        meaning: Meaning = None,
-        melody: Melody = None,
-        loudness: Loudness = None,
-        like: Like = None,
-    ) -> StreamingResponse:
+    async def generate(request: Request, form: Annotated[Form, Depends(form_of("num"))]) -> StreamingResponse:
         """Generate one sound, and send the WAV while it is generated; its seed is in the header X-Seed."""
-        asked = Asked(seconds, 1, seed, {}, guidance, temperature, top_k, top_p, min_p)
-        uploads = {"prompt": prompt, "meaning": meaning, "melody": melody, "loudness": loudness, "like": like}
-        (sound,) = await asyncio.to_thread(submit, asked, labels, uploads)
+        (sound,) = await asyncio.to_thread(submit, form)
         try:
             return await _wav(sound, request, owned=True)
         except BaseException:
@@ -151,7 +132,7 @@ def make_api(service: Service) -> APIRouter:
 def submit_in_http(service: Service, asked: Asked, labels: str, files: Mapping[str, Path]) -> list[Sound]:
     """Submit a request whose labels are JSON; raise what is wrong with it as an HTTP error."""
     try:
-        return service.submit(Asked(**{**vars(asked), "labels": _parse_labels(labels)}), files)
+        return service.submit(replace(asked, labels=_parse_labels(labels)), files)
     except BusyError as error:
         raise HTTPException(503, str(error), {"Retry-After": "2"}) from error
     except AudiogenError as error:

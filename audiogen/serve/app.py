@@ -98,8 +98,7 @@ def serve(run: Run, host: str, port: int, limits: Limits) -> None:
     """
     loopback = host in ("127.0.0.1", "localhost", "::1")
     log.info("warming up")
-    for _ in run.stream(0.2, seed=0):  # compiles the engine if there is one, as nobody wants to wait for it
-        pass
+    run.generate(0.2, seed=0)  # compiles the engine if there is one, as nobody wants to wait for it
     with make_app(run, limits, ("127.0.0.1", "localhost", "[::1]") if loopback else ("*",)) as app:
         import uvicorn
 

@@ -72,6 +72,18 @@ def make_page(service: Service) -> gr.Blocks:
                     info="1 is as learned; more follows what is asked for more strongly",
                     visible=about["guidance"] is not None,
                 )
+                best_of = gr.Slider(
+                    1,
+                    max(2, about["best_of"]),
+                    value=1,
+                    step=1,
+                    label="Best of",
+                    info="draws of each sound, of which the clearest is kept; it then plays when all are drawn",
+                    visible=about["best_of"] > 1,
+                )
+                whole = {"value": 0, "label": "Seconds of its end", "info": "0 for all"}
+                prompt_seconds = gr.Slider(0, limits.upload_seconds, step=0.5, render=False, **whole)
+                only_new = gr.Checkbox(label="Leave it out of the new sound", render=False)
                 files = {}
                 for name in about["files"]:
                     with gr.Accordion(FILE_LABELS[name], open=False):
@@ -81,6 +93,9 @@ def make_page(service: Service) -> gr.Blocks:
                             label=f"{FILE_LABELS[name]} (up to {limits.upload_seconds:g} s)",
                             buttons=[],
                         )
+                        if name == "prompt":
+                            prompt_seconds.render()
+                            only_new.render()
                 generate = gr.Button("Generate", variant="primary")
             with gr.Column(min_width=320):
                 players = gr.HTML("<p>Sounds play while they are generated.</p>", label="Sounds")
@@ -88,23 +103,28 @@ def make_page(service: Service) -> gr.Blocks:
                     earlier = gr.Dropdown([], label="Take the settings and the seed of", interactive=True)
                     gr.Markdown("Then change a label, or the guidance, and generate again.")
                     take = gr.Button("Take them")
-        settings = [seconds, num, seed, temperature, guidance]
+        settings = [seconds, num, seed, temperature, guidance, best_of, prompt_seconds, only_new]
         labels, uploads = list(controls), list(files)
 
         def on_generate(ids: list[str], *values: Any) -> tuple[list[str], str, Any]:
             given = dict(zip(labels, values, strict=False))
             rest = values[len(labels) :]
-            length, count, seed_text, heat, scale, *paths = rest
+            length, count, seed_text, heat, scale, draws, end, without, *paths = rest
+            found = {n: Path(path) for n, path in zip(uploads, paths, strict=True) if path}
+            continued = "prompt" in found
             asked = Asked(
-                float(length) or None,
-                int(count),
-                _seed(seed_text),
-                {name: None if v == NOT_GIVEN else str(v) for name, v in given.items() if v not in (USUAL, None, "")},
-                float(scale) if about["guidance"] is not None else None,
-                float(heat),
+                seconds=float(length) or None,
+                num=int(count),
+                seed=_seed(seed_text),
+                labels={n: None if v == NOT_GIVEN else str(v) for n, v in given.items() if v not in (USUAL, None, "")},
+                guidance=float(scale) if about["guidance"] is not None else None,
+                temperature=float(heat),
+                best_of=int(draws),
+                prompt_seconds=(float(end) or None) if continued else None,
+                only_new=bool(without) and continued,
             )
             try:
-                sounds = service.submit(asked, {n: Path(path) for n, path in zip(uploads, paths, strict=True) if path})
+                sounds = service.submit(asked, found)
             except AudiogenError as error:
                 raise gr.Error(_plain(str(error)), duration=None, print_exception=False) from None
             ids = [*(sound.id for sound in reversed(sounds)), *ids][:MOST_HISTORY]
@@ -117,7 +137,8 @@ def make_page(service: Service) -> gr.Blocks:
             asked = sound.asked
             found = [_control_value(about["labels"][name], sound.words.get(name)) for name in labels]
             heat = own if asked.temperature is None else asked.temperature
-            return [*found, asked.seconds, 1, str(asked.seed), heat, asked.guidance or 0]
+            kept = [asked.guidance or 0, asked.best_of, asked.prompt_seconds or 0, asked.only_new]
+            return [*found, asked.seconds, 1, str(asked.seed), heat, *kept]
 
         generate.click(
             on_generate,

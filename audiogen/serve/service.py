@@ -9,7 +9,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..audio.io import read_at_most
 from ..audio.wav_stream import encode_samples, wav_header
 from ..data.descriptors import DESCRIPTORS
 from ..errors import AudiogenError, AudioReadError, ConfigError
+from ..generation.best import evident
 from ..generation.request import DEFAULT_SECONDS, Request, check_guidance
 from ..models.conditioning import Condition, Text
 from ..runs.run import Run
@@ -27,12 +28,22 @@ from ..utils.text import fold
 
 log = logging.getLogger("audiogen")
 
-#: The files that may come with a request, by the names of their fields.
-FILES = ("prompt", "meaning", "melody", "loudness", "like")
+#: The files that may come with a request: the names of their fields, and what they are for.
+FILES = {
+    "prompt": "A sound file to continue.",
+    "meaning": "A sound file to render, for a run with stages.",
+    "melody": "A sound file whose melody to follow.",
+    "loudness": "A sound file whose loudness to follow.",
+    "like": "A sound file to vary.",
+}
 
 
 class BusyError(AudiogenError):
     """There are as many requests waiting as there may be."""
+
+
+class _CancelledError(Exception):
+    """Nobody wants the sound any more that is being generated."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,7 @@ class Limits:
         upload_bytes: maximum of a request's body, with all of its files.
         upload_seconds: maximum length of a file.
         num: maximum number of sounds in a request.
+        best_of: maximum number of draws of a sound.
         waiting: maximum number of sounds that wait for their turn.
         kept_bytes: of finished sounds; the oldest are dropped beyond.
         text: maximum number of characters of a label or a caption.
@@ -55,32 +67,47 @@ class Limits:
     upload_bytes: int = 25_000_000
     upload_seconds: float = 30.0
     num: int = 4
+    best_of: int = 8
     waiting: int = 16
     kept_bytes: int = 200_000_000
     text: int = 2000
 
 
+def _field(about: str, default: Any = None) -> Any:
+    return field(default=default, metadata={"about": about})
+
+
 @dataclass(frozen=True)
 class Asked:
-    """What a user asks for, without files.
+    """What a user asks for, without files: the fields of the API, with what it says of them.
 
-    Attributes:
-        seconds: of new sound; None for a complete sound if the run has learned where sounds end, else 4.
-        num: number of sounds, with the seeds seed, seed + 1, ...
-        seed: None draws one.
-        labels: labels, numbers and texts by name; None for "not given". What is left out is as in the training files.
-        guidance, temperature, top_k, top_p, min_p: as in `Run.generate`; None for the run's own.
+    Labels, numbers and texts are None for "not given"; those that are left out are as in the training files. A seed, a
+    guidance or a filter that is None is drawn, or the run's own.
     """
 
-    seconds: float | None = None
-    num: int = 1
-    seed: int | None = None
-    labels: Mapping[str, str | None] = field(default_factory=dict)
-    guidance: float | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
+    seconds: float | None = _field(
+        "Seconds of new sound. Default: a complete sound if the run knows where sounds end, else 4."
+    )
+    num: int = _field("Number of sounds, whose seeds count up by best_of.", 1)
+    seed: int | None = _field("The same seed gives the same sound.")
+    labels: Mapping[str, str | None] = field(
+        default_factory=dict,
+        metadata={
+            "about": 'A JSON object, such as {"lead": "harp"}; null means "not given". Default: as in the recordings.'
+        },
+    )
+    guidance: float | None = _field("How strongly to follow what is asked for; 1 is as learned.")
+    temperature: float | None = _field("Below 1, favour what is probable.")
+    top_k: int | None = _field("Draw among so many of the most probable codes.")
+    top_p: float | None = _field("Draw among the most probable codes that have this probability together.")
+    min_p: float | None = _field("Draw among codes that have this share of the highest probability.")
+    best_of: int = _field(
+        "Draw each sound so many times, and keep the one that, to the model itself, says most clearly what is asked "
+        "for. It is heard when all are drawn.",
+        1,
+    )
+    prompt_seconds: float | None = _field("Continue only so much of the prompt, from its end back. Default: all of it.")
+    only_new: bool = _field("Leave the prompt out of the sound.", False)
 
 
 class Sound:
@@ -157,7 +184,7 @@ class Sound:
             "seconds": self.num_samples / self.sample_rate,
             "seconds_made": there,
             "seconds_to_first_sound": self.first_sound,
-            "asked": {**asdict(self.asked), "labels": dict(self.asked.labels)},
+            "asked": asdict(self.asked),
             "conditions": self.words,
             "files": list(self.files),
         }
@@ -165,9 +192,12 @@ class Sound:
 
 @dataclass(frozen=True)
 class _Job:
+    """A sound to generate, of which the first `skipped` samples, those of the prompt, are left out."""
+
     sound: Sound
     seconds: float
     request: Request
+    skipped: int
 
 
 class Service:
@@ -201,6 +231,7 @@ class Service:
             "labels": {name: _describe_part(part) for name, part in self.labels.items()},
             "files": self.files,
             "complete_sounds": run.knows_ends,
+            "best_of": self.most_draws,
             "guidance": run.config.guidance.scale if run.config.conditions else None,
             "sampling": asdict(run.sampling),
             "limits": asdict(self.limits),
@@ -215,6 +246,12 @@ class Service:
     def _parts(self) -> Mapping[str, Condition]:
         conditioner = self.run.model.conditioner
         return {} if conditioner is None else conditioner.parts
+
+    @property
+    def most_draws(self) -> int:
+        """Maximum of `best_of`: 1 for a run that is asked for nothing, or whose draws can't be compared."""
+        fixed = self.run.before is None and self.run.frontend.spec.hop_length is not None
+        return self.limits.best_of if fixed and not all(part.stays_open for part in self._parts.values()) else 1
 
     @property
     def files(self) -> list[str]:
@@ -282,12 +319,20 @@ class Service:
         limits = self.limits
         if not 1 <= asked.num <= limits.num:
             raise ConfigError(f"num: must be from 1 to {limits.num}, got {asked.num}")
+        if not 1 <= asked.best_of <= self.most_draws:
+            raise ConfigError(f"best_of: must be from 1 to {self.most_draws} for this run, got {asked.best_of}")
         if asked.seconds is not None and not 0 < asked.seconds <= limits.seconds:
             raise ConfigError(f"seconds: must be above 0 and at most {limits.seconds:g}, got {asked.seconds:g}")
         if asked.seed is not None and not 0 <= asked.seed < 2**53:  # which JavaScript holds exactly
             raise ConfigError(f"seed: must be from 0 to 2**53 - 1, got {asked.seed}")
         if asked.guidance is not None:
             check_guidance(asked.guidance)
+        if asked.prompt_seconds is not None and not 0 < asked.prompt_seconds <= limits.upload_seconds:
+            most = f"at most {limits.upload_seconds:g}"
+            raise ConfigError(f"prompt_seconds: must be above 0 and {most}, got {asked.prompt_seconds:g}")
+        for name in ("prompt_seconds", "only_new"):
+            if getattr(asked, name) and "prompt" not in files:
+                raise ConfigError(f"{name}: there is no prompt to which it could apply")
         known_names = {fold(name) for name in self.labels}
         if any(isinstance(part, Text) for part in self.labels.values()):
             known_names.add("text")  # see `ask`
@@ -305,6 +350,8 @@ class Service:
     def _prepare(self, asked: Asked, files: Mapping[str, Path]) -> list[_Job]:
         run, rate = self.run, self.run.sample_rate
         wavs = {name: self._read(name, path) for name, path in files.items()}
+        if asked.prompt_seconds is not None:
+            wavs["prompt"] = wavs["prompt"][:, -max(1, round(asked.prompt_seconds * rate)) :]
         filters = {f.name: getattr(asked, f.name) for f in fields(asked) if f.name in run.sampling.__dataclass_fields__}
         sampling = run.sampling_with(**{name: value for name, value in filters.items() if value is not None})
         seed = secrets.randbelow(2**32) if asked.seed is None else asked.seed
@@ -314,10 +361,11 @@ class Service:
             conditions |= {n: wavs["like"][None] if isinstance(value, Path) else value for n, value in found.items()}
         conditions |= {**asked.labels, **{n: wavs[n][None] for n in ("melody", "loudness") if n in wavs}}
         seconds, jobs = self._seconds(asked, wavs), []
-        for used in range(seed, seed + asked.num):
+        for used in range(seed, seed + asked.num * asked.best_of, asked.best_of):
             length = seconds
             if length is None:
-                request, lengths = run.request_with_end([used], sampling, conditions, asked.guidance)
+                how = (sampling, conditions, asked.guidance, asked.best_of)
+                request, lengths = run.request_with_end([used], *how)
                 length = min(lengths[0] / rate, self.limits.seconds)
             else:
                 request = run.request(
@@ -328,14 +376,18 @@ class Service:
                     guidance=asked.guidance,
                     seconds=length,
                     meaning=wavs.get("meaning"),
+                    best_of=asked.best_of,
                 )
+            if asked.best_of > 1:
+                evident(run.model, request)
             given = 0 if request.prompt is None or request.renders else request.prompt.shape[-1]
             known = run.ask(conditions, [used])
             words = {} if known is None else {n: w for n, w in known.words[0].items() if n in self.labels}
-            this = Asked(length, 1, used, dict(asked.labels), asked.guidance, **filters)
-            num_samples = given + max(1, round(length * rate))
+            skipped = given if asked.only_new else 0
+            this = replace(asked, seconds=length, num=1, seed=used, labels=dict(asked.labels))
+            num_samples = given - skipped + max(1, round(length * rate))
             sound = Sound(this, words, tuple(files), rate, num_samples, run.num_channels)
-            jobs.append(_Job(sound, length, request))
+            jobs.append(_Job(sound, length, request, skipped))
         return jobs
 
     def _seconds(self, asked: Asked, wavs: Mapping[str, Tensor]) -> float | None:
@@ -372,30 +424,37 @@ class Service:
                 self._generate(job)
 
     def _generate(self, job: _Job) -> None:
-        sound, began = job.sound, time.monotonic()
+        sound, began, left_out = job.sound, time.monotonic(), job.skipped
         sound.state = "running"
+
+        def check() -> None:
+            if sound.cancelled:
+                raise _CancelledError
+            if time.monotonic() - began > self.limits.work_seconds:
+                raise AudiogenError(f"seconds: it took more than {self.limits.work_seconds:g} s; ask for fewer")
+
         try:
-            for chunk in self._chunks(job):
-                if sound.cancelled:
-                    return
-                if time.monotonic() - began > self.limits.work_seconds:
-                    raise AudiogenError(f"seconds: it took more than {self.limits.work_seconds:g} s; ask for fewer")
-                if not sound.append(chunk):
+            for chunk in self._chunks(job.seconds, replace(job.request, on_chunk=check)):
+                check()
+                kept, left_out = chunk[..., left_out:], max(0, left_out - chunk.shape[-1])
+                if not sound.append(kept):
                     break
             sound.complete()
             sound.state = "done"
+        except _CancelledError:
+            pass
         except AudiogenError as error:
             sound.error, sound.state = str(error), "failed"
         except Exception:  # a bug; the worker must go on
             log.exception("a sound could not be generated")
             sound.error, sound.state = "an internal error, which the server's log describes", "failed"
 
-    def _chunks(self, job: _Job) -> Iterator[Tensor]:
-        """Return the sound in chunks, or as a whole where the front-end can't decode a stream."""
-        try:
-            return self.run.stream_request(job.seconds, job.request)
-        except ConfigError:
-            return iter([self.run.generate_request(job.seconds, job.request).x])
+    def _chunks(self, seconds: float, request: Request) -> Iterator[Tensor]:
+        """Yield the sound in chunks, or as a whole where it can't be decoded, or chosen, before its end."""
+        if self.run.frontend.streams and request.best_of == 1:
+            yield from self.run.stream_request(seconds, request)
+        else:
+            yield self.run.generate_request(seconds, request).x
 
 
 def _describe_part(part: Condition) -> dict[str, Any]:
