@@ -203,7 +203,7 @@ def main() -> None:
     # 8. The page.
     page = write_lesson(
         __file__,
-        args.out / "index.html",
+        args,
         section(
             "One neuron, backwards",
             text(
@@ -232,8 +232,13 @@ def main() -> None:
                 f"and 1/{voicing.LOWEST_PITCH} s, correlates with itself by more than {threshold:.2f}. The label "
                 "can't be computed from the two features: shuffle the frequencies below 1 kHz among themselves, and "
                 "those above as well, and both features stay the same while the repetition is gone. The network can "
-                "only learn what usually goes together: voiced sounds are strong below 1 kHz and have spectral "
-                "peaks; hisses have flat spectra or lie above.",
+                "only learn what usually goes together"
+                + (
+                    ": voiced sounds are strong below 1 kHz and have spectral peaks; hisses have flat spectra or lie "
+                    "above."
+                    if kinds[0] == "voiced"
+                    else "."
+                ),
             ),
         ),
         section(

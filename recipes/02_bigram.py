@@ -242,7 +242,7 @@ def main() -> None:
     best_inside = all(min(losses) < best < max(losses) for losses, best in ((by_adding, added), (by_decay, decay)))
     page = write_lesson(
         __file__,
-        args.out / "index.html",
+        args,
         text(f"{encoded.sides.summary}. {spec.frame_rate:.1f} tokens per second, each one of {V}."),
         tokens_section(encoded, args.folder, args.out),
         section(
@@ -297,7 +297,7 @@ def main() -> None:
             ),
             text(
                 "The last row is the library's bigram: the same table as an embedding times a linear layer. It also "
-                f"learns how files begin: after {steps} steps it needs {begin / len(held_out):.2f} bits for the first "
+                f"models how files begin: after {steps} steps it needs {begin / len(held_out):.2f} bits for the first "
                 "token of a file. The other rows leave that token to the unigram, which needs "
                 f"{firsts / len(held_out):.2f} bits."
             ),

@@ -256,7 +256,7 @@ def main() -> None:
     first, gaps = {name: seen.loss for name, seen in before.items()}, {n: b - a for n, (a, b) in scores.items()}
     page = write_lesson(
         __file__,
-        args.out / "index.html",
+        args,
         text(
             f"{encoded.sides.summary}. A token is {1000 / spec.frame_rate:.0f} ms, one of {V}. The network: {CONTEXT} "
             f"tokens of context, {depth} hidden layers of {WIDTH} tanh units."
@@ -270,10 +270,15 @@ def main() -> None:
             ),
             text(
                 f"A uniform guess needs {math.log2(V):.3f} bits. The unscaled network starts at "
-                f"{first['unscaled']:.1f}: the weights of its last layer are large, so its predictions are confident "
-                "and wrong. With a hundredth of these weights, the first loss is "
-                f"{first['small last layer']:.3f}. That corrects the first loss but not the layers before: "
-                f"{before['small last layer'].saturated.mean():.0%} of their activations are still saturated."
+                f"{first['unscaled']:.1f}"
+                + (
+                    ": the weights of its last layer are large, so its predictions are confident and wrong. "
+                    if first["unscaled"] > 1.1 * math.log2(V)
+                    else ". "
+                )
+                + "With a hundredth of the last layer's weights, the first loss is "
+                f"{first['small last layer']:.3f}. That leaves the layers before as they were: "
+                f"{before['small last layer'].saturated.mean():.0%} of their activations are saturated."
             ),
             table(
                 [

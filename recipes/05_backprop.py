@@ -173,7 +173,7 @@ def main() -> None:
     reach = 1 + sum(DILATIONS)
     page = write_lesson(
         __file__,
-        args.out / "index.html",
+        args,
         section(
             "Every operation, checked",
             text(

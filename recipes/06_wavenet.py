@@ -248,7 +248,7 @@ def main() -> None:
             clips.append(Clip(path, name, notes=[held_out.names[i]], prompt_seconds=given / rate))
     page = write_lesson(
         __file__,
-        args.out / "index.html",
+        args,
         text(f"{encoded.sides.summary}; {rate:,} samples per second."),
         section(
             "A tree, and the same tree at every step",

@@ -61,7 +61,7 @@ def main() -> None:
     print(tokens.sides.summary)
     page = write_lesson(
         __file__,
-        args.out / "index.html",
+        args,
         text(tokens.sides.summary + "."),
         build_up(frames.held_out[0].T[:CROP].double()),
         scale(),
@@ -262,7 +262,7 @@ def language_models(encoded: Encoded, args: argparse.Namespace) -> list[str]:
                 + (
                     " Without them, each layer passes on averages of averages: little of the current frame reaches the "
                     "top, and little gradient reaches the bottom."
-                    if last["+ residual"] < last["+ feed-forward"]
+                    if last["+ residual"] < 0.95 * last["+ feed-forward"]
                     else ""
                 ),
                 f"What does a norm contribute? At a learning rate of {args.rate:g} the final loss is "

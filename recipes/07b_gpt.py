@@ -110,8 +110,8 @@ def main() -> None:
     )
 
     # 3. Analyse the heads, and write the lesson's own page.
-    page = look_inside(run, x, wav, [int(n) for n in np.cumsum(held_out.num_frames)], args.out)
-    print(f"open {page}")
+    sections = look_inside(run, x, wav, [int(n) for n in np.cumsum(held_out.num_frames)], args.out)
+    print(f"open {write_lesson(__file__, args, *sections)}")
 
 
 def stretches(held_out: Sequences, num_frames: int) -> Tensor:
@@ -171,8 +171,8 @@ def bits_per_code(model: SequenceModel, x: Tensor, silent: tuple[int, int] | Non
     return float(nats) / entries / math.log(2)
 
 
-def look_inside(run: Run, x: Tensor, wav: Tensor, ends: list[int], out: Path) -> Path:
-    """Analyse the heads, write the page, and return its path.
+def look_inside(run: Run, x: Tensor, wav: Tensor, ends: list[int], out: Path) -> list[str]:
+    """Analyse the heads, and return the sections of the page.
 
     Args:
         run: the trained run.
@@ -258,9 +258,7 @@ def look_inside(run: Run, x: Tensor, wav: Tensor, ends: list[int], out: Path) ->
 
     path = out / "held-out.wav"
     write_audio(path, wav, run.sample_rate)
-    return write_lesson(
-        __file__,
-        out / "index.html",
+    return [
         section(
             "How it sounds",
             text("The run's own page has its sounds, loss curves and scores:"),
@@ -305,7 +303,7 @@ def look_inside(run: Run, x: Tensor, wav: Tensor, ends: list[int], out: Path) ->
             ),
         ),
         section("All heads", picture(every, "Attention maps of all heads", "Each row is a layer, the first on top.")),
-    )
+    ]
 
 
 if __name__ == "__main__":

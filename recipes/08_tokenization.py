@@ -95,7 +95,7 @@ def main() -> None:
     sections += [ratios(encoded, 2 * args.merges), words(encoded["frames, merged"], args)]
     models = {name: train(way, args.steps) for name, way in encoded.items() if not name.startswith("samples")}
     sections += [rates(encoded, models, args), samples(encoded, models, args)]
-    page = write_lesson(__file__, args.out / "index.html", text(f"{encoded['frames'].sides.summary}."), *sections)
+    page = write_lesson(__file__, args, text(f"{encoded['frames'].sides.summary}."), *sections)
     print(f"open {page}")
 
 
@@ -141,9 +141,14 @@ def letters(num_merges: int) -> str:
         ),
         table(["new token", "merges", "stands for"], first),
         text(
-            f"If the text is merged as a whole, {rows[0][3]} tokens start in one word and end in another. Because of "
-            "them the same word gets different tokens in different places, and a model has to learn each version "
-            "separately. If the text is first split into pieces (GPT-4's pattern: words with the space before them, "
+            f"If the text is merged as a whole, {rows[0][3]} tokens start in one word and end in another. "
+            + (
+                "Because of them the same word gets different tokens in different places, and a model has to learn "
+                "each version separately. "
+                if rows[0][3]
+                else ""
+            )
+            + "If the text is first split into pieces (GPT-4's pattern: words with the space before them, "
             "up to three digits, punctuation), no merge crosses from one piece into the next."
         ),
         table(["merged", "bytes per token", "on unseen text", "tokens across words", "the longest of these"], rows),
@@ -392,7 +397,7 @@ def rates(encoded: dict[str, Encoded], models: dict[str, Trained], args: argpars
             + (
                 f"Lowest before the end of training, so overfitting: {'; '.join(overfit)}."
                 if overfit
-                else "No model overfits: each is best at the end of training."
+                else "Each model is best at the end of training, so none overfits yet."
             ),
         ),
     )

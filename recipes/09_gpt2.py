@@ -206,7 +206,7 @@ def main() -> None:
     sounds = choose(read_folder(run.folder))
     page = write_lesson(
         __file__,
-        args.out / "index.html",
+        args,
         section(
             "The model and its batch",
             text(

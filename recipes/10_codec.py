@@ -121,7 +121,7 @@ def main() -> None:
     books = [event for event in events if event["event"] == "codebooks"]
     page = write_lesson(
         __file__,
-        args.out / "index.html",
+        args,
         section(
             "What each codebook adds",
             text(

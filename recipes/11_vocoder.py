@@ -125,7 +125,7 @@ def main() -> None:
     steps = [event for event in read_metrics(args.out) if event["event"] == "train"]
     page = write_lesson(
         __file__,
-        args.out / "index.html",
+        args,
         section(
             "Three ways back",
             text(
@@ -179,8 +179,8 @@ def verdict(rows: list[list], num_features: int, rate: int) -> str:
         return f"By mel distance, the vocoder is closest to the originals. {faster}."
     closest, second, other = ("audiogen's", usual, "librosa's") if ours <= usual else ("librosa's", ours, "audiogen's")
     return (
-        f"By mel distance, {closest} Griffin-Lim is closest to the originals: {num_features} bands at {rate} Hz hold "
-        "enough of the sound for it, and the vocoder may need longer training. "
+        f"By mel distance, {closest} Griffin-Lim is closest to the originals: {num_features} bands at {rate} Hz may "
+        "hold enough of the sound for it, or the vocoder needs longer training. "
         + (f"The vocoder is closer than {other} Griffin-Lim. " if vocoder < second else "")
         + f"{faster}."
     )

@@ -115,7 +115,7 @@ def main() -> None:
 
     # 3. The order of codes: one small GPT with each pattern.
     sections.append(patterns(labels, args))
-    print(f"open {write_lesson(__file__, args.out / 'index.html', *sections)}")
+    print(f"open {write_lesson(__file__, args, *sections)}")
 
 
 def worth(run: Run, labels: Labels) -> str:
@@ -139,8 +139,8 @@ def worth(run: Run, labels: Labels) -> str:
         "What a condition is worth",
         text(
             "The same model on held-out files, with some of its conditions. Where a label lowers the loss, the model "
-            "has learned what it means. Sound contains much that no label says, so the difference is small beside the "
-            "loss, but it may be all that you asked for."
+            "has learned what it means. Sound contains much that no label says, so even a difference that is small "
+            "beside the loss may be all that you asked for."
         ),
         table(["given", f"held-out loss ({unit})", "difference"], rows),
     )
@@ -207,7 +207,8 @@ def melodies(run: Run, args) -> str:
     sung = [described_value(part, x[None, :, : wav.shape[1]], spec)[:, :-1] for x, wav in zip(made, wavs, strict=True)]
     found = followed(asked, sung) or {"value": math.nan, "shuffled": math.nan}  # of drums, no frame has a pitch
     mean, other = found["value"], found["shuffled"]
-    print(f"melody: chroma cosine {mean:.2f} with the melody that was asked for, {other:.2f} with others")
+    if math.isfinite(mean):
+        print(f"melody: chroma cosine {mean:.2f} with the melody that was asked for, {other:.2f} with others")
     clips = []
     for i, wav in enumerate(wavs[:3]):
         for name, sound in (("asked", wav), ("generated", made[i][:, : wav.shape[1]])):
@@ -218,9 +219,14 @@ def melodies(run: Run, args) -> str:
         "Melody",
         text(
             "A melody is the strength of each of the twelve pitch classes in each frame, computed from a recording. "
-            "The mean cosine between the melodies of held-out files and those of the sound that was generated for them "
-            f"is {mean:.2f}; between melodies of different files it is {other:.2f}. On speech, the melody is the "
-            "intonation."
+            + (
+                "The mean cosine between the melodies of held-out files and those of the sound that was generated for "
+                f"them is {mean:.2f}; between melodies of different files it is {other:.2f}. On speech, the melody is "
+                "the intonation."
+                if math.isfinite(mean)
+                else "No frame of these held-out files and of the sounds generated for them has a pitch, so there is "
+                "nothing to compare."
+            )
         ),
         grid(clip_cards(clips)),
     )

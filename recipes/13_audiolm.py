@@ -92,7 +92,7 @@ def main() -> None:
 
     sections = [same_token(run, args), told(run, labels, args), losses(run, args)]
     sections += [*renderings(run, labels, args), continuations(run, args)]
-    print(f"open {write_lesson(__file__, args.out / 'index.html', *sections)}")
+    print(f"open {write_lesson(__file__, args, *sections)}")
 
 
 def tokens_of(run: Run) -> EncodedCache:
@@ -220,8 +220,8 @@ def losses(run: Run, args) -> str:
         text(
             "An original, its round trip through the front-end of the last stage, and what is rendered from its tokens "
             "alone: with the original as a prompt, and without a prompt. The mel distance is 0 for equal sounds. What "
-            "is said should survive, and so does the timing, since there is a token for each moment; the voice comes "
-            "from the prompt."
+            "is said should survive, and so should the timing, since there is a token for each moment; the voice "
+            "should be that of the prompt."
         ),
         grid(clip_cards(clips)),
         table(["sound", "mel distance to the original"], rows),

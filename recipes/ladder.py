@@ -186,7 +186,7 @@ def main() -> None:
     budgets = sorted({rung.budget for steps in ladder.values() for rung in steps})
     page = write_lesson(
         __file__,
-        args.out / "index.html",
+        args,
         text(
             f"{args.folder.name}: {first.split().summary}. Every rung was trained for at most "
             f"{' or '.join(f'{budget:g}' for budget in budgets)} minutes, and is evaluated on the held-out files."

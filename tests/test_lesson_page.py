@@ -1,12 +1,13 @@
 """A lesson's page and its arguments: what the library puts around a lesson's own sections."""
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 from listening import Page, put
 
 from audiogen.course.lesson_page import write_lesson
-from audiogen.course.lesson_parser import LessonParser
+from audiogen.course.lesson_parser import SHORT, LessonParser
 from audiogen.listen import Clip, clip_cards, grid, section, table, text
 from audiogen.listen.html import note
 
@@ -35,7 +36,7 @@ def path(tmp_path) -> Path:
     out.mkdir(parents=True)
     return write_lesson(
         str(recipes / "01_first.py"),
-        out / "index.html",
+        Namespace(out=out, short=False),
         section("The loss", text("It needs 3 nats, and the bigram 4.")),
         section("Sounds", grid(clip_cards([Clip(sound, "One")])), grid(clip_cards([Clip(sound, "Two")]))),
     )
@@ -85,8 +86,9 @@ def test_figures_of_a_table_stand_right_also_where_they_are_text():
     assert '<td class="n">3e-07</td><td class="n">8.0</td>' in made
 
 
-def test_the_short_form_has_a_folder_of_its_own(monkeypatch):
-    """Guards against `--short` that leaves a tiny run where the lesson's own is to begin."""
+def test_the_short_form_has_a_folder_of_its_own_and_says_what_it_is(monkeypatch, capsys):
+    """Guards against `--short` that leaves a tiny run where the lesson's own is to begin, and against output of a few
+    steps that reads like a result."""
     for given, expected in (
         ([], "runs/06_wavenet"),
         (["--short"], "runs/06_wavenet-short"),
@@ -94,3 +96,4 @@ def test_the_short_form_has_a_folder_of_its_own(monkeypatch):
     ):
         monkeypatch.setattr("sys.argv", ["06_wavenet.py", "folder", *given])
         assert str(LessonParser("recipes/06_wavenet.py", "A lesson.\n").parse_args().out) == expected
+        assert capsys.readouterr().out == (f"{SHORT}\n" if "--short" in given else "")

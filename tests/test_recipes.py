@@ -14,6 +14,7 @@ from folders import write_wav
 from listening import Page
 from matplotlib import pyplot
 
+from audiogen.course.lesson_parser import SHORT
 from audiogen.data import scan
 from audiogen.errors import CacheError, RunError
 from audiogen.frontends import load_frontend
@@ -57,6 +58,7 @@ def test_a_lesson_runs_in_its_short_form_and_writes_its_page(lesson, clips, tmp_
     page = Page(tmp_path / "out" / "index.html")
     assert str(tmp_path / "out" / "index.html") in said.out, "a lesson says where its page is"
     assert page.all("h1") and (page.all("img") or page.all("audio") or page.all("svg"))
+    assert SHORT in said.out and SHORT in page.text(), "a few steps must not read like a result"
     assert not pyplot.get_fignums(), "a figure that stays open keeps its memory"
 
 

@@ -1,5 +1,6 @@
 """The page of a lesson: its own sections, and the parts that all lessons share."""
 
+import argparse
 import ast
 import importlib.util
 import os
@@ -14,7 +15,8 @@ from torch import Tensor
 from ..audio.io import write_audio
 from ..listen.clips import Clip, clip_cards, legend
 from ..listen.figures import MEANINGS
-from ..listen.html import Html, contents, glossary, grid, note, section, write_document
+from ..listen.html import Html, contents, glossary, grid, note, section, text, write_document
+from .lesson_parser import SHORT
 
 CLIPS = '<div class="clips"><article class="card clip"'  # start of the first sounds on a page
 
@@ -38,18 +40,19 @@ WORDS = {
 }
 
 
-def write_lesson(script: str, path: Path, *blocks: Html) -> Path:
-    """Write the page of a lesson, and return its path.
+def write_lesson(script: str, args: argparse.Namespace, *blocks: Html) -> Path:
+    """Write the page of a lesson, index.html in its folder, and return its path.
 
     It consists of the lesson's docstring, `blocks`, and what all lessons share: links to its sections, to the script
     and to the modules of audiogen/course that it imports, a legend before the first spectrogram, a glossary of the
-    words that occur, and a link to the next lesson.
+    words that occur, and a link to the next lesson. With --short, it says so at the top.
 
     Args:
         script: the lesson's own path, `__file__`.
-        path: path of the page.
+        args: what `LessonParser.parse_args` returned.
         blocks: sections of the page.
     """
+    path = args.out / "index.html"
     lesson, body = Path(script), "".join(blocks).replace(CLIPS, legend() + CLIPS, 1)
     tree = ast.parse(lesson.read_text(encoding="utf-8"))
     docstring = ast.get_docstring(tree) or ""
@@ -60,6 +63,7 @@ def write_lesson(script: str, path: Path, *blocks: Html) -> Path:
     return write_document(
         path,
         docstring.splitlines()[0].rstrip("."),
+        text(SHORT, style="notice") if args.short else "",
         contents(titles),
         note(docstring),
         beside(lesson, scratch_modules(tree), path.parent),

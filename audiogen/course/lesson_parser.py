@@ -3,12 +3,18 @@
 import argparse
 from pathlib import Path
 
+#: Printed and shown on the page where a lesson runs with --short.
+SHORT = (
+    "Short form: everything is as small as it can be and trained for a few steps, to check that it runs. Its figures "
+    "and sounds show nothing of what the lesson is about; run it without --short for those."
+)
+
 
 class LessonParser(argparse.ArgumentParser):
     """A parser of the arguments that all lessons share: the folder, --out and --short.
 
     By default, the lesson `recipes/NAME.py` writes to runs/NAME, and with --short to runs/NAME-short, so that the two
-    do not interfere.
+    do not interfere. With --short, the output starts with a line that says what it is worth.
 
     Args:
         script: the lesson's own path, `__file__`.
@@ -23,7 +29,9 @@ class LessonParser(argparse.ArgumentParser):
         self.add_argument("--short", action="store_true", help="a few steps of everything, to see that it runs")
 
     def parse_args(self, *args, **kwargs) -> argparse.Namespace:
-        """Parse the arguments, and fill in --out."""
+        """Parse the arguments, fill in --out, and announce the short form."""
         given = super().parse_args(*args, **kwargs)
         given.out = given.out or Path("runs") / (self.lesson + ("-short" if given.short else ""))
+        if given.short:
+            print(SHORT)
         return given

@@ -39,7 +39,7 @@ def heading(title: str, level: int = 2) -> Html:
 
 
 def text(*paragraphs: str, style: str = "") -> Html:
-    """Make paragraphs; `style` is "", "lead" (larger, for the first one) or "note" (smaller)."""
+    """Make paragraphs; `style` is "", "lead" (larger, for the first one), "note" (smaller) or "notice" (in a box)."""
     mark = f' class="{style}"' if style else ""
     return "".join(f"<p{mark}>{escape(paragraph)}</p>" for paragraph in paragraphs)
 

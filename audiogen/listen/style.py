@@ -37,6 +37,8 @@ a { color: var(--accent); text-underline-offset: .2em; text-decoration-thickness
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 3px; border-radius: 4px; }
 .lead { font-size: 1.12rem; color: var(--soft); }
 .note { color: var(--soft); font-size: .875rem; line-height: 1.45; }
+.notice { border: 1px solid var(--prompt); border-left-width: 5px; border-radius: 6px; background: var(--shade);
+  padding: .6rem .9rem; margin-top: 1.2rem; }
 nav { display: flex; flex-wrap: wrap; gap: .4rem 1.25rem; margin-top: 1.4rem; padding: .7rem 0;
   border-block: 1px solid var(--line); font-size: .925rem; }
 nav a { text-decoration: none; }
