@@ -253,7 +253,7 @@ def about(rung: Rung, loss: dict[str, float] | None) -> str:
     spec = rung.run.frontend.spec
     sentence = f"A second of sound at {spec.sample_rate:,} Hz is {spec.rate_in_words}. "
     if loss:
-        ratio = "" if loss["si_sdr"] is None else f", SI-SDR {loss['si_sdr']:.1f} dB"
+        ratio = "" if (loss["si_sdr"] or 0.0) <= 0 else f", SI-SDR {loss['si_sdr']:.1f} dB"
         sentence += f"Round trip without a model: mel distance {loss['mel_distance']:.3f} (0 is perfect){ratio}."
     return sentence
 

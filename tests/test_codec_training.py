@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import logging
 import os
 import signal
 
@@ -223,6 +224,20 @@ def test_a_run_folder_is_not_overwritten_and_not_resumed_with_other_settings(tmp
         train_frontend("codec", [folder], tmp_path / "run", {**TINY, "dim": 6}, steps=4, resume=True)
     with pytest.raises(ConfigError, match="one of them"):
         train_frontend("codec", [folder], tmp_path / "other", TINY)
+
+
+def test_without_a_terminal_lines_tell_of_the_progress(tmp_path, caplog):
+    """Guards against minutes of silence in a log: there, a progress bar is not shown."""
+    with caplog.at_level(logging.INFO, logger="audiogen"):
+        Codec(Codec.Config(sample_rate=RATE, **{**TINY, "fit_steps": 20})).fit(
+            [torch.from_numpy(note(0, RATE)).float()[None]]
+        )
+        train_frontend("codec", [folder_of_notes(tmp_path / "a", [4000] * 3)], tmp_path / "run", TINY, steps=2)
+    lines = [record.getMessage() for record in caplog.records]
+    fitting = [line for line in lines if line.startswith("fitting the codec: step ")]
+    assert len(fitting) == 10 and fitting[-1].endswith("step 20 of 20")
+    (event,) = untimed(tmp_path / "run", "held_out")[-1:]
+    assert any(f"held-out mel distance {event['mel_distance']:.3f}" in line for line in lines)
 
 
 def test_held_out_files_are_not_trained_on(tmp_path):

@@ -327,7 +327,7 @@ def test_totals_of_a_folder(mixed_folder):
     assert "shortest 0.01 s, median 1.00 s, longest 3.00 s" in rows["length"]
     assert "8000 Hz: 5, 16000 Hz: 1" in rows["sample rates"]
     assert "mono: 5, stereo: 1" in rows["channels"]
-    assert "1 file below" in rows["near-silent"]
+    assert "1 file whose peaks are below" in rows["near-silent"]
     assert "1 file with over" in rows["clipped"]
     assert "1 file left out" in rows["duplicates"]
     assert "1 kept file" in rows["too short"]

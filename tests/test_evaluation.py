@@ -4,12 +4,14 @@ import json
 import logging
 import math
 import shutil
+import statistics
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 from corpus import folder_of_notes, note, tiny_frontend, tiny_settings
+from folders import noise, write_wav
 from scipy.stats import multivariate_normal
 from tiny import FRAMES, SPEC_CASES, TOKENS, random_input, tiny_model
 
@@ -470,6 +472,50 @@ def test_the_verdict_compares_with_the_best_of_counting():
         and "noise" not in better
         and "longer" in better
     )
+
+
+def test_another_folder_is_not_explained_by_how_training_ended():
+    """Guards against "more recordings will help" for files that the run was never meant for, and "292.7 out of 256"."""
+    said = verdict(8.2, "bits", {"uniform": 8.0, "bigram": 7.0}, turned=True, elsewhere=True)
+    assert said == (
+        "On these files the model is as unsure as someone guessing among 294.1 codes, although there are only 256. It "
+        "does not beat the best count-based model (bigram), nor even a uniform guess."
+    )
+
+
+def test_files_of_another_folder_are_compared_with_those_of_the_run(tmp_path):
+    """Guards against a comparison with training files, with the wrong end of the ranking, and of other files."""
+    corpus = folder_of_notes(tmp_path / "corpus", [2000, 1500, 2500, 1800, 2200, 900, 1000, 3000] * 2)
+    run = start(corpus, tmp_path / "run", "mulaw", "bigram", "training.learning_rate=0.1")
+    folder_of_notes(tmp_path / "alike", [2000, 1500, 2500, 1800, 2200, 3000], seed=32)
+    for seed in range(6):
+        write_wav(tmp_path / "noise" / f"{seed}.wav", noise(seed, 600), 8000)
+        write_wav(tmp_path / "quiet" / f"{seed}.wav", 0.1 * note(100 + seed, 14_000, 4000), 4000)
+    own = []
+    with torch.no_grad():
+        for path in held_out_files(run, corpus):
+            nats, count = run.model.nll(Batch(run.frontend.encode(read_audio(path, 8000)[None])))
+            own.append((float(nats) / count, float(nats), count))
+    for name, kind in (("noise", "unlike"), ("quiet", "unlike"), ("alike", "as well as its own")):
+        found = evaluate_folder(run, tmp_path / name)["likeness"]
+        losses = []
+        for path in sorted((tmp_path / name).iterdir()):
+            with torch.no_grad():
+                nats, count = run.model.nll(Batch(run.frontend.encode(read_audio(path, 8000)[None])))
+            losses.append(float(nats) / count)
+        assert found["own"]["files"] == len(own) == 4
+        assert found["own"]["harder"] == sum(loss > max(own)[0] for loss in losses)
+        expected = sum(nats for _, nats, _ in own) / sum(count for *_, count in own) / math.log(2)
+        assert found["own"]["loss"] == pytest.approx(expected, rel=1e-6)
+        trained = [part.file for part in run.split().train]
+        assert found["seconds"][1] == statistics.median(file.duration for file in trained)
+        assert found["narrow"] == (6 if name == "quiet" else 0)
+        said = in_words({**evaluate_folder(run, tmp_path / name), "turned": True})
+        assert f": {found['own']['harder']} of 6 are harder than 95% of its own 4 files" in said and kind in said
+        assert ("up to 4000 Hz" in said and "dB quieter" in said and "much longer" in said) == (name == "quiet")
+    assert "likeness" not in evaluate_folder(run, corpus)
+    shutil.rmtree(run.folder / "cache")
+    assert "own" not in evaluate_folder(run, tmp_path / "noise")["likeness"]
 
 
 def test_a_bound_is_never_called_worse():

@@ -120,6 +120,15 @@ def test_the_final_report_wins(run):
     assert "step-50-0" in page.texts["generated"] and "step-100-0" in page.texts["on-the-way"]
 
 
+def test_a_waveform_that_is_not_kept_is_not_scored(run):
+    """Guards against "-26 dB" among the figures of every run on mel frames, which says nothing of how they sound."""
+    event = {"event": "final", "loss": 4.5, "round_trip": {"si_sdr": -26.0, "mel_distance": 0.3}}
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write(json.dumps(event) + "\n")
+    figures = Page(write_page([run])).texts["figures"]
+    assert "round trip: mel distance" in figures and not any("SI-SDR" in text for text in figures)
+
+
 def test_a_density_is_in_nats(tmp_path):
     """Guards against nats shown as bits, and counted baselines, where the model is a density over frames."""
     run = make_run(tmp_path / "density", "mel", metrics=False)

@@ -58,6 +58,11 @@ def run(made):
     return load_run(made)
 
 
+def test_a_run_describes_itself_in_a_line(made, run):
+    """Guards against the forty lines of both networks wherever a notebook shows a run."""
+    assert repr(run) == f"Run({str(made)!r}: MelVQ and GPT, 8000 Hz, step {run.step}, conditions position)"
+
+
 @pytest.fixture
 def folder(made, tmp_path):
     """A copy of the run folder that may be changed."""

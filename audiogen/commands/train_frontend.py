@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import math
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -192,7 +193,15 @@ def _run(
         )
 
     def evaluate() -> None:
-        metrics.write("held_out", step=trainer.step, seconds=round(seconds, 3), **_held_out(frontend, held_out))
+        found = _held_out(frontend, held_out)
+        metrics.write("held_out", step=trainer.step, seconds=round(seconds, 3), **found)
+        if not sys.stderr.isatty():  # there is no progress bar
+            log.info(
+                "step %d, %.0f s: held-out mel distance %.3f (0 is perfect)",
+                trainer.step,
+                seconds,
+                found["mel_distance"],
+            )
         save_frontend(frontend, out)
 
     def agree(interrupted: threading.Event) -> tuple[float, bool, bool]:

@@ -40,7 +40,7 @@ class FileEntry:
         num_channels: 1 to 8.
         num_samples: per channel, at the file's own rate.
         peak, rms: of the mono mix, 1.0 being full scale.
-        silent: whether it is almost inaudible, below -50 dBFS.
+        silent: whether it is almost inaudible, its peaks below -50 dBFS.
         clipped: fraction of the mono mix's samples at full scale.
         note: what is odd about a file that is read nevertheless; usually empty.
         sound: SHA-256 of the mono mix, rounded to 16 bits, and of the sample rate; independent of container, tags and

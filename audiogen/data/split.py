@@ -51,7 +51,8 @@ class Split:
         )
         notes = "".join(f"; {note}" for note in (self.note, little) if note)
         return (
-            f"{len(self.train)} files ({train:.1f} min) to train on, {len(self.held_out)} ({held_out:.1f} min) "
+            f"{len(self.train)} file{'' if len(self.train) == 1 else 's'} ({train:.1f} min) to train on, "
+            f"{len(self.held_out)} ({held_out:.1f} min) "
             f"held out{notes}"
         )
 

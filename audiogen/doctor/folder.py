@@ -187,7 +187,7 @@ def _totals(index: Index) -> list[tuple[str, str]]:
             f"median {decibels(statistics.median(file.rms for file in files))} RMS, "
             f"highest peak {decibels(max(file.peak for file in files))}",
         ),
-        ("near-silent", f"{plural(near_silent, 'file')} below -50 dBFS"),
+        ("near-silent", f"{plural(near_silent, 'file')} whose peaks are below -50 dBFS"),
         ("clipped", f"{plural(clipped, 'file')} with over {AUDIBLE_CLIPPING:.1%} of the samples at full scale"),
         ("duplicates", f"{plural(duplicates, 'file')} left out for being copies of others"),
     ]

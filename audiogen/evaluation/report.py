@@ -16,6 +16,7 @@ from ..audio.io import read_audio
 from ..data import (
     EncodedCache,
     FileConditions,
+    FileEntry,
     Index,
     Labels,
     Part,
@@ -34,6 +35,7 @@ from ..spec import Unit
 from .generated import MOST_SECONDS, judge_generated
 from .heard import decoded_training, heard_as_asked, judge_of, label_values
 from .likelihood import FileLikelihood, file_likelihoods
+from .likeness import likeness
 from .melody import melodies_followed, melody_name
 from .reconstruction import mel_distance, si_sdr
 from .scores import baselines
@@ -64,7 +66,8 @@ def evaluate_folder(run: Run, folder: str | Path, generate: int = 0) -> dict[str
         The result of `report`; `generated` (see `judge_generated`) if any clips are, and `heard` (see `heard_as_asked`)
         if the run has labels, and `melody` (see `melodies_followed`) if it has a melody; `stages`, the reports of the
         earlier stages by name, if there are any; `seen`: number of files left out because the model was trained on
-        them; `turned`: whether the held-out loss had stopped improving before training ended.
+        them; `turned`: whether the held-out loss had stopped improving before training ended. If none of the files is
+        one that the run holds out, also `likeness` to those (see `likeness.likeness`).
 
     Raises:
         DataError: no file is left to evaluate on.
@@ -99,6 +102,7 @@ def evaluate_folder(run: Run, folder: str | Path, generate: int = 0) -> dict[str
         if generate and not sound:
             raise DataError(f"{folder}: is a cache, but generated sound is compared with recordings; give their folder")
         training, labels, unseen = run.training_sequences(), _labels(run, index), [part.file for part in parts]
+        others = [] if any(digest in held_out for file in unseen for digest in file.digests) else unseen
         caches: dict[str, EncodedCache] = {}
         for stage in run.stages:
             place = Path(temporary, stage.name)
@@ -109,7 +113,7 @@ def evaluate_folder(run: Run, folder: str | Path, generate: int = 0) -> dict[str
         def reported(stage: Run, training: Sequences | None, sound: Sequence[tuple[str, Tensor]]) -> dict[str, Any]:
             before = None if stage.before is None else caches[stage.before.name]
             known = stage.file_conditions(caches[stage.name], labels, before)
-            return report(stage, Sequences(caches[stage.name], parts), training, sound, known)
+            return report(stage, Sequences(caches[stage.name], parts), training, sound, known, others)
 
         result = reported(run, training, sound)
         if run.before is not None:
@@ -142,6 +146,7 @@ def report(
     training: Sequences | None,
     sound: Iterable[tuple[str, Tensor]],
     known: FileConditions | None = None,
+    others: Sequence[FileEntry] = (),
 ) -> dict[str, Any]:
     """Score a run on held-out sequences.
 
@@ -151,6 +156,7 @@ def report(
         training: sequences to count the baselines on; None leaves them out.
         sound: (name, wav (1, N)) of held-out files, for the round trip.
         known: conditions of the sequences; None for those that the run knows.
+        others: the files of the sequences, if they are to be compared with those of the run.
 
     Returns:
         JSON values: `loss` in `unit` ("bits" per code or "nats" per frame), `bound` (whether that is an upper bound),
@@ -159,6 +165,7 @@ def report(
         {"mel_distance", "si_sdr"} or None, `step` of the weights, `files`, `seconds`. For a front-end that wraps
         another, also `base_bits_per_second` {name: value}, of baselines counted on the wrapped front-end's codes. For a
         run on several folders, also `corpora` {name: {"loss", "files"}}, and their `weighted_loss` if it has weights.
+        With `others`, also their `likeness` to the files of the run, and its `sample_rate`.
     """
     front, spec = run.frontend, run.frontend.spec
     seconds = front.seconds(held_out)
@@ -168,7 +175,10 @@ def report(
     score = scored(spec, likelihoods, seconds)
     counted = None if training is None else baselines(spec, training, held_out)
     codes_per_second = spec.num_rows * int(held_out.num_frames.sum()) / seconds
-    score_unit, base = Unit(score.unit), {}
+    score_unit, base, alike = Unit(score.unit), {}, {}
+    if others:
+        cache = None if training is None else training.cache
+        alike = {"likeness": likeness(run, others, likelihoods, given, cache), "sample_rate": run.sample_rate}
     if front.base is not None and training is not None:
         plain = baselines(front.base.spec, Expanded(front, training), Expanded(front, held_out)) or {}
         base["base_bits_per_second"] = {name: loss * front.base.spec.frame_rate for name, loss in plain.items()}
@@ -189,6 +199,7 @@ def report(
         "seconds": score.seconds,
         **_of_corpora(run, held_out, likelihoods),
         **base,
+        **alike,
     }
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..spec import Unit
+from .likeness import in_words as likeness_in_words
 
 #: Maximum number of values of a label in a table.
 MOST_ROWS = 24
@@ -119,7 +120,12 @@ def in_words(result: Mapping[str, Any]) -> str:
     """Return the `verdict` on a report; "turned" may be missing."""
     counted = {name: values["loss"] for name, values in (result["baselines"] or {}).items()}
     turned, bound = bool(result.get("turned")), bool(result.get("bound"))
-    return verdict(result["loss"], result["unit"], counted, result["step"], turned, bound)
+    found, unit = result.get("likeness"), Unit(result["unit"])
+    said = verdict(result["loss"], result["unit"], counted, result["step"], turned, bound, elsewhere=found is not None)
+    if found is None:
+        return said
+    likeness = likeness_in_words(found, result["loss"], result["files"], unit.per_entry, result["sample_rate"])
+    return f"{said} {likeness}".strip()
 
 
 def verdict(
@@ -129,6 +135,7 @@ def verdict(
     step: float | None = None,
     turned: bool = False,
     bound: bool = False,
+    elsewhere: bool = False,
 ) -> str:
     """Explain a held-out loss in two sentences.
 
@@ -139,19 +146,23 @@ def verdict(
         step: step of the weights.
         turned: whether the held-out loss had stopped improving before training ended.
         bound: whether the loss is an upper bound.
+        elsewhere: whether the files are of another folder, so that how training ended explains nothing.
     """
     when = "" if step is None else f" (step {step:,})"
+    files = "these files" if elsewhere else "held-out files"
     unit = Unit(unit)
     if (perplexity := unit.perplexity(loss)) is None:
-        said = f"{'At most ' if bound else ''}{loss:.3f} {unit.per_entry} on held-out files{when}"
+        said = f"{'At most ' if bound else ''}{loss:.3f} {unit.per_entry} on {files}{when}"
         linear = baselines.get("autoregression")
         if linear is not None and (loss < linear or not bound):  # a bound above it does not say which is better
             said += f", {'at least ' if bound else ''}{abs(linear - loss):.2f} {'better' if loss < linear else 'worse'}"
             said += " than predicting each frame linearly from the previous one"
         return f"{said}. Compare it with runs of the same front-end only."
-    said = f"On held-out files{when} the model is as unsure as someone guessing among {perplexity:,.1f} codes"
+    said = f"On {files}{when} the model is as unsure as someone guessing among {perplexity:,.1f} codes"
     if "uniform" in baselines:
-        said += f", out of {2 ** baselines['uniform']:,.0f}"
+        there_are = 2 ** baselines["uniform"]
+        only = ", although there are only" if perplexity > there_are else ", out of"
+        said += f"{only} {there_are:,.0f}"
     if "bigram" in baselines:
         name = min(baselines, key=baselines.__getitem__)
         gain = baselines[name] - loss
@@ -166,9 +177,11 @@ def verdict(
                 "here for the bigram to be better"
             )
         else:
-            said += f". It does not yet beat the best count-based model ({name})"
+            said += f". It does not {'' if elsewhere else 'yet '}beat the best count-based model ({name})"
             if baselines.get("uniform", math.inf) - loss <= 0.005:
-                said += ", nor even a uniform guess, so it generates noise"
+                said += f", nor even a uniform guess{'' if elsewhere else ', so it generates noise'}"
+            if elsewhere:
+                return said + "."
             said += ": " + (
                 "its held-out loss had stopped improving, so training longer will not help, but more recordings, more "
                 "similar ones, or a smaller model (such as --set backbone.dim=64) may"

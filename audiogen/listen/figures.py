@@ -34,8 +34,7 @@ MEANINGS = {
     "training files. A useful model is below it.",
     "gaussian": "Independent normal frames with the means and covariance of the training files.",
     "round trip: SI-SDR (dB)": "How far the error of the front-end's round trip lies below the original; higher is "
-    "better. It compares waveforms, so it is low for front-ends that do not keep phases, such as mel, even if they "
-    "sound right.",
+    "better. It compares waveforms, so it is left out below 0 dB, where phases are not kept, as those of mel are not.",
     "round trip: mel distance": "How far the round trip's spectrogram is from the original's; 0 is perfect.",
 }
 
@@ -82,6 +81,7 @@ def read_figures(run: RunFolder) -> Figures:
         WORDS.get(name, name.replace("_", " ")): value
         for name, value in final.items()
         if name not in ("loss", "step", "bits_per_second", "bits_per_sample") and not name.startswith("baselines ")
+        if name != "round_trip si_sdr" or value > 0  # else the waveform is another one, which says nothing of its sound
     }
     return Figures(
         "bits per code" if bits else "nats per frame",

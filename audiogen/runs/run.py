@@ -85,6 +85,14 @@ class Run:
     before: "Run | None" = None
     address: Address | None = None
 
+    def __repr__(self) -> str:
+        """Describe the run in one line: dataclasses would print every layer of both networks."""
+        place = str(self.root) if self.address is None else str(self.address)
+        stages = [f"{type(stage.frontend).__name__} and {type(stage.model.backbone).__name__}" for stage in self.stages]
+        names = [name for name in self.config.conditions if self.before is None or name != self.before.name]
+        asked = f", conditions {', '.join(names)}" if names else ""
+        return f"Run({place!r}: {', then '.join(stages)}, {self.sample_rate} Hz, step {self.step}{asked})"
+
     @staticmethod
     def from_pretrained(name: str | Path, device: str | torch.device = "cpu", precision: str = "fp32") -> "Run":
         """Load a run from "OWNER/NAME" or "OWNER/NAME@REVISION" on the hub, or from a folder; see `load_run`.

@@ -1,7 +1,9 @@
 """Train front-ends by gradient, on augmented crops of the files normalised to about RMS 1."""
 
+import logging
 import math
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from torch import Tensor
@@ -14,6 +16,10 @@ from .crops import CropBatches, generator_for
 from .losses import ReconstructionLoss
 from .trainer import Trainer, TrainingSettings
 
+log = logging.getLogger("audiogen")
+
+#: Lines on the progress where there is no terminal.
+LINES = 10
 CROP_SECONDS = 1.0
 POOL_SECONDS = 3600  # training audio in memory: 230 MB at 16 kHz
 QUIETEST = 1e-4  # lower bound of the RMS that training audio is divided by
@@ -35,16 +41,24 @@ class Learner(Protocol):
 
 
 def learn(learner: Learner, wavs: Iterable[Tensor], steps: int, what: str) -> None:
-    """Train for a number of steps, with a progress bar that names `what`.
+    """Train for a number of steps, and show the progress of `what`.
 
     Raises:
         DataError: there are no wavs.
         TrainingError: the loss is NaN or explodes repeatedly.
     """
     trainer = learner.trainer(wavs)
-    for step in tqdm(range(steps), desc=f"fitting {what}", unit="step", disable=None):
+    for step in shown(steps, what):
         trainer.train_step(step / steps)
     learner.load_trained(trainer)
+
+
+def shown(steps: int, what: str) -> Iterator[int]:
+    """Count steps, with a progress bar that names `what`, or a few lines where there is no terminal."""
+    for step in tqdm(range(steps), desc=f"fitting {what}", unit="step", disable=None):
+        yield step
+        if not sys.stderr.isatty() and (step + 1) * LINES // steps > step * LINES // steps:
+            log.info("fitting %s: step %d of %d", what, step + 1, steps)
 
 
 def check_training(settings: TrainingSettings, group: str = "") -> None:

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from ...audio.dsp import leading_bands
 from ...errors import ConfigError
@@ -18,6 +17,7 @@ from ..base import Frontend, check_setting, check_weights, training_wavs
 from ..determinism import full_precision
 from ..mel.mel import Mel
 from ..neural.crops import generator_for
+from ..neural.fit import shown
 from ..neural.kmeans import nearest
 from ..neural.reservoir import Reservoir
 from .encoder import Encoder
@@ -194,7 +194,7 @@ class Semantic(Frontend):
             self._fit_codewords(self.encoder, wavs)
             return
         learner, steps = self.learner(self.recordings(wavs)), self.config.fit_steps
-        for step in tqdm(range(steps), desc="fitting the semantic encoder", unit="step", disable=None):
+        for step in shown(steps, "the semantic encoder"):
             learner.train_step(step / steps)
         self.load_trained(learner)
 
