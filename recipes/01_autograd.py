@@ -158,7 +158,7 @@ def main() -> None:
     steepest = sorted(enumerate(network.parameters()), key=lambda pair: -abs(pair[1].grad))[:4]
     more_checks = [check(loss_of_few, f"weight {i}", weight) for i, weight in steepest]
 
-    # 6. Evaluate on held-out files, next to a baseline that knows only what share of frames is voiced. Frames whose
+    # 6. Evaluate on held-out files: next to a baseline that knows only what share of frames is voiced. Frames whose
     #    correlation is close to the threshold have an uncertain label, so clear frames are also scored alone.
     share = float(np.mean(y > 0))
     clear = np.abs(held_repeats - threshold) > 0.2

@@ -128,7 +128,7 @@ def main() -> None:
     def score(model: Model, n: int, side: str) -> float:
         return bits(partial(logits, model), *examples(sides[side], n, V))
 
-    # 3. Search for the learning rate in one short run, in which it rises from far too small to far too large.
+    # 3. Search for the learning rate: in one short run, it rises from far too small to far too large.
     tried = 10 ** torch.linspace(-3, 1, max(40, steps // 4))
     rising = train(new_model(usual, D, H, V), usual, tried)
     width = max(1, len(tried) // 20)
@@ -159,7 +159,7 @@ def main() -> None:
         by_size[size] = [score(model, best, side) for side in ("train", "dev")]
         print(f"{size:4} hidden units: train {by_size[size][0]:.3f}, dev {by_size[size][1]:.3f}")
 
-    # 6. Project the embeddings of the best model onto their first two principal components.
+    # 6. The embeddings: project those of the best model onto their first two principal components.
     C = models[best][0][:V].detach().numpy()  # (V, D)
     centred = C - C.mean(axis=0)
     points = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T  # (V, 2)
@@ -170,7 +170,7 @@ def main() -> None:
         "tokens' loudness, {:.0%} ({:.0%}) of their brightness".format(*fits)
     )
 
-    # 7. The library's MLP is the same model; `as_plain` shows the one difference in how it is written.
+    # 7. The library's MLP is the same model: `as_plain` shows the one difference in how it is written.
     torch.manual_seed(0)
     library = SequenceModel(spec, MLP(MLP.Config(dim=64, context=best, hidden_dim=H)), Parallel(1))
     optimizer = torch.optim.AdamW(library.parameters(), lr=2e-3)
@@ -187,7 +187,7 @@ def main() -> None:
     assert abs(theirs - plain) < 1e-4, (theirs, plain)
     print(f"the library's MLP: dev {theirs:.5f}; its weights in the model above: {plain:.5f}")
 
-    # 8. Evaluate the model chosen on the dev files on the test files, once.
+    # 8. Test: evaluate the model that was chosen on the dev files on the test files, once.
     tested = score(models[best], best, "test")
     print(f"test, context {best}: {tested:.3f} bits per token; counted bigram {counted['test']['bigram']:.3f}")
 

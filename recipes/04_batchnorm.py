@@ -137,7 +137,7 @@ def main() -> None:
         "bigram"
     )
 
-    # 2. Five initialisations, each trained in the same way on the same batches.
+    # 2. Five initialisations: each is trained in the same way on the same batches.
     starts = {
         "unscaled": (None, 1.0, False),
         "small last layer": (None, 0.01, False),
@@ -198,7 +198,7 @@ def main() -> None:
         + ", ".join(f"{value:.1%} in batches of {size}" for size, value in jitter.items())
     )
 
-    # 5. The library's MLP is this stack, and its diagnostics measure what the pictures show.
+    # 5. The library's MLP is this stack: its diagnostics measure what the pictures show.
     torch.manual_seed(0)
     library = SequenceModel(
         spec,

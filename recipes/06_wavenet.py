@@ -146,7 +146,7 @@ def main() -> None:
         require_no_run(place)
     seconds, steps, crop = (0.05, 3, 256) if args.short else (1.0, args.steps, 2048)
 
-    # 1. A tree over eight samples, and three convolutions with the same weights: one function, computed in two orders.
+    # 1. A tree and convolutions: over eight samples and with the same weights, one function computed in two orders.
     torch.manual_seed(0)
     with torch.no_grad():
         levels = [CausalConv(16, 16, kernel_size=2, dilation=2**level).double() for level in range(3)]
@@ -205,7 +205,7 @@ def main() -> None:
     last_score = [event for event in events if event["event"] == "held_out"][-1]
     large = with_sounds(run.model, final["loss"], last_score["seconds"])
 
-    # 3. Small models with longer and longer receptive fields, trained for the same number of steps.
+    # 3. Longer and longer receptive fields: small models, trained for the same number of steps.
     crops = encoded.crops(num_frames=crop, batch_size=1)
     small = []
     for config in SMALL:

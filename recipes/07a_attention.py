@@ -183,8 +183,6 @@ def scale() -> str:
     )
 
 
-# 3. The other parts of a transformer: the same language model with its parts added one after another.
-
 LADDER = {
     "attention only": {"feed_forward": False, "residual": False, "norm": nn.Identity},
     "+ feed-forward": {"residual": False, "norm": nn.Identity},
@@ -199,6 +197,9 @@ BESIDE = {
     "+ residual, faster": {"norm": nn.Identity},
     "+ layer norm, faster": {},
 }
+
+
+# 3. The other parts of a transformer: the same language model with its parts added one after another.
 
 
 def language_models(encoded: Encoded, args: argparse.Namespace) -> list[str]:
@@ -331,7 +332,7 @@ def positions(models: dict[str, SequenceModel]) -> str:
     )
 
 
-# 4. Without the mask, an encoder recognises whole clips; with cross-attention, each label queries the clip.
+# 4. Without the mask: an encoder recognises whole clips; with cross-attention, each label queries the clip.
 
 
 def naming(encoded: Encoded, args: argparse.Namespace) -> list[str]:

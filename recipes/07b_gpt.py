@@ -21,7 +21,6 @@ to the bits, and to the sound? `--frontend melvq` for tokens made from mel frame
 """
 
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -37,12 +36,13 @@ from audiogen.data import EncodedCache, Sequences
 from audiogen.frontends import FRONTENDS
 from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text
 from audiogen.listen.html import link
+from audiogen.listen.run_reader import read_folder
+from audiogen.listen.selection import choose
 from audiogen.listen.spectrograms import mel_power
 from audiogen.models.batch import Batch
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.runs.event_log import read_metrics
 from audiogen.runs.folder import read_source
-from audiogen.runs.run import Run
 from audiogen.utils.scripts import run_script
 
 SHORT = [
@@ -71,7 +71,7 @@ def main() -> None:
     )
     args = parser.parse_args()
 
-    # 1. Train with the library's own loop, as `audiogen train` does. It writes a listening page of its own.
+    # 1. Train: with the library's own loop, as `audiogen train` does, which writes a listening page of its own.
     place = args.out / "gpt"
     how_long = {"steps": 4} if args.short else {"minutes": args.minutes}
     run = train(
@@ -109,9 +109,136 @@ def main() -> None:
         + ", ".join(f"{name} {counted['bits_per_second']:.0f}" for name, counted in final["baselines"].items())
     )
 
-    # 3. Analyse the heads, and write the lesson's own page.
-    sections = look_inside(run, x, wav, [int(n) for n in np.cumsum(held_out.num_frames)], args.out)
-    print(f"open {write_lesson(__file__, args, *sections)}")
+    # 3. Where does each head attend? How far back, and how much worse is the model without it?
+    maps = attention_maps(model, x)
+    _, L, H, S, _ = maps.shape
+    step = seconds / x.shape[2] / model.pattern.stride  # seconds
+    late = slice(S // 2, None)  # steps with a long past
+    back = 1000 * step * look_back(maps)[..., late].mean(dim=(0, 3))  # (L, H) ms
+    spread = (2 ** entropy(maps)[..., late]).mean(dim=(0, 3))  # (L, H) steps
+    newest = maps.diagonal(dim1=3, dim2=4)[..., late].mean(dim=(0, 3))  # (L, H)
+    whole = bits_per_code(model, x)
+    worth = torch.tensor([[bits_per_code(model, x, (layer, head)) - whole for head in range(H)] for layer in range(L)])
+    worth = worth.round(decimals=3) + 0.0  # no "-0.000"
+    name = {(layer, head): f"layer {layer + 1}, head {head + 1}" for layer in range(L) for head in range(H)}
+    seen = torch.arange(1, S + 1).clamp(max=model.backbone.config.window)[late].double()  # steps in a window
+    rows = [[name[at], float(back[at]), float(spread[at]), 100 * float(newest[at]), float(worth[at])] for at in name]
+    for row in rows:
+        print(
+            "{0}: attends {1:.0f} ms back on average, to {2:.1f} effective steps; silencing it costs {4:.3f} bits per "
+            "code".format(*row)
+        )
+    rows.append(
+        [
+            "equal weights over the window",
+            500 * step * float((seen - 1).mean()),
+            float(seen.mean()),
+            100 * float((1 / seen).mean()),
+            None,
+        ]
+    )
+
+    # 4. Pictures: maps of some heads under the spectrogram of the first crop. x: time attended to; y: time predicted.
+    chosen: dict[tuple[int, int], list[str]] = {}  # a head may be chosen for several reasons
+    for why, where in (
+        ("shortest look-back", back.argmin()),
+        ("longest look-back", back.argmax()),
+        ("fewest effective steps", spread.argmin()),
+        ("costs most when silenced", worth.argmax()),
+    ):
+        chosen.setdefault(divmod(int(where), H), []).append(why)
+    figure = Figure(figsize=(4 * len(chosen), 5.7), layout="constrained")
+    axes = figure.subplots(2, len(chosen), height_ratios=(1, 3), sharex=True, squeeze=False)
+    decibels = 10 * np.log10(mel_power(wav, run.sample_rate, 400, run.sample_rate / 2).numpy() + 1e-10)
+    for (above, below), (at, whys) in zip(axes.T, chosen.items(), strict=True):
+        above.imshow(
+            decibels, aspect="auto", origin="lower", cmap="magma", extent=(0, seconds, 0, 1), vmin=decibels.max() - 80
+        )
+        above.set_title(f"{name[at]}:\n{', '.join(whys)}", fontsize=10)
+        above.set(yticks=[])
+        # Column j is the input of step j: code j - 1, and `bos` in the leftmost column.
+        below.imshow(
+            maps[0][at].sqrt().numpy(),
+            aspect="auto",
+            cmap="Blues",
+            vmin=0,
+            vmax=0.7,
+            interpolation="nearest",
+            extent=(-step, (S - 1) * step, S * step, 0),
+        )
+        below.set(xlabel="seconds, attended to", ylabel="seconds, predicted", xlim=(0, seconds))
+        for end in (end / x.shape[2] * seconds for end in np.cumsum(held_out.num_frames) if end < x.shape[2]):
+            above.axvline(end, color="white", lw=0.7, ls=":")
+            below.axvline(end, color="0.6", lw=0.7, ls=":")
+    every = Figure(figsize=(2.2 * H, 2.2 * L), layout="constrained")
+    for at, axis in zip(name, every.subplots(L, H, squeeze=False).flat, strict=True):
+        axis.imshow(maps[0][at].sqrt().numpy(), aspect="auto", cmap="Blues", vmin=0, vmax=0.7)
+        axis.set(xticks=[], yticks=[])
+        axis.set_title(name[at], fontsize=8)
+    scatter = Figure(figsize=(9, 4.5), layout="constrained")
+    axis = scatter.subplots()
+    area = 20 + 400 * (worth / worth.max().clamp(min=1e-9)).clamp(min=0)
+    for layer in range(L):
+        axis.scatter(back[layer], spread[layer], area[layer], alpha=0.6, label=f"layer {layer + 1}")
+    axis.plot(*rows[-1][1:3], "kx", label=rows[-1][0])
+    axis.set(xlabel="mean look-back, ms", ylabel="effective steps, 2 ^ entropy", xlim=(0, None), ylim=(0, None))
+    axis.legend(markerscale=0.5)
+
+    path = args.out / "held-out.wav"
+    write_audio(path, wav, run.sample_rate)
+    sounds = choose(read_folder(run.folder))
+
+    # 5. The page.
+    page = write_lesson(
+        __file__,
+        args,
+        section(
+            "How it sounds",
+            grid(clip_cards([*sounds.pairs[:2], *sounds.generated[:2]])),
+            text("The run's own page has more of its sounds, loss curves and scores:"),
+            link(f"{run.folder.name}/index.html"),
+        ),
+        section(
+            "Under the spectrogram",
+            picture(
+                figure,
+                "Attention maps of some heads, each under the spectrogram of the same held-out sound",
+                "Each row is a predicted step, from top to bottom; dark cells are the steps that it attends to (colour "
+                "is the square root of the weight). Nothing lies right of the diagonal, in the future. Dotted lines "
+                "are the ends of files.",
+            ),
+            grid(clip_cards([Clip(path, "The model's input", "held-out sound, encoded and decoded")])),
+        ),
+        section(
+            "How far back",
+            picture(
+                scatter,
+                "Look-back distance and entropy of each head",
+                "Each dot is a head; its size is the cost of silencing it. Left: heads that attend to the most recent "
+                "frames. Bottom: heads that attend to single steps. The cross is a head with equal weights over its "
+                "window.",
+            ),
+            text(
+                f"The heads attend {float(back.min()):.0f} to {float(back.max()):.0f} ms back on average, to "
+                f"{float(spread.min()):.1f} to {float(spread.max()):.1f} effective steps (2 ^ entropy of the weights). "
+                f"With all heads the model needs {whole:.3f} bits per code on these crops; silencing one head adds "
+                f"{float(worth.min()):.3f} to {float(worth.max()):.3f}. A map shows where a head attends, not whether "
+                "that matters: other heads, or the residual stream, may carry the same information."
+            ),
+            table(
+                [
+                    "head",
+                    "mean look-back (ms)",
+                    "effective steps",
+                    "% of weight on the newest step",
+                    "bits per code added by silencing it",
+                ],
+                rows,
+            ),
+        ),
+        section("All heads", picture(every, "Attention maps of all heads", "Each row is a layer, the first on top.")),
+    )
+    print(f"open {page}")
 
 
 def stretches(held_out: Sequences, num_frames: int) -> Tensor:
@@ -169,141 +296,6 @@ def bits_per_code(model: SequenceModel, x: Tensor, silent: tuple[int, int] | Non
     if hook:
         hook.remove()
     return float(nats) / entries / math.log(2)
-
-
-def look_inside(run: Run, x: Tensor, wav: Tensor, ends: list[int], out: Path) -> list[str]:
-    """Analyse the heads, and return the sections of the page.
-
-    Args:
-        run: the trained run.
-        x: (B, K, T), held-out codes.
-        wav: (1, N), x[0] decoded.
-        ends: frames at which files end.
-        out: folder of the page.
-    """
-    model, seconds = run.model, wav.shape[1] / run.sample_rate
-    maps = attention_maps(model, x)
-    _, L, H, S, _ = maps.shape
-    step = seconds / x.shape[2] / model.pattern.stride  # seconds
-    late = slice(S // 2, None)  # steps with a long past
-    back = 1000 * step * look_back(maps)[..., late].mean(dim=(0, 3))  # (L, H) ms
-    spread = (2 ** entropy(maps)[..., late]).mean(dim=(0, 3))  # (L, H) steps
-    newest = maps.diagonal(dim1=3, dim2=4)[..., late].mean(dim=(0, 3))  # (L, H)
-    whole = bits_per_code(model, x)
-    worth = torch.tensor([[bits_per_code(model, x, (layer, head)) - whole for head in range(H)] for layer in range(L)])
-    worth = worth.round(decimals=3) + 0.0  # no "-0.000"
-    name = {(layer, head): f"layer {layer + 1}, head {head + 1}" for layer in range(L) for head in range(H)}
-    seen = torch.arange(1, S + 1).clamp(max=model.backbone.config.window)[late].double()  # steps in a window
-    rows = [[name[at], float(back[at]), float(spread[at]), 100 * float(newest[at]), float(worth[at])] for at in name]
-    for row in rows:
-        print(
-            "{0}: attends {1:.0f} ms back on average, to {2:.1f} effective steps; silencing it costs {4:.3f} bits per "
-            "code".format(*row)
-        )
-    rows.append(
-        [
-            "equal weights over the window",
-            500 * step * float((seen - 1).mean()),
-            float(seen.mean()),
-            100 * float((1 / seen).mean()),
-            None,
-        ]
-    )
-
-    # Maps of some heads under the spectrogram of the first crop. x: time attended to; y: time predicted.
-    chosen: dict[tuple[int, int], list[str]] = {}  # a head may be chosen for several reasons
-    for why, place in (
-        ("shortest look-back", back.argmin()),
-        ("longest look-back", back.argmax()),
-        ("fewest effective steps", spread.argmin()),
-        ("costs most when silenced", worth.argmax()),
-    ):
-        chosen.setdefault(divmod(int(place), H), []).append(why)
-    figure = Figure(figsize=(4 * len(chosen), 5.7), layout="constrained")
-    axes = figure.subplots(2, len(chosen), height_ratios=(1, 3), sharex=True, squeeze=False)
-    decibels = 10 * np.log10(mel_power(wav, run.sample_rate, 400, run.sample_rate / 2).numpy() + 1e-10)
-    for (above, below), (at, whys) in zip(axes.T, chosen.items(), strict=True):
-        above.imshow(
-            decibels, aspect="auto", origin="lower", cmap="magma", extent=(0, seconds, 0, 1), vmin=decibels.max() - 80
-        )
-        above.set_title(f"{name[at]}:\n{', '.join(whys)}", fontsize=10)
-        above.set(yticks=[])
-        # Column j is the input of step j: code j - 1, and `bos` in the leftmost column.
-        below.imshow(
-            maps[0][at].sqrt().numpy(),
-            aspect="auto",
-            cmap="Blues",
-            vmin=0,
-            vmax=0.7,
-            interpolation="nearest",
-            extent=(-step, (S - 1) * step, S * step, 0),
-        )
-        below.set(xlabel="seconds, attended to", ylabel="seconds, predicted", xlim=(0, seconds))
-        for end in (end / x.shape[2] * seconds for end in ends if end < x.shape[2]):
-            above.axvline(end, color="white", lw=0.7, ls=":")
-            below.axvline(end, color="0.6", lw=0.7, ls=":")
-    every = Figure(figsize=(2.2 * H, 2.2 * L), layout="constrained")
-    for at, axis in zip(name, every.subplots(L, H, squeeze=False).flat, strict=True):
-        axis.imshow(maps[0][at].sqrt().numpy(), aspect="auto", cmap="Blues", vmin=0, vmax=0.7)
-        axis.set(xticks=[], yticks=[])
-        axis.set_title(name[at], fontsize=8)
-    scatter = Figure(figsize=(9, 4.5), layout="constrained")
-    axis = scatter.subplots()
-    area = 20 + 400 * (worth / worth.max().clamp(min=1e-9)).clamp(min=0)
-    for layer in range(L):
-        axis.scatter(back[layer], spread[layer], area[layer], alpha=0.6, label=f"layer {layer + 1}")
-    axis.plot(*rows[-1][1:3], "kx", label=rows[-1][0])
-    axis.set(xlabel="mean look-back, ms", ylabel="effective steps, 2 ^ entropy", xlim=(0, None), ylim=(0, None))
-    axis.legend(markerscale=0.5)
-
-    path = out / "held-out.wav"
-    write_audio(path, wav, run.sample_rate)
-    return [
-        section(
-            "How it sounds",
-            text("The run's own page has its sounds, loss curves and scores:"),
-            link(f"{run.folder.name}/index.html"),
-        ),
-        section(
-            "Under the spectrogram",
-            picture(
-                figure,
-                "Attention maps of some heads, each under the spectrogram of the same held-out sound",
-                "Each row is a predicted step, from top to bottom; dark cells are the steps that it attends to (colour "
-                "is the square root of the weight). Nothing lies right of the diagonal, in the future. Dotted lines "
-                "are the ends of files.",
-            ),
-            grid(clip_cards([Clip(path, "The model's input", "held-out sound, encoded and decoded")])),
-        ),
-        section(
-            "How far back",
-            picture(
-                scatter,
-                "Look-back distance and entropy of each head",
-                "Each dot is a head; its size is the cost of silencing it. Left: heads that attend to the most recent "
-                "frames. Bottom: heads that attend to single steps. The cross is a head with equal weights over its "
-                "window.",
-            ),
-            text(
-                f"The heads attend {float(back.min()):.0f} to {float(back.max()):.0f} ms back on average, to "
-                f"{float(spread.min()):.1f} to {float(spread.max()):.1f} effective steps (2 ^ entropy of the weights). "
-                f"With all heads the model needs {whole:.3f} bits per code on these crops; silencing one head adds "
-                f"{float(worth.min()):.3f} to {float(worth.max()):.3f}. A map shows where a head attends, not whether "
-                "that matters: other heads, or the residual stream, may carry the same information."
-            ),
-            table(
-                [
-                    "head",
-                    "mean look-back (ms)",
-                    "effective steps",
-                    "% of weight on the newest step",
-                    "bits per code added by silencing it",
-                ],
-                rows,
-            ),
-        ),
-        section("All heads", picture(every, "Attention maps of all heads", "Each row is a layer, the first on top.")),
-    ]
 
 
 if __name__ == "__main__":

@@ -75,8 +75,7 @@ def main() -> None:
         **({"fit_steps": 4, "dim": 8, "latent_dim": 4} if args.short else {"fit_steps": 400}),
     }
 
-    # 1. Text first. Then encode the folder in six ways: as samples, typical frames and codec frames, plain and merged.
-    sections = [letters(30 if args.short else 300)]
+    # 1. Encode the folder in six ways: as samples, typical frames and codec frames, plain and merged.
     encoded: dict[str, Encoded] = {}
     for name, kind, settings in (
         ("samples", "mulaw", {}),
@@ -91,11 +90,18 @@ def main() -> None:
         encoded[f"{name}, merged"] = Encoded(front, cache, plain.sides)
     print(encoded["frames"].sides.summary)
 
-    # 2. How much merging shortens, what the tokens are, what they are worth to a model, and how its samples sound.
-    sections += [ratios(encoded, 2 * args.merges), words(encoded["frames, merged"], args)]
+    # 2. Train: the same model on each kind of frames.
     models = {name: train(way, args.steps) for name, way in encoded.items() if not name.startswith("samples")}
-    sections += [rates(encoded, models, args), samples(encoded, models, args)]
-    page = write_lesson(__file__, args, text(f"{encoded['frames'].sides.summary}."), *sections)
+    page = write_lesson(
+        __file__,
+        args,
+        text(f"{encoded['frames'].sides.summary}."),
+        letters(30 if args.short else 300),
+        ratios(encoded, 2 * args.merges),
+        words(encoded["frames, merged"], args),
+        rates(encoded, models, args),
+        samples(encoded, models, args),
+    )
     print(f"open {page}")
 
 
@@ -215,7 +221,7 @@ def ratios(encoded: dict[str, Encoded], most: int) -> str:
     )
 
 
-# 5. Where tokens of sound start and end, and what they sound like.
+# 5. Tokens of sound: where they start and end, and what they sound like.
 
 
 def words(merged: Encoded, args: argparse.Namespace) -> str:
@@ -283,7 +289,7 @@ def words(merged: Encoded, args: argparse.Namespace) -> str:
     )
 
 
-# 6. What is a token worth to a model? The same model for each kind of token, with as many steps of as many tokens.
+# 6. What is a token worth to a model? Train one for each kind of token, for as many steps of as many tokens.
 
 
 def train(encoded: Encoded, steps: int) -> Trained:
@@ -403,7 +409,7 @@ def rates(encoded: dict[str, Encoded], models: dict[str, Trained], args: argpars
     )
 
 
-# 7. How the samples sound, and how many tokens they took.
+# 7. Samples: how they sound, and how many tokens they took.
 
 
 def samples(encoded: dict[str, Encoded], models: dict[str, Trained], args: argparse.Namespace) -> str:

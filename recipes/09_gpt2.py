@@ -105,7 +105,7 @@ def main() -> None:
     preset, minutes, repeats = ("tiny", 0.02, 2) if args.short else (args.preset, args.minutes, 5)
     settings = {"num_codebooks": 2, "codebook_size": 16, "num_features": 20} if args.short else {}
 
-    # 1. Sound to tokens, and the complete configuration of the run.
+    # 1. Sound to tokens: and the complete configuration of the run.
     encoded = encode_folder(args.folder, args.out, "melvq", **settings)
     overrides = [*PRESETS[preset], *args.overrides]
     spec = encoded.spec
@@ -163,7 +163,7 @@ def main() -> None:
         + ("" if device.type == "cpu" else " (a GPU may add numbers in another order)")
     )
 
-    # 7. The library's training loop combines all of it.
+    # 7. All together: the library's training loop.
     run = train(
         args.folder,
         place,

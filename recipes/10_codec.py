@@ -73,7 +73,7 @@ def main() -> None:
     else:
         settings = {"num_codebooks": 12, **settings}
 
-    # 1. Train on the files that are not held out. Ctrl-C saves; --resume continues.
+    # 1. Train: on the files that are not held out. Ctrl-C saves; --resume continues.
     trained = train_frontend(
         "codec",
         [args.folder, *args.more],
@@ -98,7 +98,7 @@ def main() -> None:
         export_weights(codec, args.export)
         print(f"{args.export}: {args.export.stat().st_size / 1e6:.2f} MB")
 
-    # 2. What each further codebook adds, on held-out files, joined into clips of ten seconds, since a single spoken
+    # 2. What each further codebook adds: on held-out files, joined into clips of ten seconds, since a single spoken
     #    digit is too short for the measures. Opus is the codec of most internet calls.
     clips = joined(trained.held_out, spec.sample_rate, 1.0 if args.short else 10.0)[:4]
     counts = sorted({max(1, spec.num_codebooks * part // 8) for part in (1, 2, 4, 8)})

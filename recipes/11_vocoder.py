@@ -83,7 +83,7 @@ def main() -> None:
         if args.frontend == "melvq":
             settings = {"num_codebooks": 1, "codebook_size": 8, **settings}
 
-    # 1. Train on the files that are not held out. Ctrl-C saves; --resume continues.
+    # 1. Train: on the files that are not held out. Ctrl-C saves; --resume continues.
     trained = train_frontend(
         args.frontend,
         [args.folder, *args.more],
@@ -100,7 +100,7 @@ def main() -> None:
     vocoder, rate = trained.frontend, trained.frontend.spec.sample_rate
     print(f"latency of encoder and vocoder together: {vocoder.latency_ms:g} ms")
 
-    # 2. Three ways back to sound, from the same frames of held-out files, joined into clips of ten seconds.
+    # 2. Three ways back to sound: from the same frames of held-out files, joined into clips of ten seconds.
     clips = joined(trained.held_out, rate, 1.0 if args.short else 10.0)[:4]
     encoded = [vocoder.encode(clip[None].to(vocoder.device)) for clip in clips]
     iterations = vocoder.config.griffin_lim_iterations

@@ -101,7 +101,7 @@ def main() -> None:
     if not any(isinstance(config, Label.Config) for config in chosen.values()):
         raise ConfigError(f"{args.folder}: found no label to learn; give --label-pattern, or see audiogen doctor")
 
-    # 2. Train on labels and melody, as `audiogen train` does: the loop drops each condition now and then.
+    # 2. Train: on labels and melody, as `audiogen train` does: its loop drops each condition now and then.
     run = train(
         args.folder,
         args.out / "run",
@@ -111,11 +111,12 @@ def main() -> None:
         overrides=SHORT if args.short else [],
         **({"steps": 4} if args.short else {"minutes": args.minutes}),
     )
-    sections = [worth(run, labels), *guided(run, labels, args), melodies(run, args)]
 
-    # 3. The order of codes: one small GPT with each pattern.
-    sections.append(patterns(labels, args))
-    print(f"open {write_lesson(__file__, args, *sections)}")
+    # 3. What did it learn? The worth of its conditions, guidance, melodies, and the order of codes.
+    page = write_lesson(
+        __file__, args, worth(run, labels), *guided(run, labels, args), melodies(run, args), patterns(labels, args)
+    )
+    print(f"open {page}")
 
 
 def worth(run: Run, labels: Labels) -> str:

@@ -77,7 +77,7 @@ def main() -> None:
     if args.short:
         args.num = 2
 
-    # 1. Two models in order, the second given the tokens of the first; no labels are learned.
+    # 1. Two models in order: the second is given the tokens of the first. No labels are learned.
     run = train(
         args.folder,
         args.out / "run",
@@ -90,9 +90,17 @@ def main() -> None:
     labels = find_labels(index, args.label_pattern)
     labels = labels if labels.files else find_labels(index, "{label}_{}")
 
-    sections = [same_token(run, args), told(run, labels, args), losses(run, args)]
-    sections += [*renderings(run, labels, args), continuations(run, args)]
-    print(f"open {write_lesson(__file__, args, *sections)}")
+    # 2. What did they learn? What tokens hold, what each stage loses, one meaning in many voices, and continuations.
+    page = write_lesson(
+        __file__,
+        args,
+        same_token(run, args),
+        told(run, labels, args),
+        losses(run, args),
+        *renderings(run, labels, args),
+        continuations(run, args),
+    )
+    print(f"open {page}")
 
 
 def tokens_of(run: Run) -> EncodedCache:

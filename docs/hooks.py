@@ -1,0 +1,71 @@
+"""Turn the notebooks of docs/lessons into pages of the site, each with its output and the notebook to download."""
+
+import json
+import re
+from html import escape
+from pathlib import Path
+
+from mkdocs.structure.files import File
+
+OUTPUT = '<div data-output="{}"></div>'
+STYLE = re.compile("<style>.*?</style>", re.S)
+SCRIPT = re.compile("<script>.*?</script>", re.S)
+MORE = """<style>
+.md-typeset pre.said { white-space: pre-wrap; overflow-wrap: anywhere; margin: -.6em 0 1em; padding: .6em 1.18em;
+  font-size: .7rem; line-height: 1.45; border-left: .2rem solid var(--md-default-fg-color--lightest); }
+.md-typeset details.code { border: 0; box-shadow: none; margin: .5em 0; font-size: .64rem; }
+.md-typeset details.code > summary { background: none; padding-block: .2em; color: var(--md-default-fg-color--light); }
+.md-typeset details.code > summary::before { display: none; }
+.md-typeset .audiogen { border-radius: .4rem; margin: .5em 0 1em; font-size: .8rem; }
+.md-typeset .audiogen table:not([class]) { background: none; border: 0; display: table; }
+.md-typeset .audiogen table:not([class]) :is(th, td) { padding: .4em .8em; min-width: 0; }
+</style>"""
+outputs: dict[str, list[str]] = {}  # page -> the HTML of its outputs
+
+
+def on_files(files, config):
+    """Add a page for each notebook; the notebook itself is a file of the site, too."""
+    for path in sorted((Path(config.docs_dir) / "lessons").glob("*.ipynb")):
+        uri = f"lessons/{path.stem}.md"
+        files.append(File.generated(config, uri, content=page_of(uri, path)))
+    return files
+
+
+def page_of(uri: str, path: Path) -> str:
+    """Return a notebook as Markdown, with a mark for each output."""
+    found = outputs[uri] = []
+    parts = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(source)
+            continue
+        code = f"```python\n{source}\n```"
+        if cell["metadata"].get("jupyter", {}).get("source_hidden"):
+            code = '??? code "Code"\n' + re.sub("^(?=.)", "    ", code, flags=re.M)
+        parts.append(code)
+        for output in cell["outputs"]:
+            found.append(html_of(output))
+            parts.append(OUTPUT.format(len(found) - 1))
+    parts.insert(1, f"[Download the notebook]({path.name})")
+    return "\n\n".join(parts) + "\n"
+
+
+def html_of(output: dict) -> str:
+    """Return an output as HTML."""
+    data = output.get("data", {})
+    if "text/html" in data:
+        return "".join(data["text/html"])
+    return f'<pre class="said">{escape("".join(output.get("text") or data.get("text/plain", "")).strip())}</pre>'
+
+
+def on_page_content(html, page, config, files):
+    """Put the outputs in, with one style sheet and one script for all of them."""
+    found = outputs.get(page.file.src_uri)
+    if not found:
+        return html
+    whole = "".join(found)
+    style, script = STYLE.search(whole), SCRIPT.search(whole)
+    for number, output in enumerate(found):
+        html = html.replace(OUTPUT.format(number), SCRIPT.sub("", STYLE.sub("", output)))
+    return (style[0] if style else "") + MORE + html + (script[0] if script else "")
