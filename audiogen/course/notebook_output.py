@@ -55,7 +55,7 @@ def compact(html: Html) -> Html:
         with tempfile.TemporaryDirectory() as folder:
             wav, flac = Path(folder, "a.wav"), Path(folder, "a.flac")
             wav.write_bytes(base64.b64decode(found[1]))
-            if audio_info(wav).channels > 1:
+            if audio_info(wav).num_channels > 1:
                 return found[0]
             write_audio(flac, read_audio(wav), audio_info(wav).sample_rate)
             return f"data:audio/flac;base64,{base64.b64encode(flac.read_bytes()).decode()}"
