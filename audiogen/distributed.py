@@ -186,29 +186,82 @@ class World:
 
     # Shares.
 
-    def share(self, batches: int, exact: bool = True) -> range:
+    def share(self, batches: int, exact: bool = True, in_turn: bool = False) -> range:
         """Return the numbers of this rank's batches among the batches of a step.
 
         Args:
             batches: batches per step.
-            exact: whether every share must be a whole subtree.
+            exact: whether sums must be made in the tree: over a rank's own batches first, or, in turn, over the ranks
+                first.
+            in_turn: the ranks take a batch each in turn, instead of neighbouring ones.
 
         Raises:
             ConfigError: they can't be shared out equally.
         """
         own, rest = divmod(batches, self.size)
-        if rest or exact and self.size > 1 and own & (own - 1):
-            power = 1 << (max(own, 1) - 1).bit_length()
+        whole = own == 1 or not self.size & (self.size - 1) if in_turn else not own & (own - 1)
+        if not rest and (whole or not exact or self.size == 1):
+            return range(self.rank, batches, self.size) if in_turn else range(self.rank * own, (self.rank + 1) * own)
+        problem = f"training.accumulation: {batches} can't be shared out among {self.size} processes"
+        if in_turn and not rest:
             raise ConfigError(
-                f"training.accumulation: {batches} can't be shared out among {self.size} processes; set it to "
-                f"{self.size} times a power of two, such as {self.size * power}, or start another number of processes"
+                f"{problem} with shards of the weights and exact sums; set it to {self.size}, start a power of two of "
+                "processes, or set distributed.exact=false"
             )
-        return range(self.rank * own, (self.rank + 1) * own)
+        power = 1 << (max(own, 1) - 1).bit_length()
+        raise ConfigError(
+            f"{problem}; set it to {self.size} times a power of two, such as {self.size * power}, or start another "
+            "number of processes"
+        )
 
-    def numbers(self, step: int, batches: int, exact: bool = True) -> Iterator[int]:
-        """Iterate over the numbers of this rank's batches from a step on, without end; see `share`."""
-        share = self.share(batches, exact)
-        return (at * batches + number for at in count(step) for number in share)
+    @property
+    def ranks_per_machine(self) -> int:
+        """The ranks of each machine, if all have equally many, in order; otherwise the number of all ranks."""
+        if self.size == 1:
+            return 1
+        self.meet()
+        with self._exchange():
+            hosts = [self._store.get(f"host/{rank}") for rank in range(self.size)]
+        each = hosts.count(hosts[0])
+        blocks = [set(hosts[start : start + each]) for start in range(0, self.size, each)]
+        return each if self.size % each == 0 and {len(block) for block in blocks} == {1} else self.size
+
+    def check_groups(self, size: int, exact: bool) -> None:
+        """Check that the ranks can be divided into groups of `size` consecutive ones.
+
+        Args:
+            size: ranks of a group.
+            exact: whether sums over a group, and then over the groups, must be made in the tree.
+
+        Raises:
+            ConfigError: they can't.
+        """
+        if self.size % size:
+            raise ConfigError(
+                f"distributed.shards: {self.size} processes can't be divided into groups of {size}; set it to a "
+                "divisor of their number, or to null"
+            )
+        if exact and size < self.size and size & (size - 1):
+            raise ConfigError(
+                f"distributed.shards: exact sums need groups of a power of two processes, not of {size}; set it to "
+                "one, or set distributed.exact=false"
+            )
+
+    def groups(self, size: int) -> tuple[Any, Any]:
+        """Connect blocks of `size` consecutive ranks, and the ranks at the same place of each block.
+
+        Returns:
+            torch's group of this rank's block, and that of its place; None if there is only one block.
+        """
+        if size == self.size:
+            return dist.group.WORLD, None
+        num_blocks = self.size // size
+        blocks = [list(range(start, start + size)) for start in range(0, self.size, size)]
+        places = [list(range(place, self.size, size)) for place in range(size)]
+        with self._exchange():
+            # All ranks make all groups, in the same order.
+            made = [dist.new_group(ranks, timedelta(seconds=self._timeout)) for ranks in (*blocks, *places)]
+        return made[self.rank // size], made[num_blocks + self.rank % size]
 
     # Exchange.
 
@@ -231,14 +284,8 @@ class World:
         length = sum(x.numel() for x in tensors)
         padding = tensors[0].new_zeros(-length % self.size)
         flat = torch.cat([*(x.detach().flatten() for x in tensors), padding])
-        pieces = torch.empty_like(flat)
         with self._exchange():
-            dist.all_to_all_single(pieces, flat)
-        total = TreeSum()
-        for piece in pieces.chunk(self.size):
-            total.add([piece])
-        with self._exchange():
-            dist.all_gather_into_tensor(flat, total.result()[0].contiguous())
+            add_up_in(dist.group.WORLD, flat)
         sums = flat[:length].split([x.numel() for x in tensors])
         return [y.view_as(x) for y, x in zip(sums, tensors, strict=True)]
 
@@ -314,6 +361,17 @@ class World:
         return error if self.first else ReportedElsewhere(error.exit_code)
 
     @contextmanager
+    def exchanging(self) -> Iterator[None]:
+        """Report lost ranks if an exchange in the block fails, such as one that torch makes in a backward pass."""
+        began = time.monotonic()
+        try:
+            yield
+        except RuntimeError as error:
+            if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+                raise
+            raise self._lost(time.monotonic() - began, error) from error
+
+    @contextmanager
     def _exchange(self) -> Iterator[None]:
         began = time.monotonic()
         try:
@@ -350,6 +408,25 @@ class World:
             if self._store.check([f"host/{rank}"]):
                 return f" ({self._store.get(f'host/{rank}').decode()})"
         return ""
+
+
+def piece_of_sum(group: Any, x: Tensor) -> Tensor:
+    """Sum a tensor (n,) over the ranks of a group, in the order of the tree; return this rank's piece of the sum.
+
+    Args:
+        group: torch's process group.
+        x: n must be a multiple of the number of its ranks.
+    """
+    pieces, total = torch.empty_like(x), TreeSum()
+    dist.all_to_all_single(pieces, x, group=group)
+    for piece in pieces.chunk(dist.get_world_size(group)):
+        total.add([piece])
+    return total.result()[0]
+
+
+def add_up_in(group: Any, x: Tensor) -> None:
+    """Replace a tensor (n,) by its sum over the ranks of a group, as `piece_of_sum`."""
+    dist.all_gather_into_tensor(x, piece_of_sum(group, x).contiguous(), group=group)
 
 
 def _world(environment: MutableMapping[str, str]) -> World:

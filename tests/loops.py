@@ -23,7 +23,7 @@ class Walks:
 
     def __init__(self, size: int = 8, num_rows: int = 1, batch_size: int = 4, num_frames: int = 24):
         self.spec = TokenSpec(8000, 1, num_rows, size)
-        self.batch_size, self.num_frames = batch_size, num_frames
+        self.batch_size, self.num_frames, self.dim = batch_size, num_frames, 16
 
     def batch(self, step: int) -> tuple[Batch, list[list[str]]]:
         generator = torch.Generator().manual_seed(step)
@@ -39,8 +39,8 @@ class Walks:
 
     def model(self, kind: str = "bigram", pattern: str = "parallel", **settings: Any) -> SequenceModel:
         """A small model of these codes; its weights follow torch's seed."""
-        small = {"bigram": {"dim": 16}, "gpt": {"dim": 16, "num_layers": 2, "num_heads": 2, "window": 8}}
-        backbone = BACKBONES[kind](BACKBONES[kind].Config(**small.get(kind, {}), **settings))
+        small = {"bigram": {"dim": self.dim}, "gpt": {"dim": self.dim, "num_layers": 2, "num_heads": 2, "window": 8}}
+        backbone = BACKBONES[kind](BACKBONES[kind].Config(**{**small.get(kind, {}), **settings}))
         return SequenceModel(self.spec, backbone, PATTERNS[pattern](self.spec.num_rows))
 
 

@@ -10,10 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from loops import Walks, settings, trainer
 from processes import PRELOAD, Result, redirect
 from torch.distributed import TCPStore
 
 from audiogen import cli
+from audiogen.distributed import World
+from audiogen.evaluation.scores import held_out_score
+from audiogen.runs.event_log import Discarded, Metrics
+from audiogen.runs.training_config import DistributedConfig
+from audiogen.training.checkpoint import list_checkpoints
 
 
 class Ranks:
@@ -79,11 +86,67 @@ def command(*arguments: str) -> None:
 APP = cli.app
 
 
+def reports(results):
+    """What all ranks printed to say what went wrong."""
+    return [line for result in results for line in result.err.splitlines() if line.startswith("audiogen: ")]
+
+
+def fault(path, kind):
+    """Happens to the process once, however often it is started."""
+    if kind is None or path.exists():
+        return
+    path.touch()
+    if kind == "error":
+        raise ValueError("made up")
+    os.kill(os.getpid(), {"kill": signal.SIGKILL, "hang": signal.SIGSTOP, "term": signal.SIGTERM}[kind])
+
+
+class Faulty(Walks):
+    """Walks, at one of which something happens to the rank that draws it."""
+
+    def __init__(self, folder, kind, at, size=8):
+        super().__init__(size, batch_size=2)
+        self.dim = max(16, size)
+        self.folder, self.kind, self.at = folder, kind, at
+
+    def batch(self, step):
+        if step == self.at:
+            fault(self.folder / f"faulted-{self.at}", self.kind)
+        return super().batch(step)
+
+
+TOGETHER = DistributedConfig(timeout=120)
+
+
+def train_walks(folder, walks, steps, accumulation, distributed=TOGETHER):
+    """What `audiogen train` does, on made-up batches; continues what is in the folder."""
+    with World.join() as world, world.connected(torch.device("cpu"), distributed.timeout):
+        torch.manual_seed(0)
+        it = trainer(
+            folder,
+            settings(steps=steps, evaluations=steps, accumulation=accumulation, average=0.8, learning_rate=0.02),
+            walks,
+            walks.model("gpt", dropout=0.2),
+            lambda model: held_out_score(
+                model, [x[:, :n] for x, n in zip(held_out(walks), (3, 9, 9, 5), strict=True)], world=world
+            ),
+            world=world,
+            distributed=distributed,
+        )
+        begun = bool(list_checkpoints(folder / "checkpoints"))
+        if begun:
+            it.resume()
+        outcome = it.run(Metrics(folder, it.progress.step if begun else None) if world.first else Discarded())
+        print(outcome.stopped, outcome.progress.step)
+
+
+def held_out(walks):
+    return [x for number in (10**6, 10**6 + 1) for x in walks.batch(number)[0].x]
+
+
 def _rank(environment: dict[str, str], files: list[Path], work: Callable, arguments: tuple) -> None:
     redirect(*files)
     os.environ.update(environment)
-    import torch
-
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     cli.app = partial(work, *arguments)

@@ -10,45 +10,21 @@ from pathlib import Path
 import pytest
 import torch
 from corpus import folder_of_notes, tiny_settings
-from loops import Walks, events, settings, trainer
+from loops import Walks, events
 from processes import audiogen as run_audiogen
-from ranks import Ranks, command, together
+from ranks import Faulty, Ranks, command, reports, together, train_walks
 
 from audiogen.commands.train_frontend import train_frontend
 from audiogen.data import is_cache
 from audiogen.distributed import TreeSum, World, of_slurm
 from audiogen.errors import ConfigError
-from audiogen.evaluation.scores import held_out_score
 from audiogen.frontends.neural import fit
 from audiogen.models.batch import Batch
-from audiogen.runs.event_log import Discarded, Metrics
+from audiogen.runs.training_config import DistributedConfig
 from audiogen.spec import FrameSpec
 from audiogen.training.checkpoint import list_checkpoints
 
 CPU = torch.device("cpu")
-
-
-def fault(path, kind):
-    """Happens to the process once, however often it is started."""
-    if kind is None or path.exists():
-        return
-    path.touch()
-    if kind == "error":
-        raise ValueError("made up")
-    os.kill(os.getpid(), {"kill": signal.SIGKILL, "hang": signal.SIGSTOP, "term": signal.SIGTERM}[kind])
-
-
-class Faulty(Walks):
-    """Walks, at one of which something happens to the rank that draws it."""
-
-    def __init__(self, folder, kind, at):
-        super().__init__(batch_size=2)
-        self.folder, self.kind, self.at = folder, kind, at
-
-    def batch(self, step):
-        if step == self.at:
-            fault(self.folder / f"faulted-{self.at}", self.kind)
-        return super().batch(step)
 
 
 class Poisoned(Walks):
@@ -63,32 +39,6 @@ class Poisoned(Walks):
     def batch(self, step):
         x = torch.randn(2, 2, 12, generator=torch.Generator().manual_seed(step))
         return Batch(x * 1e30 if step == self.at else x), [[f"take-{step}.wav"]] * 2
-
-
-def train_walks(folder, walks, steps, accumulation, exact=True, timeout=120.0):
-    """What `audiogen train` does, on made-up batches; continues what is in the folder."""
-    with World.join() as world, world.connected(CPU, timeout):
-        torch.manual_seed(0)
-        it = trainer(
-            folder,
-            settings(steps=steps, evaluations=steps, accumulation=accumulation, average=0.8, learning_rate=0.02),
-            walks,
-            walks.model("gpt", dropout=0.2),
-            lambda model: held_out_score(
-                model, [x[:, :n] for x, n in zip(held_out(walks), (3, 9, 9, 5), strict=True)], world=world
-            ),
-            world=world,
-            exact=exact,
-        )
-        begun = bool(list_checkpoints(folder / "checkpoints"))
-        if begun:
-            it.resume()
-        outcome = it.run(Metrics(folder, it.progress.step if begun else None) if world.first else Discarded())
-        print(outcome.stopped, outcome.progress.step)
-
-
-def held_out(walks):
-    return [x for number in (10**6, 10**6 + 1) for x in walks.batch(number)[0].x]
 
 
 def digests(folder):
@@ -183,7 +133,7 @@ def test_a_run_may_change_the_number_of_processes(alone, tmp_path):
 
 def test_torchs_own_sum_is_equal_within_rounding(alone, tmp_path):
     """Guards against a gradient that DDP divides by the number of processes, and we do again."""
-    together(tmp_path, 2, train_walks, tmp_path, Faulty(tmp_path, None, 0), 5, 4, False)
+    together(tmp_path, 2, train_walks, tmp_path, Faulty(tmp_path, None, 0), 5, 4, DistributedConfig(exact=False))
     step, _, said = digests(tmp_path)
     assert step == alone[4][0]
     for one, other in zip(said, alone[4][2], strict=True):
@@ -214,11 +164,6 @@ def test_a_codec_is_trained_with_the_same_bytes(corpus, tmp_path):
 # ---- what goes wrong
 
 
-def reports(results):
-    """What all ranks printed to say what went wrong."""
-    return [line for result in results for line in result.err.splitlines() if line.startswith("audiogen: ")]
-
-
 @pytest.mark.parametrize("at", [1, 14])
 def test_a_killed_rank_is_reported_in_one_line_and_a_restart_ends_with_the_same_bytes(alone, tmp_path, at):
     """Guards against ranks that hang, a traceback each, addresses of the dead that the store kept, and half a step."""
@@ -246,7 +191,7 @@ def test_an_error_of_one_rank_is_reported_by_that_rank_alone(tmp_path):
 
 def test_a_rank_that_hangs_is_named_after_the_timeout(tmp_path):
     """Guards against a run that stands still for good."""
-    ranks = Ranks(tmp_path, 2, train_walks, tmp_path, Faulty(tmp_path, "hang", 3), 5, 2, True, 8.0)
+    ranks = Ranks(tmp_path, 2, train_walks, tmp_path, Faulty(tmp_path, "hang", 3), 5, 2, DistributedConfig(timeout=8))
     ranks.processes[0].join(240)
     ranks.send(1, signal.SIGKILL)
     results = ranks.wait()

@@ -11,9 +11,16 @@ from ..frontends import FRONTENDS, Frontend, frontend_to_dict, load_frontend
 from ..runs.config import RunConfig
 from ..runs.folder import read_split
 
-#: Settings that affect only how long a run continues, and groups that affect only how sound is drawn from it, and how
-#: processes train it together.
-MAY_CHANGE = ("training.steps", "training.minutes", "training.patience", "sampling", "distributed")
+#: Settings that affect only how long a run continues or what memory it takes, and groups that affect only how sound is
+#: drawn from it, and how processes train it together.
+MAY_CHANGE = (
+    "training.steps",
+    "training.minutes",
+    "training.patience",
+    "backbone.recompute",
+    "sampling",
+    "distributed",
+)
 
 
 def same_source(source: Index | EncodedCache, front: Frontend, out: Path) -> EncodedCache:

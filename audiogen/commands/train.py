@@ -44,6 +44,7 @@ from ..evaluation.wording import in_words, report_rows
 from ..frontends import load_frontend
 from ..listen import write_page
 from ..models.conditioning import Conditions
+from ..models.sequence_model import SequenceModel
 from ..runs.build import build_model
 from ..runs.event_log import Discarded, Metrics
 from ..runs.folder import (
@@ -381,12 +382,20 @@ def _check_ranks(plan: Plan, world: World) -> None:
     """
     if world.size == 1:
         return
-    world.share(plan.config.training.accumulation, plan.config.distributed.exact)
+    _share(plan, world)
+    world.check_groups(plan.config.distributed.shards or world.size, plan.config.distributed.exact)
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in plan.model.modules()):
         raise ConfigError(
             "backbone.batch_norm: it averages over a batch, which is only a part of what several processes see; leave "
             "it out, or train with one process"
         )
+
+
+def _share(plan: Plan, world: World) -> range:
+    """Return the numbers of this process's batches in a step."""
+    distributed = plan.config.distributed
+    sharded = distributed.sharded(sum(p.numel() for p in plan.model.parameters()))
+    return world.share(plan.config.training.accumulation, distributed.exact, in_turn=sharded)
 
 
 def _check_place(out: Path, folder: Path) -> None:
@@ -439,15 +448,18 @@ def _train(out: Path, opened: Opened, device: torch.device, diagnostics: bool, w
             start_from_base(model)
         model.head.fit(crops.sequences)
 
-    def sample(progress: Progress) -> None:
+    def sample(weights: SequenceModel, progress: Progress) -> None:
         every = settings.sample_every
         if every and front.decodes and round(trainer.spent() * settings.evaluations) % every == 0:
-            current = Run(out, config, front, trainer.weights, progress.step, before=before)
+            current = Run(out, config, front, weights, progress.step, before=before)
             _write_samples(current, metrics, f"step-{progress.step}", settings.sample_seconds, trainer.weights_file())
 
     metrics = Discarded()
     try:
         with world.connected(device, config.distributed.timeout):
+            if not begun:
+                world.first_does(start)
+                world.copy_from_first(model.state_dict().values())
             trainer = Trainer(
                 model,
                 crops,
@@ -459,13 +471,10 @@ def _train(out: Path, opened: Opened, device: torch.device, diagnostics: bool, w
                 config.data.num_workers,
                 diagnostics,
                 world,
-                config.distributed.exact,
+                config.distributed,
             )
             if begun:
                 trainer.resume()
-            else:
-                world.first_does(start)
-                world.copy_from_first(model.state_dict().values())
             first = trainer.progress.step
             if world.first:
                 metrics = Metrics(out, first if begun else None)
@@ -477,7 +486,7 @@ def _train(out: Path, opened: Opened, device: torch.device, diagnostics: bool, w
                 if counted:
                     metrics.write("baselines", **counted, unit=front.spec.unit)
             if world.size > 1:
-                own = len(world.share(settings.accumulation, config.distributed.exact))
+                own = len(_share(plan, world))
                 log.info("%d processes train together, with %d batches each per step", world.size, own)
             outcome = trainer.run(metrics, sample)
         if outcome.stopped == "interrupted":

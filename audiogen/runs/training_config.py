@@ -8,6 +8,8 @@ from ..errors import ConfigError
 
 #: Upper bounds that catch typos and untrusted configs that would exhaust memory or the process table.
 MOST_WORKERS, MOST, MOST_FRAMES, MOST_SECONDS = 256, 2**40, 2**28, 3600.0
+#: Weights of a model up to which each process holds all of them, unless it is told otherwise.
+MOST_REPLICATED = 500_000_000
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class TrainingConfig:
         input_noise: largest deviation of the noise on the frames that the model sees, in deviations of a feature; half
             of the crops have none. It reduces drift in generation, see `SequenceModel.perturb`.
         precision: "bf16" runs matrix products in bfloat16; "auto" does so where it is known to be faster.
-        compile: use torch.compile; faster on GPUs.
+        compile: use torch.compile, on each block of a backbone that has blocks; faster on GPUs.
         average: decay per step of averaged weights (Polyak averaging); null for none.
         evaluations: number of held-out evaluations in the run.
         evaluation_frames: maximum number of held-out frames per evaluation; the final one uses all.
@@ -163,17 +165,29 @@ class DistributedConfig:
     """How several processes train together. None of this, nor their number, is needed to resume.
 
     Attributes:
+        kind: "replicas": each process holds all weights; "sharded": a share of them (torch's FSDP2), for models that
+            are too large for one GPU; "auto": sharded above 500 million weights.
         exact: sum gradients in a fixed order, so that any number of processes gives the same bytes; false: in the order
-            that suits the network, during the backward pass (torch's DistributedDataParallel), equal within rounding.
+            that suits the network, during the backward pass, and with shards exchange weights as bfloat16 where
+            training.precision is; equal within rounding.
+        shards: processes among which the weights are shared out, of which each group holds all; null: those of a
+            machine.
         timeout: seconds after which a process that does not answer counts as hung.
     """
 
+    kind: Literal["auto", "replicas", "sharded"] = "auto"
     exact: bool = True
+    shards: int | None = None
     timeout: float = 300.0
+
+    def sharded(self, num_weights: int) -> bool:
+        """Tell whether processes hold shares of a model's weights."""
+        return self.kind == "sharded" or self.kind == "auto" and num_weights > MOST_REPLICATED
 
     def __post_init__(self):
         if not 1 <= self.timeout <= 86_400:
             raise ConfigError(f"distributed.timeout: must be from 1 to 86400 seconds, got {self.timeout}")
+        _check("distributed.shards", self.shards, 1, MOST)
 
 
 def _check(name: str, value: int | None, least: int, most: int) -> None:

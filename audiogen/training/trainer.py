@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -25,11 +27,20 @@ from ..evaluation.scores import Score
 from ..models.batch import Batch
 from ..models.sequence_model import SequenceModel
 from ..runs.event_log import Metrics
-from ..runs.training_config import TrainingConfig
-from .checkpoint import Checkpoint, load_checkpoint, load_optimizer_tensors, optimizer_tensors, save_checkpoint
+from ..runs.training_config import DistributedConfig, TrainingConfig
+from .checkpoint import (
+    Checkpoint,
+    Layout,
+    load_checkpoint,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    save_checkpoint,
+    save_shares,
+)
 from .diagnostics import observe
-from .gradients import ExactSum, GradientSum, OverlappedSum
+from .gradients import OverlappedReplicas, Replicas, Weights, compiled
 from .schedule import learning_rate, make_optimizer
+from .sharding import Shards
 
 log = logging.getLogger("audiogen")
 
@@ -61,12 +72,12 @@ class Progress:
 
 
 class Average(AveragedModel):
-    """The exponential moving average of a model's weights. AveragedModel's own update synchronises with the GPU."""
+    """The exponential moving average of a module's weights. AveragedModel's own update synchronises with the GPU."""
 
-    module: Any  # the averaged SequenceModel
+    module: Any  # the averaged copy
     n_averaged: Tensor  # on the CPU
 
-    def __init__(self, model: SequenceModel, decay: float):
+    def __init__(self, model: nn.Module, decay: float):
         super().__init__(model)
         self.decay = decay
 
@@ -111,8 +122,11 @@ class Trainer:
         precision: "fp32" or "bf16", for matrix products in training; evaluation is always fp32.
         num_workers: loader processes.
         diagnostics: write the observations of some steps to the metrics; does not affect the result.
-        world: the ranks that train together; the first one writes.
-        exact: whether gradients are summed in a fixed order, so that the number of ranks does not affect the result.
+        world: the ranks that train together; the first one writes. They have the same weights.
+        distributed: how they train together.
+
+    Raises:
+        ConfigError: they can't train together in this way.
     """
 
     def __init__(
@@ -127,29 +141,31 @@ class Trainer:
         num_workers: int = 0,
         diagnostics: bool = False,
         world: World = World(),
-        exact: bool = True,
+        distributed: DistributedConfig = DistributedConfig(),
     ):
-        self.model, self.batches, self.evaluate, self.keep = model, batches, evaluate, keep
+        self.batches, self.evaluate, self.keep = batches, evaluate, keep
         self.config, self.folder, self.num_workers, self.diagnostics = config, folder, num_workers, diagnostics
-        self.world, self.exact = world, exact or world.size == 1
-        self.device = model.bos.device
+        self.world, self.device, self.unit, self.bounds = world, model.bos.device, model.spec.unit, model.head.bounds
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
-        self.optimizer: Any = make_optimizer(model, config)
+        self.held = hold_weights(model, config, world, distributed, precision)
+        if diagnostics and self.held.rows:
+            raise ConfigError("--diagnostics: observe whole weights; leave it out, or set distributed.kind=replicas")
+        self.optimizer: Any = make_optimizer(self.held.own, config)
         # 1 from the first step on whose loss or gradient is not a number: then no step changes a weight.
         self.optimizer.found_inf = torch.zeros((), device=self.device)
-        self.average = None if config.average is None else Average(model, config.average)
-        self.per_entry = torch.compile(model) if config.compile else model
-        trained = [p for p in model.parameters() if p.requires_grad]
-        kind = ExactSum if self.exact else OverlappedSum
-        self.gradients: GradientSum = kind(self.per_entry, trained, config.accumulation, world)
-        self.unit = model.spec.unit
+        self.average = None if config.average is None else Average(self.held.own, config.average)
         self.progress = Progress()
         self.looks_always = self.device.type == "cpu"  # at each step, since there is nothing to wait for
         self._unseen: list[Figures] = []  # since the last look
         self.loss = self.norm = math.nan  # of the last step that was looked at, the loss in the spec's unit
 
+    @property
+    def model(self) -> SequenceModel:
+        """The model that is trained."""
+        return self.held.model
+
     def resume(self) -> None:
-        """Restore the newest intact checkpoint.
+        """Restore the newest intact checkpoint, which any number of ranks has written.
 
         Raises:
             RunError: there is none, it belongs to another model, or the first rank has found another one.
@@ -166,12 +182,15 @@ class Trainer:
             raise ReportedElsewhere()
 
     def _restore(self) -> None:
-        checkpoint = load_checkpoint(self.folder, self.device)
+        checkpoint = load_checkpoint(self.folder, self.device, self._layout())
         try:
-            self.model.load_state_dict(checkpoint.tensors["model"])
+            self.held.restore(self.held.own, checkpoint.tensors["model"])
             load_optimizer_tensors(self.optimizer, checkpoint.tensors["optimizer"])
             if self.average is not None:
-                self.average.load_state_dict(checkpoint.tensors["average"])
+                averaged = checkpoint.tensors["average"]
+                self.average.n_averaged.copy_(averaged.pop("n_averaged"))
+                own = {name.removeprefix("module."): x for name, x in averaged.items()}
+                self.held.restore(self.average.module, own)
             state = {key: value for key, value in checkpoint.state.items() if value is not None}
             self.progress = from_dict(Progress, {"step": checkpoint.step, **state})
         except (KeyError, ValueError, RuntimeError, ConfigError) as error:
@@ -184,16 +203,28 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint of the current step."""
         self._look()
-        self.world.first_does(self._write)
-
-    def _write(self) -> None:
-        tensors = {"model": self.model.state_dict(), "optimizer": optimizer_tensors(self.optimizer)}
+        tensors = {"model": self.held.named(self.held.own), "optimizer": optimizer_tensors(self.optimizer)}
         if self.average is not None:
-            tensors["average"] = self.average.state_dict()
+            averaged = {f"module.{name}": x for name, x in self.held.named(self.average.module).items()}
+            tensors["average"] = {**averaged, "n_averaged": self.average.n_averaged}
         p = self.progress
         best = None if math.isinf(p.best_loss) else p.best_loss
         state = {"seconds": p.seconds, "best_loss": best, "best_step": p.best_step, "worse": p.worse}
-        save_checkpoint(self.folder, Checkpoint(p.step, tensors, state))
+        checkpoint = Checkpoint(p.step, tensors, state, self._layout())
+        if self.held.rows:
+            save_shares(self.folder, checkpoint, self.world, self.held.num_shares)
+        else:
+            self.world.first_does(lambda: save_checkpoint(self.folder, checkpoint))
+
+    def _layout(self) -> Layout:
+        """Return the rows of the tensors of a checkpoint that this rank has."""
+        rows = self.held.rows
+        if not rows:
+            return {}
+        of = {id(p): name for name, p in zip(rows, self.held.own.parameters(), strict=True)}
+        trained = [rows[of[id(p)]] for group in self.optimizer.param_groups for p in group["params"]]
+        states = {f"{i}.{name}": own for i, own in enumerate(trained) for name in ("exp_avg", "exp_avg_sq")}
+        return {"model": rows, "optimizer": states, "average": {f"module.{name}": own for name, own in rows.items()}}
 
     def spent(self) -> float:
         """Return the fraction of the budget that is spent, from 0 to 1."""
@@ -202,21 +233,26 @@ class Trainer:
         return min(1.0, self.progress.seconds / self.config.seconds)
 
     @property
-    def weights(self) -> SequenceModel:
-        """The model to evaluate and keep: the averaged one if averaging is on."""
-        return self.model if self.average is None else self.average.module
+    def weights(self) -> nn.Module:
+        """What this rank has of the weights to evaluate and keep: the averaged ones if averaging is on."""
+        return self.held.own if self.average is None else self.average.module
 
     def weights_file(self) -> Path:
-        """Return the path of `weights` in the checkpoint of the current step."""
+        """Return the path of `weights` in the checkpoint of the current step; of shares, that of their sums."""
         name = "model" if self.average is None else "average"
-        return self.folder / f"step-{self.progress.step}" / f"{name}.safetensors"
+        file = "manifest.json" if self.held.rows else f"{name}.safetensors"
+        return self.folder / f"step-{self.progress.step}" / file
 
-    def run(self, metrics: Metrics, after_evaluation: Callable[[Progress], None] = lambda progress: None) -> Outcome:
+    def run(
+        self,
+        metrics: Metrics,
+        after_evaluation: Callable[[SequenceModel, Progress], None] = lambda weights, progress: None,
+    ) -> Outcome:
         """Train from the current step on.
 
         Args:
             metrics: receives the losses and figures.
-            after_evaluation: called with the progress after each evaluation.
+            after_evaluation: called with the evaluated model and the progress after each evaluation, on the first rank.
 
         Raises:
             TrainingError: the loss or the gradient is not finite; names the batch's files. No weight changes from that
@@ -227,7 +263,8 @@ class Trainer:
             return Outcome(p, "early")
         if self.config.compile:
             self._compile()
-        loader = self.batches.loader(self.world.numbers(p.step, self.config.accumulation, self.exact), self.num_workers)
+        own = (step * self.config.accumulation + number for step in count(p.step) for number in self.held.share)
+        loader = self.batches.loader(own, self.num_workers)
         self.world.meet()
         last_save, marks = time.perf_counter(), self._marks()
         with interruptible(self.world) as interrupted, self._bar() as bar:
@@ -255,9 +292,10 @@ class Trainer:
                     metrics.write("diagnostics", step=p.step, **seen.event())
                 if self._marks() > marks:
                     marks = self._marks()
-                    self._evaluate(metrics)
-                    self.save()
-                    self.world.first_does(lambda: after_evaluation(p))
+                    with self.held.whole(self.weights) as weights:
+                        self._evaluate(weights, metrics)
+                        self.save()
+                        self.world.first_does(partial(after_evaluation, weights, p))
                     last_save = time.perf_counter()
                     if self._turned():
                         stopped = "early"
@@ -284,11 +322,12 @@ class Trainer:
         """Run a batch and discard its effects, so that the minutes of compilation do not count as training time."""
         batch, _ = next(self.batches.loader([self.progress.step * self.config.accumulation], 0))
         before = [buffer.clone() for buffer in self.model.buffers()]  # running statistics
-        self.model.train()
+        self.held.forward.train()
         with self.autocast:
-            loss = self.per_entry(batch.to(self.device)).sum()
+            loss = self.held.forward(batch.to(self.device)).sum()
         loss.backward()
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.model.parameters():
+            parameter.grad = None
         for buffer, value in zip(self.model.buffers(), before, strict=True):
             buffer.copy_(value)
 
@@ -319,8 +358,8 @@ class Trainer:
         rate, step, num_batches = learning_rate(self.spent(), self.config), self.progress.step, self.config.accumulation
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.model.train()
-        share, losses = self.world.share(num_batches, self.exact), []
+        self.held.forward.train()
+        share, losses = self.held.share, []
         for number in share:
             # Dropout, like the crops, depends on the seed and the number of the batch alone.
             seed = np.random.SeedSequence([self.config.seed, step * num_batches + number])
@@ -328,26 +367,28 @@ class Trainer:
             batch, _ = next(loader)
             entries = self.model.num_entries(batch)  # counted on the CPU, without synchronising
             batch = batch.to(self.device)
-            with self.gradients.of_batch(last=number == share[-1]):
+            with self.held.of_batch(last=number == share[-1]):
                 with self.autocast:
                     if self.config.scheduled_sampling:
-                        self.model.eval()
+                        self.held.forward.eval()
                         batch = self.model.redraw(batch, self.config.scheduled_sampling)
-                        self.model.train()
+                        self.held.forward.train()
                     if self.config.input_noise:
                         batch = self.model.perturb(batch, self.config.input_noise)
-                    loss = self.gradients.forward(batch).sum() / entries
+                    loss = self.held.forward(batch).sum() / entries
                 loss.backward()
             losses.append(loss.detach())
-        self.gradients.finish()
+        norm = self.held.finish()
         losses = self.world.gather(torch.stack(losses))  # of all ranks, so that all stop where one is not a number
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
+        if share.step > 1:  # the ranks took batches in turn
+            losses = losses.view(self.world.size, len(share)).T.flatten()
+        nn.utils.clip_grads_with_norm_(self.held.own.parameters(), self.config.gradient_clip, norm)
         bad = ~(losses.isfinite().all() & norm.isfinite())
         self.optimizer.found_inf = torch.maximum(self.optimizer.found_inf, bad.float())
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
-            self.average.update_parameters(self.model)
+            self.average.update_parameters(self.held.own)
         self._unseen.append(Figures(step + 1, losses, norm))
         return rate
 
@@ -381,15 +422,15 @@ class Trainer:
             f"training.learning_rate={self.config.learning_rate / 3:.1g}"
         )
 
-    def _evaluate(self, metrics: Metrics) -> None:
+    def _evaluate(self, weights: SequenceModel, metrics: Metrics) -> None:
         self._look()
-        p, score = self.progress, self.evaluate(self.weights)
+        p, score = self.progress, self.evaluate(weights)
         # What a bound gains or loses is mostly noise that is not heard: on small folders it rises from the middle of a
         # run on, while the sound still improves to the end, where the learning rate has fallen.
-        best = score.loss < p.best_loss or self.model.head.bounds and math.isfinite(score.loss)
+        best = score.loss < p.best_loss or self.bounds and math.isfinite(score.loss)
         if best:
             p.best_loss, p.best_step, p.worse = score.loss, p.step, 0
-            self.world.first_does(lambda: self.keep(self.weights, p))
+            self.world.first_does(lambda: self.keep(weights, p))
         else:
             p.worse += 1
         if not sys.stderr.isatty():  # there is no progress bar
@@ -416,6 +457,22 @@ class Trainer:
         bar.n = p.step if self.config.steps is not None else min(round(p.seconds), bar.total)
         bar.set_postfix(step=p.step, loss=f"{self.loss:.3f}", held_out=f"{p.best_loss:.3f}", refresh=False)
         bar.update(0)
+
+
+def hold_weights(
+    model: SequenceModel, config: TrainingConfig, world: World, distributed: DistributedConfig, precision: str
+) -> Weights:
+    """Choose how the ranks hold the weights of a model, and how they sum gradients.
+
+    Raises:
+        ConfigError: they can't train together in this way.
+    """
+    exact, num_batches = distributed.exact, config.accumulation
+    if world.size > 1 and distributed.sharded(sum(p.numel() for p in model.parameters())):
+        bf16 = precision == "bf16" and not exact
+        return Shards(model, num_batches, world, exact, distributed.shards, bf16, config.compile)
+    kind = Replicas if exact or world.size == 1 else OverlappedReplicas
+    return kind(model, num_batches, world, compiled(model) if config.compile else None)
 
 
 @contextmanager

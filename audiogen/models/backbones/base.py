@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -60,6 +61,13 @@ class Backbone(nn.Module):
             y (B, S, D), and the state after x.
         """
         raise NotImplementedError
+
+    def parts(self) -> Sequence[nn.Module]:
+        """Return the modules that `forward` calls one after another, if they are alike and hold most of the weights.
+
+        Training compiles each of them by itself, and with several processes may put one at a time together.
+        """
+        return ()
 
 
 #: Maximum numbers in the state of one item: 1 GiB in fp32. Weights of valid shapes do not limit it.

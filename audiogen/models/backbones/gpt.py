@@ -4,7 +4,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ...errors import ConfigError
 from ...spec import Spec
@@ -39,6 +41,8 @@ class GPT(Backbone):
             dropout: probability at the input and at the outputs of attention and feed-forward, from 0 to below 1.
             cross_attention: whether each block also attends to the bytes of the run's text, which otherwise enters as
                 one vector per frame. Such a model runs in the plain loop only.
+            recompute: in training, keep only what enters each block, and compute what happens in it again in the
+                backward pass (activation checkpointing). A fraction of the memory, a third more time, the same result.
         """
 
         dim: int = 256
@@ -47,6 +51,7 @@ class GPT(Backbone):
         window: int = 256
         dropout: float = 0.0
         cross_attention: bool = False
+        recompute: bool = False
 
         def __post_init__(self):
             check_sizes(self)
@@ -108,6 +113,9 @@ class GPT(Backbone):
             states.append(layer_state)
         return self.norm(x), states
 
+    def parts(self) -> list[nn.Module]:
+        return list(self.blocks)
+
 
 class Block(nn.Module):
     """One pre-norm transformer block: (B, S, D) -> (B, S, D)."""
@@ -118,7 +126,7 @@ class Block(nn.Module):
         self.attention = CausalAttention(config.dim, config.num_heads, config.window)
         self.up, self.down = nn.Linear(config.dim, 4 * config.dim), nn.Linear(4 * config.dim, config.dim)
         self.dropout, self.gelu = nn.Dropout(config.dropout), nn.GELU(approximate="tanh")
-        self.cross_attention = None
+        self.cross_attention, self.recompute = None, config.recompute
         if config.cross_attention:
             self.norm_cross = nn.LayerNorm(config.dim)
             self.cross_attention = CrossAttention(config.dim, config.num_heads)
@@ -127,6 +135,13 @@ class Block(nn.Module):
         self, x: Tensor, state: LayerState | None = None, memory: Memory | None = None, layer: int = 0
     ) -> tuple[Tensor, LayerState]:
         """Process a chunk (B, S, D); see `Backbone.forward`."""
+        if self.recompute and self.training and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, state, memory, layer, use_reentrant=False)  # pyright: ignore
+        return self._forward(x, state, memory, layer)
+
+    def _forward(
+        self, x: Tensor, state: LayerState | None, memory: Memory | None, layer: int
+    ) -> tuple[Tensor, LayerState]:
         y, next_state = self.attention(self.norm_attention(x), state)
         x = x + self.dropout(y)
         if self.cross_attention is not None and memory is not None:
