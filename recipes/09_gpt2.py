@@ -14,10 +14,12 @@ of mel frames, 250 a second. So an hour of sound is almost a million tokens, and
 tokens, is about half an hour of sound.
 
 What to try. Use a separate folder for each experiment (--out runs/09_try). --preset 124M on a GPU: the sizes and the
-schedule of GPT-2 small, unchanged. It also runs on a CPU, at some hundred tokens per second. --minutes 0.5 and then, in
+schedule of GPT-2 small, unchanged. It also runs on a CPU, at some hundred tokens per second. --preset 1.5B, the largest
+GPT-2, is for several GPUs (docs/scale.md); what it would cost is worked out for any preset. --minutes 0.5 and then, in
 the same folder, --resume --minutes 1: where does the loss curve continue?
 """
 
+import dataclasses
 import statistics
 from pathlib import Path
 
@@ -30,13 +32,14 @@ from audiogen.commands.train import train
 from audiogen.course.lesson_page import write_lesson
 from audiogen.course.lesson_parser import LessonParser
 from audiogen.data import Crops, encode_folder
+from audiogen.frontends import Frontend
 from audiogen.listen import Line, clip_cards, grid, line_chart, picture, section, table, text
 from audiogen.listen.html import link
 from audiogen.listen.run_reader import read_folder
 from audiogen.listen.selection import choose
 from audiogen.models.batch import Batch
 from audiogen.models.sequence_model import SequenceModel
-from audiogen.runs.build import build_model
+from audiogen.runs.build import blank_model, build_model
 from audiogen.runs.event_log import read_metrics
 from audiogen.runs.folder import require_no_run
 from audiogen.training.checkpoint import (
@@ -46,6 +49,7 @@ from audiogen.training.checkpoint import (
     optimizer_tensors,
     save_checkpoint,
 )
+from audiogen.training.gradients import compiled
 from audiogen.training.schedule import learning_rate, make_optimizer
 from audiogen.training.throughput import matmul_rate, now, training_flops
 from audiogen.utils.devices import choose_device
@@ -85,7 +89,28 @@ PRESETS = {
         "training.warmup=0.0375",
         "training.weight_decay=0.1",
     ],
+    # The last row of that table, 1.5 billion weights: the learning rate and a million tokens per step of GPT-3 1.3B.
+    # Activations are computed again in the backward pass; eight GPUs share out weights and optimizer.
+    "1.5B": [
+        "backbone.dim=1600",
+        "backbone.num_layers=48",
+        "backbone.num_heads=25",
+        "backbone.window=1024",
+        "backbone.dropout=0.0",
+        "backbone.recompute=true",
+        "training.crop_frames=1024",
+        "training.batch_size=16",
+        "training.accumulation=64",
+        "training.learning_rate=2e-4",
+        "training.final_learning_rate=0.1",
+        "training.warmup=0.0375",
+        "training.weight_decay=0.1",
+    ],
 }
+
+#: The example of the cost: hours of sound, and a GPU by its data sheet (NVIDIA H100 SXM: dense bf16 operations per
+#: second), the share of them that good training reaches, and the price of an hour in dollars.
+HOURS, GPU, GPU_RATE, GPU_SHARE, GPU_PRICE = 10_000, "H100", 989e12, 0.4, 2.5
 
 
 def main() -> None:
@@ -143,10 +168,10 @@ def main() -> None:
     print(f"the gradient of a batch and the sum over its pieces differ by {difference:.1e} of the norm")
 
     # 5. Precision and compiling: how long does a step take, and which fraction of the fastest matrix product is that?
-    flops = config.training.batch_size * training_flops(model, config.training.crop_frames)
+    flops = config.training.batch_size * size_and_flops(config, spec)[1]
     speeds = []
-    for name, precision, compiled in modes(device):
-        seconds = step_seconds(config, spec, crops, device, precision, compiled, repeats)
+    for name, precision, compile in modes(device):
+        seconds = step_seconds(config, spec, crops, device, precision, compile, repeats)
         best = matmul_rate(device, torch.bfloat16 if precision == "bf16" else torch.float32, 0.2 if args.short else 1)
         speeds.append(
             [name, 1000 * seconds, tokens / seconds, flops / seconds / 1e9, best / 1e9, 100 * flops / seconds / best]
@@ -155,6 +180,12 @@ def main() -> None:
             f"  {name:>13}: {1000 * seconds:8.1f} ms for {tokens:,} tokens, {tokens / seconds:9,.0f} tokens/s, "
             f"{flops / seconds / 1e9:8,.0f} GFLOP/s, {100 * flops / seconds / best:4.0f} % of a matrix product"
         )
+    rate = max(row[2] for row in speeds)
+    costs = [cost(name, encoded.frontend) for name in ("124M", "1.5B")]
+    heard = HOURS * 3600 * spec.num_codebooks * spec.frame_rate  # tokens
+    print(f"{HOURS:,} hours of sound are {heard:.1e} tokens, {heard / rate / 86400:,.0f} days for this model here")
+    for name, weights, each, _, hours, dollars in costs:
+        print(f"  {name}: {weights:,} weights, {each:.2f} GFLOP per token, {hours:,.0f} {GPU} hours, ${dollars:,.0f}")
 
     # 6. Checkpoint and resume: crops and dropout are functions of (seed, step); the checkpoint holds everything else.
     resumed = resume_difference(config, spec, crops, args.out / "checkpoint-demo", device)
@@ -252,6 +283,23 @@ def main() -> None:
             ),
         ),
         section(
+            f"What {HOURS:,} hours would cost",
+            text(
+                f"{HOURS:,} hours x 3600 s x {spec.num_codebooks * spec.frame_rate:.0f} tokens per second = "
+                f"{heard:.1e} tokens. At {rate:,.0f} tokens per second, this machine would read them once, "
+                f"with the model of preset {preset}, in {heard / rate / 86400:,.0f} days."
+            ),
+            table(["model", "weights", "GFLOP per token", "EFLOP in all", f"{GPU} hours", "dollars"], costs),
+            text(
+                f"For one pass, by the counted operations: an {GPU} computes {GPU_RATE / 1e12:.0f} TFLOP per second in "
+                f"bf16 by its data sheet, of which training is assumed to reach {100 * GPU_SHARE:.0f} %, at "
+                f"${GPU_PRICE} per hour. Eight of them take an eighth of the hours, for the same money, if they do not "
+                "wait for each other. Activations that are computed again (1.5B) add a third to the time, but not to "
+                "the counted operations. Models have fewer weights than the presets are named for, since there are "
+                f"{spec.num_choices} codes instead of 50,257 tokens."
+            ),
+        ),
+        section(
             "Killed and resumed",
             text(
                 "One model was trained for eight steps without interruption. Another was created anew after four "
@@ -294,6 +342,32 @@ def accumulation_difference(model: SequenceModel, crops: Crops, device: torch.de
     return float((gradients[0] - gradients[1]).norm() / gradients[0].norm())
 
 
+def size_and_flops(config, spec) -> tuple[int, int]:
+    """Count the weights, and the operations of a crop, forward and backward, without those that are computed again.
+
+    All layers are alike, so models of one and two layers are enough.
+    """
+    found = []
+    for num_layers in (1, 2):
+        backbone = dataclasses.replace(config.backbone, num_layers=num_layers, recompute=False)
+        model = blank_model(dataclasses.replace(config, backbone=backbone), spec).to("meta")
+        weights = sum(p.numel() for p in model.parameters())
+        found.append((weights, training_flops(model, config.training.crop_frames)))
+    (weights, flops), (weights_of_two, flops_of_two) = found
+    more = config.backbone.num_layers - 1
+    return weights + more * (weights_of_two - weights), flops + more * (flops_of_two - flops)
+
+
+def cost(preset: str, frontend: Frontend) -> list:
+    """Work out what one pass over `HOURS` hours costs: a row of the table, without running the model."""
+    spec, config = frontend.spec, Plan.over(frontend, Flags(None, "gpt", PRESETS[preset])).config
+    weights, flops = size_and_flops(config, spec)
+    each = flops / (config.training.crop_frames * spec.num_codebooks)  # per token
+    total = each * HOURS * 3600 * spec.num_codebooks * spec.frame_rate
+    hours = total / (GPU_RATE * GPU_SHARE) / 3600
+    return [preset, weights, each / 1e9, total / 1e18, hours, hours * GPU_PRICE]
+
+
 def modes(device: torch.device) -> list[tuple[str, str, bool]]:
     """Return the modes to measure: name, precision, and whether to compile.
 
@@ -304,7 +378,7 @@ def modes(device: torch.device) -> list[tuple[str, str, bool]]:
 
 
 def step_seconds(
-    config, spec, crops: Crops, device: torch.device, precision: str, compiled: bool, repeats: int
+    config, spec, crops: Crops, device: torch.device, precision: str, compile: bool, repeats: int
 ) -> float:
     """Measure the median time of a step on one batch: forward, backward and optimizer, in seconds.
 
@@ -314,13 +388,13 @@ def step_seconds(
         crops: training crops.
         device: where to measure.
         precision: "fp32" or "bf16".
-        compiled: compile the model.
+        compile: compile the model, block by block.
         repeats: number of steps to measure.
     """
     torch.manual_seed(0)
     model = build_model(config, spec).to(device)
     optimizer = make_optimizer(model, config.training)
-    loss_of = torch.compile(model) if compiled else model
+    loss_of = compiled(model) if compile else model
     batch = crops.batch(0)[0].to(device)
     entries, times = model.num_entries(batch), []
     for _ in range(2 + repeats):

@@ -4,6 +4,7 @@ import logging
 import runpy
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,14 @@ from folders import write_wav
 from listening import Page
 from matplotlib import pyplot
 
+from audiogen.commands.plan import Flags, Plan
 from audiogen.course.lesson_parser import SHORT
 from audiogen.data import scan
 from audiogen.errors import CacheError, RunError
-from audiogen.frontends import load_frontend
+from audiogen.frontends import FRONTENDS, load_frontend
+from audiogen.runs.build import build_model
 from audiogen.runs.run import load_run
+from audiogen.training.throughput import training_flops
 from audiogen.utils.tensors import read_tensors
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -103,6 +107,18 @@ def test_a_lesson_that_finds_a_run_says_so_before_it_begins(lesson, run, clips, 
     said = capsys.readouterr()
     assert end.value.code == 1 and said.out == ""
     assert "holds a run already; continue it with --resume, or choose another --out" in said.err
+
+
+def test_operations_of_a_large_model_follow_from_those_of_two_small_ones():
+    """Guards against a cost that counts the embedding once a layer, or what activation checkpointing computes again."""
+    lesson, frontend = runpy.run_path(str(RECIPES / "09_gpt2.py")), FRONTENDS["melvq"](FRONTENDS["melvq"].Config())
+    overrides = ["backbone.dim=16", "backbone.num_layers=5", "backbone.recompute=true", "training.crop_frames=24"]
+    config = Plan.over(frontend, Flags(None, "gpt", overrides)).config
+    plain = build_model(replace(config, backbone=replace(config.backbone, recompute=False)), frontend.spec)
+    counted = (sum(p.numel() for p in plain.parameters()), training_flops(plain, 24))
+    assert lesson["size_and_flops"](config, frontend.spec) == counted
+    name, weights, *_ = lesson["cost"]("1.5B", frontend)
+    assert weights == pytest.approx(48 * 12 * 1600**2, rel=0.02)
 
 
 def test_the_ladder_keeps_what_was_trained_for_as_long_and_nothing_else(clips, tmp_path, capsys):
