@@ -27,8 +27,8 @@ from audiogen.utils.tensors import read_tensors
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 #: No lessons: quickstart makes its own corpus, base_model and semantic_encoder take one of many kinds, generate_onnx
-#: takes an exported run, notebooks makes notebooks of the lessons.
-OTHERS = ("quickstart", "base_model", "semantic_encoder", "generate_onnx", "notebooks")
+#: takes an exported run, live_osc never ends, gallery trains nine runs, notebooks makes notebooks of the lessons.
+OTHERS = ("quickstart", "base_model", "semantic_encoder", "generate_onnx", "live_osc", "gallery", "notebooks")
 LESSONS = sorted(path.stem for path in RECIPES.glob("*.py") if path.stem not in OTHERS)
 
 

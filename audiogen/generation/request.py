@@ -119,8 +119,8 @@ class Request:
         conditions: conditions of each item by name, (B or 1, F, T or 1), whose frames are counted from the beginning of
             the prompt; after the last one, nothing is given.
         changes: conditions that replace those before, asked for before each chunk of about 0.05 s but the first; they
-            hold from the next frame on, the last ones to the end. Their frames, too, are counted from the
-            beginning of the prompt.
+            hold from the next frame on, the last ones to the end; None changes nothing. Their frames, too, are counted
+            from the beginning of the prompt.
         guidance: scale of classifier-free guidance: 0 ignores the conditions, 1 is the model without guidance, and
             more follows the conditions more closely. Any value but 1 needs a second row per item.
         on_chunk: called before each chunk of about 0.05 s is drawn, by `best_of` in each of its draws; what it raises
@@ -145,7 +145,7 @@ class Request:
     precision: str = "fp32"
     until: Until | None = None
     conditions: "AskedConditions | None" = None
-    changes: "Iterator[AskedConditions] | None" = None
+    changes: "Iterator[AskedConditions | None] | None" = None
     guidance: float = 1.0
     on_chunk: "Callable[[], None] | None" = None
     before: "Before | None" = None

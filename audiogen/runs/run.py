@@ -286,7 +286,7 @@ class Run:
         prompt: Tensor | None = None,
         sampling: Sampling | Mapping[str, Sampling] | None = None,
         seeds: Sequence[int] | None = None,
-        conditions: Mapping[str, Any] | Iterator[Mapping[str, Any]] | None = None,
+        conditions: Mapping[str, Any] | Iterator[Mapping[str, Any] | None] | None = None,
         guidance: float | None = None,
         meaning: Tensor | None = None,
     ) -> Iterator[Tensor]:
@@ -294,7 +294,8 @@ class Run:
 
         Concatenated, they equal `generate` with the same seeds, apart from rounding. Memory does not grow with
         `seconds`, which may be up to a day. Arguments are those of `generate`, but `conditions` may be an iterator,
-        which is asked for new ones before each chunk. They replace the previous ones, and hold from the next frame on.
+        which is asked for new ones before each chunk. They replace the previous ones, and hold from the next frame on;
+        None changes nothing.
 
         Raises:
             ConfigError: an argument is out of range, the front-end can't decode a stream, or its rate varies and there
@@ -323,13 +324,15 @@ class Run:
             return seconds
         return DEFAULT_SECONDS if meaning is None else meaning.shape[-1] / self.sample_rate
 
-    def _changes(self, following: Iterator[Mapping[str, Any]], request: Request) -> Iterator[AskedConditions]:
+    def _changes(
+        self, following: Iterator[Mapping[str, Any] | None], request: Request
+    ) -> Iterator[AskedConditions | None]:
         """Ask for what follows; sounds end where they would have ended without a change."""
         given = request.conditions or {}
         ends = {name: values for name, values in given.items() if self._parts[name].stays_open}
         for conditions in following:
-            asked = self.ask(conditions, request.seeds)
-            yield {**ends, **(asked.conditions if asked else {})}
+            asked = None if conditions is None else self.ask(conditions, request.seeds)
+            yield None if conditions is None else {**ends, **(asked.conditions if asked else {})}
 
     def request(
         self,
