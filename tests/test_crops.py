@@ -13,7 +13,7 @@ from folders import folder_of_noise, noise, write_wav
 from audiogen.data import Crops, EncodedCache, FileEntry, Part, Sequences, scan, split
 from audiogen.errors import DataError
 from audiogen.frontends import MuLaw
-from audiogen.spec import TokenSpec
+from audiogen.spec import FrameSpec, TokenSpec
 
 
 def numbered(*lengths):
@@ -279,3 +279,25 @@ def test_a_scan_from_elsewhere_names_the_files(corpus, tmp_path):
     (tmp_path / "moved" / "00.wav").rename(tmp_path / "moved" / "zero.wav")
     sequences = Sequences(cache, [Part(file) for file in scan(tmp_path / "moved").files])
     assert "zero.wav" in sequences.names and sequences.left_out == []
+
+
+def test_after_a_stage_short_files_are_joined_that_sound_alike():
+    """Guards against crops in which the voice changes from file to file, from which a stage can't learn to keep it; and
+    against one file that follows itself."""
+    cache, parts = numbered(*[8] * 60)
+    voices = np.repeat(np.arange(60) % 6, 8).astype(np.float32)
+    words = np.random.default_rng(0).standard_normal((480, 4), np.float32)
+    cache.data = np.concatenate([10 * np.eye(6, dtype=np.float32)[voices.astype(int)], words], axis=1)
+    cache.spec = FrameSpec(8000, 1, 10)
+    known = SimpleNamespace(follows_stage=True, parts={}, of_pieces=lambda pieces: {}, drop=lambda *given: None)
+    shares = {}
+    for name, conditions in (("stage", known), ("alone", None)):
+        crops = Crops(cache, parts, 32, 16, seed=1, known=conditions)
+        files = [[int(path[:-4]) for path in crop] for step in range(8) for crop in crops.batch(step)[1]]
+        assert all(len(crop) == 4 for crop in files)
+        shares[name] = np.mean([crop[0] % 6 == other % 6 for crop in files for other in crop[1:]])
+        again = Crops(cache, parts, 32, 16, seed=1, known=conditions)
+        assert [[int(path[:-4]) for path in crop] for step in range(8) for crop in again.batch(step)[1]] == files
+    assert shares["stage"] > 0.95 and shares["alone"] < 0.35
+    crops = Crops(cache, parts, 32, 16, seed=1, known=known)
+    assert all(crop[0] not in crop[1:] for step in range(8) for crop in crops.batch(step)[1])

@@ -89,6 +89,11 @@ class FileConditions:
         self.labels, self.framewise = labels, dict(framewise)
         self._constant: dict[str, dict[str, np.ndarray]] = {}
 
+    @property
+    def follows_stage(self) -> bool:
+        """Whether the codes of an earlier stage are among the conditions."""
+        return any(isinstance(stored, StageFrames) for stored in self.framewise.values())
+
     def of_file(self, sha256: str) -> dict[str, np.ndarray]:
         """Return the value (F, 1) of each constant condition; NaN if the file has none, or one that was not learned."""
         if sha256 not in self._constant:

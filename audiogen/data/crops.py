@@ -16,6 +16,12 @@ from .conditions import FileConditions
 from .sequences import Sequences
 from .split import Part
 
+#: Short files among which the one that sounds most like the first file of a crop is drawn. With more, one word by one
+#: speaker would follow itself; with fewer, other speakers interrupt. (Of six speakers of digits, 16 give the same
+#: speaker in 70 % and the same digit in 22 %, 32 in 81 and 29 %.)
+CANDIDATES = 32
+MOST_SOUNDS = 20_000  # files whose sound is kept in memory: some ten MB
+
 
 class Crops(Dataset):
     """Training batches (B, C, num_frames): batch `step` is a pure function of (seed, step) and the corpus.
@@ -37,6 +43,9 @@ class Crops(Dataset):
 
     Every frame is thus seen about equally often: in long files between half and twice the average; in short ones, only
     frames cut off at the end of crops are rarer.
+
+    Where frames are conditioned on the codes of an earlier stage, files are joined that sound alike: what is said is
+    given, and the crop before says in which voice.
 
     Args:
         cache: the encoded corpus.
@@ -70,6 +79,8 @@ class Crops(Dataset):
         self.num_frames, self.batch_size, self.seed = num_frames, batch_size, seed % 2**64
         self.known, self.dropout = known, dropout
         self.sequences = Sequences(cache, parts)
+        self._alike = known is not None and known.follows_stage and not cache.spec.discrete
+        self._sounds: dict[int, np.ndarray] = {}
         lengths = self.sequences.num_frames
         if mixture:
             places = [self._places_of(name, cache) for name in mixture]
@@ -136,13 +147,31 @@ class Crops(Dataset):
             return [(part, int(begin[part]) + start, num_frames)]
         joined = corpus.short[rng.integers(len(corpus.short), size=corpus.most_joined)]
         pieces, missing = [], num_frames
-        for part in joined:
+        for part in self._like_first(joined, corpus, rng) if self._alike else joined:
             length = min(int(lengths[part]), missing)
             pieces.append((int(part), int(begin[part]), length))
             missing -= length
             if not missing:
                 break
         return pieces
+
+    def _like_first(self, joined: np.ndarray, corpus: "_Corpus", rng: np.random.Generator) -> Iterator[int]:
+        """Yield the first of some files, then as many that sound like it."""
+        first = int(joined[0])
+        yield first
+        for drawn in rng.integers(len(corpus.short), size=(len(joined) - 1, CANDIDATES)):
+            others = [int(part) for part in corpus.short[drawn] if part != first] or [first]
+            yield min(others, key=lambda part: float(np.square(self._sound(part) - self._sound(first)).sum()))
+
+    def _sound(self, part: int) -> np.ndarray:
+        """Return mean and deviation (2 F,) of the frames of a part, which tell voices and instruments apart."""
+        if part not in self._sounds:
+            if len(self._sounds) >= MOST_SOUNDS:
+                self._sounds.clear()
+            begin = int(self.sequences.begin[part])
+            frames = self.sequences.cache.data[begin : begin + int(self.sequences.num_frames[part])]
+            self._sounds[part] = np.concatenate([frames.mean(0), frames.std(0)])
+        return self._sounds[part]
 
     def __getitem__(self, step: int) -> tuple[Batch, list[list[str]]]:
         return self.batch(step)
