@@ -1,6 +1,7 @@
 """Every lesson runs from top to bottom, in its short form, on a folder of made-up clips."""
 
 import logging
+import re
 import runpy
 import shutil
 import sys
@@ -20,15 +21,26 @@ from audiogen.course.lesson_parser import SHORT
 from audiogen.data import scan
 from audiogen.errors import CacheError, RunError
 from audiogen.frontends import FRONTENDS, load_frontend
+from audiogen.frontends.mel import spectrum
 from audiogen.runs.build import build_model
 from audiogen.runs.run import load_run
 from audiogen.training.throughput import training_flops
 from audiogen.utils.tensors import read_tensors
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-#: No lessons: quickstart makes its own corpus, base_model and semantic_encoder take one of many kinds, generate_onnx
-#: takes an exported run, live_osc never ends, gallery trains nine runs, notebooks makes notebooks of the lessons.
-OTHERS = ("quickstart", "base_model", "semantic_encoder", "generate_onnx", "live_osc", "gallery", "notebooks")
+#: No lessons: quickstart makes its own corpus; base_model, semantic_encoder and spectrum_network take one of many
+#: kinds; generate_onnx takes an exported run, live_osc never ends, gallery trains nine runs, and notebooks makes
+#: notebooks of the lessons.
+OTHERS = (
+    "quickstart",
+    "base_model",
+    "semantic_encoder",
+    "spectrum_network",
+    "generate_onnx",
+    "live_osc",
+    "gallery",
+    "notebooks",
+)
 LESSONS = sorted(path.stem for path in RECIPES.glob("*.py") if path.stem not in OTHERS)
 
 
@@ -175,10 +187,7 @@ def test_a_base_model_is_trained_and_continued(clips, tmp_path, monkeypatch, cap
 def test_a_semantic_encoder_is_trained_and_continued(clips, tmp_path, monkeypatch, capsys):
     """Guards against a recipe that fails after a change of the library, a checkpoint that is not resumed, and a result
     that is no front-end."""
-    for path in clips.glob("*.wav"):
-        kind = tmp_path / "corpus" / path.stem.split("_")[0]
-        kind.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, kind)
+    corpus_of_kinds(clips, tmp_path / "corpus")
     small = [f"--set=frontend.{name}={value}" for name, value in tiny_settings("semantic").items()]
 
     def train(steps: int) -> int:
@@ -191,3 +200,39 @@ def test_a_semantic_encoder_is_trained_and_continued(clips, tmp_path, monkeypatc
 
     assert [train(steps) for steps in (3, 2, 5)] == [3, 3, 5]
     assert load_frontend(tmp_path / "encoder").encode(torch.zeros(1, 1, RATE)).shape == (1, 1, 50)
+
+
+def test_a_spectrum_network_is_trained_and_continued(clips, tmp_path, monkeypatch, capsys):
+    """Guards against a recipe that fails after a change of the library, a checkpoint that is not resumed, a loss that
+    does not fall, and weights that the front-end does not take."""
+    corpus_of_kinds(clips, tmp_path / "corpus")
+
+    def train(steps: int) -> tuple[int, float]:
+        command = [
+            "spectrum_network.py",
+            str(tmp_path / "corpus"),
+            "--out",
+            str(tmp_path / "out"),
+            "--steps",
+            str(steps),
+        ]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(RECIPES / "spectrum_network.py"), run_name="__main__")
+        said = capsys.readouterr()
+        assert end.value.code == 0, said.err
+        losses = re.findall(r"min: ([\d.]+) nats", said.out)
+        return torch.load(tmp_path / "out" / "training.pt", weights_only=True)["step"], float((losses or ["0"])[-1])
+
+    (first, before), (second, _), (third, after) = (train(steps) for steps in (1, 1, 12))
+    assert (first, second, third) == (1, 1, 12) and after < before
+    monkeypatch.setattr(spectrum, "SHIPPED", tmp_path / "out" / "spectrum.safetensors")
+    assert spectrum.SpectrumNetwork(16000).load_shipped()(torch.rand(1, 77, 5)).shape == (1, 385, 5)
+
+
+def corpus_of_kinds(clips: Path, out: Path) -> None:
+    """Copy clips to folders of kinds, by the word in their names."""
+    for path in clips.glob("*.wav"):
+        kind = out / path.stem.split("_")[0]
+        kind.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, kind)

@@ -404,7 +404,7 @@ def check_setting(good: bool, key: str, rule: str, value: object) -> None:
 
 
 #: Settings that came after format 1, with the values at which they change nothing.
-NEW_SETTINGS = {"f_max": None, "stack": 1}
+NEW_SETTINGS = {"f_max": None, "stack": 1, "spectrum": "smooth"}
 
 #: Upper bound of the weights of one group (512 MiB); catches typos and untrusted configs that would exhaust memory.
 MOST_WEIGHTS = 2**27

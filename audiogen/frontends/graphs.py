@@ -13,9 +13,18 @@ from ..utils.graph import Graph
 from .base import Frontend
 from .codec import Codec
 from .fourier import RealFourier, overlap_add, windows
-from .mel.griffin_lim import BLOCK_FRAMES, LOOK_AHEAD, MOMENTUM, OVERLAP, SPREAD_ITERATIONS
+from .mel.griffin_lim import (
+    BLOCK_FRAMES,
+    FITTING_ITERATIONS,
+    LOOK_AHEAD,
+    MOMENTUM,
+    OVERLAP,
+    SPREAD_ITERATIONS,
+    peak_advance,
+)
 from .mel.mel import Mel
 from .mel.melvq import MelVQ
+from .mel.spectrum import REACH
 from .mel.vocoder import MelFrontend
 from .mulaw import MuLaw
 from .neural import networks
@@ -47,7 +56,7 @@ def decoding_graph(frontend: Frontend) -> Graph:
         module = GriffinLimBlock(frontend.mel if isinstance(frontend, MelVQ) else frontend, frontend)
         return Graph(
             module,
-            {"x": _some(frontend, module.frames + module.ahead), **module.state(), "noise": module.noise()},
+            {"x": _some(frontend, module.frames + module.ahead), **module.state(), **module.noise()},
             ("wav", "next_power", "next_sound"),
             state={"power": "next_power", "sound": "next_sound"},
         )
@@ -173,7 +182,7 @@ class GriffinLimBlock(nn.Module):
 
     Frames and samples are (time, values) here. The state before the first block is zeros:
 
-        power (1, F, 1)            mel power of the last mel frame before the block
+        power (1, F, past)         mel power of the last mel frames before the block: one, or more for a network
         sound (1, n)               the last final samples, then an estimate of the samples of the block
 
     Attributes:
@@ -191,6 +200,7 @@ class GriffinLimBlock(nn.Module):
         self.mel, self.frontend, self.fourier = mel, frontend, RealFourier(mel.n_fft)
         self.frames, self.ahead = BLOCK_FRAMES // mel.stack, LOOK_AHEAD // mel.stack
         self.num_windows = 1 + BLOCK_FRAMES + LOOK_AHEAD
+        self.past = 1 if mel.spectrum is None else REACH
         self.known = LOOK_AHEAD + 1 - (OVERLAP - 1)  # windows of the last block's estimate
         momentum = torch.full((mel.config.griffin_lim_iterations,), MOMENTUM)
         momentum[0] = 0.0  # there is no spectrum before
@@ -208,29 +218,39 @@ class GriffinLimBlock(nn.Module):
         """Return the state before the first block."""
         num_hops = OVERLAP - 1 + self.known
         return {
-            "power": torch.zeros(1, len(self.mel.basis), 1),
+            "power": torch.zeros(1, len(self.mel.basis), self.past),
             "sound": torch.zeros(1, num_hops * self.mel.hop_length),
         }
 
-    def noise(self, block: int = 0) -> Tensor:
-        """Return uniform numbers (windows, bins) that give the same initial phases as `GriffinLim` in this block."""
-        bins = self.mel.basis.shape[1]
-        return torch.rand(self.num_windows, bins, generator=torch.Generator().manual_seed(block))
+    def noise(self, block: int = 0) -> dict[str, Tensor]:
+        """Return uniform numbers (windows, bins) that give the same initial phases as `GriffinLim` in this block.
 
-    def forward(self, x: Tensor, power: Tensor, sound: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        power = torch.cat([power, self.mel.power_of(self.frontend.frames_of(x))], dim=2)  # (1, F, num_windows)
-        wav = self._block(power[0].T, sound.view(-1, self.mel.hop_length), noise)
+        With a network none are needed.
+        """
+        if self.mel.spectrum is not None:
+            return {}
+        bins = self.mel.basis.shape[1]
+        return {"noise": torch.rand(self.num_windows, bins, generator=torch.Generator().manual_seed(block))}
+
+    def forward(
+        self, x: Tensor, power: Tensor, sound: Tensor, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        # (1, F, past - 1 + num_windows)
+        power = torch.cat([power, self.mel.power_of(self.frontend.frames_of(x))], dim=2)
+        wav = self._block(power, sound.view(-1, self.mel.hop_length), noise)
         begin, end = OVERLAP - 1, OVERLAP - 1 + BLOCK_FRAMES
         following = wav[BLOCK_FRAMES : end + self.known]
-        last = power[:, :, BLOCK_FRAMES : BLOCK_FRAMES + 1]
+        last = power[:, :, BLOCK_FRAMES : BLOCK_FRAMES + self.past]
         return wav[begin:end].reshape(1, 1, -1), last.clone(), following.reshape(1, -1)
 
-    def _block(self, power: Tensor, before: Tensor, noise: Tensor) -> Tensor:
-        linear = power / self.mel.basis.sum(1) @ self.mel.basis / self.reach
-        for _ in range(SPREAD_ITERATIONS):
+    def _block(self, power: Tensor, before: Tensor, noise: Tensor | None) -> Tensor:
+        estimate = None if self.mel.spectrum is None else self.mel.spectrum(power)[0].T[self.past - 1 :]
+        power = power[0].T[self.past - 1 :]  # (num_windows, F)
+        linear = power / self.mel.basis.sum(1) @ self.mel.basis / self.reach if estimate is None else estimate
+        for _ in range(SPREAD_ITERATIONS if estimate is None else FITTING_ITERATIONS):
             linear = self._toward(linear, power)
         magnitude, final = linear.sqrt(), before[: OVERLAP - 1]
-        cos, sin = self._phases(before, noise)
+        cos, sin = self._phases(before, linear, noise)
 
         def iterate(carry: list[Tensor], momentum: Tensor) -> tuple[list[Tensor], Tensor]:
             re, im, re_before, im_before = carry
@@ -246,17 +266,33 @@ class GriffinLimBlock(nn.Module):
         else:
             for momentum in self.momentum:
                 carry, _ = iterate(carry, momentum)
-        return self._to_wav(carry[0], carry[1], final)
+        wav = self._to_wav(carry[0], carry[1], final)
+        if noise is not None:
+            return wav
+        hop, seam = OVERLAP - 1, before[OVERLAP - 1]  # fade in from the last block's estimate
+        faded = torch.where(seam == 0, wav[hop], seam.lerp(wav[hop], torch.linspace(0, 1, len(seam))))
+        return torch.cat([wav[:hop], faded[None], wav[hop + 1 :]])
 
-    def _phases(self, before: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cosines and sines of the initial phases: those of the last block's estimate, or else random."""
+    def _phases(self, before: Tensor, linear: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines of initial phases: those of the last block's estimate, else as in `GriffinLim`."""
         re, im = self._to_spectrum(F.pad(before, (0, 0, 0, OVERLAP - 1)))
         rest = (0, 0, 0, self.num_windows - self.known)
         re, im = F.pad(re[: self.known], rest), F.pad(im[: self.known], rest)
-        size, angle = (re * re + im * im).sqrt(), 2 * math.pi * noise
+        size = (re * re + im * im).sqrt()
         known = size > 0
         size = size.clamp_min(1e-30)
-        return torch.where(known, re / size, angle.cos()), torch.where(known, im / size, angle.sin())
+        re, im = re / size, im / size
+        if noise is not None:
+            angle = 2 * math.pi * noise
+            return torch.where(known, re, angle.cos()), torch.where(known, im, angle.sin())
+        turn, peak = peak_advance(linear)
+        cos, sin, found = 1.0 - 2 * (torch.arange(linear.shape[1]) % 2), torch.zeros(linear.shape[1]), []
+        for t in range(self.num_windows):
+            a, b, c, s = cos[peak[t]], sin[peak[t]], turn[t].cos(), turn[t].sin()
+            cos, sin = a * c - b * s, a * s + b * c
+            cos, sin = torch.where(known[t], re[t], cos), torch.where(known[t], im[t], sin)
+            found.append((cos, sin))
+        return torch.stack([cos for cos, _ in found]), torch.stack([sin for _, sin in found])
 
     def _to_wav(self, re: Tensor, im: Tensor, final: Tensor) -> Tensor:
         added = overlap_add(self.fourier.inverse(re, im) * self.window, OVERLAP) / self.weight

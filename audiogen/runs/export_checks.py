@@ -95,7 +95,7 @@ class Checks:
         length = block.frames + block.ahead
         for begin in range(0, x.shape[2] - length + 1, block.frames):
             noise = block.noise(begin // block.frames)
-            made = decode(x=x[:, :, begin : begin + length].contiguous(), noise=noise, **state)
+            made = decode(x=x[:, :, begin : begin + length].contiguous(), **noise, **state)
             state = following(self.graphs["decode"], made)
             pieces.append(made["wav"])
         return torch.cat(pieces, dim=2)

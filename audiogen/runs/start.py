@@ -20,7 +20,15 @@ from .outlook import BASE as BASE
 from .outlook import FINE_TUNING
 
 #: Settings that do not change the shape of any weight, so they can be changed for the base model.
-FREE = ("frontend.sample_rate", "frontend.griffin_lim_iterations", "backbone.dropout", "backbone.window")
+FREE = (
+    "frontend.sample_rate",
+    "frontend.spectrum",
+    "frontend.griffin_lim_iterations",
+    "backbone.dropout",
+    "backbone.window",
+)
+#: How its frames are decoded by default.
+DECODING: dict[str, Any] = {"spectrum": "shipped", "griffin_lim_iterations": 24}
 
 
 @cache
@@ -48,15 +56,17 @@ def base_frontend(sample_rate: int, **settings: Any) -> Mel:
         sample_rate: Hz.
         **settings: other settings of Mel that do not change the frames.
     """
-    return _base_frontend().resampled(sample_rate, **settings)
+    return _base_frontend().resampled(sample_rate, **{**DECODING, **settings})
 
 
 def is_base_frontend(frontend: Frontend) -> bool:
     """Tell whether a front-end makes the frames of the base model."""
     if not isinstance(frontend, Mel) or not frontend.fitted:
         return False
-    like = base_frontend(frontend.spec.sample_rate, griffin_lim_iterations=frontend.config.griffin_lim_iterations)
-    return frontend.fingerprint() == like.fingerprint()
+    plain = {"griffin_lim_iterations": 1, "spectrum": "smooth"}
+    like = base_frontend(frontend.spec.sample_rate, **plain)
+    same_settings = replace(frontend.config, vocoder=None, **plain) == like.config
+    return same_settings and torch.equal(frontend.mean.cpu(), like.mean) and torch.equal(frontend.std.cpu(), like.std)
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
-"""Invert mel power without a network: spread each band over its bins, then estimate phases (Griffin-Lim)."""
+"""Invert mel power: estimate the linear spectrum, then phases with which its frames agree (Griffin-Lim)."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -9,15 +10,17 @@ from torch.nn import functional as F
 
 MOMENTUM = 0.99  # Perraudin et al. 2013, "A fast Griffin-Lim algorithm"
 SPREAD_ITERATIONS = 30
+FITTING_ITERATIONS = 8  # from a network's estimate, which is close to begin with
 BLOCK_FRAMES, LOOK_AHEAD = 32, 8  # frames synthesised together; later frames that their phases must be consistent with
 OVERLAP = 4  # hops per window
+PEAK_REACH = 2  # bins on either side in which a bin's peak is sought: half the main lobe of a Hann window
 
 
 class State(NamedTuple):
     """What the next block needs.
 
     Attributes:
-        waiting: (B, F, t) power of the last synthesised frame, then of the frames that are not synthesised yet.
+        waiting: (B, F, t) power of the last synthesised frames, then of the frames that are not synthesised yet.
         wav: (B, n) the last final samples, then an estimate of the samples that follow.
         block: number of blocks so far.
     """
@@ -38,38 +41,53 @@ class GriffinLim:
         frames      | one | BLOCK_FRAMES ..... | LOOK_AHEAD ....... |
 
     The samples of a block are final, and the next block continues them. So memory does not grow, and decoding a whole
-    recording gives the same samples as decoding a stream, bit for bit. Initial phases are random, with the number of
-    the block as seed and the same for all items, so results are reproducible and do not depend on the batch.
+    recording gives the same samples as decoding a stream, bit for bit.
+
+    Without a network, initial phases are random, with the number of the block as seed and the same for all items, so
+    results are reproducible and do not depend on the batch. A network's spectrum has peaks, whose frequencies say how
+    phases advance: a quarter of the iterations is enough then.
 
     Args:
         basis: (F, n_fft // 2 + 1) mel filters, nonnegative.
         hop_length: samples per frame. Windows are Hann and OVERLAP hops long; frame t is centred at t * hop_length.
         iterations: number of iterations.
+        network: estimates linear power from mel power, (B, F, W) -> (B, bins, W); None to `spread` it smoothly.
+        reach: frames on either side on which an estimate of the network depends.
 
     Source: Griffin and Lim 1984; Zhu, Beauregard and Wyse 2007, "Real-Time Signal Estimation From Modified Short-Time
     Fourier Transform Magnitude Spectra" (look-ahead).
     """
 
-    def __init__(self, basis: Tensor, hop_length: int, iterations: int):
+    def __init__(
+        self,
+        basis: Tensor,
+        hop_length: int,
+        iterations: int,
+        network: Callable[[Tensor], Tensor] | None = None,
+        reach: int = 0,
+    ):
         self.basis, self.hop_length, self.iterations = basis, hop_length, iterations
+        self.network, self.past = network, max(1, reach)
         self.window = torch.hann_window(OVERLAP * hop_length, dtype=basis.dtype, device=basis.device)
 
     def __call__(self, power: Tensor, state: State | None, last: bool) -> tuple[Tensor, State]:
         """Add frames (B, F, t); return the samples that are final now (B, n), or all if `last`, and the state."""
         if state is None:
-            silence = power.new_zeros(len(power), power.shape[1], 1)
+            silence = power.new_zeros(len(power), power.shape[1], self.past)
             wav = power.new_zeros(len(power), (OVERLAP - 1) * self.hop_length)
             state = State(silence, wav, 0)
         state = State(*state)
         waiting, pieces = torch.cat([state.waiting, power], dim=2), []
-        while (left := waiting.shape[2] - 1) >= (1 if last else BLOCK_FRAMES + LOOK_AHEAD):
+        while (left := waiting.shape[2] - self.past) >= (1 if last else BLOCK_FRAMES + LOOK_AHEAD):
             count = min(left, BLOCK_FRAMES)
             end = count == left  # repeat the last frame, so that the last hop has as many windows as the others
-            frames = torch.cat([waiting, waiting[:, :, -1:]], dim=2) if end else waiting[:, :, : 1 + count + LOOK_AHEAD]
+            seen = self.past + count + LOOK_AHEAD
+            frames = torch.cat([waiting, waiting[:, :, -1:]], dim=2) if end else waiting[:, :, :seen]
             wav = self._block(frames, state.wav, state.block)
             begin, stop = (OVERLAP - 1) * self.hop_length, (OVERLAP - 1 + count) * self.hop_length
             pieces.append(wav[:, begin:stop])
-            known = max(0, frames.shape[2] - (OVERLAP - 1) - count)  # hops after the block that have all their windows
+            num_windows = frames.shape[2] - self.past + 1
+            known = max(0, num_windows - (OVERLAP - 1) - count)  # hops after the block that have all their windows
             wav = wav[:, count * self.hop_length : stop + known * self.hop_length].clone()
             state, waiting = state._replace(wav=wav, block=state.block + 1), waiting[:, :, count:]
         sound = torch.cat(pieces, dim=1) if pieces else power.new_zeros(len(power), 0)
@@ -79,14 +97,16 @@ class GriffinLim:
         """Estimate the samples of some frames, given the samples before them.
 
         Args:
-            power: (B, F, W), power of the mel bands. The first frame is centred OVERLAP - 2 hops after the first sample
-                of `before`.
+            power: (B, F, past - 1 + W), power of the mel bands. The first of the W frames is centred OVERLAP - 2 hops
+                after the first sample of `before`; those before it are for the network.
             before: OVERLAP - 1 hops of final samples, then an estimate of some that follow.
-            block: number of the block, which seeds the initial phases.
+            block: number of the block, which seeds random initial phases.
 
         Returns:
             (B, (W + OVERLAP - 1) * hop_length), beginning with the final samples.
         """
+        linear = self._linear(power)[:, :, self.past - 1 :]  # (B, bins, W)
+        power = power[:, :, self.past - 1 :]
         num_frames, final = power.shape[2], before[:, : (OVERLAP - 1) * self.hop_length]
         weight = self._overlap_add(self.window.square().expand(1, num_frames, -1)).clamp_min(1e-2)
 
@@ -97,15 +117,16 @@ class GriffinLim:
         def to_spectrum(wav: Tensor) -> Tensor:  # (B, n) -> (B, bins, W)
             return torch.fft.rfft(wav.unfold(1, len(self.window), self.hop_length) * self.window).transpose(1, 2)
 
-        linear = spread(power, self.basis)  # (B, bins, W)
-        noise = torch.rand(num_frames, linear.shape[1], generator=torch.Generator().manual_seed(block))  # (W, bins)
-        phases = torch.polar(torch.ones_like(linear[0]), 2 * math.pi * noise.T.to(power)).expand_as(linear)
-        if block:
-            known = max(1, (before.shape[1] - final.shape[1]) // self.hop_length)
-            missing = (num_frames + OVERLAP - 1) * self.hop_length - before.shape[1]
-            estimate = to_spectrum(F.pad(before, (0, missing)))
-            estimate[:, :, known:] = 0
+        known = max(1, (before.shape[1] - final.shape[1]) // self.hop_length) if block else 0
+        missing = (num_frames + OVERLAP - 1) * self.hop_length - before.shape[1]
+        estimate = to_spectrum(F.pad(before, (0, missing)))
+        estimate[:, :, known:] = 0
+        if self.network is None:
+            noise = torch.rand(num_frames, linear.shape[1], generator=torch.Generator().manual_seed(block))
+            phases = torch.polar(torch.ones_like(linear[0]), 2 * math.pi * noise.T.to(power))  # (bins, W)
             phases = torch.where(estimate == 0, phases, torch.sgn(estimate))
+        else:
+            phases = advancing_phases(linear, torch.sgn(estimate))
         target, previous = linear.sqrt() * phases, None
         for _ in range(self.iterations):
             spectrum = to_spectrum(to_wav(target))
@@ -113,7 +134,21 @@ class GriffinLim:
             ahead = spectrum if previous is None else spectrum + MOMENTUM * (spectrum - previous)
             previous = spectrum
             target = ahead * (linear.sqrt() / ahead.abs().clamp_min(1e-16))
-        return to_wav(target)
+        wav = to_wav(target)
+        if self.network is not None and block:  # fade in from the last block's estimate, or the seam would click
+            seam = slice(final.shape[1], final.shape[1] + self.hop_length)
+            fade = torch.linspace(0, 1, self.hop_length, dtype=wav.dtype, device=wav.device)
+            wav[:, seam] = torch.where(before[:, seam] == 0, wav[:, seam], before[:, seam].lerp(wav[:, seam], fade))
+        return wav
+
+    def _linear(self, power: Tensor) -> Tensor:
+        """Estimate linear power with the given mel power: (B, F, W) -> (B, bins, W)."""
+        if self.network is None:
+            return spread(power, self.basis)
+        linear = self.network(power)
+        for _ in range(FITTING_ITERATIONS):
+            linear = toward(linear, power, self.basis)
+        return linear
 
     def _overlap_add(self, frames: Tensor) -> Tensor:
         """Add overlapping frames: (B, W, OVERLAP * hop_length) -> (B, (W + OVERLAP - 1) * hop_length)."""
@@ -122,6 +157,50 @@ class GriffinLim:
         for i in range(OVERLAP):
             wav[:, i : i + frames.shape[1]] += parts[:, :, i]
         return wav.flatten(1)
+
+
+def advancing_phases(linear: Tensor, known: Tensor) -> Tensor:
+    """Estimate phases by the frequencies of spectral peaks: linear power (B, bins, W) -> phasors (B, bins, W) complex.
+
+    Each bin follows the highest peak within PEAK_REACH bins. From frame to frame a peak's phase advances by its
+    frequency, which a parabola through three log powers tells. Beside a peak, phases alternate, as in the spectrum of a
+    Hann window that is centred in its frame.
+
+        phase of bin k in frame t = phase of bin p in frame t - 1 + advance of p + pi (k - p),  p the peak of k
+
+    Args:
+        linear: power of the bins.
+        known: phasors (B, bins, W) where phases are known, else 0.
+
+    Source: Laroche and Dolson 1999, "Improved Phase Vocoder Time-Scale Modification of Audio" (phase locking);
+    Beauregard, Harish and Wyse 2015, "Single Pass Spectrogram Inversion".
+    """
+    turn, peak = peak_advance(linear.transpose(1, 2))  # (B, W, bins)
+    bins = torch.arange(linear.shape[1], device=linear.device)
+    rotation = torch.polar(torch.ones_like(turn), turn)
+    phasor, phasors = (1.0 - 2 * (bins % 2)).to(rotation).expand_as(rotation[:, 0]), []
+    for t in range(linear.shape[2]):
+        phasor = phasor.gather(1, peak[:, t]) * rotation[:, t]
+        phasor = torch.where(known[:, :, t] == 0, phasor, known[:, :, t])
+        phasors.append(phasor)
+    return torch.stack(phasors, dim=2)
+
+
+def peak_advance(linear: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the peak that each bin follows, and how far the bin's phase advances by it: linear power (..., bins).
+
+    Returns:
+        The phase (..., bins) in radians to be added to that of the peak in the frame before, and the bin of the peak
+        (..., bins) int64.
+    """
+    log = linear.clamp_min(torch.finfo(linear.dtype).tiny).log()
+    around = F.pad(log, (PEAK_REACH, PEAK_REACH), value=-math.inf).unfold(-1, 2 * PEAK_REACH + 1, 1)
+    bins = torch.arange(log.shape[-1], device=log.device)
+    peak = (bins + around.argmax(-1) - PEAK_REACH).clamp(1, len(bins) - 2)
+    left, middle, right = (log.gather(-1, peak + shift) for shift in (-1, 0, 1))
+    curvature = left - 2 * middle + right
+    offset = torch.where(curvature < 0, (left - right) / (2 * curvature.clamp_max(-1e-9)), 0).clamp(-0.5, 0.5)
+    return (2 * math.pi / OVERLAP) * (peak % OVERLAP + offset) + math.pi * ((bins - peak) % 2), peak
 
 
 def spread(power: Tensor, basis: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from ..base import check_setting, training_wavs
 from ..determinism import full_precision
 from ..streaming import blockwise
 from .griffin_lim import GriffinLim
+from .spectrum import REACH, SpectrumNetwork, frames_at
 from .vocoder import MelFrontend, Vocoder
 
 SMALLEST_STD = 0.1  # nats; avoids amplifying nearly constant bands to variance 1
@@ -31,6 +32,9 @@ class Mel(MelFrontend):
 
     A frame looks one hop ahead, so a stream of frames is two hops behind the audio. Griffin-Lim decodes a stream in
     blocks of about half a second; a vocoder, trained on the same files, adds half a hop. Decoding is deterministic.
+
+    With `spectrum="shipped"`, Griffin-Lim starts from the linear spectrum that the shipped network estimates, which
+    knows where harmonics lie that share a band. It takes the frames of the base model.
 
     With `stack`, so many mel frames form one frame of the model, whose values are ordered by band, then by time: a
     model takes fewer steps, and the values of the lower bands come first. The end of a file is filled with silence.
@@ -53,6 +57,7 @@ class Mel(MelFrontend):
         hop_length: int | None = None  # samples; None: the power of two nearest 16 ms
         f_max: float | None = None  # Hz, upper edge of the last band; None: half the sample rate
         griffin_lim_iterations: int = 60
+        spectrum: Literal["smooth", "shipped"] = "smooth"  # what Griffin-Lim starts from
         vocoder: Vocoder.Config | None = None  # None: Griffin-Lim
         stack: int = 1  # mel frames per frame: 1, 2, 4 or 8
 
@@ -99,6 +104,19 @@ class Mel(MelFrontend):
         self.register_buffer("std", torch.ones(config.num_features))  # (F,) nats
         plain = FrameSpec(config.sample_rate, hop_length, config.num_features)
         self.vocoder = None if config.vocoder is None else Vocoder(config.vocoder, plain)
+        self.spectrum = self._shipped_network() if config.spectrum == "shipped" else None
+
+    def _shipped_network(self) -> SpectrumNetwork:
+        config, known = self.config, frames_at(self.config.sample_rate)
+        own = (config.num_features, self.hop_length, config.f_max)
+        if own != known:
+            settings = ("num_features", "hop_length", "f_max")
+            wanted = " ".join(f"frontend.{name}={value}" for name, value in zip(settings, known, strict=True))
+            raise ConfigError(
+                f"frontend.spectrum: at {config.sample_rate} Hz the shipped network needs frames with {wanted}: set "
+                "these, or frontend.spectrum=smooth"
+            )
+        return SpectrumNetwork(config.sample_rate).load_shipped()
 
     @torch.no_grad()
     def resampled(self, sample_rate: int, **settings: Any) -> "Mel":
@@ -140,7 +158,7 @@ class Mel(MelFrontend):
             x = self.frames_of(x)
             if self.vocoder is not None:
                 return self.vocoder((self._log_power(x) - self.mean[:, None]) / self.std[:, None], state, last)
-            invert = GriffinLim(self.basis, self.hop_length, self.config.griffin_lim_iterations)
+            invert = GriffinLim(self.basis, self.hop_length, self.config.griffin_lim_iterations, self.spectrum, REACH)
             wav, state = invert(self.power_of(x), state, last)
             return wav.unsqueeze(1), state
 
