@@ -13,7 +13,7 @@ from corpus import folder_of_notes, tiny_frontend, tiny_settings
 from tiny import tiny_backbone
 
 from audiogen.audio.io import read_audio, write_audio
-from audiogen.commands.plan import Flags
+from audiogen.commands.plan import FLOW_GUIDANCE, STAGE_GUIDANCE, Flags, Plan
 from audiogen.commands.samples import FileRequest, generate_files, stream_files
 from audiogen.commands.stages import budget_share, own_settings, plan_stages
 from audiogen.commands.train import train
@@ -451,9 +451,35 @@ def test_options_of_stages():
     flags = Flags(overrides=overrides, start="base")
     a, b = plan_stages(["a", "b"], ["melvq", "mel"], flags)
     assert a.flags == Flags("melvq", None, ["training.seed=1", "training.seed=2"])
-    assert b.flags == Flags("mel", None, ["training.seed=1", "frontend.stack=4"], "base")
+    assert b.flags == Flags("mel", None, ["training.seed=1", "frontend.stack=4"], "base", after_stage=True)
     assert [stage.flags.start for stage in plan_stages("ab", "ab", Flags(start="scratch"))] == ["scratch"] * 2
     assert own_settings(["ab.c=1"], "a", ["a", "b"]) == ["ab.c=1"]
     assert budget_share({"steps": 9, "minutes": None, "seed": 1}, 2) == {"steps": 4, "minutes": None, "seed": 1}
     assert budget_share({"steps": None, "minutes": 9.0}, 3) == {"steps": None, "minutes": 3.0}
     assert budget_share({}, 2) == {"steps": None, "minutes": 5.0}
+
+
+def test_a_stage_after_codes_follows_them_less_closely():
+    """Guards against guidance that brings out the voice of the meaning instead of the prompt's."""
+    stages = plan_stages(["semantic", "mel"], ["semantic", "mel"], Flags())
+    plans = [Plan.draft(stage.flags) for stage in stages]
+    assert plans[1].config.guidance.scale == STAGE_GUIDANCE < FLOW_GUIDANCE
+    assert Plan.draft(Flags("mel")).config.guidance.scale == FLOW_GUIDANCE
+    typed = plan_stages(["semantic", "mel"], ["semantic", "mel"], Flags(overrides=["guidance.scale=3"]))
+    assert Plan.draft(typed[1].flags).config.guidance.scale == 3
+
+
+def test_what_a_stage_has_left_of_its_minutes_goes_to_the_next(run, tmp_path):
+    """Guards against a budget that is lost where a stage stops early, as a small model of tokens does."""
+
+    def after(stages: int, minutes: float, seconds: float) -> float:
+        first = run.stages[0]
+        training = replace(first.config.training, steps=None, minutes=minutes)
+        events = [{"event": "train", "step": 1}, {"event": "held_out", "step": 2, "seconds": seconds}]
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+        before = replace(first, folder=tmp_path, config=replace(first.config, training=training))
+        return budget_share({"steps": None, "minutes": 30.0}, stages, before)["minutes"]
+
+    assert after(2, 15.0, 300.0) == 25.0
+    assert after(3, 10.0, 240.0) == 13.0
+    assert after(2, 15.0, 1000.0) == 15.0

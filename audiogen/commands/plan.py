@@ -40,6 +40,10 @@ log = logging.getLogger("audiogen")
 #: The run's own guidance with a flow-matching head. On spoken digits, 99.5 % are heard as asked instead of 92 %, and
 #: the sounds are as varied and as near to the recordings (docs/benchmarks.md).
 FLOW_GUIDANCE = 2.0
+#: The same of a stage that is given codes: they tell a little of their speaker, which guidance brings out. Of spoken
+#: digits in the voice of another prompt, 69 % are heard in the prompt's voice, instead of 58 % with a scale of 2, and
+#: 57 % as the same digit, instead of 61 % (ten minutes of training).
+STAGE_GUIDANCE = 1.5
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Flags:
         overrides: "a.b=1" assignments, which take precedence over everything else.
         start: "base" or "scratch"; None for the base model if the other options allow it.
         training: fields of TrainingConfig that have their own options (steps, minutes, seed).
+        after_stage: whether the model is conditioned on the codes of a stage before.
     """
 
     frontend: str | None = None
@@ -59,6 +64,7 @@ class Flags:
     overrides: Sequence[str] = ()
     start: str | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
+    after_stage: bool = False
 
 
 @dataclass(frozen=True)
@@ -181,7 +187,7 @@ class Plan:
             "head": {"kind": head},
             "data": {},
             "training": {**training, **flags.training},
-            "guidance": {"scale": FLOW_GUIDANCE} if head == "flow" else {},
+            "guidance": {"scale": STAGE_GUIDANCE if flags.after_stage else FLOW_GUIDANCE} if head == "flow" else {},
             "sampling": {},
             "distributed": {},
         }

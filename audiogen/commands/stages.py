@@ -8,7 +8,8 @@ from ..config import parse_override
 from ..errors import ConfigError
 from ..frontends import FRONTENDS, read_config_file
 from ..models.stages import Alignment
-from ..runs.config import RunConfig
+from ..runs.event_log import seconds_of_training
+from ..runs.run import Run
 from ..runs.training_config import TrainingConfig
 from .plan import Flags, Plan
 
@@ -24,8 +25,8 @@ class Stage:
 def plan_stages(names: Sequence[str], frontends: Sequence[str | None], flags: Flags) -> list[Stage]:
     """Give each stage its options.
 
-    A setting whose name begins with that of a stage applies to this stage alone: semantic.backbone.dim=128. Each stage
-    gets an equal share of the budget. `--from base` is for the last stage.
+    A setting whose name begins with that of a stage applies to this stage alone: semantic.backbone.dim=128. `--from
+    base` is for the last stage.
 
     Args:
         names: names of the stages.
@@ -40,8 +41,8 @@ def plan_stages(names: Sequence[str], frontends: Sequence[str | None], flags: Fl
     stages = []
     for name, frontend in zip(names, frontends, strict=True):
         start = "scratch" if flags.start == "scratch" else flags.start if name == names[-1] else None
-        own = Flags(frontend, flags.backbone, own_settings(flags.overrides, name, names), start, flags.training)
-        stages.append(Stage(name, own))
+        own = own_settings(flags.overrides, name, names)
+        stages.append(Stage(name, Flags(frontend, flags.backbone, own, start, flags.training, bool(stages))))
     return stages
 
 
@@ -101,19 +102,23 @@ def check_plans(plans: Sequence[Plan]) -> None:
         Alignment(earlier.spec, later.spec)
 
 
-def budget_share(typed: Mapping[str, Any], num_stages: int, before: RunConfig | None = None) -> dict[str, Any]:
+def budget_share(typed: Mapping[str, Any], num_stages: int, before: Run | None = None) -> dict[str, Any]:
     """Return the fields of TrainingConfig for one of `num_stages` stages.
 
     Args:
         typed: fields that the user typed, for all stages together.
         num_stages: number of stages.
-        before: config of the stage before, whose budget a new stage takes if none was typed.
+        before: the stage before; what it has left of its minutes goes to the stages after it. Its budget is taken if
+            none was typed.
     """
     rest = {name: value for name, value in typed.items() if name not in ("steps", "minutes")}
     if typed.get("steps") is not None:
         return {**rest, "steps": max(1, typed["steps"] // num_stages), "minutes": None}
-    if typed.get("minutes") is not None:
-        return {**rest, "steps": None, "minutes": typed["minutes"] / num_stages}
-    if before is not None:
-        return {**rest, "steps": before.training.steps, "minutes": before.training.minutes}
-    return {**rest, "steps": None, "minutes": (TrainingConfig().minutes or 0) / num_stages}
+    if before is None:
+        minutes = typed.get("minutes") or TrainingConfig().minutes or 0
+        return {**rest, "steps": None, "minutes": minutes / num_stages}
+    budget = before.config.training
+    if budget.minutes is None:
+        return {**rest, "steps": budget.steps, "minutes": None}
+    unused = max(0.0, budget.minutes - seconds_of_training(before.folder) / 60)
+    return {**rest, "steps": None, "minutes": budget.minutes + unused / (num_stages - len(before.stages))}

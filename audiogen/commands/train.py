@@ -315,7 +315,7 @@ def _start(typed: Typed, out: Path, world: World, device: torch.device) -> Opene
         )
     flags, before = typed.flags, typed.before
     if typed.num_stages > 1:
-        flags = replace(flags, training=budget_share(flags.training, typed.num_stages, before and before.config))
+        flags = replace(flags, training=budget_share(flags.training, typed.num_stages, before))
     if world.size > 1:  # as is usual, each process adds a batch to the step, unless their number is typed
         flags = replace(flags, training={"accumulation": world.size, **flags.training})
     draft = None if all_caches(typed.folders) else Plan.draft(flags)

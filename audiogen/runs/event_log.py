@@ -114,3 +114,13 @@ def _tensorboard(folder: Path, after: int | None) -> Any:
     except ImportError:
         return None
     return SummaryWriter(str(folder), purge_step=None if after is None else after + 1)
+
+
+def seconds_of_training(folder: Path) -> float:
+    """Return how long a run was trained; infinity if its log does not say.
+
+    Raises:
+        RunError: as in `read_metrics`.
+    """
+    found = [seconds for event in read_metrics(folder) if isinstance(seconds := event.get("seconds"), int | float)]
+    return max(found, default=math.inf)
