@@ -23,7 +23,9 @@ from corpus import RATE, SOUNDING, note, tiny_frontend
 from tiny import BACKBONE_CASES, FLOW_FRAMES, FRAMES, SPEC_CASES, random_conditions, random_input, tiny_model
 from typer.testing import CliRunner
 
+from audiogen.audio.stereo import BANDS, StereoImage, StereoLimiter
 from audiogen.cli import app
+from audiogen.commands.export import export_files
 from audiogen.errors import ConfigError, ExportError
 from audiogen.frontends.fourier import RealFourier
 from audiogen.frontends.graphs import GriffinLimBlock, decoding_graph, encoding_graph
@@ -299,6 +301,23 @@ def test_a_graph_that_differs_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ExportError, match="step.pt2: differs from PyTorch by .* more than 0.0001"):
         export_run(run, tmp_path / "out", "torch")
     assert not (tmp_path / "out" / "export.json").exists()
+
+
+def test_of_a_stereo_run_the_middle_is_exported(tmp_path):
+    """Guards against graphs of another shape than export.json says, and a stereo sound that is silently missing."""
+    run = small_run(tmp_path / "run", "pcm", "bigram", conditions=False)
+    image = StereoImage((0.3,) * BANDS, (0.5,) * BANDS)
+    wide = dataclasses.replace(run, config=dataclasses.replace(run.config, stereo=image))
+    said = list(export_files(wide, tmp_path / "wide", "torch", "fp32", {}))
+    assert said[-1] == f"{tmp_path / 'wide'}: makes mono sound; the stereo image of the run can't be exported"
+    assert not [line for line in export_files(run, tmp_path / "mono", "torch", "fp32", {}) if "stereo image" in line]
+    assert (tmp_path / "wide" / "export.json").read_bytes() == (tmp_path / "mono" / "export.json").read_bytes()
+    codes = wide.frontend.encode(sound(run.frontend, 400))
+    wav = torch.export.load(tmp_path / "wide" / "decode.pt2").module()(codes)[0]
+    spread = StereoLimiter(image, run.sample_rate)
+    both = wide.frontend.decode(codes, spread)[0]
+    assert wav.shape == (1, 1, 400) and both.shape == (2, 400)
+    assert torch.allclose(wav[0, 0], both.mean(dim=0), atol=1e-5)
 
 
 def test_half_precision_stores_half_the_bytes(tmp_path):

@@ -1,7 +1,9 @@
 """Runs on the hub: what is pushed is what others need and nothing more, and what is pulled is the same run."""
 
+import dataclasses
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +14,15 @@ from corpus import folder_of_notes, tiny_settings
 from hub_server import TOKEN, Repository, hub_server
 
 import audiogen
+from audiogen.audio.stereo import BANDS, StereoImage
 from audiogen.commands.train import train
 from audiogen.errors import ConfigError, HubError, RunError
 from audiogen.runs.address import Address, check_name, parse_address
 from audiogen.runs.card import BEGIN, END
 from audiogen.runs.event_log import read_metrics
-from audiogen.runs.folder import write_report
+from audiogen.runs.folder import read_config, write_report
 from audiogen.runs.run import Run, load_run
+from audiogen.utils.files import atomic_write_json
 
 PACKAGE = Path(audiogen.__file__).parent.parent
 SMALL = ["backbone.dim=8", "backbone.num_layers=1", "backbone.num_heads=2", "training.crop_frames=16"]
@@ -82,6 +86,19 @@ def test_what_is_pushed_comes_back_as_the_same_run(folder, hub, caplog):
     assert pushed == str(pulled.address) == f"hf://me/notes@{commit}"
     assert commit[:12] in caplog.text
     assert same_sound(run, Run.from_pretrained("me/notes")) and same_sound(run, Run.from_pretrained(folder))
+
+
+def test_a_stereo_run_comes_back_stereo(folder, hub, tmp_path):
+    """Guards against an image that stays at home: the pulled run would be mono; and a card of another shape."""
+    place = shutil.copytree(folder, tmp_path / "stereo")
+    image = StereoImage((0.3,) * BANDS, (0.5,) * BANDS)
+    atomic_write_json(place / "config.json", dataclasses.replace(read_config(place), stereo=image).to_dict())
+    run = load_run(place)
+    run.push_to_hub("me/wide")
+    pulled = load_run("hf://me/wide")
+    left, right = pulled.generate(seconds=0.2, seed=1)[0]
+    assert same_sound(run, pulled) and not torch.equal(left, right)
+    assert "(4, 2, N)" in hub.repositories["me/wide"].newest["README.md"].decode()
 
 
 def test_only_what_others_need_is_pushed(folder, hub):

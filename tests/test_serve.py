@@ -17,6 +17,7 @@ from folders import noise, write_wav
 from serving import running, tiny_run
 
 from audiogen.audio.io import read_at_most
+from audiogen.audio.stereo import BANDS, StereoImage
 from audiogen.errors import AudioReadError, ConfigError
 from audiogen.runs.build import build_model
 from audiogen.serve import guard as guard_module
@@ -256,6 +257,32 @@ def test_a_sound_that_takes_too_long_fails_and_the_next_one_is_made(stalled, mon
     assert broken.state == "failed" and broken.error == "an internal error, which the server's log describes"
 
 
+@pytest.fixture(scope="module")
+def stereo_run(run):
+    """The same run, trained on stereo files."""
+    image = StereoImage((0.3,) * BANDS, (0.5,) * BANDS)
+    return dataclasses.replace(run, config=dataclasses.replace(run.config, stereo=image))
+
+
+@pytest.mark.parametrize("best_of", [1, 2])
+def test_a_stereo_run_gives_stereo_sounds(stereo_run, tmp_path, best_of):
+    """Guards against half a sound, channels one after the other, and a stereo prompt that is played twice."""
+    path, service = tmp_path / "x.wav", Service(stereo_run, Limits(seconds=2.0, upload_seconds=1.0))
+    both = np.stack([noise(0, 4000), noise(1, 4000)])
+    soundfile.write(path, both.T, RATE, subtype="FLOAT")
+    labels = {"register": "low"}
+    (whole,) = service.submit(Asked(0.5, seed=1, labels=labels, best_of=best_of), {"prompt": path})
+    (new,) = service.submit(Asked(0.5, seed=1, labels=labels, best_of=best_of, only_new=True), {"prompt": path})
+    wavs = finished(service, whole, new)
+    prompt = torch.from_numpy(both.mean(axis=0, keepdims=True)).float()
+    expected = stereo_run.generate(0.5, seed=1, prompt=prompt, conditions=labels, best_of=best_of)[0].numpy()
+    assert wavs[0].shape == expected.shape == (2, 8000) and np.abs(expected[0] - expected[1]).max() > 0.01
+    assert np.abs(wavs[0] - expected).max() < 2**-14
+    assert np.array_equal(wavs[1], wavs[0][:, 4000:])
+    assert new.describe()["seconds_made"] == new.describe()["seconds"] == 0.5
+    service.close()
+
+
 @pytest.mark.parametrize("best_of", [1, 2])
 def test_whole_sounds_are_given_up_too(run, monkeypatch, best_of):
     """Guards against a front-end that can't stream, or a choice among draws, that ignores limits and cancelling."""
@@ -453,6 +480,20 @@ def test_the_api_generates_what_python_generates(run, client, tmp_path):
     wav, _ = soundfile.read(io.BytesIO(answer.content), dtype="float32")
     expected = run.generate(0.25, seed=1, prompt=read_at_most(path, RATE, 1.0)[:, -2000:], best_of=2)[..., 2000:]
     assert np.abs(wav - expected[0, 0].numpy()).max() < 2**-14
+
+
+def test_the_api_sends_both_channels(stereo_run):
+    """Guards against a header of one channel before the samples of two, and parts that are counted in frames."""
+    pytest.importorskip("gradio")
+    httpx = pytest.importorskip("httpx")
+    with running(stereo_run, Limits(seconds=5.0)) as url, httpx.Client(base_url=url, timeout=60) as client:
+        answer = client.post("/api/generate", data={"seconds": 0.5, "seed": 3, "labels": '{"register": "low"}'})
+        wav, rate = soundfile.read(io.BytesIO(answer.content), dtype="float32")
+        expected = stereo_run.generate(0.5, seed=3, conditions={"register": "low"})[0].numpy()
+        assert rate == RATE and wav.shape == (4000, 2) and np.abs(wav.T - expected).max() < 2**-14
+        assert len(answer.content) == int(answer.headers["content-length"]) == 44 + 4 * 4000
+        part = client.get(f"/api/sounds/{answer.headers['x-sound-id']}.wav", headers={"Range": "bytes=16000-"})
+        assert part.status_code == 206 and part.content == answer.content[16000:]
 
 
 def test_sounds_are_queued_found_read_in_parts_and_cancelled(client):
