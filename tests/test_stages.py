@@ -349,6 +349,15 @@ def test_evaluation_reports_every_stage(run, corpus, tmp_path):
         evaluate_folder(run, cache.folder)
 
 
+def test_every_stage_is_compared_with_its_own_held_out_files(run, tmp_path):
+    """Guards against a last stage whose own files are scored without the codes of the stage before, so that every other
+    folder looks easy beside them."""
+    found = evaluate_folder(run, folder_of_notes(tmp_path / "other", [4000] * 2, seed=50))
+    for result, stage in ((found, run), (found["stages"]["melvq"], run.before)):
+        last = [event for event in read_metrics(stage.folder) if event["event"] == "final"][-1]
+        assert result["likeness"]["own"]["loss"] == pytest.approx(last["loss"], abs=1e-4)
+
+
 def test_resuming_gives_the_same_bits(corpus, made, tmp_path, monkeypatch):
     """Guards against a stage that resumes with other codes than it was trained on; stopped in the first stage, and in
     the second."""
