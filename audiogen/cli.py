@@ -29,6 +29,7 @@ from .errors import AudiogenError, ConfigError, printable, reports
 from .runs.address import check_name, is_address, parse_address
 from .utils.files import check_folder_is_there, check_holds_config, check_is_no_file
 from .utils.graph import check_export
+from .utils.remote import as_folder, is_remote
 from .utils.terminal import Terminal, Terminated, set_up
 
 app = typer.Typer(
@@ -182,9 +183,11 @@ def tokenize(
 ) -> None:
     """Encode a folder once into OUT, which train accepts instead of the folder.
 
-    If it is interrupted, the same command continues. --set accepts settings of the front-end, and data.held_out.
+    FOLDER may be the URL of one in an object store, such as s3://BUCKET/FOLDER. If the command is interrupted, the same
+    one continues. --set accepts settings of the front-end, and data.held_out.
     """
-    check_folder_is_there(folder)
+    if not is_remote(as_folder(folder)):
+        check_folder_is_there(folder)
     if ray is not None and workers is not None:
         raise ConfigError("--ray, --workers: a cluster has a process for each of its CPUs; give only one of the two")
     from .commands.tokenize import tokenize as run_tokenize

@@ -33,6 +33,7 @@ ALLOWED = {
         "runs",
         "utils",
     },
+    "cluster": {"commands", "data", "errors", "runs"},
     "doctor": {"commands", "data", "errors", "frontends", "models", "runs", "spec", "training", "utils"},
     "commands": {
         "audio",
@@ -84,6 +85,7 @@ ALLOWED = {
 AUDIO = {"audio"}
 #: What stands on all the rest: runs, and what is done with them.
 TOP = {
+    "cluster",
     "__main__",
     "cli",
     "commands",

@@ -33,6 +33,7 @@ from ..runs.outlook import Outlook
 from ..runs.start import FREE, base_frontend, fine_tuning, is_base_frontend
 from ..runs.training_config import TrainingConfig
 from ..spec import Spec
+from ..utils.remote import RemotePath, as_folder
 from .defaults import BACKBONE, FRONTEND, frontend_settings
 
 log = logging.getLogger("audiogen")
@@ -252,7 +253,8 @@ def open_source(
         AudioReadError: with `strict`, a file can't be read or is odd.
         CacheError: a cache is damaged, or caches were made by different front-ends.
     """
-    folders = [Path(folders)] if isinstance(folders, str | Path) else [Path(folder) for folder in folders]
+    several = [folders] if isinstance(folders, str | Path | RemotePath) else folders
+    folders = [as_folder(folder) for folder in several]
     if all_caches(folders):
         names, caches = corpus_names(folders), [EncodedCache.open(folder) for folder in folders]
         return join_caches(caches, names, (out or Path()) / "cache") if names else caches[0]

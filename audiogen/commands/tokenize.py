@@ -11,6 +11,7 @@ from ..data.shards import remove_shards
 from ..errors import CacheError, ConfigError
 from ..utils.devices import choose_device
 from ..utils.files import alone_in, check_is_no_file
+from ..utils.remote import as_folder, is_remote
 from .conditions import labels_of
 from .defaults import frontend_settings, refuse_settings
 from .plan import Flags, Plan, open_source, report_left_out
@@ -32,7 +33,8 @@ def tokenize(
     one continues. The cache does not depend on the number of processes.
 
     Args:
-        folder: folder of sound files.
+        folder: folder of sound files, or its URL in an object store, such as s3://bucket/folder; each file is then
+            fetched while it is read. Labels beside the sounds are not read there, other than those of metadata.csv.
         out: folder of the cache, new or empty.
         frontend: name of a front-end, or a folder that holds one; None for the default.
         device: "auto", "cpu" or "cuda".
@@ -53,6 +55,8 @@ def tokenize(
         >>> len(tokenize("sounds", "cache", frontend="mulaw"))
         2
     """
+    if is_remote(as_folder(out)):
+        raise ConfigError(f"{out}: is a URL; caches are mapped into memory, so give a folder on a disk")
     check_is_no_file(out)
     if ray is not None:
         import_ray()

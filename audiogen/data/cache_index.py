@@ -39,7 +39,7 @@ BLOCK_BYTES = 2**26
 
 def is_cache(folder: str | Path) -> bool:
     """Return whether a folder is an encoded cache (complete or damaged) rather than a folder of sound files."""
-    return all(os.path.isfile(Path(folder, name)) for name in (DATA_FILE, *FRONTEND_FILES))
+    return all(os.path.isfile(Path(str(folder), name)) for name in (DATA_FILE, *FRONTEND_FILES))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from tqdm import tqdm
@@ -17,6 +18,7 @@ from ..errors import AudioReadError, DataError, printable
 from ..spec import Spec
 from ..utils.devices import usable_cores
 from ..utils.files import check_folder_is_there, sha256_file, walk
+from ..utils.remote import RemotePath, as_folder, fetched, is_remote
 from .duplicates import Fingerprint, find_copies
 from .journal import Journal
 
@@ -143,7 +145,8 @@ def scan(
     whose suffix is not that of a sound file are skipped and counted. Linked folders are entered once.
 
     Args:
-        folder: the folder to scan; or several, whose paths then begin with their names (see `corpus_names`).
+        folder: the folder to scan, or its URL in an object store; or several folders, whose paths then begin with their
+            names (see `corpus_names`).
         strict: raise an error if a file or folder can't be read, or a file is odd.
         progress: show a progress bar on a terminal.
         journal: file in which what is found in a thousand files each is kept, so that a scan that was killed continues;
@@ -163,8 +166,8 @@ def scan(
         >>> index.seconds, [file.reason for file in index.rejected]
         (2.0, ['silent: nothing but zeros, or a constant'])
     """
-    if isinstance(folder, str | Path):
-        folder = Path(folder)
+    if isinstance(folder, str | Path | RemotePath):
+        folder = as_folder(folder)
         paths, rejected, ignored = _find(folder)
     else:
         folder, paths, rejected, ignored = _find_in_all(folder)
@@ -277,6 +280,11 @@ def _resampled(file: FileEntry, sample_rate: int) -> int:
 
 def _find(folder: Path) -> tuple[list[str], list[Rejected], int]:
     """Return the paths of sound files, what can't be read, and the number of other files."""
+    if is_remote(folder):
+        there = [Path(path) for path in cast(Any, folder).find()]
+        shown = [path for path in there if not any(part.startswith(".") for part in path.parts)]
+        sounds = [path.as_posix() for path in shown if path.suffix.lower() in AUDIO_SUFFIXES]
+        return sorted(sounds), [], len(shown) - len(sounds)
     check_folder_is_there(folder)
     paths, rejected, ignored, entered = [], [], 0, set()
 
@@ -329,7 +337,7 @@ def _examine_all(
         return _examine(folder, path, strict)
 
     with (
-        ThreadPoolExecutor(min(MOST_THREADS, usable_cores())) as pool,
+        ThreadPoolExecutor(MOST_THREADS if is_remote(folder) else min(MOST_THREADS, usable_cores())) as pool,
         tqdm(total=len(paths), unit="file", desc="reading", disable=None if progress else True) as bar,
     ):
         # In groups, so that an error or Ctrl-C does not wait for the rest of a large folder.
@@ -351,7 +359,11 @@ def _examine_all(
 
 
 def _examine(folder: Path, path: str, strict: bool) -> tuple[FileEntry, np.ndarray] | Rejected:
-    full = folder / path
+    with fetched(folder / path) as full:
+        return _examine_file(full, path, strict)
+
+
+def _examine_file(full: Path, path: str, strict: bool) -> tuple[FileEntry, np.ndarray] | Rejected:
     try:
         with Decoder(full) as decoder:
             low, high, squares, clipped, count, fingerprint = np.inf, -np.inf, 0.0, 0, 0, Fingerprint()

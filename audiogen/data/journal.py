@@ -1,7 +1,6 @@
 """What is known of files so far, kept on disk, so that going through a large folder continues after a kill."""
 
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ class Journal:
         with suppress(ValueError, OSError, TypeError):
             if line := self._lines.pop(name, None):
                 size, changed, value = json.loads(line)
-                status = os.stat(folder / name)
+                status = (folder / name).stat()
                 if (size, changed) == (status.st_size, status.st_mtime_ns):
                     self._valid.add(name)
                     return value
@@ -51,7 +50,7 @@ class Journal:
             for name, value in values.items():
                 if name in self._valid:
                     continue
-                status = os.stat(folder / name)
+                status = (folder / name).stat()
                 row = [status.st_size, status.st_mtime_ns, value]
                 lines.append(json.dumps(name).encode() + b"\t" + json.dumps(row).encode() + b"\n")
             if not lines:

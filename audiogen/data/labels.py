@@ -27,6 +27,7 @@ from typing import Any
 from ..errors import ConfigError, DataError, printable
 from ..utils.files import atomic_write_json, open_regular
 from ..utils.json_files import LISTS, parse_json, read_format
+from ..utils.remote import fetched, is_remote
 from ..utils.text import fold
 from .index import FileEntry, Index
 from .split import Part, Split
@@ -159,7 +160,8 @@ def _from_metadata(index: Index) -> tuple[Rows, str]:
     for name, delimiter in METADATA.items():
         path = index.folder / name
         if path.is_file():
-            return _read_metadata(path, delimiter, [file.path for file in index.files]), name
+            with fetched(path) as local:
+                return _read_metadata(local, delimiter, [file.path for file in index.files]), name
     return {}, ""
 
 
@@ -210,6 +212,8 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
 
 def _from_sidecars(index: Index) -> tuple[Rows, str]:
     rows: Rows = {}
+    if is_remote(index.folder):  # two questions for each file, which a store takes long to answer
+        return rows, ""
     for file in index.files:
         path = (index.folder / file.path).with_suffix(".json")
         if path.is_file():

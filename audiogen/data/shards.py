@@ -25,6 +25,7 @@ from ..errors import AudiogenError, AudioReadError, printable
 from ..frontends import Frontend
 from ..utils.files import atomic_path, atomic_write_json, clear_leftovers, sha256_file
 from ..utils.json_files import LISTS, read_format
+from ..utils.remote import fetched
 from .cache_index import CachedFile
 from .index import FileEntry, Index, Rejected
 
@@ -42,7 +43,7 @@ class Job:
     """What a process needs to encode any shard of a folder.
 
     Attributes:
-        folder: folder of the sound files.
+        folder: folder of the sound files, which may be a RemotePath.
         out: folder of the shards.
         frontend: fitted front-end, on the device to use.
     """
@@ -120,7 +121,11 @@ def encode_shard(
                 begin(place)
                 start = data.tell()
                 reason = (skip or {}).get(place)
-                found = _encode(frontend, job.folder / entry.path, entry, data) if reason is None else reason
+                if reason is None:
+                    with fetched(job.folder / entry.path) as path:
+                        found = _encode(frontend, path, entry, data)
+                else:
+                    found = reason
                 if isinstance(found, str):
                     rejected.append([place, found])
                     data.seek(start)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import DataError
+from ..utils.remote import fetched
 from .columns import Entries, Parts
 from .index import FileEntry, Index, Part, files_of
 
@@ -180,10 +181,11 @@ class _Wavs:
             if part.stop == 1:  # a resampled length may be one more than the rounded one
                 end = sys.maxsize
             position = 0
-            for block in read_blocks(self.folder / part.file.path, self.sample_rate, PIECE_SECONDS):
-                piece = block[:, max(0, first - position) : max(0, min(end - position, block.shape[1]))]
-                if piece.shape[1]:
-                    yield piece
-                position += block.shape[1]
-                if position >= end:
-                    break
+            with fetched(self.folder / part.file.path) as path:
+                for block in read_blocks(path, self.sample_rate, PIECE_SECONDS):
+                    piece = block[:, max(0, first - position) : max(0, min(end - position, block.shape[1]))]
+                    if piece.shape[1]:
+                        yield piece
+                    position += block.shape[1]
+                    if position >= end:
+                        break
