@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -159,6 +160,31 @@ def test_a_codec_is_trained_with_the_same_bytes(corpus, tmp_path):
     assert found[0][0] == "step-8"
     assert found[0][1].keys() >= {"learner.safetensors", "discriminators_optimizer.safetensors"}
     assert found[0] == found[1] == found[2]
+
+
+def train_semantic_encoder(corpus, out, *more):
+    small = [f"--set=frontend.{name}={value}" for name, value in tiny_settings("semantic").items()]
+    sys.argv = ["semantic_encoder.py", str(corpus), "--out", str(out), "--accumulation", "2", *small, *more]
+    runpy.run_path(str(Path(__file__).parents[1] / "recipes" / "semantic_encoder.py"), run_name="__main__")
+
+
+def test_a_semantic_encoder_is_trained_with_the_same_bytes(tmp_path):
+    """Guards against batches that several processes draw alike, and units of the second round that differ."""
+    for seed, kind in enumerate(("low", "high")):
+        folder_of_notes(tmp_path / "corpus" / kind, [6000 + 1000 * seed] * 3)
+    found = []
+    for size in (1, 2):
+        out = tmp_path / str(size) / "encoder"
+        for steps in (3, 5):  # continued
+            together(
+                tmp_path / str(size), size, train_semantic_encoder, tmp_path / "corpus", out, "--steps", str(steps)
+            )
+        newest = list_checkpoints(out / "checkpoints")[-1]
+        found.append(
+            {path.name: path.read_bytes() for path in (*out.glob("*.safetensors"), *newest.glob("*.safetensors"))}
+        )
+    assert found[0].keys() >= {"encoder.safetensors", "optimizer.safetensors", "units.safetensors"}
+    assert newest.name == "step-5" and found[0] == found[1]
 
 
 # ---- what goes wrong

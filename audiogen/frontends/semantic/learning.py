@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...distributed import TreeSum, World
 from ...errors import TrainingError
 from ...utils.devices import bf16_pays
 from ..base import training_wavs
@@ -62,6 +63,8 @@ class Learner:
     Source: HuBERT (Hsu et al. 2021) for masks and rounds; ContentVec (Qian et al. 2022) for changed voices, and Spin
     (Chang et al. 2023) for units that do not depend on them.
 
+    A step is one batch, unless `share_out` says otherwise.
+
     Args:
         encoder: the encoder to train; it is copied, and stays as it is.
         mel: the fitted front-end of its frames.
@@ -83,12 +86,25 @@ class Learner:
         self.unit_bands = sum(hertz < UNIT_TOP for hertz in centres(mel.config.num_features, top))
         self.encoder, self.average = copy.deepcopy(encoder).train(), copy.deepcopy(encoder)
         self.step, self.round = 0, 0
+        self.world, self.num_batches = World(), 1
         self._begin(self._first_units(), NUM_UNITS)
 
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
         return self.encoder.mask_vector.device
+
+    def share_out(self, world: World, num_batches: int) -> None:
+        """Train with other ranks, which share out the `num_batches` batches of each step and hold the same recordings.
+
+        Raises:
+            ConfigError: they can't be shared out equally.
+        """
+        world.share(num_batches)
+        self.world, self.num_batches = world, num_batches
+        for module in (self.encoder, self.average, self.head):
+            world.copy_from_first(module.state_dict().values())
+        world.copy_from_first(self.units)
 
     def train_step(self, progress: float) -> dict[str, float]:
         """Train for one step; `progress` is the fraction of the run that is done, from 0 to 1.
@@ -102,34 +118,47 @@ class Learner:
         if self.round == 0 and progress >= SECOND_ROUND:
             self.round = 1
             self._begin(self._own_units(), self.num_codes)
+            self.world.copy_from_first(self.units)
         settings = self.settings
         rate = min(1.0, (self.step + 1) / WARMUP_STEPS, max(0.03, (1 - progress) / DECAY))
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * rate
-        rng = np.random.default_rng([settings.seed, self.step])
-        x, units, piece = (part.to(self.device) for part in self._batch(rng))
-        masked = draw_mask(*units.shape, rng).to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16_pays(self.device)):
-            scores = self.head(self.encoder(x, masked, piece)).float()
-        losses = F.cross_entropy(scores.flatten(0, 1), units.flatten(), reduction="none").view_as(masked)
-        of_masked = (losses * masked).sum() / masked.sum().clamp_min(1)
-        of_heard = (losses * ~masked).sum() / (~masked).sum().clamp_min(1)
-        loss = of_masked + HEARD_WEIGHT * of_heard
-        if not bool(loss.isfinite()):
-            raise TrainingError(
-                f"the encoder's loss is not finite at step {self.step}: lower its learning_rate from "
-                f"{settings.learning_rate:g}, or look for odd files with audiogen doctor"
+        parameters, total, found = [*self.encoder.parameters(), *self.head.parameters()], TreeSum(), []
+        for number in self.world.share(self.num_batches):
+            self.optimizer.zero_grad(set_to_none=True)
+            of_masked, of_heard = self._losses(self.step * self.num_batches + number)
+            (of_masked + HEARD_WEIGHT * of_heard).backward()
+            total.add([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
+            found.append(torch.stack([of_masked, of_heard]).detach())
+        masked, heard = self.world.gather(torch.stack(found)).mean(0).tolist()  # of all ranks, so that all stop
+        if not np.isfinite(masked + heard):
+            raise self.world.shared(
+                TrainingError(
+                    f"the encoder's loss is not finite at step {self.step}: lower its learning_rate from "
+                    f"{settings.learning_rate:g}, or look for odd files with audiogen doctor"
+                )
             )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_([*self.encoder.parameters(), *self.head.parameters()], 1.0)
+        for p, gradient in zip(parameters, self.world.add_up(total.result()), strict=True):
+            p.grad = gradient / self.num_batches
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         self.optimizer.step()
         self.step += 1
         with torch.no_grad():
             kept = min(AVERAGE, self.step / (self.step + 10))
             for mean, weight in zip(self.average.parameters(), self.encoder.parameters(), strict=True):
                 mean.lerp_(weight, 1 - kept)
-        return {"masked": of_masked.item(), "heard": of_heard.item()}
+        return {"masked": masked, "heard": heard}
+
+    def _losses(self, number: int) -> tuple[Tensor, Tensor]:
+        """Return the mean loss of the masked frames of a batch, and of the others."""
+        rng = np.random.default_rng([self.settings.seed, number])
+        x, units, piece = (part.to(self.device) for part in self._batch(rng))
+        masked = draw_mask(len(units), units.shape[1], rng).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16_pays(self.device)):
+            scores = self.head(self.encoder(x, masked, piece)).float()
+        losses = F.cross_entropy(scores.flatten(0, 1), units.flatten(), reduction="none").view_as(masked)
+        of_masked = (losses * masked).sum() / masked.sum().clamp_min(1)
+        return of_masked, (losses * ~masked).sum() / (~masked).sum().clamp_min(1)
 
     def codewords(self) -> Tensor:
         """Cluster the averaged encoder's output, averaged over several voices: (num_codes, D)."""
@@ -153,11 +182,12 @@ class Learner:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Continue from a `state`."""
+        """Continue from a `state`; without "optimizer", that begins anew."""
         self.step, self.round = state["step"], state["round"]
         self._begin([units.long() for units in state["units"]], self.num_codes if self.round else NUM_UNITS)
         for name in ("encoder", "average", "head", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
+            if name in state:
+                getattr(self, name).load_state_dict(state[name])
 
     def _begin(self, units: list[Tensor], count: int) -> None:
         """Begin a round with the units (T,) of each piece."""
