@@ -95,6 +95,7 @@ class Shards:
             fully_shard(part, mesh=mesh, mp_policy=of_parts)
         sharded: Any = fully_shard(model, mesh=mesh)
         register_fsdp_forward_method(sharded, "redraw")
+        stream = torch.cuda.Stream() if kind == "cuda" else None
         for module in sharded.modules():
             if isinstance(module, FSDPModule):
                 # The loss is divided by the number of batches, so sums are wanted. gloo takes means for sums.
@@ -103,7 +104,6 @@ class Shards:
                 if self.exact:
                     module.set_custom_reduce_scatter(_TreeReduceScatter())  # pyright: ignore
                 if self.exact and self.across is not None:
-                    stream = torch.cuda.Stream() if kind == "cuda" else None
                     module.set_all_reduce_hook(self._over_groups, stream=stream)
         return sharded
 
