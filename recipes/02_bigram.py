@@ -39,7 +39,7 @@ from audiogen.data import Encoded, encode_folder, training_wavs
 from audiogen.evaluation.ngram import Bigram, cross_entropy, row_entropies
 from audiogen.evaluation.report import originals
 from audiogen.evaluation.scores import baselines, held_out_score
-from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text
+from audiogen.listen import Clip, clip_cards, clip_slider, grid, picture, section, table, text
 from audiogen.listen.html import code
 from audiogen.models.backbones import Bigram as BigramBackbone
 from audiogen.models.batch import Batch
@@ -47,6 +47,8 @@ from audiogen.models.patterns import Parallel
 from audiogen.models.sampling import uniforms
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.utils.scripts import run_script
+
+TEMPERATURES = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)
 
 
 def train_table(counts: torch.Tensor, decay: float, steps: int) -> tuple[np.ndarray, list[float]]:
@@ -204,6 +206,17 @@ def main() -> None:
     )
     print(f"the counted and the learned table, sampled with the same random numbers, give {together}")
     sounds = [sound(name, drawn[name], about) for name, (_, about) in tables.items()]
+    #    The temperature T raises each probability to the power 1 / T before the draw.
+    sharpness = {
+        f"{t:g}": [
+            sound(
+                f"temperature {t:g}",
+                follow(start ** (1 / t), counted.with_added(added) ** (1 / t), chances),
+                "The smoothed table, with the same random numbers.",
+            )
+        ]
+        for t in TEMPERATURES
+    }
     slices = [
         sound(name, np.repeat(rows, math.ceil(0.3 * spec.frame_rate)), "Five typical frames, 0.3 s each.")
         for name, rows in ends.items()
@@ -332,6 +345,15 @@ def main() -> None:
                 f"{together}."
             ),
             grid(clip_cards(sounds)),
+        ),
+        section(
+            "Temperature",
+            text(
+                "Before a draw, each probability can be raised to the power 1 / T and the row divided by its new sum. "
+                "At T = 1 the model is unchanged. Below, likely tokens become likelier still, until each is followed "
+                "by its most frequent successor; above, all become equally likely. Move the slider while it plays."
+            ),
+            clip_slider("temperature", sharpness, TEMPERATURES.index(1.0)),
         ),
     )
     print(f"open {page}")

@@ -35,7 +35,7 @@ from audiogen.course.lesson_page import write_lesson
 from audiogen.course.lesson_parser import LessonParser
 from audiogen.data import Crops, Encoded, Part, Sequences, encode_folder, split
 from audiogen.evaluation.scores import baselines, held_out_score
-from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text
+from audiogen.listen import Clip, clip_slider, picture, section, table, text
 from audiogen.models.backbones import MLP
 from audiogen.models.patterns import Parallel
 from audiogen.models.sequence_model import SequenceModel
@@ -198,22 +198,20 @@ def main() -> None:
         return Clip(path, name.capitalize(), notes=[about])
 
     count, length = min(6, len(sides["test"])), min(int(np.median(sides["test"].num_frames)), int(4 * spec.frame_rate))
-    sounds = [
+    sounds = {}
+    for n, model in models.items():
+        generator = torch.Generator().manual_seed(0)
+        pieces = [draw(partial(logits, model), n, V, length, generator) for _ in range(count)]
+        sounds[f"{n} ({n * milliseconds:.0f} ms)"] = [
+            sound(f"context {n}", pieces, f"{scores[n][1]:.3f} bits per dev token.")
+        ]
+    sounds["held-out files"] = [
         sound(
             "held-out files",
             [sides["test"][i][0, :length] for i in range(count)],
             f"{count} files, encoded as tokens and decoded: the upper bound for every model of these tokens.",
         )
     ]
-    for n, model in models.items():
-        generator = torch.Generator().manual_seed(0)
-        sounds.append(
-            sound(
-                f"context {n}",
-                [draw(partial(logits, model), n, V, length, generator) for _ in range(count)],
-                f"{scores[n][1]:.3f} bits per dev token.",
-            )
-        )
 
     # 10. The page.
     around = [losses[usual][int(a * steps) :][: steps // 20] for a in (0.65, 0.7, 0.75)]  # the rate falls at 0.75
@@ -308,7 +306,11 @@ def main() -> None:
                 f"tensors, need {plain:.5f}: it is the same model, trained in another way."
             ),
         ),
-        section("How it sounds", text("Several samples each, one after another."), grid(clip_cards(sounds))),
+        section(
+            "How it sounds",
+            text("Several samples each, one after another. The last position of the slider is the recordings."),
+            clip_slider("context", sounds, lengths.index(best)),
+        ),
     )
     print(f"open {page}")
 

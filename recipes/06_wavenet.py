@@ -43,7 +43,7 @@ from audiogen.data import encode_folder
 from audiogen.evaluation.scores import held_out_score
 from audiogen.generation.generate import generate
 from audiogen.generation.request import Request
-from audiogen.listen import Clip, clip_cards, grid, picture, section, table, text
+from audiogen.listen import Clip, clip_slider, picture, section, table, text
 from audiogen.listen.html import code, link
 from audiogen.models.backbones.wavenet import WaveNet
 from audiogen.models.layers import CausalConv
@@ -237,15 +237,15 @@ def main() -> None:
     # 5. The page.
     saved = ", ".join(f"{round(short.loss - long.loss, 3) + 0.0:.3f}" for short, long in itertools.pairwise(small))
     heard = [
-        ("held out", [frontend.decode(held_out[i][None])[0, 0] for i in prompted]),
         *((f"{one}", one.wavs) for one in models),
+        ("the recordings", [frontend.decode(held_out[i][None])[0, 0] for i in prompted]),
     ]
-    clips = []
+    clips: dict[str, list[Clip]] = {name: [] for name, _ in heard}
     for number, (name, wavs) in enumerate(heard):
         for i, wav in list(zip(prompted, wavs, strict=True))[:2]:
             path = args.out / f"{number}-{i}.wav"
             write_audio(path, wav[None], rate)
-            clips.append(Clip(path, name, notes=[held_out.names[i]], prompt_seconds=given / rate))
+            clips[name].append(Clip(path, name, notes=[held_out.names[i]], prompt_seconds=given / rate))
     page = write_lesson(
         __file__,
         args,
@@ -324,12 +324,12 @@ def main() -> None:
         section(
             "What it sounds like",
             text(
-                "All models continue the same two held-out prompts. Check three things. Is the continuation as loud as "
-                "the prompt, or does noise break out at once? Do the spectrograms show the stripes of a pitch, as "
-                "those of the recordings do? Does sound come and go as syllables or notes do? The last needs the "
-                "longest context."
+                "All models continue the same two held-out prompts; the last position of the slider is the recordings. "
+                "Check three things. Is the continuation as loud as the prompt, or does noise break out at once? Do "
+                "the spectrograms show the stripes of a pitch, as those of the recordings do? Does sound come and go "
+                "as syllables or notes do? The last needs the longest context."
             ),
-            grid(clip_cards(clips)),
+            clip_slider("receptive field", clips, len(SMALL)),
         ),
         section(
             "The large model",

@@ -32,12 +32,12 @@ from torch import Tensor
 from audiogen.audio.lossy import OPUS_RATES, code_opus
 from audiogen.commands.defaults import frontend_settings
 from audiogen.commands.train_frontend import export_weights, train_frontend
-from audiogen.course.lesson_page import side_by_side, write_lesson
+from audiogen.course.lesson_page import versions, write_lesson
 from audiogen.course.lesson_parser import LessonParser
 from audiogen.errors import ConfigError
 from audiogen.evaluation.reconstruction import codebook_statistics, joined, mel_distance, si_sdr, stft_distance
 from audiogen.frontends import Codec
-from audiogen.listen import Line, line_chart, section, table, text
+from audiogen.listen import Line, clip_slider, line_chart, section, table, text
 from audiogen.runs.event_log import read_metrics
 from audiogen.utils.scripts import run_script
 
@@ -101,13 +101,14 @@ def main() -> None:
     # 2. What each further codebook adds: on held-out files, joined into clips of ten seconds, since a single spoken
     #    digit is too short for the measures. Opus is the codec of most internet calls.
     clips = joined(trained.held_out, spec.sample_rate, 1.0 if args.short else 10.0)[:4]
-    counts = sorted({max(1, spec.num_codebooks * part // 8) for part in (1, 2, 4, 8)})
-    heard = {"original": clips}
+    counts = sorted({max(1, spec.num_codebooks * part // 8) for part in (1, 2, 3, 4, 6, 8)})
+    heard: dict[str, list[Tensor]] = {}
     rows = []
     for count in counts:
-        name = f"{count * bits / 1000:g} kbit/s"
-        heard[name] = [round_trip(codec, clip, count) for clip in clips]
-        rows.append([name, count, *figures(clips, heard[name], spec.sample_rate)])
+        decoded = [round_trip(codec, clip, count) for clip in clips]
+        heard[f"{count} ({count * bits / 1000:g} kbit/s)"] = decoded[:3]
+        rows.append([f"{count * bits / 1000:g} kbit/s", count, *figures(clips, decoded, spec.sample_rate)])
+    heard["original"] = clips[:3]
     for bitrate in (6000, 12000, 24000) if spec.sample_rate in OPUS_RATES else ():
         coded = [code_opus(clip, spec.sample_rate, bitrate).wav for clip in clips]
         rows.append([f"Opus, {bitrate / 1000:g} kbit/s", None, *figures(clips, coded, spec.sample_rate)])
@@ -140,11 +141,11 @@ def main() -> None:
         section(
             "What it sounds like",
             text(
-                "Each original is followed by its decoded versions, those with few codebooks first. Listen for what "
+                "Move the slider while a clip plays: from few codebooks to all, and to the original. Listen for what "
                 "gets lost first: breath and hiss, the edges of consonants, the shimmer of a high string. In the "
                 "spectrograms, look at the highest frequencies and at the gaps between harmonics."
             ),
-            side_by_side(args.out / "samples", heard, spec.sample_rate),
+            clip_slider("codebooks", versions(args.out / "samples", heard, spec.sample_rate), len(counts) - 1),
         ),
         section(
             "Training",

@@ -34,13 +34,13 @@ from torch import Tensor
 
 from audiogen.commands.defaults import frontend_settings
 from audiogen.commands.train_frontend import train_frontend
-from audiogen.course.lesson_page import side_by_side, write_lesson
+from audiogen.course.lesson_page import versions, write_lesson
 from audiogen.course.lesson_parser import LessonParser
 from audiogen.errors import AudiogenError, ConfigError
 from audiogen.evaluation.reconstruction import joined, mel_distance, pesq, stft_distance
 from audiogen.frontends import FRONTENDS
 from audiogen.frontends.mel.vocoder import MelFrontend
-from audiogen.listen import Line, line_chart, section, table, text
+from audiogen.listen import Line, clip_cards, grid, line_chart, section, table, text
 from audiogen.runs.event_log import read_metrics
 from audiogen.utils.scripts import run_script
 
@@ -122,6 +122,7 @@ def main() -> None:
         )
 
     # 3. The page.
+    kinds = versions(args.out / "samples", heard, rate)
     steps = [event for event in read_metrics(args.out) if event["event"] == "train"]
     page = write_lesson(
         __file__,
@@ -142,7 +143,7 @@ def main() -> None:
                 "vocoder with too little training sounds wrong in another way: it buzzes, or is rough where a tone "
                 "should be steady. In the spectrograms, look at the gaps between harmonics."
             ),
-            side_by_side(args.out / "samples", heard, rate),
+            grid(clip_cards([clip for same in zip(*kinds.values(), strict=True) for clip in same])),
         ),
         section(
             "Training",

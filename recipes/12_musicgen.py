@@ -56,7 +56,7 @@ from audiogen.evaluation.melody import followed
 from audiogen.evaluation.report import labelled_sounds
 from audiogen.evaluation.scores import held_out_score
 from audiogen.evaluation.sounds import generate_sounds
-from audiogen.listen import Clip, Line, clip_cards, grid, line_chart, section, table, text
+from audiogen.listen import Clip, Line, clip_cards, clip_slider, grid, line_chart, section, table, text
 from audiogen.models.backbones import GPT
 from audiogen.models.conditioning import Conditioner, Label, Melody
 from audiogen.models.patterns import PATTERNS
@@ -154,8 +154,9 @@ def guided(run: Run, labels: Labels, args) -> Iterator[str]:
     judge = train_judge(labelled_sounds(args.folder, run.split().train, rate, labels), values, rate)
     held_out = list(labelled_sounds(args.folder, run.split().held_out[:MOST], rate, labels))
     sets = {"held-out recordings": held_out}
-    sets |= {f"generated, guidance {scale:g}": generate_sounds(run, args.num, 0, None, scale) for scale in SCALES}
-    reference, rows, clips = log_mel_statistics([wav for wav, _ in held_out], rate), [], []
+    sets |= {f"guidance {scale:g}": generate_sounds(run, args.num, 0, None, scale) for scale in SCALES}
+    reference, rows = log_mel_statistics([wav for wav, _ in held_out], rate), []
+    clips: dict[str, list[Clip]] = {kind: [] for kind in sets}
     for kind, sounds in sets.items():
         heard = [judge.hear(wav) for wav, _ in sounds]
         told = {
@@ -166,7 +167,7 @@ def guided(run: Run, labels: Labels, args) -> Iterator[str]:
             for label, several in values.items()
         }
         embedded = log_mel_statistics([wav for wav, _ in sounds], rate)
-        apart = kad(reference, embedded).value if min(len(reference), len(embedded)) > 1 and clips else None
+        apart = kad(reference, embedded).value if min(len(reference), len(embedded)) > 1 and rows else None
         rows.append([kind, *(told[label]["right"] for label in values), told[name]["spread"], apart])
         print(
             f"{kind}: "
@@ -177,7 +178,7 @@ def guided(run: Run, labels: Labels, args) -> Iterator[str]:
         for number, ((wav, row), words) in enumerate(zip(sounds[:SHOWN], heard, strict=False)):
             path = args.out / "guidance" / f"{len(rows)}-{number}.wav"
             write_audio(path, wav, rate)
-            clips.append(Clip(path, ", ".join(row.values()), f"{kind}, heard as {', '.join(words.values())}"))
+            clips[kind].append(Clip(path, ", ".join(row.values()), f"{kind}, heard as {', '.join(words.values())}"))
     shares = [100 * (row[1] or 0) for row in rows[1:]]
     yield section(
         "Guidance",
@@ -193,8 +194,13 @@ def guided(run: Run, labels: Labels, args) -> Iterator[str]:
     )
     yield section(
         "What guidance sounds like",
-        text("The same random numbers and the same labels at every scale: only the scale differs."),
-        grid(clip_cards(clips)),
+        text(
+            "The same random numbers and the same labels at every scale: only the scale differs. The first position of "
+            "the slider is held-out recordings."
+        ),
+        clip_slider(
+            "guidance", {kind.removeprefix("guidance "): some for kind, some in clips.items()}, 1 + SCALES.index(1.0)
+        ),
     )
 
 

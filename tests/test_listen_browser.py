@@ -8,7 +8,7 @@ import soundfile
 from chromium import PROGRAM, WHY_NOT, Chromium
 from listening import Page, make_run, put, tone
 
-from audiogen.listen import write_page
+from audiogen.listen import Clip, clip_slider, section, write_document, write_page
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +93,34 @@ def test_one_sound_at_a_time_and_a_tap_seeks(browser, tmp_path):
     assert time == pytest.approx(0.6 * 1.25, abs=0.05)
     assert float(browser.run('document.querySelectorAll(".clip")[4].style.getPropertyValue("--at")')) >= 0.59
     assert browser.errors == []
+
+
+def test_a_slider_shows_one_block_and_goes_on_playing(browser, tmp_path):
+    """Guards against a slider that arrow keys do not move, that shows several positions or none, that leaves a sound
+    playing where it can't be seen, and that a phone cuts off."""
+    stops = {
+        name: [Clip(put(tmp_path, f"{name}-{i}", tone(1.5, 200 * (i + 1))), f"clip {i}") for i in range(2)]
+        for name in ("1 (0.25 kbit/s)", "3 (0.75 kbit/s)", "original")
+    }
+    path = write_document(tmp_path / "slider.html", "Codebooks", section("Heard", clip_slider("codebooks", stops, 1)))
+    shown = """[...document.querySelectorAll(".stop")].filter((s) => s.offsetParent).map((s) => s.dataset.name)"""
+    playing = """[...document.querySelectorAll("audio")].findIndex((a) => !a.paused)"""
+    for width in (390, 1280):
+        browser.open(path, width=width)
+        assert browser.run(OVERFLOW % width) == []
+        assert browser.run(shown) == ["3 (0.75 kbit/s)"]
+        assert browser.run("document.querySelectorAll('audio')[3].play().then(() => 0)") == 0
+        browser.run("document.querySelectorAll('audio')[3].currentTime = 0.5")
+        browser.run("document.querySelector('input').focus()")
+        for key, place, name in (("ArrowRight", 5, "original"), ("Home", 1, "1 (0.25 kbit/s)")):
+            for kind in ("rawKeyDown", "keyUp"):
+                code = {"ArrowRight": 39, "Home": 36}[key]
+                browser.send(
+                    "Input.dispatchKeyEvent", tab=True, type=kind, key=key, code=key, windowsVirtualKeyCode=code
+                )
+            assert browser.run(shown) == [name]
+            assert browser.run("document.querySelector('output').textContent") == name
+            assert browser.run("document.querySelector('input').ariaValueText") == name
+            assert browser.run(playing) == place
+            assert browser.run(f"document.querySelectorAll('audio')[{place}].currentTime") >= 0.5
+        assert browser.errors == [] and browser.requests == []

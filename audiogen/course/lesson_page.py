@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from ..audio.io import write_audio
-from ..listen.clips import Clip, clip_cards, legend
+from ..listen.clips import Clip, legend
 from ..listen.figures import MEANINGS
-from ..listen.html import Html, contents, glossary, grid, note, section, text, write_document
+from ..listen.html import Html, contents, glossary, note, section, text, write_document
 from .lesson_parser import SHORT
 
 CLIPS = '<div class="clips"><article class="card clip"'  # start of the first sounds on a page
@@ -72,8 +72,8 @@ def write_lesson(script: str, args: argparse.Namespace, *blocks: Html) -> Path:
     )
 
 
-def side_by_side(folder: Path, heard: Mapping[str, Sequence[Tensor]], sample_rate: int) -> Html:
-    """Return cards of held-out clips, each in several versions, and write their sounds to `folder`.
+def versions(folder: Path, heard: Mapping[str, Sequence[Tensor]], sample_rate: int) -> dict[str, list[Clip]]:
+    """Write several versions of held-out clips to `folder`, and return the clips by version.
 
     Args:
         folder: folder of the WAVs.
@@ -81,13 +81,13 @@ def side_by_side(folder: Path, heard: Mapping[str, Sequence[Tensor]], sample_rat
         sample_rate: Hz.
     """
     folder.mkdir(exist_ok=True)
-    clips = []
-    for number, forms in enumerate(zip(*heard.values(), strict=True)):
-        for kind, (name, wav) in enumerate(zip(heard, forms, strict=True)):
+    clips: dict[str, list[Clip]] = {name: [] for name in heard}
+    for kind, (name, wavs) in enumerate(heard.items()):
+        for number, wav in enumerate(wavs):
             path = folder / f"{number}-{kind}.wav"
             write_audio(path, wav.cpu(), sample_rate)
-            clips.append(Clip(path, name, f"held-out clip {number + 1}"))
-    return grid(clip_cards(clips))
+            clips[name].append(Clip(path, name, f"held-out clip {number + 1}"))
+    return clips
 
 
 def scratch_modules(tree: ast.Module) -> list[str]:

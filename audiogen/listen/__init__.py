@@ -5,7 +5,7 @@ tables, pictures, columns), charts.py (curves) and clips.py (audio players with 
 """
 
 from .charts import Line, line_chart
-from .clips import Clip, clip_cards
+from .clips import Clip, clip_cards, clip_slider
 from .html import grid, note, picture, section, table, text, write_document
 from .page import write_page
 
@@ -13,6 +13,7 @@ __all__ = [
     "Clip",
     "Line",
     "clip_cards",
+    "clip_slider",
     "grid",
     "line_chart",
     "note",

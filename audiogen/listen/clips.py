@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -14,7 +14,7 @@ from ..audio.dsp import hz_to_mel
 from ..audio.io import audio_info, read_audio
 from ..errors import AudioReadError
 from .charts import SVG, frame, nice_ticks, tidy
-from .html import Html, heading, player, png_uri, text
+from .html import Html, grid, heading, player, png_uri, slider, text
 from .spectrograms import COLUMNS, DECIBELS, SHADES, mel_image, mel_power, outline
 
 #: Share of the common time axis below which a clip is drawn on another one.
@@ -104,6 +104,18 @@ def clip_cards(clips: Sequence[Clip]) -> list[Html]:
         else _trouble_card(clip, trouble[index])
         for index, clip in enumerate(clips)
     ]
+
+
+def clip_slider(label: str, stops: Mapping[str, Sequence[Clip]], start: int = 0) -> Html:
+    """Make a slider over groups of clips, all with the same scales; see `slider`.
+
+    Args:
+        label: what the slider changes.
+        stops: name of each position -> its clips.
+        start: number of the position at first.
+    """
+    cards = iter(clip_cards([clip for clips in stops.values() for clip in clips]))
+    return slider(label, {name: grid([next(cards) for _ in clips]) for name, clips in stops.items()}, start)
 
 
 def time_spans(seconds: Sequence[float]) -> list[float]:

@@ -12,7 +12,7 @@ import base64
 import io
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -175,6 +175,29 @@ def code(source: str) -> Html:
 def grid(cards: Sequence[Html]) -> Html:
     """Arrange cards side by side, as many as fit."""
     return f'<div class="clips">{"".join(cards)}</div>'
+
+
+def slider(label: str, stops: Mapping[str, Html], start: int = 0) -> Html:
+    """Show one of several blocks, chosen with a slider, by mouse, touch or arrow keys.
+
+    Where a sound is playing, the sound at the same place in the next block goes on from there. Without scripts, all
+    blocks are shown.
+
+    Args:
+        label: what the slider changes.
+        stops: name of each position -> its block.
+        start: number of the position at first.
+    """
+    names = [*stops]
+    blocks = "".join(
+        f'<div class="stop" data-name="{escape(name)}"><p class="kind">{escape(f"{label}: {name}")}</p>{block}</div>'
+        for name, block in stops.items()
+    )
+    return (
+        f'<div class="slider"><label><span>{escape(label)}</span><input type="range" min="0" max="{len(names) - 1}" '
+        f'step="1" value="{start}" aria-valuetext="{escape(names[start])}"><output>{escape(names[start])}</output>'
+        f"</label>{blocks}</div>"
+    )
 
 
 def rows(cards: Sequence[Html], length: int) -> Html:

@@ -55,6 +55,14 @@ section > * + .card, section > * + details, .columns h3 + .card, .columns h3 + d
 .rows { display: grid; gap: .8rem; margin-top: 1.3rem; overflow-x: auto; padding-bottom: .4rem;
   grid-template-columns: repeat(var(--length), minmax(15rem, 1fr)); }
 .rows .area.wave { height: 2.5rem; } .rows .area.mel { height: 6rem; }
+.slider { margin-top: 1.3rem; }
+.slider label { display: grid; grid-template-columns: auto minmax(6rem, 1fr) minmax(7rem, auto); gap: .2rem 1rem;
+  align-items: center; position: sticky; top: 0; z-index: 1; background: var(--paper); padding: .3rem 0; }
+.slider input { width: 100%; height: 2rem; margin: 0; accent-color: var(--accent); }
+.slider output { font-weight: 600; font-variant-numeric: tabular-nums; color: var(--accent); }
+.slider .kind { font-weight: 600; }
+.slider.live .stop > .kind { display: none; }
+.slider .clips { margin-top: .5rem; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 1rem 1rem .8rem;
   box-shadow: var(--shadow); min-width: 0; margin: 0; }
 .clips > :not(.clip) { align-self: start; }
@@ -144,14 +152,17 @@ footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line);
   .plot { grid-template-columns: 2.6rem minmax(0, 1fr); }
   th, td { padding-right: .8rem; }
   table { font-size: .85rem; }
+  .slider label { grid-template-columns: 1fr auto; }
+  .slider input { grid-row: 2; grid-column: 1 / 3; }
 }
 @media print { .clip { break-inside: avoid; } nav { display: none; } }
 """
 
-# Play one clip at a time, show its position on the pictures, and play from where a picture is tapped. The players work
-# without the script too, also by keyboard.
+# Play one clip at a time, show its position on the pictures, and play from where a picture is tapped; show what a
+# slider is set to. Players work without the script too, also by keyboard. It may run again, as in a notebook.
 SCRIPT = """
-for (const clip of document.querySelectorAll(".clip")) {
+for (const clip of document.querySelectorAll(".clip:not(.live)")) {
+  clip.classList.add("live");
   const player = clip.querySelector("audio");
   if (!player) continue;
   const span = Number(clip.dataset.span);
@@ -167,5 +178,23 @@ for (const clip of document.querySelectorAll(".clip")) {
     const time = (event.clientX - box.left) / box.width * span;
     if (time < player.duration) { player.currentTime = time; player.play(); }
   });
+}
+for (const slider of document.querySelectorAll(".slider:not(.live)")) {
+  slider.classList.add("live");
+  const input = slider.querySelector("input"), output = slider.querySelector("output");
+  const stops = [...slider.querySelectorAll(":scope > .stop")];
+  const move = () => {
+    const before = stops.find((stop) => !stop.hidden), now = stops[input.value];
+    const old = [...before.querySelectorAll("audio")], place = old.findIndex((player) => !player.paused);
+    for (const stop of stops) stop.hidden = stop !== now;
+    input.ariaValueText = output.textContent = now.dataset.name;
+    if (place < 0 || before === now) return;
+    old[place].pause();
+    const next = now.querySelectorAll("audio")[place];
+    if (next && old[place].currentTime < next.duration) { next.currentTime = old[place].currentTime; next.play(); }
+  };
+  input.addEventListener("input", move);
+  for (const stop of stops) stop.hidden = stop !== stops[input.value];
+  move();
 }
 """
