@@ -106,7 +106,7 @@ def make_run(run: Path, frontend: str = "mulaw", rate: int = RATE, metrics: bool
 class Page(HTMLParser):
     """What a browser would find: elements with attributes, text by section, and well-formed nesting."""
 
-    VOID = {"meta", "link", "img", "br", "path", "wbr"}
+    VOID = {"meta", "link", "img", "br", "path", "wbr", "input"}
 
     def __init__(self, path: Path):
         super().__init__()
