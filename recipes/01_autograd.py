@@ -115,6 +115,11 @@ def main() -> None:
     y, held_y = np.where(repeats > threshold, 1, -1), np.where(held_repeats > threshold, 1, -1)
     if abs(y.mean()) == 1:
         raise DataError(f"{args.folder}: all {len(y)} frames repeat equally well; use a folder that contains speech")
+    some = [voicing.cut(wav[0].numpy(), rate) for wav in islice(training_wavs(index, sides.held_out, rate), 20)]
+    loud = np.concatenate([frames[voicing.sounding(frames)] for frames in some])
+    by_period = loud[np.argsort(voicing.periodicity(loud, rate))]
+    tenth = by_period[: 1 + len(loud) // 10]
+    extremes = np.stack([by_period[-1], tenth[voicing.spectral_features(tenth, rate)[:, 1].argmin()]])
     counts = (
         f"{len(y):,} training frames, {np.mean(y > 0):.1%} of them {kinds[0]}; {len(held_y):,} held-out frames, "
         f"{np.mean(held_y > 0):.1%} of them {kinds[0]}.{remark and ' ' + remark}"
@@ -240,6 +245,15 @@ def main() -> None:
                     else "."
                 ),
             ),
+            picture(
+                two_frames(extremes, rate, kinds),
+                "Waveforms and spectra of a frame that repeats and of one that does not",
+                "From the first held-out files, the frame that repeats most, and of the tenth that repeat least the "
+                "one with most of its power above 1 kHz: the waveform, its correlation with itself after a shift by "
+                "each period of a voice, and its spectrum. The label says whether a correlation exceeds the dotted "
+                "line; the network sees two numbers about the spectrum, one of which compares both sides of its "
+                "dotted line.",
+            ),
         ),
         section(
             "Training",
@@ -340,6 +354,31 @@ def judge(model: MLP, x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
 def percent(right: np.ndarray, clear: np.ndarray) -> list[str]:
     """Return the accuracy over all frames and over the clear ones, as percentages."""
     return [f"{side.mean():.1%}" if len(side) else "none" for side in (right, right[clear])]
+
+
+def two_frames(frames: np.ndarray, rate: int, kinds: tuple[str, str]) -> Figure:
+    """Plot the waveforms (2, size), autocorrelations and spectra of two frames, the more periodic one first."""
+    figure, ms = Figure(figsize=(11, 4.2), layout="constrained"), 1000 / rate
+    lags = np.arange(rate // voicing.HIGHEST_PITCH, rate // voicing.LOWEST_PITCH + 1)
+    for row, frame, colour, kind in zip(figure.subplots(2, 3, sharex="col"), frames, COLOURS, kinds, strict=True):
+        similar = [np.corrcoef(frame[:-lag], frame[lag:])[0, 1] for lag in lags]
+        power = np.abs(np.fft.rfft(frame * np.hanning(len(frame)))) ** 2
+        row[0].plot(np.arange(len(frame)) * ms, frame, color=colour)
+        row[0].set(ylabel=kind)
+        row[1].plot(lags * ms, similar, color=colour)
+        row[1].axhline(0.5, color="black", lw=0.6, ls=":")
+        row[1].set(ylim=(-1, 1.05))
+        row[2].plot(np.fft.rfftfreq(len(frame), ms / 1000), 10 * np.log10(power / power.max() + 1e-7), color=colour)
+        row[2].axvline(1000, color="black", lw=0.6, ls=":")
+    for axes, title, label in zip(
+        figure.axes[:3],
+        ("waveform", "correlation with itself, shifted", "spectrum, dB"),
+        ("ms", "shift, ms", "Hz"),
+        strict=True,
+    ):
+        axes.set_title(title)
+        figure.axes[figure.axes.index(axes) + 3].set_xlabel(label)
+    return figure
 
 
 def boundary(

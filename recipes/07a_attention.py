@@ -24,6 +24,7 @@ from itertools import islice, product
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
 from audiogen.audio.io import read_audio, write_audio
@@ -135,6 +136,7 @@ def build_up(x: Tensor) -> str:
     for axis, title, q in (even, "weights of that mean", 0 * x), (chosen, "weights by similarity (q = k = x)", x):
         axis.imshow(small.attention_weights(q, x, mask).numpy(), aspect="auto", cmap="Blues", vmin=0, vmax=0.3)
         axis.set(title=title, xlabel="key", ylabel="query")
+    own = q_k_v(x)
     return section(
         "Step by step",
         table(["equation", "largest difference"], rows),
@@ -149,7 +151,40 @@ def build_up(x: Tensor) -> str:
             "In a running mean each new frame counts for less, so the mean soon hardly changes. With weights from the "
             "data, a step can choose the frames that are similar to it.",
         ),
+        picture(
+            own,
+            "A query, its scores with the keys before it, the weights, and the mean of the values",
+            "One step of attention, with the frames of the clip as queries, keys and values. From the top: the clip, "
+            "with the frame that asks in a box; the product of this query with each key up to it (the scores); the "
+            "softmax of the scores (the weights). Right: the query, and the mean of the values with these weights, "
+            "which is the output. Layers learn three matrices, so that their queries, keys and values differ.",
+        ),
     )
+
+
+def q_k_v(x: Tensor) -> Figure:
+    """Plot one step of attention over the frames (S, D) of a clip: query, scores, weights and output."""
+    louder = x.mean(dim=1)
+    t = len(x) // 2 + int(louder[len(x) // 2 :].argmax())  # a loud frame with a long past
+    scores = x[: t + 1] @ x[t] / math.sqrt(x.shape[1])
+    weights = scores.softmax(dim=0)
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    grid = figure.add_gridspec(3, 3, height_ratios=(2, 1, 1), width_ratios=(10, 1, 1))
+    shades = {"aspect": "auto", "origin": "lower", "cmap": "magma", "vmin": float(x.min()), "vmax": float(x.max())}
+    clip = figure.add_subplot(grid[0, 0])
+    clip.imshow(x.T.numpy(), **shades)
+    clip.add_patch(Rectangle((t - 0.5, -0.5), 1, x.shape[1], fill=False, color="cyan", lw=2))
+    clip.set(title="keys and values: the frames; the query in a box", ylabel="mel band", xticks=[])
+    for row, values, label in ((1, scores, "score q·k"), (2, weights, "weight")):
+        axis = figure.add_subplot(grid[row, 0])
+        axis.bar(range(t + 1), values.numpy(), width=1, color="tab:blue")
+        axis.set(xlim=(-0.5, len(x) - 0.5), ylabel=label)
+    axis.set(xlabel="step")
+    for column, vector, title in ((1, x[t], "query"), (2, weights @ x[: t + 1], "output")):
+        axis = figure.add_subplot(grid[0, column])
+        axis.imshow(vector[:, None].numpy(), **shades)
+        axis.set(title=title, xticks=[], yticks=[])
+    return figure
 
 
 # 2. Why 1 / sqrt(d): products of longer vectors are larger, and the softmax of large scores is nearly one-hot.

@@ -26,9 +26,11 @@ import dataclasses
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -208,8 +210,16 @@ def ratios(encoded: dict[str, Encoded], most: int) -> str:
         print(f"{name}: {shorter[-1]:.2f} times fewer tokens on held-out data after {len(merges)} merges")
     axis.set(xscale="log", xlabel="merges", ylabel="times fewer tokens")
     axis.legend()
+    training, held_out, V = kinds["frames"]
+    strip = draw_strip(held_out[0][:48], learn_merges(training, V, most, LONGEST), V, [0, 1, *counts[1::3]])
     return section(
         "How much shorter",
+        picture(
+            strip,
+            "A strip of tokens before and after merges: neighbours become one longer token",
+            "The beginning of a held-out file. Each row has its tokens after so many merges, each as wide as the mel "
+            "frames that it stands for; equal tokens have equal colours. Merges join neighbours.",
+        ),
         picture(
             figure,
             "Compression by number of merges",
@@ -219,6 +229,29 @@ def ratios(encoded: dict[str, Encoded], most: int) -> str:
             "files happen to be more repetitive.",
         ),
     )
+
+
+def draw_strip(codes: np.ndarray, merges: np.ndarray, V: int, counts: Sequence[int]) -> Figure:
+    """Plot codes (T,) as a strip of tokens, one row for each number of merges."""
+    lengths = np.ones(V + len(merges), int)
+    for i, (one, other) in enumerate(merges):
+        lengths[V + i] = lengths[one] + lengths[other]
+    figure = Figure(figsize=(10, 0.6 + 0.45 * len(counts)), layout="constrained")
+    axis = figure.subplots()
+    for row, count in enumerate(counts):
+        tokens, left = apply_merges(codes, rank_table(merges[:count]), V), 0
+        for token in tokens:
+            width = lengths[token]
+            colour = matplotlib.colormaps["tab20"]((37 * int(token)) % 20)
+            axis.barh(row, width, left=left, height=0.8, color=colour, edgecolor="white", linewidth=1)
+            if width > 1 or len(codes) <= 32:
+                axis.text(left + width / 2, row, str(token), ha="center", va="center", fontsize=7)
+            left += width
+        axis.text(len(codes) + 0.5, row, f"{len(tokens)} tokens", va="center", fontsize=8)
+    axis.invert_yaxis()
+    axis.set(xlabel="mel frames", yticks=range(len(counts)), yticklabels=[f"{count} merges" for count in counts])
+    axis.set_xlim(0, len(codes) * 1.12)
+    return figure
 
 
 # 5. Tokens of sound: where they start and end, and what they sound like.

@@ -65,6 +65,22 @@ def test_links_of_a_lesson_lead_somewhere(path):
     assert following == "../02_second/index.html"
 
 
+def test_the_code_behind_a_section_lies_folded_in_it(tmp_path):
+    """Guards against code under the wrong heading, and markup in it that the browser takes for its own."""
+    script = tmp_path / "03_third.py"
+    script.write_text(
+        '"""Lesson 3."""\n\n\ndef main():\n    """Run."""\n    # 1. Count.\n    a = 1 < 2\n'
+        "\n    # 2. Add.\n    b = a + 1\n"
+        '    write_lesson(__file__, args, section("One", text(f"{a}")), section("Two", text(f"{b}")))\n'
+    )
+    page = write_lesson(
+        str(script), Namespace(out=tmp_path, short=False), section("One", text("x")), section("Two", text("y"))
+    )
+    texts = Page(page).texts
+    assert "a = 1 < 2" in texts["one"] and "b = a + 1" not in texts["one"]
+    assert "b = a + 1" in texts["two"] and "The code behind this section" in texts["two"]
+
+
 def test_a_note_sets_options_and_names_apart():
     """Guards against an option broken after its dashes, one that swallows the next word, and text that is not
     escaped."""

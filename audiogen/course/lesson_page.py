@@ -15,8 +15,9 @@ from torch import Tensor
 from ..audio.io import write_audio
 from ..listen.clips import Clip, legend
 from ..listen.figures import MEANINGS
-from ..listen.html import Html, contents, glossary, note, section, text, write_document
+from ..listen.html import Html, anchor, code, contents, details, glossary, note, section, text, write_document
 from .lesson_parser import SHORT
+from .notebook import code_by_section
 
 CLIPS = '<div class="clips"><article class="card clip"'  # start of the first sounds on a page
 
@@ -59,6 +60,7 @@ def write_lesson(script: str, args: argparse.Namespace, *blocks: Html) -> Path:
     said = unescape(re.sub("<style.*?</style>|<[^>]*>", " ", note(docstring) + body))
     words = {word: meaning for word, meaning in WORDS.items() if re.search(rf"(?<!\w){word}(?!\w)", said)}
     body += section("Words of this page", glossary(words)) if words else ""
+    body = with_code(lesson, body)
     titles = [unescape(title) for title in re.findall(r'<section id="[^"]*"><h2>(.*?)</h2>', body)]
     return write_document(
         path,
@@ -70,6 +72,20 @@ def write_lesson(script: str, args: argparse.Namespace, *blocks: Html) -> Path:
         body,
         following(lesson, path.parent),
     )
+
+
+def with_code(lesson: Path, body: Html) -> Html:
+    """Fold the code behind each section of a lesson's page in at the section's end."""
+    try:
+        behind = code_by_section(lesson)
+    except ValueError:  # a script of another form
+        return body
+    for title, source in behind.items():
+        start = body.find(f'<section id="{anchor(title)}">')
+        if start >= 0 and source:
+            end = body.index("</section>", start)
+            body = body[:end] + details("The code behind this section", code(source)) + body[end:]
+    return body
 
 
 def versions(folder: Path, heard: Mapping[str, Sequence[Tensor]], sample_rate: int) -> dict[str, list[Clip]]:

@@ -81,8 +81,16 @@ def notebook_cells(script: str | Path, arguments: Sequence[str]) -> list[Cell]:
     return _Maker(Path(script), arguments).cells
 
 
+def code_by_section(script: str | Path) -> dict[str, str]:
+    """Return the code behind each section of a lesson's page: title -> source.
+
+    That is what the notebook has between the section before and this one, or the function that makes the section.
+    """
+    return _Maker(Path(script), []).behind
+
+
 class _Maker:
-    """Collects the cells of a notebook in `cells`."""
+    """Collects the cells of a notebook in `cells`, and the code behind each section of the page in `behind`."""
 
     def __init__(self, script: Path, arguments: Sequence[str]):
         self.source = script.read_text(encoding="utf-8")
@@ -101,6 +109,7 @@ class _Maker:
             ".parse_args()": f".parse_args({json.dumps([*arguments])})",
         }
         self.cells: list[Cell] = []
+        self.behind: dict[str, str] = {}
         self.defined: set[str] = set()
         self.legend = False  # whether the legend of clips was given
         returns = {node.lineno for node in ast.walk(main) if isinstance(node, ast.Return) and node.value is None}
@@ -113,6 +122,7 @@ class _Maker:
         constants = [node for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign)]
         if constants:
             self.code("\n".join(self.statement(node) for node in constants))
+        self.counted = len(self.cells)  # cells whose code is behind no section or an earlier one
         self.main(main.body[1:end], self.remark(main.body[end]), pages[0].args[2:])
 
     def main(self, statements: Sequence[ast.stmt], remark: str, blocks: Sequence[ast.expr]) -> None:
@@ -153,16 +163,24 @@ class _Maker:
 
     def block(self, block: Any, before: Sequence[ast.stmt]) -> None:
         """Add a block of the page: a section as a heading with its parts, and text that is fixed as text."""
-        parts, sectioned = [block], is_call(block, "section")
+        parts, sectioned = [block], is_call(block, "section") and isinstance(block.args[0], ast.Constant)
         made = next((self.definitions[name] for name in names_loaded([block]) if name in self.definitions), None)
         if sectioned:
-            title = markdown(str(ast.literal_eval(block.args[0])))
+            title = str(ast.literal_eval(block.args[0]))
+            new = self.cells[self.counted :]
+            self.behind[title] = "\n\n".join(cell.source for cell in new if cell.kind == "code" and not cell.folded)
+            self.counted, title = len(self.cells), markdown(title)
             if not self.cells[-1].source.startswith(f"## {title}\n") and f"## {title}" not in self.headings():
                 self.text(f"### {title}")
             parts = block.args[1:]
         elif made and not self.remark(made):  # a function that returns sections
             self.text(f"### {markdown((ast.get_docstring(made) or made.name).splitlines()[0].rstrip('.'))}")
         self.define([*before, block])
+        if made and not sectioned:
+            titles = [node.args[0] for node in ast.walk(made) if is_call(node, "section")]  # type: ignore
+            for title in (ast.literal_eval(node) for node in titles if isinstance(node, ast.Constant)):
+                self.behind[title] = self.statement(made)
+            self.counted = len(self.cells)
         if before:
             self.code(self.between(before), folded=True)
         shown: list[str] = []
@@ -206,6 +224,8 @@ class _Maker:
     def imports(self, tree: ast.Module) -> str:
         """Return the imports without the names that a notebook has no use for."""
         nodes = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        if not nodes:
+            return ""
         lines: list[str | None] = [*self.lines[: nodes[-1].end_lineno]]
         for node in nodes:
             names = [alias for alias in node.names if alias.name not in UNUSED]
