@@ -51,6 +51,11 @@ def page_of(uri: str, path: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def on_page_markdown(markdown, page, config, files):
+    """Let links to notebooks lead to their pages."""
+    return re.sub(r"\((lessons/\w+)\.ipynb\)", r"(\1.md)", markdown)
+
+
 def html_of(output: dict) -> str:
     """Return an output as HTML."""
     data = output.get("data", {})

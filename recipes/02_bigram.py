@@ -15,9 +15,9 @@ spectrum in bands spaced as ears hear pitch (a mel spectrogram), and replace it 
 first section of the page shows each step, and the way back. The bigram then knows which 16 ms slice follows which, and
 nothing more: its samples have the timbre of the recordings but no words.
 
-What to try. Use more typical frames (--codes 1024): does the loss go up or down, and why can't the two be compared? How
-much more smoothing does the larger table need? Use another folder: music repeats more than speech, so how far below the
-unigram is its bigram?
+What to try. Use more typical frames (--codes 1024): does the loss go up or down, and why can't the two be compared?
+Does the larger table need more smoothing, or less? Use another folder: music repeats more than speech, so how far below
+the unigram is its bigram?
 """
 
 import dataclasses
