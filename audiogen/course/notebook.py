@@ -86,13 +86,18 @@ def code_by_section(script: str | Path) -> dict[str, str]:
 
     That is what the notebook has between the section before and this one, or the function that makes the section.
     """
-    return _Maker(Path(script), []).behind
+    return _Maker(Path(script), None).behind
 
 
 class _Maker:
-    """Collects the cells of a notebook in `cells`, and the code behind each section of the page in `behind`."""
+    """Collects the cells of a notebook in `cells`, and the code behind each section of the page in `behind`.
 
-    def __init__(self, script: Path, arguments: Sequence[str]):
+    Args:
+        script: the lesson's script.
+        arguments: command line of the notebook; None keeps the code as it is in the script.
+    """
+
+    def __init__(self, script: Path, arguments: Sequence[str] | None):
         self.source = script.read_text(encoding="utf-8")
         self.script, self.lines, tree = script, self.source.splitlines(), ast.parse(self.source)
         main = next((node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main"), None)
@@ -103,17 +108,21 @@ class _Maker:
         self.definitions: dict[str, Any] = {
             node.name: node for node in tree.body if isinstance(node, SCOPES) and node is not main
         }
-        self.replaced = {
-            "__file__": json.dumps(f"recipes/{script.name}"),
-            "__doc__": json.dumps((ast.get_docstring(tree) or "").split("\n")[0]),
-            ".parse_args()": f".parse_args({json.dumps([*arguments])})",
-        }
+        self.replaced = (
+            {}
+            if arguments is None
+            else {
+                "__file__": json.dumps(f"recipes/{script.name}"),
+                "__doc__": json.dumps((ast.get_docstring(tree) or "").split("\n")[0]),
+                ".parse_args()": f".parse_args({json.dumps([*arguments])})",
+            }
+        )
         self.cells: list[Cell] = []
         self.behind: dict[str, str] = {}
         self.defined: set[str] = set()
         self.legend = False  # whether the legend of clips was given
         returns = {node.lineno for node in ast.walk(main) if isinstance(node, ast.Return) and node.value is None}
-        for line in returns:  # of main itself: there is no function to return from
+        for line in returns if self.replaced else ():  # of main itself: there is no function to return from
             self.lines[line - 1] = self.lines[line - 1].replace("return", "raise SystemExit")
 
         self.text(introduction(ast.get_docstring(tree) or "", script.name))
