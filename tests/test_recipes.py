@@ -30,7 +30,7 @@ from audiogen.utils.tensors import read_tensors
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 #: No lessons: quickstart makes its own corpus; base_model, semantic_encoder and spectrum_network take one of many
-#: kinds; generate_onnx takes an exported run, live_osc never ends, gallery trains nine runs, and notebooks makes
+#: kinds; generate_onnx takes an exported run, live_osc never ends, gallery trains three runs, and notebooks makes
 #: notebooks of the lessons.
 OTHERS = (
     "quickstart",
