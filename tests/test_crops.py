@@ -301,3 +301,28 @@ def test_after_a_stage_short_files_are_joined_that_sound_alike():
     assert shares["stage"] > 0.95 and shares["alone"] < 0.35
     crops = Crops(cache, parts, 32, 16, seed=1, known=known)
     assert all(crop[0] not in crop[1:] for step in range(8) for crop in crops.batch(step)[1])
+
+
+def test_crops_go_on_after_a_sound_that_dies_away():
+    """Guards against a model for which silence is the end, and against cuts from one file to the next where the
+    first one stops in the middle of a sound."""
+    cache, parts = numbered(*[40] * 6)
+    level = np.tile(np.r_[np.ones(30), np.zeros(10)], 6)
+    level[3 * 40 :] = 1 + np.tile(np.sin(np.arange(40) / 40 * 4 * np.pi), 3)  # the last three files don't die away
+    level += 0.01 * np.random.default_rng(0).standard_normal(240)
+    cache.data, cache.spec = level.astype(np.float32)[:, None], FrameSpec(8000, 1, 1)
+    crops = Crops(cache, parts, 20, 16, seed=1)
+    drawn = [(x[0].numpy(), names) for step in range(20) for x, names in _of_crops(crops.batch(step))]
+    joined = [(x, files) for x, files in drawn if len(files) > 1]
+    assert {files[0] for _, files in joined} == {"0.wav", "1.wav", "2.wav"}
+    assert 0.1 < len(joined) / len(drawn) < 0.4
+    for x, files in joined:
+        first, second = (int(name[:-4]) for name in files)
+        place = next(
+            n for n in range(1, 20) if np.array_equal(x[:n], cache.data[40 * first + 40 - n : 40 * first + 40, 0])
+        )
+        assert np.array_equal(x[place:], cache.data[40 * second : 40 * second + 20 - place, 0])
+
+
+def _of_crops(batch):
+    return zip(batch[0].x, batch[1], strict=True)

@@ -35,8 +35,11 @@ class Crops(Dataset):
                  |..... crop .x...|
         |..x.. crop .....|
 
-    If it is shorter, files are drawn uniformly among the short ones and joined, beginning at the start of the first,
-    so that a model of short clips learns how they begin, and that another one follows:
+    If frames die away at the end of the part, a crop may go on with the beginning of another one: otherwise a model
+    would learn that nothing follows silence, and its sound would end there.
+
+    If the part is shorter, files are drawn uniformly among the short ones and joined, beginning at the start of the
+    first, so that a model of short clips learns how they begin, and that another one follows:
 
         |. file .|... file ...|.. file ..|
         |........... crop .........|
@@ -81,6 +84,7 @@ class Crops(Dataset):
         self.sequences = Sequences(cache, parts)
         self._alike = known is not None and known.follows_stage and not cache.spec.discrete
         self._sounds: dict[int, np.ndarray] = {}
+        self._endings: dict[int, bool] = {}
         lengths = self.sequences.num_frames
         if mixture:
             places = [self._places_of(name, cache) for name in mixture]
@@ -141,19 +145,37 @@ class Crops(Dataset):
         place = int(np.searchsorted(corpus.ends, frame, side="right"))
         part = int(corpus.parts[place])
         length = int(lengths[part])
+        pieces, missing = [], num_frames
         if length >= num_frames:
             centre = frame - int(corpus.ends[place]) + length
-            start = min(max(0, centre - num_frames // 2), length - num_frames)
-            return [(part, int(begin[part]) + start, num_frames)]
-        joined = corpus.short[rng.integers(len(corpus.short), size=corpus.most_joined)]
-        pieces, missing = [], num_frames
-        for part in self._like_first(joined, corpus, rng) if self._alike else joined:
+            start = max(0, centre - num_frames // 2)
+            if start + num_frames <= length or not self._dies_away(part):
+                return [(part, int(begin[part]) + min(start, length - num_frames), num_frames)]
+            pieces, missing = [(part, int(begin[part]) + start, length - start)], start + num_frames - length
+            joined = corpus.parts[rng.integers(len(corpus.parts), size=corpus.most_joined)]
+        else:
+            joined = corpus.short[rng.integers(len(corpus.short), size=corpus.most_joined)]
+            joined = self._like_first(joined, corpus, rng) if self._alike else joined
+        for part in joined:
             length = min(int(lengths[part]), missing)
             pieces.append((int(part), int(begin[part]), length))
             missing -= length
             if not missing:
                 break
         return pieces
+
+    def _dies_away(self, part: int) -> bool:
+        """Return whether the frames of a part end more than a deviation below its mean level, as a sound that is over.
+
+        Of codes, nobody knows.
+        """
+        if self.sequences.cache.spec.discrete:
+            return False
+        if part not in self._endings:
+            begin = int(self.sequences.begin[part])
+            level = self.sequences.cache.data[begin : begin + int(self.sequences.num_frames[part])].mean(1)
+            self._endings[part] = bool(level[-2:].mean() < level.mean() - level.std())
+        return self._endings[part]
 
     def _like_first(self, joined: np.ndarray, corpus: "_Corpus", rng: np.random.Generator) -> Iterator[int]:
         """Yield the first of some files, then as many that sound like it."""
