@@ -442,7 +442,7 @@ def evaluate(
 
     loaded = load_run(run, choose_device(device))
     report = evaluate_folder(loaded, folder, generate)
-    if loaded.address is None:
+    if loaded.address is None and "likeness" not in report:  # on other files it does not tell what the run has learned
         write_report(loaded.folder, report)
     if as_json:
         print(json.dumps(report, indent=2))

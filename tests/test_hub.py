@@ -12,9 +12,11 @@ import pytest
 import torch
 from corpus import folder_of_notes, tiny_settings
 from hub_server import TOKEN, Repository, hub_server
+from typer.testing import CliRunner
 
 import audiogen
 from audiogen.audio.stereo import BANDS, StereoImage
+from audiogen.cli import app
 from audiogen.commands.train import train
 from audiogen.errors import ConfigError, HubError, RunError
 from audiogen.runs.address import Address, check_name, parse_address
@@ -196,6 +198,17 @@ def test_the_card_has_the_distance_of_the_last_evaluation_of_these_weights(folde
             assert ("KAD x 1000 of 20 clips" in card) is there
     finally:
         (folder / "report.json").unlink()
+
+
+def test_an_evaluation_on_other_files_is_not_for_the_card(folder, monkeypatch):
+    """Guards against a card that calls somebody else's recordings the run's own held-out ones."""
+    found = {"loss": 1.0}
+    monkeypatch.setattr("audiogen.evaluation.report.evaluate_folder", lambda *given: found)
+    for likeness, kept in (({"likeness": {}}, False), ({}, True)):
+        found = {"loss": 1.0, **likeness}
+        assert CliRunner().invoke(app, ["evaluate", str(folder), str(folder), "--json"]).exit_code == 0
+        assert (folder / "report.json").exists() is kept
+    (folder / "report.json").unlink()
 
 
 def test_a_result_that_cannot_be_kept_is_not_lost(tmp_path, caplog):
