@@ -52,7 +52,7 @@ def train(
         AudiogenError: processes were lost more often, or as in `audiogen.train`.
 
     Example:
-        >>> import ray
+        >>> import ray  # doctest: +SKIP
         >>> ray.init("auto")  # doctest: +SKIP
         >>> run = audiogen.cluster.train("cache", "/shared/runs/big", num_workers=16, use_gpu=True)  # doctest: +SKIP
     """

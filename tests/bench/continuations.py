@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=100)
     parser.add_argument("--prompt-seconds", type=float, default=3.0)
     parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--batch", type=int, default=10, help="continuations at a time")
+    parser.add_argument("--guidance", type=float, nargs="+", help="default: the run's own")
     args = parser.parse_args()
     torch.set_num_threads(1)
     takes = prompts(args.folder, args.num, args.prompt_seconds, args.seconds)
@@ -57,9 +57,10 @@ def main() -> None:
     for folder in args.runs:
         run = load_run(folder)
         show(f"{folder.name}, round trips", takes, [trip(run, wav) for wav in whole], listeners, whole, 0.0)
-        made, took = continued(run, takes, args.seconds, args.batch)
-        speed = len(takes) * args.seconds / took
-        show(f"{folder.name}, continuations", takes, made, listeners, whole, speed)
+        for scale in args.guidance or [None]:
+            made, took = continued(run, takes, args.seconds, scale)
+            name = f"{folder.name}, continuations" + (f", guidance {scale:g}" if scale is not None else "")
+            show(name, takes, made, listeners, whole, len(takes) * args.seconds / took)
 
 
 Take = tuple[str, Tensor, int]  # speaker, wav (1, N) at RATE of prompt and continuation, samples of the prompt
@@ -153,12 +154,12 @@ def trip(run: Run, wav: Tensor) -> Tensor:
     return resample(back, rate, RATE)[:, : wav.shape[1]]
 
 
-def continued(run: Run, takes: Sequence[Take], seconds: float, batch: int) -> tuple[list[Tensor], float]:
+def continued(run: Run, takes: Sequence[Take], seconds: float, guidance: float | None) -> tuple[list[Tensor], float]:
     """Continue each prompt; return prompt and continuation at RATE, and the seconds of processor time."""
     made, began = [], time.process_time()
     for seed, (_, wav, length) in enumerate(takes):
         prompt = resample(wav[:, :length], RATE, run.sample_rate)
-        sound = run.generate(seconds=seconds, seed=seed, prompt=prompt)[0]
+        sound = run.generate(seconds=seconds, seed=seed, prompt=prompt, guidance=guidance)[0]
         own = resample(sound, run.sample_rate, RATE).mean(0, keepdim=True)
         made.append(torch.nn.functional.pad(own, (0, max(0, wav.shape[1] - own.shape[1])))[:, : wav.shape[1]])
     return made, time.process_time() - began
