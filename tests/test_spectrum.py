@@ -78,7 +78,7 @@ def test_phases_of_a_tone_advance_as_in_its_spectrum(hertz):
     turned = (found * torch.sgn(truth).conj())[0, peak - 1 : peak + 2]  # (3, W): the main lobe
     assert (turned / turned[1]).angle().abs().max() < 1e-3
     drift = (turned[1, 1:] / turned[1, :-1]).angle().abs().max()  # radians a frame
-    assert drift < 0.05
+    assert drift < 0.036
 
 
 def test_known_phases_are_kept():
@@ -128,7 +128,7 @@ def test_blocks_join_without_a_click():
 
 
 def test_silence_stays_silent():
-    """Guards against a network that hears something in frames at the floor."""
+    """Guards against NaN where bands have no power at all."""
     frontend = base_frontend(RATE)
     assert frontend.decode(frontend.encode(torch.zeros(1, 1, RATE))).abs().max() == 0
 
@@ -170,3 +170,23 @@ def test_the_network_sees_no_further_than_it_says():
     seen = power.grad.abs().sum((0, 1)).nonzero().flatten()
     assert (int(seen[0]), int(seen[-1])) == (20 - spectrum.REACH, 20 + spectrum.REACH)
     assert OVERLAP * HOP == N_FFT
+
+
+@pytest.mark.parametrize("stack", [1, 2])
+def test_every_length_is_decoded(stack):
+    """Guards against a last block that leaves nothing to fade from."""
+    num_features, hop_length, f_max = frames_at(16000)
+    frontend = Mel(Mel.Config(16000, num_features, hop_length, f_max, 1, "shipped", stack=stack)).eval()
+    frontend.is_fitted.fill_(1)
+    for num_frames in (1, 31, 32, 33, 34, 40, 41, 65, 66, 73):
+        x = torch.zeros(1, num_features * stack, -(-num_frames // stack))
+        assert frontend.decode(x).shape[2] == hop_length * stack * x.shape[2]
+
+
+def test_a_front_end_leaves_random_numbers_alone():
+    """Guards against weights of a model that depend on whether its front-end has a network."""
+    torch.manual_seed(0)
+    wanted = torch.rand(3)
+    torch.manual_seed(0)
+    base_frontend(16000)
+    assert torch.equal(torch.rand(3), wanted)

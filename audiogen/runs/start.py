@@ -27,8 +27,8 @@ FREE = (
     "backbone.dropout",
     "backbone.window",
 )
-#: How its frames are decoded by default.
-DECODING: dict[str, Any] = {"spectrum": "shipped", "griffin_lim_iterations": 24}
+#: From the shipped network's spectrum so many iterations are as good as 60 from a smooth one (docs/benchmarks.md).
+ITERATIONS = 24
 
 
 @cache
@@ -56,7 +56,10 @@ def base_frontend(sample_rate: int, **settings: Any) -> Mel:
         sample_rate: Hz.
         **settings: other settings of Mel that do not change the frames.
     """
-    return _base_frontend().resampled(sample_rate, **{**DECODING, **settings})
+    settings = {"spectrum": "shipped", **settings}
+    if settings["spectrum"] == "shipped":
+        settings.setdefault("griffin_lim_iterations", ITERATIONS)
+    return _base_frontend().resampled(sample_rate, **settings)
 
 
 def is_base_frontend(frontend: Frontend) -> bool:

@@ -45,14 +45,15 @@ class GriffinLim:
 
     Without a network, initial phases are random, with the number of the block as seed and the same for all items, so
     results are reproducible and do not depend on the batch. A network's spectrum has peaks, whose frequencies say how
-    phases advance: a quarter of the iterations is enough then.
+    phases advance, so fewer iterations are enough.
 
     Args:
         basis: (F, n_fft // 2 + 1) mel filters, nonnegative.
         hop_length: samples per frame. Windows are Hann and OVERLAP hops long; frame t is centred at t * hop_length.
         iterations: number of iterations.
         network: estimates linear power from mel power, (B, F, W) -> (B, bins, W); None to `spread` it smoothly.
-        reach: frames on either side on which an estimate of the network depends.
+        reach: frames on either side that an estimate of the network depends on; the last ones before and after a block
+            lack one of them.
 
     Source: Griffin and Lim 1984; Zhu, Beauregard and Wyse 2007, "Real-Time Signal Estimation From Modified Short-Time
     Fourier Transform Magnitude Spectra" (look-ahead).
@@ -135,7 +136,9 @@ class GriffinLim:
             previous = spectrum
             target = ahead * (linear.sqrt() / ahead.abs().clamp_min(1e-16))
         wav = to_wav(target)
-        if self.network is not None and block:  # fade in from the last block's estimate, or the seam would click
+        if (
+            self.network is not None and before.shape[1] > final.shape[1]
+        ):  # fade in from the last block's estimate, or the seam would click
             seam = slice(final.shape[1], final.shape[1] + self.hop_length)
             fade = torch.linspace(0, 1, self.hop_length, dtype=wav.dtype, device=wav.device)
             wav[:, seam] = torch.where(before[:, seam] == 0, wav[:, seam], before[:, seam].lerp(wav[:, seam], fade))
@@ -145,7 +148,8 @@ class GriffinLim:
         """Estimate linear power with the given mel power: (B, F, W) -> (B, bins, W)."""
         if self.network is None:
             return spread(power, self.basis)
-        linear = self.network(power)
+        # One item at a time: in a batch, other rounding could make another bin the peak.
+        linear = torch.cat([self.network(item) for item in power.split(1)])
         for _ in range(FITTING_ITERATIONS):
             linear = toward(linear, power, self.basis)
         return linear

@@ -34,7 +34,7 @@ class Mel(MelFrontend):
     blocks of about half a second; a vocoder, trained on the same files, adds half a hop. Decoding is deterministic.
 
     With `spectrum="shipped"`, Griffin-Lim starts from the linear spectrum that the shipped network estimates, which
-    knows where harmonics lie that share a band. It takes the frames of the base model.
+    knows where harmonics lie that share a band. The network accepts only frames like the base model's.
 
     With `stack`, so many mel frames form one frame of the model, whose values are ordered by band, then by time: a
     model takes fewer steps, and the values of the lower bands come first. The end of a file is filled with silence.
@@ -63,6 +63,7 @@ class Mel(MelFrontend):
 
         def __post_init__(self) -> None:
             check_setting(self.stack in (1, 2, 4, 8), "stack", "1, 2, 4 or 8", self.stack)
+            check_setting(self.spectrum in ("smooth", "shipped"), "spectrum", "smooth or shipped", self.spectrum)
             check_setting(1000 <= self.sample_rate <= 768000, "sample_rate", "from 1000 to 768000 Hz", self.sample_rate)
             check_setting(1 <= self.num_features <= 1024, "num_features", "from 1 to 1024", self.num_features)
             check_setting(
@@ -104,7 +105,7 @@ class Mel(MelFrontend):
         self.register_buffer("std", torch.ones(config.num_features))  # (F,) nats
         plain = FrameSpec(config.sample_rate, hop_length, config.num_features)
         self.vocoder = None if config.vocoder is None else Vocoder(config.vocoder, plain)
-        self.spectrum = self._shipped_network() if config.spectrum == "shipped" else None
+        self.spectrum = self._shipped_network() if config.spectrum == "shipped" and self.vocoder is None else None
 
     def _shipped_network(self) -> SpectrumNetwork:
         config, known = self.config, frames_at(self.config.sample_rate)
@@ -116,7 +117,8 @@ class Mel(MelFrontend):
                 f"frontend.spectrum: at {config.sample_rate} Hz the shipped network needs frames with {wanted}: set "
                 "these, or frontend.spectrum=smooth"
             )
-        return SpectrumNetwork(config.sample_rate).load_shipped()
+        with torch.random.fork_rng(devices=[]):
+            return SpectrumNetwork(config.sample_rate).load_shipped()
 
     @torch.no_grad()
     def resampled(self, sample_rate: int, **settings: Any) -> "Mel":
@@ -158,7 +160,9 @@ class Mel(MelFrontend):
             x = self.frames_of(x)
             if self.vocoder is not None:
                 return self.vocoder((self._log_power(x) - self.mean[:, None]) / self.std[:, None], state, last)
-            invert = GriffinLim(self.basis, self.hop_length, self.config.griffin_lim_iterations, self.spectrum, REACH)
+            reach = 0 if self.spectrum is None else REACH
+            iterations = self.config.griffin_lim_iterations
+            invert = GriffinLim(self.basis, self.hop_length, iterations, self.spectrum, reach)
             wav, state = invert(self.power_of(x), state, last)
             return wav.unsqueeze(1), state
 
