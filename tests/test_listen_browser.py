@@ -99,7 +99,7 @@ def test_a_slider_shows_one_block_and_goes_on_playing(browser, tmp_path):
     """Guards against a slider that arrow keys do not move, that shows several positions or none, that leaves a sound
     playing where it can't be seen, and that a phone cuts off."""
     stops = {
-        name: [Clip(put(tmp_path, f"{name}-{i}", tone(1.5, 200 * (i + 1))), f"clip {i}") for i in range(2)]
+        name: [Clip(put(tmp_path, f"{name}-{i}", tone(60.0, 200 * (i + 1))), f"clip {i}") for i in range(2)]
         for name in ("1 (0.25 kbit/s)", "3 (0.75 kbit/s)", "original")
     }
     path = write_document(tmp_path / "slider.html", "Codebooks", section("Heard", clip_slider("codebooks", stops, 1)))

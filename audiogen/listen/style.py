@@ -169,6 +169,7 @@ for (const clip of document.querySelectorAll(".clip:not(.live)")) {
   const show = () => clip.style.setProperty("--at", player.currentTime / span);
   const follow = () => { show(); if (!player.paused) requestAnimationFrame(follow); };
   player.addEventListener("play", () => {
+    if (player.paused) return;  // by then
     for (const other of document.querySelectorAll("audio")) if (other !== player) other.pause();
     follow();
   });
@@ -191,7 +192,9 @@ for (const slider of document.querySelectorAll(".slider:not(.live)")) {
     if (place < 0 || before === now) return;
     old[place].pause();
     const next = now.querySelectorAll("audio")[place];
-    if (next && old[place].currentTime < next.duration) { next.currentTime = old[place].currentTime; next.play(); }
+    if (!next || old[place].currentTime >= next.duration) return;
+    next.currentTime = old[place].currentTime;
+    next.play().catch(() => {});  // paused before it began, by the next move
   };
   input.addEventListener("input", move);
   for (const stop of stops) stop.hidden = stop !== stops[input.value];
