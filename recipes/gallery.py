@@ -33,8 +33,8 @@ MINUTES, SECONDS, SEED = 12, 4.0, 1
 INTRODUCTION = """# Gallery
 
 What some parts of audiogen sound like. `python recipes/gallery.py` makes this page: it synthesises a corpus, trains
-three small runs on it for a few minutes, on a CPU, and generates each sound once, with a fixed seed. Nothing is
-selected. Your own runs will be trained for longer."""
+three small runs on it for a few minutes, on a CPU, and generates each sound once, with a fixed seed: no
+take is selected. Your own runs will be trained for longer."""
 
 
 #: The labels of the corpus, with values that are asked for where others are heard.

@@ -122,7 +122,7 @@ def pitch_classes(pitches: Iterable[int]) -> Tensor:
 def paced(chunks: Iterable[Tensor], sample_rate: int, ahead: float) -> Iterator[Tensor]:
     """Yield chunks (1, C, n), but never more than `ahead` seconds before it is their turn to be heard.
 
-    Else a run that generates faster than real time would be minutes ahead of its player, and of who plays it.
+    Otherwise a run that generates faster than real time would soon be minutes ahead of whoever plays it.
     """
     began, sent = 0.0, 0
     for chunk in chunks:

@@ -307,7 +307,7 @@ def test_crops_go_on_after_a_sound_that_dies_away():
     """Guards against a model for which silence is the end, and against cuts from one file to the next where the
     first one stops in the middle of a sound."""
     cache, parts = numbered(*[40] * 6)
-    level = np.tile(np.r_[np.ones(30), np.zeros(10)], 6)
+    level = np.tile(np.r_[np.ones(36), np.zeros(4)], 6)
     level[3 * 40 :] = 1 + np.tile(np.sin(np.arange(40) / 40 * 4 * np.pi), 3)  # the last three files don't die away
     level += 0.01 * np.random.default_rng(0).standard_normal(240)
     cache.data, cache.spec = level.astype(np.float32)[:, None], FrameSpec(8000, 1, 1)
@@ -322,6 +322,18 @@ def test_crops_go_on_after_a_sound_that_dies_away():
             n for n in range(1, 20) if np.array_equal(x[:n], cache.data[40 * first + 40 - n : 40 * first + 40, 0])
         )
         assert np.array_equal(x[place:], cache.data[40 * second : 40 * second + 20 - place, 0])
+
+
+def test_after_a_stage_a_recording_that_dies_away_is_followed_by_one_that_sounds_alike():
+    """Guards against a voice that changes only after long files."""
+    cache, parts = numbered(*[40] * 24)
+    voices, level = np.repeat(np.arange(24) % 2, 40), np.tile(np.r_[np.ones(36), np.zeros(4)], 24)
+    cache.data = (level[:, None] * (1 + 10 * np.eye(2)[voices])).astype(np.float32)
+    cache.spec = FrameSpec(8000, 1, 2)
+    known = SimpleNamespace(follows_stage=True, parts={}, of_pieces=lambda pieces: {}, drop=lambda *given: None)
+    crops = Crops(cache, parts, 20, 16, seed=1, known=known)
+    joined = [names for step in range(20) for _, names in _of_crops(crops.batch(step)) if len(names) > 1]
+    assert joined and all(len({int(name[:-4]) % 2 for name in names}) == 1 for names in joined)
 
 
 def _of_crops(batch):

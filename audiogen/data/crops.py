@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,11 @@ from .conditions import FileConditions
 from .sequences import Sequences
 from .split import Part
 
-#: Short files among which the one that sounds most like the first file of a crop is drawn. With more, one word by one
-#: speaker would follow itself; with fewer, other speakers interrupt. (Of six speakers of digits, 16 give the same
-#: speaker in 70 % and the same digit in 22 %, 32 in 81 and 29 %.)
+#: Number of files that are drawn, of which the one that sounds most like the first file of a crop follows it. With
+#: more, one word by one speaker would follow itself; with fewer, other speakers interrupt. (Of six speakers of digits,
+#: 16 give the same speaker in 70 % and the same digit in 22 %, 32 in 81 and 29 %.)
 CANDIDATES = 32
-MOST_SOUNDS = 10_000  # files that may follow, whose sound is kept in memory: some ten MB
+MOST_SOUNDS = 10_000  # files that may follow; their sound is kept in memory, about 10 MB
 
 
 class Crops(Dataset):
@@ -84,7 +85,6 @@ class Crops(Dataset):
         self.sequences = Sequences(cache, parts)
         self._alike = known is not None and known.follows_stage and not cache.spec.discrete
         self._sounds: dict[int, np.ndarray] = {}
-        self._endings: dict[int, bool] = {}
         lengths = self.sequences.num_frames
         if mixture:
             places = [self._places_of(name, cache) for name in mixture]
@@ -145,45 +145,43 @@ class Crops(Dataset):
         place = int(np.searchsorted(corpus.ends, frame, side="right"))
         part = int(corpus.parts[place])
         length = int(lengths[part])
-        pieces, missing = [], num_frames
+        pieces, missing, pool = [], num_frames, corpus.short
         if length >= num_frames:
             centre = frame - int(corpus.ends[place]) + length
             start = max(0, centre - num_frames // 2)
             if start + num_frames <= length or not self._dies_away(part):
                 return [(part, int(begin[part]) + min(start, length - num_frames), num_frames)]
             pieces, missing = [(part, int(begin[part]) + start, length - start)], start + num_frames - length
-            joined = corpus.parts[rng.integers(len(corpus.parts), size=corpus.most_joined)]
-        else:
-            joined = corpus.short[rng.integers(len(corpus.short), size=corpus.most_joined)]
-            joined = self._like_first(joined, corpus, rng) if self._alike else joined
+            pool = corpus.parts
+        drawn: list[int] = pool[rng.integers(len(pool), size=corpus.most_joined)].tolist()
+        joined: Iterable[int] = drawn
+        if self._alike:
+            joined = self._like(part, pool, rng) if pieces else chain(drawn[:1], self._like(drawn[0], pool, rng))
         for part in joined:
             length = min(int(lengths[part]), missing)
-            pieces.append((int(part), int(begin[part]), length))
+            pieces.append((part, int(begin[part]), length))
             missing -= length
             if not missing:
                 break
         return pieces
 
     def _dies_away(self, part: int) -> bool:
-        """Return whether the frames of a part end more than a deviation below its mean level, as a sound that is over.
+        """Return whether a part of at least num_frames frames ends far below its level, as a sound that is over.
 
-        Always False for codes.
+        That is more than a deviation below the mean of its last num_frames frames. Always False for codes.
         """
         if self.sequences.cache.spec.discrete:
             return False
-        if part not in self._endings:
-            begin = int(self.sequences.begin[part])
-            level = self.sequences.cache.data[begin : begin + int(self.sequences.num_frames[part])].mean(1)
-            self._endings[part] = bool(level[-2:].mean() < level.mean() - level.std())
-        return self._endings[part]
+        end = int(self.sequences.begin[part]) + int(self.sequences.num_frames[part])
+        level = self.sequences.cache.data[end - self.num_frames : end].mean(1)
+        return bool(level[-2:].mean() < level.mean() - level.std())
 
-    def _like_first(self, joined: np.ndarray, corpus: "_Corpus", rng: np.random.Generator) -> Iterator[int]:
-        """Yield the first of some files, then as many that sound like it."""
-        first = int(joined[0])
-        yield first
-        sound, pool = self._sound_of(first), corpus.short[:: -(-len(corpus.short) // MOST_SOUNDS)]
-        for drawn in rng.integers(len(pool), size=(len(joined) - 1, CANDIDATES)):
-            others = [int(part) for part in pool[drawn] if part != first] or [first]
+    def _like(self, first: int, pool: np.ndarray, rng: np.random.Generator) -> Iterator[int]:
+        """Draw parts that sound like `first` from a pool, without end."""
+        sound, pool = self._sound_of(first), pool[:: -(-len(pool) // MOST_SOUNDS)]
+        while True:
+            drawn = pool[rng.integers(len(pool), size=CANDIDATES)].tolist()
+            others = [part for part in drawn if part != first] or [first]
             yield others[int(np.square(np.stack([self._sound(part) for part in others]) - sound).sum(1).argmin())]
 
     def _sound(self, part: int) -> np.ndarray:
@@ -193,9 +191,9 @@ class Crops(Dataset):
         return self._sounds[part]
 
     def _sound_of(self, part: int) -> np.ndarray:
-        """Return mean and deviation (2 F,) of the frames of a part, which tell voices and instruments apart."""
-        begin = int(self.sequences.begin[part])
-        frames = self.sequences.cache.data[begin : begin + int(self.sequences.num_frames[part])]
+        """Return mean and deviation (2 F,) of the frames that a part begins with: they tell voices and instruments."""
+        begin, length = int(self.sequences.begin[part]), int(self.sequences.num_frames[part])
+        frames = self.sequences.cache.data[begin : begin + min(length, self.num_frames)]
         return np.concatenate([frames.mean(0), frames.std(0)])
 
     def __getitem__(self, step: int) -> tuple[Batch, list[list[str]]]:

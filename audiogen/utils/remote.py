@@ -127,9 +127,11 @@ class RemotePath:
 
 def as_folder(place: str | Path) -> Path:
     """Return the folder with a path or URL: a Path, or a RemotePath, which has what is needed of one."""
+    if isinstance(place, RemotePath):
+        return cast(Path, place)
     found = URL.fullmatch(str(place))
-    if isinstance(place, RemotePath) or found is None:
-        return cast(Path, place) if isinstance(place, RemotePath) else Path(place)
+    if found is None:
+        return Path(place)
     if found[1] in ("file", "local"):
         return Path(f"/{found[2]}")
     return cast(Path, RemotePath(f"{found[1]}://{found[2]}".rstrip("/")))

@@ -53,7 +53,7 @@ def main() -> None:
     print("| | voice | speaker | words a second | KAD x 1000 | level by half seconds | times real time |")
     print("|" + " --- |" * 7)
     whole = [wav for _, wav, _ in takes]
-    show("recordings", takes, [wav for wav in whole], listeners, None, 0.0)
+    show("recordings", takes, whole, listeners, None, 0.0)
     for folder in args.runs:
         run = load_run(folder)
         show(f"{folder.name}, round trips", takes, [trip(run, wav) for wav in whole], listeners, whole, 0.0)
@@ -88,7 +88,7 @@ class Listeners:
         from resemblyzer import VoiceEncoder
 
         self.encoder, self.decoder = VoiceEncoder("cpu", verbose=False), Decoder(samprate=RATE)
-        self.wavs = collections.defaultdict(list)
+        self.wavs, self._known = collections.defaultdict(list), {}
         for file in scan(folder).files:
             name = Path(file.path).stem.split("_")[0]
             if name in speakers:
@@ -110,7 +110,6 @@ class Listeners:
 
     def _embedded(self, name: str, i: int) -> np.ndarray:
         key = name, i
-        self._known = getattr(self, "_known", {})
         if key not in self._known:
             self._known[key] = self.voice(self.wavs[name][i])
         return self._known[key]

@@ -136,9 +136,8 @@ class GriffinLim:
             previous = spectrum
             target = ahead * (linear.sqrt() / ahead.abs().clamp_min(1e-16))
         wav = to_wav(target)
-        if (
-            self.network is not None and before.shape[1] > final.shape[1]
-        ):  # fade in from the last block's estimate, or the seam would click
+        if self.network is not None and before.shape[1] > final.shape[1]:
+            # Fade in from the last block's estimate; otherwise the seam would click.
             seam = slice(final.shape[1], final.shape[1] + self.hop_length)
             fade = torch.linspace(0, 1, self.hop_length, dtype=wav.dtype, device=wav.device)
             wav[:, seam] = torch.where(before[:, seam] == 0, wav[:, seam], before[:, seam].lerp(wav[:, seam], fade))

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from ...audio.dsp import leading_bands, mel_filterbank
 
 SHIPPED = Path(__file__).parents[2] / "weights" / "spectrum-44khz.safetensors"
-#: The mel frames from which the network was trained; at other rates it takes those that `leading_bands` gives.
+#: The mel frames that the network was trained on; `frames_at` gives those that it takes at other sample rates.
 SAMPLE_RATE, N_FFT, NUM_BANDS, TOP = 44_100, 2048, 100, 20_000.0
 DIM, NUM_LAYERS, KERNEL = 384, 4, 5
-REACH = 1 + NUM_LAYERS * (KERNEL // 2)  # frames on either side on which an estimate depends
+REACH = 1 + NUM_LAYERS * (KERNEL // 2)  # frames on either side that an estimate depends on
 FLOOR = 1e-9 * (N_FFT / 4) ** 2  # 90 dB below the peak of a full-scale sine
 MEAN, STD = -2.0, 4.0  # roughly, of the log power of bands, in nats
 
@@ -42,7 +42,7 @@ class SpectrumNetwork(nn.Module):
 
     Above 1 kHz a mel band spans several harmonics, so its power does not say where they lie. But they lie at multiples
     of a frequency that the narrow low bands tell. The network has learned from recordings which spectrum to expect; it
-    predicts the logarithm of how far each bin lies above or below the interpolated envelope.
+    predicts how far the log power of each bin lies above or below the interpolated envelope.
 
     Args:
         sample_rate: Hz. The frames must be those of `frames_at`.
@@ -67,7 +67,7 @@ class SpectrumNetwork(nn.Module):
         bins = torch.arange(N_FFT // 2 + 1).double()
         own = torch.arange(n_fft // 2 + 1).double() * (sample_rate / n_fft) / (SAMPLE_RATE / N_FFT)
         for name, value in {
-            "into_bins": _interpolation(basis @ bins / basis.sum(1), bins),  # (n_fft / 2 + 1, F)
+            "into_bins": _interpolation(basis @ bins / basis.sum(1), bins),  # (N_FFT / 2 + 1, F)
             "to_own_bins": None if sample_rate == SAMPLE_RATE else _interpolation(bins, own),  # (own, N_FFT / 2 + 1)
             "widths": mel_filterbank(sample_rate, n_fft, num_bands, top).sum(1, keepdim=True),  # (F, 1)
         }.items():
