@@ -257,8 +257,8 @@ def train(
         str | None,
         typer.Option(
             metavar="NAMES",
-            help="What to ask for later: labels, such as digit,speaker, and melody, loudness, position; none for none. "
-            "Default: all labels found.",
+            help="What to ask for later: labels, such as digit,speaker, and melody, loudness, timbre, position; or "
+            "none. Default: all labels found.",
         ),
     ] = None,
     label_pattern: Pattern = None,
@@ -343,8 +343,13 @@ def generate(
     loudness: Annotated[
         Path | None, typer.Option(readable=False, help="A sound file whose loudness to follow.")
     ] = None,
+    timbre: Annotated[
+        Path | None,
+        typer.Option(readable=False, help="A sound file to sound like. Default: the prompt, if there is one."),
+    ] = None,
     like: Annotated[
-        Path | None, typer.Option(readable=False, help="A sound file to vary: its labels, melody, loudness and length.")
+        Path | None,
+        typer.Option(readable=False, help="A sound file to vary: its labels, melody, loudness, timbre and length."),
     ] = None,
     guidance: Annotated[
         float | None, typer.Option(help="How strongly to follow it; 1 is as learned. Default: the run's own.")
@@ -375,7 +380,7 @@ def generate(
     """Generate sound files with a run, and print the seed of each."""
     check_is_no_file(out)
     asked, length = parse_labels(label or []), None if seconds is None else parse_seconds(seconds)
-    others = {"text": text, "melody": melody, "loudness": loudness}
+    others = {"text": text, "melody": melody, "loudness": loudness, "timbre": timbre}
     asked = {**asked, **{name: value for name, value in others.items() if value is not None}}
     if stream and length is None and seconds is not None:
         raise ConfigError("--stream: a stream has no end of its own; give --seconds a number")

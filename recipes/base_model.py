@@ -5,23 +5,26 @@
 CORPUS contains sound files in folders KIND/GROUP/. KIND is, for example, speech, drums or notes; the files of a GROUP
 sound alike: a speaker, a drum kit, an instrument. About one group in ten is held out, by a hash of its name. Each crop
 comes from a single group, like the folders that the base model will be fine-tuned on. A kind is drawn in proportion to
-the square root of its duration.
+the square root of its duration. CORPUS/metadata.csv may give the pitch of notes (columns file and pitch, MIDI numbers).
 
 A frame of the model is a stack of STACK mel frames, which a flow-matching head draws together. There is one model for
 all sample rates. All rates share one grid of mel bands in Hz, so a lower rate has only the leading bands. Each training
 batch uses one number of bands, so that the weights for all bands contain a model of the leading ones
 (`FlowMatchingHead.leading_bands`). Crops are augmented as frames, which is cheap: their level is changed, and half of
-them pass a random smooth filter. Copies with other speed and pitch are made when the corpus is encoded.
+them pass a random smooth filter. Copies with other speed and pitch are made when the corpus is encoded, one of each
+group with a higher and one with a lower voice.
 
-The model learns four conditions. KIND, and the position in the file, with which a fine-tuned model knows from the start
-how short sounds begin and end, are each dropped in half of the crops. Melody and loudness are computed from the
-recordings, so a fine-tuned model follows them from the start; each is given in a quarter of the crops.
+The model learns six conditions. KIND, and the position in the file, with which a fine-tuned model knows from the start
+how short sounds begin and end, are each dropped in half of the crops. Melody, loudness and timbre are computed from the
+recordings, and the pitch of notes is known, so a fine-tuned model follows them from the start. In half of the crops,
+the timbre is that of one recording of the group for all of them, so that it does not tell what is said or played.
 
 The model sees frames with noise, of up to INPUT_NOISE of a feature's deviation, so that errors do not grow in
 generation (`SequenceModel.perturb`).
 
-After a warm-up, the learning rate falls linearly to 2 % (Bergsma et al. 2025, Straight to Zero). Stop training with
-Ctrl-C; the same command continues it, also with more --minutes.
+After a warm-up, the learning rate falls linearly to 2 % (Bergsma et al. 2025, Straight to Zero). From the base model it
+begins at 30 %, since a high one first destroys what was learned (Gupta et al. 2023, How to re-warm your model?). Stop
+training with Ctrl-C; the same command continues it, also with more --minutes.
 """
 
 import argparse
@@ -37,14 +40,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from audiogen.audio.descriptors import loudness, melody
+from audiogen.audio.descriptors import loudness, melody, tilted, timbre
 from audiogen.audio.io import read_audio, resample
-from audiogen.data import scan
+from audiogen.data import find_labels, scan
 from audiogen.errors import RunError
 from audiogen.frontends.mel.mel import Mel
 from audiogen.models.backbones import GPT
 from audiogen.models.batch import Batch
-from audiogen.models.conditioning import Conditions, Label, Loudness, Melody, Position, positions
+from audiogen.models.conditioning import Conditions, Label, Loudness, Melody, Number, Position, Timbre, positions
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.runs.build import build_model
 from audiogen.runs.config import RunConfig
@@ -62,7 +65,9 @@ STACK = 4  # mel frames per frame of the model
 RATES = (8000, 16_000, 22_050, 24_000, 32_000)  # Hz; lower sample rates, whose leading bands are also trained
 SEMITONES = 3.5  # largest change of speed and pitch in the copies of a recording
 CROP, BATCH = 96, 16  # frames per crop, crops per batch
-KEPT = {"kind": 0.5, "position": 0.5, "melody": 0.25, "loudness": 0.25}  # share of the crops with a condition
+PITCH = Number.Config(0, 127, gap=0.5)  # MIDI numbers
+# Share of the crops with a condition.
+KEPT = {"kind": 0.5, "position": 0.5, "melody": 0.25, "loudness": 0.25, "timbre": 0.5, "pitch": 0.75}
 INPUT_NOISE = 0.4  # largest deviation of the noise on what the model sees, in deviations of a feature
 EVERY = 240.0  # seconds between evaluations
 
@@ -96,6 +101,7 @@ def main() -> None:
     gpt = GPT.Config(dim=args.dim, num_layers=args.layers, window=CROP // 2)
     conditions = {"kind": Label.Config(tuple(train)), "position": Position.Config()}
     conditions |= {"melody": Melody.Config(), "loudness": Loudness.Config()}
+    conditions |= {"timbre": Timbre.Config(), "pitch": PITCH}
     config = RunConfig(frontend.config, gpt, "parallel", DataConfig(), training, conditions, head="flow")
     torch.manual_seed(training.seed)
     model = build_model(config, frontend.spec)
@@ -139,7 +145,8 @@ def main() -> None:
         while state["seconds"] < budget and not interrupted.is_set():
             began = time.perf_counter()
             left = 1 - state["seconds"] / budget
-            rate = training.learning_rate * min(1.0, (state["step"] + 1) / 200, max(0.02, left))
+            peak = training.learning_rate * (0.3 if args.start == "base" else 1.0)
+            rate = peak * min(1.0, (state["step"] + 1) / 200, max(0.02, left))
             for group in optimizer.param_groups:
                 group["lr"] = rate
             rng = np.random.default_rng([training.seed, state["step"]])
@@ -178,7 +185,7 @@ class Recording(NamedTuple):
     Attributes:
         bands: number of bands that it has.
         power: log power (BANDS, T).
-        known: conditions by name, (F, T // STACK) each.
+        known: conditions by name, (F, T // STACK) each, or (F, 1) for the whole recording.
     """
 
     bands: int
@@ -186,8 +193,8 @@ class Recording(NamedTuple):
     known: dict[str, Tensor]
 
 
-def encode(corpus: Path, frontend: Mel, cache: Path) -> dict[tuple[str, str], list[Recording]]:
-    """Encode each file; files of training groups also in two copies with other speed and pitch.
+def encode(corpus: Path, frontend: Mel, cache: Path) -> dict[tuple[str, str, int], list[Recording]]:
+    """Encode each file; files of training groups also in two copies, as groups of their own with other speed and pitch.
 
     Args:
         corpus: the folder.
@@ -195,19 +202,19 @@ def encode(corpus: Path, frontend: Mel, cache: Path) -> dict[tuple[str, str], li
         cache: file that the frames are kept in; it is read if it exists.
 
     Returns:
-        (KIND, GROUP) -> recordings.
+        (KIND, GROUP, copy) -> recordings; the copy 0 is the group as it is.
     """
     if cache.exists():
         stored = torch.load(cache, weights_only=True)
         return {group: [Recording(*item) for item in items] for group, items in stored.items()}
-    groups: dict[tuple[str, str], list[Recording]] = {}
-    rng = np.random.default_rng(0)
-    for file in scan(corpus).files:
+    groups: dict[tuple[str, str, int], list[Recording]] = {}
+    index = scan(corpus)
+    labels = find_labels(index).files
+    for file in index.files:
         kind, group, *_ = Path(file.path).parts
         wav = read_audio(corpus / file.path, file.sample_rate)
-        for semitones in (0.0, rng.uniform(0.8, SEMITONES), -rng.uniform(0.8, SEMITONES)):
-            if semitones and is_held_out(kind, group):
-                continue
+        pitch = float(labels.get(file.sha256, {}).get("pitch", "nan"))
+        for copy, semitones in enumerate(semitones_of(kind, group)):
             played_at = round(file.sample_rate * 2 ** (semitones / 12) / 50) * 50  # Hz; resampling likes round numbers
             played = resample(wav, played_at, RATE)
             log_power = torch.log(frontend.power(played[None])[0] + frontend.floor).half()
@@ -216,10 +223,19 @@ def encode(corpus: Path, frontend: Mel, cache: Path) -> dict[tuple[str, str], li
             known = {"position": positions(length)}
             for name, describe in (("melody", melody), ("loudness", loudness)):
                 known[name] = torch.cat(list(describe([played], RATE, HOP * STACK)), 1)[:, :length]
-            groups.setdefault((kind, group), []).append(Recording(width, log_power, known))
+            known |= {"timbre": timbre([played], RATE), "pitch": torch.tensor([[pitch + semitones]])}
+            groups.setdefault((kind, group, copy), []).append(Recording(width, log_power, known))
     cache.parent.mkdir(parents=True, exist_ok=True)
     torch.save({group: [tuple(item) for item in items] for group, items in groups.items()}, cache)
     return groups
+
+
+def semitones_of(kind: str, group: str) -> tuple[float, ...]:
+    """Return the changes of pitch and speed of the copies of a group; none for a group that is held out."""
+    if is_held_out(kind, group):
+        return (0.0,)
+    rng = np.random.default_rng(list(f"{kind}/{group}".encode()))
+    return 0.0, rng.uniform(0.8, SEMITONES), -rng.uniform(0.8, SEMITONES)
 
 
 def is_held_out(kind: str, group: str) -> bool:
@@ -230,7 +246,7 @@ def is_held_out(kind: str, group: str) -> bool:
 def sides(groups):
     """Split the groups into training and held-out ones: two dicts, kind -> list of groups of recordings."""
     train, held_out = {}, {}
-    for (kind, group), items in groups.items():
+    for (kind, group, _), items in groups.items():
         (held_out if is_held_out(kind, group) else train).setdefault(kind, []).append(items)
     return train, held_out
 
@@ -274,6 +290,7 @@ def batch_of(
     frames = torch.stack([shifted(crop.power, shift) for crop, shift in zip(crops, shifts, strict=True)])
     known = {name: torch.stack([crop.known[name] for crop in crops]) for name in KEPT}
     known["loudness"] += torch.stack([shift.mean() for shift in shifts])[:, None, None]
+    known["timbre"] = torch.stack([tilted(x, shift[:, 0]) for x, shift in zip(known["timbre"], shifts, strict=True)])
     for name, values in known.items():
         values[torch.from_numpy(rng.random(BATCH) >= KEPT[name])] = math.nan
     return (frames - mean[:, None]) / std[:, None], width, known
@@ -291,9 +308,11 @@ def crop_of(train, shares: np.ndarray, rng: np.random.Generator) -> Recording:
         start = int(rng.integers(length)) if not parts and rng.random() < 0.7 else 0
         stop = min(length, start + CROP - have)
         width, have = min(width, bands), have + stop - start
-        part = {name: values[:, start:stop] for name, values in known.items()}
-        parts.append({"power": x[:, start * STACK : stop * STACK], **part})
+        values = {name: value.expand(-1, length)[:, start:stop] for name, value in known.items()}
+        parts.append({"power": x[:, start * STACK : stop * STACK], **values})
     joined = {name: torch.cat([part[name] for part in parts], 1).float() for name in parts[0]}
+    if rng.random() < 0.5:
+        joined["timbre"] = group[rng.integers(len(group))].known["timbre"].expand(-1, CROP)
     return Recording(width, joined.pop("power"), {"kind": torch.tensor([[float(kind)]]), **joined})
 
 

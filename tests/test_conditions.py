@@ -122,6 +122,7 @@ def test_what_is_added_is_what_a_slow_loop_adds(spec, pattern, kind):
             waves = torch.cat([(math.pi * k * v) for k in range(1, 9)])
             expected[b, s] += parts["loudness"].linear(torch.cat([waves.sin(), waves.cos()]))
             expected[b, s] += parts["melody"].linear(at["melody"])
+            expected[b, s] += parts["timbre"].linear(at["timbre"])
             expected[b, s] += parts["frames"].linear(at["frames"])
             tables = parts["codes"].table.view(3, 5, -1)
             expected[b, s] += sum(tables[row, int(code)] for row, code in enumerate(at["codes"]))

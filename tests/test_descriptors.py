@@ -1,16 +1,18 @@
-"""Melody and loudness of recordings: computed once, stored beside the codes, and learned frame by frame."""
+"""Melody, loudness and timbre of recordings: computed once, stored beside the codes, and learned frame by frame."""
 
 import math
 import pickle
 
+import librosa
 import numpy as np
 import pytest
+import scipy.fft
 import torch
 from corpus import folder_of_notes, tiny_frontend, tiny_settings
 from folders import write_wav
 from tiny import lively, tiny_conditioner
 
-from audiogen.audio.descriptors import loudness, melody
+from audiogen.audio.descriptors import loudness, melody, tilted, timbre
 from audiogen.audio.io import read_audio
 from audiogen.commands.samples import FileRequest, generate_files
 from audiogen.commands.tokenize import tokenize
@@ -33,14 +35,15 @@ from audiogen.evaluation.report import evaluate_folder
 from audiogen.frontends.mulaw import MuLaw
 from audiogen.models.backbones import MLP
 from audiogen.models.batch import Batch
-from audiogen.models.conditioning import Conditioner, Loudness, Melody, Position
+from audiogen.models.conditioning import Conditioner, Loudness, Melody, Position, Timbre
 from audiogen.models.patterns import PATTERNS
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.runs.run import load_run
 from audiogen.spec import TokenSpec
 
 RATE = 8000
-CONFIGS = {"melody": Melody.Config(), "loudness": Loudness.Config(), "position": Position.Config()}
+CONFIGS = {"melody": Melody.Config(), "loudness": Loudness.Config(), "timbre": Timbre.Config()}
+CONFIGS["position"] = Position.Config()
 
 
 def tones(folder, pitches, seconds=0.5):
@@ -75,15 +78,17 @@ def test_crops_of_joined_files_carry_the_right_piece(corpus):
     assert stride == (80 if cache.spec.hop_length == 1 else 2)  # at most 100 columns a second
     sides = split(cache.index)
     crops = Crops(cache, sides.train, 1000 // stride, 4, seed=3, known=FileConditions(CONFIGS, Labels(), stored))
+    paths = {file.sha256: file.path for file in index.files}
     own = {
         file.sha256: (
             cache.codes(i).numpy(),
             expected(melody, index, file.sha256, stride * cache.spec.hop_length),
             expected(loudness, index, file.sha256, stride * cache.spec.hop_length),
+            timbre([read_audio(index.folder / paths[file.sha256])], RATE).numpy(),
         )
         for i, file in enumerate(cache.files)
     }
-    seen = set()
+    seen, timbres = set(), 0
     for step in range(20):
         batch, _ = crops.batch(step)
         for b in range(4):
@@ -101,8 +106,61 @@ def test_crops_of_joined_files_carry_the_right_piece(corpus):
                 assert any(np.array_equal(own[sha][1][:, frame // stride], found) for sha in fitting)
                 level = float(batch.conditions["loudness"][b, 0, t])
                 assert any(abs(own[sha][2][0, frame // stride] - level) < 0.05 for sha in fitting)
+                sound = batch.conditions["timbre"][b, :, t].numpy()
+                if not np.isnan(sound).any():
+                    assert any(np.allclose(own[sha][3][:, 0], sound, atol=0.01) for sha in fitting)
+                    timbres += 1
                 seen.add(int(found.argmax()) if found.any() else None)
-    assert len(seen) >= 4
+    assert len(seen) >= 4 and timbres
+
+
+def noises(rate, seconds=1.0):
+    """A wav (1, N) that is a tone, then noise."""
+    n = np.arange(round(seconds * rate))
+    wav = 0.3 * np.sin(2 * np.pi * 330 * n / rate) * (n < len(n) // 2)
+    return torch.from_numpy(wav + 0.02 * np.random.default_rng(0).standard_normal(len(n))).float()[None]
+
+
+@pytest.mark.parametrize("rate", [8000, 44100])
+def test_a_timbre_is_that_of_a_slow_loop(rate):
+    """Guards against a wrong filter, weight or coefficient: compared with librosa, scipy and a loop over frames."""
+    wav, length = noises(rate), 2 ** round(math.log2(0.064 * rate))
+    hop, window = length // 2, scipy.signal.get_window("hann", length)
+    filters = librosa.filters.mel(sr=rate, n_fft=length, n_mels=40, fmax=20_000)
+    padded = np.pad(wav[0].double().numpy(), (length // 4, length))
+    rows, weights = [], []
+    for t in range(-(-wav.shape[1] // hop)):
+        frame = padded[t * hop : t * hop + length]
+        bands = filters @ np.abs(np.fft.rfft(frame * window)) ** 2
+        rows.append(scipy.fft.dct(10 * np.log10(bands / bands.sum() + 1e-7) / 20, norm="ortho")[:25])
+        weights.append((2 * np.mean(frame**2)) ** 0.125)
+    mean = np.average(rows, axis=0, weights=weights)
+    deviation = np.sqrt(np.average((rows - mean) ** 2, axis=0, weights=weights))
+    lifter = 1 + np.arange(25) / 4
+    expected = np.concatenate([(lifter * mean)[1:], (2 * lifter * deviation)[:-1]])
+    np.testing.assert_allclose(timbre([wav], rate)[:, 0], expected, rtol=0, atol=2e-3)
+
+
+def test_a_timbre_depends_on_neither_level_nor_chunks():
+    """Guards against a quieter take of a voice that is another voice, and long files that are read differently."""
+    wav = noises(8000)
+    whole = timbre([wav], 8000)
+    torch.testing.assert_close(timbre(wav.split(777, dim=1), 8000), whole, rtol=0, atol=1e-5)
+    torch.testing.assert_close(timbre([0.25 * wav], 8000), whole, rtol=0, atol=1e-3)
+    assert not timbre([torch.zeros(1, 8000)], 8000).any() and not timbre([torch.zeros(1, 0)], 8000).any()
+    assert (timbre([wav.flip(0)[:, :2000]], 8000) - whole).abs().max() > 0.1  # the tone alone
+
+
+def test_a_filter_changes_the_mean_of_a_timbre():
+    """Guards against a change in the wrong direction or unit: compared with the timbre of filtered noise."""
+    wav = torch.from_numpy(0.1 * np.random.default_rng(0).standard_normal((1, 44100))).float()
+    spectrum, top = torch.fft.rfft(wav), librosa.hz_to_mel(20_000)
+    mels = torch.from_numpy(librosa.hz_to_mel(np.linspace(0, 22_050, spectrum.shape[1])))
+    filtered = torch.fft.irfft(spectrum * 10 ** (12 * (mels / top - 0.5) / 20), n=wav.shape[1]).float()
+    before, after = timbre([wav], 44100), timbre([filtered], 44100)
+    found = tilted(before, torch.linspace(-6, 6, 100))
+    torch.testing.assert_close(found[:24], after[:24], rtol=0, atol=0.15)
+    assert (before - after)[:24].abs().max() > 1 and torch.equal(found[24:], before[24:])
 
 
 def test_descriptors_are_stored_beside_the_codes(corpus, monkeypatch):
@@ -151,7 +209,7 @@ def test_evaluation_gives_the_model_the_descriptors(corpus):
     sequences = Sequences(cache, split(cache.index).train)
     piece = sequences.piece(1, length=100)._replace(first=20)
     item = known.of_item(piece)
-    assert item.keys() == {"melody", "loudness"} and item["melody"].shape == (1, 12, 100)
+    assert item.keys() == {"melody", "loudness", "timbre"} and item["melody"].shape == (1, 12, 100)
     assert np.array_equal(item["melody"][0], stored["melody"].frames(piece.sha256, 20, 100))
     if not cache.spec.discrete:
         return
@@ -208,6 +266,8 @@ def test_a_recording_may_be_given_in_several_ways(tmp_path):
     assert found.shape[0] == 12 and found.shape[1] >= 63 and (found[9, :62] == 1).all() and found[:, -1].isnan().all()
     for same in (str(path), wav, wav[None], wav.numpy()):
         torch.testing.assert_close(described_value(parts["melody"], same, spec), found, equal_nan=True)
+    sound = described_value(parts["timbre"], path, spec)
+    assert sound.shape == (48, 1) and torch.equal(sound, described_value(parts["timbre"], wav[None], spec))
     levels = described_value(parts["loudness"], wav[None], spec)
     assert levels.shape == (1, found.shape[1])
     array = torch.rand(12, 40)
@@ -228,12 +288,12 @@ def test_a_recording_may_be_given_in_several_ways(tmp_path):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A run of mel frames that learned melody and loudness."""
+    """A run of mel frames that learned melody, loudness and timbre."""
     place = tmp_path_factory.mktemp("stored")
     folder_of_notes(place / "corpus", [2400] * 8)
     settings = [f"frontend.{name}={value}" for name, value in tiny_settings("mel").items()]
     overrides = ["backbone.dim=8", "training.crop_frames=16", "training.sample_seconds=0.1", "training.evaluations=2"]
-    arguments = dict(steps=4, overrides=[*overrides, *settings], condition=["melody", "loudness"])
+    arguments = dict(steps=4, overrides=[*overrides, *settings], condition=["melody", "loudness", "timbre"])
     train(place / "corpus", place / "run", "mel", "bigram", **arguments)
     return place
 
@@ -242,7 +302,7 @@ def test_from_the_command_to_the_sound(made, tmp_path):
     """Guards against a melody that training, the run folder or generation forgets, and a file that is shorter than the
     sound being refused."""
     run = load_run(made / "run")
-    assert list(run.config.conditions) == ["melody", "loudness"]
+    assert list(run.config.conditions) == ["melody", "loudness", "timbre"]
     assert all(bool(parameter.abs().sum() > 0) for parameter in run.model.conditioner.parameters())
     lively(run.model)
     path = tones(tmp_path / "tune", [69], 0.1) / "00.wav"
@@ -259,6 +319,22 @@ def test_from_the_command_to_the_sound(made, tmp_path):
         run.generate(0.1, conditions={"label": path})
     assert math.isfinite(evaluate_folder(run, made / "corpus")["loss"])
     train(made / "corpus", made / "run", resume=True, steps=6)
+
+
+def test_a_prompt_gives_its_timbre(made, tmp_path):
+    """Guards against a sound that goes on in another voice than that of the prompt, and one asked for that is lost."""
+    run = load_run(made / "run")
+    lively(run.model)
+    path = tones(tmp_path, [69], 0.5) / "00.wav"
+    prompt, expected = read_audio(path), timbre([read_audio(path)], RATE)
+    given = run.request(seeds=[1], prompt=prompt).conditions["timbre"]
+    torch.testing.assert_close(given, expected[None])
+    other = torch.zeros(48, 1)
+    assert not run.request(seeds=[1], prompt=prompt, conditions={"timbre": other}).conditions["timbre"].any()
+    assert "timbre" not in run.request(seeds=[1], prompt=prompt, conditions={"timbre": None}).conditions
+    assert "timbre" not in run.request(seeds=[1]).conditions
+    sounds = [run.generate(0.2, seed=1, conditions={"timbre": x}) for x in (path, other, None)]
+    assert not torch.equal(sounds[0], sounds[1]) and not torch.equal(sounds[0], sounds[2])
 
 
 def test_a_cache_can_be_trained_on(made, tmp_path):

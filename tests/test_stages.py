@@ -12,6 +12,7 @@ import torch
 from corpus import folder_of_notes, tiny_frontend, tiny_settings
 from tiny import tiny_backbone
 
+from audiogen.audio.descriptors import timbre
 from audiogen.audio.io import read_audio, write_audio
 from audiogen.commands.plan import FLOW_GUIDANCE, STAGE_GUIDANCE, Flags, Plan
 from audiogen.commands.samples import FileRequest, generate_files, stream_files
@@ -268,7 +269,7 @@ def test_a_folder_holds_all_of_its_stages(made, run, tmp_path):
     assert last is run and run.before is first and (first.name, last.name) == ("melvq", "mel")
     assert (first.config.training.steps, last.config.training.steps) == (STEPS // 2, STEPS // 2)
     assert last.config.training.learning_rate == 0.01 != first.config.training.learning_rate
-    assert not first.config.conditions and list(last.config.conditions) == ["melvq"]
+    assert not first.config.conditions and list(last.config.conditions) == ["timbre", "melvq"]
     moved = shutil.copytree(made, tmp_path / "moved", ignore=shutil.ignore_patterns("cache", "checkpoints", "*.jsonl"))
     again = load_run(moved).generate(0.2, seed=3)
     assert torch.equal(again, run.generate(0.2, seed=3))
@@ -298,7 +299,8 @@ def stages_by_hand(run, seed, num_frames, prompt=None, meaning=None):
     new = max(0, alignment.num_needed(total) - (0 if known is None else known.shape[2]))
     codes = generate(first.model, new, Request(known, seeds=[stage_seed(seed, 1)])).x
     values = alignment.values(codes, alignment.frames(torch.arange(total)))
-    request = Request(own, seeds=[seed], sampling=last.sampling, conditions={"melvq": values})
+    voice = {} if prompt is None else {"timbre": timbre([prompt], RATE)[None]}
+    request = Request(own, seeds=[seed], sampling=last.sampling, conditions={"melvq": values, **voice})
     return codes, generate(last.model, num_frames, replace(request, guidance=last.config.guidance.scale)).x
 
 

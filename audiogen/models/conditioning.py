@@ -8,6 +8,7 @@ item and frames without a value are all represented in the same way.
     number     the number itself                            (B, 1, 1 or T)
     melody     the strength of each pitch class             (B, 12, T)
     loudness   dB relative to a full-scale sine             (B, 1, T)
+    timbre     mean and deviation of the cepstrum           (B, 48, 1 or T)
     frames     any other vector for each frame              (B, F, T)
     codes      those of an earlier stage, see stages.py     (B, F, T)
     position   frames since the file began, and to its end  (B, 2, T)
@@ -212,9 +213,7 @@ class Number(Condition):
         except (TypeError, ValueError):
             number = math.nan
         if not low <= number <= high:
-            raise ConfigError(
-                f"{name}: must be a number from {low:g} to {high:g}, as in the training files; got {value!r}"
-            )
+            raise ConfigError(f"{name}: must be a number from {low:g} to {high:g}; got {value!r}")
         return torch.tensor([[number]])
 
     def describe(self, x: Tensor) -> str | None:
@@ -345,6 +344,26 @@ class Loudness(Condition):
                 f"{name}: levels are in dB below full scale, such as -20, got {span(x)}; a wav has the shape (1, 1, N)"
             )
         return x
+
+
+class Timbre(Condition):
+    """How a recording sounds as a whole: see `audio.descriptors.timbre`."""
+
+    num_features = 48
+
+    @dataclass(frozen=True)
+    class Config:
+        """No settings."""
+
+    def __init__(self, config: Any, dim: int):
+        super().__init__(config, dim)
+        self.linear = Affine(self.num_features, dim)
+
+    def embed(self, x: Tensor) -> Tensor:
+        return self.linear(x.transpose(1, 2))
+
+    def parse(self, name: str, value: Any) -> Tensor:
+        return framewise(name, value, self.num_features)
 
 
 class Position(Condition):
@@ -514,6 +533,7 @@ CONDITIONS: dict[str, type[Condition]] = {
     "number": Number,
     "melody": Melody,
     "loudness": Loudness,
+    "timbre": Timbre,
     "frames": Frames,
     "codes": Codes,
     "position": Position,

@@ -21,7 +21,12 @@ END = "<!-- audiogen: end -->"
 #: Maximum number of values of a label that are listed.
 MOST_VALUES = 20
 #: What can be asked for besides labels and numbers, by kind of condition.
-OTHERS = {"text": "captions", "melody": "that of a recording", "loudness": "that of a recording"}
+OTHERS = {
+    "text": "captions",
+    "melody": "that of a recording",
+    "loudness": "that of a recording",
+    "timbre": "that of a recording",
+}
 BASELINES = {
     "uniform": "uniform guess",
     "unigram": "counts of single codes",

@@ -34,6 +34,7 @@ MEANINGS = {
     "number": "the number, from low to high",
     "melody": "the strength of each pitch class, from 0 to 1: C, C sharp, ..., B",
     "loudness": "dB relative to a full-scale sine",
+    "timbre": "mean and deviation of the cepstrum; see audiogen.audio.descriptors.timbre",
     "frames": "the values of the frame",
     "codes": "the codes of the frame",
     "position": "frames since the sound began, and frames until it ends; in the last frame that is 0",

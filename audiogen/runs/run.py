@@ -47,7 +47,7 @@ from ..generation.request import (
     check_precision,
     choose_seeds,
 )
-from ..models.conditioning import AskedConditions, Condition
+from ..models.conditioning import AskedConditions, Condition, Timbre
 from ..models.sampling import Sampling
 from ..models.sequence_model import SequenceModel
 from ..utils.files import sha256_file
@@ -252,7 +252,8 @@ class Run:
             conditions: what to ask for by name, such as {"digit": "7"}: one value for all items, a list of one for
                 each, or None for "not given". Other labels are copied from a random training file that has these. A
                 melody or a loudness is the path of a sound file, a wav (1, 1, N), or an array (F, T) with one column
-                per frame, including the frames of the prompt; after its end, nothing is given.
+                per frame, including the frames of the prompt; after its end, nothing is given. So is a timbre, which
+                is one column; without it, that of the prompt is asked for.
             guidance: how strongly to follow the conditions; 1 is as learned, None the run's own default.
             meaning: for a run with stages, wav (1, N) or (1, 1, N) at `sample_rate` whose codes in the first stage are
                 rendered, in the prompt's voice if there is one; when they end, new ones follow.
@@ -394,6 +395,7 @@ class Run:
         distance: int = 0,
     ) -> Request:
         """Return the request to this stage, `distance` stages before the last one, and to those before."""
+        conditions = self._with_timbre(conditions, wav)
         asked = self.ask(conditions, seeds)  # by the seeds of the items, so that all stages are asked for the same
         # Where a file ends is no matter of emphasis.
         followed = asked is not None and not all(part.stays_open for part in asked.parts.values())
@@ -419,6 +421,12 @@ class Run:
         return Request(
             wav, 1, draws, own or self.sampling, self.precision, conditions=given, guidance=scale, before=before
         )
+
+    def _with_timbre(self, conditions: Mapping[str, Any] | None, prompt: Tensor | None) -> Mapping[str, Any] | None:
+        """Ask for the timbre of the prompt, unless another one is asked for."""
+        given = {fold(name) for name in conditions or {}}
+        asked = [n for n, part in self._parts.items() if isinstance(part, Timbre) and fold(n) not in given]
+        return conditions if prompt is None else {**(conditions or {}), **dict.fromkeys(asked, prompt)}
 
     def _successive_lengths(self, durations: Sequence[float], seconds: float) -> tuple[int, ...]:
         """Return the numbers of frames of sounds that fill `seconds` when played one after another."""
@@ -464,8 +472,8 @@ class Run:
         """Return the conditions of a recording, to generate variations of it.
 
         Its labels are those that the run has of it, or else those found in its folder; labels that it does not have, or
-        with values that the run has not learned, are not given. Melody and loudness follow the recording, and so does
-        the length of a run that has learned where sounds end.
+        with values that the run has not learned, are not given. Melody, loudness and timbre are those of the recording,
+        and so is the length of a run that has learned where sounds end.
 
         Raises:
             AudioReadError: the file can't be read.

@@ -4,6 +4,7 @@ The base model is a run over mel frames at 44.1 kHz. The bands in Hz and the fra
 sample rate. A lower rate has only the leading bands, and the weights contain a model of these.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from ..errors import ConfigError
 from ..frontends import Frontend, load_frontend
 from ..frontends.mel.mel import Mel
+from ..models.conditioning import Number
 from ..models.sequence_model import SequenceModel
 from .config import RunConfig
 from .folder import read_config, read_weights
@@ -35,6 +37,16 @@ ITERATIONS = 24
 def base_config() -> RunConfig:
     """Return the config of the base model."""
     return read_config(BASE)
+
+
+def as_known_to_base(conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """Encode the numbers that the base model knows, such as a pitch, as it does, where it knows their whole range."""
+    found, known = dict(conditions), base_config().conditions
+    for name, config in conditions.items():
+        base = known.get(name)
+        if isinstance(config, Number.Config) and isinstance(base, Number.Config):
+            found[name] = base if base.low <= config.low and config.high <= base.high else config
+    return found
 
 
 def fine_tuning() -> tuple[Any, str, dict[str, Any]]:

@@ -28,6 +28,7 @@ FILE_LABELS = {
     "meaning": "Say this, in the voice of the recording above",
     "melody": "Follow this melody",
     "loudness": "Follow this loudness",
+    "timbre": "Sound like this recording",
     "like": "Vary this recording",
 }
 

@@ -34,8 +34,11 @@ FILES = {
     "meaning": "A sound file to render, for a run with stages.",
     "melody": "A sound file whose melody to follow.",
     "loudness": "A sound file whose loudness to follow.",
+    "timbre": "A sound file to sound like.",
     "like": "A sound file to vary.",
 }
+#: Those that are the value of a condition of the same name.
+FOLLOWED = ("melody", "loudness", "timbre")
 
 
 class BusyError(AudiogenError):
@@ -260,7 +263,7 @@ class Service:
         if self.run.before is not None:
             found.append("meaning")
         followed = {name for name, part in parts.items() if type(part) in DESCRIPTORS}
-        found += [name for name in ("melody", "loudness") if name in followed]
+        found += [name for name in FOLLOWED if name in followed]
         return [*found, "like"] if self.labels or followed else found
 
     # ---- asking
@@ -270,8 +273,8 @@ class Service:
 
         Args:
             asked: what to generate.
-            files: sound files by the names in `FILES`; they are read now and not needed later. A melody or a loudness
-                is followed, a prompt continued, and of `like`, what the request does not give is taken.
+            files: sound files by the names in `FILES`; they are read now and not needed later. A melody, a loudness or
+                a timbre is followed, a prompt continued, and of `like`, what the request does not give is taken.
 
         Raises:
             ConfigError: a value is unknown or out of range.
@@ -359,7 +362,7 @@ class Service:
         if "like" in files:
             found = run.conditions_of(files["like"])
             conditions |= {n: wavs["like"][None] if isinstance(value, Path) else value for n, value in found.items()}
-        conditions |= {**asked.labels, **{n: wavs[n][None] for n in ("melody", "loudness") if n in wavs}}
+        conditions |= {**asked.labels, **{n: wavs[n][None] for n in FOLLOWED if n in wavs}}
         seconds, jobs = self._seconds(asked, wavs), []
         for used in range(seed, seed + asked.num * asked.best_of, asked.best_of):
             length = seconds
