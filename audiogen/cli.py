@@ -24,6 +24,7 @@ from .commands.options import (
     parse_start,
     registered,
     seeds_of_files,
+    split_names,
 )
 from .errors import AudiogenError, ConfigError, printable, reports
 from .runs.address import check_name, is_address, parse_address
@@ -279,6 +280,14 @@ def train(
             "the front-end and the backbone are the default ones.",
         ),
     ] = None,
+    logger: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Also log to tensorboard, wandb (Weights & Biases) or both; none for neither. Default: tensorboard "
+            "where it is installed.",
+        ),
+    ] = None,
     settings: Settings = None,
 ) -> None:
     """Train a model on a folder of sound files or on a cache, and write a page to listen to.
@@ -305,9 +314,10 @@ def train(
         diagnostics=diagnostics,
         start=start,
         overrides=settings or [],
-        condition=None if condition is None else [name.strip() for name in condition.split(",") if name.strip()],
+        condition=None if condition is None else split_names(condition),
         label_pattern=label_pattern,
         stages=named,
+        loggers=None if logger is None else split_names(logger),
     )
 
 

@@ -21,11 +21,11 @@ from audiogen.commands.tokenize import tokenize
 from audiogen.data import EncodedCache, is_cache, scan, split, training_wavs
 from audiogen.data.cache import FRONTEND_FILES, holds_cache
 from audiogen.data.cache_index import _checksum as checksum
-from audiogen.data.collate import collate
 from audiogen.errors import AudiogenError, AudioReadError, CacheError, DataError, NotFittedError, RunError
 from audiogen.frontends import FRONTENDS as REGISTERED
 from audiogen.frontends import Mel, MelVQ, MuLaw, save_frontend
 from audiogen.utils import files
+from audiogen.utils.padding import collate
 
 LENGTHS = [1500, 801, 4000]
 

@@ -45,6 +45,23 @@ def test_an_item_does_not_depend_on_its_batch(frontend):
     testing.check_batch(frontend)
 
 
+def test_a_list_is_padded(frontend):
+    """Guards against codes of padding that are taken for sound, and a short clip that hears its padding."""
+    clips = [made_up_sounds(n, seed=n)[0] for n in (4000, 1500)]
+    x, lengths, mask = frontend.encode(clips)
+    for i, clip in enumerate(clips):
+        alone, T = frontend.encode(clip[None])[0], int(lengths[i])
+        assert torch.equal(x[i, :, :T], alone) and not x[i, :, T:].any()
+        assert mask[i].tolist() == [t < T for t in range(x.shape[2])]
+    with pytest.raises(ValueError, match="wav: the list is empty"):
+        frontend.encode([])
+
+
+def test_it_is_described_in_a_line(frontend):
+    """Guards against a notebook that prints hundreds of layers for a front-end."""
+    assert repr(frontend) == f"{type(frontend).__name__}({frontend.spec})"
+
+
 def test_encoding_and_decoding_repeat_themselves(frontend):
     """Guards against noise drawn from the program's own generator, and one that it moves."""
     testing.check_repeatable(frontend)

@@ -337,7 +337,7 @@ def snapshot(folder):
 
 
 @posix
-@pytest.mark.parametrize("name", ["checkpoints", "samples", "cache", "tensorboard"])
+@pytest.mark.parametrize("name", ["checkpoints", "samples", "cache", "tensorboard", "wandb"])
 def test_linked_folders_are_never_entered_to_delete(run, tmp_path, name):
     """Guards against files outside of a run that are deleted because a stranger's run links to their folder."""
     outside = tmp_path / "outside"

@@ -50,6 +50,11 @@ def parse_frontend(name: str | None) -> str | None:
     return name
 
 
+def split_names(text: str) -> list[str]:
+    """Return the names of a list with commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def parse_stages(names: str | None) -> list[str] | None:
     """Return the front-ends of --stages: names, or paths of folders that hold one.
 
@@ -58,7 +63,7 @@ def parse_stages(names: str | None) -> list[str] | None:
     """
     if names is None:
         return None
-    stages = [name.strip() for name in names.split(",") if name.strip()]
+    stages = split_names(names)
     for name in stages:
         parse_frontend(name)
     if len(stages) < 2:

@@ -5,7 +5,7 @@ import itertools
 import logging
 import math
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,6 +46,7 @@ from ..listen import write_page
 from ..models.conditioning import Conditions
 from ..models.sequence_model import SequenceModel
 from ..runs.build import build_model
+from ..runs.callbacks import Callback, as_callback, choose_loggers
 from ..runs.event_log import Discarded, Metrics
 from ..runs.folder import (
     holds_run,
@@ -152,6 +153,8 @@ def train(
     label_pattern: str | None = None,
     start: str | None = None,
     stages: Sequence[str] | None = None,
+    loggers: Sequence[str] | None = None,
+    callbacks: Sequence[Callback | Callable[[dict[str, Any]], Any]] = (),
 ) -> Run:
     """Train a model on a folder of sound files, or on an encoded cache, and write the run folder `out`.
 
@@ -176,6 +179,9 @@ def train(
             model if front-end and backbone are the ones it was trained with, otherwise for new weights.
         stages: front-ends of several models that are trained in order, such as ["semantic", "mel"], each conditioned on
             the codes of the one before; the last one makes the sound. They share the budget equally.
+        loggers: "tensorboard" and "wandb" (Weights & Biases), or ["none"]; None for TensorBoard, if it is installed.
+        callbacks: objects of `Callback`, or functions that receive each event of metrics.jsonl as a dict and may return
+            True to end training.
 
     Returns:
         The run with its best weights, or the newest ones of a flow head, on the device; with stages, the last one.
@@ -189,9 +195,10 @@ def train(
         TrainingError: the loss is not finite.
 
     Example:
-        >>> run = train("recordings", "runs/mine", minutes=30)  # doctest: +SKIP
+        >>> run = train("recordings", "runs/mine", minutes=30, callbacks=[print])  # doctest: +SKIP
         >>> wavs = run.generate(seconds=4, num=4)  # doctest: +SKIP
     """
+    called = [*choose_loggers(loggers), *map(as_callback, callbacks)]
     folders, out = [Path(one) for one in ([folder] if isinstance(folder, str | Path) else folder)], Path(out)
     flags = Flags(frontend, backbone, overrides, parse_start(start), parse_budget(steps, minutes, seed))
     for one in folders:
@@ -204,12 +211,12 @@ def train(
                 require_no_run(out)
             begun = read_stages(out) if holds_run(out) else []
         if stages or begun:
-            return _train_stages(typed, out, stages, begun, where, diagnostics, world)
+            return _train_stages(typed, out, stages, begun, where, diagnostics, world, called)
         opened = world.first_does(lambda: _open(typed, out, world, where)) or _opened_by_first(
             folders, out, world, where
         )
         log.info("%s", opened.sides.summary)
-        return _train(out, opened, where, diagnostics, world, out)
+        return _train(out, opened, where, diagnostics, world, out, called)
 
 
 def _train_stages(
@@ -220,6 +227,7 @@ def _train_stages(
     device: torch.device,
     diagnostics: bool,
     world: World,
+    callbacks: Sequence[Callback],
 ) -> Run:
     """Train the stages of a run in order, each conditioned on the codes of the one before; return the last one.
 
@@ -231,6 +239,7 @@ def _train_stages(
         device: device of the models.
         diagnostics: as in `train`.
         world: the processes.
+        callbacks: loggers and those of the caller; each stage is a run to them.
     """
     if world.size > 1:
         raise world.shared(ConfigError("--stages: are trained by one process; start audiogen without torchrun or srun"))
@@ -263,7 +272,7 @@ def _train_stages(
             opened = _open(resumed, out / stage.name, world, device)
             (out / JOURNAL_FILE).unlink(missing_ok=True)
             log.info("%s", opened.sides.summary)
-            run = _train(out / stage.name, opened, device, diagnostics, world, out)
+            run = _train(out / stage.name, opened, device, diagnostics, world, out, callbacks)
     assert run is not None
     return run
 
@@ -422,7 +431,15 @@ def _conditions(out: Path, opened: Opened) -> FileConditions | None:
     return FileConditions(configs, read_labels(out), framewise) if configs else None
 
 
-def _train(out: Path, opened: Opened, device: torch.device, diagnostics: bool, world: World, shown: Path) -> Run:
+def _train(
+    out: Path,
+    opened: Opened,
+    device: torch.device,
+    diagnostics: bool,
+    world: World,
+    shown: Path,
+    callbacks: Sequence[Callback],
+) -> Run:
     """Train what was opened; write the page of the run `shown`."""
     plan, cache, sides, recordings, before = opened
     config, front, settings = plan.config, plan.frontend, plan.config.training
@@ -448,7 +465,8 @@ def _train(out: Path, opened: Opened, device: torch.device, diagnostics: bool, w
             start_from_base(model)
         model.head.fit(crops.sequences)
 
-    def sample(weights: SequenceModel, progress: Progress) -> None:
+    def evaluated(weights: SequenceModel, progress: Progress) -> None:
+        metrics.evaluated(weights, progress.step)
         every = settings.sample_every
         if every and front.decodes and round(trainer.spent() * settings.evaluations) % every == 0:
             current = Run(out, config, front, weights, progress.step, before=before)
@@ -477,7 +495,7 @@ def _train(out: Path, opened: Opened, device: torch.device, diagnostics: bool, w
                 trainer.resume()
             first = trainer.progress.step
             if world.first:
-                metrics = Metrics(out, first if begun else None)
+                metrics = Metrics(out, first if begun else None, callbacks, config.to_dict())
             if world.first and not begun:
                 write_round_trips(out / "samples", front, sound)
                 # Score them on the same sequences as the loss curve, so that both can be compared; the final report
@@ -488,7 +506,7 @@ def _train(out: Path, opened: Opened, device: torch.device, diagnostics: bool, w
             if world.size > 1:
                 own = len(_share(plan, world))
                 log.info("%d processes train together, with %d batches each per step", world.size, own)
-            outcome = trainer.run(metrics, sample)
+            outcome = trainer.run(metrics, evaluated)
         if outcome.stopped == "interrupted":
             log.info("stopped at step %d and saved; continue with the same command and --resume", outcome.progress.step)
             raise KeyboardInterrupt
@@ -510,6 +528,8 @@ def _train(out: Path, opened: Opened, device: torch.device, diagnostics: bool, w
                 outcome.progress.best_step,
                 again,
             )
+        elif outcome.stopped == "asked":
+            log.info("a callback ended training at step %d; to continue: --resume", outcome.progress.step)
         elif again:
             log.info(
                 "the budget was spent at step %d%s; to train longer: --resume with more --steps or --minutes",

@@ -205,6 +205,9 @@ class EncodedCache(Dataset[Tensor]):
         with alone_in(out):
             return cls.build(index, frontend, out, progress)
 
+    def __repr__(self) -> str:
+        return f"EncodedCache({str(self.folder)!r}: {len(self):,} files, {int(self.offsets[-1]):,} frames, {self.spec})"
+
     def __len__(self) -> int:
         return len(self.files)
 

@@ -32,7 +32,7 @@ PACKAGES = (
     "matplotlib",
     "pillow",
 )
-OPTIONAL = ("tensorboard", "pesq", "pystoi")
+OPTIONAL = ("tensorboard", "wandb", "pesq", "pystoi")
 
 
 def check_setup(console: Console) -> None:

@@ -3,9 +3,9 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from ..audio.containers import MAX_PEAK
 from ..audio.limiter import Limiter
 from ..config import to_dict
 from ..errors import ConfigError, DataError, NotFittedError
+from ..utils.padding import Padded, collate
 from ..utils.tensors import hash_tensors
 from .streaming import blockwise
 
@@ -66,13 +67,28 @@ class Frontend(nn.Module):
         if self.learned:
             self.register_buffer("is_fitted", torch.zeros((), dtype=torch.uint8))
 
-    def encode(self, wav: Tensor) -> Tensor:
+    def __repr__(self) -> str:
+        """Describe the front-end in one line; `frontend.named_modules()` lists its networks."""
+        return f"{type(self).__name__}({self.spec}{'' if self.fitted else ', not fitted'})"
+
+    @overload
+    def encode(self, wav: Tensor) -> Tensor: ...
+    @overload
+    def encode(self, wav: Sequence[Tensor]) -> Padded: ...
+    def encode(self, wav: Tensor | Sequence[Tensor]) -> Tensor | Padded:
         """Encode a wav (B, 1, N) as codes (B, K, T) int64 or frames (B, F, T), T = ceil(N / hop_length).
+
+        A list of wavs (1, N) of different lengths gives (x, lengths, mask): x padded with 0 at the end, lengths (B,),
+        and a mask (B, T) that is True before the end. Each item is encoded by itself; stack wavs of equal length into
+        one tensor where that is faster.
 
         Example:
             >>> import torch, audiogen
             >>> audiogen.load_frontend("mulaw").encode(torch.tensor([[[-1.0, 0.0, 1.0]]]))
             tensor([[[  0, 128, 255]]])
+            >>> x, lengths, mask = audiogen.load_frontend("mulaw").encode([torch.zeros(1, 3), torch.zeros(1, 5)])
+            >>> x.shape, lengths.tolist()
+            (torch.Size([2, 1, 5]), [3, 5])
 
         Args:
             wav: samples in [-1, 1] at spec.sample_rate.
@@ -81,6 +97,13 @@ class Frontend(nn.Module):
             ValueError: wrong shape, dtype or device, or NaN or infinity.
             NotFittedError: there are no weights yet.
         """
+        if isinstance(wav, Sequence):
+            if not wav:
+                raise ValueError("wav: the list is empty; give at least one wav (1, N)")
+            return collate([self._encode(one[None])[0] for one in wav])
+        return self._encode(wav)
+
+    def _encode(self, wav: Tensor) -> Tensor:
         self.check_wav(wav)
         return torch.cat(list(self.encode_stream([wav])), dim=-1)
 

@@ -72,6 +72,12 @@ class SequenceModel(nn.Module):
         self.bos = nn.Parameter(torch.randn(backbone.dim))
         self.conditioner = conditioner
 
+    def __repr__(self) -> str:
+        """Describe the model in one line; `model.backbone` shows the layers."""
+        weights = sum(parameter.numel() for parameter in self.parameters())
+        parts = f"{type(self.backbone).__name__}, {type(self.pattern).__name__}, {type(self.head).__name__}"
+        return f"SequenceModel({self.spec}: {parts}, {weights:,} weights)"
+
     @property
     def hole(self) -> float:
         """The value where there is no code, V or NaN. It also pads shorter items at the end."""

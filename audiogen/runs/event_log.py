@@ -1,16 +1,18 @@
-"""The event log of a run: metrics.jsonl, one event per line; also TensorBoard, if it is installed."""
+"""The event log of a run: metrics.jsonl, one event per line, which callbacks receive as well."""
 
 import json
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import RunError
 from ..utils.files import atomic_write_text, cannot_write, open_regular
 from ..utils.json_files import LISTS, parse_json
+from .callbacks import Callback, choose_loggers
 
 
 class Metrics:
@@ -20,9 +22,22 @@ class Metrics:
         folder: the run folder.
         after: drop events of later steps and the final report, which a resumed run writes again; None starts a new
             file.
+        callbacks: receive the events; None for the default logger.
+        config: contents of the run's config.json, for the callbacks.
+
+    Attributes:
+        stop: whether a callback has asked to end training.
     """
 
-    def __init__(self, folder: Path, after: int | None = None):
+    stop = False
+
+    def __init__(
+        self,
+        folder: Path,
+        after: int | None = None,
+        callbacks: Sequence[Callback] | None = None,
+        config: dict[str, Any] | None = None,
+    ):
         self.path = folder / "metrics.jsonl"
         kept = (
             []
@@ -34,7 +49,9 @@ class Metrics:
             ]
         )
         atomic_write_text(self.path, "".join(json.dumps(event) + "\n" for event in kept))
-        self._board = _tensorboard(folder / "tensorboard", after)
+        self.callbacks = choose_loggers(None) if callbacks is None else callbacks
+        for callback in self.callbacks:
+            callback.on_start(folder, config or {}, after)
 
     def write(self, event: str, **values: Any) -> None:
         """Append an event.
@@ -57,27 +74,36 @@ class Metrics:
                 file.write(line)
         except OSError as error:
             raise cannot_write(self.path, error, 0) from error
-        if self._board and "step" in values:
-            for name, value in values.items():
-                if name != "step" and isinstance(value, int | float):
-                    self._board.add_scalar(f"{event}/{name}", value, values["step"])
+        for callback in self.callbacks:
+            if callback.on_event({"event": event, **values}) is True:
+                self.stop = True
+
+    def evaluated(self, model: nn.Module, step: int) -> None:
+        """Pass on an evaluated model to the callbacks, in evaluation mode."""
+        training = model.training
+        model.eval()
+        for callback in self.callbacks:
+            callback.on_evaluation(model, step)
+        model.train(training)
 
     def audio(self, name: str, wav: Tensor, sample_rate: int, step: int) -> None:
-        """Add a wav (1, N) to TensorBoard."""
-        if self._board:
-            self._board.add_audio(name, wav, step, sample_rate=sample_rate)
+        """Pass on a generated sound (C, N) to the callbacks."""
+        for callback in self.callbacks:
+            callback.on_audio(name, wav, sample_rate, step)
 
     def close(self) -> None:
-        """Flush and close TensorBoard's file."""
-        if self._board:
-            self._board.close()
+        """Say to the callbacks that the run is over."""
+        for callback in self.callbacks:
+            callback.on_end()
 
 
 class Discarded(Metrics):
     """Metrics that are not written, of a process that trains together with the one that writes them."""
 
+    callbacks = ()
+
     def __init__(self):
-        self._board = None
+        """Write nothing."""
 
     def write(self, event: str, **values: Any) -> None:
         """Do nothing."""
@@ -106,14 +132,6 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
             if isinstance(event, dict):
                 events.append(event)
     return events
-
-
-def _tensorboard(folder: Path, after: int | None) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder), purge_step=None if after is None else after + 1)
 
 
 def seconds_of_training(folder: Path) -> float:

@@ -137,7 +137,7 @@ def require_own_folders(folder: Path) -> None:
     Raises:
         RunError: one is a link.
     """
-    for name in ("checkpoints", "samples", "cache", "tensorboard"):
+    for name in ("checkpoints", "samples", "cache", "tensorboard", "wandb"):
         if (folder / name).is_symlink():
             raise RunError(
                 f"{folder / name}: is a link, and training would delete files where it leads; replace it by the folder "

@@ -105,7 +105,7 @@ class Outcome:
     """How `Trainer.run` ended."""
 
     progress: Progress
-    stopped: str  # "finished", "early" or "interrupted"
+    stopped: str  # "finished", "early", "asked" (by a callback) or "interrupted"
 
 
 class Trainer:
@@ -277,7 +277,6 @@ class Trainer:
                 if logged or self.looks_always:
                     self._look()
                 p.seconds += time.perf_counter() - began
-                stop, late = self._agree(interrupted, last_save)
                 self._show(bar)
                 if logged:
                     metrics.write(
@@ -290,7 +289,8 @@ class Trainer:
                     )
                 if seen is not None:
                     metrics.write("diagnostics", step=p.step, **seen.event())
-                if self._marks() > marks:
+                stop, late, asked = self._agree(interrupted, last_save, metrics.stop)
+                if self._marks() > marks or asked:
                     marks = self._marks()
                     with self.held.whole(self.weights) as weights:
                         self._evaluate(weights, metrics)
@@ -300,7 +300,10 @@ class Trainer:
                     if self._turned():
                         stopped = "early"
                         break
-                    stop, late = self._agree(interrupted, last_save)
+                    stop, late, asked = self._agree(interrupted, last_save, metrics.stop)
+                    if asked and self.spent() < 1:
+                        stopped = "asked"
+                        break
                 if stop and self.spent() < 1:
                     self.save()
                     stopped = "interrupted"
@@ -310,13 +313,17 @@ class Trainer:
                     last_save = time.perf_counter()
         return Outcome(p, stopped)
 
-    def _agree(self, interrupted: threading.Event, last_save: float) -> tuple[bool, bool]:
-        """Adopt the first rank's clock; return whether any rank was interrupted, and whether it is time to save."""
+    def _agree(self, interrupted: threading.Event, last_save: float, asked: bool) -> tuple[bool, bool, bool]:
+        """Adopt the first rank's clock.
+
+        Returns:
+            Whether any rank was interrupted, whether it is time to save, and whether a callback asks to end.
+        """
         late = time.perf_counter() - last_save > CHECKPOINT_SECONDS
-        mine = [[self.progress.seconds, interrupted.is_set(), late]]
-        seconds, stop, late = self.world.gather(torch.tensor(mine, dtype=torch.float64)).T
+        mine = [[self.progress.seconds, interrupted.is_set(), late, asked]]
+        seconds, stop, late, end = self.world.gather(torch.tensor(mine, dtype=torch.float64)).T
         self.progress.seconds = float(seconds[0])
-        return bool(stop.any()), bool(late[0])
+        return bool(stop.any()), bool(late[0]), bool(end[0])
 
     def _compile(self) -> None:
         """Run a batch and discard its effects, so that the minutes of compilation do not count as training time."""

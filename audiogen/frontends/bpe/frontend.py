@@ -135,7 +135,7 @@ class BPE(Frontend):
         return self.code_lengths[x[:, 0]] * self.base.spec.hop_length
 
     @torch.no_grad()
-    def encode(self, wav: Tensor) -> Tensor:
+    def _encode(self, wav: Tensor) -> Tensor:
         """Encode a wav (B, 1, N) as codes (B, 1, T); items with fewer codes end in holes (the code V)."""
         self.check_wav(wav)
         return self._merged(self.base.encode(wav))
