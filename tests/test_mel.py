@@ -143,7 +143,7 @@ def test_the_way_back_is_closer_than_torchaudios():
     wav = melody(16000, seed=5)[None]
     decoded = frontend.decode(frontend.encode(wav))
     power = frontend.power(wav)
-    linear = griffin_lim.spread(torch.cat([power, power[..., -1:]], dim=-1), frontend.basis)
+    linear = griffin_lim.Filters(frontend.basis).spread(torch.cat([power, power[..., -1:]], dim=-1))
     torch.manual_seed(0)
     n_fft, hop_length = frontend.n_fft, frontend.spec.hop_length
     other = torchaudio.functional.griffinlim(
@@ -165,7 +165,7 @@ def test_the_spread_spectrum_has_the_mel_power_that_was_asked_for():
     """Guards against a linear spectrum below 0, and a solver that stops half-way."""
     frontend = load_frontend("mel", sample_rate=16000)
     power = frontend.power(melody(16000)[None])
-    linear = griffin_lim.spread(power, frontend.basis)
+    linear = griffin_lim.Filters(frontend.basis).spread(power)
     assert float(linear.min()) >= 0
     floor = 1e-5 * power.max()
     distance = 10 * (torch.log10(frontend.basis @ linear + floor) - torch.log10(power + floor)).abs()

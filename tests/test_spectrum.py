@@ -13,7 +13,7 @@ from audiogen.errors import ConfigError
 from audiogen.evaluation.reconstruction import mel_distance, stft_distance
 from audiogen.frontends import save_frontend
 from audiogen.frontends.mel import spectrum
-from audiogen.frontends.mel.griffin_lim import OVERLAP, advancing_phases, spread
+from audiogen.frontends.mel.griffin_lim import OVERLAP, Filters, advancing_phases
 from audiogen.frontends.mel.mel import Mel
 from audiogen.frontends.mel.spectrum import N_FFT, SpectrumNetwork, frames_at
 from audiogen.runs.start import base_frontend, is_base_frontend
@@ -47,7 +47,7 @@ def test_the_network_finds_harmonics_that_share_a_band(rate):
     for pitch in (171.0, 233.0):
         power = frontend.power_of(frontend.frames_of(frontend.encode(harmonics(pitch, rate))))
         with torch.no_grad():
-            sharp, smooth = frontend.spectrum(power), spread(power, frontend.basis)
+            sharp, smooth = frontend.spectrum(power), Filters(frontend.basis).spread(power)
         found.append([contrast(x, pitch, rate, n_fft, 2500, 4500) for x in (sharp, smooth)])
     sharp, smooth = torch.tensor(found).mean(0)
     assert sharp > max(6.0, smooth + 4.0), found

@@ -1,6 +1,7 @@
 """Invert mel power: estimate the linear spectrum, then phases with which its frames agree (Griffin-Lim)."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -28,6 +29,46 @@ class State(NamedTuple):
     waiting: Tensor
     wav: Tensor
     block: int
+
+
+class Filters:
+    """Products with mel filters, most of whose weights are 0.
+
+    Args:
+        basis: (F, bins), nonnegative.
+    """
+
+    def __init__(self, basis: Tensor):
+        self._reach = basis.sum(0)[:, None]  # (bins, 1)
+        self._reach = torch.where(self._reach > 0, self._reach, 1)
+        self._width = basis.sum(1, keepdim=True)  # (F, 1)
+        self._basis, self._transposed = basis, basis.T
+        if basis.device.type == "cpu":
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Sparse CSR tensor support", UserWarning)
+                self._basis, self._transposed = basis.to_sparse_csr(), basis.T.contiguous().to_sparse_csr()
+
+    def spread(self, power: Tensor) -> Tensor:
+        """Estimate nonnegative linear power with the given mel power: (B, F, T) -> (B, bins, T).
+
+        Of the many solutions this finds a smooth one: it starts from the interpolated envelope and scales each bin by
+        the ratio of target to actual power in its bands (Richardson-Lucy; Lee and Seung 2001 prove that each step
+        improves it).
+        """
+        linear = self._of_bins(power / self._width)
+        for _ in range(SPREAD_ITERATIONS):
+            linear = self.toward(linear, power)
+        return linear
+
+    def toward(self, linear: Tensor, power: Tensor) -> Tensor:
+        """Scale `linear` (B, bins, T) one step toward mel power (B, F, T); bins outside all filters become 0."""
+        actual = torch.stack([self._basis @ item for item in linear])
+        lack = power / torch.maximum(actual, 1e-6 * power).clamp_min(torch.finfo(power.dtype).tiny)  # (B, F, T)
+        return linear * self._of_bins(lack)
+
+    def _of_bins(self, values: Tensor) -> Tensor:
+        """Average the values of the bands that a bin belongs to: (B, F, T) -> (B, bins, T)."""
+        return torch.stack([self._transposed @ item for item in values]) / self._reach
 
 
 class GriffinLim:
@@ -67,7 +108,7 @@ class GriffinLim:
         network: Callable[[Tensor], Tensor] | None = None,
         reach: int = 0,
     ):
-        self.basis, self.hop_length, self.iterations = basis, hop_length, iterations
+        self.filters, self.hop_length, self.iterations = Filters(basis), hop_length, iterations
         self.network, self.past = network, max(1, reach)
         self.window = torch.hann_window(OVERLAP * hop_length, dtype=basis.dtype, device=basis.device)
 
@@ -131,10 +172,10 @@ class GriffinLim:
         target, previous = linear.sqrt() * phases, None
         for _ in range(self.iterations):
             spectrum = to_spectrum(to_wav(target))
-            linear = toward(spectrum.abs().square(), power, self.basis)
+            linear = self.filters.toward(squared(spectrum), power)
             ahead = spectrum if previous is None else spectrum + MOMENTUM * (spectrum - previous)
             previous = spectrum
-            target = ahead * (linear.sqrt() / ahead.abs().clamp_min(1e-16))
+            target = ahead * (linear / squared(ahead).clamp_min(1e-32)).sqrt()
         wav = to_wav(target)
         if self.network is not None and before.shape[1] > final.shape[1]:
             # Fade in from the last block's estimate; otherwise the seam would click.
@@ -146,11 +187,11 @@ class GriffinLim:
     def _linear(self, power: Tensor) -> Tensor:
         """Estimate linear power with the given mel power: (B, F, W) -> (B, bins, W)."""
         if self.network is None:
-            return spread(power, self.basis)
+            return self.filters.spread(power)
         # One item at a time: in a batch, other rounding could make another bin the peak.
         linear = torch.cat([self.network(item) for item in power.split(1)])
         for _ in range(FITTING_ITERATIONS):
-            linear = toward(linear, power, self.basis)
+            linear = self.filters.toward(linear, power)
         return linear
 
     def _overlap_add(self, frames: Tensor) -> Tensor:
@@ -206,25 +247,6 @@ def peak_advance(linear: Tensor) -> tuple[Tensor, Tensor]:
     return (2 * math.pi / OVERLAP) * (peak % OVERLAP + offset) + math.pi * ((bins - peak) % 2), peak
 
 
-def spread(power: Tensor, basis: Tensor) -> Tensor:
-    """Estimate nonnegative linear power with the given mel power: (B, F, T) -> (B, bins, T).
-
-    Of the many solutions this finds a smooth one: it starts from the interpolated envelope and scales each bin by the
-    ratio of target to actual power in its bands (Richardson-Lucy; Lee and Seung 2001 prove that each step improves it).
-    """
-    linear = basis.T @ (power / basis.sum(1, keepdim=True)) / _reach(basis)
-    for _ in range(SPREAD_ITERATIONS):
-        linear = toward(linear, power, basis)
-    return linear
-
-
-def toward(linear: Tensor, power: Tensor, basis: Tensor) -> Tensor:
-    """Scale `linear` (B, bins, T) one step toward mel power (B, F, T); bins outside all filters become 0."""
-    lack = power / torch.maximum(basis @ linear, 1e-6 * power).clamp_min(torch.finfo(power.dtype).tiny)  # (B, F, T)
-    return linear * (basis.T @ lack / _reach(basis))
-
-
-def _reach(basis: Tensor) -> Tensor:
-    """Sum the filters (F, bins) for each bin, with 1 in place of 0: (bins, 1)."""
-    reach = basis.sum(0).unsqueeze(1)
-    return torch.where(reach > 0, reach, 1)
+def squared(spectrum: Tensor) -> Tensor:
+    """Return the squared magnitude of a complex spectrum; `abs` costs four times as much."""
+    return spectrum.real.square() + spectrum.imag.square()
