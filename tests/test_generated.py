@@ -1,4 +1,4 @@
-"""What is said of generated sound: distances, brightness, silence, copies."""
+"""What is said of generated sound: distances, brightness, silence, pulse, copies."""
 
 import json
 
@@ -7,7 +7,7 @@ import torch
 from corpus import folder_of_notes, tiny_settings
 
 from audiogen.commands.train import train
-from audiogen.evaluation.generated import _seconds, centroid, copies_among, judge_generated, silence
+from audiogen.evaluation.generated import _seconds, centroid, copies_among, judge_generated, pulse, silence
 from audiogen.evaluation.report import evaluate_folder
 from audiogen.evaluation.wording import report_rows
 
@@ -52,6 +52,22 @@ def test_the_centroid_is_that_of_a_tone_and_silence_is_its_share():
         assert value == pytest.approx(1000, rel=0.02)
     assert silence([half], 16000) == pytest.approx(0.5) and silence([tone], 16000) == 0
     assert centroid([torch.zeros(1, 100)], 16000) == (0.0, 0.0, 0.0)
+
+
+def test_a_steady_beat_has_a_pulse_and_random_onsets_have_none():
+    """Guards against a pulse of silence, of the wrong lags, or of loudness alone: clicks twice a second stand far above
+    as many clicks at random times, at any level and rate."""
+    for rate in (8000, 44100):
+        wav, anywhere = torch.zeros(1, 4 * rate), torch.zeros(1, 4 * rate)
+        decay = torch.exp(-torch.arange(rate // 10) / (0.01 * rate)) * noise(rate // 10)
+        for beat, place in zip(range(8), torch.rand(8, generator=torch.Generator().manual_seed(3)), strict=True):
+            for sound, begin in ((wav, beat * rate // 2), (anywhere, int(3.8 * rate * place))):
+                sound[:, begin : begin + len(decay)] += decay
+        low, steady, high = pulse([wav], rate)
+        assert low == steady == high > 0.6
+        assert pulse([0.1 * wav], rate)[1] == pytest.approx(steady, abs=0.05)
+        assert pulse([anywhere], rate)[1] < steady - 0.3
+    assert pulse([torch.zeros(1, 4 * 8000)], 8000) is None and pulse([wav[:, :8000]], 8000) is None
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,11 @@
-"""Compare generated sound with held-out recordings: distance, brightness, silence, and copies of training sound."""
+"""Compare generated sound with held-out recordings: distance, brightness, silence, pulse, copies of training sound."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,6 +18,8 @@ MOST_SECONDS = 120.0
 #: Frames per second and bands of the features that detect copies; maximum seconds of training sound to search.
 COPY_RATE, COPY_BANDS, COPY_SECONDS = 25, 32, 1800.0
 REPLICATES = 200
+#: Seconds of a window in which a pulse is sought; between which a period may lie.
+PULSE_SECONDS, PERIODS = 4.0, (0.2, 1.5)
 #: Below this level (dB relative to a full-scale sine) a tenth of a second is silent.
 SILENCE = -60.0
 
@@ -37,14 +40,22 @@ def judge_generated(
         JSON values: `num`, number of sounds; `sampling`; `kad` {name: {"value", "low", "high", "n"}} and `frechet`
         {name: value} of the generated sound, of the round trip of training sound (the floor), and of noise with the
         recordings' spectrum and recordings played backwards (the ceilings; the distance of the latter is low, since
-        means and deviations over a second hardly depend on the direction of time); `centroid` and `silence`
-        {"generated", "recordings"}; `copies`, see `copies_among`. All but `num` are None if there are less than two
-        seconds of recordings.
+        means and deviations over a second hardly depend on the direction of time); `centroid`, `silence` and `pulse`
+        {"generated", "recordings"}, the latter None for shorter sounds; `copies`, see `copies_among`. All but `num` are
+        None if there are less than two seconds of recordings.
     """
     rate = run.sample_rate
     recordings = _most(recordings, MOST_SECONDS * rate)
     if sum(wav.shape[1] for wav in recordings) < 2 * rate:
-        return {"num": len(made), "kad": None, "frechet": None, "centroid": None, "silence": None, "copies": None}
+        return {
+            "num": len(made),
+            "kad": None,
+            "frechet": None,
+            "centroid": None,
+            "silence": None,
+            "pulse": None,
+            "copies": None,
+        }
     sets = {"generated": list(made)}
     kept = None if training is None else _most(training, COPY_SECONDS * (run.frontend.spec.frame_rate or rate))
     if kept is not None:
@@ -60,6 +71,7 @@ def judge_generated(
         "frechet": {name: frechet(reference, x) for name, x in embedded.items()},
         "centroid": {"generated": centroid(made, rate), "recordings": centroid(recordings, rate)},
         "silence": {"generated": silence(made, rate), "recordings": silence(recordings, rate)},
+        "pulse": {"generated": pulse(made, rate), "recordings": pulse(recordings, rate)},
         "copies": None if kept is None else _copies(run, made, recordings, kept),
     }
 
@@ -115,6 +127,38 @@ def centroid(wavs: Iterable[Tensor], sample_rate: int) -> tuple[float, float, fl
 def silence(wavs: Iterable[Tensor], sample_rate: int) -> float:
     """Return the share of windows of 0.1 s of wavs (1, N) whose level is below SILENCE."""
     return float((_levels(_windows(wavs, sample_rate)) <= SILENCE).double().mean())
+
+
+def pulse(wavs: Iterable[Tensor], sample_rate: int) -> tuple[float, float, float] | None:
+    """Measure how regularly onsets follow each other, which statistics of single seconds don't tell.
+
+    It is the highest autocorrelation of the onset strength over windows of PULSE_SECONDS, at a lag within PERIODS: near
+    1 for a steady beat, near 0 for onsets at any time.
+
+    Args:
+        wavs: (1, N) each.
+        sample_rate: Hz.
+
+    Returns:
+        The 10th, 50th and 90th percentile over windows that have onsets; None if there are none.
+
+    Source: Lartillot et al. 2008, Multi-Feature Modeling of Pulse Clarity, section 3.
+    """
+    import librosa
+
+    length, hop, found = round(PULSE_SECONDS * sample_rate), round(sample_rate / 100), []
+    first, last = (round(100 * seconds) for seconds in PERIODS)
+    for window in (piece for wav in wavs for piece in wav[0].split(length) if len(piece) == length):
+        onsets = librosa.onset.onset_strength(y=window.cpu().numpy(), sr=sample_rate, hop_length=hop)
+        onsets = onsets - onsets.mean()
+        similar = librosa.autocorrelate(onsets)
+        if similar[0] > 0:
+            unbiased = similar[first:last] / (len(onsets) - np.arange(first, last)) * len(onsets)
+            found.append(float(unbiased.max() / similar[0]))
+    if not found:
+        return None
+    low, middle, high = np.quantile(found, [0.1, 0.5, 0.9]).tolist()
+    return (low, middle, high)
 
 
 def _copies(run: Run, made: Sequence[Tensor], recordings: Sequence[Tensor], training: Sequence[Tensor]):

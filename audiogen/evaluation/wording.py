@@ -76,6 +76,14 @@ def _generated_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     )
     shares = (100 * found["silence"][name] for name in ("generated", "recordings"))
     rows.append(("silence", "{:.0f} %; recordings {:.0f} %".format(*shares)))
+    if all((found.get("pulse") or {"recordings": None}).values()):
+        low, middle, high = found["pulse"]["recordings"]
+        rows.append(
+            (
+                "regularity of onsets, median",
+                f"{found['pulse']['generated'][1]:.2f}; recordings {middle:.2f} ({low:.2f} to {high:.2f})",
+            )
+        )
     if found["copies"]:
         nearer, least = 100 * found["copies"]["nearer"], 100 * found["copies"]["low"]
         verdict = "it copies" if least > 5 else "no sign of copies"
