@@ -355,6 +355,7 @@ def main() -> None:
             ),
             clip_slider("temperature", sharpness, TEMPERATURES.index(1.0)),
         ),
+        before_after=[sounds[0], sounds[list(tables).index("smoothed")]],
     )
     print(f"open {page}")
 

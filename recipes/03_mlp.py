@@ -311,6 +311,7 @@ def main() -> None:
             text("Several samples each, one after another. The last position of the slider is the recordings."),
             clip_slider("context", sounds, lengths.index(best)),
         ),
+        before_after=[list(sounds.values())[lengths.index(n)][0] for n in (lengths[0], max(best, lengths[1]))],
     )
     print(f"open {page}")
 

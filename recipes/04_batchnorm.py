@@ -392,6 +392,7 @@ def main() -> None:
             ),
         ),
         section("How it sounds", text("Several samples each, one after another."), grid(clip_cards(sounds))),
+        before_after=[sounds[1], sounds[-1]],
     )
     print(f"open {page}")
 

@@ -340,6 +340,7 @@ def main() -> None:
             ),
             link("wavenet/index.html"),
         ),
+        before_after=[several[0] for several in list(clips.values())[: len(models) : len(models) - 1]],
     )
     print(f"open {page}")
 

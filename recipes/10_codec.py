@@ -120,6 +120,7 @@ def main() -> None:
     events = read_metrics(args.out)
     steps = [event for event in events if event["event"] == "train"]
     books = [event for event in events if event["event"] == "codebooks"]
+    kinds = versions(args.out / "samples", heard, spec.sample_rate)
     page = write_lesson(
         __file__,
         args,
@@ -145,7 +146,7 @@ def main() -> None:
                 "gets lost first: breath and hiss, the edges of consonants, the shimmer of a high string. In the "
                 "spectrograms, look at the highest frequencies and at the gaps between harmonics."
             ),
-            clip_slider("codebooks", versions(args.out / "samples", heard, spec.sample_rate), len(counts) - 1),
+            clip_slider("codebooks", kinds, len(counts) - 1),
         ),
         section(
             "Training",
@@ -166,6 +167,7 @@ def main() -> None:
         ),
         codebooks(books[-1] if books else None, spec.codebook_size),
         section("Rollbacks during training", *rollbacks(events)),
+        before_after=[several[0] for several in list(kinds.values())[: len(counts) : max(1, len(counts) - 1)]],
     )
     print(f"open {page}")
 

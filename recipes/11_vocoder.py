@@ -158,6 +158,7 @@ def main() -> None:
                 "Losses by step.",
             ),
         ),
+        before_after=[several[0] for several in list(kinds.values())[1::2]],
     )
     print(f"open {page}")
 

@@ -1,6 +1,6 @@
 """Make notebooks from the lessons, one from each script.
 
-    python recipes/notebooks.py FOLDER [LESSON ...] [--out notebooks] [--execute]
+    python recipes/notebooks.py FOLDER [LESSON ...] [--out notebooks] [--execute] [--options="--steps 500"]
 
 FOLDER is the folder of sound files that the notebooks use. Open them with Jupyter or an editor, in an environment with
 `pip install ipykernel`. With --execute (`pip install nbclient nbformat ipykernel`) they are also run and keep their
@@ -8,6 +8,7 @@ output, with pictures and sounds stored compactly.
 """
 
 import argparse
+import shlex
 from pathlib import Path
 
 from audiogen.course.notebook import write_notebook
@@ -25,9 +26,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("notebooks"), help="folder of the notebooks (%(default)s)")
     parser.add_argument("--execute", action="store_true", help="run them, and keep what they show")
     parser.add_argument("--short", action="store_true", help="a few steps of everything, to see that they run")
+    parser.add_argument("--options", default="", help='options that all of them get, such as --options="--steps 500"')
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    arguments = [str(args.folder), *(["--short"] if args.short else [])]
+    arguments = [str(args.folder), *(["--short"] if args.short else []), *shlex.split(args.options)]
     for script in sorted(RECIPES.glob("[0-9]*.py")):
         if args.lessons and not script.stem.startswith(tuple(args.lessons)):
             continue

@@ -55,6 +55,18 @@ def test_a_lesson_page_can_be_read_by_itself(path):
     assert {"nats", "bigram"} <= set(words) and not {"SI-SDR", "dead", "unigram"} & set(words)
 
 
+def test_the_contrast_of_a_lesson_comes_first(tmp_path):
+    """Guards against a page whose sounds come after all that is to be said of them, and a legend that is not above."""
+    script, sounds = tmp_path / "01_first.py", [Clip(put(tmp_path, name), name) for name in ("without", "with")]
+    script.write_text(SCRIPT)
+    args, block = Namespace(out=tmp_path, short=False), section("The loss", text("3 nats."))
+    page = write_lesson(str(script), args, block, before_after=sounds)
+    assert list(Page(page).texts)[1:3] == ["before-and-after", "the-loss"]
+    whole = page.read_text(encoding="utf-8")
+    assert whole.index("Tap a picture") < whole.index("<audio") and whole.count("<audio") == 2
+    assert "before-and-after" not in write_lesson(str(script), args, block).read_text(encoding="utf-8")
+
+
 def test_links_of_a_lesson_lead_somewhere(path):
     """Guards against a link to a file that is not there: the script, what it reads from audiogen/course, the next
     lesson."""

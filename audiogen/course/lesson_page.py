@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from ..audio.io import write_audio
-from ..listen.clips import Clip, legend
+from ..listen.clips import Clip, clip_cards, legend
 from ..listen.figures import MEANINGS
-from ..listen.html import Html, anchor, code, contents, details, glossary, note, section, text, write_document
+from ..listen.html import Html, anchor, code, contents, details, glossary, grid, note, section, text, write_document
 from .lesson_parser import SHORT
 from .notebook import code_by_section
 
@@ -41,7 +41,7 @@ WORDS = {
 }
 
 
-def write_lesson(script: str, args: argparse.Namespace, *blocks: Html) -> Path:
+def write_lesson(script: str, args: argparse.Namespace, *blocks: Html, before_after: Sequence[Clip] = ()) -> Path:
     """Write the page of a lesson, index.html in its folder, and return its path.
 
     It consists of the lesson's docstring, `blocks`, and what all lessons share: links to its sections, to the script
@@ -52,9 +52,11 @@ def write_lesson(script: str, args: argparse.Namespace, *blocks: Html) -> Path:
         script: the lesson's own path, `__file__`.
         args: what `LessonParser.parse_args` returned.
         blocks: sections of the page.
+        before_after: what a sound is without and with what the lesson teaches; these come first on the page.
     """
     path = args.out / "index.html"
-    lesson, body = Path(script), "".join(blocks).replace(CLIPS, legend() + CLIPS, 1)
+    first = section("Before and after", grid(clip_cards(before_after))) if before_after else ""
+    lesson, body = Path(script), "".join([first, *blocks]).replace(CLIPS, legend() + CLIPS, 1)
     tree = ast.parse(lesson.read_text(encoding="utf-8"))
     docstring = ast.get_docstring(tree) or ""
     said = unescape(re.sub("<style.*?</style>|<[^>]*>", " ", note(docstring) + body))
