@@ -519,9 +519,12 @@ def test_files_of_another_folder_are_compared_with_those_of_the_run(tmp_path):
 
 
 def test_a_bound_is_never_called_worse():
-    """Guards against a verdict on a flow-matching model that takes its upper bound for its likelihood."""
+    """Guards against a verdict on a flow-matching model that takes its upper bound for its likelihood, and against one
+    that says nothing where the model has learned nothing."""
     counted = {"autoregression": -100.0}
-    assert wording.verdict(-90.0, "nats", counted, bound=True).startswith("At most -90.000 nats per frame on held-out")
-    assert "worse" not in wording.verdict(-90.0, "nats", counted, bound=True)
+    said = wording.verdict(-90.0, "nats", counted, bound=True)
+    assert said.startswith("At most -90.000 nats per frame (lower is better) on held-out")
+    assert "worse" not in said and "does not show that the model is better" in said and "train it longer" in said
+    assert "train it longer" not in wording.verdict(-90.0, "nats", counted, bound=True, elsewhere=True)
     assert ", at least 20.00 better than" in wording.verdict(-120.0, "nats", counted, bound=True)
     assert ", 10.00 worse than" in wording.verdict(-90.0, "nats", counted)

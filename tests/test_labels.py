@@ -59,6 +59,22 @@ def test_a_csv_gives_labels_by_file(folder):
     assert found(folder)["00.wav"] == {"instrument": "Snare, dry"}
 
 
+def test_rows_of_no_file_are_named(folder, caplog):
+    """Guards against labels that vanish by a slip in a file's name, or because two files have it, and against a remark
+    on each file that is left out as a copy, or on those of a folder when only one of them is of interest."""
+    (folder / "copy.wav").write_bytes((folder / "00.wav").read_bytes())
+    (folder / "more").mkdir()
+    (folder / "02.wav").rename(folder / "more" / "03.wav")
+    rows = ["file,drum", "00.wav,kick", "copy,kick", "01.wav,snare", "0l.wav,snare", "03.wav,snare", "03,snare"]
+    (folder / "metadata.csv").write_text("\n".join(rows))
+    assert found(folder)["01.wav"] == {"drum": "snare"}
+    (said,) = caplog.messages
+    assert said.startswith(str(folder / "metadata.csv")) and said.endswith("their name: 0l.wav, 03")
+    caplog.clear()
+    find_labels_of_file(folder / "01.wav")
+    assert not caplog.messages
+
+
 @pytest.mark.parametrize(
     "text, message",
     [

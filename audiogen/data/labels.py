@@ -13,6 +13,7 @@ Labels are stored by the content hash (SHA-256) of their file, so they can be fo
 """
 
 import csv
+import logging
 import math
 import re
 import statistics
@@ -31,6 +32,8 @@ from ..utils.remote import fetched, is_remote
 from ..utils.text import fold
 from .index import FileEntry, Index
 from .split import Part, Split
+
+log = logging.getLogger("audiogen")
 
 FORMAT = 1
 LABELS_FILE = "conditions.json"
@@ -118,7 +121,14 @@ def find_labels(index: Index, pattern: str | None = None) -> Labels:
         DataError: a file of labels can't be read; the message names file, row and column.
         ConfigError: the pattern is malformed, or matches no file.
     """
-    rows, source = _from_metadata(index)
+    rows, source, unused = _from_metadata(index)
+    if unused:
+        log.warning(
+            "%s: rows that are not used, since no sound file here, or more than one, has their name: %s%s",
+            index.folder / source,
+            ", ".join(unused[:3]),
+            f" and {len(unused) - 3} more" if len(unused) > 3 else "",
+        )
     if not rows:
         rows, source = _from_sidecars(index)
     if pattern is not None:
@@ -156,16 +166,26 @@ def find_labels_of_file(path: Path, pattern: str | None = None) -> dict[str, str
 Rows = dict[str, dict[str, str]]
 
 
-def _from_metadata(index: Index) -> tuple[Rows, str]:
+def _from_metadata(index: Index) -> tuple[Rows, str, list[str]]:
+    """Return the labels by path, their source, and the names in the file that belong to none of the files."""
     for name, delimiter in METADATA.items():
         path = index.folder / name
         if path.is_file():
             with fetched(path) as local:
-                return _read_metadata(local, delimiter, [file.path for file in index.files]), name
-    return {}, ""
+                rows, others = _read_metadata(local, delimiter, [file.path for file in index.files])
+            left_out = {alias for file in index.rejected for alias in (file.path, *_aliases(file.path))}
+            return rows, name, [other for other in others if other not in left_out]
+    return {}, "", []
 
 
-def _read_metadata(path: Path, delimiter: str, paths: Sequence[str]) -> Rows:
+def _aliases(path: str) -> set[str]:
+    """Return the names of a file without its suffix, its folder or both."""
+    place = PurePosixPath(path)
+    return {str(place.with_suffix("")), place.name, place.stem} - {path}
+
+
+def _read_metadata(path: Path, delimiter: str, paths: Sequence[str]) -> tuple[Rows, list[str]]:
+    """Return the labels by path, and the names in the first column that are those of no file, or of several."""
     lines = _read_text(path, MAX_METADATA).splitlines()
     if lines and delimiter == "," and "," not in lines[0] and ";" in lines[0]:
         delimiter = ";"  # used by spreadsheets in countries where the comma is the decimal point
@@ -173,10 +193,10 @@ def _read_metadata(path: Path, delimiter: str, paths: Sequence[str]) -> Rows:
     # A name without suffix or folder is accepted if it matches a single file.
     there, short = set(paths), {}
     for known in paths:
-        place = PurePosixPath(known)
-        for alias in {str(place.with_suffix("")), place.name, place.stem} - {known}:
+        for alias in _aliases(known):
             short[alias] = None if alias in short else known
     rows: Rows = {}
+    unused: list[str] = []
     try:
         header = [name.strip() for name in next(table, [])]
         if not header or fold(header[0]) != "file":
@@ -195,13 +215,16 @@ def _read_metadata(path: Path, delimiter: str, paths: Sequence[str]) -> Rows:
             named = row[0].strip().replace("\\", "/").removeprefix("./")
             file = named if named in there else short.get(named)
             if file is None:
+                unused.append(named)
                 continue
             texts = {name: cell.strip() for name, cell in zip(header[1:], row[1:], strict=True) if cell.strip()}
             if rows.setdefault(file, texts) != texts:
-                raise DataError(f"{where}, column file: {printable(named)} is listed twice, with different values")
+                raise DataError(
+                    f"{where}, column file: {printable(named)} is listed twice, with different values; keep one row"
+                )
     except csv.Error as error:
         raise DataError(f"{path}: row {table.line_num}: not valid {path.suffix[1:].upper()} ({error})") from error
-    return rows
+    return rows, unused
 
 
 def _check_header(path: Path, header: Sequence[str]) -> None:

@@ -66,7 +66,7 @@ def check_folder(
         short = plural(len(index.files) - len(usable.files), "kept file")
         rows.append(("too short", f"{short} shorter than two frames of the default front-end, so not trained on"))
     rows += [
-        ("to train on", sides.summary),
+        ("split", sides.summary),
         ("default crop", _crops(usable.files, crop_seconds)),
         ("default rate", _rates(usable.files, outlook.spec.sample_rate)),
     ]
@@ -129,8 +129,10 @@ def _values(column: Column) -> str:
     parts = [", ".join(shown) + (f" and {more} more values" if more else "")]
     if column.missing:
         parts.append(f"{plural(column.missing, 'file')} without")
-    if column.one_sided:
-        parts.append(f"on one side of the split only: {', '.join(column.one_sided[:10])}")
+    known = learned["values"] if learned is not None and learned["kind"] == "label" else ()
+    for side, trained in (("held-out", True), ("training", False)):
+        if values := [value for value in column.one_sided[:10] if (value in known) == trained]:
+            parts.append(f"no {side} file of {', '.join(values)}")
     if learned is None:
         parts.append(f"not learned: {column.reason}")
     return "; ".join(parts)

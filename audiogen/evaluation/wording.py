@@ -160,11 +160,16 @@ def verdict(
     files = "these files" if elsewhere else "held-out files"
     unit = Unit(unit)
     if (perplexity := unit.perplexity(loss)) is None:
-        said = f"{'At most ' if bound else ''}{loss:.3f} {unit.per_entry} on {files}{when}"
+        said = f"{'At most ' if bound else ''}{loss:.3f} {unit.per_entry} (lower is better) on {files}{when}"
         linear = baselines.get("autoregression")
-        if linear is not None and (loss < linear or not bound):  # a bound above it does not say which is better
-            said += f", {'at least ' if bound else ''}{abs(linear - loss):.2f} {'better' if loss < linear else 'worse'}"
-            said += " than predicting each frame linearly from the previous one"
+        if linear is not None:
+            simple = "than predicting each frame linearly from the previous one"
+            if loss < linear or not bound:
+                by = f"{'at least ' if bound else ''}{abs(linear - loss):.2f}"
+                said += f", {by} {'better' if loss < linear else 'worse'} {simple}"
+            else:  # a bound above it does not say which is better
+                said += f", which does not show that the model is better {simple}"
+                said += "" if elsewhere else "; if you hear noise, train it longer"
         return f"{said}. Compare it with runs of the same front-end only."
     said = f"On {files}{when} the model is as unsure as someone guessing among {perplexity:,.1f} codes"
     if "uniform" in baselines:

@@ -77,7 +77,7 @@ class TrainingConfig:
         batch_size: crops per batch.
         accumulation: batches per optimizer step.
         learning_rate: peak of the schedule.
-        warmup: fraction of the run in which the learning rate rises.
+        warmup: fraction of the run in which the learning rate rises; fine-tuning takes at least 40 steps for it.
         final_learning_rate: fraction of `learning_rate` at which the cosine ends.
         weight_decay: applied to matrices only.
         gradient_clip: maximum norm of the gradient.

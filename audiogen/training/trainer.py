@@ -362,7 +362,8 @@ class Trainer:
 
     def _step(self, loader: Iterator[tuple[Batch, list[list[str]]]]) -> float:
         """Take one optimizer step, without waiting for a GPU; return the learning rate."""
-        rate, step, num_batches = learning_rate(self.spent(), self.config), self.progress.step, self.config.accumulation
+        step, num_batches = self.progress.step, self.config.accumulation
+        rate = learning_rate(self.spent(), self.config, step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.held.forward.train()
