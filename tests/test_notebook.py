@@ -87,6 +87,8 @@ def test_a_script_becomes_text_and_code_in_an_order_that_runs(tmp_path):
     said = [cell.source for cell in cells if cell.kind == "markdown"]
     assert said[0].startswith("# Lesson 3: a third one. Does it stand?\n\n```text\npython recipes/03_third.py FOLDER")
     assert "**What it teaches.** That `--rate 3` is a lot" in said[0]
+    assert "**Run with `--short` instead of the defaults.**" in said[0]
+    assert "instead of the defaults" not in notebook_cells(tmp_path / "03_third.py", ["corpora/x"])[0].source
     assert said[1:] == [
         "## Count\n\nOne after the other, as in `for`.",
         "## Further down",

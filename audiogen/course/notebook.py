@@ -10,6 +10,7 @@ definition precedes the first cell that needs it, and a section of the page come
 import ast
 import json
 import re
+import shlex
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -125,7 +126,7 @@ class _Maker:
         for line in returns if self.replaced else ():  # of main itself: there is no function to return from
             self.lines[line - 1] = self.lines[line - 1].replace("return", "raise SystemExit")
 
-        self.text(introduction(ast.get_docstring(tree) or "", script.name))
+        self.text(introduction(ast.get_docstring(tree) or "", script.name, (arguments or ())[1:]))
         self.code(START)
         self.code(self.imports(tree), "from audiogen.listen.notebook import show", folded=True)
         constants = [node for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign)]
@@ -299,8 +300,8 @@ class _Maker:
             self.cells.append(Cell(source, folded=folded))
 
 
-def introduction(docstring: str, name: str) -> str:
-    """Return a lesson's docstring as Markdown, with a note on where the notebook comes from."""
+def introduction(docstring: str, name: str, options: Sequence[str] = ()) -> str:
+    """Return a lesson's docstring as Markdown, with a note on where the notebook comes from, and with which options."""
     title, *blocks = re.split(r"\n\s*\n", docstring.strip())
     out = [f"# {title.rstrip('.')}"]
     for block in blocks:
@@ -313,6 +314,11 @@ def introduction(docstring: str, name: str) -> str:
         f"*This notebook is made from `recipes/{name}`, which does the same and writes a page. Options go into the "
         "list that `parse_args` is given below.*"
     )
+    if options:
+        out.append(
+            f"**Run with `{shlex.join(options)}` instead of the defaults.** So figures and sounds are not those of the "
+            "whole lesson, and what the text says of a trained model may not show yet."
+        )
     return "\n\n".join(out)
 
 
