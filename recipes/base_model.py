@@ -17,14 +17,16 @@ group with a higher and one with a lower voice.
 The model learns six conditions. KIND, and the position in the file, with which a fine-tuned model knows from the start
 how short sounds begin and end, are each dropped in half of the crops. Melody, loudness and timbre are computed from the
 recordings, and the pitch of notes is known, so a fine-tuned model follows them from the start. In half of the crops,
-the timbre is that of one recording of the group for all of them, so that it does not tell what is said or played.
+the timbre is that of one recording of the group for all of them, so that it does not tell what is said or played. A
+share of NOTES of the crops consists of notes of known pitch, which would otherwise be rare.
 
 The model sees frames with noise, of up to INPUT_NOISE of a feature's deviation, so that errors do not grow in
 generation (`SequenceModel.perturb`).
 
 After a warm-up, the learning rate falls linearly to 2 % (Bergsma et al. 2025, Straight to Zero). From the base model it
-begins at 30 %, since a high one first destroys what was learned (Gupta et al. 2023, How to re-warm your model?). Stop
-training with Ctrl-C; the same command continues it, also with more --minutes.
+begins at 30 %, since a high one first destroys what was learned (Gupta et al. 2023, How to re-warm your model?); that
+of the conditions, which may be new, does not. Stop training with Ctrl-C; the same command continues it, also with more
+--minutes.
 """
 
 import argparse
@@ -47,7 +49,7 @@ from audiogen.errors import RunError
 from audiogen.frontends.mel.mel import Mel
 from audiogen.models.backbones import GPT
 from audiogen.models.batch import Batch
-from audiogen.models.conditioning import Conditions, Label, Loudness, Melody, Number, Position, Timbre, positions
+from audiogen.models.conditioning import Conditions, Label, Loudness, Melody, Pitch, Position, Timbre, positions
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.runs.build import build_model
 from audiogen.runs.config import RunConfig
@@ -65,7 +67,8 @@ STACK = 4  # mel frames per frame of the model
 RATES = (8000, 16_000, 22_050, 24_000, 32_000)  # Hz; lower sample rates, whose leading bands are also trained
 SEMITONES = 3.5  # largest change of speed and pitch in the copies of a recording
 CROP, BATCH = 96, 16  # frames per crop, crops per batch
-PITCH = Number.Config(0, 127, gap=0.5)  # MIDI numbers
+NOTES = 0.25  # share of the crops that are notes of known pitch
+SLOWNESS = 0.3  # factor of the learning rate of weights of the base model, apart from those of conditions
 # Share of the crops with a condition.
 KEPT = {"kind": 0.5, "position": 0.5, "melody": 0.25, "loudness": 0.25, "timbre": 0.5, "pitch": 0.75}
 INPUT_NOISE = 0.4  # largest deviation of the noise on what the model sees, in deviations of a feature
@@ -89,7 +92,7 @@ def main() -> None:
     groups = encode(args.corpus, frontend, args.out / "frames.pt")
     train, held_out = sides(groups)
     base = base_frontend(RATE) if args.start == "base" else None
-    shares = shares_of(train)
+    pools = pools_of(train)
     mean, std = statistics(train) if base is None else (base.mean, base.std)
     with torch.no_grad():
         frontend.mean.copy_(mean)
@@ -101,7 +104,7 @@ def main() -> None:
     gpt = GPT.Config(dim=args.dim, num_layers=args.layers, window=CROP // 2)
     conditions = {"kind": Label.Config(tuple(train)), "position": Position.Config()}
     conditions |= {"melody": Melody.Config(), "loudness": Loudness.Config()}
-    conditions |= {"timbre": Timbre.Config(), "pitch": PITCH}
+    conditions |= {"timbre": Timbre.Config(), "pitch": Pitch.Config()}
     config = RunConfig(frontend.config, gpt, "parallel", DataConfig(), training, conditions, head="flow")
     torch.manual_seed(training.seed)
     model = build_model(config, frontend.spec)
@@ -128,7 +131,7 @@ def main() -> None:
         return functional_call(narrow[width], leading_weights(model, width), (batch,)).mean() / (width * STACK)
 
     # 3. Train until the budget is spent.
-    optimizer, state = make_optimizer(model, training), {"step": 0, "seconds": 0.0}
+    optimizer, state = optimizer_of(model, training), {"step": 0, "seconds": 0.0}
     checkpoint = args.out / "training.safetensors"
     if checkpoint.exists():
         tensors, about = read_tensors(checkpoint, RunError, "remove it to begin again")
@@ -145,12 +148,11 @@ def main() -> None:
         while state["seconds"] < budget and not interrupted.is_set():
             began = time.perf_counter()
             left = 1 - state["seconds"] / budget
-            peak = training.learning_rate * (0.3 if args.start == "base" else 1.0)
-            rate = peak * min(1.0, (state["step"] + 1) / 200, max(0.02, left))
+            rate = training.learning_rate * min(1.0, (state["step"] + 1) / 200, max(0.02, left))
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * (SLOWNESS if args.start == "base" and not group["of_conditions"] else 1.0)
             rng = np.random.default_rng([training.seed, state["step"]])
-            frames, width, known = batch_of(train, shares, widths, mean, std, rng)
+            frames, width, known = batch_of(pools, widths, mean, std, rng)
             with torch.autocast(torch.device(args.device).type, torch.bfloat16):
                 loss = nll(frames, width, known)
             loss.backward()
@@ -251,10 +253,23 @@ def sides(groups):
     return train, held_out
 
 
-def shares_of(train) -> np.ndarray:
-    """Compute how often each kind is drawn: the square roots of their durations, divided by their sum."""
-    roots = np.array([math.sqrt(sum(x.shape[1] for group in kind for _, x, _ in group)) for kind in train.values()])
-    return roots / roots.sum()
+def pools_of(train) -> list[tuple[float, list[tuple[int, list[Recording]]]]]:
+    """Say what crops are drawn from: pools of groups, each with its probability; a group has the index of its kind.
+
+    There is a pool of each kind, whose probability follows the square root of its duration, and one of notes.
+    """
+    pools = [[(kind, group) for group in groups] for kind, groups in enumerate(train.values())]
+    known = [(kind, [note for note in group if pitch_is_known(note)]) for pool in pools for kind, group in pool]
+    notes = [(kind, group) for kind, group in known if group]
+    roots = [math.sqrt(sum(x.shape[1] for _, group in pool for _, x, _ in group)) for pool in pools]
+    share = NOTES if notes else 0.0
+    of_kinds = [((1 - share) * root / sum(roots), pool) for root, pool in zip(roots, pools, strict=True)]
+    return [*of_kinds, (share, notes)] if notes else of_kinds
+
+
+def pitch_is_known(recording: Recording) -> bool:
+    """Tell whether a recording is a note of known pitch."""
+    return not recording.known["pitch"].isnan().any()
 
 
 def statistics(train) -> tuple[Tensor, Tensor]:
@@ -273,18 +288,28 @@ def statistics(train) -> tuple[Tensor, Tensor]:
     return torch.where(heard, mean, 0.0).float(), torch.where(heard, std, 1.0).float()
 
 
-def batch_of(
-    train, shares: np.ndarray, widths, mean: Tensor, std: Tensor, rng: np.random.Generator
-) -> tuple[Tensor, int, Conditions]:
+def optimizer_of(model: SequenceModel, training: TrainingConfig) -> torch.optim.AdamW:
+    """Make the optimizer, with groups of their own for the weights of the conditions."""
+    optimizer = make_optimizer(model, training)
+    own = {id(parameter) for parameter in model.conditioner.parameters()}
+    groups = []
+    for group in optimizer.param_groups:
+        for of_conditions in (False, True):
+            params = [parameter for parameter in group["params"] if (id(parameter) in own) == of_conditions]
+            groups.append({**group, "params": params, "of_conditions": of_conditions})
+    return torch.optim.AdamW(groups)
+
+
+def batch_of(pools, widths, mean: Tensor, std: Tensor, rng: np.random.Generator) -> tuple[Tensor, int, Conditions]:
     """Draw augmented, standardised crops.
 
     Returns:
         Mel frames (BATCH, BANDS, CROP * STACK), the number of bands that all of them have, and their conditions.
     """
-    crops = [crop_of(train, shares, rng) for _ in range(BATCH)]
+    crops = [crop_of(pools, rng) for _ in range(BATCH)]
     most = (max if rng.random() < 0.5 else min)(crop.bands for crop in crops)
     while any(crop.bands < most for crop in crops):  # replace recordings with fewer bands
-        crops = [crop if crop.bands >= most else crop_of(train, shares, rng) for crop in crops]
+        crops = [crop if crop.bands >= most else crop_of(pools, rng) for crop in crops]
     width = max((w for w in widths if w <= most), default=widths[0])
     shifts = [level_shift(rng) for _ in crops]
     frames = torch.stack([shifted(crop.power, shift) for crop, shift in zip(crops, shifts, strict=True)])
@@ -296,11 +321,10 @@ def batch_of(
     return (frames - mean[:, None]) / std[:, None], width, known
 
 
-def crop_of(train, shares: np.ndarray, rng: np.random.Generator) -> Recording:
+def crop_of(pools, rng: np.random.Generator) -> Recording:
     """Draw a crop of CROP frames from one group, joining short recordings."""
-    kind = int(rng.choice(len(train), p=shares))
-    groups = train[list(train)[kind]]
-    group = groups[rng.integers(len(groups))]
+    groups = pools[rng.choice(len(pools), p=[share for share, _ in pools])][1]
+    kind, group = groups[rng.integers(len(groups))]
     width, parts, have = BANDS, [], 0
     while have < CROP:
         bands, x, known = group[rng.integers(len(group))]

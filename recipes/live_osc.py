@@ -11,7 +11,8 @@ UDP. Each condition of the run has an address; an empty message means "not given
     /tempo 112            a number
     /melody 60 64         pitches as MIDI numbers; the model follows their pitch classes. -1: no melody
     /loudness -20         level in dB below a full-scale sine
-    /midi 144 60 100      a MIDI message (or OSC's type m): while a key is held, its pitch is the melody
+    /pitch 60             a pitch, as a MIDI number or a name such as C4, if the run has learned one
+    /midi 144 60 100      a MIDI message (or OSC's type m): while a key is held, its pitch is the melody and the pitch
     /stop                 end
 
 A message that the run does not understand is reported and changes nothing. The sound is at most `--ahead` seconds ahead
@@ -31,7 +32,7 @@ from torch import Tensor
 
 from audiogen.audio.wav_stream import encode_samples, write_chunks
 from audiogen.errors import AudiogenError, ConfigError
-from audiogen.models.conditioning import Condition, Loudness, Melody
+from audiogen.models.conditioning import Condition, Loudness, Melody, Pitch
 from audiogen.runs.run import Run, load_run
 from audiogen.utils.scripts import run_script
 
@@ -80,9 +81,8 @@ class Controls:
             self.stopped = True
             return
         with self._lock:
-            if name == "midi":
-                name, values = "melody", self._melody_of_keys(values)
-            asked = {**self._asked, name: self._value(name, values)}
+            changed = self._of_keys(values) if name == "midi" else {name: self._value(name, values)}
+            asked = {**self._asked, **changed}
             self.run.ask(asked, [0])  # raises what is wrong with it
             self._asked, self._changed = asked, True
 
@@ -98,8 +98,12 @@ class Controls:
             return torch.tensor([[float(values[0])]])
         return str(values[0])
 
-    def _melody_of_keys(self, values: tuple[Any, ...]) -> tuple[int, ...]:
-        """Follow the keys of a MIDI keyboard: the newest of those that are held sounds."""
+    def _of_keys(self, values: tuple[Any, ...]) -> dict[str, Any]:
+        """Follow the keys of a MIDI keyboard: the newest of those that are held is the melody and the pitch.
+
+        Raises:
+            ConfigError: the run has learned neither, or not this pitch.
+        """
         # OSC's type m is (port, status, data, data), as one value.
         status, key, velocity = values[0][1:] if len(values) == 1 else values
         kind, key = int(status) & 0xF0, int(key)
@@ -107,7 +111,12 @@ class Controls:
             self._keys = [held for held in self._keys if held != key]
             if kind == 0x90 and velocity:  # a velocity of 0 is another way to let go
                 self._keys.append(key)
-        return (self._keys[-1],) if self._keys else (-1,)
+        key = self._keys[-1] if self._keys else -1
+        melodies = {name: pitch_classes([key]) for name, part in self.parts.items() if isinstance(part, Melody)}
+        pitches = {name: None if key < 0 else str(key) for name, part in self.parts.items() if isinstance(part, Pitch)}
+        if not melodies and not pitches:
+            raise ConfigError(f"/midi: the run has no melody or pitch; it has {', '.join(self.parts) or 'none'}")
+        return {**melodies, **pitches}
 
 
 def pitch_classes(pitches: Iterable[int]) -> Tensor:

@@ -118,6 +118,12 @@ def test_what_is_added_is_what_a_slow_loop_adds(spec, pattern, kind):
             u = (at["number"] - 60) / 120
             waves = torch.cat([(math.pi * k * u) for k in range(1, 9)])
             expected[b, s] += parts["number"].linear(torch.cat([waves.sin(), waves.cos()]))
+            pitch = float(at["pitch"])
+            below, part = int(pitch), pitch - int(pitch)
+            weight = parts["pitch"].linear.weight.double()
+            expected[b, s] += (1 - part) * weight[:, below] + part * weight[:, min(below + 1, 127)]
+            waves = torch.cat([math.pi * k * at["pitch"] / 127 for k in range(1, 9)])
+            expected[b, s] += weight[:, 128:] @ torch.cat([waves.sin(), waves.cos()]) + parts["pitch"].linear.bias
             v = (at["loudness"] + 80) / 80
             waves = torch.cat([(math.pi * k * v) for k in range(1, 9)])
             expected[b, s] += parts["loudness"].linear(torch.cat([waves.sin(), waves.cos()]))

@@ -25,8 +25,9 @@ from audiogen.data.labels import compile_pattern, describe_labels, find_labels_o
 from audiogen.errors import ConfigError, DataError
 from audiogen.frontends.mulaw import MuLaw
 from audiogen.generation.request import Request
-from audiogen.models.conditioning import Label, Number, Position, positions
+from audiogen.models.conditioning import Label, Number, Pitch, Position, positions
 from audiogen.runs.run import load_run
+from audiogen.utils.pitch import midi_pitch
 
 
 @pytest.fixture
@@ -157,6 +158,7 @@ def test_columns_become_labels_or_numbers_or_nothing(tmp_path):
         "tempo": [str(60 + i / 2) for i in range(n)],
         "name": [f"take {i}" for i in range(n)],
         "same": ["x"] * n,
+        "pitch": [["C2", "47", "Fs3", "bb4"][i % 4] for i in range(n)],
         "drum": [["Kick", "kick ", "SNARE", "snare"][i % 4].strip() for i in range(n - 1)] + [None],
     }
     labels = labels_of(sides, **columns)
@@ -166,7 +168,8 @@ def test_columns_become_labels_or_numbers_or_nothing(tmp_path):
     assert chosen["tempo"].gap == 0.5
     assert [value.casefold() for value in chosen["drum"].values] == ["kick", "snare"]
     assert chosen["position"] == Position.Config()  # the files are short
-    assert chosen.keys() == {"digit", "tempo", "drum", "position"}
+    assert chosen["pitch"] == Pitch.Config(36, 70)
+    assert chosen.keys() == {"digit", "tempo", "pitch", "drum", "position"}
     table = {column.name: column for column in describe_labels(labels, sides)}
     assert table["digit"].one_sided == ["9"] and table["digit"].counts["9"] == 1
     assert table["drum"].missing == 1 and table["name"].reason == "its values occur in fewer than two files on average"
@@ -176,6 +179,17 @@ def test_columns_become_labels_or_numbers_or_nothing(tmp_path):
     for name, message in {"same": "it has only one value", "digti": "no label 'digti'; found: digit, tempo"}.items():
         with pytest.raises(ConfigError, match=message):
             choose_conditions(labels, sides, [name])
+
+
+def test_a_pitch_has_a_number_or_a_name():
+    """Guards against octaves counted from A, flats read as notes, and frequencies taken for MIDI numbers."""
+    names = {"C4": 60, "a4": 69, "B3": 59, "C-1": 0, "F#3": 54, "fs3": 54, "G♭3": 54, "Bb2": 46, "b2": 47, "61.5": 61.5}
+    assert {name: midi_pitch(name) for name in names} == names
+    assert all(math.isnan(midi_pitch(text)) for text in ("", "H4", "C", "440", "-1", "G#9", "nan", "C44"))
+    part = Pitch(Pitch.Config(48, 72), 8)
+    assert part.parse("pitch", "Fs3").item() == part.parse("pitch", 54).item() == 54
+    with pytest.raises(ConfigError, match="pitch: must be a pitch from 48 to 72"):
+        part.parse("pitch", "C2")
 
 
 def test_labels_are_kept_with_the_content(tmp_path, folder):
@@ -256,11 +270,11 @@ OVERRIDES = ["backbone.dim=8", "training.crop_frames=16", "training.sample_secon
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A run of two instruments at two pitches."""
+    """A run of two instruments at two notes."""
     place = tmp_path_factory.mktemp("labels")
     folder = folder_of_notes(place / "corpus", [1200] * 12)
     rows = [f"note-{i:02d}.wav,{['Kick', 'snare'][i % 2]},{i % 3}" for i in range(12)]
-    (folder / "metadata.csv").write_text("\n".join(["file,drum,pitch", *rows]))
+    (folder / "metadata.csv").write_text("\n".join(["file,drum,note", *rows]))
     settings = [f"frontend.{name}={value}" for name, value in tiny_settings("mulaw").items()]
     train(folder, place / "run", "mulaw", "bigram", steps=4, overrides=[*OVERRIDES, *settings])
     return place
@@ -270,7 +284,7 @@ def test_training_finds_labels_and_keeps_them(made):
     """Guards against a run folder that does not know what it can be asked for."""
     config = json.loads((made / "run" / "config.json").read_text())
     assert config["conditions"]["drum"] == {"kind": "label", "values": ["Kick", "snare"]}
-    assert list(config["conditions"]) == ["drum", "pitch", "position"]
+    assert list(config["conditions"]) == ["drum", "note", "position"]
     run = load_run(made / "run")
     learned = [parameter for name, parameter in run.model.conditioner.named_parameters()]
     assert all(bool(parameter.abs().sum() > 0) for parameter in learned)
@@ -280,17 +294,17 @@ def test_what_is_asked_for_is_what_is_made(made, tmp_path):
     """Guards against a label that is ignored, and one that is drawn anew although it was asked for."""
     run = load_run(made / "run")
     lively(run.model)  # a few steps teach little
-    one, other = (run.generate(0.05, seed=1, conditions={"drum": drum, "pitch": "1"}) for drum in ("kick", "SNARE"))
+    one, other = (run.generate(0.05, seed=1, conditions={"drum": drum, "note": "1"}) for drum in ("kick", "SNARE"))
     assert not torch.equal(one, other)
-    assert torch.equal(one, run.generate(0.05, seed=1, conditions={" Drum": "Kick ", "pitch": 1}))
-    assert not torch.equal(one, run.generate(0.05, seed=1, conditions={"drum": "kick", "pitch": "1"}, guidance=9.0))
-    both = run.generate(0.05, num=2, seed=1, conditions={"drum": ["kick", "snare"], "pitch": "1"})
+    assert torch.equal(one, run.generate(0.05, seed=1, conditions={" Drum": "Kick ", "note": 1}))
+    assert not torch.equal(one, run.generate(0.05, seed=1, conditions={"drum": "kick", "note": "1"}, guidance=9.0))
+    both = run.generate(0.05, num=2, seed=1, conditions={"drum": ["kick", "snare"], "note": "1"})
     assert torch.equal(both[:1], one)
-    nothing = run.request(seeds=[1], conditions={"drum": None, "pitch": None})
+    nothing = run.request(seeds=[1], conditions={"drum": None, "note": None})
     assert nothing.conditions == {} and not nothing.guided
     for asked, message in {
         ("drum", "hihat"): "drum: there is no 'hihat'; choose one of Kick, snare",
-        ("dru", "kick"): "dru: the run has no such condition; it has drum, pitch, position",
+        ("dru", "kick"): "dru: the run has no such condition; it has drum, note, position",
         ("drum", ("kick",) * 3): "drum: one value for each of 2 items",
     }.items():
         with pytest.raises(ConfigError, match=message):
@@ -301,7 +315,7 @@ def test_labels_change_while_a_stream_plays(made):
     """Guards against a knob that is not heard, or that is read for the whole stream at its beginning."""
     run = load_run(made / "run")
     lively(run.model)
-    kick, snare = ({"drum": drum, "pitch": "1"} for drum in ("kick", "snare"))
+    kick, snare = ({"drum": drum, "note": "1"} for drum in ("kick", "snare"))
     whole = run.generate(0.2, seed=1, conditions=kick)
     chunks = list(run.stream(0.2, seed=1, conditions=itertools.repeat(kick)))
     assert torch.equal(torch.cat(chunks, dim=2), whole)
@@ -320,13 +334,13 @@ def test_labels_change_while_a_stream_plays(made):
 
 
 def test_labels_that_nobody_asks_for_come_in_the_folders_proportions(made, monkeypatch):
-    """Guards against labels drawn one by one, whose pairs no file has: "Kick" has the pitches 0, 1 and 2 by turns, as
+    """Guards against labels drawn one by one, whose pairs no file has: "Kick" has the notes 0, 1 and 2 by turns, as
     its training files do, and a seed always has the same."""
     run = load_run(made / "run")
     asked = run.ask({"drum": "kick"}, range(200))
-    pairs = {(words["drum"], words["pitch"]) for words in asked.words}
+    pairs = {(words["drum"], words["note"]) for words in asked.words}
     rows = read_labels(run.folder).files
-    there = {(rows[p.file.sha256]["drum"], rows[p.file.sha256]["pitch"]) for p in run.split().train}
+    there = {(rows[p.file.sha256]["drum"], rows[p.file.sha256]["note"]) for p in run.split().train}
     assert pairs == {pair for pair in there if pair[0] == "Kick"}
     assert run.ask({"drum": "kick"}, [7]).words == asked.words[7:8]
     for module in ("runs.folder", "data.labels"):
@@ -343,7 +357,7 @@ def test_a_cache_keeps_the_labels_of_its_folder(made, tmp_path):
     run = train(tmp_path / "cache", tmp_path / "run", None, "bigram", steps=2, overrides=OVERRIDES, condition=["drum"])
     assert list(run.config.conditions) == ["drum"]
     with pytest.raises(ConfigError, match="--condition: .* was started with drum"):
-        train(tmp_path / "cache", tmp_path / "run", resume=True, condition=["pitch"])
+        train(tmp_path / "cache", tmp_path / "run", resume=True, condition=["note"])
     train(tmp_path / "cache", tmp_path / "run", steps=4, resume=True)
 
 
@@ -471,17 +485,17 @@ def test_variations_of_a_recording_have_its_conditions(made, tmp_path, caplog, m
     copy = shutil.copy(made / "corpus" / part.file.path, tmp_path / "x" / "renamed.wav")
     assert run.conditions_of(copy) == {**known, "position": 1200}
     stranger = folder_of_noise(tmp_path / "new", [700], seed=5) / "00.wav"
-    assert run.conditions_of(stranger) == {"drum": None, "pitch": None, "position": 700}
-    (tmp_path / "new" / "metadata.csv").write_text("file,drum,pitch\n00.wav,SNARE,9\n")
-    assert run.conditions_of(stranger) == {"drum": "SNARE", "pitch": None, "position": 700}
+    assert run.conditions_of(stranger) == {"drum": None, "note": None, "position": 700}
+    (tmp_path / "new" / "metadata.csv").write_text("file,drum,note\n00.wav,SNARE,9\n")
+    assert run.conditions_of(stranger) == {"drum": "SNARE", "note": None, "position": 700}
 
     command = ["generate", str(made / "run"), "--out", str(tmp_path / "out"), "--num", "2", "--like", str(stranger)]
     caplog.set_level("INFO")
     found = CliRunner().invoke(app, [*command, "--label", "drum=kick"])
     assert found.exit_code == 0 and found.output.count("drum Kick") == 2, found.output
-    assert "sounds like pitch" in caplog.text  # of a classifier, since 9 is no pitch that the run knows
+    assert "sounds like note" in caplog.text  # of a classifier, since 9 is no note that the run knows
     assert {audio_info(path).num_samples for path in (tmp_path / "out").glob("*.wav")} == {700}
     monkeypatch.setattr("audiogen.commands.samples.read_source", lambda folder: folder / "gone")
     found = CliRunner().invoke(app, [*command, "--seconds", "0.01", "--out", str(tmp_path / "short")])
-    assert found.exit_code == 0 and "drum snare" in found.output and "pitch" not in found.output
+    assert found.exit_code == 0 and "drum snare" in found.output and "note" not in found.output
     assert {audio_info(path).num_samples for path in (tmp_path / "short").glob("*.wav")} == {80}

@@ -1,7 +1,6 @@
 """Where training starts from: the base model, for every sample rate, or new weights."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,11 +14,11 @@ from audiogen.commands.train import train
 from audiogen.errors import ConfigError
 from audiogen.frontends import load_frontend
 from audiogen.models.batch import Batch
-from audiogen.models.conditioning import Label, Number, Position
-from audiogen.runs import start
+from audiogen.models.conditioning import Label, Pitch, Position
 from audiogen.runs.build import build_model
 from audiogen.runs.run import load_run
 from audiogen.runs.start import BASE, base_config, base_frontend, is_base_frontend, start_from_base
+from audiogen.testing import lively
 from audiogen.training.checkpoint import load_checkpoint
 
 QUICK = ["training.crop_frames=16", "training.batch_size=1", "training.sample_seconds=0.05"]
@@ -69,18 +68,15 @@ def test_a_condition_of_the_base_is_carried_over_where_it_means_the_same():
     assert not any(part.null.any() for part in parts.values())
 
 
-def test_a_number_is_encoded_as_the_base_does_where_it_knows_it(monkeypatch):
-    """Guards against a pitch that is learned anew, and one outside of the range that the base knows being refused."""
-    pitch = Number.Config(0, 127, gap=0.5)
-    monkeypatch.setattr(start, "base_config", lambda: SimpleNamespace(conditions={"pitch": pitch, "kind": None}))
-    own, high, label = Number.Config(36, 84, gap=1.0), Number.Config(20, 440), Label.Config(("a", "b"))
-    assert start.as_known_to_base({"pitch": own, "tempo": own, "kind": own}) == {
-        "pitch": pitch,
-        "tempo": own,
-        "kind": own,
-    }
-    assert start.as_known_to_base({"pitch": high}) == {"pitch": high}
-    assert start.as_known_to_base({"pitch": label}) == {"pitch": label}
+def test_the_vectors_of_pitches_do_not_depend_on_the_range():
+    """Guards against a pitch that is learned anew because the folder's notes are not those of the base's corpus."""
+    own, of_base = Pitch.Config(36, 84), Pitch.Config()
+    assert Pitch.has_same_weights(own, of_base)
+    assert not Label.has_same_weights(Label.Config(("a", "b")), Label.Config(("b", "a")))
+    x = torch.tensor([[[36.0, 60.5, 84.0]]])
+    narrow, wide = Pitch(own, 8), Pitch(of_base, 8)
+    wide.load_state_dict(lively(narrow).state_dict())
+    assert narrow(x).any() and torch.equal(narrow(x), wide(x))
 
 
 def test_the_default_starts_from_the_base_and_is_better_for_it(tmp_path):

@@ -72,6 +72,7 @@ def tiny_backbone(kind: str, **changes: Any) -> Backbone:
 CONDITION_SETTINGS: dict[str, dict[str, Any]] = {
     "label": {"values": ("Kick", "snare", "hi-hat")},
     "number": {"low": 60.0, "high": 180.0},
+    "pitch": {},
     "melody": {},
     "loudness": {},
     "timbre": {},
@@ -97,6 +98,7 @@ def random_conditions(batch_size: int, num_frames: int) -> dict[str, torch.Tenso
     found = {
         "label": torch.randint(3, (B, 1, T)).float(),
         "number": 60 + 120 * torch.rand(B, 1, T),
+        "pitch": 127 * torch.rand(B, 1, T),
         "melody": torch.rand(B, 12, T),
         "loudness": -80 * torch.rand(B, 1, T),
         "timbre": torch.randn(B, 48, T),

@@ -23,10 +23,9 @@ from ..data import (
 )
 from ..errors import ConfigError
 from ..models import t5
-from ..models.conditioning import CONDITIONS, Label, Number, Position, Text, Timbre, listed
+from ..models.conditioning import CONDITIONS, Label, Number, Pitch, Position, Text, Timbre, listed
 from ..runs.build import build_conditioner
 from ..runs.config import RunConfig, check_name
-from ..runs.start import as_known_to_base
 from ..spec import Spec
 from .plan import Plan
 
@@ -81,8 +80,6 @@ def with_conditions(
         ConfigError: a name or a setting is unknown, or can't be learned, or not with this front-end.
     """
     chosen = choose_conditions(labels, sides, asked)
-    if plan.config.training.start == "base":
-        chosen = as_known_to_base(chosen)
     chosen = _overridden(chosen, overrides)
     for name, config in chosen.items():
         check_name(name)
@@ -120,6 +117,7 @@ def describe(conditions: Mapping[str, Any]) -> str:
         values = {
             Label.Config: lambda c: f" ({listed(c.values, 10)})",
             Number.Config: lambda c: f" ({c.low:g} to {c.high:g})",
+            Pitch.Config: lambda c: f" (pitches from {c.low:g} to {c.high:g})",
             Position.Config: lambda c: " (where a file begins and ends)",
             Text.Config: lambda c: " (captions)",
         }

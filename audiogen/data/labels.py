@@ -28,6 +28,7 @@ from typing import Any
 from ..errors import ConfigError, DataError, printable
 from ..utils.files import atomic_write_json, open_regular
 from ..utils.json_files import LISTS, parse_json, read_format
+from ..utils.pitch import midi_pitch
 from ..utils.remote import fetched, is_remote
 from ..utils.text import fold
 from .index import FileEntry, Index
@@ -44,6 +45,8 @@ EXAMPLE = "file,instrument\ndrums/a.wav,snare"
 FEW_VALUES = 24
 #: Columns of these names are captions; so are others, if most values are unlike and of three words or more.
 CAPTIONS = ("text", "caption")
+#: A column of this name whose values are MIDI numbers or names such as C4 is learned as a pitch.
+PITCH = "pitch"
 #: Maximum number of bytes of a CSV, and of a file beside a sound.
 MAX_METADATA, MAX_SIDECAR = 2**28, 2**20
 
@@ -327,7 +330,8 @@ class Column:
         counts: value -> number of training and held-out files; values in the spelling that occurs first.
         missing: number of files without a value.
         one_sided: values that occur only in training files, or only in held-out files.
-        settings: settings of the condition, {"kind": "label", "number" or "text", ...}; None if it can't be learned.
+        settings: settings of the condition, {"kind": "label", "number", "pitch" or "text", ...}; None if it can't be
+            learned.
         reason: why it can't be learned.
     """
 
@@ -361,6 +365,8 @@ def _column(labels: Labels, name: str, sides: Split) -> Column:
         reason = "it has only one value" if values else "no training file has a value"
     elif fold(name) in CAPTIONS or 2 * len(values) > len(train) < 2 * sum(len(text.split()) > 2 for text in train):
         settings, one_sided = {"kind": "text"}, []
+    elif fold(name) == PITCH and all(map(math.isfinite, pitches := [midi_pitch(text) for text in train])):
+        settings, one_sided = {"kind": "pitch", "low": min(pitches), "high": max(pitches)}, []
     elif all(map(math.isfinite, numbers)) and (
         len(set(numbers)) > FEW_VALUES or any(number != int(number) for number in numbers)
     ):

@@ -122,8 +122,8 @@ def _values(column: Column) -> str:
     shown = [f"{value} ({count})" for value, count in list(column.counts.items())[:FEW_FILES]]
     more = len(column.counts) - len(shown)
     learned = column.settings
-    if learned is not None and learned["kind"] == "number":
-        shown, more = [f"numbers from {learned['low']:g} to {learned['high']:g}"], 0
+    if learned is not None and "low" in learned:
+        shown, more = [f"{learned['kind']}: from {learned['low']:g} to {learned['high']:g}"], 0
     if learned is not None and learned["kind"] == "text":
         shown, more = [f'captions, such as "{next(iter(column.counts))}"'], 0
     parts = [", ".join(shown) + (f" and {more} more values" if more else "")]

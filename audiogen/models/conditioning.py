@@ -6,6 +6,7 @@ item and frames without a value are all represented in the same way.
 
     label      index of the label among its values          (B, 1, 1 or T)
     number     the number itself                            (B, 1, 1 or T)
+    pitch      a MIDI number, which may have a fraction     (B, 1, 1 or T)
     melody     the strength of each pitch class             (B, 12, T)
     loudness   dB relative to a full-scale sine             (B, 1, T)
     timbre     mean and deviation of the cepstrum           (B, 48, 1 or T)
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError, nearest
+from ..utils.pitch import HIGHEST, LOWEST, midi_pitch
 from ..utils.text import fold
 from . import t5
 from .backbones.gpt import GPT
@@ -90,6 +92,11 @@ class Condition(nn.Module):
     def describe(self, x: Tensor) -> str | None:
         """Describe the values (F, T) of an item in a word; None if they are not given or can't be described so."""
         return None
+
+    @classmethod
+    def has_same_weights(cls, config: Any, other: Any) -> bool:
+        """Whether trained weights mean the same with another config of this kind."""
+        return config == other
 
     def missing(self, x: Tensor) -> Tensor:
         """Return where values (B, F, T) are not given: (B, T) bool."""
@@ -218,6 +225,57 @@ class Number(Condition):
 
     def describe(self, x: Tensor) -> str | None:
         return None if x.isnan().any() else f"{float(x[0, 0]):g}"
+
+
+class Pitch(Condition):
+    """The pitch of a note: a vector for each MIDI number, and waves over the range, which pitches share.
+
+    Between two MIDI numbers, their vectors are interpolated. All runs have the same vectors, whatever the range of
+    their recordings, so those of the base model are taken over.
+    """
+
+    num_features = 1
+    one_word = True
+
+    @dataclass(frozen=True)
+    class Config:
+        """Settings.
+
+        Attributes:
+            low, high: the range of values in the training files, MIDI numbers.
+        """
+
+        low: float = LOWEST
+        high: float = HIGHEST
+
+        def __post_init__(self) -> None:
+            if not LOWEST <= self.low <= self.high <= HIGHEST:
+                raise ConfigError(f"low, high: must be MIDI numbers in order, got {self.low:g} and {self.high:g}")
+
+    semitones: Tensor
+
+    def __init__(self, config: Config, dim: int):
+        super().__init__(config, dim)
+        count = HIGHEST - LOWEST + 1
+        self.linear = Affine(count + 2 * WAVES, dim)
+        self.register_buffer("semitones", torch.arange(LOWEST, LOWEST + count)[:, None], persistent=False)
+
+    def embed(self, x: Tensor) -> Tensor:
+        near = (1 - (x - self.semitones).abs()).clamp_min(0)  # (B, 128, T)
+        return self.linear(torch.cat([near.transpose(1, 2), waves_of(x, LOWEST, HIGHEST)], dim=2))
+
+    def parse(self, name: str, value: Any) -> Tensor:
+        low, high, pitch = self.config.low, self.config.high, midi_pitch(str(value))
+        if not low <= pitch <= high:
+            raise ConfigError(f"{name}: must be a pitch from {low:g} to {high:g}, such as {low:g} or C4; got {value!r}")
+        return torch.tensor([[pitch]])
+
+    def describe(self, x: Tensor) -> str | None:
+        return None if x.isnan().any() else f"{float(x[0, 0]):g}"
+
+    @classmethod
+    def has_same_weights(cls, config: Any, other: Any) -> bool:
+        return isinstance(config, cls.Config) and isinstance(other, cls.Config)
 
 
 class Frames(Condition):
@@ -531,6 +589,7 @@ class Text(Condition):
 CONDITIONS: dict[str, type[Condition]] = {
     "label": Label,
     "number": Number,
+    "pitch": Pitch,
     "melody": Melody,
     "loudness": Loudness,
     "timbre": Timbre,

@@ -145,11 +145,16 @@ def _fitting(
     values: Mapping[str, Any], parts: Mapping[str, Condition], training: Sequence[Part], labels: Labels
 ) -> list[Part]:
     """Return the training files that have the labels asked for."""
-    wanted = {name: fold(str(value)) for name, value in values.items() if value is not None and parts[name].one_word}
+    asked = {name: value for name, value in values.items() if value is not None and parts[name].one_word}
+    wanted = {name: parts[name].parse(name, value).nan_to_num(-1) for name, value in asked.items()}
 
     def fits(part: Part) -> bool:
         row = labels.files.get(part.file.sha256, {})
-        return all(fold(row.get(name, "")) == text for name, text in wanted.items())
+        with suppress(ConfigError):  # of a value that was not learned
+            return all(
+                name in row and parts[name].parse(name, row[name]).nan_to_num(-1).equal(x) for name, x in wanted.items()
+            )
+        return False
 
     return [part for part in training if fits(part)]
 

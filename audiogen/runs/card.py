@@ -175,7 +175,7 @@ def _training_data(places: Sequence[Path]) -> list[str]:
             shown = [f"{_plain(value)} ({counts.count(value)})" for value in values[:MOST_VALUES]]
             more = f", and {len(values) - MOST_VALUES} more" if len(values) > MOST_VALUES else ""
             rows.append([_plain(name), ", ".join(shown) + more])
-        elif part["kind"] == "number":
+        elif "low" in part:
             rows.append([_plain(name), f"{part['low']:g} to {part['high']:g}"])
         elif part["kind"] in OTHERS:
             rows.append([_plain(name), OTHERS[part["kind"]]])

@@ -32,6 +32,7 @@ PLAYER = Path(__file__).parent / "player"
 MEANINGS = {
     "label": "the place of the label among the values, counted from 0",
     "number": "the number, from low to high",
+    "pitch": "a MIDI number, from low to high",
     "melody": "the strength of each pitch class, from 0 to 1: C, C sharp, ..., B",
     "loudness": "dB relative to a full-scale sine",
     "timbre": "mean and deviation of the cepstrum; see audiogen.audio.descriptors.timbre",

@@ -4,7 +4,6 @@ The base model is a run over mel frames at 44.1 kHz. The bands in Hz and the fra
 sample rate. A lower rate has only the leading bands, and the weights contain a model of these.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -14,7 +13,6 @@ import torch
 from ..errors import ConfigError
 from ..frontends import Frontend, load_frontend
 from ..frontends.mel.mel import Mel
-from ..models.conditioning import Number
 from ..models.sequence_model import SequenceModel
 from .config import RunConfig
 from .folder import read_config, read_weights
@@ -37,16 +35,6 @@ ITERATIONS = 24
 def base_config() -> RunConfig:
     """Return the config of the base model."""
     return read_config(BASE)
-
-
-def as_known_to_base(conditions: Mapping[str, Any]) -> dict[str, Any]:
-    """Encode the numbers that the base model knows, such as a pitch, as it does, where it knows their whole range."""
-    found, known = dict(conditions), base_config().conditions
-    for name, config in conditions.items():
-        base = known.get(name)
-        if isinstance(config, Number.Config) and isinstance(base, Number.Config):
-            found[name] = base if base.low <= config.low and config.high <= base.high else config
-    return found
 
 
 def fine_tuning() -> tuple[Any, str, dict[str, Any]]:
@@ -101,7 +89,7 @@ def start_from_base(model: SequenceModel) -> None:
     # The base was also trained without each of its conditions, with null vectors of zero.
     conditions = {} if model.conditioner is None else model.conditioner.parts
     for name, settings in config.conditions.items():
-        if name not in conditions or conditions[name].config != settings:
+        if name not in conditions or not conditions[name].has_same_weights(conditions[name].config, settings):
             weights = {key: x for key, x in weights.items() if not key.startswith(f"conditioner.condition_{name}.")}
     try:
         model.load_state_dict(model.state_dict() | weights)  # weights that the base lacks, of conditions, stay new

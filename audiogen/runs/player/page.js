@@ -23,7 +23,7 @@ try {
   const model = await load(), { about } = model, asked = {};
   for (const [name, part] of Object.entries(about.conditions)) {
     if (part.kind === "label") asked[name] = field(name, choice(part));
-    if (part.kind === "number") asked[name] = field(name, number("", { min: part.low, max: part.high, step: "any" }));
+    if ("low" in part) asked[name] = field(name, number("", { min: part.low, max: part.high, step: "any" }));
   }
   const seconds = field("seconds", number(4, { min: 0.1, max: 60, step: "any" }));
   const temperature = field("temperature", number(about.sampling.temperature, { min: 0, max: 2, step: 0.05 }));
