@@ -393,6 +393,8 @@ class World:
                 time.sleep(0.02)
                 left |= {rank for rank in range(self.size) if self._store.check([f"left/{rank}"])}
                 told = self._store.check(["told"])
+            if not told and self.rank == min(left):  # a rank that answers too late must not report as well
+                told = self._store.add("lost", 1) > 1
         lost = sorted(set(range(self.size)) - left)
         if told or self.rank != min(left):
             return ReportedElsewhere()

@@ -59,6 +59,7 @@ from audiogen.runs.training_config import DataConfig, TrainingConfig
 from audiogen.training.checkpoint import load_optimizer_tensors, optimizer_tensors
 from audiogen.training.schedule import make_optimizer
 from audiogen.training.trainer import interruptible
+from audiogen.utils.devices import bf16_pays
 from audiogen.utils.scripts import run_script
 from audiogen.utils.tensors import read_tensors, write_tensors
 
@@ -112,7 +113,8 @@ def main() -> None:
         start_from_base(model)
     for part in model.conditioner.parts.values():
         part.null.requires_grad_(False)  # stays 0: a fine-tuned model may not have the condition
-    model.to(args.device).train()
+    device = torch.device(args.device)
+    model.to(device).train()
     widths = sorted({frontend.resampled(rate).config.num_features for rate in RATES} | {BANDS})
     narrow = {width: leading(config, frontend, width) for width in widths if width < BANDS}
 
@@ -122,7 +124,7 @@ def main() -> None:
         Returns:
             Nats per mel frame and band.
         """
-        batch = Batch(frontend.stacked(frames[:, :width]), known).to(args.device)
+        batch = Batch(frontend.stacked(frames[:, :width]), known).to(device)
         if model.training:
             batch = model.perturb(batch, INPUT_NOISE)
         if width == BANDS:
@@ -153,7 +155,7 @@ def main() -> None:
                 group["lr"] = rate * (SLOWNESS if args.start == "base" and not group["of_conditions"] else 1.0)
             rng = np.random.default_rng([training.seed, state["step"]])
             frames, width, known = batch_of(pools, widths, mean, std, rng)
-            with torch.autocast(torch.device(args.device).type, torch.bfloat16):
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16_pays(device)):
                 loss = nll(frames, width, known)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), training.gradient_clip)

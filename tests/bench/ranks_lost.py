@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -73,8 +74,9 @@ def main() -> None:
             folder, rank = Path(temporary, f"kill-{number}"), rng.randrange(args.ranks)
             began = time.perf_counter()
             ranks = start(folder, args.ranks, kinds[kind])
-            time.sleep(rng.uniform(0.2, 0.95) * durations[kind])
-            ranks.send(rank, signal.SIGKILL)
+            time.sleep(rng.uniform(0.2, 0.8) * durations[kind])
+            with suppress(ProcessLookupError):
+                ranks.send(rank, signal.SIGKILL)
             died = time.perf_counter()
             results = ranks.wait()
             ended = time.perf_counter() - died
