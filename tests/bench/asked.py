@@ -45,6 +45,9 @@ from audiogen.runs.run import Run, load_run
 from audiogen.spec import Unit
 from audiogen.utils.files import atomic_write_json
 
+#: For all.py.
+SHORT = "{run} {sounds} --num 6 --guidance 1"
+
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 #: Hz that pocketsphinx expects, and silence before and after a word in seconds.
 RATE, PAUSE = 16000, 0.3

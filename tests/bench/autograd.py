@@ -23,6 +23,10 @@ from pathlib import Path
 
 from audiogen.course import engine, nn
 
+#: For all.py.
+SHORT = "--steps 3"
+NEEDS = ("micrograd",)
+
 try:
     import micrograd.engine
     import micrograd.nn

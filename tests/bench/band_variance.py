@@ -17,6 +17,9 @@ from audiogen.generation.request import Request
 from audiogen.runs.folder import read_split
 from audiogen.runs.run import load_run
 
+#: For all.py.
+SHORT = "{run} --seconds 4 --num 2"
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -22,6 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
+#: For all.py.
+SHORT = "--codes 100000 --merges 200 --rounds 1"
+NEEDS = ("tokenizers",)
+
 ALPHABET, PIECE = 1024, 1000
 FIRST_LETTER = 0x4E00
 KINDS = ("by chance", "with habits")

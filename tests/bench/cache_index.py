@@ -17,6 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+#: For all.py.
+SHORT = "--files 50000"
+
 FRAMES = (50, 400)
 
 

@@ -35,6 +35,10 @@ from audiogen.evaluation.reconstruction import (
 )
 from audiogen.frontends import Frontend, load_frontend
 
+#: For all.py.
+SHORT = "{sounds} --clips 2 --kbps 3 6 --opus 12 --mp3 32"
+NEEDS = ("pesq", "pystoi")
+
 METRICS: dict[str, Callable[[Tensor, Tensor, int], float]] = {
     "mel distance": mel_distance,
     "STFT distance": stft_distance,

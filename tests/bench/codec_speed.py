@@ -22,6 +22,10 @@ import torch
 
 from audiogen.frontends import Frontend, load_frontend
 
+#: For all.py.
+SHORT = "--seconds 3 --rounds 1"
+NEEDS = ("encodec",)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -33,6 +33,10 @@ from audiogen.data import scan
 from audiogen.evaluation.distribution import kad, log_mel_statistics
 from audiogen.runs.run import Run, load_run
 
+#: For all.py.
+SHORT = "{speech} {run} --num 10"
+NEEDS = ("resemblyzer", "pocketsphinx")
+
 RATE = 16000  # Hz that Resemblyzer and pocketsphinx expect
 STEPS = 4  # prompts begin every so many parts of prompt and continuation
 

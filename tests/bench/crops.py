@@ -22,6 +22,9 @@ import soundfile
 
 from audiogen import AudioFile, read_audio
 
+#: For all.py.
+SHORT = "--rounds 1"
+
 CODINGS = {
     "PCM_U8": "WAV",
     "PCM_16": "WAV",

@@ -27,6 +27,9 @@ from audiogen.models.sampling import Sampling
 from audiogen.runs.run import load_run
 from audiogen.training import trainer
 
+#: For all.py.
+SHORT = "{parts} --out {out} --minutes 0.1 --num 2 --candidates default"
+
 SECONDS, BATCH = 4.0, 10
 #: Arguments of `train`; in the overrides, `own` is replaced by the folder's rate.
 CANDIDATES: dict[str, dict[str, Any]] = {

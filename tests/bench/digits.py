@@ -27,6 +27,9 @@ from audiogen.models.sampling import Sampling
 from audiogen.runs.run import Run, load_run
 from audiogen.utils.files import atomic_write_json
 
+#: For all.py.
+SHORT = "{digits_run} {digits} --num 10"
+
 RATE, FRAMES = 8000, 40
 DIGITS = [str(digit) for digit in range(10)]
 NONE = 10

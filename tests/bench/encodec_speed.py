@@ -27,6 +27,10 @@ from encodec_oracle import package_layout, package_model, sounds  # noqa: E402
 from audiogen.frontends import load_frontend  # noqa: E402
 from audiogen.frontends.encodec.frontend import EnCodec  # noqa: E402
 
+#: For all.py.
+SHORT = "--seconds 4 --rounds 1"
+NEEDS = ("encodec",)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

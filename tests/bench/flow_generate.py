@@ -25,6 +25,9 @@ from audiogen.models.sequence_model import SequenceModel
 from audiogen.runs.run import load_run
 from audiogen.runs.start import BASE
 
+#: For all.py.
+SHORT = "--rounds 2 --steps 10 --items 1 4 --guidance 1"
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -18,6 +18,9 @@ from audiogen.generation.request import Request
 from audiogen.runs.run import load_run
 from audiogen.runs.start import BASE
 
+#: For all.py.
+SHORT = ""
+
 ITEMS, FRAMES = 54, 8
 Velocity = Callable[[Tensor, float], Tensor]
 

@@ -34,6 +34,9 @@ import soundfile
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from sound_files import ogg_page, sounds
 
+#: For all.py.
+SHORT = "--mutants 300 --workers 1"
+
 ROOM = 100 << 20  # bytes
 SECONDS = 5.0
 MUXED = [  # container, coding, sample rate

@@ -39,6 +39,10 @@ from audiogen.models.patterns import Delay, Parallel
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.spec import TokenSpec
 
+#: For all.py.
+SHORT = "--rounds 1 --steps 20 --prompts 1 --skip-first-call"
+NEEDS = ("transformers",)
+
 LARGE = TokenSpec(sample_rate=24000, hop_length=320, num_codebooks=1, codebook_size=2048)
 SMALL = TokenSpec(sample_rate=24000, hop_length=320, num_codebooks=4, codebook_size=1024)
 CASES = {  # name: spec, backbone, batch sizes, prompts in frames
@@ -54,6 +58,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100, help="new frames of a call")
     parser.add_argument("--only", choices=CASES, nargs="+", default=list(CASES))
     parser.add_argument("--prompts", type=int, nargs="+", help="frames, in the place of each case's own")
+    parser.add_argument("--skip-first-call", action="store_true", help="do not time compilation")
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -92,7 +97,7 @@ def main() -> None:
     for precision, bits in accuracy.items():
         print(f"held-out bits per code, {precision}: {bits:.4f} ({bits / accuracy['fp32'] - 1:+.2%})", flush=True)
     first = {}
-    for precision in PRECISIONS:
+    for precision in () if args.skip_first_call else PRECISIONS:
         with tempfile.TemporaryDirectory() as cache:
             first[precision] = [first_call(precision, cache) for _ in range(2)]
         print(

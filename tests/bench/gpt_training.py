@@ -32,6 +32,9 @@ from audiogen.runs.training_config import TrainingConfig
 from audiogen.spec import TokenSpec
 from audiogen.training.schedule import learning_rate, make_optimizer
 
+#: For all.py.
+SHORT = "--steps 3"
+
 SPEC = TokenSpec(sample_rate=8000, hop_length=128, num_codebooks=1, codebook_size=1024)
 CONFIG = TrainingConfig()
 LAYERS, DIM, HEADS, BLOCK, BATCH = 6, 384, 6, 256, 16

@@ -38,6 +38,10 @@ from audiogen.spec import TokenSpec
 from audiogen.training.schedule import make_optimizer
 from audiogen.training.throughput import now, training_flops
 
+#: For all.py.
+SHORT = "--rounds 1"
+NEEDS = ("cuda", "transformers")
+
 MULAW = TokenSpec(sample_rate=16000, hop_length=1, num_codebooks=1, codebook_size=256)
 CODES = TokenSpec(sample_rate=24000, hop_length=320, num_codebooks=1, codebook_size=2048)
 

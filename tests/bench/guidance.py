@@ -31,6 +31,10 @@ from audiogen.models.patterns import Delay, Parallel
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.spec import FrameSpec, Spec, TokenSpec
 
+#: For all.py.
+SHORT = "--rounds 1 --steps 20"
+NEEDS = ("transformers",)
+
 CODES = TokenSpec(sample_rate=24000, hop_length=320, num_codebooks=4, codebook_size=1024)
 CASES: dict[str, tuple[Spec, Callable[[], Backbone]]] = {
     "GPT, 6 layers, 384, 4 x 1024 codes": (CODES, lambda: GPT(GPT.Config(384, 6, 6, window=512))),

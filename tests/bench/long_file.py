@@ -17,6 +17,9 @@ from pathlib import Path
 
 from memory_of_a_folder import Watch, anonymous, make_folder
 
+#: For all.py.
+SHORT = "--hours 0.05"
+
 
 def measure(kind: str, hours: float, place: str | None) -> dict[str, float]:
     import torch

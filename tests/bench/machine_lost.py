@@ -32,6 +32,10 @@ from ray.cluster_utils import Cluster  # noqa: E402
 from audiogen.data import EncodedCache, frontend_for, long_enough, scan, shards, split  # noqa: E402
 from audiogen.data.pipeline import fit_to  # noqa: E402
 
+#: For all.py.
+SHORT = "--files 300 --losses 1"
+NEEDS = ("ray",)
+
 SMALL = {"object_store_memory": 80 * 2**20}
 
 

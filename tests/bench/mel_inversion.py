@@ -21,6 +21,10 @@ from audiogen.data.index import main_sample_rate, scan
 from audiogen.evaluation.reconstruction import mel_distance, pesq, stft_distance
 from audiogen.runs.start import base_frontend
 
+#: For all.py.
+SHORT = "{sounds} --iterations 16 --seconds 4"
+NEEDS = ("pesq",)
+
 SMOOTHED = 9  # bins, about 190 Hz
 
 

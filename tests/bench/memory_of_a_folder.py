@@ -19,6 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
+#: For all.py.
+SHORT = "--hours 0.05 0.5"
+
 
 def anonymous() -> float:
     """MiB."""

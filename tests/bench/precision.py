@@ -20,6 +20,9 @@ from audiogen.runs.build import build_model
 from audiogen.spec import TokenSpec
 from audiogen.training.schedule import learning_rate, make_optimizer
 
+#: For all.py.
+SHORT = "--steps 2"
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

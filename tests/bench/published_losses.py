@@ -29,6 +29,9 @@ from audiogen.models.sequence_model import SequenceModel
 from audiogen.runs.training_config import TrainingConfig
 from audiogen.training.schedule import learning_rate, make_optimizer
 
+#: For all.py.
+SHORT = "{texts} --only 'bigram, counted'"
+
 BUDGET = 200_000 * 32  # predictions
 
 

@@ -27,6 +27,9 @@ from audiogen.runs.training_config import DistributedConfig  # noqa: E402
 from audiogen.training.checkpoint import load_checkpoint  # noqa: E402
 from audiogen.utils.tensors import hash_tensors  # noqa: E402
 
+#: For all.py.
+SHORT = "--kills 1"
+
 #: A quarter of each weight fills whole vectors, in which AdamW rounds in one way alone.
 SIZE, ACCUMULATION = 64, 4
 

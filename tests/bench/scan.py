@@ -17,6 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+#: For all.py.
+SHORT = "--files 1000"
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 

@@ -39,6 +39,9 @@ from audiogen.audio.io import read_audio, resample
 from audiogen.frontends.neural.crops import generator_for
 from audiogen.frontends.neural.kmeans import kmeans, nearest
 
+#: For all.py.
+SHORT = "{digits} --triples 400"
+
 NUM_CODES, RATE, HOP = 100, 50, 0.02
 WORD = 0.2  # seconds
 Codes = list[np.ndarray]

@@ -29,7 +29,11 @@ import httpx
 import numpy as np
 import soundfile
 
-CLIENTS, REQUESTS = 8, 200
+#: For all.py.
+SHORT = "{run} --seconds 0.5 --requests 20"
+NEEDS = ("gradio",)
+
+CLIENTS = 8
 #: What no answer may hold: the beginning of /etc/passwd, tracebacks, names of folders.
 SECRETS = re.compile(rb"root:x:|Traceback|site-packages|/tmp/audiogen")
 
@@ -88,6 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--seconds", type=float, default=1.0, help="seconds of each sound")
+    parser.add_argument("--requests", type=int, default=200)
     arguments = parser.parse_args()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -97,7 +102,7 @@ def main() -> None:
     try:
         wait_until_ready(url, server)
         with tempfile.TemporaryDirectory() as folder:
-            load(url, server.pid, arguments.seconds, Path(folder))
+            load(url, server.pid, arguments.seconds, arguments.requests, Path(folder))
     finally:
         server.terminate()
         server.wait(30)
@@ -114,11 +119,11 @@ def wait_until_ready(url: str, server: subprocess.Popen) -> None:
             time.sleep(0.5)
 
 
-def load(url: str, pid: int, seconds: float, folder: Path) -> None:
+def load(url: str, pid: int, seconds: float, requests: int, folder: Path) -> None:
     before, used = memory_mb(pid), cpu_seconds(pid)
     wrong_ones = bad_requests(folder)
-    bad = itertools.islice(itertools.cycle(range(len(wrong_ones))), REQUESTS // 2)
-    kinds: list[int | None] = [*bad, *[None] * (REQUESTS // 2)]
+    bad = itertools.islice(itertools.cycle(range(len(wrong_ones))), requests // 2)
+    kinds: list[int | None] = [*bad, *[None] * (requests // 2)]
     random.Random(0).shuffle(kinds)
     took: dict[str, list[float]] = {"first sound": [], "whole sound": [], "refusal": []}
     slowest, busy, wrong, lock = ("", 0.0), 0, [], threading.Lock()
@@ -177,7 +182,7 @@ def load(url: str, pid: int, seconds: float, folder: Path) -> None:
         list(clients.map(one, kinds))
     spent = time.monotonic() - began
     after, used = memory_mb(pid), cpu_seconds(pid) - used
-    print(f"{REQUESTS} requests from {CLIENTS} clients in {spent:.0f} s; sounds of {seconds:g} s; busy {busy} times")
+    print(f"{requests} requests from {CLIENTS} clients in {spent:.0f} s; sounds of {seconds:g} s; busy {busy} times")
     print(f"processor time of the server: {used:.0f} s")
     print("| s | median | 90 % | longest |\n| --- | --- | --- | --- |")
     for name, times in took.items():

@@ -25,6 +25,9 @@ from audiogen.models.patterns import Parallel
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.spec import FrameSpec
 
+#: For all.py.
+SHORT = "--rounds 1"
+
 SPEC = FrameSpec(44100, 512, 100)
 B, T, FILES = 4, 256, 5
 CAPTION = "a dry snare with a long tail, recorded in a small room"

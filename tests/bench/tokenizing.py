@@ -17,6 +17,9 @@ from pathlib import Path
 from audiogen.data import EncodedCache, frontend_for, long_enough, scan, shards, split
 from audiogen.data.pipeline import fit_to
 
+#: For all.py.
+SHORT = "{sounds}"
+
 
 def processor() -> float:
     """Seconds of the processor that this process and those that it has waited for have used."""

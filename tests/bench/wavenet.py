@@ -34,6 +34,9 @@ from audiogen.models.sampling import uniforms
 from audiogen.models.sequence_model import SequenceModel
 from audiogen.spec import TokenSpec
 
+#: For all.py.
+SHORT = "--rounds 1 --steps 400 --skip-first-call"
+
 SPEC = TokenSpec(sample_rate=16000, hop_length=1, num_codebooks=1, codebook_size=256)
 MODELS = {"20 layers, 64 residual": WaveNet.Config(), "30 layers, 128 residual": WaveNet.Config(256, 128, 30)}
 
@@ -44,6 +47,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4000, help="of the engine in a round; the plain loops go a tenth")
     parser.add_argument("--run", nargs=2, type=Path, metavar=("RUN", "FOLDER"), help="to state the accuracy by")
+    parser.add_argument("--skip-first-call", action="store_true", help="do not time compilation")
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -76,7 +80,7 @@ def main() -> None:
     print(f"\npeak memory of this process, both sides and torch: {peak:.0f} MiB")
 
     first = {}
-    for precision in PRECISIONS:
+    for precision in () if args.skip_first_call else PRECISIONS:
         with tempfile.TemporaryDirectory() as cache:
             first[precision] = [first_call(precision, cache) for _ in range(2)]
         print("first call, {}: {:.1f} s compiling, {:.2f} s compiled before".format(precision, *first[precision]))
