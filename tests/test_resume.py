@@ -446,6 +446,19 @@ if __name__ == "__main__":
 """
 
 
+def test_ctrl_c_after_training_says_how_to_get_the_rest(corpus, whole, tmp_path, monkeypatch, caplog):
+    """Guards against a trained run that looks lost, and against one that gets no report and samples afterwards."""
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch, caplog.at_level("INFO"), pytest.raises(KeyboardInterrupt):
+        patch.setattr(sys.modules["audiogen.commands.train"], "report", lambda *_: signal.raise_signal(signal.SIGINT))
+        start(corpus, run)
+    assert "training is finished and saved" in caplog.text and "--resume" in caplog.text
+    assert not (run / "samples" / "generated-0.wav").exists()
+    start(corpus, run, resume=True)
+    assert (run / "samples" / "generated-0.wav").exists()
+    assert_same(run, outcome(whole))
+
+
 def test_a_lost_cache_is_made_again(corpus, whole, tmp_path):
     """Guards against a run that can't be resumed because someone made room by removing its cache."""
     run = shutil.copytree(whole, tmp_path / "run")

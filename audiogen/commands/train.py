@@ -5,8 +5,8 @@ import itertools
 import logging
 import math
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -536,21 +536,32 @@ def _train(
                 first,
                 again,
             )
-        run = with_stage_before(load_run(out, device), before)
-        run = _with_sampling(run, held_out, crops.sequences, _codes_before(run, cache, sides, known))
-        result = {**report(run, held_out, crops.sequences, sound, known), "turned": outcome.stopped == "early"}
-        metrics.write("final", **result)
-        for name, value in report_rows(result):
-            log.info("%s: %s", name, value)
-        log.info("%s", in_words(result))
-        if front.decodes:
-            page = write_page([shown])
-            log.info("generating samples of %g seconds; all other results are on %s", settings.sample_seconds, page)
-            _write_final_samples(run, metrics, sides, recordings, sound)
+        with _rest_on_resume():
+            run = with_stage_before(load_run(out, device), before)
+            run = _with_sampling(run, held_out, crops.sequences, _codes_before(run, cache, sides, known))
+            result = {**report(run, held_out, crops.sequences, sound, known), "turned": outcome.stopped == "early"}
+            metrics.write("final", **result)
+            for name, value in report_rows(result):
+                log.info("%s: %s", name, value)
+            log.info("%s", in_words(result))
+            if front.decodes:
+                page = write_page([shown])
+                log.info("generating samples of %g seconds; all other results are on %s", settings.sample_seconds, page)
+                _write_final_samples(run, metrics, sides, recordings, sound)
     finally:
         metrics.close()
     log.info("listen: open %s", write_page([shown]))
     return run
+
+
+@contextmanager
+def _rest_on_resume() -> Iterator[None]:
+    """Say after Ctrl-C that the run is trained, and how to get the rest."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        log.info("training is finished and saved; the same command with --resume makes the report and the samples")
+        raise
 
 
 def _named(parts: Sequence[Part], recordings: Index) -> list[Part]:
