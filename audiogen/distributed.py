@@ -41,6 +41,8 @@ dist: Any = torch.distributed  # whose names are not all declared as public
 ROLL_CALL_SECONDS = 3.0
 #: Longest pause between two questions to the store.
 LONGEST_PAUSE = 0.5
+#: How often each rank tells the others that it lives, and longest silence of one that others wait for, in seconds.
+BEAT_SECONDS, LONGEST_SILENCE = 1.0, 300.0
 
 _joined = count()  # how often this process has joined others
 
@@ -119,7 +121,8 @@ class World:
             logging.getLogger("audiogen").setLevel(logging.WARNING)
         try:
             world._store.set(f"host/{world.rank}", socket.gethostname())
-            yield world
+            with world._beating():
+                yield world
         except (ReportedElsewhere, RankError) as error:
             error.rank = world.rank
             raise
@@ -310,7 +313,7 @@ class World:
             return work()
         key = f"done/{next(self._calls)}"
         if not self.first:
-            self._wait(key)
+            self._wait(key, 0)
             with self._exchange():
                 outcome = self._store.get(key)
             if outcome != b"done":
@@ -342,17 +345,45 @@ class World:
         with self._exchange():
             self._store.set(f"here/{call}/{self.rank}", "")
         for rank in range(self.size):
-            self._wait(f"here/{call}/{rank}")
+            self._wait(f"here/{call}/{rank}", rank)
 
-    def _wait(self, key: str) -> None:
-        """Wait for a key in the store, in Python, where signals are handled."""
-        pause = 0.002
+    def _wait(self, key: str, rank: int) -> None:
+        """Wait for a key that a rank sets in the store, in Python, where signals are handled.
+
+        The rank may take as long as it likes, but must live: the store of torchrun outlives it.
+        """
+        pause, beat, heard = 0.002, b"", time.monotonic()
         with self._exchange():
             while not self._store.check([key]):
                 if self._store.check(["told"]):
                     raise ReportedElsewhere()
+                if self._store.check([f"beat/{rank}"]) and (newest := self._store.get(f"beat/{rank}")) != beat:
+                    beat, heard = newest, time.monotonic()
+                longest = min(self._timeout, LONGEST_SILENCE)
+                if time.monotonic() - heard > longest:
+                    raise self._lost(longest, RuntimeError(f"rank {rank} is silent"))
                 time.sleep(pause)
                 pause = min(1.5 * pause, LONGEST_PAUSE)
+
+    @contextmanager
+    def _beating(self) -> Iterator[None]:
+        """Tell the others that this rank lives, from a thread, during the block."""
+        store, ended = self._store.clone(), threading.Event()
+
+        def beat() -> None:
+            with suppress(RuntimeError):  # the store ends with the process that holds it
+                for number in count():
+                    store.set(f"beat/{self.rank}", str(number))
+                    if ended.wait(BEAT_SECONDS):
+                        return
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join(BEAT_SECONDS)
 
     # What goes wrong.
 
@@ -369,7 +400,7 @@ class World:
         except RuntimeError as error:
             if not isinstance(error, dist.DistError) and "gloo" not in str(error):
                 raise
-            raise self._lost(time.monotonic() - began, error) from error
+            raise self._lost(self._timeout if time.monotonic() - began >= self._timeout else None, error) from error
 
     @contextmanager
     def _exchange(self) -> Iterator[None]:
@@ -377,10 +408,15 @@ class World:
         try:
             yield
         except RuntimeError as error:
-            raise self._lost(time.monotonic() - began, error) from error
+            raise self._lost(self._timeout if time.monotonic() - began >= self._timeout else None, error) from error
 
-    def _lost(self, waited: float, error: RuntimeError) -> AudiogenError:
-        """Find out which ranks are lost. The first rank that is left reports them, unless they did so themselves."""
+    def _lost(self, silent: float | None, error: RuntimeError) -> AudiogenError:
+        """Find out which ranks are lost. The first rank that is left reports them, unless they did so themselves.
+
+        Args:
+            silent: seconds in which one did not answer; None if an exchange failed before its time was over.
+            error: what torch says.
+        """
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends all ranks as soon as one has ended
         left, told = {self.rank}, False
@@ -401,7 +437,7 @@ class World:
         advice = "what was saved stays: continue with the same command and --resume"
         if not lost:
             return RankError(f"the processes can't exchange data ({' '.join(str(error).split())[:200]}); {advice}")
-        what = f"did not answer for {self._timeout:g} s" if waited >= self._timeout else "ended"
+        what = "ended" if silent is None else f"did not answer for {silent:g} s"
         named = ", ".join(f"rank {rank}{self._host(rank)}" for rank in lost)
         return RankError(f"{named} of {self.size} processes {what}; {advice}")
 

@@ -18,7 +18,9 @@ The model learns six conditions. KIND, and the position in the file, with which 
 how short sounds begin and end, are each dropped in half of the crops. Melody, loudness and timbre are computed from the
 recordings, and the pitch of notes is known, so a fine-tuned model follows them from the start. In half of the crops,
 the timbre is that of one recording of the group for all of them, so that it does not tell what is said or played. A
-share of NOTES of the crops consists of notes of known pitch, which would otherwise be rare.
+share of NOTES of the crops consists of notes of known pitch, which would otherwise be rare. While a note sounds, its
+frames tell its pitch, so a pitch that is given would be needed at the few frames where notes begin. Therefore noise
+hides the frames of some of these crops from the model.
 
 The model sees frames with noise, of up to INPUT_NOISE of a feature's deviation, so that errors do not grow in
 generation (`SequenceModel.perturb`).
@@ -69,6 +71,7 @@ RATES = (8000, 16_000, 22_050, 24_000, 32_000)  # Hz; lower sample rates, whose 
 SEMITONES = 3.5  # largest change of speed and pitch in the copies of a recording
 CROP, BATCH = 96, 16  # frames per crop, crops per batch
 NOTES = 0.25  # share of the crops that are notes of known pitch
+BLIND = 0.5  # share of the items of known pitch whose frames the model can't see
 SLOWNESS = 0.3  # factor of the learning rate of weights of the base model, apart from those of conditions
 # Share of the crops with a condition.
 KEPT = {"kind": 0.5, "position": 0.5, "melody": 0.25, "loudness": 0.25, "timbre": 0.5, "pitch": 0.75}
@@ -126,7 +129,7 @@ def main() -> None:
         """
         batch = Batch(frontend.stacked(frames[:, :width]), known).to(device)
         if model.training:
-            batch = model.perturb(batch, INPUT_NOISE)
+            batch = blinded(model.perturb(batch, INPUT_NOISE))
         if width == BANDS:
             return model(batch).mean() / (width * STACK)
         narrow[width].train(model.training)
@@ -321,6 +324,13 @@ def batch_of(pools, widths, mean: Tensor, std: Tensor, rng: np.random.Generator)
     for name, values in known.items():
         values[torch.from_numpy(rng.random(BATCH) >= KEPT[name])] = math.nan
     return (frames - mean[:, None]) / std[:, None], width, known
+
+
+def blinded(batch: Batch) -> Batch:
+    """Hide the frames of some of the items of known pitch from the model, under noise: the pitch must tell them."""
+    seen, pitch = batch.observed, batch.conditions["pitch"]
+    blind = ~pitch.isnan().any(dim=2, keepdim=True) & (torch.rand(len(pitch), 1, 1, device=pitch.device) < BLIND)
+    return batch._replace(observed=torch.where(blind, seen + 3 * torch.randn_like(seen), seen))
 
 
 def crop_of(pools, rng: np.random.Generator) -> Recording:

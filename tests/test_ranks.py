@@ -6,6 +6,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -223,6 +224,23 @@ def test_a_rank_that_hangs_is_named_after_the_timeout(tmp_path):
     results = ranks.wait()
     [line] = reports(results)
     assert "rank 1 (" in line and "did not answer for 8 s" in line and results[0].code == 1
+
+
+def waits_for_first(seconds):
+    with World.join() as world, world.connected(CPU, 4.0):
+        world.first_does(lambda: time.sleep(seconds))
+        print("done")
+        world.first_does(lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def test_a_first_rank_may_take_its_time_but_not_die_while_the_others_wait(tmp_path):
+    """Guards against ranks that wait for good for a checkpoint of one that was killed, and that give up on one which
+    encodes a large folder."""
+    results = Ranks(tmp_path, 3, waits_for_first, 6.0).wait()
+    assert [result.code for result in results] == [-signal.SIGKILL, 1, 1]
+    assert [result.out for result in results[1:]] == ["done\n"] * 2
+    [line] = reports(results)
+    assert "rank 0 (" in line and "of 3 processes did not answer for 4 s" in line
 
 
 def test_a_loss_that_is_no_number_stops_all_ranks_with_one_line(tmp_path):
