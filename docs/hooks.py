@@ -18,7 +18,13 @@ MORE = """<style>
 .md-typeset details.code > summary::before { display: none; }
 .md-typeset .audiogen { border-radius: .4rem; margin: .5em 0 1em; font-size: .8rem; }
 .md-typeset .audiogen table:not([class]) { background: none; border: 0; display: table; }
-.md-typeset .audiogen table:not([class]) :is(th, td) { padding: .4em .8em; min-width: 0; }
+.md-typeset .audiogen table:not([class]) :is(th, td) { padding: .4em .8em; min-width: 0; font-size: inherit; }
+.md-typeset .audiogen figure.picture .scroll { display: grid; scroll-timeline: --sideways inline; }
+.md-typeset .audiogen figure.picture img { grid-area: 1 / 1; }
+.md-typeset .audiogen figure.picture .scroll::after { content: ""; grid-area: 1 / 1; position: sticky; right: 0;
+  justify-self: end; width: 1.4rem; background: linear-gradient(270deg, rgb(60 40 20 / .4), transparent); opacity: 0;
+  pointer-events: none; animation: rest linear; animation-timeline: --sideways; }
+@keyframes rest { from { opacity: 1; } 90% { opacity: 1; } to { opacity: 0; } }
 </style>"""
 outputs: dict[str, list[str]] = {}  # page -> the HTML of its outputs
 
@@ -44,7 +50,7 @@ def page_of(uri: str, path: Path) -> str:
         if cell["metadata"].get("jupyter", {}).get("source_hidden"):
             code = '??? code "Code"\n' + re.sub("^(?=.)", "    ", code, flags=re.M)
         parts.append(code)
-        for output in cell["outputs"]:
+        for output in joined(cell["outputs"]):
             found.append(html_of(output))
             parts.append(OUTPUT.format(len(found) - 1))
     parts.insert(1, f"[Download the notebook]({path.name})")
@@ -54,6 +60,17 @@ def page_of(uri: str, path: Path) -> str:
 def on_page_markdown(markdown, page, config, files):
     """Let links to notebooks lead to their pages."""
     return re.sub(r"\((lessons/\w+)\.ipynb\)", r"(\1.md)", markdown)
+
+
+def joined(outputs: list[dict]) -> list[dict]:
+    """Return outputs with what was printed in several pieces as one."""
+    whole: list[dict] = []
+    for output in outputs:
+        if whole and output["output_type"] == whole[-1]["output_type"] == "stream":
+            whole[-1] = {**output, "text": ["".join([*whole[-1]["text"], *output["text"]])]}
+        else:
+            whole.append(output)
+    return whole
 
 
 def html_of(output: dict) -> str:

@@ -299,6 +299,13 @@ def test_each_failure_is_one_line_that_says_what_to_do(folder, hub, monkeypatch)
     assert_one_line("pip install huggingface_hub", lambda: load_run("hf://me/notes"))
 
 
+def test_a_hub_without_xet_storage_says_what_to_set(folder, hub, monkeypatch):
+    """Guards against a server of one's own to which nothing can be pushed, because "the network" is said to be down."""
+    pytest.importorskip("hf_xet")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+    assert_one_line("no Xet storage; set HF_HUB_DISABLE_XET=1", lambda: load_run(folder).push_to_hub("me/notes"))
+
+
 def assert_one_line(said, call):
     with pytest.raises(HubError) as caught:
         call()

@@ -7,8 +7,9 @@ import pytest
 import soundfile
 from chromium import PROGRAM, WHY_NOT, Chromium
 from listening import Page, make_run, put, tone
+from matplotlib.figure import Figure
 
-from audiogen.listen import Clip, clip_slider, section, write_document, write_page
+from audiogen.listen import Clip, clip_slider, picture, section, write_document, write_page
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,22 @@ def test_one_sound_at_a_time_and_a_tap_seeks(browser, tmp_path):
     assert time == pytest.approx(0.6 * 1.25, abs=0.05)
     assert float(browser.run('document.querySelectorAll(".clip")[4].style.getPropertyValue("--at")')) >= 0.59
     assert browser.errors == []
+
+
+def test_a_picture_shows_that_there_is_more_to_scroll(browser, tmp_path):
+    """Guards against the right half of a picture that nobody finds on a phone, and a shadow where nothing is hidden."""
+    wide, small = Figure(figsize=(10, 2)), Figure(figsize=(3, 2))
+    path = write_document(tmp_path / "a.html", "A", section("B", picture(wide, "wide"), picture(small, "small")))
+    shadows = """new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(
+      [...document.querySelectorAll("figure .scroll")].map((e) => +getComputedStyle(e, "::after").opacity)))))"""
+    browser.open(path, width=390)
+    if not browser.run("CSS.supports('animation-timeline: --x')"):
+        pytest.skip("Chromium before 115 draws no shadow")
+    assert browser.run(shadows) == [1, 0]
+    browser.run("document.querySelector('figure .scroll').scrollLeft = 9999")
+    assert browser.run(shadows) == [0, 0]
+    browser.open(path, width=1280)
+    assert browser.run(shadows) == [0, 0] and browser.run(OVERFLOW % 1280) == []
 
 
 def test_a_slider_shows_one_block_and_goes_on_playing(browser, tmp_path):

@@ -195,7 +195,7 @@ def test_compact_output_looks_and_sounds_the_same(tmp_path):
 
 
 def test_a_notebook_becomes_a_page_of_the_site(tmp_path):
-    """Guards against a site without the output of notebooks, and with a style sheet for each output."""
+    """Guards against a site without the output of notebooks, or with a style sheet or a box for each piece of it."""
     pytest.importorskip("mkdocs")
     hooks = runpy.run_path(str(ROOT / "docs" / "hooks.py"))
     (tmp_path / "01_a.py").write_text(SCRIPT)
@@ -206,6 +206,7 @@ def test_a_notebook_becomes_a_page_of_the_site(tmp_path):
         html = show(f"<p>Shown {len(cell['source'])}.</p>")._repr_html_()
         cell["outputs"] = [
             {"output_type": "stream", "name": "stdout", "text": ["a < b\n"]},
+            {"output_type": "stream", "name": "stdout", "text": ["c\n", "d\n"]},
             {"output_type": "execute_result", "data": {"text/html": [html], "text/plain": ["Shown"]}},
         ]
     path.write_text(json.dumps(notebook))
@@ -213,5 +214,5 @@ def test_a_notebook_becomes_a_page_of_the_site(tmp_path):
     assert "[Download the notebook](01_a.ipynb)" in text and '??? code "Code"\n    ```python\n    show(' in text
     page = SimpleNamespace(file=SimpleNamespace(src_uri="lessons/01_a.md"))
     html = hooks["on_page_content"](text, page, None, None)
-    assert html.count("a &lt; b") == 2 and html.count('<div class="audiogen">') == 2
+    assert html.count('<pre class="said">a &lt; b\nc\nd</pre>') == 2 and html.count('<div class="audiogen">') == 2
     assert html.count("<style>.audiogen {") == html.count("<script>") == 1

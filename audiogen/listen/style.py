@@ -135,8 +135,14 @@ tr.main th, tr.main td { font-weight: 700; color: var(--accent); }
 dl { margin: 1rem 0 0; max-width: 42rem; font-size: .9rem; }
 dt { font-weight: 600; } dd { margin: .1rem 0 .6rem; color: var(--soft); }
 figure.picture { margin: 1.3rem 0 0; }
-figure.picture .scroll { margin: 0; border-radius: 10px; }
-figure.picture img { max-width: 100%; height: auto; border-radius: 10px; background: #fff; display: block; }
+figure.picture .scroll { margin: 0; border-radius: 10px; display: grid; scroll-timeline: --sideways inline; }
+/* A picture hides the shadow behind it, so this one lies above it. Without overflow, it has no timeline to run on. */
+figure.picture .scroll::after { content: ""; grid-area: 1 / 1; position: sticky; right: 0; justify-self: end;
+  width: 1.4rem; background: linear-gradient(270deg, rgb(60 40 20 / .4), transparent); opacity: 0; pointer-events: none;
+  animation: rest linear; animation-timeline: --sideways; }
+@keyframes rest { from { opacity: 1; } 90% { opacity: 1; } to { opacity: 0; } }
+figure.picture img { grid-area: 1 / 1; max-width: 100%; height: auto; border-radius: 10px; background: #fff;
+  display: block; }
 figcaption { color: var(--soft); font-size: .875rem; margin-top: .4rem; max-width: 42rem; }
 details { border: 1px solid var(--line); border-radius: 12px; background: var(--card); min-width: 0; margin-top: 1rem; }
 summary { cursor: pointer; padding: .75rem 1rem; font-weight: 600; }

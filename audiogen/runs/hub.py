@@ -132,4 +132,6 @@ def _in_one_line(what: str) -> Iterator[None]:
         if not network and not isinstance(error, OSError | errors.OfflineModeIsEnabled):
             raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
+        if "xet" in reason and "404" in reason:  # huggingface_hub uploads by way of Xet where its package is installed
+            raise HubError(f"{what}: this hub has no Xet storage; set HF_HUB_DISABLE_XET=1") from error
         raise HubError(f"{what}: the hub can't be reached ({reason}); check the network") from error
