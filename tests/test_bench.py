@@ -27,15 +27,16 @@ def test_every_benchmark_has_a_short_form(path):
 
 
 def test_printed_tables_become_rows_and_one_table():
-    """Guards against a row without its headers, a second table under those of the first, and a lost message."""
+    """Guards against a row without its headers, a second table under those of the first, a column that
+    replaces another of the same name, and a lost message."""
     rows, lines = module.read(
-        "steps\n\n| model | fp32 |\n| --- | --- |\n| A | 1.5 |\n\n| by | ms |\n| --- | --- |\n| B | 2 |\n"
+        "steps\n\n| model | fp32 |\n| --- | --- |\n| A | 1.5 |\n\n| by | ms | ms |\n| - | - | - |\n| B | 2 | 3 |\n"
     )
-    assert rows == [{"model": "A", "fp32": "1.5"}, {"by": "B", "ms": "2"}] and lines == ["steps"]
+    assert rows == [{"model": "A", "fp32": "1.5"}, {"by": "B", "ms": "2", "ms, ms": "3"}] and lines == ["steps"]
     result = module.Result("some", "python tests/bench/some.py", rows=rows)
     skipped = module.Result("other", "", skipped="needs encodec, which is not here")
     table = module.table("a processor", [result, skipped])
-    assert "| some | A | fp32 1.5 |\n| some | B | ms 2 |" in table
+    assert "| some | A | fp32 1.5 |\n| some | B | ms 2; ms, ms 3 |" in table
     assert "other (needs encodec, which is not here)" in table
 
 

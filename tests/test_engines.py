@@ -669,6 +669,57 @@ def test_products_are_those_of_the_rounded_weights(precision, batch_size, rows, 
     assert np.abs(y - expected).max() < 2e-5 * np.sqrt(rows)
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_linear_layers_are_those_of_the_rounded_weights(precision):
+    """Guards against a row or an item of a block that gets another's sum, elements beyond the last full register that
+    are lost, and, with int8, an item that is rounded differently beside others."""
+    from numba import njit
+
+    from audiogen.generation.engines.cpu.matvec_rowwise import pack, product
+
+    @njit
+    def call(x, rows, layer, y, rounded):
+        product(x, rows, layer, y, rounded)
+
+    for inputs, outputs in ((5, 3), (64, 8), (70, 9)):
+        layer, x = nn.Linear(inputs, outputs), torch.randn(7, inputs)
+        rows, alone = pack([nn.Linear(inputs, outputs), layer], precision), []
+        for batch_size in range(1, 8):
+            y = np.empty((batch_size, outputs), np.float32)
+            call(x[:batch_size].numpy(), rows, 1, y, np.empty((batch_size, inputs), np.int16))
+            error = np.abs(y - layer(x[:batch_size]).detach().numpy()).max()
+            assert error < (1e-5 if precision == "fp32" else 0.05)
+            alone.append(y[0])
+        if precision == "int8":
+            assert all(np.array_equal(y, alone[0]) for y in alone)
+
+
+@pytest.mark.parametrize("features", [None, {"avx2"}, set()], ids=["own", "avx2", "none"])
+def test_dot_products_of_other_processors(monkeypatch, features):
+    """Guards against code that is right only with the instructions of the processor that it was written on."""
+    from numba import njit
+
+    from audiogen.generation.engines.cpu import simd
+
+    if features is not None:
+        import llvmlite.binding
+
+        if not all(llvmlite.binding.get_host_cpu_features().get(name) for name in features):
+            pytest.skip("this processor has other instructions")
+        monkeypatch.setattr(simd, "_features", lambda context: features)
+    multiply = simd.dots(2, 4)
+
+    @njit
+    def call(weights, values):
+        return multiply(weights, 1, values, 1)
+
+    rng = np.random.default_rng(0)
+    weights = rng.integers(-127, 128, (3, 70), dtype=np.int8)
+    values = rng.integers(-3000, 3000, (5, 70), dtype=np.int16)
+    expected = weights[1:].astype(int) @ values[1:].astype(int).T  # (2, 4)
+    assert np.array_equal(np.reshape(call(weights, values), (2, 4)), expected)
+
+
 def test_the_gate_is_tanh_times_sigmoid():
     """Guards against a series cut too short, and what overflows far from zero."""
     from audiogen.generation.engines.cpu.wavenet_kernel import gate

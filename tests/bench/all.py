@@ -218,7 +218,9 @@ def read(printed: str) -> tuple[list[dict[str, str]], list[str]]:
             continue
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
         if header is None:
-            header = cells
+            header = []
+            for cell in cells:  # tables compare two things in the same way: "ours, theirs, ratio", twice
+                header.append(f"{header[-1]}, {cell}" if cell in header else cell)
         elif set(line) - set("|- :"):
             rows.append(dict(zip(header, cells, strict=False)))
     return rows, lines

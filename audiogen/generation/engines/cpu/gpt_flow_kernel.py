@@ -5,7 +5,7 @@ and the hidden alone, which is known for all levels of a draw before the first: 
 at every level, so they should fit into the caches; rounding helps most here.
 
 This module imports numba, and compiling takes seconds: import it only where it is used. numba's cache on disk checks
-this file only: touch it after a change in gpt_kernel.py or in a function that it calls.
+the content of this file only: raise VERSION after a change in gpt_kernel.py or in a function that it calls.
 """
 
 from typing import NamedTuple
@@ -18,6 +18,8 @@ from .fast_exp import exp
 from .finite import NAN, all_finite
 from .gpt_kernel import ONE, SIGMOID_CLAMP, Weights, layers, memory_for, norm
 from .matvec_rowwise import Rows, product
+
+VERSION = 2
 
 
 class FlowWeights(NamedTuple):
@@ -55,7 +57,6 @@ class FlowMemory(NamedTuple):
     mixed: np.ndarray  # (R, W)
     velocity: np.ndarray  # (R, F)
     rounded: np.ndarray  # (N R, max(W, F, D)) int16, of a product
-    unpacked: np.ndarray  # (4, max(W, F, D)), of a product
 
 
 def flow_memory(weights: FlowWeights, batch_size: int, rows: int) -> FlowMemory:
@@ -63,8 +64,8 @@ def flow_memory(weights: FlowWeights, batch_size: int, rows: int) -> FlowMemory:
     B, (N, W), (F, D), L = batch_size, weights.times.shape, weights.embed.weight.shape[:0:-1], len(weights.up.weight)
     shapes = [(rows, D), (B, F), (B, F), (N * rows, W), (L, N * rows, 3 * W), (N * rows, F), (B, W), (B, W)]
     shapes += [(rows, W), (rows, W), (rows, W), (rows, F)]
-    arrays = [np.empty(shape, np.float32) for shape in shapes]
-    arrays += [np.empty((N * rows, max(W, F, D)), np.int16), np.empty((4, max(W, F, D)), np.float32)]
+    arrays: list[np.ndarray] = [np.empty(shape, np.float32) for shape in shapes]
+    arrays.append(np.empty((N * rows, max(W, F, D)), np.int16))
     return FlowMemory(*arrays)
 
 
@@ -99,7 +100,7 @@ def run(weights, keys, values, work, position, hidden, seq, known, noise, added,
             draw(weights, work, noise[:, s], guidance)
             for b in range(B):
                 seq[b, :, s] = frame[b]
-        product(frame, weights.embed, 0, embedded, work.rounded, work.unpacked)
+        product(frame, weights.embed, 0, embedded, work.rounded)
         for r in range(rows):
             x[r] = embedded[r % B] + added[r % len(added), s % added.shape[1]]
         layers(weights.gpt, keys, values, position + s, x, h, memory)
@@ -119,35 +120,35 @@ def draw(weights, work, noise, guidance):
         noise: (B, F), where the draws start.
         guidance: scale of guidance.
     """
-    frame, rounded, unpacked = work.frame, work.rounded, work.unpacked
+    frame, rounded = work.frame, work.rounded
     N, (B, F), rows = len(weights.times), frame.shape, len(work.hidden)
     half = ONE / np.float32(N)  # of a step of the midpoint rule
 
     # All that does not depend on x, for all velocities.
-    product(work.hidden, weights.hidden, 0, work.y, rounded, unpacked)
+    product(work.hidden, weights.hidden, 0, work.y, rounded)
     for k in range(N):
         for r in range(rows):
             work.conditions[k * rows + r] = work.y[r] + weights.times[k]
     silu(work.conditions)
     for layer in range(len(work.modulations)):
-        product(work.conditions, weights.modulation, layer, work.modulations[layer], rounded, unpacked)
-    product(work.conditions, weights.gain, 0, work.gains, rounded, unpacked)
-    product(frame, weights.previous, 0, work.previous, rounded, unpacked)
+        product(work.conditions, weights.modulation, layer, work.modulations[layer], rounded)
+    product(work.conditions, weights.gain, 0, work.gains, rounded)
+    product(frame, weights.previous, 0, work.previous, rounded)
 
     frame[:] = noise
     for k in range(N):
-        product(frame, weights.frame, 0, work.entered, rounded, unpacked)
+        product(frame, weights.frame, 0, work.entered, rounded)
         for r in range(rows):
             work.y[r] = work.entered[r % B] + work.previous[r % B]
         for layer in range(len(work.modulations)):
             modulation = work.modulations[layer, k * rows : (k + 1) * rows]
             modulated_norm(work.y, modulation, work.normed)
-            product(work.normed, weights.up, layer, work.mixed, rounded, unpacked)
+            product(work.normed, weights.up, layer, work.mixed, rounded)
             silu(work.mixed)
-            product(work.mixed, weights.down, layer, work.normed, rounded, unpacked)
+            product(work.mixed, weights.down, layer, work.normed, rounded)
             add_gated(work.y, modulation, work.normed)
         norm(work.y, weights.norm, work.normed)
-        product(work.normed, weights.out, 0, work.velocity, rounded, unpacked)
+        product(work.normed, weights.out, 0, work.velocity, rounded)
         for b in range(B):
             least, gains, v = weights.least_gains[k], work.gains[k * rows :], work.velocity
             if k % 2 == 0:

@@ -4,7 +4,7 @@ The draw is that of heads.MixtureDensityHead.sample, in float64 where that uses 
 of the head are never rounded: they are few, and the draw computes differences of their outputs.
 
 This module imports numba, and compiling takes seconds: import it only where it is used. numba's cache on disk checks
-this file only: touch it after a change in gpt_kernel.py or in a function that it calls.
+the content of this file only: raise VERSION after a change in gpt_kernel.py or in a function that it calls.
 """
 
 from typing import NamedTuple
@@ -15,6 +15,8 @@ from ....utils.jit import compiled
 from .gpt_kernel import Weights, layers, memory_for
 from .matvec_rowwise import Rows, product
 from .sampling import combine, draw
+
+VERSION = 2
 
 
 class FrameWeights(NamedTuple):
@@ -102,8 +104,8 @@ def run(weights, keys, values, position, hidden, seq, known, uniforms, normals, 
         else:
             guided[:] = hidden
         embedded[:] = guided[:, :D]
-        product(embedded, weights.head, 0, y, memory.rounded, memory.unpacked)
-        product(embedded, weights.factors, 0, factors, memory.rounded, memory.unpacked)
+        product(embedded, weights.head, 0, y, memory.rounded)
+        product(embedded, weights.factors, 0, factors, memory.rounded)
         for b in range(B):
             if known[s]:
                 frame[b] = seq[b, :, s]
@@ -121,7 +123,7 @@ def run(weights, keys, values, position, hidden, seq, known, uniforms, normals, 
                     frame[b],
                 )
                 seq[b, :, s] = frame[b]
-        product(frame, weights.embed, 0, embedded, memory.rounded, memory.unpacked)
+        product(frame, weights.embed, 0, embedded, memory.rounded)
         for r in range(rows):
             x[r] = embedded[r % B] + added[r % len(added), s % added.shape[1]]
         layers(weights.gpt, keys, values, position + s, x, h, memory)

@@ -10,7 +10,8 @@ If weights are rounded, both are stored as bf16: beyond some hundred steps, read
 weights.
 
 This module imports numba, and compiling takes seconds: import it only where it is used. numba's cache on disk checks
-this file only: touch it after a change in sampling.py, fast_exp.py, finite.py, bf16.py or matvec_rowwise.py.
+the content of this file only: raise VERSION after a change in sampling.py, fast_exp.py, finite.py, bf16.py, simd.py or
+matvec_rowwise.py.
 """
 
 from typing import NamedTuple
@@ -24,6 +25,8 @@ from .fast_exp import exp
 from .finite import NAN, all_finite
 from .matvec_rowwise import Rows, product
 from .sampling import combine, draw
+
+VERSION = 2
 
 BLOCK = 32  # steps per block of keys: as bf16, a cache line
 
@@ -71,7 +74,7 @@ def run(weights, keys, values, position, hidden, seq, known, uniforms, filters, 
     for s in range(n):
         if rows > B:
             combine(hidden, guidance, guided)
-        product(guided, weights.head, 0, scores, memory.rounded, memory.unpacked)
+        product(guided, weights.head, 0, scores, memory.rounded)
         for r in range(rows):
             x[r] = added[r % len(added), s % added.shape[1]]
         for b in range(B):
@@ -94,7 +97,6 @@ class Memory(NamedTuple):
     wide: np.ndarray  # (B, 4 D)
     scores: np.ndarray  # (H, W or a little more), of attention
     rounded: np.ndarray  # (B, 4 D) int16, of a product
-    unpacked: np.ndarray  # (4, 4 D), of a product
     cos: np.ndarray  # (D / H / 2,)
     sin: np.ndarray
 
@@ -109,7 +111,6 @@ def memory_for(B, D, keys):
         np.empty((B, 4 * D), np.float32),
         np.empty((keys.shape[3], keys.shape[2] * BLOCK), np.float32),
         np.empty((B, 4 * D), np.int16),
-        np.empty((4, 4 * D), np.float32),
         np.empty(keys.shape[4] // 2, np.float32),
         np.empty(keys.shape[4] // 2, np.float32),
     )
@@ -118,13 +119,13 @@ def memory_for(B, D, keys):
 @njit(fastmath=True)
 def layers(weights, keys, values, position, x, hidden, memory):
     """Apply all layers to the input x (B, D) of one step, which is changed, and write the hidden (B, D)."""
-    normed, mixed, qkv, wide, scores, rounded, unpacked, cos, sin = memory
+    normed, mixed, qkv, wide, scores, rounded, cos, sin = memory
     for i in range(len(cos)):
         angle = position * weights.frequencies[i]
         cos[i], sin[i] = np.cos(angle), np.sin(angle)
     for layer in range(len(keys)):
         norm(x, weights.norms[2 * layer], normed)
-        product(normed, weights.qkv, layer, qkv, rounded, unpacked)
+        product(normed, weights.qkv, layer, qkv, rounded)
         for b in range(len(x)):
             attend(
                 qkv[b].reshape(3, keys.shape[3], -1),
@@ -136,12 +137,12 @@ def layers(weights, keys, values, position, x, hidden, memory):
                 scores,
                 mixed[b].reshape(keys.shape[3], -1),
             )
-        product(mixed, weights.out, layer, normed, rounded, unpacked)
+        product(mixed, weights.out, layer, normed, rounded)
         add(x, normed)
         norm(x, weights.norms[2 * layer + 1], normed)
-        product(normed, weights.up, layer, wide, rounded, unpacked)
+        product(normed, weights.up, layer, wide, rounded)
         gelu(wide)
-        product(wide, weights.down, layer, normed, rounded, unpacked)
+        product(wide, weights.down, layer, normed, rounded)
         add(x, normed)
     norm(x, weights.norms[2 * len(keys)], hidden)
 

@@ -1,22 +1,22 @@
 """Compiled matrix-vector products for large matrices: each row of weights times x, in the order of memory.
 
 For matrices too large for the CPU's caches. With one item, reading the weights takes all the time, and memory is
-fastest when read sequentially. bf16 (the upper half of a float32) halves the bytes, int8 quarters them. With int8, x is
-rounded too, for this product only, to as many bits as the sum of all products leaves in an int32.
-
-This module imports numba, which is slow: import it only where it is used.
+fastest when read sequentially. With several, a row is read from memory once, and widened once for up to four of them.
+bf16 (the upper half of a float32) halves the bytes, int8 quarters them. With int8, x is rounded too, for this product
+only, to as many bits as the sum of all products leaves in an int32.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit, types
-from numba.extending import overload, register_jitable
+from numba.extending import overload
 from torch import nn
 
 from ....utils.jit import compiled
 from .bf16 import narrow, widen
 from .finite import NAN, all_finite
+from .simd import dots
 
 TYPES = {"fp32": np.float32, "bf16": np.uint16, "int8": np.int8}
 LARGEST = 127  # largest int8 weight
@@ -70,8 +70,10 @@ def _to_int8(values, steps, scale):
             steps[o, i] = np.int8(np.rint(values[o, i] * factor))
 
 
-def product(x, rows, layer, y, rounded, unpacked):
+def product(x, rows, layer, y, rounded):
     """Apply a linear layer: y[b] = weight x[b] + bias. Callable only from compiled code.
+
+    With int8, an item's result does not depend on the other items, to the bit.
 
     Args:
         x: (B, I) float32.
@@ -79,95 +81,113 @@ def product(x, rows, layer, y, rounded, unpacked):
         layer: which of them to apply.
         y: (B, O) float32, written in place.
         rounded: (B, I or more) int16, working memory.
-        unpacked: (4, I or more) float32, working memory.
     """
     raise NotImplementedError
 
 
 @overload(product, jit_options={"fastmath": True, "nogil": True})
-def _product(x, rows, layer, y, rounded, unpacked):
-    kind = rows.types[0].dtype
-    if kind == types.int8:
-        return _integers
-    unpack = _rows if kind == types.float32 else _unpack_bf16
-
-    def floats(x, rows, layer, y, rounded, unpacked):
-        weight, bias = rows.weight[layer], rows.bias[layer]
-        fours = len(x) // 4 * 4
-        if fours > 0:
-            for o in range(0, len(weight) - 3, 4):
-                block = unpack(weight[o : o + 4], unpacked)
-                for b in range(0, fours, 4):
-                    _sixteen(block, x[b : b + 4], bias[o : o + 4], y[b : b + 4, o : o + 4])
+def _product(x, rows, layer, y, rounded):
+    def multiply(x, rows, layer, y, rounded):
+        weight, scale, bias = rows.weight[layer], rows.scale[layer], rows.bias[layer]
+        values = prepare(x, weight, y, rounded)
+        pairs, fours, twos = len(weight) // 2 * 2, len(x) // 4 * 4, len(x) // 2 * 2
+        for o in range(0, pairs if len(x) > 1 else 0, 2):
+            for b in range(0, fours, 4):
+                _two_by_four(weight, o, values, b, y, scale, bias)
+            for b in range(fours, twos, 2):
+                _two_by_two(weight, o, values, b, y, scale, bias)
         for o in range(len(weight)):
-            for b in range(fours if o < len(weight) // 4 * 4 else 0, len(x)):
-                y[b, o] = _dot(weight[o], x[b]) + bias[o]
+            for b in range(twos if o < pairs else 0, len(x)):
+                y[b, o] = finish(dot(weight[o], values[b]), y[b, o], scale[o], bias[o])
+
+    return multiply
+
+
+_2x2, _2x4 = dots(2, 2), dots(2, 4)
+
+
+# With fastmath, blocks would round differently from single items.
+@njit(fastmath=False, nogil=True)
+def _two_by_two(weight, o, values, b, y, scale, bias):
+    a0, a1, b0, b1 = _2x2(weight, o, values, b)
+    y[b, o] = finish(a0, y[b, o], scale[o], bias[o])
+    y[b + 1, o] = finish(a1, y[b + 1, o], scale[o], bias[o])
+    y[b, o + 1] = finish(b0, y[b, o + 1], scale[o + 1], bias[o + 1])
+    y[b + 1, o + 1] = finish(b1, y[b + 1, o + 1], scale[o + 1], bias[o + 1])
+
+
+@njit(fastmath=False, nogil=True)
+def _two_by_four(weight, o, values, b, y, scale, bias):
+    a0, a1, a2, a3, b0, b1, b2, b3 = _2x4(weight, o, values, b)
+    y[b, o] = finish(a0, y[b, o], scale[o], bias[o])
+    y[b + 1, o] = finish(a1, y[b + 1, o], scale[o], bias[o])
+    y[b + 2, o] = finish(a2, y[b + 2, o], scale[o], bias[o])
+    y[b + 3, o] = finish(a3, y[b + 3, o], scale[o], bias[o])
+    y[b, o + 1] = finish(b0, y[b, o + 1], scale[o + 1], bias[o + 1])
+    y[b + 1, o + 1] = finish(b1, y[b + 1, o + 1], scale[o + 1], bias[o + 1])
+    y[b + 2, o + 1] = finish(b2, y[b + 2, o + 1], scale[o + 1], bias[o + 1])
+    y[b + 3, o + 1] = finish(b3, y[b + 3, o + 1], scale[o + 1], bias[o + 1])
+
+
+# ---- what differs between floats and integers
+
+
+def prepare(x, weight, y, rounded):
+    """Return what the weights are multiplied by: x, or x rounded to int16, with its step sizes in y."""
+    raise NotImplementedError
+
+
+def dot(row, x):
+    """Multiply one row with one item, in a loop that LLVM vectorises."""
+    raise NotImplementedError
+
+
+def finish(total, step, scale, bias):
+    """Convert the sum of products to an output."""
+    raise NotImplementedError
+
+
+@overload(prepare, jit_options={"fastmath": True, "nogil": True})
+def _prepare(x, weight, y, rounded):
+    if weight.dtype != types.int8:
+        return lambda x, weight, y, rounded: x
+
+    def to_integers(x, weight, y, rounded):
+        most = np.float32(min(2**15 - 1, (2**31 - 1) // (LARGEST * x.shape[1])))
+        for b in range(len(x)):
+            y[b] = _round(x[b], most, rounded[b])
+        return rounded
+
+    return to_integers
+
+
+@overload(dot, jit_options={"fastmath": True, "nogil": True})
+def _dot(row, x):
+    if row.dtype == types.int8:
+
+        def integers(row, x):
+            total = np.int32(0)
+            for i in range(len(row)):
+                total += np.int32(row[i]) * np.int32(x[i])
+            # numba adds in 64 bits; with this cast to 32, LLVM multiplies and adds 32 pairs per instruction.
+            return np.int32(total)
+
+        return integers
+
+    def floats(row, x):
+        total = np.float32(0)
+        for i in range(len(row)):
+            total += widen(row[i]) * x[i]
+        return total
 
     return floats
 
 
-# ---- fp32 and bf16
-
-
-@register_jitable
-def _rows(rows, unpacked):
-    return rows
-
-
-@njit(fastmath=True, nogil=True)
-def _unpack_bf16(rows, unpacked):
-    for r in range(4):
-        for i in range(rows.shape[1]):
-            unpacked[r, i] = widen(rows[r, i])
-    return unpacked
-
-
-@njit(fastmath=True, nogil=True)
-def _dot(row, x):
-    total = np.float32(0)
-    for i in range(len(row)):
-        total += widen(row[i]) * x[i]
-    return total
-
-
-@njit(fastmath=True, nogil=True)
-def _sixteen(rows, x, bias, y):
-    """Multiply four rows by four items: reads eight numbers for sixteen products."""
-    w0, w1, w2, w3, x0, x1, x2, x3 = rows[0], rows[1], rows[2], rows[3], x[0], x[1], x[2], x[3]
-    a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = np.float32(0)
-    c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = np.float32(0)
-    for i in range(len(x0)):
-        v0, v1, v2, v3 = x0[i], x1[i], x2[i], x3[i]
-        w = w0[i]
-        a0, a1, a2, a3 = a0 + w * v0, a1 + w * v1, a2 + w * v2, a3 + w * v3
-        w = w1[i]
-        b0, b1, b2, b3 = b0 + w * v0, b1 + w * v1, b2 + w * v2, b3 + w * v3
-        w = w2[i]
-        c0, c1, c2, c3 = c0 + w * v0, c1 + w * v1, c2 + w * v2, c3 + w * v3
-        w = w3[i]
-        d0, d1, d2, d3 = d0 + w * v0, d1 + w * v1, d2 + w * v2, d3 + w * v3
-    y[0, 0], y[1, 0], y[2, 0], y[3, 0] = a0 + bias[0], a1 + bias[0], a2 + bias[0], a3 + bias[0]
-    y[0, 1], y[1, 1], y[2, 1], y[3, 1] = b0 + bias[1], b1 + bias[1], b2 + bias[1], b3 + bias[1]
-    y[0, 2], y[1, 2], y[2, 2], y[3, 2] = c0 + bias[2], c1 + bias[2], c2 + bias[2], c3 + bias[2]
-    y[0, 3], y[1, 3], y[2, 3], y[3, 3] = d0 + bias[3], d1 + bias[3], d2 + bias[3], d3 + bias[3]
-
-
-# ---- int8
-
-
-def _integers(x, rows, layer, y, rounded, unpacked):
-    weight, scale, bias = rows.weight[layer], rows.scale[layer], rows.bias[layer]
-    most = np.float32(min(2**15 - 1, (2**31 - 1) // (LARGEST * x.shape[1])))
-    for b in range(len(x)):
-        y[b] = _round(x[b], most, rounded[b])
-    for o in range(len(weight)):
-        row = weight[o]
-        for b in range(len(x)):
-            xb, total = rounded[b], np.int32(0)
-            for i in range(len(row)):
-                total += np.int32(row[i]) * np.int32(xb[i])
-            # numba adds in 64 bits; with this cast to 32, LLVM multiplies and adds 32 pairs per instruction.
-            y[b, o] = np.float32(np.int32(total)) * (y[b, o] * scale[o]) + bias[o]
+@overload(finish, jit_options={"fastmath": False, "nogil": True})
+def _finish(total, step, scale, bias):
+    if isinstance(total, types.Integer):
+        return lambda total, step, scale, bias: np.float32(total) * (step * scale) + bias
+    return lambda total, step, scale, bias: total + bias
 
 
 @njit(fastmath=True, nogil=True)

@@ -2,7 +2,7 @@
 
 It applies the same filters in the same order, and inverts the cumulative probabilities in float64, so that it chooses
 the same codes as sampling.draw. numba's cache on disk checks the file of the *outermost* function only: after a change
-here, also touch the kernels that call it, or they keep using the old code.
+here, also raise VERSION of the kernels that call it, or they keep using the old code.
 
 This module imports numba, and compiling takes seconds: import it only where it is used.
 """

@@ -1,7 +1,8 @@
 """WaveNet's generation loop as one compiled function: all layers of a step, the draw and the next embedding.
 
 This module imports numba, and compiling takes seconds: import it only where it is used. numba's cache on disk checks
-this file only: touch it after a change in sampling.py, fast_exp.py, finite.py or matvec_columnwise.py.
+the content of this file only: raise VERSION after a change in sampling.py, fast_exp.py, finite.py or
+matvec_columnwise.py.
 """
 
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from .fast_exp import ONE, exp
 from .finite import NAN, all_finite
 from .matvec_columnwise import padded, product
 from .sampling import combine, draw
+
+VERSION = 1
 
 
 class Weights(NamedTuple):
