@@ -7,6 +7,7 @@ kept, so the command can be interrupted and repeated.
 """
 
 import argparse
+import csv
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +34,7 @@ MINUTES, SECONDS, SEED = 12, 4.0, 1
 INTRODUCTION = """# Gallery
 
 What some parts of audiogen sound like. `python recipes/gallery.py` makes this page: it synthesises a corpus, trains
-three small runs on it for a few minutes, on a CPU, and generates each sound once, with a fixed seed: no
+five small runs on it for a few minutes, on a CPU, and generates each sound once, with a fixed seed: no
 take is selected. Your own runs will be trained for longer."""
 
 
@@ -43,7 +44,9 @@ OTHER = {"lead": "harp", "tempo": "104", "shaker": "no"}
 RUNS: dict[str, dict[str, Any]] = {
     "mulaw-bigram": {"steps": 200, "frontend": "mulaw", "backbone": "bigram", "condition": ["none"]},
     "melvq-mlp": {"steps": 300, "frontend": "melvq", "backbone": "mlp", "condition": ["none"]},
+    "melvq-gru": {"steps": 150, "frontend": "melvq", "backbone": "gru", "condition": ["none"]},
     "tunes": {"steps": 80, "condition": [*OTHER, "melody", "loudness"]},
+    "captions": {"steps": 80, "condition": ["text", "timbre"]},
 }
 #: Small batches, a given temperature, and no sounds but those of this page, so that a step and a run take little time.
 SETTINGS = [
@@ -52,6 +55,23 @@ SETTINGS = [
     "training.evaluations=4",
     "sampling.temperature=0.9",
 ]
+
+
+def describe(corpus: Path) -> None:
+    """Add a column of captions to the labels of the corpus, in words of its other columns."""
+    path = corpus / "metadata.csv"
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [*{**rows[0], "text": ""}])
+        writer.writeheader()
+        writer.writerows({**row, "text": caption(row["lead"], row["tempo"], row["shaker"])} for row in rows)
+
+
+def caption(lead: str, tempo: str, shaker: str) -> str:
+    """Say in words what a tune is."""
+    speed = "fast" if int(tempo) > 108 else "slow"
+    return f"a {speed} tune on the {lead}" + (", with a shaker" if shaker == "yes" else "")
 
 
 def trained(folder: Path, corpus: Path, arguments: dict[str, Any]) -> Run:
@@ -128,8 +148,9 @@ def of_rungs(runs: Mapping[str, Run], corpus: Path) -> Section:
     sounds += made(tunes, "rung-tunes", [f"`mel` and `gpt`, fine-tuned from the base model: {tunes.step} steps"])
     return Section(
         "Rungs",
-        "The same recordings, learned by three kinds of model, the simplest first: pairs of samples, a few frames, 13 "
-        "seconds. `recipes/ladder.py` trains every rung for the same time, and compares them in numbers.",
+        "The same recordings, learned by four kinds of model, the simplest first: pairs of samples, a few frames, what "
+        "a state remembers, 13 seconds. `recipes/ladder.py` trains every rung for the same time, and compares them in "
+        "numbers.",
         sounds,
     )
 
@@ -185,13 +206,29 @@ def of_loudness(runs: Mapping[str, Run], corpus: Path) -> Section:
     )
 
 
+def of_captions(runs: Mapping[str, Run], corpus: Path) -> Section:
+    """Return what is asked for in words, and in the timbre of a recording."""
+    run, texts = runs["captions"], [caption("harp", "96", "no"), caption("guitar", "120", "yes")]
+    with (corpus / "metadata.csv").open(encoding="utf-8", newline="") as file:
+        leads = {row["lead"]: row["file"] for row in reversed(list(csv.DictReader(file)))}
+    sounds = made(run, "text", [f"“{text}”" for text in texts], conditions={"text": texts}, guidance=2.0)
+    about, files = [f"the timbre of a {lead}" for lead in leads], [corpus / file for file in leads.values()]
+    sounds += made(run, "timbre", about, conditions={"timbre": files}, guidance=2.0)
+    return Section(
+        "Words, and the timbre of a recording",
+        f"A run that has learned captions and timbre for {run.step} steps, which is little for words: "
+        '`--text "a slow tune on the harp"`, and `--timbre FILE`.',
+        sounds,
+    )
+
+
 def of_recording(runs: Mapping[str, Run], corpus: Path) -> Section:
     """Return a continuation and a variation of a recording."""
     run = runs["tunes"]
     path, wav = excerpt(corpus, -1, run.sample_rate)
     return Section(
         "A recording to continue, or to vary",
-        "`--prompt FILE` goes on where it ends; `--like FILE` takes its labels, melody and loudness.",
+        "`--prompt FILE` goes on where it ends; `--like FILE` takes its labels, melody, loudness and timbre.",
         [
             Sound("recording-1", "the recording", wav, run.sample_rate),
             *made(run, "continued", ["its first two seconds, then four new ones"], prompt=wav[:, : wav.shape[1] // 2]),
@@ -223,6 +260,7 @@ SECTIONS: list[Callable[[Mapping[str, Run], Path], Section]] = [
     of_labels,
     of_guidance,
     of_loudness,
+    of_captions,
     of_recording,
     of_changes,
 ]
@@ -256,6 +294,7 @@ def main() -> None:
     if not (corpus / "metadata.csv").exists():
         script = HERE.parent / "datasets" / "synthetic.py"
         subprocess.run([sys.executable, script, corpus, "--minutes", str(MINUTES)], check=True)
+    describe(corpus)
     runs = {name: trained(args.out / name, corpus, arguments) for name, arguments in RUNS.items()}
     runs["base"] = load_run(BASE)
     write_page(args.docs, [section(runs, corpus) for section in SECTIONS])

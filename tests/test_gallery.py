@@ -48,6 +48,8 @@ def run(tmp_path_factory):
         "kind": kinds["label"](values=("notes", "drums", "speech", "music-tracks")),
         "melody": kinds["melody"](),
         "loudness": kinds["loudness"](),
+        "text": kinds["text"](),
+        "timbre": kinds["timbre"](),
     }
     frontend = tiny_frontend("melvq")
     backbone = BACKBONES["gpt"].Config(dim=8, num_layers=1, num_heads=2)
@@ -61,10 +63,16 @@ def test_the_recipe_writes_every_section(run, tmp_path, monkeypatch):
     seconds = 0.5
     monkeypatch.setitem(GALLERY["of_rungs"].__globals__, "SECONDS", seconds)
     corpus = folder_of_notes(tmp_path / "corpus", [RATE, RATE])
+    labels = "file,lead,tempo,shaker\nnote-00.wav,harp,96,no\nnote-01.wav,guitar,120,yes\n"
+    (corpus / "metadata.csv").write_text(labels)
+    GALLERY["describe"](corpus)
+    assert (
+        (corpus / "metadata.csv").read_text().splitlines()[2].endswith('yes,"a fast tune on the guitar, with a shaker"')
+    )
     docs = tmp_path / "docs"
     (docs / "sounds").mkdir(parents=True)
     (docs / "sounds" / "old.mp3").write_bytes(b"x")
-    runs = {"mulaw-bigram": run, "tunes": run, "base": run}
+    runs = {"mulaw-bigram": run, "tunes": run, "captions": run, "base": run}
     sections = [section(runs, corpus) for section in GALLERY["SECTIONS"]]
     GALLERY["write_page"](docs, sections)
     named = sounds_of(docs / "gallery.md")
