@@ -10,8 +10,22 @@ from ...errors import ConfigError
 from .condition import MAX_EMBEDDINGS, MAX_FEATURES, MAX_VALUES, WAVES, Affine, Condition, framewise, span, waves_of
 
 
-class Frames(Condition):
-    """A vector for each frame, through one linear layer."""
+class Vectors(Condition):
+    """Base class of conditions whose values are vectors that go through one linear layer as they are."""
+
+    def __init__(self, config: Any, dim: int):
+        super().__init__(config, dim)
+        self.linear = Affine(self.num_features, dim)
+
+    def embed(self, x: Tensor) -> Tensor:
+        return self.linear(x.transpose(1, 2))
+
+    def parse(self, name: str, value: Any) -> Tensor:
+        return framewise(name, value, self.num_features)
+
+
+class Frames(Vectors):
+    """Any vector for each frame."""
 
     @dataclass(frozen=True)
     class Config:
@@ -28,15 +42,8 @@ class Frames(Condition):
                 raise ConfigError(f"num_features: must be from 1 to {MAX_FEATURES:,}, got {self.num_features}")
 
     def __init__(self, config: Config, dim: int):
-        super().__init__(config, dim)
         self.num_features = config.num_features
-        self.linear = Affine(config.num_features, dim)
-
-    def embed(self, x: Tensor) -> Tensor:
-        return self.linear(x.transpose(1, 2))
-
-    def parse(self, name: str, value: Any) -> Tensor:
-        return framewise(name, value, self.num_features)
+        super().__init__(config, dim)
 
 
 class Codes(Condition):
@@ -83,7 +90,7 @@ class Codes(Condition):
         return x
 
 
-class Melody(Condition):
+class Melody(Vectors):
     """The strength of each of 12 pitch classes, from 0 to 1: C, C sharp, ..., B.
 
     All zeros mean that there is no melody; NaN means that the melody is not given.
@@ -95,15 +102,8 @@ class Melody(Condition):
     class Config:
         """No settings."""
 
-    def __init__(self, config: Any, dim: int):
-        super().__init__(config, dim)
-        self.linear = Affine(self.num_features, dim)
-
-    def embed(self, x: Tensor) -> Tensor:
-        return self.linear(x.transpose(1, 2))
-
     def parse(self, name: str, value: Any) -> Tensor:
-        x = framewise(name, value, self.num_features)
+        x = super().parse(name, value)
         if bool(((x < 0) | (x > 1)).any()):
             raise ConfigError(f"{name}: the strength of a pitch class is from 0 to 1, got {span(x)}")
         return x
@@ -136,7 +136,7 @@ class Loudness(Condition):
         return x
 
 
-class Timbre(Condition):
+class Timbre(Vectors):
     """How a recording sounds as a whole: see `audio.descriptors.timbre`."""
 
     num_features = 48
@@ -144,16 +144,6 @@ class Timbre(Condition):
     @dataclass(frozen=True)
     class Config:
         """No settings."""
-
-    def __init__(self, config: Any, dim: int):
-        super().__init__(config, dim)
-        self.linear = Affine(self.num_features, dim)
-
-    def embed(self, x: Tensor) -> Tensor:
-        return self.linear(x.transpose(1, 2))
-
-    def parse(self, name: str, value: Any) -> Tensor:
-        return framewise(name, value, self.num_features)
 
 
 class Position(Condition):
