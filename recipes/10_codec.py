@@ -48,6 +48,13 @@ def main() -> None:
     parser.add_argument("more", type=Path, nargs="*", metavar="folder", help="further folders")
     parser.add_argument("--minutes", type=float, default=8.0, help="training time; a codec keeps improving for hours")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument(
+        "--from",
+        dest="start",
+        choices=("scratch", "shipped"),
+        default="scratch",
+        help="new weights, or those that come with audiogen",
+    )
     parser.add_argument("--resume", action="store_true", help="continue training")
     parser.add_argument(
         "--set", action="append", default=[], dest="overrides", metavar="frontend.A=1", help="a setting of the codec"
@@ -57,8 +64,8 @@ def main() -> None:
     settings, unknown = frontend_settings(args.overrides)
     if unknown:
         raise ConfigError(f"--set {unknown[0]}: only settings of the codec can be set here, such as frontend.dim")
-    if settings.get("weights", "fit") != "fit":
-        raise ConfigError("--set frontend.weights: this script always trains new weights; leave this setting out")
+    if "weights" in settings:
+        raise ConfigError("--set frontend.weights: this script always trains; use --from scratch or --from shipped")
     if args.short:
         settings = {
             "num_codebooks": 4,
@@ -78,7 +85,7 @@ def main() -> None:
         "codec",
         [args.folder, *args.more],
         args.out,
-        {**settings, "weights": "fit"},
+        {**settings, "weights": "fit" if args.start == "scratch" else "finetune"},
         steps=6 if args.short else None,
         minutes=None if args.short else args.minutes,
         resume=args.resume,

@@ -8,6 +8,7 @@ import pytest
 import torch
 from corpus import folder_of_notes, note
 
+from audiogen.audio.io import resample
 from audiogen.commands.train_frontend import export_weights
 from audiogen.data import scan
 from audiogen.data.pipeline import fit_to, frontend_for
@@ -95,6 +96,26 @@ def test_a_folder_of_any_rate_takes_it_as_it_is(tmp_path, rate):
     assert frontend.fingerprint() == load_frontend("codec").fingerprint()
     own = frontend_for(index, "codec", {"weights": "fit"})
     assert own.spec.sample_rate == min(rate, 16000) and not own.fitted
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+def test_fine_tuning_begins_with_the_shipped_weights_at_any_rate(rate):
+    """Guards against fine-tuning that begins with noise: weights of bins that lie elsewhere at another sample rate."""
+    times = torch.arange(2 * rate) / rate
+    wav = 0.3 * sum(torch.sin(2 * torch.pi * 220 * k * times) / k for k in range(1, 9))[None, None]
+    codec = load_frontend("codec", weights="finetune", sample_rate=rate, num_codebooks=12)
+    assert not codec.fitted
+    trainer = codec.trainer([wav[0]])
+    codec.level.fill_(float(load_frontend("codec").level))
+    codec.load_trained(trainer)
+    distances = [mel_distance(wav, codec.decode(codec.encode(wav)), rate)]
+    shipped = load_frontend("codec", num_codebooks=12)
+    there = resample(wav, rate, 16000)
+    distances.append(mel_distance(there, shipped.decode(shipped.encode(there))[..., : there.shape[-1]], 16000))
+    assert distances[0] < 1.2 * distances[1]
+    if rate == 16000:
+        assert torch.equal(codec.encode(wav), shipped.encode(wav))
+    assert "rolled_back_to" not in trainer.train_step(0.0)
 
 
 def test_a_saved_copy_says_the_same(tmp_path):

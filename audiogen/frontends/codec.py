@@ -17,6 +17,7 @@ from .neural.fit import check_training, learn, training_batches
 from .neural.networks import REACH, SPECTRA, Decoder, Encoder
 from .neural.quantizer import ResidualVQ
 from .neural.trainer import Trainer, TrainingSettings
+from .neural.transplant import transplant
 
 SHIPPED = Path(__file__).parents[1] / "weights" / "codec-16khz.safetensors"
 SHIPPED_CODEBOOKS = 12
@@ -39,7 +40,7 @@ class Codec(Frontend):
 
     It quantizes the latent frames of an autoencoder of spectra to codes (B, K, T). The shipped weights are for 16 kHz
     and give 50 frames/s of up to 12 codebooks with 1024 codes each: 0.5 kbit/s per codebook. With `weights="fit"` it is
-    trained on the given files, at any sample rate.
+    trained on the given files, at any sample rate; with `weights="finetune"` too, beginning with the shipped weights.
 
     Frame t depends on samples before (t + 3/2) hop_length and affects samples from (t - 1/2) hop_length on, so the
     latency is two frames and the limiter's (44.5 ms with the shipped weights).
@@ -65,7 +66,7 @@ class Codec(Frontend):
         """Settings.
 
         Attributes:
-            weights: "shipped", or "fit" to train on the files.
+            weights: "shipped", "fit" to train new ones on the files, or "finetune" to train the shipped ones on them.
             sample_rate: Hz.
             num_codebooks: K.
             codebook_size: V.
@@ -78,7 +79,7 @@ class Codec(Frontend):
             fit_steps: training steps of `fit`.
         """
 
-        weights: Literal["shipped", "fit"] = "shipped"
+        weights: Literal["shipped", "fit", "finetune"] = "shipped"
         sample_rate: int = 16000
         num_codebooks: int = 6
         codebook_size: int = 1024
@@ -121,13 +122,14 @@ class Codec(Frontend):
             )
             check_setting(self.fit_steps >= 1, "fit_steps", "1 or more", self.fit_steps)
             check_training(self)
-            if self.weights == "shipped":
+            if self.weights != "fit":
                 self._check_shipped()
 
         def _check_shipped(self) -> None:
+            free = ("sample_rate",) if self.weights == "finetune" else ()
             for field in fields(self):
                 value = getattr(self, field.name)
-                if field.name in SHIPPED_SETTINGS and value != field.default:
+                if field.name in SHIPPED_SETTINGS and field.name not in free and value != field.default:
                     raise ConfigError(
                         f"frontend.{field.name}: the shipped weights are for {field.default}, not "
                         f"{value}: leave it out, or set frontend.weights=fit to train your own codec"
@@ -141,7 +143,7 @@ class Codec(Frontend):
 
     def __init__(self, config: Config):
         super().__init__(config)
-        self.learned = config.weights == "fit"
+        self.learned = config.weights != "shipped"
         hop_length = config.hop_length or frame_samples(config.sample_rate)
         self.spec = TokenSpec(config.sample_rate, hop_length, config.num_codebooks, config.codebook_size)
         with torch.random.fork_rng(devices=[]):
@@ -156,7 +158,7 @@ class Codec(Frontend):
     @classmethod
     def at_rate(cls, settings: Mapping[str, Any], sample_rate: int) -> dict[str, Any]:
         """Add sample_rate to settings for `fit`. The shipped weights have a fixed rate, to which audio is resampled."""
-        return super().at_rate(settings, sample_rate) if settings.get("weights") == "fit" else dict(settings)
+        return super().at_rate(settings, sample_rate) if settings.get("weights", "shipped") != "shipped" else dict(settings)
 
     @property
     def fitted(self) -> bool:
@@ -187,7 +189,7 @@ class Codec(Frontend):
         return wav * self.level, state
 
     def fit(self, wavs: Iterable[Tensor]) -> None:
-        """Train from scratch for config.fit_steps on crops of the files, in bounded memory.
+        """Train for config.fit_steps on crops of the files, in bounded memory.
 
         Args:
             wavs: re-iterable of (1, N) at spec.sample_rate.
@@ -207,7 +209,7 @@ class Codec(Frontend):
         return type(self)(fewer).to(self.device, self.dtype)
 
     def trainer(self, wavs: Iterable[Tensor]) -> Trainer:
-        """Return a trainer of this codec, from scratch. Sets `level` now; `load_trained` sets the weights.
+        """Return a trainer of this codec, from scratch or from the shipped weights. Sets `level` now; `load_trained` sets the weights.
 
         Raises:
             ConfigError: the weights are the shipped ones.
@@ -216,13 +218,19 @@ class Codec(Frontend):
         config = self.config
         if config.weights == "shipped":
             raise ConfigError(
-                "frontend.weights: the shipped weights can't be fitted; set frontend.weights=fit to train a codec"
+                "frontend.weights: the shipped weights can't be fitted; set frontend.weights=finetune to train "
+                "them on your files, or frontend.weights=fit to train new ones"
             )
         self.is_fitted.zero_()
         level, batch = training_batches(wavs, self.spec, config.batch_size, config.seed)
         self.level.copy_(level)
         blank = type(self)(config).to(self.device, self.dtype)  # a second fit starts from the same weights as the first
-        return Trainer(blank.encoder, blank.quantizer, blank.decoder, config.sample_rate, config, batch)
+        finetunes = config.weights == "finetune"
+        if finetunes:
+            transplant(load_file(SHIPPED), blank, SPECTRA)
+        trainer = Trainer(blank.encoder, blank.quantizer, blank.decoder, config.sample_rate, config, batch)
+        trainer.quantized = finetunes
+        return trainer
 
     def load_trained(self, trainer: Trainer) -> None:
         """Copy the current weights of a trainer."""

@@ -11,7 +11,7 @@ WINDOWS = (0.008, 0.016, 0.032, 0.064, 0.128)  # seconds
 
 
 class ReconstructionLoss(nn.Module):
-    """Distances between waveforms, and between magnitude spectra at several window lengths (seconds).
+    """Distances between waveforms, and between magnitude spectra at several window lengths (seconds, at least).
 
     Source: the multi-scale mel loss of the Descript Audio Codec (Kumar et al. 2023, section 3.4) and the spectral
     convergence of Parallel WaveGAN (Yamamoto et al. 2020).
@@ -19,7 +19,7 @@ class ReconstructionLoss(nn.Module):
 
     def __init__(self, sample_rate: int, windows: tuple[float, ...] = WINDOWS):
         super().__init__()
-        self.n_ffts = [2 * round(seconds * sample_rate / 2) for seconds in windows]
+        self.n_ffts = [2 * fast_length(round(seconds * sample_rate / 2)) for seconds in windows]
         self.shortest = max(self.n_ffts) // 2 + 1  # minimum number of samples
         for index, n_fft in enumerate(self.n_ffts):
             num_bins = n_fft // 2 + 1
@@ -44,6 +44,18 @@ class ReconstructionLoss(nn.Module):
             mel = mel + F.l1_loss(torch.log(mine @ filters + FLOOR), log_theirs) / len(self.n_ffts)
             stft = stft + F.l1_loss(mine, theirs) / theirs.mean().clamp_min(1e-3) / len(self.n_ffts)
         return {"wave": F.l1_loss(decoded, wav), "mel": mel, "stft": stft}
+
+
+def fast_length(length: int) -> int:
+    """Return the smallest number from `length` on without prime factors above 5: Fourier transforms of it are fast."""
+    while True:
+        rest = length
+        for factor in (2, 3, 5):
+            while rest % factor == 0:
+                rest //= factor
+        if rest == 1:
+            return length
+        length += 1
 
 
 def sine_window(n_fft: int) -> Tensor:
