@@ -1,6 +1,6 @@
 """Lesson 10: a neural codec, which learns what can be left out of a sound.
 
-    python recipes/10_codec.py FOLDER [FOLDER ...] [--out runs/10_codec] [--minutes 8] [--resume]
+    python recipes/10_codec.py FOLDER [FOLDER ...] [--from shipped] [--out runs/10_codec] [--minutes 8] [--resume]
 
 What it teaches. An encoder compresses the spectra of 20 ms into a vector; a decoder turns the vector back into spectra,
 whose overlapping waveforms add up to sound. Between them is a residual vector quantizer: the first codebook chooses the
@@ -18,11 +18,13 @@ get these. The run folder is a front-end like any other:
 
     audiogen train FOLDER --out runs/mine --frontend runs/10_codec
 
-What to try. --set frontend.codebook_size=64: fewer bits, and how does it sound? --set frontend.lookup_dim=8 makes the
-codebooks compare directions in only eight dimensions: are more of their codes in use? On a GPU, --set
-frontend.adversarial_from=0.3 --set frontend.discriminator_channels=32 adds discriminators, networks that learn to tell
-decoded from recorded spectra: what do they improve that no distance between spectra does? On a CPU they take most of
-the time. This script, with --export, trained the codec that comes with audiogen (see its card in audiogen/weights).
+What to try. --from shipped begins with the weights that come with audiogen: how much closer to your own sounds do eight
+minutes get them, and how far behind are new weights? --set frontend.codebook_size=64: fewer bits, and how does it
+sound? --set frontend.lookup_dim=8 makes the codebooks compare directions in only eight dimensions: are more of their
+codes in use? On a GPU, --set frontend.adversarial_from=0.3 --set frontend.discriminator_channels=32 adds
+discriminators, networks that learn to tell decoded from recorded spectra: what do they improve that no distance between
+spectra does? On a CPU they take most of the time. This script, with --export, trained the codec that comes with
+audiogen (see its card in audiogen/weights).
 """
 
 from pathlib import Path

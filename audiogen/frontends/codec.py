@@ -157,8 +157,9 @@ class Codec(Frontend):
 
     @classmethod
     def at_rate(cls, settings: Mapping[str, Any], sample_rate: int) -> dict[str, Any]:
-        """Add sample_rate to settings for `fit`. The shipped weights have a fixed rate, to which audio is resampled."""
-        return super().at_rate(settings, sample_rate) if settings.get("weights", "shipped") != "shipped" else dict(settings)
+        """Add sample_rate to settings for training. The shipped weights have a rate, to which audio is resampled."""
+        trains = settings.get("weights", "shipped") != "shipped"
+        return super().at_rate(settings, sample_rate) if trains else dict(settings)
 
     @property
     def fitted(self) -> bool:
@@ -209,7 +210,9 @@ class Codec(Frontend):
         return type(self)(fewer).to(self.device, self.dtype)
 
     def trainer(self, wavs: Iterable[Tensor]) -> Trainer:
-        """Return a trainer of this codec, from scratch or from the shipped weights. Sets `level` now; `load_trained` sets the weights.
+        """Return a trainer of this codec, from scratch or from the shipped weights.
+
+        It sets `level` now; `load_trained` sets the weights.
 
         Raises:
             ConfigError: the weights are the shipped ones.
