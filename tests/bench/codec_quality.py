@@ -2,13 +2,13 @@
 
     pip install pesq pystoi
     python tests/bench/codec_quality.py FOLDER [--codec codec] [--kbps 1.5 3 6] [--opus 6 12 24] [--mp3 16 32]
-                                        [--clips 12] [--json FILE]
+                                        [--clips 12] [--all] [--json FILE]
 
-The codec is a front-end by name, or a folder that holds one. Held out are the files that `audiogen train` holds out
-too (by their content). They are resampled to the codec's rate, and joined or cut to clips of 8 to 12 seconds, so that
-what a container adds to a short file does not count. The bitrate in the table is that of the coded sound alone; behind
-it stands that of the file, and for the codec what ideal entropy coding of its codes would need. Means over the clips,
-of SI-SDR the median.
+The codec is a front-end by name, or a folder that holds one. Held out are the files that `audiogen train` holds out too
+(by their content); with --all every file counts, as of a speaker that the codec has not heard. They are resampled to
+the codec's rate, and joined or cut to clips of 8 to 12 seconds, so that what a container adds to a short file does not
+count. The bitrate in the table is that of the coded sound alone; behind it stands that of the file, and for the codec
+what ideal entropy coding of its codes would need. Means over the clips, of SI-SDR the median.
 """
 
 import argparse
@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--opus", type=float, nargs="*", default=[6, 12, 24])
     parser.add_argument("--mp3", type=float, nargs="*", default=[16, 32])
     parser.add_argument("--clips", type=int, default=12)
+    parser.add_argument("--all", action="store_true", help="all files, not only those that training would hold out")
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
     args = parser.parse_args()
     codec = load_frontend(args.codec)
@@ -63,7 +64,7 @@ def main() -> None:
     if most > codec.spec.num_codebooks:
         codec = load_frontend(args.codec, num_codebooks=most)
     rate = codec.spec.sample_rate
-    clips = held_out_clips(args.folder, rate, args.clips)
+    clips = clips_of(args.folder, rate, args.clips, args.all)
     print(f"{len(clips)} clips, {sum(clip.shape[1] for clip in clips) / rate:.0f} s at {rate} Hz\n")
     print("| coder | kbit/s | file, or entropy | " + " | ".join(METRICS) + " |")
     print("| --- " * (3 + len(METRICS)) + "|")
@@ -96,10 +97,11 @@ def main() -> None:
         args.json.write_text(json.dumps({"clips": len(clips), "rows": rows, "codebooks": found}, indent=2))
 
 
-def held_out_clips(folder: Path, rate: int, most: int, seconds: float = 10.0) -> list[Tensor]:
+def clips_of(folder: Path, rate: int, most: int, all_files: bool, seconds: float = 10.0) -> list[Tensor]:
     index = scan(folder)
     index.require_files()
-    parts = split(index).held_out
+    sides = split(index)
+    parts = [*sides.train, *sides.held_out] if all_files else sides.held_out
 
     def wavs():
         for part in parts:

@@ -4,7 +4,7 @@ The draw is that of heads.MixtureDensityHead.sample, in float64 where that uses 
 of the head are never rounded: they are few, and the draw computes differences of their outputs.
 
 This module imports numba, and compiling takes seconds: import it only where it is used. numba's cache on disk checks
-the content of this file only: raise VERSION after a change in gpt_kernel.py or in a function that it calls.
+the content of this file only, so VERSION stands for the files that it imports (tests/test_kernel_versions.py).
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from .gpt_kernel import Weights, layers, memory_for
 from .matvec_rowwise import Rows, product
 from .sampling import combine, draw
 
-VERSION = 2
+VERSION = "51c75024"
 
 
 class FrameWeights(NamedTuple):

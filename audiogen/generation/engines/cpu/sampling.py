@@ -1,8 +1,8 @@
 """A compiled version of sampling.draw, for engines whose steps take less time than a dozen calls of torch.
 
 It applies the same filters in the same order, and inverts the cumulative probabilities in float64, so that it chooses
-the same codes as sampling.draw. numba's cache on disk checks the file of the *outermost* function only: after a change
-here, also raise VERSION of the kernels that call it, or they keep using the old code.
+the same codes as sampling.draw. numba's cache on disk checks the file of the outermost function only, hence VERSION in
+the kernels that call it.
 
 This module imports numba, and compiling takes seconds: import it only where it is used.
 """
