@@ -318,7 +318,9 @@ def test_a_checkpoint_of_a_newer_format_asks_for_an_upgrade(corpus, whole, tmp_p
 
 def test_a_sampling_that_was_typed_is_not_tuned_and_may_change(corpus, tmp_path, monkeypatch):
     """Guards against `--set sampling.temperature=0.8` that train refuses, or overwrites by a temperature of its own."""
-    monkeypatch.setattr("audiogen.commands.train.choose_sampling", lambda *_: pytest.fail("the sampling is tuned"))
+    monkeypatch.setattr(
+        "audiogen.commands.after_training.choose_sampling", lambda *_: pytest.fail("the sampling is tuned")
+    )
     for steps, temperature in ((1, 0.8), (2, 0.5)):
         typed = [f"sampling.temperature={temperature}", "sampling.top_p=0.9"]
         run = start(corpus, tmp_path / "run", typed, steps=steps, resume=steps > 1)

@@ -227,9 +227,10 @@ def start(corpus, out, pages=False, **more):
     typed = {"steps": STEPS, "stages": ["melvq", "mel"], "backbone": "mlp", "overrides": QUICK, **more}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MelVQ, "decodes", False)
-        patch.setattr("audiogen.commands.train.NUM_SAMPLES", 2)
-        patch.setattr("audiogen.commands.train.NUM_CLIPS", 2)
-        patch.setattr("audiogen.evaluation.tuning.NUM_CLIPS", 2)
+        for name in ("commands.train.NUM_SAMPLES", "commands.after_training.NUM_SAMPLES"):
+            patch.setattr(f"audiogen.{name}", 2)
+        for name in ("commands.after_training.NUM_CLIPS", "evaluation.tuning.NUM_CLIPS"):
+            patch.setattr(f"audiogen.{name}", 2)
         if not pages:
             patch.setattr("audiogen.commands.train.write_page", lambda runs: runs[0])
         return train(corpus, out, **typed)
