@@ -116,8 +116,11 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(1)
-    except MemoryError as error:
-        print(printable(f"audiogen: not enough memory ({error}); request less at once"), file=sys.stderr)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":  # torch's, of a GPU
+            raise
+        what = " ".join(str(error).split())[:200]
+        print(printable(f"audiogen: not enough memory ({what}); request less at once"), file=sys.stderr)
         sys.exit(1)
     except Terminated:
         print("audiogen: terminated; what was saved stays", file=sys.stderr)

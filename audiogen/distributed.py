@@ -44,6 +44,8 @@ LONGEST_PAUSE = 0.5
 #: How often each rank tells the others that it lives, and longest silence of one that others wait for, in seconds.
 BEAT_SECONDS, LONGEST_SILENCE = 1.0, 300.0
 
+ADVICE = "what was saved stays: continue with the same command and --resume"
+
 _joined = count()  # how often this process has joined others
 
 
@@ -407,6 +409,8 @@ class World:
         began = time.monotonic()
         try:
             yield
+        except torch.OutOfMemoryError:  # a RuntimeError of this rank alone
+            raise
         except RuntimeError as error:
             raise self._lost(self._timeout if time.monotonic() - began >= self._timeout else None, error) from error
 
@@ -420,8 +424,12 @@ class World:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends all ranks as soon as one has ended
         left, told = {self.rank}, False
-        with suppress(RuntimeError):  # the store ends with the process that holds it
+        try:
             self._store.set(f"left/{self.rank}", "")
+            self._store.check(["told"])  # to set does not wait for an answer
+        except RuntimeError:
+            return self._lost_store()
+        with suppress(RuntimeError):  # the store ends with the process that holds it
             if dist.is_initialized():
                 dist.destroy_process_group()  # so that all others notice
             end = time.monotonic() + ROLL_CALL_SECONDS
@@ -434,12 +442,25 @@ class World:
         lost = sorted(set(range(self.size)) - left)
         if told or self.rank != min(left):
             return ReportedElsewhere()
-        advice = "what was saved stays: continue with the same command and --resume"
         if not lost:
-            return RankError(f"the processes can't exchange data ({' '.join(str(error).split())[:200]}); {advice}")
+            return RankError(f"the processes can't exchange data ({' '.join(str(error).split())[:200]}); {ADVICE}")
         what = "ended" if silent is None else f"did not answer for {silent:g} s"
         named = ", ".join(f"rank {rank}{self._host(rank)}" for rank in lost)
-        return RankError(f"{named} of {self.size} processes {what}; {advice}")
+        return RankError(f"{named} of {self.size} processes {what}; {ADVICE}")
+
+    def _lost_store(self) -> AudiogenError:
+        """Report that the process that holds the store has ended: a rank of each machine does, as none can ask others.
+
+        It is torchrun's on the first machine, if torchrun has started the ranks, otherwise the first rank.
+        """
+        with suppress(RuntimeError):
+            if dist.is_initialized():
+                dist.destroy_process_group()
+        if self.local_rank and self.rank != 1:
+            return ReportedElsewhere()
+        of_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        lost = "torchrun on the first machine, which connects the" if of_torchrun else "rank 0 of"
+        return RankError(f"{lost} {self.size} processes ended; {ADVICE}")
 
     def _host(self, rank: int) -> str:
         with suppress(RuntimeError):

@@ -4,6 +4,7 @@ torchrun's does."""
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -25,14 +26,23 @@ from audiogen.training.checkpoint import list_checkpoints
 
 class Ranks:
     """Runs `work(*arguments)` on every rank, as the command line would; ranks that share a `store` are attempts of one
-    torchrun."""
+    torchrun. Without torchrun, as in a step of srun, the first rank holds the store."""
 
-    def __init__(self, folder: Path, size: int, work: Callable, *arguments: Any, store: Any = None, attempt: int = 0):
+    def __init__(
+        self,
+        folder: Path,
+        size: int,
+        work: Callable,
+        *arguments: Any,
+        store: Any = None,
+        attempt: int = 0,
+        torchrun: bool = True,
+    ):
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
         folder.mkdir(parents=True, exist_ok=True)
         self.store = store or TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
-        self.files, self.processes = [], []
+        self.files, self.processes, port = [], [], free_port()
         for rank in range(size):
             environment = {
                 "RANK": rank,
@@ -43,6 +53,9 @@ class Ranks:
                 "TORCHELASTIC_USE_AGENT_STORE": True,
                 "TORCHELASTIC_RESTART_COUNT": attempt,
             }
+            if not torchrun:
+                environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1"}
+                environment["MASTER_PORT"] = port
             files = [folder / f"attempt-{attempt}-rank-{rank}-of-{size}.{name}" for name in ("out", "err")]
             values = {name: str(value) for name, value in environment.items()}
             process = context.Process(target=_rank, args=(values, files, work, arguments))
@@ -68,6 +81,12 @@ class Ranks:
             Result(process.exitcode, out.read_text(), err.read_text())
             for process, (out, err) in zip(self.processes, self.files, strict=True)
         ]
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
 
 
 def together(folder: Path, size: int, work: Callable, *arguments: Any) -> list[Result]:

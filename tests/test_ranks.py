@@ -208,6 +208,18 @@ def test_a_killed_rank_is_reported_in_one_line_and_a_restart_ends_with_the_same_
     assert digests(tmp_path) == alone[4]
 
 
+@pytest.mark.parametrize("at, dead", [(4, 0), (6, 2)])
+def test_without_torchrun_a_lost_rank_is_named_and_no_other(tmp_path, at, dead):
+    """Guards against each of the others being called lost, by each of them, where the store has ended with the first
+    rank, as in a step of srun."""
+    walks = Faulty(tmp_path, "kill", at)
+    results = Ranks(tmp_path, 4, train_walks, tmp_path, walks, 5, 4, torchrun=False).wait()
+    assert [result.code for result in results] == [-signal.SIGKILL if rank == dead else 1 for rank in range(4)]
+    [line] = reports(results)
+    assert f"rank {dead}" in line and "of 4 processes ended; what was saved stays" in line
+    assert not any(f"rank {other}" in line for other in range(4) if other != dead)
+
+
 def test_an_error_of_one_rank_is_reported_by_that_rank_alone(tmp_path):
     """Guards against three ranks that speak of lost connections beside the one that knows why."""
     results = Ranks(tmp_path, 4, train_walks, tmp_path, Faulty(tmp_path, "error", 6), 5, 4).wait()

@@ -9,21 +9,25 @@ import subprocess
 import sys
 import threading
 import time
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import typer.main
+from corpus import tiny_frontend
 from folders import folder_of_noise, noise, write_wav
 
+from audiogen.audio.io import read_audio
 from audiogen.cli import app
 from audiogen.commands.tokenize import tokenize
 from audiogen.data import EncodedCache, fleet, scan, shards
 from audiogen.data.fleet import Schedule
-from audiogen.data.shards import Job, encode_shard, plan_shards, read_shard
+from audiogen.data.index import FileEntry
+from audiogen.data.shards import Job, encode_shard, plan_batches, plan_shards, read_shard
 from audiogen.errors import AudiogenError, CacheError, ConfigError
-from audiogen.frontends import MuLaw
+from audiogen.frontends import FRONTENDS, MuLaw
 
 NUM_FILES = 24
 ROOT = Path(__file__).parent.parent
@@ -436,3 +440,91 @@ def test_ray_is_an_extra(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("audiogen.commands.tokenize.open_source", lambda *a, **k: pytest.fail("it is scanned"))
     with pytest.raises(ConfigError, match="--ray: needs the package ray: pip install"):
         tokenize(folder, tmp_path / "cache", "mulaw", ray="auto")
+
+
+# ---- batches on a GPU
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """Files are encoded together here too; the batches that were."""
+    seen = []
+    encode = shards._encode
+
+    def watched(job, shard, places, outs, begin):
+        seen.append(list(places))
+        return encode(job, shard, places, outs, begin)
+
+    monkeypatch.setattr(shards, "_together", lambda device: True)
+    monkeypatch.setattr(shards, "_encode", watched)
+    return seen
+
+
+def entries(lengths):
+    return [FileEntry(f"{i}.wav", "", 8000, 1, length, 0.5, 0.1, False, 0.0) for i, length in enumerate(lengths)]
+
+
+def test_files_of_similar_length_share_a_batch(monkeypatch):
+    """Guards against batches that are mostly padding, of more files or longer ones than fit, and a file in two."""
+    monkeypatch.setattr(shards, "MOST_TOGETHER", 3)
+    monkeypatch.setattr(shards, "LONGEST_TOGETHER", 1.0)
+    lengths = [1000, 4000, 1250, 4000, 4100, 1251, 9000, 4050, 1100]
+    assert plan_batches(entries(lengths), mulaw()) == [[0, 8, 2], [1, 3, 7]]
+    strict = mulaw()
+    strict.ends_in_zeros = False
+    assert plan_batches(entries(lengths), strict) == [[1, 3]]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FRONTENDS if kind != "bpe"])
+def test_a_batch_gives_each_file_what_it_gets_alone(tmp_path, kind, batches, monkeypatch):
+    """Guards against codes of the padding, of a neighbour, or of another end. In float64, where no two codewords are
+    equally near up to rounding; files are read in pieces, of which the shorter ones have fewer."""
+    frontend = deepcopy(tiny_frontend(kind)).double()
+    rate, hop = frontend.spec.sample_rate, max(64, frontend.spec.hop_length)
+    lengths = [20 * hop + 1, 24 * hop, 20 * hop + 1, 22 * hop + 5, 24 * hop, 70 * hop]
+    folder = folder_of_noise(tmp_path / "sound", lengths, rate)
+    monkeypatch.setattr(shards, "SHORTEST", 1000.0)
+    monkeypatch.setattr(shards, "READ_SECONDS", 9.5 * hop / rate)
+    cache = EncodedCache.build(folder, frontend, tmp_path / "cache")
+    assert batches[:-1] == ([[0, 2, 3, 1, 4]] if frontend.ends_in_zeros else [[0, 2], [1, 4], [3]])
+    assert batches[-1] == [5]
+    for i, length in enumerate(lengths):
+        expected = frontend.encode(read_audio(folder / f"{i:02d}.wav", rate)[None].double())[0]
+        torch.testing.assert_close(cache.codes(i).double(), expected.double(), rtol=0, atol=1e-6)
+        assert cache.files[i].num_samples == length
+
+
+def test_a_file_that_fails_is_left_out_of_its_batch(tmp_path, batches):
+    """Guards against neighbours that are lost with a file, or shifted by it, and a file that has changed."""
+    folder = folder_of_noise(tmp_path / "sound", [900 + i for i in range(6)])
+    index = scan(folder)
+    write_wav(folder / "02.wav", noise(99, 902))
+    (folder / "04.wav").unlink()
+    cache = EncodedCache.build(index, mulaw(), tmp_path / "cache")
+    assert [len(batch) for batch in batches] == [3, 3]
+    assert {file.path: file.reason for file in cache.index.rejected} == {
+        "02.wav": "has changed since the folder was scanned",
+        "04.wav": "can't be read (No such file or directory)",
+    }
+    for i, file in enumerate(cache.files):
+        assert torch.equal(cache.codes(i), mulaw().encode(read_audio(folder / file.path, 8000)[None])[0])
+
+
+def test_the_first_result_counts(tmp_path, folder):
+    """Guards against frames under the checksum of another process, whose GPU has rounded in another way."""
+    out, plan = tmp_path / "shards", plan_shards(scan(folder), mulaw())
+
+    class Other(MuLaw):
+        def encode_block(self, wav, state, last):
+            return 0 * super().encode_block(wav, state, last)[0], None
+
+    first = []
+
+    def overtaken(place):
+        if not first:
+            first.append(encode_shard(job(folder, out), plan[0]))
+
+    second = encode_shard(job(folder, out, mulaw(Other)), plan[0], begin=overtaken)
+    assert second == first[0] == read_shard(out, plan[0])
+    assert hashlib.sha256((out / f"{plan[0].name}.bin").read_bytes()).hexdigest() == second.sha256
+    assert len(list(out.iterdir())) == 2

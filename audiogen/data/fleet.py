@@ -176,7 +176,7 @@ def _encode_here(job: Job, schedule: Schedule, bar: tqdm, most: int) -> None:
 
 
 def _show(bar: tqdm, num_files: int) -> None:
-    bar.update(num_files - bar.n)
+    bar.update(max(0, num_files - bar.n))  # batches go through a shard in an order of their own
 
 
 @dataclass

@@ -200,7 +200,7 @@ def long_enough(index: Index, spec: Spec) -> Index:
     If the length of a frame varies (hop_length None), files need two samples.
     """
     hop_length = spec.hop_length or 1
-    short = [file for file in index.files if _resampled(file, spec.sample_rate) <= hop_length]
+    short = [file for file in index.files if resampled(file, spec.sample_rate) <= hop_length]
     if not short:
         return index
     paths = {file.path for file in short}
@@ -273,7 +273,7 @@ def main_sample_rate(index: Index) -> int:
     return max(seconds, key=lambda rate: (seconds[rate], rate))
 
 
-def _resampled(file: FileEntry, sample_rate: int) -> int:
+def resampled(file: FileEntry, sample_rate: int) -> int:
     """Return its number of samples after `read_audio` has resampled it."""
     return (2 * file.num_samples * sample_rate + file.sample_rate) // (2 * file.sample_rate)
 

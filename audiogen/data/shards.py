@@ -11,23 +11,25 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..audio.io import read_blocks
 from ..errors import AudiogenError, AudioReadError, printable
 from ..frontends import Frontend
+from ..frontends.streaming import reblocked
 from ..utils.files import atomic_path, atomic_write_json, clear_leftovers, sha256_file
 from ..utils.json_files import LISTS, read_format
 from ..utils.remote import fetched
 from .cache_index import CachedFile
-from .index import FileEntry, Index, Rejected
+from .index import FileEntry, Index, Rejected, resampled
 
 SHARDS_FOLDER = ".shards"
 FORMAT = 1
@@ -35,6 +37,9 @@ FORMAT = 1
 #: to share the work out equally, and each so long that writing it costs little.
 NUM_SHARDS, SHORTEST, LONGEST = 64, 120.0, 3600.0
 BLOCK_BYTES = 2**20
+#: Files of similar length are encoded together on a GPU: at most this many, of at most this many seconds each, read in
+#: blocks of this many; the longest is at most this many times as long as the shortest.
+MOST_TOGETHER, LONGEST_TOGETHER, READ_SECONDS, SIMILAR = 64, 600.0, 10.0, 1.25
 _FILE_NAME = re.compile(r"\d{6,}-[0-9a-f]{16}\.(bin|json)")
 
 
@@ -114,28 +119,38 @@ def encode_shard(
     """
     if (done := read_shard(job.out, shard)) is not None:
         return done
-    lengths, rejected, frontend = [], [], job.frontend
-    with atomic_path(job.out / f"{shard.name}.bin") as temporary, _one_thread(frontend.device):
-        with open(temporary, "wb") as data:
-            for place, entry in enumerate(shard.files):
-                begin(place)
-                start = data.tell()
-                reason = (skip or {}).get(place)
-                if reason is None:
-                    with fetched(job.folder / entry.path) as path:
-                        found = _encode(frontend, path, entry, data)
-                else:
-                    found = reason
-                if isinstance(found, str):
-                    rejected.append([place, found])
-                    data.seek(start)
-                    data.truncate()
-                else:
-                    lengths.append([place, *found])
-        digest = sha256_file(temporary)
+    lengths, rejected, frontend, skip = [], [], job.frontend, skip or {}
+    try:
+        with atomic_path(job.out / f"{shard.name}.bin") as temporary, _one_thread(frontend.device):
+            with open(temporary, "wb") as data:
+                ready = _encode_in_batches(job, shard, skip, begin)
+                for place in range(len(shard.files)):
+                    start = data.tell()
+                    if place in skip:
+                        found = skip[place]
+                    elif place in ready:
+                        found, frames = ready.pop(place)
+                        data.write(frames)
+                    else:
+                        [found] = _encode(job, shard, [place], [data], begin)
+                    if isinstance(found, str):
+                        rejected.append([place, found])
+                        data.seek(start)
+                        data.truncate()
+                    else:
+                        lengths.append([place, *found])
+            digest = sha256_file(temporary)
+            if read_shard(job.out, shard) is not None:
+                raise _DoneMeanwhile
+    except _DoneMeanwhile:
+        return encode_shard(job, shard)
     values = {"format": FORMAT, "sha256": digest, "files": lengths, "rejected": rejected}
     atomic_write_json(job.out / f"{shard.name}.json", values)
     return _from_json(shard, values)
+
+
+class _DoneMeanwhile(Exception):
+    """Another process has finished the shard: its result counts, since a GPU may round in another way."""
 
 
 def read_shard(folder: Path, shard: Shard) -> EncodedShard | None:
@@ -191,46 +206,130 @@ def _from_json(shard: Shard, values: dict) -> EncodedShard:
     )
 
 
-@torch.no_grad()
-def _encode(frontend: Frontend, path: Path, entry: FileEntry, data: BinaryIO) -> tuple[int, int] | str:
-    """Encode a file and append its frames (T, C) to `data`.
+def plan_batches(files: Sequence[FileEntry], frontend: Frontend) -> list[list[int]]:
+    """Return the places of files that are encoded together on a GPU, shortest first; others are encoded by themselves.
+
+    Shorter files of a batch end in zeros. Where these would change the last codes, only files of equal length share a
+    batch. The batches follow from the files alone, so a shard that is done again on an equal GPU has the same bytes.
+    """
+    if frontend.spec.hop_length is None:
+        return []
+    rate, similar = frontend.spec.sample_rate, SIMILAR if frontend.ends_in_zeros else 1.0
+    lengths = [resampled(file, rate) for file in files]
+    batches: list[list[int]] = []
+    for place in sorted(range(len(files)), key=lengths.__getitem__):
+        if not 0 < lengths[place] <= LONGEST_TOGETHER * rate:
+            continue
+        if not batches or len(batches[-1]) == MOST_TOGETHER or lengths[place] > similar * lengths[batches[-1][0]]:
+            batches.append([])
+        batches[-1].append(place)
+    return [batch for batch in batches if len(batch) > 1]
+
+
+def _encode_in_batches(
+    job: Job, shard: Shard, skip: Mapping[int, str], begin: Callable[[int], None]
+) -> dict[int, tuple[tuple[int, int] | str, bytes]]:
+    """Encode files together on a GPU, which a single one does not keep busy; {} on a CPU.
 
     Returns:
-        Numbers of samples and frames; or the reason why the file is left out.
+        By place, what `_encode` returns, and the frames (T, C).
     """
+    ready = {}
+    for batch in plan_batches(shard.files, job.frontend) if _together(job.frontend.device) else ():
+        places = [place for place in batch if place not in skip]
+        outs = [BytesIO() for _ in places]
+        for place, out, found in zip(places, outs, _encode(job, shard, places, outs, begin), strict=True):
+            ready[place] = found, out.getvalue()
+    return ready
+
+
+def _together(device: torch.device) -> bool:
+    return device.type != "cpu"
+
+
+@torch.no_grad()
+def _encode(
+    job: Job, shard: Shard, places: Sequence[int], outs: Sequence[BinaryIO], begin: Callable[[int], None]
+) -> list[tuple[int, int] | str]:
+    """Encode files together, and append the frames (T, C) of each to its `out`.
+
+    Args:
+        job: what to encode with.
+        shard: the shard.
+        places: of the files in it.
+        outs: where the frames of each are written.
+        begin: called with the place of each file before a part of it is read.
+
+    Returns:
+        Of each file, its numbers of samples and frames; or the reason why it is left out.
+    """
+    frontend, rate = job.frontend, job.frontend.spec.sample_rate
+    dtype, reasons = frontend.spec.storage_dtype, {}
+    starts, num_samples, num_frames = [out.tell() for out in outs], [0] * len(places), 0
+    with ExitStack() as files:
+        paths = [files.enter_context(fetched(job.folder / shard.files[place].path)) for place in places]
+
+        def blocks(item: int) -> Iterator[Tensor]:
+            """Yield the samples (1, n) of a file, n equal but for the last."""
+            path, size = paths[item], round(READ_SECONDS * rate)
+            try:
+                begin(places[item])
+                reason = _changed(path, shard.files[places[item]])
+                if reason is not None:
+                    reasons[item] = reason
+                    return
+                for wav, _ in reblocked(read_blocks(path, rate), size, size):
+                    num_samples[item] += wav.shape[1]
+                    yield wav
+                    begin(places[item])
+            except AudioReadError as error:
+                reasons[item] = str(error).removeprefix(printable(f"{path}: "))
+
+        def chunks() -> Iterator[Tensor]:
+            """Yield (B, 1, n), in which files that have ended are zeros."""
+            readers, none = [blocks(item) for item in range(len(places))], torch.zeros(1, 0)
+            while True:
+                wavs = [next(reader, none) for reader in readers]
+                length = max(wav.shape[1] for wav in wavs)
+                if length == 0:
+                    return
+                padded = [nn.functional.pad(wav, (0, length - wav.shape[1])) for wav in wavs]
+                yield torch.stack(padded).to(frontend.device, frontend.dtype)
+
+        try:
+            for x in frontend.encode_stream(chunks()):  # (B, C, t)
+                rows = x.transpose(1, 2).cpu().numpy()
+                for out, row in zip(outs, rows, strict=True):
+                    out.write(np.ascontiguousarray(row, dtype).data)
+                num_frames += x.shape[2]
+        except (AudiogenError, OSError):  # such as a full disk
+            raise
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            what = " ".join(str(error).split())[:200]
+            raise AudiogenError(f"{paths[0]}: not enough memory to encode it ({what}); use fewer workers") from error
+        except Exception as error:
+            if frontend.device.type != "cpu":  # an error of the device would fail all other files as well
+                raise
+            what = f"can't be encoded ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+            reasons = dict.fromkeys(range(len(places)), what) | reasons
+    found: list[tuple[int, int] | str] = []
+    for item, (out, start) in enumerate(zip(outs, starts, strict=True)):
+        own = num_frames if len(places) == 1 else frontend.num_frames(num_samples[item])
+        out.seek(start + own * frontend.spec.num_channels * np.dtype(dtype).itemsize)
+        out.truncate()
+        if item not in reasons and own < 2 and frontend.spec.hop_length is not None:
+            # With a variable rate, a single frame may be a whole file.
+            reasons[item] = f"too short: {own} frames of the front-end; at least two are needed"
+        found.append(reasons.get(item) or (num_samples[item], own))
+    return found
+
+
+def _changed(path: Path, entry: FileEntry) -> str | None:
+    """Say why a file can't be encoded as the one that was scanned; None if it can."""
     try:
-        changed = sha256_file(path) != entry.sha256
+        return None if sha256_file(path) == entry.sha256 else "has changed since the folder was scanned"
     except OSError as error:
         return f"can't be read ({error.strerror})"
-    if changed:
-        return "has changed since the folder was scanned"
-    dtype, num_samples, num_frames = frontend.spec.storage_dtype, 0, 0
-
-    def chunks() -> Iterator[Tensor]:
-        nonlocal num_samples
-        for wav in read_blocks(path, frontend.spec.sample_rate):
-            num_samples += wav.shape[1]
-            yield wav[None].to(frontend.device, frontend.dtype)
-
-    try:
-        for x in frontend.encode_stream(chunks()):  # (1, C, t)
-            data.write(np.ascontiguousarray(x[0].T.cpu().numpy(), dtype).data)
-            num_frames += x.shape[2]
-    except AudioReadError as error:
-        return str(error).removeprefix(printable(f"{path}: "))
-    except (AudiogenError, OSError):  # such as a full disk
-        raise
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        what = " ".join(str(error).split())[:200]
-        raise AudiogenError(f"{path}: not enough memory to encode it ({what}); use fewer workers") from error
-    except Exception as error:
-        if frontend.device.type != "cpu":  # an error of the device would fail all other files as well
-            raise
-        return f"can't be encoded ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
-    # With a variable rate, a single frame may be a whole file.
-    if num_frames < 2 and frontend.spec.hop_length is not None:
-        return f"too short: {num_frames} frames of the front-end; at least two are needed"
-    return num_samples, num_frames
 
 
 @contextmanager

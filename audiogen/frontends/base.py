@@ -51,6 +51,7 @@ class Frontend(nn.Module):
     #: Without a sample_rate setting, the rate of the folder is used, up to this (Hz): at a lower rate a model hears
     #: further back.
     highest_default_rate: ClassVar[int] = 16_000
+    ends_in_zeros: bool = True  # whether zeros after the end of a wav leave its codes as they are, but for rounding
     lookahead: float = 0  # how far encoding a frame looks beyond its own samples, in frames
     decode_frames: ClassVar[int] = 1  # frames that `decode_block` turns into sound together
     output_delay: ClassVar[float] = 0  # how much audio `decode_block` holds back for the next block, in frames

@@ -45,6 +45,7 @@ class EnCodec(Frontend):
 
     codebooks: Tensor
     has_weights: Tensor
+    ends_in_zeros = False  # the end is mirrored, as in the published model
     start_frames: ClassVar[int] = START_FRAMES
 
     @dataclass(frozen=True)

@@ -54,6 +54,7 @@ class Semantic(Frontend):
     codewords: Tensor
     learned = True
     decodes = False
+    ends_in_zeros = False  # frames see where the sound ends
     block_frames = 250  # beside which the context of a block is short
 
     @dataclass(frozen=True)
