@@ -17,6 +17,7 @@ MORE = """<style>
 .md-typeset details.code > summary { background: none; padding-block: .2em; color: var(--md-default-fg-color--light); }
 .md-typeset details.code > summary::before { display: none; }
 .md-typeset .audiogen { border-radius: .4rem; margin: .5em 0 1em; font-size: .8rem; }
+.md-typeset .audiogen h2 { font: inherit; font-size: 1.1rem; margin: .6em 0; }
 .md-typeset .audiogen table:not([class]) { background: none; border: 0; display: table; }
 .md-typeset .audiogen table:not([class]) :is(th, td) { padding: .4em .8em; min-width: 0; font-size: inherit; }
 .md-typeset .audiogen figure.picture .scroll { display: grid; scroll-timeline: --sideways inline; }
@@ -24,6 +25,7 @@ MORE = """<style>
 .md-typeset .audiogen figure.picture .scroll::after { content: ""; grid-area: 1 / 1; position: sticky; right: 0;
   justify-self: end; width: 1.4rem; background: linear-gradient(270deg, rgb(60 40 20 / .4), transparent); opacity: 0;
   pointer-events: none; animation: rest linear; animation-timeline: --sideways; }
+@media (min-width: 60em) { .md-typeset .audiogen figure.picture img { min-width: 0 !important; } }
 @keyframes rest { from { opacity: 1; } 90% { opacity: 1; } to { opacity: 0; } }
 </style>"""
 outputs: dict[str, list[str]] = {}  # page -> the HTML of its outputs
@@ -78,7 +80,7 @@ def html_of(output: dict) -> str:
     data = output.get("data", {})
     if "text/html" in data:
         return "".join(data["text/html"])
-    return f'<pre class="said">{escape("".join(output.get("text") or data.get("text/plain", "")).strip())}</pre>'
+    return f'<pre class="said">{escape("".join(output.get("text") or data.get("text/plain", "")).strip("\n"))}</pre>'
 
 
 def on_page_content(html, page, config, files):
