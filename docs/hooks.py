@@ -80,7 +80,8 @@ def html_of(output: dict) -> str:
     data = output.get("data", {})
     if "text/html" in data:
         return "".join(data["text/html"])
-    return f'<pre class="said">{escape("".join(output.get("text") or data.get("text/plain", "")).strip("\n"))}</pre>'
+    text = "".join(output.get("text") or data.get("text/plain", "")).strip("\n")  # spaces may align columns
+    return f'<pre class="said">{escape(text)}</pre>'
 
 
 def on_page_content(html, page, config, files):
