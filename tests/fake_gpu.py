@@ -60,6 +60,7 @@ def fake_gpu() -> Iterator[None]:
     with (
         mock.patch.object(FakeTensor, "numpy", _numpy),
         mock.patch.object(nn.Module, "_apply", _apply),
+        mock.patch.object(Tensor, "pin_memory", _pinned),
         mock.patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False),
         mock.patch("torch.cuda.is_bf16_supported", lambda: True),
         FakeGPU(),
@@ -77,6 +78,12 @@ def _apply(module: nn.Module, change: Callable[[Tensor], Tensor], recurse: bool 
                 changed[id(x)] = nn.Parameter(y, x.requires_grad) if isinstance(x, nn.Parameter) else y
             setattr(part, name, changed[id(x)])
     return module
+
+
+def _pinned(x: Tensor) -> Tensor:
+    y: Any = x.clone()
+    y.pinned = True
+    return y
 
 
 def _numpy(x: Tensor) -> np.ndarray:
@@ -118,11 +125,14 @@ def why_it_waits(func: Any, args: Any, kwargs: dict[str, Any]) -> str | None:
 
 
 def _why_a_copy_waits(x: Tensor, other: Any = None, non_blocking: bool = False, **kwargs: Any) -> str | None:
-    source, target = (other.device, x.device) if isinstance(other, Tensor) else (x.device, kwargs.get("device"))
+    given = other if isinstance(other, Tensor) else x
+    source, target = given.device, x.device if given is other else kwargs.get("device")
     from_cpu, to_cpu = (torch.device(device or source).type == "cpu" for device in (source, target))  # else "meta" too
     if to_cpu and not from_cpu:
         return "a copy to the CPU"
-    return "a copy to the GPU that blocks" if from_cpu and not to_cpu and not non_blocking else None
+    if from_cpu and not to_cpu and (not non_blocking or not getattr(given, "pinned", False)):
+        return "a copy to the GPU that blocks, or from memory that is not page-locked"
+    return None
 
 
 def _flat(x: Any) -> list[Any]:

@@ -229,6 +229,7 @@ def test_a_gpu_gets_the_engine_for_gpus():
         lambda x: torch.linalg.inv(torch.diag(x)),
         lambda x: x.cpu(),
         lambda x: torch.zeros(3).to(x),
+        lambda x: torch.zeros(3).to(x.device, non_blocking=True),
         lambda x: torch.zeros(3).copy_(x),
         lambda x: x.copy_(torch.zeros(3)),
         lambda x: torch.tensor([1.0], device=x.device),
@@ -250,7 +251,7 @@ def test_what_does_not_wait_passes():
         x = torch.ones(3, device=GPU)
         with Watch():
             y = torch.where(x > 0, 2 * x, 0.0).masked_fill(x > 1, 3.0)[torch.zeros_like(x, dtype=torch.int64)]
-            y += torch.zeros(3).to(GPU, non_blocking=True) + x.new_full((), 2.0)
+            y += torch.zeros(3).pin_memory().to(GPU, non_blocking=True) + x.new_full((), 2.0)
         on_gpu(y)
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..utils.devices import send
 from .conditioning import Conditions
 
 
@@ -25,9 +26,7 @@ class Batch(NamedTuple):
     observed: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
-        """Copy the batch to a device, without waiting for the copy where the device allows it."""
-        conditions = self.conditions and {
-            name: values.to(device, non_blocking=True) for name, values in self.conditions.items()
-        }
-        observed = None if self.observed is None else self.observed.to(device, non_blocking=True)
-        return Batch(self.x.to(device, non_blocking=True), conditions, observed)
+        """Copy the batch to a device, without waiting for the copy."""
+        conditions = self.conditions and {name: send(values, device) for name, values in self.conditions.items()}
+        observed = None if self.observed is None else send(self.observed, device)
+        return Batch(send(self.x, device), conditions, observed)

@@ -33,6 +33,19 @@ def choose_device(name: str) -> "torch.device":
     return device
 
 
+def send(x: "torch.Tensor", device: "torch.device | str") -> "torch.Tensor":
+    """Copy a tensor to a device without waiting for it.
+
+    To a GPU through page-locked memory: a copy from other memory waits until all that the GPU was told before is done,
+    even with non_blocking.
+    """
+    import torch
+
+    if torch.device(device).type == "cuda" and x.device.type == "cpu":
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True)
+
+
 def bf16_pays(device: "torch.device") -> bool:
     """Return whether the device multiplies bfloat16 in hardware.
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...distributed import TreeSum, World
+from ...utils.devices import send
 from .kmeans import cluster_sums, kmeans, nearest
 
 REVIVE_BELOW = 0.3  # codewords used less than this, relative to the average, are replaced
@@ -125,7 +126,7 @@ class CodebookLearner(nn.Module):
         """
         batch_size, dim, num_frames = x.shape
         vectors = x.transpose(1, 2).flatten(0, 1)  # (B * T, D)
-        uses = depths.to(x.device, non_blocking=True).repeat_interleave(num_frames)[:, None]  # (B * T, 1)
+        uses = send(depths, x.device).repeat_interleave(num_frames)[:, None]  # (B * T, 1)
         residual, quantized, commitment_loss = vectors, torch.zeros_like(vectors), x.new_zeros(())
         statistics, spare = [], []
         for stage, codebook in enumerate(self.quantizer.codebooks):
@@ -134,7 +135,7 @@ class CodebookLearner(nn.Module):
             chosen = codebook[codes]
             statistics += cluster_sums(seen.detach(), codes, len(codebook))
             places = torch.randint(len(seen), (len(codebook),), generator=generator)
-            spare.append(seen.detach()[places.to(x.device, non_blocking=True)])
+            spare.append(seen.detach()[send(places, x.device)])
             commitment_loss = commitment_loss + (seen - chosen).square().mean()
             if self.quantizer.factorised:  # projections learn by gradient and pass it on to the encoder
                 chosen = self.quantizer.project_out(stage, seen + (chosen - seen).detach())

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...distributed import TreeSum, World
 from ...errors import TrainingError
+from ...utils.devices import send
 from .balancer import Balancer
 from .crops import generator_for
 from .discriminators import Discriminators, generator_losses, hinge_loss
@@ -288,7 +289,7 @@ class Trainer:
 
     def _pass(self, number: int, generator: torch.Generator, progress: float) -> Pass:
         """Run the networks on a batch."""
-        wav = self.batch(number).to(self.like, non_blocking=True)
+        wav = send(self.batch(number), self.like.device).to(self.like)
         latent, _ = self.modules["encoder"](wav)  # (B, dim, T)
         commitment = latent.new_zeros(())
         if self.learner is not None and self.quantized:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ...distributed import TreeSum, World
 from ...errors import TrainingError
-from ...utils.devices import bf16_pays
+from ...utils.devices import bf16_pays, send
 from ..base import training_wavs
 from ..mel.mel import SMALLEST_STD, Mel
 from ..neural.kmeans import nearest
@@ -152,8 +152,8 @@ class Learner:
     def _losses(self, number: int) -> tuple[Tensor, Tensor]:
         """Return the mean loss of the masked frames of a batch, and of the others."""
         rng = np.random.default_rng([self.settings.seed, number])
-        x, units, piece = (part.to(self.device) for part in self._batch(rng))
-        masked = draw_mask(len(units), units.shape[1], rng).to(self.device)
+        x, units, piece = (send(part, self.device) for part in self._batch(rng))
+        masked = send(draw_mask(len(units), units.shape[1], rng), self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16_pays(self.device)):
             scores = self.head(self.encoder(x, masked, piece)).float()
         losses = F.cross_entropy(scores.flatten(0, 1), units.flatten(), reduction="none").view_as(masked)
