@@ -2,19 +2,26 @@
 
     pip install transformers
     python tests/bench/gpu.py [--rounds 3] [--peak 989e12] [--json gpu.json]
-    python tests/bench/gpu.py --device cpu --short                      # tries the script itself, where there is none
+    python tests/bench/gpu.py --device cpu --short --ranks 2            # tries the script itself, where there is none
 
 All sides of a row run in turn in this process, on the same device, and a time ends when the device has done all that
 it was told to. Generation is timed as whole calls of `generate` of 2,000 steps, a step's capture included; transformers
 (in bf16) and the plain loop go 200.
+Where there are several GPUs, as many processes (or as many as `--ranks` says) then train the GPT together in the
+project's own loop: with sums in the fixed tree, with torch's own (DDP), and with shares of the weights (FSDP2), each
+beside a single process.
 `--peak` is the dense bf16 rate of the card's data sheet in operations a second: an H200's unless said.
 """
 
 import argparse
 import json
 import statistics
-from collections.abc import Callable
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -22,6 +29,7 @@ from gpt_generate import theirs
 from torch import Tensor
 
 import audiogen
+from audiogen.distributed import World
 from audiogen.generation.engines import choose
 from audiogen.generation.engines.eager import Eager
 from audiogen.generation.generate import generate
@@ -33,16 +41,24 @@ from audiogen.models.batch import Batch
 from audiogen.models.patterns import Parallel
 from audiogen.models.sampling import uniforms
 from audiogen.models.sequence_model import SequenceModel
-from audiogen.runs.training_config import TrainingConfig
+from audiogen.runs.training_config import DistributedConfig, TrainingConfig
 from audiogen.spec import TokenSpec
 from audiogen.training.schedule import make_optimizer
 from audiogen.training.throughput import now, training_flops
+from audiogen.training.trainer import Trainer
 
 #: For all.py.
 SHORT = "--rounds 1"
 NEEDS = ("cuda", "transformers")
 
 MULAW = TokenSpec(sample_rate=16000, hop_length=1, num_codebooks=1, codebook_size=256)
+#: How processes train together.
+WAYS = {
+    "fixed tree": DistributedConfig(),
+    "DDP": DistributedConfig(exact=False),
+    "shares": DistributedConfig(kind="sharded"),
+    "shares, torch's sums": DistributedConfig(kind="sharded", exact=False),
+}
 CODES = TokenSpec(sample_rate=24000, hop_length=320, num_codebooks=1, codebook_size=2048)
 
 
@@ -52,6 +68,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peak", type=float, default=989e12, help="operations a second, bf16, dense")
     parser.add_argument("--short", action="store_true", help="small models and few steps")
+    parser.add_argument("--ranks", type=int, default=torch.cuda.device_count(), help="processes that train together")
+    parser.add_argument("--as-rank", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
     args = parser.parse_args()
     device, short = torch.device(args.device), args.short
@@ -59,6 +77,9 @@ def main() -> None:
         raise SystemExit("there is no GPU that CUDA can use here; --device cpu --short tries the script")
     wavenet = WaveNet.Config(16, 8, 4) if short else WaveNet.Config()
     gpt = GPT.Config(32, 2, 2, window=64) if short else GPT.Config(768, 12, 12, window=1024)
+    if args.as_rank:
+        as_rank(gpt, args)
+        return
     print(
         torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU",
         f"PyTorch {torch.__version__}\n",
@@ -89,6 +110,8 @@ def main() -> None:
         flush=True,
     )
     others = {"codec": tokenising(args, device), "training": training(gpt, args, device)}
+    if args.ranks > 1:
+        others["ranks"] = several(args)
     if args.json:
         args.json.write_text(
             json.dumps({"device": args.device, "torch": torch.__version__, "rows": rows, **others}, indent=2) + "\n"
@@ -165,6 +188,72 @@ def training(config: GPT.Config, args: argparse.Namespace, device: torch.device)
         f"{rate / 1e12:,.1f} TFLOP/s, {rate / args.peak:.1%} of {args.peak / 1e12:,.0f}"
     )
     return {"tokens_per_second": batch_size * crop / seconds, "flops": rate, "share": rate / args.peak}
+
+
+def several(args: argparse.Namespace) -> dict[str, float]:
+    """Tokens a second of all processes together, by how they train together; and of one."""
+    found = {}
+    for size in (1, args.ranks):
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
+        options = ["--device", args.device, "--rounds", str(args.rounds), *(["--short"] if args.short else [])]
+        command = [sys.executable, *launch, __file__, "--as-rank", *options]
+        printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        found[size] = json.loads(printed.splitlines()[-1])
+    alone = found[1]["fixed tree"]
+    print(f"\n| {args.ranks} processes | tokens a second | of {args.ranks} times one | share of the cards' rate |")
+    print("| --- | --- | --- | --- |")
+    for way, (rate, flops) in found[args.ranks].items():
+        share = flops / args.ranks / args.peak
+        print(f"| {way} | {rate:,.0f} | {rate / (args.ranks * alone[0]):.2f} | {share:.1%} |", flush=True)
+    return {"one": alone[0], **{way: rate for way, (rate, _) in found[args.ranks].items()}}
+
+
+class Random:
+    """Batches of random codes."""
+
+    def __init__(self, batch_size: int, crop: int):
+        self.size = batch_size, 1, crop
+
+    def loader(self, numbers: Iterable[int], num_workers: int) -> Iterator[tuple[Batch, list[list[str]]]]:
+        for number in numbers:
+            generator = torch.Generator().manual_seed(number)
+            x = torch.randint(CODES.codebook_size, self.size, generator=generator)
+            yield Batch(x), [["made up"]] * len(x)
+
+
+def as_rank(config: GPT.Config, args: argparse.Namespace) -> None:
+    """Train with the other ranks, each two batches a step, in each way in turn; the first rank prints what it took."""
+    batch_size, crop, steps = (2, 32, 2) if args.short else (16, 1024, 10)
+    with World.join() as world:
+        device, rates = world.device(args.device), {}
+        with world.connected(device, 300.0), tempfile.TemporaryDirectory() as folder:
+            for way, distributed in WAYS.items() if world.size > 1 else [("fixed tree", WAYS["fixed tree"])]:
+                torch.manual_seed(0)
+                model = SequenceModel(CODES, GPT(config), Parallel(1)).to(device)
+                flops = training_flops(model, crop) * batch_size * 2 * world.size
+                settings = TrainingConfig(batch_size=batch_size, crop_frames=crop, accumulation=2 * world.size)
+                trainer = Trainer(
+                    model,
+                    Random(batch_size, crop),
+                    lambda model: None,  # pyright: ignore
+                    lambda model, progress: None,
+                    settings,
+                    Path(folder),
+                    "bf16",
+                    world=world,
+                    distributed=distributed,
+                )
+                own = (step * settings.accumulation + number for step in count() for number in trainer.held.share)
+                loader = trainer.batches.loader(own, 0)
+
+                def go(trainer: Trainer = trainer, loader: Iterator = loader) -> None:
+                    for _ in range(steps):
+                        trainer._step(loader)
+
+                seconds = race({way: go}, args.rounds, device)[way] / steps
+                rates[way] = batch_size * crop * settings.accumulation / seconds, flops / seconds
+        if world.first:
+            print(json.dumps(rates))
 
 
 def race(sides: dict[str, Callable], rounds: int, device: torch.device) -> dict[str, float]:
