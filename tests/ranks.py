@@ -19,8 +19,10 @@ from torch.distributed import TCPStore
 from audiogen import cli
 from audiogen.distributed import World
 from audiogen.evaluation.scores import held_out_score
+from audiogen.models.batch import Batch
 from audiogen.runs.event_log import Discarded, Metrics
 from audiogen.runs.training_config import DistributedConfig
+from audiogen.spec import FrameSpec
 from audiogen.training.checkpoint import list_checkpoints
 
 
@@ -132,6 +134,22 @@ class Faulty(Walks):
         if step == self.at:
             fault(self.folder / f"faulted-{self.at}", self.kind)
         return super().batch(step)
+
+
+class Poisoned(Walks):
+    """Frames, of which one batch is so large that its loss is not a number, when it is first drawn."""
+
+    def __init__(self, folder, at):
+        super().__init__(batch_size=2)
+        self.folder, self.at, self.spec = folder, at, FrameSpec(8000, 80, 2)
+
+    def batch(self, step):
+        x = torch.randn(2, 2, 12, generator=torch.Generator().manual_seed(step))
+        fault = self.folder / f"faulted-{self.at}"
+        if step == self.at and not fault.exists():
+            fault.touch()
+            x = x * 1e30
+        return Batch(x), [[f"take-{step}.wav"]] * 2
 
 
 TOGETHER = DistributedConfig(timeout=120)

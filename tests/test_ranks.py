@@ -12,35 +12,19 @@ from pathlib import Path
 import pytest
 import torch
 from corpus import folder_of_notes, tiny_settings
-from loops import Walks, events
+from loops import events
 from processes import audiogen as run_audiogen
-from ranks import Faulty, Ranks, command, reports, together, train_walks
+from ranks import Faulty, Poisoned, Ranks, command, reports, together, train_walks
 
 from audiogen.commands.train_frontend import train_frontend
 from audiogen.data import is_cache
 from audiogen.distributed import TreeSum, World, of_slurm
 from audiogen.errors import ConfigError
 from audiogen.frontends.neural import fit
-from audiogen.models.batch import Batch
 from audiogen.runs.training_config import DistributedConfig
-from audiogen.spec import FrameSpec
 from audiogen.training.checkpoint import list_checkpoints
 
 CPU = torch.device("cpu")
-
-
-class Poisoned(Walks):
-    """Frames, of which one batch is so large that its loss is not a number."""
-
-    spec = FrameSpec(8000, 80, 2)
-
-    def __init__(self, at):
-        super().__init__(batch_size=2)
-        self.at, self.spec = at, FrameSpec(8000, 80, 2)
-
-    def batch(self, step):
-        x = torch.randn(2, 2, 12, generator=torch.Generator().manual_seed(step))
-        return Batch(x * 1e30 if step == self.at else x), [[f"take-{step}.wav"]] * 2
 
 
 def digests(folder):
@@ -228,14 +212,18 @@ def test_an_error_of_one_rank_is_reported_by_that_rank_alone(tmp_path):
     assert reports(results) == [] and sum("Traceback" in result.err for result in results) == 1
 
 
-def test_a_rank_that_hangs_is_named_after_the_timeout(tmp_path):
-    """Guards against a run that stands still for good."""
-    ranks = Ranks(tmp_path, 2, train_walks, tmp_path, Faulty(tmp_path, "hang", 3), 5, 2, DistributedConfig(timeout=8))
+def test_a_rank_that_hangs_is_named_after_the_timeout(alone, tmp_path):
+    """Guards against a run that stands still for good, and other weights after a restart."""
+    walks, config = Faulty(tmp_path, "hang", 11), DistributedConfig(timeout=8)
+    ranks = Ranks(tmp_path, 2, train_walks, tmp_path, walks, 5, 4, config)
     ranks.processes[0].join(240)
     ranks.send(1, signal.SIGKILL)
     results = ranks.wait()
     [line] = reports(results)
     assert "rank 1 (" in line and "did not answer for 8 s" in line and results[0].code == 1
+    again = Ranks(tmp_path, 2, train_walks, tmp_path, walks, 5, 4, store=ranks.store, attempt=1).wait()
+    assert [result.code for result in again] == [0] * 2, [result.err for result in again]
+    assert digests(tmp_path) == alone[4]
 
 
 def waits_for_first(seconds):
@@ -256,12 +244,18 @@ def test_a_first_rank_may_take_its_time_but_not_die_while_the_others_wait(tmp_pa
 
 
 def test_a_loss_that_is_no_number_stops_all_ranks_with_one_line(tmp_path):
-    """Guards against ranks that wait for one that has stopped, and a line from each of them."""
-    results = Ranks(tmp_path, 4, train_walks, tmp_path, Poisoned(9), 5, 4).wait()
+    """Guards against ranks that wait for one that has stopped, a line from each of them, and a step that was taken."""
+    walks = Poisoned(tmp_path, 9)
+    ranks = Ranks(tmp_path, 4, train_walks, tmp_path, walks, 5, 4)
+    results = ranks.wait()
     assert [result.code for result in results] == [1] * 4
     [line] = reports(results)
     assert "step 3: the loss is not a number" in line and "take-9.wav; no step" in line
     assert list_checkpoints(tmp_path / "checkpoints")[-1].name == "step-2"
+    again = Ranks(tmp_path, 4, train_walks, tmp_path, walks, 5, 4, store=ranks.store, attempt=1).wait()
+    assert [result.code for result in again] == [0] * 4, [result.err for result in again]
+    together(tmp_path / "alone", 1, train_walks, tmp_path / "alone", Poisoned(tmp_path, None), 5, 4)
+    assert digests(tmp_path) == digests(tmp_path / "alone")
 
 
 def test_a_signal_to_one_rank_stops_all_after_the_step(alone, tmp_path):

@@ -129,7 +129,7 @@ def test_other_commands_say_which_one_reads_urls(verb, tmp_path, monkeypatch):
     """Guards against "there is no such folder", of one that there is."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["audiogen", *verb])
-    with pytest.raises(AudiogenError, match="is a URL, which only tokenize reads"):
+    with pytest.raises(AudiogenError, match="s3://bucket/x: is a URL, which only tokenize reads"):
         cli.app(standalone_mode=False)
 
 

@@ -26,7 +26,8 @@ LOCK_FILE = ".lock"
 def check_folder_is_there(folder: str | Path) -> None:
     """Raise a DataError if a folder to read from does not exist or is a file."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(folder)):
-        raise DataError(f"{folder}: is a URL, which only tokenize reads: audiogen tokenize URL CACHE, then use CACHE")
+        url = re.sub(":/+", "://", str(folder), count=1)  # a Path has merged the slashes
+        raise DataError(f"{url}: is a URL, which only tokenize reads: audiogen tokenize URL CACHE, then use CACHE")
     if not Path(folder).exists():
         raise DataError(f"{folder}: there is no such folder; check the path")
     if not Path(folder).is_dir():

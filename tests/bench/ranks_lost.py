@@ -5,7 +5,8 @@
 A small GPT is trained with a checkpoint after each step: by one process, and once per kill by several, of which one is
 killed; the others end with one line, and all are started again, as torchrun does. Half of the runs have whole weights
 on each process, half share them out (FSDP2, `distributed.kind=sharded`). It fails unless all end with the weights,
-averages, optimizer and reported losses of the one process, and each death was reported in a single line.
+averages, optimizer and reported losses of the one process, and each death was reported in a single line. Then it does
+the same with a rank that hangs, one whose loss is not a number, and one that is sent SIGTERM.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from loops import events  # noqa: E402
-from ranks import Faulty, Ranks, reports, train_walks  # noqa: E402
+from ranks import Faulty, Poisoned, Ranks, reports, train_walks  # noqa: E402
 
 from audiogen.runs.training_config import DistributedConfig  # noqa: E402
 from audiogen.training.checkpoint import load_checkpoint  # noqa: E402
@@ -97,7 +98,39 @@ def main() -> None:
                 f"{number + 1}: {kind}, rank {rank} killed after {died - began:.1f} s; {said}; same bytes", flush=True
             )
         for kind, seconds in more.items():
-            print(f"{kind}: a kill costs {statistics.median(seconds):.1f} s, at most {max(seconds):.1f} s")
+            if seconds:
+                print(f"{kind}: a kill costs {statistics.median(seconds):.1f} s, at most {max(seconds):.1f} s")
+        for fault in ("hang", "not a number", "SIGTERM"):
+            happens(fault, Path(temporary, fault.replace(" ", "-")), args.ranks, args.steps)
+
+
+def happens(fault: str, folder: Path, size: int, steps: int) -> None:
+    """Let something happen to the last rank in the middle of training, and start all again."""
+    at = steps // 2 * ACCUMULATION + ACCUMULATION - 1
+    config = DistributedConfig(timeout=10)
+
+    def walks(place: Path, at: int | None) -> Faulty | Poisoned:
+        kind = {"hang": "hang", "SIGTERM": "term"}.get(fault)
+        return Poisoned(place, at) if kind is None else Faulty(place, kind if at is not None else None, at, SIZE)
+
+    for place in (folder, folder / "one"):
+        place.mkdir()
+    Ranks(folder / "one", 1, train_walks, folder / "one", walks(folder / "one", None), steps, ACCUMULATION).wait()
+    ranks = Ranks(folder, size, train_walks, folder, walks(folder, at), steps, ACCUMULATION, config)
+    for process in ranks.processes[:-1]:
+        process.join(240)
+    ended = time.time() - (folder / f"faulted-{at}").stat().st_mtime
+    if fault == "hang":
+        ranks.send(size - 1, signal.SIGKILL)  # as torchrun does
+    results = ranks.wait()
+    lines = reports(results)
+    assert len(lines) == (fault != "SIGTERM") and not any("Traceback" in result.err for result in results), results
+    again = Ranks(
+        folder, size, train_walks, folder, walks(folder, at), steps, ACCUMULATION, store=ranks.store, attempt=1
+    )
+    assert all(result.code == 0 for result in again.wait())
+    assert ended_with(folder) == ended_with(folder / "one"), "other weights"
+    print(f"{fault}: the others ended {ended:.1f} s later; same bytes; {lines or 'no line: all saved'}", flush=True)
 
 
 if __name__ == "__main__":
