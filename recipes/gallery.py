@@ -34,7 +34,7 @@ MINUTES, SECONDS, SEED = 12, 4.0, 1
 INTRODUCTION = """# Gallery
 
 What some parts of audiogen sound like. `python recipes/gallery.py` makes this page: it synthesises a corpus, trains
-five small runs on it for a few minutes, on a CPU, and generates each sound once, with a fixed seed: no
+six small runs on it, each for a few minutes on a CPU, and generates each sound once, with a fixed seed: no
 take is selected. Your own runs will be trained for longer."""
 
 
@@ -45,6 +45,20 @@ RUNS: dict[str, dict[str, Any]] = {
     "mulaw-bigram": {"steps": 200, "frontend": "mulaw", "backbone": "bigram", "condition": ["none"]},
     "melvq-mlp": {"steps": 300, "frontend": "melvq", "backbone": "mlp", "condition": ["none"]},
     "melvq-gru": {"steps": 150, "frontend": "melvq", "backbone": "gru", "condition": ["none"]},
+    "mulaw-wavenet": {
+        "steps": 600,
+        "frontend": "mulaw",
+        "backbone": "wavenet",
+        "condition": ["none"],
+        "overrides": [
+            "training.batch_size=1",
+            "training.crop_frames=2048",
+            "training.learning_rate=1e-2",
+            "backbone.dim=64",
+            "backbone.residual_dim=32",
+            "backbone.num_layers=10",
+        ],
+    },
     "tunes": {"steps": 80, "condition": [*OTHER, "melody", "loudness"]},
     "captions": {"steps": 80, "condition": ["text", "timbre"]},
 }
@@ -78,7 +92,8 @@ def trained(folder: Path, corpus: Path, arguments: dict[str, Any]) -> Run:
     """Train a run, continue it, or load it if it was trained to its end."""
     if any(event["event"] == "final" for event in read_metrics(folder)):
         return load_run(folder)
-    return train(corpus, folder, resume=holds_run(folder), overrides=SETTINGS, **arguments)
+    arguments = {**arguments, "overrides": [*SETTINGS, *arguments.get("overrides", ())]}
+    return train(corpus, folder, resume=holds_run(folder), **arguments)
 
 
 @dataclass(frozen=True)
@@ -148,9 +163,9 @@ def of_rungs(runs: Mapping[str, Run], corpus: Path) -> Section:
     sounds += made(tunes, "rung-tunes", [f"`mel` and `gpt`, fine-tuned from the base model: {tunes.step} steps"])
     return Section(
         "Rungs",
-        "The same recordings, learned by four kinds of model, the simplest first: pairs of samples, a few frames, what "
-        "a state remembers, 13 seconds. `recipes/ladder.py` trains every rung for the same time, and compares them in "
-        "numbers.",
+        "The same recordings, learned by five kinds of model: pairs of samples, a few frames, what a state remembers, "
+        "samples again but a sixteenth of a second of them, 13 seconds of frames. "
+        "`recipes/ladder.py` trains every rung for the same time, and compares them in numbers.",
         sounds,
     )
 
