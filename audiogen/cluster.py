@@ -6,6 +6,7 @@ import logging
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from .data.ray_fleet import import_ray
 from .errors import AudiogenError, ConfigError, RankError, ReportedElsewhere
 from .runs.run import Run, load_run
 from .runs.training_config import DistributedConfig
+from .utils.files import check_is_no_file
 
 #: Folder in the run folder, while it is trained, for what Ray writes.
 RAY_FOLDER = ".ray"
@@ -62,12 +64,14 @@ def train(
             raise ConfigError(f"{name}: is not for several processes, or follows from the others; leave it out")
     ray_train, ray_torch = (importlib.import_module(name) for name in ("ray.train", "ray.train.torch"))
     out = Path(out).absolute()
+    check_is_no_file(out)
     folders = [Path(one).absolute() for one in ([folder] if isinstance(folder, str | Path) else folder)]
     frontend = options.get("frontend")
     if frontend is not None and Path(frontend).is_dir():  # processes work in folders of their own
         options["frontend"] = str(Path(frontend).absolute())
     given = {"folder": folders, "out": out, "device": "cuda" if use_gpu else "cpu", "resume": True, **options}
     storage = out / RAY_FOLDER
+    made = [parent for parent in (out, *out.parents) if not parent.exists()]
     storage.mkdir(parents=True, exist_ok=True)
     failed = storage / "failed.json"
     failed.unlink(missing_ok=True)
@@ -96,6 +100,9 @@ def train(
         ) from error
     finally:
         shutil.rmtree(storage, ignore_errors=True)
+        with suppress(OSError):  # not empty: a run was begun
+            for parent in made:
+                parent.rmdir()
     return load_run(out)
 
 

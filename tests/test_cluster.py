@@ -106,7 +106,15 @@ def test_processes_of_a_cluster_end_with_the_bytes_of_one(cluster, tmp_path):
 )
 def test_what_is_wrong_is_said_as_it_is_without_a_cluster(cluster, tmp_path, change, kind, said):
     """Guards against an error of Ray's, with a traceback, and processes that are started again to fail again."""
-    corpus = folder_of_notes(tmp_path / "corpus", [3000] * 5)
+    corpus = folder_of_notes(tmp_path / "corpus", [3000] * 5)  # and nothing is left of the run
     with pytest.raises(AudiogenError, match=said) as error:
         on_ray.train(corpus, tmp_path / "run", num_workers=2, **{**OPTIONS, **change})
     assert type(error.value) is kind
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_that_is_a_file(tmp_path):
+    """Guards against a traceback, and a cluster that is started for nothing."""
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(AudiogenError, match="run: is a file"):
+        on_ray.train(tmp_path, tmp_path / "run", num_workers=2)

@@ -2,6 +2,7 @@
 
 import os
 import random
+import socket
 import threading
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from folders import folder_of_noise, noise, write_wav
 from test_shards import NUM_FILES, TRAP, Fragile, Slow, contents, mulaw
 
+from audiogen.commands.tokenize import tokenize
 from audiogen.data import EncodedCache, ray_fleet, shards
 from audiogen.errors import AudiogenError, ConfigError
 
@@ -95,8 +97,14 @@ def test_a_folder_that_a_machine_does_not_see(tmp_path, folder, machines):
 
 
 def test_no_cluster_is_there(tmp_path, folder, monkeypatch):
-    """Guards against a traceback of another library for a mistyped address."""
+    """Guards against a traceback of another library for a mistyped address, after minutes of waiting."""
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    with pytest.raises(ConfigError, match=f"no cluster at '{address}' .*; give the address .*RAY_AUTH_MODE=token"):
+        tokenize(folder, tmp_path / "cache", "mulaw", ray=address)
+    monkeypatch.setattr(ray_fleet.socket, "create_connection", lambda *_: socket.socket())
     monkeypatch.setattr(ray, "init", lambda *args, **kwargs: (_ for _ in ()).throw(ConnectionError("refused\nby all")))
     with pytest.raises(ConfigError, match="no cluster at 'head:6379' .refused by all.; give the address"):
         EncodedCache.build(folder, mulaw(), tmp_path / "cache", ray="head:6379")

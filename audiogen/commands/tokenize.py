@@ -6,7 +6,7 @@ from pathlib import Path
 from ..data import EncodedCache, Index, is_cache
 from ..data.cache import holds_cache
 from ..data.journal import JOURNAL_FILE
-from ..data.ray_fleet import import_ray
+from ..data.ray_fleet import check_cluster
 from ..data.shards import remove_shards
 from ..errors import CacheError, ConfigError
 from ..utils.devices import choose_device
@@ -59,7 +59,7 @@ def tokenize(
         raise ConfigError(f"{out}: is a URL; caches are mapped into memory, so give a folder on a disk")
     check_is_no_file(out)
     if ray is not None:
-        import_ray()
+        check_cluster(ray)  # before the folder is scanned
     if is_cache(folder):
         raise ConfigError(f"{folder}: is encoded already; give a folder of sound files")
     _, rest = frontend_settings(overrides)

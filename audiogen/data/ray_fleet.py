@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import secrets
 import socket
 import time
@@ -22,6 +23,8 @@ from .shards import EncodedShard, Job, Shard, encode_shard
 
 #: Seconds to wait for news before looking for more machines and for stragglers.
 PATIENCE = 1.0
+#: Seconds in which the head of a cluster answers.
+ANSWER_SECONDS = 20.0
 
 
 def encode_shards_on_ray(job: Job, shards: Sequence[Shard], address: str, progress: bool = True) -> list[EncodedShard]:
@@ -68,14 +71,35 @@ def import_ray() -> ModuleType:
         raise ConfigError("--ray: needs the package ray: pip install 'ray[train]>=2.60,<3'") from None
 
 
+def check_cluster(address: str) -> None:
+    """Check that something answers at the address of a cluster, for which Ray itself waits for minutes.
+
+    Raises:
+        ConfigError: Ray is not installed, or nothing answers.
+    """
+    import_ray()
+    place = re.fullmatch(r"(?:ray://)?\[?(.+?)\]?:(\d+)", address)
+    try:
+        if place is not None:
+            socket.create_connection((place[1], int(place[2])), ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> ConfigError:
+    what = " ".join(str(error).split())[:200]
+    return ConfigError(
+        f"--ray: there is no cluster at {address!r} ({what}); give the address that ray start --head printed; if it "
+        "said that token authentication is enabled, set RAY_AUTH_MODE=token"
+    )
+
+
 def _connect(ray: Any, address: str) -> None:
+    check_cluster(address)
     try:
         ray.init(None if address == "auto" else address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError, RuntimeError) as error:
-        what = " ".join(str(error).split())[:200]
-        raise ConfigError(
-            f"--ray: there is no cluster at {address!r} ({what}); give the address that ray start --head printed"
-        ) from error
+        raise _no_cluster(address, error) from error
 
 
 class Encoder:
