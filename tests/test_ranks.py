@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from corpus import folder_of_notes, tiny_settings
+from corpus import TINY_VOCODER, folder_of_notes, tiny_settings
 from loops import events
 from processes import audiogen as run_audiogen
 from ranks import Faulty, Poisoned, Ranks, command, reports, together, train_walks
@@ -145,6 +145,24 @@ def test_a_codec_is_trained_with_the_same_bytes(corpus, tmp_path):
     assert found[0][0] == "step-8"
     assert found[0][1].keys() >= {"learner.safetensors", "discriminators_optimizer.safetensors"}
     assert found[0] == found[1] == found[2]
+
+
+def train_vocoder(corpus, out):
+    small = {**tiny_settings("mel"), "vocoder": {**TINY_VOCODER, "discriminator_channels": 2, "adversarial_from": 0.4}}
+    train_frontend("mel", [corpus], out, small, steps=6, resume=True, accumulation=2)
+
+
+def test_a_vocoder_is_trained_with_the_same_bytes(corpus, tmp_path):
+    """Guards against statistics of frames, losses or discriminators of one process's share."""
+    found = []
+    for size in (1, 2):
+        out = tmp_path / str(size) / "vocoder"
+        together(tmp_path / str(size), size, train_vocoder, corpus, out)
+        newest = list_checkpoints(out / "checkpoints")[-1]
+        files = {path.name: path.read_bytes() for path in (*out.glob("*.safetensors"), *newest.glob("*.safetensors"))}
+        found.append((newest.name, files))
+    assert found[0][0] == "step-6" and len(found[0][1]) > 2
+    assert found[0] == found[1]
 
 
 def train_semantic_encoder(corpus, out, *more):

@@ -442,6 +442,32 @@ def test_ray_is_an_extra(folder, tmp_path, monkeypatch):
         tokenize(folder, tmp_path / "cache", "mulaw", ray="auto")
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting needs root")
+def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path, folder):
+    """Guards against a traceback of another process, and shards that were done and are done again."""
+    expected, small = contents(EncodedCache.build(folder, mulaw(), tmp_path / "whole").folder), tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", small], capture_output=True).returncode:
+        pytest.skip("mounting is not permitted here")
+    try:
+        with pytest.raises(AudiogenError, match=r"can't be written \(the disk is full, \d+ bytes written\)") as error:
+            EncodedCache.build(folder, mulaw(), small / "cache", workers=2)
+        assert "\n" not in str(error.value)
+        done = {path.name: path.stat().st_mtime_ns for path in small.glob("cache/.shards/*.json")}
+        assert done
+        subprocess.run(["mount", "-o", "remount,size=1m", small], check=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("audiogen.data.cache.remove_shards", lambda folder: None)
+            EncodedCache.build(folder, mulaw(), small / "cache")
+        after = {path.name: path.stat().st_mtime_ns for path in small.glob("cache/.shards/*.json")}
+        assert after.items() > done.items()
+        shards.remove_shards(small / "cache")
+        assert contents(small / "cache") == expected
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
 # ---- batches on a GPU
 
 
@@ -494,14 +520,16 @@ def test_a_batch_gives_each_file_what_it_gets_alone(tmp_path, kind, batches, mon
         assert cache.files[i].num_samples == length
 
 
-def test_a_file_that_fails_is_left_out_of_its_batch(tmp_path, batches):
-    """Guards against neighbours that are lost with a file, or shifted by it, and a file that has changed."""
+@pytest.mark.parametrize("together", [True, False])
+def test_a_file_that_has_changed_since_the_scan_is_left_out(tmp_path, batches, monkeypatch, together):
+    """Guards against codes under the hash of another sound, and neighbours that are lost with a file or shifted."""
+    monkeypatch.setattr(shards, "_together", lambda device: together)
     folder = folder_of_noise(tmp_path / "sound", [900 + i for i in range(6)])
     index = scan(folder)
     write_wav(folder / "02.wav", noise(99, 902))
     (folder / "04.wav").unlink()
     cache = EncodedCache.build(index, mulaw(), tmp_path / "cache")
-    assert [len(batch) for batch in batches] == [3, 3]
+    assert [len(batch) for batch in batches] == ([3, 3] if together else [1] * 6)
     assert {file.path: file.reason for file in cache.index.rejected} == {
         "02.wav": "has changed since the folder was scanned",
         "04.wav": "can't be read (No such file or directory)",
