@@ -101,8 +101,8 @@ def test_a_folder_of_any_rate_takes_it_as_it_is(tmp_path, rate):
 @pytest.mark.parametrize("rate", [8000, 16000, 44100])
 def test_fine_tuning_begins_with_the_shipped_weights_at_any_rate(rate):
     """Guards against fine-tuning that begins with noise: weights of bins that lie elsewhere at another sample rate."""
-    times = torch.arange(2 * rate) / rate
-    wav = 0.3 * sum(torch.sin(2 * torch.pi * 220 * k * times) / k for k in range(1, 9))[None, None]
+    low = torch.cat([torch.from_numpy(note(seed, 8000, 8000)).float() for seed in range(2)])[None, None]
+    wav = resample(low, 8000, rate)  # both have heard these bins
     codec = load_frontend("codec", weights="finetune", sample_rate=rate, num_codebooks=12)
     assert not codec.fitted
     trainer = codec.trainer([wav[0]])
@@ -112,7 +112,7 @@ def test_fine_tuning_begins_with_the_shipped_weights_at_any_rate(rate):
     shipped = load_frontend("codec", num_codebooks=12)
     there = resample(wav, rate, 16000)
     distances.append(mel_distance(there, shipped.decode(shipped.encode(there))[..., : there.shape[-1]], 16000))
-    assert distances[0] < 1.2 * distances[1]
+    assert distances[0] < 1.3 * distances[1]
     if rate == 16000:
         assert torch.equal(codec.encode(wav), shipped.encode(wav))
     assert "rolled_back_to" not in trainer.train_step(0.0)
