@@ -16,7 +16,7 @@ from .data.ray_fleet import import_ray
 from .errors import AudiogenError, ConfigError, RankError, ReportedElsewhere
 from .runs.run import Run, load_run
 from .runs.training_config import DistributedConfig
-from .utils.files import check_is_no_file
+from .utils.files import check_folder_is_there, check_is_no_file
 
 #: Folder in the run folder, while it is trained, for what Ray writes.
 RAY_FOLDER = ".ray"
@@ -65,7 +65,10 @@ def train(
     ray_train, ray_torch = (importlib.import_module(name) for name in ("ray.train", "ray.train.torch"))
     out = Path(out).absolute()
     check_is_no_file(out)
-    folders = [Path(one).absolute() for one in ([folder] if isinstance(folder, str | Path) else folder)]
+    folders = [folder] if isinstance(folder, str | Path) else folder
+    for one in folders:  # Ray takes minutes to begin
+        check_folder_is_there(one)
+    folders = [Path(one).absolute() for one in folders]
     frontend = options.get("frontend")
     if frontend is not None and Path(frontend).is_dir():  # processes work in folders of their own
         options["frontend"] = str(Path(frontend).absolute())

@@ -113,8 +113,14 @@ def test_what_is_wrong_is_said_as_it_is_without_a_cluster(cluster, tmp_path, cha
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_folder_that_is_a_file(tmp_path):
-    """Guards against a traceback, and a cluster that is started for nothing."""
-    (tmp_path / "run").write_text("mine")
-    with pytest.raises(AudiogenError, match="run: is a file"):
-        on_ray.train(tmp_path, tmp_path / "run", num_workers=2)
+def test_folders_that_are_none(tmp_path):
+    """Guards against a traceback, a cluster that is started for nothing, and a URL that is taken for a path."""
+    (tmp_path / "file").write_text("mine")
+    for folder, out, said in (
+        (tmp_path, tmp_path / "file", "file: is a file"),
+        (tmp_path / "gone", tmp_path / "run", "gone: there is no such folder"),
+        (["s3://bucket/sounds"], tmp_path / "run", "s3://bucket/sounds: is a URL, which only tokenize reads"),
+    ):
+        with pytest.raises(AudiogenError, match=said):
+            on_ray.train(folder, out, num_workers=2)
+        assert not (tmp_path / "run").exists()
