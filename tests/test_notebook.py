@@ -152,7 +152,8 @@ def test_a_notebook_holds_all_of_its_lesson(script, tmp_path):
 
 @pytest.mark.slow
 def test_a_notebook_runs_and_keeps_its_output_in_little_space(tmp_path):
-    """Guards against a notebook that fails in Jupyter, and output without the pictures and sounds of the page."""
+    """Guards against a notebook that fails in Jupyter, output without the pictures and sounds of the page, and
+    warnings with paths of the machine."""
     pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     from audiogen.course.notebook_output import execute_notebook
@@ -164,10 +165,16 @@ def test_a_notebook_runs_and_keeps_its_output_in_little_space(tmp_path):
         voice = tone(0.5, 120 + 10 * i)
         soundfile.write(corpus / f"{i}.wav", np.concatenate([voice, 0.2 * rng.standard_normal(3000)]), 8000)
     path = write_notebook(LESSONS[0], recipes / "01.ipynb", [str(corpus), "--short", "--out", str(tmp_path / "out")])
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    next(c for c in notebook["cells"] if c["cell_type"] == "code")["source"] += [
+        "\nimport warnings\nwarnings.warn('odd')"
+    ]
+    path.write_text(json.dumps(notebook))
     notebook = json.loads(execute_notebook(path).read_text(encoding="utf-8"))
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
     said = "".join("".join(output["text"]) for output in outputs if output["output_type"] == "stream")
     shown = "".join("".join(output["data"]["text/html"]) for output in outputs if "data" in output)
+    assert not any(output.get("name") == "stderr" for output in outputs)
     assert "Short form" in said and "gradient of the loss with respect to w1" in said
     assert shown.count("<audio") == 3 and "<svg" in shown and "<table" in shown and "data:image/webp" in shown
     assert "data:image/png" not in shown and "data:audio/wav" not in shown

@@ -35,6 +35,8 @@ def execute_notebook(path: str | Path) -> Path:
         raise AudiogenError(f"{path}: a cell failed: {error}") from error
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # when it ran
+        if "outputs" in cell:  # without warnings, which name paths of this machine
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         for output in cell.get("outputs", []):
             if "text/html" in output.get("data", {}):
                 output["data"] = {"text/html": compact(output["data"]["text/html"])}
