@@ -3,6 +3,7 @@
 import importlib
 import json
 import logging
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -59,6 +60,8 @@ def train(
         >>> run = audiogen.cluster.train("cache", "/shared/runs/big", num_workers=16, use_gpu=True)  # doctest: +SKIP
     """
     import_ray()
+    # Ray gives up after a minute, in which torch has not been loaded from a slow disk, and begins again.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
     for name in ("device", "resume", "stages"):
         if name in options:
             raise ConfigError(f"{name}: is not for several processes, or follows from the others; leave it out")

@@ -33,7 +33,7 @@ ALLOWED = {
         "runs",
         "utils",
     },
-    "cluster": {"commands", "data", "errors", "runs"},
+    "cluster": {"commands", "data", "errors", "runs", "utils"},
     "doctor": {"commands", "data", "errors", "frontends", "models", "runs", "spec", "training", "utils"},
     "commands": {
         "audio",
