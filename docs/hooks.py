@@ -8,6 +8,8 @@ from pathlib import Path
 from mkdocs.structure.files import File
 
 OUTPUT = '<div data-output="{}"></div>'
+LOCAL = re.compile(r'<a href="(?![a-z]+:|#)[^"]*">(.*?)</a>')  # to a page in the folder of a lesson, not on the site
+LEAST = re.compile(r'style="min-width:(\d+)px"')
 STYLE = re.compile("<style>.*?</style>", re.S)
 SCRIPT = re.compile("<script>.*?</script>", re.S)
 MORE = """<style>
@@ -25,7 +27,7 @@ MORE = """<style>
 .md-typeset .audiogen figure.picture .scroll::after { content: ""; grid-area: 1 / 1; position: sticky; right: 0;
   justify-self: end; width: 1.4rem; background: linear-gradient(270deg, rgb(60 40 20 / .4), transparent); opacity: 0;
   pointer-events: none; animation: rest linear; animation-timeline: --sideways; }
-@media (min-width: 60em) { .md-typeset .audiogen figure.picture img { min-width: 0 !important; } }
+@media (min-width: 60em) { .md-typeset .audiogen img[data-fits] { min-width: 0 !important; } }
 @keyframes rest { from { opacity: 1; } 90% { opacity: 1; } to { opacity: 0; } }
 </style>"""
 outputs: dict[str, list[str]] = {}  # page -> the HTML of its outputs
@@ -79,7 +81,9 @@ def html_of(output: dict) -> str:
     """Return an output as HTML."""
     data = output.get("data", {})
     if "text/html" in data:
-        return "".join(data["text/html"])
+        html = LOCAL.sub(r"<code>\1</code>", "".join(data["text/html"]))
+        # Pictures that are little wider than a column are made to fit it; letters of others would get too small.
+        return LEAST.sub(lambda found: found[0] + " data-fits" * (int(found[1]) <= 780), html)
     text = "".join(output.get("text") or data.get("text/plain", "")).strip("\n")  # spaces may align columns
     return f'<pre class="said">{escape(text)}</pre>'
 

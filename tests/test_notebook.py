@@ -19,6 +19,7 @@ from PIL import Image
 
 from audiogen.course.notebook import notebook_cells, write_notebook
 from audiogen.listen import Clip, clip_cards, grid, picture
+from audiogen.listen.html import link
 from audiogen.listen.notebook import show
 
 ROOT = Path(__file__).parents[1]
@@ -202,7 +203,8 @@ def test_compact_output_looks_and_sounds_the_same(tmp_path):
 
 
 def test_a_notebook_becomes_a_page_of_the_site(tmp_path):
-    """Guards against a site without the output of notebooks, or with a style sheet or a box for each piece of it."""
+    """Guards against a site without the output of notebooks, with a style sheet or a box for each piece of it, or with
+    links to pages that only whoever runs the lesson has."""
     pytest.importorskip("mkdocs")
     hooks = runpy.run_path(str(ROOT / "docs" / "hooks.py"))
     (tmp_path / "01_a.py").write_text(SCRIPT)
@@ -210,7 +212,7 @@ def test_a_notebook_becomes_a_page_of_the_site(tmp_path):
     notebook = json.loads(path.read_text(encoding="utf-8"))
     shown = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     for cell in shown[-2:]:
-        html = show(f"<p>Shown {len(cell['source'])}.</p>")._repr_html_()
+        html = show(f"<p>Shown {len(cell['source'])}.</p>", link("gpt/index.html"))._repr_html_()
         cell["outputs"] = [
             {"output_type": "stream", "name": "stdout", "text": ["a < b\n"]},
             {"output_type": "stream", "name": "stdout", "text": ["c\n", "d\n"]},
@@ -221,5 +223,6 @@ def test_a_notebook_becomes_a_page_of_the_site(tmp_path):
     assert "[Download the notebook](01_a.ipynb)" in text and '??? code "Code"\n    ```python\n    show(' in text
     page = SimpleNamespace(file=SimpleNamespace(src_uri="lessons/01_a.md"))
     html = hooks["on_page_content"](text, page, None, None)
+    assert "gpt/index.html" in html and "<a href=" not in html  # its folder is not on the site
     assert html.count('<pre class="said">a &lt; b\nc\nd</pre>') == 2 and html.count('<div class="audiogen">') == 2
     assert html.count("<style>.audiogen {") == html.count("<script>") == 1
