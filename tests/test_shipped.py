@@ -16,7 +16,7 @@ from audiogen.data.split import split
 from audiogen.errors import ConfigError
 from audiogen.evaluation.reconstruction import mel_distance
 from audiogen.frontends import Codec, load_frontend, save_frontend
-from audiogen.frontends.codec import SHIPPED
+from audiogen.frontends.codec import SHIPPED, WEIGHTS, shipped_rate
 from audiogen.frontends.neural import trainer as training
 from audiogen.spec import TokenSpec
 
@@ -45,9 +45,10 @@ def test_the_package_takes_it_along():
     """Guards against an installation that has the code and not the weights, or grows without anybody's notice."""
     settings = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
     patterns = settings["tool"]["setuptools"]["package-data"]["audiogen"]
-    assert SHIPPED in [path for pattern in patterns for path in SHIPPED.parents[1].glob(pattern)]
-    assert SHIPPED.stat().st_size <= 8_000_000
-    card = (SHIPPED.parent / "README.md").read_text(encoding="utf-8")
+    packed = [path for pattern in patterns for path in WEIGHTS.parent.glob(pattern)]
+    for path in SHIPPED.values():
+        assert path in packed and path.stat().st_size <= 10_000_000
+    card = (WEIGHTS / "README.md").read_text(encoding="utf-8")
     for part in ("Trained on", "Licence", "Limits", "CC BY-SA 4.0", "CC BY 3.0", "CC0"):
         assert part in card, part
 
@@ -67,7 +68,7 @@ def test_more_codebooks_come_closer():
     "settings, message",
     [
         ({"dim": 96}, "frontend.dim: the shipped weights are for 256, not 96.*frontend.weights=fit"),
-        ({"sample_rate": 8000}, "frontend.sample_rate: the shipped weights are for 16000"),
+        ({"sample_rate": 8000}, "frontend.sample_rate: the shipped weights are for 16000 and 44100 Hz, not 8000"),
         ({"num_codebooks": 13}, "frontend.num_codebooks: must be at most 12"),
         ({"weights": "shiped"}, "frontend.weights"),
     ],
@@ -87,18 +88,19 @@ def test_it_is_not_fitted_by_mistake():
     assert frontend.fingerprint() == before and frontend.fitted
 
 
-@pytest.mark.parametrize("rate", [8000, 44100])
-def test_a_folder_of_any_rate_takes_it_as_it_is(tmp_path, rate):
-    """Guards against `--frontend codec` that fits a codec of its own, or fails, on a folder that is not of 16 kHz."""
+@pytest.mark.parametrize(("rate", "shipped"), [(8000, 16000), (22050, 16000), (44100, 44100), (48000, 44100)])
+def test_a_folder_of_any_rate_takes_the_weights_that_suit_it(tmp_path, rate, shipped):
+    """Guards against `--frontend codec` that fits a codec of its own, fails, or drops what is above 8 kHz."""
     index = scan(folder_of_notes(tmp_path, [rate // 2] * 3, rate))
     frontend = frontend_for(index, "codec", {})
     fit_to(frontend, index, split(index))
-    assert frontend.fingerprint() == load_frontend("codec").fingerprint()
+    assert frontend.spec.sample_rate == shipped
+    assert frontend.fingerprint() == load_frontend("codec", sample_rate=shipped).fingerprint()
     own = frontend_for(index, "codec", {"weights": "fit"})
-    assert own.spec.sample_rate == min(rate, 16000) and not own.fitted
+    assert own.spec.sample_rate == min(rate, 44100) and not own.fitted
 
 
-@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100])
 def test_fine_tuning_begins_with_the_shipped_weights_at_any_rate(rate):
     """Guards against fine-tuning that begins with noise: weights of bins that lie elsewhere at another sample rate."""
     low = torch.cat([torch.from_numpy(note(seed, 8000, 8000)).float() for seed in range(2)])[None, None]
@@ -106,14 +108,16 @@ def test_fine_tuning_begins_with_the_shipped_weights_at_any_rate(rate):
     codec = load_frontend("codec", weights="finetune", sample_rate=rate, num_codebooks=12)
     assert not codec.fitted
     trainer = codec.trainer([wav[0]])
-    codec.level.fill_(float(load_frontend("codec").level))
+    shipped = load_frontend("codec", sample_rate=shipped_rate(rate), num_codebooks=12)
+    codec.level.copy_(shipped.level)
     codec.load_trained(trainer)
-    distances = [mel_distance(wav, codec.decode(codec.encode(wav)), rate)]
-    shipped = load_frontend("codec", num_codebooks=12)
-    there = resample(wav, rate, 16000)
-    distances.append(mel_distance(there, shipped.decode(shipped.encode(there))[..., : there.shape[-1]], 16000))
-    assert distances[0] < 1.3 * distances[1]
-    if rate == 16000:
+    there = resample(wav, rate, shipped_rate(rate))
+    own, theirs = (
+        mel_distance(sound, one.decode(one.encode(sound))[..., : sound.shape[-1]], one.spec.sample_rate)
+        for one, sound in ((codec, wav), (shipped, there))
+    )
+    assert own < 1.3 * theirs
+    if rate in SHIPPED:
         assert torch.equal(codec.encode(wav), shipped.encode(wav))
     assert "rolled_back_to" not in trainer.train_step(0.0)
 
@@ -143,7 +147,7 @@ def test_exported_weights_are_read_to_the_bit(tmp_path, monkeypatch):
     codec.quantizer.codebooks.normal_()
     path = tmp_path / "weights.safetensors"
     export_weights(codec, path)
-    monkeypatch.setattr("audiogen.frontends.codec.SHIPPED", path)
+    monkeypatch.setitem(SHIPPED, 16000, path)
     loaded, wav = load_frontend("codec", num_codebooks=12), sound()
     rounded = {name: value.half().to(value.dtype) for name, value in codec.state_dict().items()}
     codec.load_state_dict(rounded)
@@ -154,5 +158,5 @@ def test_exported_weights_are_read_to_the_bit(tmp_path, monkeypatch):
 
 def test_the_trainer_is_the_one_that_made_it():
     """Guards against a card that speaks of settings which the code no longer has."""
-    card = (SHIPPED.parent / "README.md").read_text(encoding="utf-8")
+    card = (WEIGHTS / "README.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in card for name in training.WEIGHTS if name not in ("adversarial", "features"))

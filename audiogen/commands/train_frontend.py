@@ -99,7 +99,8 @@ def train_frontend(
         kind: "codec" with weights="fit", or "mel" or "melvq" with a vocoder.
         folders: folders of sound files; each is split separately.
         out: folder of the front-end.
-        settings: settings of its Config; `sample_rate` defaults to the first folder's own, up to 16 kHz.
+        settings: settings of its Config; `sample_rate` defaults to the first folder's own, up to the front-end's
+            `highest_default_rate`.
         steps: budget in steps.
         minutes: budget in minutes of training, without evaluation and saving; exactly one of the two is given.
         resume: continue from the last checkpoint in `out`.

@@ -19,12 +19,13 @@ from .neural.quantizer import ResidualVQ
 from .neural.trainer import Trainer, TrainingSettings
 from .neural.transplant import transplant
 
-SHIPPED = Path(__file__).parents[1] / "weights" / "codec-16khz.safetensors"
+WEIGHTS = Path(__file__).parents[1] / "weights"
+#: The weights that come with the package, by sample rate.
+SHIPPED = {16000: WEIGHTS / "codec-16khz.safetensors", 44100: WEIGHTS / "codec-44khz.safetensors"}
 SHIPPED_CODEBOOKS = 12
 QUICK_STEPS = 60  # too few to sound good, but enough to encode a folder
 #: Settings that the shipped weights fix; they were trained with the defaults.
 SHIPPED_SETTINGS = (
-    "sample_rate",
     "codebook_size",
     "hop_length",
     "dim",
@@ -36,11 +37,12 @@ SHIPPED_SETTINGS = (
 
 
 class Codec(Frontend):
-    """A neural codec, shipped with weights for 16 kHz or trained on the folder; its first rows decode to coarser audio.
+    """A neural codec, shipped with weights or trained on the folder; its first rows decode to coarser audio.
 
-    It quantizes the latent frames of an autoencoder of spectra to codes (B, K, T). The shipped weights are for 16 kHz
-    and give 50 frames/s of up to 12 codebooks with 1024 codes each: 0.5 kbit/s per codebook. With `weights="fit"` it is
-    trained on the given files, at any sample rate; with `weights="finetune"` too, beginning with the shipped weights.
+    It quantizes the latent frames of an autoencoder of spectra to codes (B, K, T). The shipped weights are for 16 and
+    44.1 kHz and give 50 frames/s of up to 12 codebooks with 1024 codes each: 0.5 kbit/s per codebook. With
+    `weights="fit"` it is trained on the given files, at any sample rate; with `weights="finetune"` too, beginning with
+    the shipped weights.
 
     Frame t depends on samples before (t + 3/2) hop_length and affects samples from (t - 1/2) hop_length on, so the
     latency is two frames and the limiter's (44.5 ms with the shipped weights).
@@ -60,6 +62,7 @@ class Codec(Frontend):
     lookahead = output_delay = REACH
     block_frames = 50  # fits a CPU's cache
     reconfigurable = frozenset({"num_codebooks"})
+    highest_default_rate = max(SHIPPED)
 
     @dataclass(frozen=True)
     class Config(TrainingSettings):
@@ -67,7 +70,7 @@ class Codec(Frontend):
 
         Attributes:
             weights: "shipped", "fit" to train new ones on the files, or "finetune" to train the shipped ones on them.
-            sample_rate: Hz.
+            sample_rate: Hz; of the shipped weights 16000 or 44100.
             num_codebooks: K.
             codebook_size: V.
             hop_length: samples per frame, an even number; None: about 50 frames/s.
@@ -126,14 +129,19 @@ class Codec(Frontend):
                 self._check_shipped()
 
         def _check_shipped(self) -> None:
-            free = ("sample_rate",) if self.weights == "finetune" else ()
             for field in fields(self):
                 value = getattr(self, field.name)
-                if field.name in SHIPPED_SETTINGS and field.name not in free and value != field.default:
+                if field.name in SHIPPED_SETTINGS and value != field.default:
                     raise ConfigError(
                         f"frontend.{field.name}: the shipped weights are for {field.default}, not "
                         f"{value}: leave it out, or set frontend.weights=fit to train your own codec"
                     )
+            if self.weights == "shipped" and self.sample_rate not in SHIPPED:
+                rates = " and ".join(map(str, SHIPPED))
+                raise ConfigError(
+                    f"frontend.sample_rate: the shipped weights are for {rates} Hz, not {self.sample_rate}: leave it "
+                    "out, or set frontend.weights=finetune to train them on your files at that rate"
+                )
             check_setting(
                 self.num_codebooks <= SHIPPED_CODEBOOKS,
                 "num_codebooks",
@@ -157,9 +165,9 @@ class Codec(Frontend):
 
     @classmethod
     def at_rate(cls, settings: Mapping[str, Any], sample_rate: int) -> dict[str, Any]:
-        """Add sample_rate to settings for training. The shipped weights have a rate, to which audio is resampled."""
-        trains = settings.get("weights", "shipped") != "shipped"
-        return super().at_rate(settings, sample_rate) if trains else dict(settings)
+        """Add sample_rate to settings: audio is resampled to that of the shipped weights, but not for training."""
+        shipped = settings.get("weights", "shipped") == "shipped"
+        return super().at_rate(settings, shipped_rate(sample_rate) if shipped else sample_rate)
 
     @property
     def fitted(self) -> bool:
@@ -169,7 +177,7 @@ class Codec(Frontend):
     def load_pretrained(self) -> None:
         """Load the shipped weights, unless config.weights is "fit"."""
         if self.config.weights == "shipped":
-            shipped = load_file(SHIPPED)
+            shipped = load_file(SHIPPED[self.config.sample_rate])
             self.load_state_dict(
                 {
                     name: shipped[name][: here.shape[0]] if here.ndim else shipped[name]
@@ -230,7 +238,7 @@ class Codec(Frontend):
         blank = type(self)(config).to(self.device, self.dtype)  # a second fit starts from the same weights as the first
         finetunes = config.weights == "finetune"
         if finetunes:
-            transplant(load_file(SHIPPED), blank, SPECTRA)
+            transplant(load_file(SHIPPED[shipped_rate(config.sample_rate)]), blank, SPECTRA)
         trainer = Trainer(blank.encoder, blank.quantizer, blank.decoder, config.sample_rate, config, batch)
         trainer.quantized = finetunes
         return trainer
@@ -239,6 +247,11 @@ class Codec(Frontend):
         """Copy the current weights of a trainer."""
         trainer.export(self.encoder, self.quantizer, self.decoder)
         self.is_fitted.fill_(1)
+
+
+def shipped_rate(sample_rate: int) -> int:
+    """Return the sample rate of the shipped weights that suit audio of a sample rate: the next lower, or the lowest."""
+    return max((rate for rate in SHIPPED if rate <= sample_rate), default=min(SHIPPED))
 
 
 def frame_samples(sample_rate: int) -> int:

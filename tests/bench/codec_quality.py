@@ -16,12 +16,13 @@ import json
 import math
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
-from audiogen.audio.io import read_audio
-from audiogen.audio.lossy import code_mp3, code_opus
+from audiogen.audio.io import read_audio, resample
+from audiogen.audio.lossy import OPUS_RATES, Coded, code_mp3, code_opus
 from audiogen.data import scan, split
 from audiogen.errors import AudiogenError
 from audiogen.evaluation.reconstruction import (
@@ -73,7 +74,7 @@ def main() -> None:
         count = round(1000 * kbps * codec.spec.num_codebooks / codec.spec.bitrate)
         if 1 <= count <= codec.spec.num_codebooks:
             rows.append(codec_row(codec, clips, codes, count))
-    for name, code, rates in (("Opus", code_opus, args.opus), ("MP3", code_mp3, args.mp3)):
+    for name, code, rates in (("Opus", opus, args.opus), ("MP3", code_mp3, args.mp3)):
         for kbps in rates:
             coded = [code(clip, rate, 1000 * kbps) for clip in clips]
             rows.append(
@@ -95,6 +96,14 @@ def main() -> None:
         )
     if args.json:
         args.json.write_text(json.dumps({"clips": len(clips), "rows": rows, "codebooks": found}, indent=2))
+
+
+def opus(clip: Tensor, rate: int, bitrate: float) -> Coded:
+    """Encode and decode with Opus, at 48 kHz if it does not know the rate."""
+    if rate in OPUS_RATES:
+        return code_opus(clip, rate, bitrate)
+    coded = code_opus(resample(clip, rate, 48000), 48000, bitrate)
+    return replace(coded, wav=resample(coded.wav, 48000, rate)[:, : clip.shape[1]])
 
 
 def clips_of(folder: Path, rate: int, most: int, all_files: bool, seconds: float = 10.0) -> list[Tensor]:
