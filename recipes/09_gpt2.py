@@ -116,7 +116,7 @@ HOURS, GPU, GPU_RATE, GPU_SHARE, GPU_PRICE = 10_000, "H100", 989e12, 0.4, 2.5
 def main() -> None:
     """Run the lesson."""
     parser = LessonParser(__file__, __doc__)
-    parser.add_argument("--preset", choices=PRESETS, default="small", help="size and schedule of the model; --short takes tiny")
+    parser.add_argument("--preset", choices=PRESETS, default="small", help="size of the model (--short: tiny)")
     parser.add_argument("--minutes", type=float, default=5.0, help="training time of the final run")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--resume", action="store_true", help="continue the final run")
