@@ -449,18 +449,20 @@ class World:
         return RankError(f"{named} of {self.size} processes {what}; {ADVICE}")
 
     def _lost_store(self) -> AudiogenError:
-        """Report that the process that holds the store has ended: a rank of each machine does, as none can ask others.
+        """Say that the process that holds the store has ended: torchrun on the first machine, or else the first rank.
 
-        It is torchrun's on the first machine, if torchrun has started the ranks, otherwise the first rank.
+        Without the store, ranks can't agree on who says so: the first one of each machine does, and rank 1.
         """
         with suppress(RuntimeError):
             if dist.is_initialized():
                 dist.destroy_process_group()
         if self.local_rank and self.rank != 1:
             return ReportedElsewhere()
-        of_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        lost = "torchrun on the first machine, which connects the" if of_torchrun else "rank 0 of"
-        return RankError(f"{lost} {self.size} processes ended; {ADVICE}")
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            return RankError(
+                f"torchrun, which connects the {self.size} processes, ended on the first machine; {ADVICE}"
+            )
+        return RankError(f"rank 0 of {self.size} processes ended; {ADVICE}")
 
     def _host(self, rank: int) -> str:
         with suppress(RuntimeError):

@@ -68,17 +68,11 @@ def main() -> None:
         raise ConfigError(f"--set {unknown[0]}: only settings of the codec can be set here, such as frontend.dim")
     if "weights" in settings:
         raise ConfigError("--set frontend.weights: this script always trains; use --from scratch or --from shipped")
+    start = {"weights": "finetune" if args.start == "shipped" else "fit"}
     if args.short:
-        settings = {
-            "num_codebooks": 4,
-            "codebook_size": 16,
-            "dim": 8,
-            "latent_dim": 4,
-            "batch_size": 2,
-            "adversarial_from": 0.5,
-            "discriminator_channels": 2,
-            **settings,
-        }
+        small = {} if args.start == "shipped" else {"codebook_size": 16, "dim": 8, "latent_dim": 4}
+        quick = {"num_codebooks": 4, "batch_size": 2, "adversarial_from": 0.5, "discriminator_channels": 2}
+        settings = {**small, **quick, **settings}
     else:
         settings = {"num_codebooks": 12, **settings}
 
@@ -87,7 +81,7 @@ def main() -> None:
         "codec",
         [args.folder, *args.more],
         args.out,
-        {**settings, "weights": "fit" if args.start == "scratch" else "finetune"},
+        {**settings, **start},
         steps=6 if args.short else None,
         minutes=None if args.short else args.minutes,
         resume=args.resume,

@@ -100,6 +100,16 @@ def test_a_lesson_tells_in_one_line_what_is_wrong_with_its_folder(lesson, tmp_pa
     assert len(error) == 1 and "nowhere" in error[0]
 
 
+def test_the_codec_of_a_lesson_begins_with_the_shipped_weights(clips, tmp_path, monkeypatch, capsys):
+    """Guards against --short, whose small networks the shipped weights do not fit."""
+    out = tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["10_codec.py", str(clips), "--out", str(out), "--short", "--from", "shipped"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(RECIPES / "10_codec.py"), run_name="__main__")
+    assert end.value.code == 0, capsys.readouterr().err
+    assert load_frontend(out).config.weights == "finetune"
+
+
 def test_wrong_usage_of_a_lesson_exits_with_2(clips, tmp_path, monkeypatch, capsys):
     """Guards against a lesson that treats wrong usage and a bad folder differently than the commands do."""
     monkeypatch.setattr(sys, "argv", ["10_codec.py", str(clips), "--out", str(tmp_path), "--set", "training.seed=1"])

@@ -96,7 +96,7 @@ def train_frontend(
     reads the folders.
 
     Args:
-        kind: "codec" with weights="fit", or "mel" or "melvq" with a vocoder.
+        kind: "codec" with weights="fit" or "finetune", or "mel" or "melvq" with a vocoder.
         folders: folders of sound files; each is split separately.
         out: folder of the front-end.
         settings: settings of its Config; `sample_rate` defaults to the first folder's own, up to the front-end's

@@ -175,7 +175,7 @@ class Codec(Frontend):
         return bool(self.is_fitted)
 
     def load_pretrained(self) -> None:
-        """Load the shipped weights, unless config.weights is "fit"."""
+        """Load the shipped weights, unless they are to be trained or replaced by new ones."""
         if self.config.weights == "shipped":
             shipped = load_file(SHIPPED[self.config.sample_rate])
             self.load_state_dict(
@@ -238,7 +238,7 @@ class Codec(Frontend):
         blank = type(self)(config).to(self.device, self.dtype)  # a second fit starts from the same weights as the first
         finetunes = config.weights == "finetune"
         if finetunes:
-            transplant(load_file(SHIPPED[shipped_rate(config.sample_rate)]), blank, SPECTRA)
+            transplant(load_file(SHIPPED[shipped_rate(config.sample_rate)]), blank)
         trainer = Trainer(blank.encoder, blank.quantizer, blank.decoder, config.sample_rate, config, batch)
         trainer.quantized = finetunes
         return trainer

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from .networks import SPECTRA
+
 INTO = "encoder.blocks.into.weight"  # (dim, bins of SPECTRA spectra with 3 features each)
 OUT = ("decoder.blocks.out.weight", "decoder.blocks.out.bias")  # (bins of SPECTRA spectra with 2 values each, ...)
 MAGNITUDE = 0  # of a bin's two values; the other is the phase
@@ -16,7 +18,7 @@ KEPT = ("level", "is_fitted")  # not weights
 
 
 @torch.no_grad()
-def transplant(source: Mapping[str, Tensor], codec: nn.Module, spectra: int) -> None:
+def transplant(source: Mapping[str, Tensor], codec: nn.Module) -> None:
     """Copy the weights of a codec into another.
 
     Bins that only `codec` has are ignored by its encoder at first; its decoder takes the magnitude of the highest bin
@@ -25,7 +27,6 @@ def transplant(source: Mapping[str, Tensor], codec: nn.Module, spectra: int) -> 
     Args:
         source: state dict of the codec that is copied.
         codec: a codec of the same widths, layers and length of frames, with fresh weights.
-        spectra: number of spectra per frame.
     """
     target = codec.state_dict()
     for name, theirs in source.items():
@@ -33,12 +34,12 @@ def transplant(source: Mapping[str, Tensor], codec: nn.Module, spectra: int) -> 
             continue
         mine = target[name]
         if name == INTO:
-            mine, theirs = (weight.view(len(weight), spectra, 3, -1) for weight in (mine, theirs))
+            mine, theirs = (weight.view(len(weight), SPECTRA, 3, -1) for weight in (mine, theirs))
             shared = min(mine.shape[-1], theirs.shape[-1])
             mine.zero_()
             mine[..., :shared] = theirs[..., :shared].to(mine)
         elif name in OUT:
-            mine, theirs = (weight.view(spectra, 2, -1, *weight.shape[1:]) for weight in (mine, theirs))
+            mine, theirs = (weight.view(SPECTRA, 2, -1, *weight.shape[1:]) for weight in (mine, theirs))
             shared = min(mine.shape[2], theirs.shape[2])
             mine[:, MAGNITUDE, shared:] = theirs[:, MAGNITUDE, shared - 1 : shared].to(mine)
             mine[:, :, :shared] = theirs[:, :, :shared].to(mine)
