@@ -110,6 +110,26 @@ def test_a_script_becomes_text_and_code_in_an_order_that_runs(tmp_path):
     assert [cell.folded for cell in cells if "show(" in cell.source] == [True] * 2
 
 
+def test_a_section_that_a_function_makes_has_its_own_heading_once(tmp_path):
+    """Guards against the docstring of the function as a heading, and the same heading twice."""
+    made = '''def more(n: int) -> str:
+    """Show more of it, one by one."""
+    if not n:
+        return section("Nothing", text("None."))
+    return section("How much", text(str(n)))
+
+
+# 4. Further down.
+'''
+    script = SCRIPT.replace("# 4. Further down.\n", made).replace('section("More", text(said))', "more(MANY)")
+    (tmp_path / "03_third.py").write_text(script)
+    cells = [cell.source for cell in notebook_cells(tmp_path / "03_third.py", [])]
+    place = cells.index("### Nothing")
+    assert cells[place + 1].startswith("def more") and cells[place + 2] == "show(more(MANY), titled=False)"
+    html = show("<h2>Nothing</h2><p>None.</p><h2>Other</h2>", titled=False)._repr_html_()
+    assert "<p>None.</p><h2>Other</h2>" in html and "<h2>Nothing</h2>" not in html
+
+
 def test_what_is_no_lesson_is_refused(tmp_path):
     """Guards against an empty notebook of a script that has another form."""
     (tmp_path / "x.py").write_text("def main():\n    pass\n")

@@ -183,13 +183,15 @@ class _Maker:
             if not self.cells[-1].source.startswith(f"## {title}\n") and f"## {title}" not in self.headings():
                 self.text(f"### {title}")
             parts = block.args[1:]
-        elif made and not self.remark(made):  # a function that returns sections
-            self.text(f"### {markdown((ast.get_docstring(made) or made.name).splitlines()[0].rstrip('.'))}")
+        titled = True  # whether what is shown keeps its first heading
+        if made and not sectioned:  # a function that returns sections
+            titles = titles_in(made)
+            self.behind |= dict.fromkeys(titles, self.statement(made))
+            if titles and not self.remark(made):
+                titled = False
+                self.text(f"### {markdown(titles[0])}")
         self.define([*before, block])
         if made and not sectioned:
-            titles = [node.args[0] for node in ast.walk(made) if is_call(node, "section")]  # type: ignore
-            for title in (ast.literal_eval(node) for node in titles if isinstance(node, ast.Constant)):
-                self.behind[title] = self.statement(made)
             self.counted = len(self.cells)
         if before:
             self.code(self.between(before), folded=True)
@@ -198,7 +200,8 @@ class _Maker:
         def flush() -> None:
             if shown:
                 arguments = "".join(textwrap.indent(source, "    ") + ",\n" for source in shown)
-                self.code(f"show(\n{arguments})" if sectioned else f"show({', '.join(shown)})", folded=True)
+                plain = [*shown] if titled else [*shown, "titled=False"]
+                self.code(f"show(\n{arguments})" if sectioned else f"show({', '.join(plain)})", folded=True)
                 shown.clear()
 
         for part in parts:
@@ -330,6 +333,13 @@ def markdown(text: str) -> str:
 def is_call(node: ast.AST, name: str) -> bool:
     """Return whether a node calls a function by its name."""
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name
+
+
+def titles_in(function: ast.AST) -> list[str]:
+    """Return the fixed titles of the sections that a function makes, each once, in the order of its lines."""
+    calls: list[Any] = [node for node in ast.walk(function) if is_call(node, "section")]
+    titles = [call.args[0] for call in sorted(calls, key=lambda call: call.lineno)]
+    return [*dict.fromkeys(ast.literal_eval(title) for title in titles if isinstance(title, ast.Constant))]
 
 
 def names_loaded(nodes: Iterable[ast.AST]) -> set[str]:

@@ -1,5 +1,7 @@
 """Show parts of a page in a notebook: `show(table(["step"], [[1]]))` as the last line of a cell."""
 
+import re
+
 from .html import Html
 from .style import CSS, SCRIPT
 
@@ -19,6 +21,12 @@ class Shown:
         return self.html
 
 
-def show(*blocks: Html) -> Shown:
-    """Show blocks in a notebook in the style of a page, with players that follow the pictures."""
-    return Shown(f'<style>{STYLE}</style><div class="audiogen">{"".join(blocks)}</div><script>{SCRIPT}</script>')
+def show(*blocks: Html, titled: bool = True) -> Shown:
+    """Show blocks in a notebook in the style of a page, with players that follow the pictures.
+
+    Args:
+        blocks: parts of a page.
+        titled: whether the first section keeps its heading; False where a cell above has the same heading.
+    """
+    html = "".join(blocks) if titled else re.sub("<h2>.*?</h2>", "", "".join(blocks), count=1)
+    return Shown(f'<style>{STYLE}</style><div class="audiogen">{html}</div><script>{SCRIPT}</script>')
