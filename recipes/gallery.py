@@ -34,7 +34,7 @@ MINUTES, SECONDS, SEED = 12, 4.0, 1
 INTRODUCTION = """# Gallery
 
 What some parts of audiogen sound like. `python recipes/gallery.py` makes this page: it synthesises a corpus, trains
-six small runs on it, each for a few minutes on a CPU, and generates each sound once, with a fixed seed: no
+nine small runs on it, each for a few minutes on a CPU, and generates each sound once, with a fixed seed: no
 take is selected. Your own runs will be trained for longer."""
 
 
@@ -59,8 +59,17 @@ RUNS: dict[str, dict[str, Any]] = {
             "backbone.num_layers=10",
         ],
     },
+    "codec-gpt": {
+        "steps": 300,
+        "frontend": "codec",
+        "backbone": "gpt",
+        "condition": ["none"],
+        "overrides": ["training.learning_rate=2e-3"],
+    },
     "tunes": {"steps": 80, "condition": [*OTHER, "melody", "loudness"]},
     "captions": {"steps": 80, "condition": ["text", "timbre"]},
+    "melody": {"steps": 240, "condition": ["melody", "lead", "shaker"]},
+    "stages": {"steps": 320, "stages": ["semantic", "mel"]},
 }
 #: Small batches, a given temperature, and no sounds but those of this page, so that a step and a run take little time.
 SETTINGS = [
@@ -131,16 +140,21 @@ def made(run: Run, name: str, abouts: Sequence[str], **request: Any) -> list[Sou
     ]
 
 
-def excerpt(corpus: Path, place: int, sample_rate: int) -> tuple[Path, Tensor]:
-    """Return the path of a recording and its beginning, (1, N)."""
-    path = sorted(corpus.glob("*.wav"))[place]
-    return path, read_audio(path, sample_rate, 0, round(SECONDS * sample_rate))
+def beginning(path: Path, sample_rate: int) -> Tensor:
+    """Return the beginning of a recording, (1, N)."""
+    return read_audio(path, sample_rate, 0, round(SECONDS * sample_rate))
+
+
+def first_of(corpus: Path) -> dict[str, Path]:
+    """Return the first recording of each instrument."""
+    with (corpus / "metadata.csv").open(encoding="utf-8", newline="") as file:
+        return {row["lead"]: corpus / row["file"] for row in reversed(list(csv.DictReader(file)))}
 
 
 def of_recordings(runs: Mapping[str, Run], corpus: Path) -> Section:
     """Return a recording and its round trip."""
     run = runs["tunes"]
-    _, wav = excerpt(corpus, 0, run.sample_rate)
+    wav = beginning(first_of(corpus)["harp"], run.sample_rate)
     back = run.frontend.decode(run.frontend.encode(wav[None]))[0, :, : wav.shape[1]]
     return Section(
         "The recordings",
@@ -163,8 +177,8 @@ def of_rungs(runs: Mapping[str, Run], corpus: Path) -> Section:
     sounds += made(tunes, "rung-tunes", [f"`mel` and `gpt`, fine-tuned from the base model: {tunes.step} steps"])
     return Section(
         "Rungs",
-        "The same recordings, learned by five kinds of model: pairs of samples, a few frames, what a state remembers, "
-        "samples again but a sixteenth of a second of them, 13 seconds of frames. "
+        "The same recordings, learned by six kinds of model: pairs of samples, a few frames, what a state remembers, "
+        "samples again but a sixteenth of a second of them, codes of the neural codec, 13 seconds of frames. "
         "`recipes/ladder.py` trains every rung for the same time, and compares them in numbers.",
         sounds,
     )
@@ -221,14 +235,28 @@ def of_loudness(runs: Mapping[str, Run], corpus: Path) -> Section:
     )
 
 
+def of_melody(runs: Mapping[str, Run], corpus: Path) -> Section:
+    """Return a recording, and its melody on two instruments."""
+    run, leads, path = runs["melody"], ["harp", "guitar"], first_of(corpus)["harp"]
+    asked = {"melody": [path] * 2, "lead": leads, "shaker": ["no"] * 2}
+    return Section(
+        "Melody",
+        f"A run that has learned melodies for {run.step} steps, which is little: some notes are missed by a semitone. "
+        "`--melody FILE --label lead=guitar`. A melody is which of the twelve pitch classes sound when, in any octave.",
+        [
+            Sound("tune-1", "a recording that it has not learned", beginning(path, run.sample_rate), run.sample_rate),
+            *made(run, "melody", [f"its melody on the {lead}" for lead in leads], conditions=asked, guidance=3.0),
+        ],
+    )
+
+
 def of_captions(runs: Mapping[str, Run], corpus: Path) -> Section:
     """Return what is asked for in words, and in the timbre of a recording."""
     run, texts = runs["captions"], [caption("harp", "96", "no"), caption("guitar", "120", "yes")]
-    with (corpus / "metadata.csv").open(encoding="utf-8", newline="") as file:
-        leads = {row["lead"]: row["file"] for row in reversed(list(csv.DictReader(file)))}
     sounds = made(run, "text", [f"“{text}”" for text in texts], conditions={"text": texts}, guidance=2.0)
-    about, files = [f"the timbre of a {lead}" for lead in leads], [corpus / file for file in leads.values()]
-    sounds += made(run, "timbre", about, conditions={"timbre": files}, guidance=2.0)
+    files = first_of(corpus)
+    about = [f"the timbre of a {lead}" for lead in files]
+    sounds += made(run, "timbre", about, conditions={"timbre": [*files.values()]}, guidance=2.0)
     return Section(
         "Words, and the timbre of a recording",
         f"A run that has learned captions and timbre for {run.step} steps, which is little for words: "
@@ -237,10 +265,33 @@ def of_captions(runs: Mapping[str, Run], corpus: Path) -> Section:
     )
 
 
+def of_stages(runs: Mapping[str, Run], corpus: Path) -> Section:
+    """Return what one recording plays in the sound of another, and a continuation by both stages."""
+    run = runs["stages"]
+    harp, guitar = (beginning(first_of(corpus)[lead], run.sample_rate) for lead in ("harp", "guitar"))
+    return Section(
+        "Two stages",
+        f"`--stages semantic,mel`: a first model of what is played, a second of how it sounds, {run.step} steps each. "
+        "`--prompt voice.wav --meaning said.wav` renders the tokens of one recording in the sound of another. These "
+        "tokens were learned from speech: of music, they keep when notes begin, but not which notes.",
+        [
+            Sound("meaning-1", "a harp: what is played", harp, run.sample_rate),
+            Sound("prompt-1", "a guitar: how it sounds", guitar, run.sample_rate),
+            *made(run, "rendered", ["the one in the sound of the other"], seconds=None, prompt=guitar, meaning=harp),
+            *made(
+                run,
+                "stages",
+                ["the guitar's first two seconds, then four new ones"],
+                prompt=guitar[:, : guitar.shape[1] // 2],
+            ),
+        ],
+    )
+
+
 def of_recording(runs: Mapping[str, Run], corpus: Path) -> Section:
     """Return a continuation and a variation of a recording."""
-    run = runs["tunes"]
-    path, wav = excerpt(corpus, -1, run.sample_rate)
+    run, path = runs["tunes"], max(corpus.glob("*.wav"))
+    wav = beginning(path, run.sample_rate)
     return Section(
         "A recording to continue, or to vary",
         "`--prompt FILE` goes on where it ends; `--like FILE` takes its labels, melody, loudness and timbre.",
@@ -275,8 +326,10 @@ SECTIONS: list[Callable[[Mapping[str, Run], Path], Section]] = [
     of_labels,
     of_guidance,
     of_loudness,
+    of_melody,
     of_captions,
     of_recording,
+    of_stages,
     of_changes,
 ]
 

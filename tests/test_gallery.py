@@ -9,11 +9,12 @@ import pytest
 import soundfile
 from corpus import RATE, folder_of_notes, tiny_frontend
 
+from audiogen.data.stages import stage_config
 from audiogen.models.backbones import BACKBONES
 from audiogen.models.conditioning import CONDITIONS
 from audiogen.runs.build import build_model
 from audiogen.runs.config import RunConfig
-from audiogen.runs.run import Run
+from audiogen.runs.run import Run, with_stage_before
 from audiogen.runs.training_config import DataConfig, TrainingConfig
 from audiogen.testing import lively
 
@@ -51,14 +52,26 @@ def run(tmp_path_factory):
         "text": kinds["text"](),
         "timbre": kinds["timbre"](),
     }
+    return untrained(tmp_path_factory.mktemp("run"), conditions)
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory):
+    """A run of two stages that was never trained."""
+    first = untrained(tmp_path_factory.mktemp("stages") / "melvq", {})
+    spec = first.frontend.spec
+    last = untrained(first.folder.with_name("melvq_2"), {first.name: stage_config(spec, spec)})
+    return with_stage_before(last, first)
+
+
+def untrained(folder, conditions):
     frontend = tiny_frontend("melvq")
     backbone = BACKBONES["gpt"].Config(dim=8, num_layers=1, num_heads=2)
     config = RunConfig(frontend.config, backbone, "delay", DataConfig(), TrainingConfig(), conditions)
-    model = lively(build_model(config, frontend.spec)).eval()
-    return Run(tmp_path_factory.mktemp("run"), config, frontend, model, step=3)
+    return Run(folder, config, frontend, lively(build_model(config, frontend.spec)).eval(), step=3)
 
 
-def test_the_recipe_writes_every_section(run, tmp_path, monkeypatch):
+def test_the_recipe_writes_every_section(run, stages, tmp_path, monkeypatch):
     """Guards against a recipe that fails after ten trainings, and a page that keeps sounds of an earlier one."""
     seconds = 0.5
     monkeypatch.setitem(GALLERY["of_rungs"].__globals__, "SECONDS", seconds)
@@ -72,15 +85,16 @@ def test_the_recipe_writes_every_section(run, tmp_path, monkeypatch):
     docs = tmp_path / "docs"
     (docs / "sounds").mkdir(parents=True)
     (docs / "sounds" / "old.mp3").write_bytes(b"x")
-    runs = {"mulaw-bigram": run, "tunes": run, "captions": run, "base": run}
+    runs = {"mulaw-bigram": run, "stages": stages} | dict.fromkeys(("tunes", "captions", "melody", "base"), run)
     sections = [section(runs, corpus) for section in GALLERY["SECTIONS"]]
     GALLERY["write_page"](docs, sections)
     named = sounds_of(docs / "gallery.md")
     assert len(named) == len(set(named)) == sum(len(section.sounds) for section in sections)
     assert {docs / name for name in named} == set((docs / "sounds").iterdir())
-    longer = {"changes-1": 2 * seconds, "continued-1": 1.5 * seconds}
+    longer = {"changes-1": 2 * seconds, "continued-1": 1.5 * seconds, "stages-1": 1.5 * seconds}
     for section in sections:
         for sound in section.sounds:
-            assert sound.wav.shape == (1, round(longer.get(sound.name, seconds) * RATE)), sound.name
+            cut = round(longer.get(sound.name, seconds) * RATE) - sound.wav.shape[1]  # of stages: to whole frames
+            assert 0 <= cut <= (run.frontend.spec.hop_length if sound.name == "stages-1" else 0), sound.name
             wav, rate = soundfile.read(docs / "sounds" / f"{sound.name}.mp3")
             assert rate == RATE and len(wav) >= sound.wav.shape[1]

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..frontends import load_frontend
 from ..runs.export import Exported, export_run
+from ..runs.export_checks import TOLERANCE
 from ..runs.run import Run
 
 
@@ -41,12 +42,17 @@ def in_words(made: Exported, steps_per_second: float) -> str:
         >>> from audiogen.runs.export_checks import Comparison
         >>> in_words(Exported("step", Path("out/step.onnx"), 2_100_000, False, Comparison(3e-06, 200.0, 80.0)), 100.0)
         'out/step.onnx: 2.1 MB, differs by 3e-06 from PyTorch; 2 times real time (200 steps/s; PyTorch 80)'
+        >>> of = Comparison(difference=2e-4, speed=2.5, speed_of_torch=3.0, rounding=1e-4)
+        >>> print(in_words(Exported("decode", Path("decode.onnx"), 9_000_000, False, of), 100.0))
+        decode.onnx: 9 MB, differs by 0.0002 from PyTorch, which differs by 0.0001 from float64;
+        2.5 times real time (PyTorch 3)
     """
-    differs, speed, speed_of_torch, _ = made.compared
+    differs, speed, speed_of_torch, rounding = made.compared
     words = f"{made.path}: {made.num_bytes / 1e6:.2g} MB, " + (
         f"{differs:.2%} of the codes differ from PyTorch's"
         if made.of_codes
         else f"differs by {differs:.1g} from PyTorch"
+        + (f", which differs by {rounding:.1g} from float64" if differs > TOLERANCE else "")
     )
     if made.name == "conditions":
         return words
