@@ -38,6 +38,22 @@ def both(tmp_path, monkeypatch):
     return plain, built, EncodedCache.open(tmp_path / "columns")
 
 
+def test_some_of_the_sequences_are_a_choice_by_content(both, monkeypatch):
+    """Guards against the first files by name, of one speaker or kit, and against one long file that takes the place of
+    all others; a limited choice must still be located in its files."""
+    monkeypatch.setattr("audiogen.data.sequences.LEAST_FRAMES", 320)
+    for cache in both:
+        every = Sequences(cache, [Part(file) for file in cache.index.files])
+        assert every.limited(10**6) is every
+        some = every.limited(1600)
+        assert 1600 <= some.num_frames.sum() < 1600 + 320 and (some.num_frames <= 320).all()
+        hashes = [some.piece(i).sha256 for i in range(len(some))]
+        assert sorted(hashes) == sorted(cache.hashes())[: len(some)]
+        for i, name in enumerate(some.names):
+            whole = every[list(every.names).index(name)]
+            assert torch.equal(some[i], whole[:, : some.num_frames[i]]) and some.piece(i).first == 0
+
+
 def test_both_formats_hold_the_same(both):
     """Guards against a field that a row has no room for, or that another row gets."""
     plain, built, opened = both

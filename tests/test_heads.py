@@ -218,6 +218,8 @@ def test_an_untrained_flow_has_the_nats_of_a_standard_normal(flow):
     expected = 50 * (0.5 + 0.5 * math.log(2 * math.pi))
     assert float(head.nll(h, target).mean().detach()) == pytest.approx(expected, rel=0.02)
     assert float(head.loss(h, target).mean().detach()) == pytest.approx(expected, rel=0.05)  # at random levels
+    normal = 0.5 * (target.square() + math.log(2 * math.pi)).sum(dim=1, keepdim=True)
+    torch.testing.assert_close(head.exact_nll(h, target), normal, rtol=0, atol=0.2)
 
 
 def test_the_bound_lies_above_the_nll_of_a_distribution_that_is_known(flow):
@@ -231,7 +233,7 @@ def test_the_bound_lies_above_the_nll_of_a_distribution_that_is_known(flow):
     entropy = 40 * (0.5 + 0.5 * math.log(2 * math.pi) + math.log(0.5))
 
     def best(x, previous, conditioned):
-        t = conditioned[1]
+        t = conditioned[1].clamp_max(1 - 1e-6)
         gain = 0.25 * t / (0.25 * t.square() + (1 - t).square())
         frame = center + gain * (x - t * center)  # the expectation given x
         return (frame - x) / (1 - t)
@@ -239,12 +241,64 @@ def test_the_bound_lies_above_the_nll_of_a_distribution_that_is_known(flow):
     untrained = float(head.nll(h, target).mean())
     head._conditioned, head._move = lambda t, h: ([], t), best
     assert entropy < float(head.nll(h, target).mean()) + 1 < entropy + 0.1 * 40 < untrained
+    normal = 0.5 * (2 * (target - center[:, None])).square() + 0.5 * math.log(2 * math.pi) + math.log(0.5)
+    torch.testing.assert_close(head.exact_nll(h, target), normal.sum(1, keepdim=True), rtol=0, atol=0.5)
 
     numbers = uniforms([1], 0, 4000, 40)[0]
     drawn = head.sample(h[0, :1].expand(4000, -1), Sampling(), numbers)
     inside = center.abs() < head.LIMIT - 2
     torch.testing.assert_close(drawn.mean(0)[inside], center[inside], rtol=0, atol=0.05)
     torch.testing.assert_close(drawn.std(0)[inside], torch.full_like(center[inside], 0.5), rtol=0, atol=0.1)
+
+
+def smooth(head):
+    """Draw weights that matter, with a velocity that changes slowly along the way, as that of a trained head does."""
+    lively(head)
+    with torch.no_grad():
+        head.frequencies.mul_(1e-3)
+        for linear in (head.out, head.gain):
+            linear.weight.mul_(0.3)
+    return head
+
+
+def test_the_likelihood_of_a_flow_is_a_density(flow):
+    """Its integral over all values is 1, and it is what the Jacobian of the whole way from a frame to its noise gives.
+    Guards against a divergence of the wrong sign, and one that is taken where the way does not pass."""
+    head = smooth(flow(FrameSpec(8000, 80, num_features=1)))
+    grid = torch.linspace(-20, 20, 8001, dtype=torch.float64)
+    h = torch.randn(1, 1, DIM + 1, dtype=torch.float64).expand(1, len(grid), -1)
+    density = (-head.exact_nll(h, grid[None, None])).exp()[0, 0]
+    assert float(torch.trapezoid(density, grid)) == pytest.approx(1, abs=0.01)
+
+    head = smooth(flow(FRAMES))
+    x, h = torch.randn(200, FRAMES.num_features).double(), torch.randn(200, DIM + FRAMES.num_features).double()
+
+    def noise_of(x, h, steps=60):
+        for step in range(steps):
+            t = 1 - (step + torch.tensor([0.0, 0.5], dtype=torch.float64)) / steps
+            middle = x - head.velocity(x, t[:1], h) / (2 * steps)
+            x = x - head.velocity(middle, t[1:], h) / steps
+        return x
+
+    jacobian = torch.func.vmap(torch.func.jacrev(noise_of))(x, h)  # (N, F, F)
+    normal = 0.5 * (noise_of(x, h).square() + math.log(2 * math.pi)).sum(dim=1)
+    gathered = torch.linalg.slogdet(jacobian).logabsdet
+    found = normal - head.exact_nll(h[None], x.T[None])[0, 0]  # with estimates, whose mean is right
+    assert float((found - gathered).mean()) == pytest.approx(0, abs=0.2)
+    assert float(torch.corrcoef(torch.stack([found, gathered]))[0, 1]) > 0.7
+
+
+def test_the_likelihood_of_a_flow_does_not_depend_on_the_batch(flow):
+    """Guards against random signs that are drawn for a batch: the same file would have other nats beside others."""
+    head = lively(flow(FRAMES))
+    h, x = with_previous(3, 5), random_input(FRAMES, 3, 5)
+    x[0, :, 3:] = math.nan
+    alone = torch.cat([head.exact_nll(h[i : i + 1], x[i : i + 1]) for i in range(3)])
+    together = head.exact_nll(h, x)
+    torch.testing.assert_close(together, alone)
+    assert not together[0, 0, 3:].any() and together[1:].all()
+    with torch.inference_mode():
+        torch.testing.assert_close(head.exact_nll(h + 0, x + 0), together)
 
 
 def test_the_leading_bands_of_a_flow_are_those_of_a_network_that_sees_zeros_above(flow):

@@ -262,7 +262,7 @@ def test_a_held_out_loss_that_is_no_number_is_never_the_best(tmp_path, impatient
 
 def test_a_run_without_a_single_held_out_loss_says_why(tmp_path, monkeypatch):
     """Guards against advice to go on with --resume where nothing would ever come of it."""
-    monkeypatch.setattr(session, "held_out_score", lambda model, *given: losses(math.nan)(model))
+    monkeypatch.setattr(session, "held_out_score", lambda model, *given, **how: losses(math.nan)(model))
     with pytest.raises(TrainingError, match="run: the held-out loss was never finite, so no weights were kept"):
         session.train(
             folder_of_notes(tmp_path / "corpus", [900] * 3),

@@ -251,7 +251,7 @@ def _train(
             trainer = Trainer(
                 model,
                 crops,
-                lambda weights: held_out_score(weights, some, seconds, given, world),
+                lambda weights: held_out_score(weights, some, seconds, given, world, exact=False),
                 lambda weights, progress: save_weights(out, config, weights, progress.step, progress.best_loss),
                 settings,
                 out / "checkpoints",

@@ -1,5 +1,6 @@
 """The codes of selected parts of a corpus, such as its held-out side."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -10,6 +11,9 @@ from ..errors import DataError
 from .cache import EncodedCache, as_tensor
 from .columns import Parts, Paths
 from .index import Part
+
+#: Frames to which a long sequence may be cut.
+LEAST_FRAMES = 512
 
 
 class Piece(NamedTuple):
@@ -83,6 +87,18 @@ class Sequences:
     def __getitem__(self, i: int) -> Tensor:
         begin = self.begin[i]  # an IndexError ends the iteration
         return as_tensor(self.cache.data[begin : begin + self.num_frames[i]].T)
+
+    def limited(self, most: int) -> "Sequences":
+        """Return a random choice of the sequences, of about `most` frames in all; long ones are cut to have several."""
+        if self.num_frames.sum() <= most:
+            return self
+        length = np.minimum(self.num_frames, max(most // len(self), LEAST_FRAMES))
+        order = sorted(range(len(self)), key=lambda i: self.cache.sha256(int(self._places[i])))
+        kept = sorted(order[: int(np.searchsorted(np.cumsum(length[order]), most)) + 1])
+        some = copy.copy(self)
+        some.names, some._places = [self.names[i] for i in kept], [self._places[i] for i in kept]
+        some.begin, some.num_frames = self.begin[kept], length[kept]
+        return some
 
     def piece(self, i: int, begin: int | None = None, length: int | None = None) -> Piece:
         """Locate sequence i in its file, or `length` frames of it that begin at frame `begin` of cache.data."""

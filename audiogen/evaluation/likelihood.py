@@ -32,6 +32,7 @@ def file_likelihoods(
     sequences: Iterable[Tensor],
     conditions: Iterable[Conditions] | None = None,
     world: World = World(),
+    exact: bool = True,
 ) -> Iterator[FileLikelihood]:
     """Yield the likelihood of each sequence (C, T) on its own, in the given order.
 
@@ -39,9 +40,10 @@ def file_likelihoods(
 
     Neighbours of similar length share a batch, padded with holes, which do not count. Long sequences are processed in
     chunks, with state. Both change the result only by rounding. The ranks of `world` share out the batches, and each
-    gets all results, which do not depend on their number.
+    gets all results, which do not depend on their number. Where the head has a bound that takes less time, not `exact`
+    takes that.
     """
-    found = _share(model, sequences, conditions, world)
+    found = _share(model, sequences, conditions, world, exact)
     if world.size > 1:
         found = list(found)
         [nats] = world.add_up([torch.tensor([file.nats for file in found], dtype=torch.float64)])  # 0 for all but one
@@ -50,7 +52,11 @@ def file_likelihoods(
 
 
 def _share(
-    model: SequenceModel, sequences: Iterable[Tensor], conditions: Iterable[Conditions] | None, world: World
+    model: SequenceModel,
+    sequences: Iterable[Tensor],
+    conditions: Iterable[Conditions] | None,
+    world: World,
+    exact: bool,
 ) -> Iterator[FileLikelihood]:
     """Yield the likelihood of each sequence, with 0 nats in the batches of other ranks."""
     training = model.training
@@ -62,7 +68,7 @@ def _share(
             given = None if known is None else joined(list(itertools.islice(known, len(batch))))
             padded = Batch(torch.stack([_padded(x, longest, model.hole) for x in batch]), given)
             own = number % world.size == world.rank
-            nats = _nats(model, padded.to(model.bos.device), steps) if own else torch.zeros(len(batch))
+            nats = _nats(model, padded.to(model.bos.device), steps, exact) if own else torch.zeros(len(batch))
             for i, x in enumerate(batch):
                 yield FileLikelihood(float(nats[i]), model.num_entries(Batch(x[None])), x.shape[1])
     finally:
@@ -74,7 +80,7 @@ def _batch_steps(model: SequenceModel) -> int:
     return max(1, min(BATCH_STEPS, BATCH_PROBABILITIES // model.spec.num_choices))
 
 
-def _nats(model: SequenceModel, batch: Batch, steps: int) -> Tensor:
+def _nats(model: SequenceModel, batch: Batch, steps: int, exact: bool) -> Tensor:
     """Compute the nats of each item, (B,) float64, at most `steps` steps at once."""
     seq = model.pattern.apply(batch.x, model.hole)
     given = model.prepare(batch.conditions)
@@ -82,7 +88,7 @@ def _nats(model: SequenceModel, batch: Batch, steps: int) -> Tensor:
     for chunk in seq.split(max(1, steps // len(seq)), dim=2):
         stop = start + chunk.shape[2]
         memory = model.memory(given, start, stop)
-        nll, state = model.nll_of_steps(chunk, state, model.added(given, start, stop), memory=memory)
+        nll, state = model.nll_of_steps(chunk, state, model.added(given, start, stop), memory, exact)
         start = stop
         total += nll.sum(dim=(1, 2), dtype=torch.float64).cpu()
     return total

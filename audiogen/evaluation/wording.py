@@ -34,12 +34,11 @@ def report_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _loss_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return rows on the held-out loss, beside those of simple models."""
-    at_most = "at most " if result.get("bound") else ""
-    rows = [(Unit(result["unit"]).per_entry, f"{at_most}{result['loss']:.3f}")]
+    rows = [(Unit(result["unit"]).per_entry, f"{result['loss']:.3f}")]
     for name, own in result.get("corpora", {}).items():
-        rows.append((f"of {name}, {own['files']} files", f"{at_most}{own['loss']:.3f}"))
+        rows.append((f"of {name}, {own['files']} files", f"{own['loss']:.3f}"))
     if "weighted_loss" in result:
-        rows.append(("mean of these, by the weights", f"{at_most}{result['weighted_loss']:.3f}"))
+        rows.append(("mean of these, by the weights", f"{result['weighted_loss']:.3f}"))
     if result["bits_per_sample"] is not None:
         rows.append(("bits per sample", f"{result['bits_per_sample']:.3f}"))
     if result["bits_per_second"] is not None:
@@ -127,9 +126,9 @@ def _share(found: Mapping[str, Any]) -> str:
 def in_words(result: Mapping[str, Any]) -> str:
     """Return the `verdict` on a report; "turned" may be missing."""
     counted = {name: values["loss"] for name, values in (result["baselines"] or {}).items()}
-    turned, bound = bool(result.get("turned")), bool(result.get("bound"))
+    turned = bool(result.get("turned"))
     found, unit = result.get("likeness"), Unit(result["unit"])
-    said = verdict(result["loss"], result["unit"], counted, result["step"], turned, bound, elsewhere=found is not None)
+    said = verdict(result["loss"], result["unit"], counted, result["step"], turned, elsewhere=found is not None)
     if found is None:
         return said
     likeness = likeness_in_words(found, result["loss"], result["files"], unit.per_entry, result["sample_rate"])
@@ -142,7 +141,6 @@ def verdict(
     baselines: Mapping[str, float],
     step: float | None = None,
     turned: bool = False,
-    bound: bool = False,
     elsewhere: bool = False,
 ) -> str:
     """Explain a held-out loss in two sentences.
@@ -153,23 +151,19 @@ def verdict(
         baselines: losses of the simple models, by name; may be incomplete.
         step: step of the weights.
         turned: whether the held-out loss had stopped improving before training ended.
-        bound: whether the loss is an upper bound.
         elsewhere: whether the files are of another folder, so that how training ended explains nothing.
     """
     when = "" if step is None else f" (step {step:,})"
     files = "these files" if elsewhere else "held-out files"
     unit = Unit(unit)
     if (perplexity := unit.perplexity(loss)) is None:
-        said = f"{'At most ' if bound else ''}{loss:.3f} {unit.per_entry} (lower is better) on {files}{when}"
+        said = f"{loss:.3f} {unit.per_entry} (lower is better) on {files}{when}"
         linear = baselines.get("autoregression")
         if linear is not None:
-            simple = "than predicting each frame linearly from the previous one"
-            if loss < linear or not bound:
-                by = f"{'at least ' if bound else ''}{abs(linear - loss):.2f}"
-                said += f", {by} {'better' if loss < linear else 'worse'} {simple}"
-            else:  # a bound above it does not say which is better
-                said += f", which does not show that the model is better {simple}"
-                said += "" if elsewhere else "; if you hear noise, train it longer"
+            said += f", {abs(linear - loss):.2f} {'better' if loss < linear else 'worse'} than predicting each frame "
+            said += "linearly from the previous one"
+            if loss >= linear and not elsewhere:
+                said += "; if you hear noise, train it longer"
         return f"{said}. Compare it with runs of the same front-end only."
     said = f"On {files}{when} the model is as unsure as someone guessing among {perplexity:,.1f} codes"
     if "uniform" in baselines:

@@ -52,7 +52,6 @@ class Figures:
         baselines: losses of the simple models, in `unit`.
         more: the evaluation's other figures by name.
         turned: whether the held-out loss had stopped improving before training ended.
-        bound: whether the loss is an upper bound.
     """
 
     unit: str
@@ -63,7 +62,6 @@ class Figures:
     baselines: dict[str, float]
     more: dict[str, float]
     turned: bool
-    bound: bool
 
 
 def read_figures(run: RunFolder) -> Figures:
@@ -92,7 +90,6 @@ def read_figures(run: RunFolder) -> Figures:
         baselines,
         more,
         run.last("final").get("turned") is True,
-        run.last("final").get("bound") is True,
     )
 
 
@@ -160,7 +157,7 @@ def figures_table(run: RunFolder) -> Html:
         [name, *(value * factor for factor in columns.values())]
         for name, value in [("this model", f.loss), *((n, f.baselines[n]) for n in reversed(f.baselines))]
     ]
-    said = verdict(f.loss, f.unit.split()[0], f.baselines, f.step, f.turned, f.bound)
+    said = verdict(f.loss, f.unit.split()[0], f.baselines, f.step, f.turned)
     blocks = [table(["", *columns], rows, main_row=0), text(said, style="note")]
     if f.more:
         blocks.append(table(["evaluation", ""], [[name, value] for name, value in f.more.items()]))

@@ -1,5 +1,6 @@
 """A head that draws frames by flow matching: noise is moved along a learned velocity until it is a frame."""
 
+import itertools
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -22,8 +23,9 @@ class FlowMatchingHead(Head):
     frame is one note or another, not a blend with the noise of both. It pays most where a frame of the model is a stack
     of several mel frames.
 
-    The likelihood is known only by a lower bound. `nll` returns the variational bound of the diffusion with the same
-    way: a sum over noise levels of the squared error, in nats, and so an upper bound of the negative log-likelihood.
+    `nll` returns the variational bound of the diffusion with the same way: a sum over noise levels of squared errors,
+    in nats, and so an upper bound of the negative log-likelihood. `exact_nll` follows the velocity backwards, from a
+    frame to the noise that it is drawn from, and adds up how the way spreads or gathers the values around it.
 
     All values of the bands above a limit can be left out of the weights (see `leading_bands`). The result is the
     network that sees zeros there, so a model that was trained with and without the upper bands serves both.
@@ -31,7 +33,8 @@ class FlowMatchingHead(Head):
     Source: Lipman et al. 2023, Flow Matching for Generative Modeling; Liu et al. 2023, Flow Straight and Fast; Li et
     al. 2024, Autoregressive Image Generation without Vector Quantization (a small network per step); Peebles and Xie
     2023 (scale and shift by the condition, initialised to zero); Kingma et al. 2021, Variational Diffusion Models,
-    equation 17 (the bound); Esser et al. 2024, section 3.1 (training levels from a logit-normal distribution).
+    equation 17 (the bound); Grathwohl et al. 2019, FFJORD (the likelihood, with an estimate of the divergence);
+    Esser et al. 2024, section 3.1 (training levels from a logit-normal distribution).
     """
 
     range: Tensor
@@ -54,6 +57,9 @@ class FlowMatchingHead(Head):
     LOGIT_MEAN, LOGIT_STD = 0.6, 1.6
     #: Levels of the bound, from where nothing is left of a frame to noise of LEAST_NOISE of a feature's deviation.
     BOUND_LEVELS, LOWEST_LOGIT, LEAST_NOISE = 12, -5.0, 0.02
+    #: Steps of `exact_nll`, evenly spaced in log(t / (1 - t)) from 0 to the least noise, apart from one at either end;
+    #: with three times as many, a frame of the base model changes by 0.6 nats at most. Frames at a time.
+    EXACT_STEPS, EXACT_LOWEST_LOGIT, EXACT_BATCH = 16, -3.0, 512
     #: Standard deviations beyond which no value is drawn before `fit` has seen the training frames.
     LIMIT = 6.0
 
@@ -155,6 +161,27 @@ class FlowMatchingHead(Head):
                 bound = bound + width * t**2 * self._squares(x, noise, x.new_full((*x.shape[:2], 1), t), h)
         return bound.masked_fill(hole, 0.0)[:, None]
 
+    def exact_nll(self, h: Tensor, target: Tensor) -> Tensor:
+        hole, x, h = self._inputs(h, target)
+        # Derivatives need ordinary tensors, which `inference_mode` does not make.
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            rows = zip(x.clone()[~hole].split(self.EXACT_BATCH), h.clone()[~hole].split(self.EXACT_BATCH), strict=True)
+            nats = torch.cat([x.new_empty(0), *(self._exact(*both) for both in rows)])
+        return torch.zeros_like(hole, dtype=x.dtype).masked_scatter(~hole, nats)[:, None]
+
+    def _exact(self, x: Tensor, h: Tensor) -> Tensor:
+        """Compute the nats of frames x (N, F), given the head's input h (N, D + F): (N,)."""
+        logits = torch.linspace(-math.log(self.LEAST_NOISE), self.EXACT_LOWEST_LOGIT, self.EXACT_STEPS + 1)
+        levels = [1.0, *logits.double().sigmoid().tolist(), 0.0]
+        seen, spread = x, x.new_zeros(len(x))
+        for number, (start, end) in enumerate(itertools.pairwise(levels)):
+            middle = (start + end) / 2
+            halfway = x + (middle - start) * self.velocity(x, x.new_full((len(x), 1), start), h)
+            sign, t = signs(seen, number), x.new_full((len(x), 1), middle)
+            v, moved = torch.func.jvp(lambda x, t=t: self.velocity(x, t, h), (halfway,), (sign,))[:2]
+            x, spread = x + (end - start) * v, spread + (end - start) * (sign * moved).sum(dim=1)
+        return 0.5 * (x.square().sum(dim=1) + self.num_features * math.log(2 * math.pi)) - spread
+
     def _squares(self, x: Tensor, noise: Tensor, t: Tensor, h: Tensor) -> Tensor:
         """Sum the squared errors of the velocity over the values of a frame: (B, S, F) twice, (B, S, 1) -> (B, S)."""
         return (self.velocity((1 - t) * noise + t * x, t, h) - (x - noise)).to(x).square().sum(dim=-1)
@@ -200,6 +227,18 @@ class FlowMatchingHead(Head):
                 x = start + 2 * v / self.VELOCITIES
         drawn = x.clamp(*self.range.to(x))
         return drawn.masked_fill(~x.isfinite().all(dim=1, keepdim=True), math.nan)
+
+
+def signs(x: Tensor, number: int) -> Tensor:
+    """Return signs 1 or -1 like x (N, F) that are as good as random, yet a function of x and the number alone.
+
+    They estimate a divergence (Hutchinson 1990), and a likelihood must not depend on what else is in the batch.
+    """
+    bits = x.float().view(torch.int32).long() + torch.arange(x.shape[1], device=x.device) * 0x9E3779B1 + number
+    for _ in range(2):  # the finaliser of MurmurHash3, on 32 bits
+        bits = ((bits ^ ((bits & 0xFFFFFFFF) >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
+        bits = ((bits ^ (bits >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
+    return (1 - 2 * ((bits >> 16) & 1)).to(x)
 
 
 class _Block(nn.Module):

@@ -25,7 +25,7 @@ class Head(nn.Module):
         num_uniforms: uniform numbers that `sample` uses per item and step.
         sees_conditions: whether what conditions add to the backbone's input is added to its output, too.
         emphasis: factor of what conditions add.
-        bounds: whether `nll` returns an upper bound, since the likelihood itself is not known.
+        bounds: whether `nll` returns an upper bound, since the likelihood itself (`exact_nll`) takes longer.
         temperatures: candidates for the temperature of a run, plain draws first.
     """
 
@@ -54,6 +54,10 @@ class Head(nn.Module):
             nats (B, rows, S), rows being K for codes and 1 for frames; 0 in holes.
         """
         raise NotImplementedError
+
+    def exact_nll(self, h: Tensor, target: Tensor) -> Tensor:
+        """Compute negative log-likelihoods with the arguments of `nll`, exactly where that returns a bound."""
+        return self.nll(h, target)
 
     def loss(self, h: Tensor, target: Tensor) -> Tensor:
         """Compute what training minimises, (B, rows, S), with the arguments of `nll`; by default, that."""

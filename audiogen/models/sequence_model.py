@@ -150,6 +150,7 @@ class SequenceModel(nn.Module):
         state: tuple[Tensor, State] | None = None,
         added: Tensor | None = None,
         memory: Memory | None = None,
+        exact: bool = False,
     ) -> tuple[Tensor, tuple[Tensor, State]]:
         """Compute the negative log-likelihood of steps that are already laid out, chunk by chunk.
 
@@ -158,12 +159,13 @@ class SequenceModel(nn.Module):
             state: the state that the previous chunk returned (its last step and the backbone's state); None at first.
             added: what conditions add at the steps of the chunk (see `added`); None if no condition is given.
             memory: the texts of the chunk (see `memory`).
+            exact: whether to compute likelihoods even where the head has a bound that takes less time.
 
         Returns:
             nats (B, rows, S), and the state for the next chunk.
         """
         h, state = self._hidden(seq, state, added, memory)
-        return self.head.nll(h, seq), state
+        return (self.head.exact_nll if exact else self.head.nll)(h, seq), state
 
     def _hidden(
         self, seq: Tensor, state: tuple[Tensor, State] | None, added: Tensor | None, memory: Memory | None

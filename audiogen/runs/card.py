@@ -189,9 +189,9 @@ def _figures(folder: Path, places: Sequence[Path], measured: Sequence[dict[str, 
     for place, final in zip(places, measured, strict=True):
         if final is None:
             continue
-        unit, at_most = Unit(final["unit"]), "at most " if final.get("bound") else ""
+        unit = Unit(final["unit"])
         counted = final.get("baselines") or {}
-        rows = [["this model", f"{at_most}{final['loss']:.3f}", _bits(final.get("bits_per_second"))]]
+        rows = [["this model", f"{final['loss']:.3f}", _bits(final.get("bits_per_second"))]]
         rows += [
             [BASELINES.get(name, _plain(name)), f"{values['loss']:.3f}", _bits(values.get("bits_per_second"))]
             for name, values in counted.items()

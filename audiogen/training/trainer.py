@@ -448,6 +448,7 @@ class Trainer:
             step=p.step,
             seconds=round(p.seconds, 3),
             loss=score.loss,
+            bound=self.bounds,
             best=best,
             bits_per_second=score.bits_per_second,
             bits_per_sample=score.per_sample,
