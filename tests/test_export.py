@@ -19,14 +19,16 @@ import numpy as np
 import pytest
 import torch
 from chromium import PROGRAM, Chromium
-from corpus import RATE, SOUNDING, note, tiny_frontend
+from corpus import RATE, SOUNDING, folder_of_notes, note, tiny_frontend, tiny_settings
 from tiny import BACKBONE_CASES, FLOW_FRAMES, FRAMES, SPEC_CASES, random_conditions, random_input, tiny_model
 from typer.testing import CliRunner
 
 from audiogen.audio.stereo import BANDS, StereoImage, StereoLimiter
 from audiogen.cli import app
 from audiogen.commands.export import export_files
+from audiogen.commands.train import train
 from audiogen.errors import ConfigError, ExportError
+from audiogen.frontends import load_frontend
 from audiogen.frontends.fourier import RealFourier
 from audiogen.frontends.graphs import GriffinLimBlock, decoding_graph, encoding_graph
 from audiogen.generation.generate import generate
@@ -36,7 +38,7 @@ from audiogen.models.sampling import Sampling, draw, uniforms
 from audiogen.runs import export
 from audiogen.runs.config import RunConfig
 from audiogen.runs.export import export_run
-from audiogen.runs.export_checks import following, start
+from audiogen.runs.export_checks import following, material, start
 from audiogen.runs.run import Run
 from audiogen.runs.start import base_frontend
 from audiogen.runs.training_config import DataConfig, TrainingConfig
@@ -286,6 +288,18 @@ class Replay:
         numbers = torch.special.ndtri(self.numbers())[:, -shape[1] :].numpy()
         self.step += 1
         return numbers
+
+
+def test_held_out_frames_are_there_after_a_setting_of_decoding_was_changed(tmp_path, caplog):
+    """Guards against `--set frontend.griffin_lim_iterations=8`, as docs/export.md has it, losing the held-out files."""
+    corpus = folder_of_notes(tmp_path / "corpus", [RATE // 2] * 4)
+    quick = [f"frontend.{name}={value}" for name, value in tiny_settings("mel").items()]
+    quick += ["training.crop_frames=16", "training.sample_seconds=0.1", "training.evaluations=1"]
+    quick += ["sampling.temperature=1.0", "backbone.hidden_dim=8", "backbone.context=4"]
+    run = train(corpus, tmp_path / "run", frontend="mel", backbone="mlp", steps=1, overrides=quick)
+    caplog.clear()
+    changed = dataclasses.replace(run, frontend=load_frontend(run.folder, griffin_lim_iterations=3))
+    assert torch.equal(material(changed), material(run)) and not caplog.records
 
 
 def test_a_graph_that_differs_is_refused(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..data import EncodedCache, Sequences, is_cache
 from ..errors import AudiogenError
-from ..frontends import Frontend
+from ..frontends import Frontend, load_frontend
 from ..frontends.graphs import GriffinLimBlock
 from ..generation.generate import generate
 from ..models.conditioning import Codes, Label, Text
@@ -188,7 +188,8 @@ def material(run: Run) -> Tensor:
     if run.split().held_out and is_cache(cache := read_source(run.folder)):
         try:
             found = []
-            for x in Sequences(EncodedCache.open(cache, run.frontend), run.split().held_out):
+            encoded = EncodedCache.open(cache, load_frontend(run.folder))  # settings of decoding may have been changed
+            for x in Sequences(encoded, run.split().held_out):
                 found.append(x)
                 if sum(x.shape[1] for x in found) >= count:
                     break
