@@ -67,6 +67,7 @@ from audiogen.utils.scripts import run_script
 
 SCALES = (0.0, 1.0, 1.5, 2.0, 3.0, 6.0)  # of guidance
 MOST = 100  # held-out files to judge
+MOST_FRAMES = 1000  # held-out frames whose likelihood says what a condition is worth
 SHOWN = 4  # sounds per scale to listen to
 SHORT = [
     "frontend.griffin_lim_iterations=2",
@@ -122,7 +123,7 @@ def main() -> None:
 def worth(run: Run, labels: Labels) -> str:
     """Measure by how much each condition lowers the held-out loss."""
     cache = EncodedCache.open(read_source(run.folder), run.frontend)
-    held_out = Sequences(cache, run.split().held_out)
+    held_out = Sequences(cache, run.split().held_out).limited(MOST_FRAMES)
     known = FileConditions(run.config.conditions, labels)
     values = [known.of_item(held_out.piece(i, length=x.shape[1])) for i, x in enumerate(held_out)]
     names = [name for name, part in known.parts.items() if isinstance(part, Label)]

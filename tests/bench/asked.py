@@ -37,7 +37,7 @@ from audiogen.data import EncodedCache, Sequences
 from audiogen.evaluation.distribution import kad, log_mel_statistics, mean_and_deviation
 from audiogen.evaluation.heard import heard_as_asked, judge_of, label_values, tally
 from audiogen.evaluation.judges import levels
-from audiogen.evaluation.report import labelled_sounds
+from audiogen.evaluation.report import EXACT_FRAMES, labelled_sounds
 from audiogen.evaluation.scores import held_out_score
 from audiogen.evaluation.sounds import Labelled, generate_sounds
 from audiogen.runs.folder import read_source
@@ -127,12 +127,11 @@ def main() -> None:
 def show_worth(run: Run) -> None:
     """Print the held-out loss with and without the labels of the files."""
     cache = EncodedCache.open(read_source(run.folder), run.frontend)
-    held_out, known = Sequences(cache, run.split().held_out), run.file_conditions(cache)
+    held_out, known = Sequences(cache, run.split().held_out).limited(EXACT_FRAMES), run.file_conditions(cache)
     given = [known.of_item(held_out.piece(i)) for i in range(len(held_out))] if known else None
     told, untold = (held_out_score(run.model, held_out, None, values) for values in (given, None))
-    bound = "at most " if run.model.head.bounds else ""
     unit = Unit(told.unit).per_entry
-    print(f"Held-out loss in {unit}: {bound}{told.loss:.3f} with labels, {bound}{untold.loss:.3f} without them\n")
+    print(f"Held-out loss in {unit}: {told.loss:.3f} with labels, {untold.loss:.3f} without them\n")
 
 
 def show_values(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> None:
