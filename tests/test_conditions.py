@@ -63,33 +63,31 @@ def test_a_dropped_condition_is_one_that_is_not_given(spec, pattern, kind):
 @every_spec
 def test_a_frame_listens_to_its_own_condition_and_none_that_comes_later(spec, pattern, kind):
     """Guards against conditions that are one step late or early (contract 11): of any pattern, whole and in chunks."""
-    model, x, conditions = (
-        tiny_model(spec, kind, pattern, conditions=True),
-        random_input(spec, 1, T),
-        random_conditions(1, T),
-    )
-    seq = model.pattern.apply(x, model.hole)
+    model, conditions = tiny_model(spec, kind, pattern, conditions=True), random_conditions(1, T)
+    changes = [(name, t) for name in conditions for t in (0, 5, T - 1)]
+    # Item 0 has all conditions; of each other item, one is changed at one frame.
+    conditions = {name: values.repeat(len(changes) + 1, 1, 1) for name, values in conditions.items()}
+    for item, (name, t) in enumerate(changes, start=1):
+        conditions[name][item, :, t] = math.nan
+    seq = model.pattern.apply(random_input(spec, 1, T), model.hole).repeat(len(changes) + 1, 1, 1)
 
-    def steps(conditions, lengths):
+    def steps(lengths):
         found, state, start = [], None, 0
         for chunk in seq.split(lengths, dim=2):
             stop = start + chunk.shape[2]
             nll, state = model.nll_of_steps(chunk, state, model.added(conditions, start, stop))
             found.append(nll)
             start = stop
-        return torch.cat(found, dim=2)[0]  # (rows, S)
+        return torch.cat(found, dim=2)  # (items, rows, S)
 
     with torch.no_grad():
-        before = steps(conditions, seq.shape[2])
-        torch.testing.assert_close(steps(conditions, [1] * seq.shape[2]), before, rtol=0, atol=1e-10)
-        for name in conditions:
-            for t in (0, 5, T - 1):
-                changed = {key: values.clone() for key, values in conditions.items()}
-                changed[name][:, :, t] = math.nan
-                for lengths in (seq.shape[2], [1] * seq.shape[2]):
-                    differ = (steps(changed, lengths) - before).abs().amax(dim=0) > 1e-9
-                    first = int(model.pattern.step_index(t, t + 1).min())
-                    assert int(differ.int().argmax()) == first, (name, t)
+        whole, chunks = steps(seq.shape[2]), steps([1] * seq.shape[2])
+    torch.testing.assert_close(chunks[0], whole[0], rtol=0, atol=1e-10)
+    for found in (whole, chunks):
+        differ = (found[1:] - whole[0]).abs().amax(dim=1) > 1e-9  # (changes, S)
+        for (name, t), steps_that_differ in zip(changes, differ, strict=True):
+            first = int(model.pattern.step_index(t, t + 1).min())
+            assert int(steps_that_differ.int().argmax()) == first and steps_that_differ[first], (name, t)
 
 
 @every_spec

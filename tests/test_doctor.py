@@ -36,6 +36,7 @@ SMALL = {
     "mlp": ["backbone.hidden_dim=128"],
     "wavenet": ["backbone.dim=64", "backbone.residual_dim=32", "backbone.num_layers=4"],
     "gpt": ["backbone.dim=32", "backbone.num_layers=2"],
+    "gru": ["backbone.dim=64", "backbone.num_layers=1"],
 }
 
 
