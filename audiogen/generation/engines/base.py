@@ -106,7 +106,7 @@ class Engine:
 
     def in_rows(self, x: Tensor) -> Tensor:
         """Repeat each item (B, ...) for its row without conditions, where guidance needs one."""
-        return x.repeat_interleave(2, dim=0) if self.request.guided else x
+        return torch.stack([x, x], dim=1).flatten(0, 1) if self.request.guided else x
 
     def added(self, start: int, stop: int) -> Tensor | None:
         """Return what conditions add to the inputs that predict the steps [start, stop): (rows or 1, n or 1, D).

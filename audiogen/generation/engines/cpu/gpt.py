@@ -79,7 +79,8 @@ class GPTEngine(KernelEngine):
         if part not in self._work:
             from .gpt_flow_kernel import flow_memory
 
-            self._work[part] = flow_memory(self._weights, items.stop - items.start, rows.stop - rows.start)
+            weights: Any = self._weights
+            self._work[part] = flow_memory(weights, items.stop - items.start, rows.stop - rows.start)
         return (*state, self._work[part])
 
     def set_state(self, hidden: Tensor, state: list[LayerState]) -> None:

@@ -19,7 +19,7 @@ from .finite import NAN, all_finite
 from .gpt_kernel import ONE, SIGMOID_CLAMP, Weights, layers, memory_for, norm
 from .matvec_rowwise import Rows, product
 
-VERSION = "3fdc494f"
+VERSION = "bd823563"
 
 
 class FlowWeights(NamedTuple):

@@ -16,7 +16,7 @@ from .gpt_kernel import Weights, layers, memory_for
 from .matvec_rowwise import Rows, product
 from .sampling import combine, draw
 
-VERSION = "3fdc494f"
+VERSION = "bd823563"
 
 
 class FrameWeights(NamedTuple):

@@ -25,7 +25,7 @@ from .finite import NAN, all_finite
 from .matvec_rowwise import Rows, product
 from .sampling import combine, draw
 
-VERSION = "28767c8c"
+VERSION = "ae6783b4"
 
 BLOCK = 32  # steps per block of keys: as bf16, a cache line
 

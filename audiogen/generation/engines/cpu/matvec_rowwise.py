@@ -1,7 +1,7 @@
 """Compiled matrix-vector products for large matrices: each row of weights times x, in the order of memory.
 
 For matrices too large for the CPU's caches. With one item, reading the weights takes all the time, and memory is
-fastest when read sequentially. With several, a row is read from memory once, and widened once for up to four of them.
+fastest when read sequentially. With several, a row is read from memory once, and widened once for up to eight of them.
 bf16 (the upper half of a float32) halves the bytes, int8 quarters them. With int8, x is rounded too, for this product
 only, to as many bits as the sum of all products leaves in an int32.
 """
@@ -129,7 +129,7 @@ _two_by_two, _two_by_four, _two_by_eight = _block(2), _block(4), _block(8)
 # ---- what differs between floats and integers
 
 
-def prepare(x, weight, rounded):
+def prepare(x, weight, rounded) -> tuple[np.ndarray, np.ndarray]:
     """Return what the weights are multiplied by, x or x rounded to int16, and the step size of each item."""
     raise NotImplementedError
 
