@@ -34,7 +34,7 @@ def pytest_xdist_make_scheduler(config, log):
     class Scheduler(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             file = nodeid.split("::", 1)[0].rsplit("/", 1)[-1]
-            return "kernels" if file in COMPILING else file if file in files else nodeid
+            return "kernels" if file in COMPILING else file if file in files else nodeid.split("[", 1)[0]
 
     return Scheduler(config, log)
 
