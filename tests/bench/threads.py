@@ -1,11 +1,11 @@
 """A batch on two threads beside one, and what the engine chooses by itself, on an idle machine and on a busy one.
 
-    python tests/bench/threads.py [--busy 1] [--rounds 20] [--precisions bf16 int8] [--only NAME ...]
+    python tests/bench/threads.py [--busy 1] [--rounds 60] [--precisions bf16 int8] [--only NAME ...]
 
-Blocks of steps run on one thread and on two, in turn; times are medians per step. By the clock, two threads gain only
-while both cores are idle; `--busy` starts programs that compute all the time. The processor's time says what two
-threads cost in all, since each reads the weights: with two idle cores, they can be 2 / cost times as fast as one.
-`automatic` is the mean of as many blocks in a row for which the engine chooses by itself, trials included.
+Blocks of steps run on one thread, on two, and as the engine chooses, trials included, in turn; times are means per
+step by the clock. Two threads gain only while both cores are idle; `--busy` starts programs that compute all the time.
+The processor's time says what two threads cost in all, since each reads the weights: with two idle cores, they can be
+2 / cost times as fast as one.
 """
 
 import argparse
@@ -43,7 +43,7 @@ CASES = {  # name: items, guidance, steps of a block
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--busy", type=int, default=0, help="programs that compute meanwhile")
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--precisions", choices=PRECISIONS, nargs="+", default=list(PRECISIONS))
     parser.add_argument("--only", choices=CASES, nargs="+", default=list(CASES))
     args = parser.parse_args()
@@ -94,19 +94,18 @@ def race(name: str, model: SequenceModel, precision: str, rounds: int) -> None:
         return (time.perf_counter() - clock) / steps, (time.process_time() - processor) / steps
 
     block()  # compiles
-    took: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
+    ways = {way: Threads(items, kind.together) for way in ("one", "two", "automatic")}
+    for way in ("one", "two"):
+        ways[way].shared, ways[way].left = way == "two", 10**9
+    took: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     for _ in range(rounds):
-        for shared, times in took.items():
-            engine.threads.shared, engine.threads.left = shared, 10**9
-            times.append(block())
-    engine.threads = Threads(items, kind.together)
-    automatic = statistics.mean(block()[0] for _ in range(2 * rounds))
-    (one, one_cpu), (two, two_cpu) = (
-        [statistics.median(each) for each in zip(*took[way], strict=True)] for way in (False, True)
-    )
+        for way, threads in ways.items():
+            engine.threads = threads
+            took[way].append(block())
+    clock, processor = ({way: statistics.mean(each[i] for each in took[way]) for way in ways} for i in (0, 1))
+    cells = [f"{1000 * clock[way]:.2f} ({clock['one'] / clock[way]:.2f}x)" for way in ways]
     print(
-        f"| {name} | {items} | {precision} | {1000 * one:.2f} | {1000 * two:.2f} ({one / two:.2f}x) | "
-        f"{1000 * automatic:.2f} ({one / automatic:.2f}x) | {two_cpu / one_cpu:.2f} |",
+        f"| {name} | {items} | {precision} | {' | '.join(cells)} | {processor['two'] / processor['one']:.2f} |",
         flush=True,
     )
 
