@@ -44,8 +44,8 @@ from .sounds import Labelled, generate_sounds
 
 log = logging.getLogger("audiogen")
 
-#: Number of frames whose exact likelihood is computed, where a bound would take less time: a few minutes of sound.
-EXACT_FRAMES = 3000
+#: Number of frames whose exact likelihood is computed, where a bound would take less time: over a minute of sound.
+EXACT_FRAMES = 1500
 #: Number of files whose round trip is measured: enough for a mean, few enough for Griffin-Lim.
 ROUND_TRIPS = 16
 #: Maximum seconds of a training file that a judge is trained on, and of all of them together.
