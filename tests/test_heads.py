@@ -330,10 +330,11 @@ def test_guidance_of_a_flow_is_that_of_its_velocities(flow):
         with_, without = head.velocity(x, t, given), head.velocity(x, t, null)
         return without + 3 * (with_ - without)
 
-    x, steps = torch.special.ndtri(numbers), head.VELOCITIES // 2
-    for step in range(steps):
-        middle = x + velocity(x, step / steps) / (2 * steps)
-        x = x + velocity(middle, (step + 0.5) / steps) / steps
+    x, size = torch.special.ndtri(numbers), head.CLEAN_FROM / head.STEPS
+    for step in range(head.STEPS):
+        middle = x + velocity(x, step * size) * size / 2
+        x = x + velocity(middle, (step + 0.5) * size) * size
+    x = x + (1 - head.CLEAN_FROM) * velocity(x, head.CLEAN_FROM)
     torch.testing.assert_close(drawn(head.combine(given, null, 3.0)), x.clamp(*head.range))
 
 

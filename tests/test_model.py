@@ -61,13 +61,14 @@ def most_probable(model, h):
     """(B, D) -> (B, C): the most probable code of each row, or the mean of the weightiest component."""
     if isinstance(model.spec, TokenSpec):
         return model.head.logits(h).argmax(dim=-1)
-    if isinstance(model.head, FlowMatchingHead):  # the midpoint rule from 0, step by step
-        x, size = h.new_zeros(len(h), model.head.num_features), 2 / model.head.VELOCITIES
-        for step in range(model.head.VELOCITIES // 2):
+    if isinstance(model.head, FlowMatchingHead):  # the midpoint rule from 0, step by step, then what is to be expected
+        x, size = h.new_zeros(len(h), model.head.num_features), model.head.CLEAN_FROM / model.head.STEPS
+        for step in range(model.head.STEPS):
             t = h.new_full((len(h), 1), step * size)
             middle = x + size / 2 * model.head.velocity(x, t, h)
             x = x + size * model.head.velocity(middle, t + size / 2, h)
-        return x.clamp(*model.head.range)
+        t = model.head.CLEAN_FROM
+        return (x + (1 - t) * model.head.velocity(x, h.new_full((len(h), 1), t), h)).clamp(*model.head.range)
     log_weights, means, _ = model.head.parameters_of(h)
     mean = torch.stack([mean[weights.argmax()] for weights, mean in zip(log_weights, means, strict=True)])
     return torch.maximum(torch.minimum(mean, model.head.range[1]), model.head.range[0])

@@ -4,8 +4,10 @@
 
 `error` is the root mean square of the difference over a frame, in units of a feature's deviation over the recordings:
 the median over frames, and the largest, since some noise lies between two sounds. `deviation` is that of the drawn
-values over that of the exact ones. The head takes 4 steps of the midpoint rule. All solvers start from the same noise,
-after the same 8 frames of each kind of sound that the base model knows.
+values over that of the exact ones. The head (`clean`) takes 3 steps of the midpoint rule to level 0.8 and goes straight
+from there to the frame that is to be expected, without the noise that the rest of the way would keep; so it is not the
+most exact one. All solvers start from the same noise, after the same 8 frames of each kind of sound that the base model
+knows.
 """
 
 from collections.abc import Callable
@@ -44,11 +46,11 @@ def main() -> None:
     with torch.inference_mode():
         exact = midpoint(velocity, noise, 32)
         print("| solver | velocities | error | largest | deviation |\n| --- | --- | --- | --- | --- |")
-        for solver, steps, each in ((euler, 8, 1), (euler, 4, 1), (midpoint, 4, 2), (midpoint, 3, 2), (midpoint, 2, 2)):
+        for solver, steps, each in ((euler, 8, 1), (euler, 4, 1), (midpoint, 4, 2), (midpoint, 2, 2), (clean, 3, 2)):
             x = solver(velocity, noise, steps)
             error = (x - exact).square().mean(dim=1).sqrt()  # (ITEMS,)
             found = f"{error.median():.3f} | {error.max():.3f} | {x.std() / exact.std():.3f}"
-            print(f"| {solver.__name__}, {steps} steps | {steps * each} | {found} |", flush=True)
+            print(f"| {solver.__name__}, {steps} steps | {steps * each + (solver is clean)} | {found} |", flush=True)
 
 
 def euler(velocity: Velocity, x: Tensor, steps: int) -> Tensor:
@@ -60,8 +62,20 @@ def euler(velocity: Velocity, x: Tensor, steps: int) -> Tensor:
 
 def midpoint(velocity: Velocity, x: Tensor, steps: int) -> Tensor:
     """Follow the velocity that half a step of Euler leads to."""
+    return to(velocity, x, steps, 1.0)
+
+
+def clean(velocity: Velocity, x: Tensor, steps: int) -> Tensor:
+    """Follow it to level 0.8, then go straight to the expected frame, as the head does."""
+    x = to(velocity, x, steps, 0.8)
+    return x + 0.2 * velocity(x, 0.8)
+
+
+def to(velocity: Velocity, x: Tensor, steps: int, level: float) -> Tensor:
+    """Follow the midpoint rule to a level."""
+    size = level / steps
     for k in range(steps):
-        x = x + velocity(x + velocity(x, k / steps) / (2 * steps), (k + 0.5) / steps) / steps
+        x = x + velocity(x + velocity(x, k * size) * size / 2, (k + 0.5) * size) * size
     return x
 
 

@@ -153,7 +153,8 @@ def pack_flow_weights(model: SequenceModel, weights: Any, precision: str) -> Any
 
     embed: Any = model.embed
     head: Any = model.head
-    times, least_gains = head.at_levels(torch.arange(head.VELOCITIES)[:, None] / head.VELOCITIES)
+    levels, moves = head.schedule()
+    times, least_gains = head.at_levels(torch.tensor(levels)[:, None])
     return FlowWeights(
         gpt=weights,
         embed=pack([embed.linear], precision),
@@ -168,5 +169,6 @@ def pack_flow_weights(model: SequenceModel, weights: Any, precision: str) -> Any
         norm=torch.stack([head.norm.weight, head.norm.bias]).numpy(),
         times=times.numpy(),
         least_gains=least_gains[:, 0].numpy(),
+        moves=np.array(moves, np.float32),
         range=head.range.numpy(),
     )

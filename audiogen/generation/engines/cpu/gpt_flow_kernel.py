@@ -38,6 +38,7 @@ class FlowWeights(NamedTuple):
     norm: np.ndarray  # (2, W), weight and bias of the last norm
     times: np.ndarray  # (N, W), what t adds to the hidden
     least_gains: np.ndarray  # (N,), what t adds to the gains
+    moves: np.ndarray  # (N,), how far each velocity moves from where its step began
     range: np.ndarray  # (2, F), lowest and highest value of each feature
 
 
@@ -124,7 +125,6 @@ def draw(weights, work, noise, guidance):
     frame, rounded = work.frame, work.rounded
     N, (B, F), rows = len(weights.times), frame.shape, len(work.hidden)
     each = rows // B
-    half = ONE / np.float32(N)  # of a step of the midpoint rule
 
     # All that does not depend on x, for all velocities.
     product(work.hidden, weights.hidden, 0, work.y, rounded)
@@ -155,7 +155,7 @@ def draw(weights, work, noise, guidance):
             least, gains, v = weights.least_gains[k], work.gains[k * rows :], work.velocity
             if k % 2 == 0:
                 work.start[b] = frame[b]
-            size = half if k % 2 == 0 else half + half
+            size = weights.moves[k]
             if each == 1:
                 for i in range(F):
                     frame[b, i] = work.start[b, i] + size * (v[b, i] + (gains[b, i] + least) * frame[b, i])
