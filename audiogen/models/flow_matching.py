@@ -49,9 +49,9 @@ class FlowMatchingHead(Head):
 
     #: Width and number of residual blocks of the network; number of waves by which it sees t.
     WIDTH, BLOCKS, WAVES = 512, 3, 32
-    #: A draw takes STEPS of the midpoint rule to the level CLEAN_FROM, and from there goes straight to the frame that it
-    #: expects. The rest of the way would keep noise that the network can't tell from a frame: it filled the gaps between
-    #: the harmonics of a violin and of voices (docs/benchmarks.md).
+    #: A draw takes STEPS of the midpoint rule to the level CLEAN_FROM, and from there goes straight to the frame that
+    #: it expects. The rest of the way would keep noise that the network can't tell from a frame: it filled the gaps
+    #: between the harmonics of a violin and of voices (docs/benchmarks.md).
     STEPS, CLEAN_FROM = 3, 0.8
     #: Mean and deviation of log(t / (1 - t)) in training, at one random t per frame. With two, a step takes longer than
     #: it is worth: after four minutes more of the base model's training, its bound is 0.013 nats per value higher.
