@@ -71,7 +71,7 @@ RATES = (8000, 16_000, 22_050, 24_000, 32_000)  # Hz; lower sample rates, whose 
 SEMITONES = 3.5  # largest change of speed and pitch in the copies of a recording
 CROP, BATCH = 96, 16  # frames per crop, crops per batch
 NOTES = 0.25  # share of the crops that are notes of known pitch
-BLIND = 0.5  # share of the items of known pitch whose frames the model can't see
+BLIND = 0.2  # share of the items of known pitch whose frames the model can't see
 SLOWNESS = 0.3  # factor of the learning rate of weights of the base model, apart from those of conditions
 # Share of the crops with a condition.
 KEPT = {"kind": 0.5, "position": 0.5, "melody": 0.25, "loudness": 0.25, "timbre": 0.5, "pitch": 0.75}
