@@ -19,9 +19,6 @@ from hypothesis import settings  # noqa: E402
 settings.register_profile("audiogen", derandomize=True, deadline=None, max_examples=30, print_blob=True)
 settings.load_profile("audiogen")
 
-#: Files whose tests compile the same kernels.
-COMPILING = ("test_engines.py", "test_kernels.py", "test_threads.py")
-
 
 @pytest.hookimpl(optionalhook=True)  # there is none without xdist
 def pytest_xdist_make_scheduler(config, log):
@@ -30,11 +27,12 @@ def pytest_xdist_make_scheduler(config, log):
 
     tests = Path(__file__).parent
     files = {path.name for path in tests.glob("test_*.py") if 'scope="module"' in path.read_text(encoding="utf-8")}
+    files.add("test_engines.py")  # which compiles kernels
 
     class Scheduler(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             file = nodeid.split("::", 1)[0].rsplit("/", 1)[-1]
-            return "kernels" if file in COMPILING else file if file in files else nodeid.split("[", 1)[0]
+            return file if file in files else nodeid.split("[", 1)[0]
 
     return Scheduler(config, log)
 
