@@ -6,35 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import settings
 
-# Workers side by side, and the processes that they start, would each take every core, and then wait for one another.
+# Workers side by side would each take every core, and then wait for one another.
 if "PYTEST_XDIST_WORKER" in os.environ:
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
-
-import torch  # noqa: E402
-from hypothesis import settings  # noqa: E402
+    torch.set_num_threads(1)
 
 # The same examples on every run and no time limit on one: a test that fails does so for everybody.
 settings.register_profile("audiogen", derandomize=True, deadline=None, max_examples=30, print_blob=True)
 settings.load_profile("audiogen")
-
-
-@pytest.hookimpl(optionalhook=True)  # there is none without xdist
-def pytest_xdist_make_scheduler(config, log):
-    """Run tests that share what is slow to make in one worker, which makes it once; begin with the most of them."""
-    from xdist.scheduler import LoadScopeScheduling
-
-    tests = Path(__file__).parent
-    files = {path.name for path in tests.glob("test_*.py") if 'scope="module"' in path.read_text(encoding="utf-8")}
-    files.add("test_engines.py")  # which compiles kernels
-
-    class Scheduler(LoadScopeScheduling):
-        def _split_scope(self, nodeid):
-            file = nodeid.split("::", 1)[0].rsplit("/", 1)[-1]
-            return file if file in files else nodeid.split("[", 1)[0]
-
-    return Scheduler(config, log)
 
 
 @pytest.fixture(autouse=True)
