@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from audiogen.errors import ConfigError, NotFittedError
 from audiogen.frontends import load_frontend
+from audiogen.frontends.determinism import full_precision
 from audiogen.frontends.encodec import frontend as encodec
 from audiogen.frontends.encodec import seanet
 from audiogen.frontends.encodec.frontend import EnCodec
@@ -205,6 +206,18 @@ def test_the_precision_of_the_rest_of_the_program_moves_no_code(frontend):
     finally:
         torch.set_float32_matmul_precision("highest")
         hook.remove()
+
+
+def test_threads_that_encode_at_once_leave_the_precision_as_it_was():
+    """Guards against a thread that takes the settings of another one for those of the program, and keeps them."""
+    conv, before = torch.backends.cudnn.conv, torch.backends.cudnn.conv.fp32_precision
+    first, second = full_precision(torch.device("cpu")), full_precision(torch.device("cpu"))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert conv.fp32_precision == "ieee"
+    second.__exit__(None, None, None)
+    assert conv.fp32_precision == before
 
 
 def test_settings_and_use_before_there_are_weights():
