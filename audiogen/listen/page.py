@@ -22,7 +22,7 @@ LISTEN_FOR = (
 )
 BOUNDS = (
     "The curves of a model that draws frames by flow matching show an upper bound of its loss, which takes less time "
-    "to compute. The figures below are exact."
+    "to compute. The loss of a finished run, below, is exact."
 )
 
 

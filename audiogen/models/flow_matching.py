@@ -176,7 +176,7 @@ class FlowMatchingHead(Head):
         hole, x, h = self._inputs(h, target)
         # Derivatives need ordinary tensors, which `inference_mode` does not make.
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            rows = zip(x.clone()[~hole].split(self.EXACT_BATCH), h.clone()[~hole].split(self.EXACT_BATCH), strict=True)
+            rows = zip(x[~hole].split(self.EXACT_BATCH), h[~hole].split(self.EXACT_BATCH), strict=True)
             nats = torch.cat([x.new_empty(0), *(self._exact(*both) for both in rows)])
         return torch.zeros_like(hole, dtype=x.dtype).masked_scatter(~hole, nats)[:, None]
 
@@ -184,11 +184,11 @@ class FlowMatchingHead(Head):
         """Compute the nats of frames x (N, F), given the head's input h (N, D + F): (N,)."""
         logits = torch.linspace(-math.log(self.LEAST_NOISE), self.EXACT_LOWEST_LOGIT, self.EXACT_STEPS + 1)
         levels = [1.0, *logits.double().sigmoid().tolist(), 0.0]
-        seen, spread = x, x.new_zeros(len(x))
+        frame, spread = x, x.new_zeros(len(x))
         for number, (start, end) in enumerate(itertools.pairwise(levels)):
             middle = (start + end) / 2
             halfway = x + (middle - start) * self.velocity(x, x.new_full((len(x), 1), start), h)
-            sign, t = signs(seen, number), x.new_full((len(x), 1), middle)
+            sign, t = signs(frame, number), x.new_full((len(x), 1), middle)
             v, moved = torch.func.jvp(lambda x, t=t: self.velocity(x, t, h), (halfway,), (sign,))[:2]
             x, spread = x + (end - start) * v, spread + (end - start) * (sign * moved).sum(dim=1)
         return 0.5 * (x.square().sum(dim=1) + self.num_features * math.log(2 * math.pi)) - spread
