@@ -15,6 +15,8 @@ from ..models.sequence_model import SequenceModel
 
 #: Limits of one batch, which bound memory for any file length: steps of all items, and probabilities.
 BATCH_STEPS, BATCH_PROBABILITIES = 32_768, 2**24
+#: Frames of which reports compute the exact likelihood where a bound would take less time: over a minute of sound.
+EXACT_FRAMES = 1500
 
 
 @dataclass(frozen=True)

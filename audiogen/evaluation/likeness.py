@@ -9,7 +9,7 @@ from typing import Any
 from ..data import EncodedCache, FileEntry, Sequences
 from ..models.conditioning import Conditions
 from ..runs.run import Run
-from .likelihood import FileLikelihood, file_likelihoods
+from .likelihood import EXACT_FRAMES, FileLikelihood, file_likelihoods
 
 #: Number of the run's own held-out files that are compared: enough for a percentile.
 MOST_OWN = 200
@@ -54,6 +54,8 @@ def likeness(
     if cache is None:
         return found
     own = Sequences(cache, run.split().held_out)
+    if run.model.head.bounds:
+        own = own.limited(EXACT_FRAMES)
     before = None if run.before is None else run.before.training_sequences()
     known = run.file_conditions(cache, before=None if before is None else before.cache)
     names = {name for item in given or () for name, x in item.items() if not bool(x.isnan().all())}

@@ -34,7 +34,7 @@ from ..runs.run import Run
 from ..spec import Unit
 from .generated import MOST_SECONDS, judge_generated
 from .heard import decoded_training, heard_as_asked, judge_of, label_values
-from .likelihood import FileLikelihood, file_likelihoods
+from .likelihood import EXACT_FRAMES, FileLikelihood, file_likelihoods
 from .likeness import likeness
 from .melody import melodies_followed, melody_name
 from .reconstruction import mel_distance, si_sdr
@@ -44,8 +44,6 @@ from .sounds import Labelled, generate_sounds
 
 log = logging.getLogger("audiogen")
 
-#: Number of frames whose exact likelihood is computed, where a bound would take less time: over a minute of sound.
-EXACT_FRAMES = 1500
 #: Number of files whose round trip is measured: enough for a mean, few enough for Griffin-Lim.
 ROUND_TRIPS = 16
 #: Maximum seconds of a training file that a judge is trained on, and of all of them together.

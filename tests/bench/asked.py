@@ -37,7 +37,8 @@ from audiogen.data import EncodedCache, Sequences
 from audiogen.evaluation.distribution import kad, log_mel_statistics, mean_and_deviation
 from audiogen.evaluation.heard import heard_as_asked, judge_of, label_values, tally
 from audiogen.evaluation.judges import levels
-from audiogen.evaluation.report import EXACT_FRAMES, labelled_sounds
+from audiogen.evaluation.likelihood import EXACT_FRAMES
+from audiogen.evaluation.report import labelled_sounds
 from audiogen.evaluation.scores import held_out_score
 from audiogen.evaluation.sounds import Labelled, generate_sounds
 from audiogen.runs.folder import read_source
