@@ -53,6 +53,7 @@ class TokenSpec:
 
     discrete = True  # codes, not real values
     unit = Unit.BITS
+    stack = 1
 
     @property
     def signal(self) -> str:
@@ -124,11 +125,13 @@ class FrameSpec:
         sample_rate: Hz of the wav that is encoded.
         hop_length: samples per frame.
         num_features: F, values per frame.
+        stack: short frames that a frame consists of. Its values are ordered by feature, then by time.
     """
 
     sample_rate: int
     hop_length: int
     num_features: int
+    stack: int = 1
 
     discrete = False
     unit = Unit.NATS

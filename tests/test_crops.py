@@ -10,9 +10,10 @@ import pytest
 import torch
 from folders import folder_of_noise, noise, write_wav
 
-from audiogen.data import Crops, EncodedCache, FileEntry, Part, Sequences, scan, split
+from audiogen.data import Crops, EncodedCache, FileConditions, FileEntry, Labels, Part, Sequences, scan, split
 from audiogen.errors import DataError
 from audiogen.frontends import MuLaw
+from audiogen.models.conditioning import Position, positions
 from audiogen.spec import FrameSpec, TokenSpec
 
 
@@ -338,3 +339,65 @@ def test_after_a_stage_a_recording_that_dies_away_is_followed_by_one_that_sounds
 
 def _of_crops(batch):
     return zip(batch[0].x, batch[1], strict=True)
+
+
+# ---- stacks of short frames
+
+
+def stacked(*lengths, stack=4):
+    """Like `numbered`, but each frame stacks short ones of two features: their number, and its negative."""
+    cache, parts = numbered(*lengths)
+    number = np.arange(stack * cache.offsets[-1], dtype=np.float32).reshape(-1, 1, stack)
+    cache.data = np.concatenate([number, -number], axis=1).reshape(len(number), -1)
+    cache.spec = FrameSpec(8000, stack, 2 * stack, stack)
+    return cache, parts
+
+
+def test_crops_begin_at_any_short_frame_of_a_long_file():
+    """Guards against a model that sees a folder of minutes in the same stacks again and again, and learns them by
+    heart: on twenty readers, the variance of its draws was a quarter of that of its errors."""
+    cache, parts = stacked(30, 25)
+    crops = Crops(cache, parts, 6, 16, seed=1)
+    begins = set()
+    for step in range(150):
+        batch, files = crops.batch(step)
+        short = batch.x.unflatten(1, (2, 4)).transpose(2, 3).flatten(2)  # (B, 2, 24)
+        assert torch.equal(short[:, 0], -short[:, 1])
+        assert torch.equal(short[:, 0] - short[:, 0, :1], torch.arange(24.0).expand(16, -1))
+        for (name,), x in zip(files, short[:, 0].tolist(), strict=True):
+            begin, end = (0, 120) if name == "0.wav" else (120, 220)
+            assert begin <= x[0] and x[-1] < end
+        begins |= set(short[:, 0, 0].int().tolist())
+    assert begins == {*range(97), *range(120, 197)}
+
+
+def test_joined_files_begin_at_any_short_frame_of_a_crop():
+    """Guards against attacks that come only where a stack begins, and against the lost beginning of a file."""
+    cache, parts = stacked(3, 5, 2)
+    crops = Crops(cache, parts, 8, 16, seed=1)
+    firsts, places, cut = {0, 12, 32}, set(), set()
+    for step in range(40):
+        for x in crops.batch(step)[0].x.unflatten(1, (2, 4))[:, 0].transpose(1, 2).flatten(1).int().tolist():
+            assert x[0] in firsts
+            for place, (before, here) in enumerate(zip(x, x[1:], strict=False), 1):
+                if here != before + 1 or here in firsts:
+                    assert here in firsts
+                    places.add(place % 4)
+                    cut.add(min(end - before for end in (12, 32, 40) if end > before) - 1)
+    assert places == cut == {0, 1, 2, 3}
+
+
+def test_conditions_are_those_of_the_middle_of_each_frame():
+    """Guards against conditions that lag behind the frames of a crop that begins within a stack."""
+    cache, parts = stacked(30, 3, 2)
+    known = FileConditions({"position": Position.Config()}, Labels({}, {}))
+    crops = Crops(cache, parts, 8, 16, seed=1, known=known)
+    since = np.concatenate([positions(frames)[0].numpy() for frames in (30, 3, 2)])
+    for step in range(20):
+        batch, _ = crops.batch(step)
+        middle = batch.x.unflatten(1, (2, 4))[:, 0, 2].int().numpy() // 4
+        assert batch.conditions is not None
+        position = batch.conditions["position"][:, 0].numpy()
+        given = ~np.isnan(position).any(axis=1)  # it is dropped in half of the crops
+        assert given.any()
+        np.testing.assert_array_equal(position[given], since[middle[given]])

@@ -48,6 +48,10 @@ class Crops(Dataset):
     Every frame is thus seen about equally often: in long files between half and twice the average; in short ones, only
     frames cut off at the end of crops are rarer.
 
+    A frame may be a stack of short frames (`FrameSpec.stack`). Then crops begin at any of these, and a file that is
+    joined to another may end some of them early. Otherwise all of a folder of minutes is seen in the same stacks again
+    and again, and a model knows them by heart: of sounds it has not heard it is far too sure, and its own become dull.
+
     Where frames are conditioned on the codes of an earlier stage, files are joined that sound alike: what is said is
     given, and the crop before says in which voice. Some files follow more often than others then.
 
@@ -83,15 +87,18 @@ class Crops(Dataset):
         self.num_frames, self.batch_size, self.seed = num_frames, batch_size, seed % 2**64
         self.known, self.dropout = known, dropout
         self.sequences = Sequences(cache, parts)
+        self.stack = cache.spec.stack
         self._alike = known is not None and known.follows_stage and not cache.spec.discrete
         self._sounds: dict[int, np.ndarray] = {}
-        lengths = self.sequences.num_frames
+        # Positions and lengths count short frames from here on.
+        self._begin, self._lengths = self.stack * self.sequences.begin, self.stack * self.sequences.num_frames
+        self._length = self.stack * num_frames
         if mixture:
             places = [self._places_of(name, cache) for name in mixture]
-            self._corpora = [_Corpus(lengths, place, num_frames) for place in places]
+            self._corpora = [_Corpus(self._lengths, place, self._length, self.stack) for place in places]
             self._shares = np.cumsum(list(mixture.values()))
         else:
-            self._corpora = [_Corpus(lengths, np.arange(len(lengths)), num_frames)]
+            self._corpora = [_Corpus(self._lengths, np.arange(len(self._lengths)), self._length, self.stack)]
 
     def _places_of(self, name: str, cache: EncodedCache) -> np.ndarray:
         """Return the places of the sequences that belong to a corpus."""
@@ -105,30 +112,40 @@ class Crops(Dataset):
         # Philox (Salmon et al. 2011) is a hash of its key, so no sequence has to be run up to `step`.
         philox = np.random.Philox(key=np.array([self.seed, step], np.uint64))
         rng = np.random.Generator(philox)
-        data, names = self.sequences.cache.data, self.sequences.names
-        x = np.empty((self.batch_size, self.num_frames, data.shape[1]), data.dtype)
-        files, every = [], []
-        for crop, (corpus, frame) in zip(x, self._draw(rng), strict=True):
-            pieces, position = self._pieces(corpus, frame, rng), 0
-            for _, begin, length in pieces:
-                crop[position : position + length] = data[begin : begin + length]
-                position += length
-            files.append([names[part] for part, _, _ in pieces])
-            every.append(pieces)
+        every = [self._pieces(corpus, frame, rng) for corpus, frame in self._draw(rng)]
+        x = np.stack([np.concatenate([self._read(begin, length) for _, begin, length in pieces]) for pieces in every])
+        x = x.reshape(len(x), self.num_frames, self.stack, -1).transpose(0, 3, 2, 1)  # (B, features, stack, T)
+        files = [[self.sequences.names[part] for part, _, _ in pieces] for pieces in every]
         conditions = None if self.known is None else self._conditions(every, np.random.Generator(philox.jumped()))
-        return Batch(as_tensor(x.transpose(0, 2, 1)), conditions), files
+        return Batch(as_tensor(x.reshape(len(x), -1, self.num_frames)), conditions), files
+
+    def _read(self, begin: int, length: int) -> np.ndarray:
+        """Read short frames [begin, begin + length) of the cache: (length, features)."""
+        first, end = begin // self.stack, -(-(begin + length) // self.stack)
+        frames = self.sequences.cache.data[first:end]
+        short = frames.reshape(len(frames), -1, self.stack).transpose(0, 2, 1).reshape(len(frames) * self.stack, -1)
+        return short[begin - first * self.stack :][:length]
 
     def _conditions(self, every: list[list[tuple[int, int, int]]], rng: np.random.Generator) -> Conditions:
         """Return the conditions of each crop, frame by frame, after dropout: (B, F, num_frames) each."""
         known, piece = self.known, self.sequences.piece
         assert known is not None
-        items = [known.of_pieces([piece(*located) for located in pieces]) for pieces in every]
+        items = [known.of_pieces([piece(*located) for located in self._in_frames(pieces)]) for pieces in every]
         values = {name: np.stack([item[name] for item in items]) for name in known.parts}
         known.drop(values, self.dropout, rng)
         return {name: torch.from_numpy(x) for name, x in values.items()}
 
+    def _in_frames(self, pieces: list[tuple[int, int, int]]) -> Iterator[tuple[int, int, int]]:
+        """Say in which frames of the cache the middles of a crop's frames lie: (part, first frame, number)."""
+        middle, position = self.stack // 2, 0
+        for part, begin, length in pieces:
+            first, end = (-((middle - at) // self.stack) for at in (position, position + length))
+            if end > first:
+                yield part, (begin + first * self.stack + middle - position) // self.stack, end - first
+            position += length
+
     def _draw(self, rng: np.random.Generator) -> list[tuple["_Corpus", int]]:
-        """Draw a frame for each crop: (its corpus, number of the frame in the corpus)."""
+        """Draw a short frame for each crop: (its corpus, number of the frame in the corpus)."""
         if len(self._corpora) == 1:
             corpus = self._corpora[0]
             return [(corpus, int(frame)) for frame in rng.integers(corpus.ends[-1], size=self.batch_size)]
@@ -140,8 +157,8 @@ class Crops(Dataset):
         return drawn
 
     def _pieces(self, corpus: "_Corpus", frame: int, rng: np.random.Generator) -> list[tuple[int, int, int]]:
-        """Return the pieces of a crop: (part, first frame in the cache, number of frames)."""
-        begin, lengths, num_frames = self.sequences.begin, self.sequences.num_frames, self.num_frames
+        """Return the pieces of a crop: (part, first short frame in the cache, number of short frames)."""
+        begin, lengths, num_frames = self._begin, self._lengths, self._length
         place = int(np.searchsorted(corpus.ends, frame, side="right"))
         part = int(corpus.parts[place])
         length = int(lengths[part])
@@ -158,7 +175,7 @@ class Crops(Dataset):
         if self._alike:
             joined = self._like(part, pool, rng) if pieces else chain(drawn[:1], self._like(drawn[0], pool, rng))
         for part in joined:
-            length = min(int(lengths[part]), missing)
+            length = min(int(lengths[part]) - (int(rng.integers(self.stack)) if self.stack > 1 else 0), missing)
             pieces.append((part, int(begin[part]), length))
             missing -= length
             if not missing:
@@ -225,10 +242,11 @@ class Crops(Dataset):
 class _Corpus:
     """Parts that crops are drawn from alike: their places, and where each ends if they are laid end to end."""
 
-    def __init__(self, lengths: np.ndarray, parts: np.ndarray, num_frames: int):
+    def __init__(self, lengths: np.ndarray, parts: np.ndarray, num_frames: int, stack: int):
         self.parts, self.ends = parts, np.cumsum(lengths[parts])
         self.short = parts[lengths[parts] < num_frames]
-        shortest = int(lengths[self.short].min()) if len(self.short) else num_frames
+        # Less than a stack may be cut off.
+        shortest = int(lengths[self.short].min()) - stack + 1 if len(self.short) else num_frames
         self.most_joined = -(-num_frames // shortest)
 
 

@@ -63,6 +63,6 @@ def default_outlook(index: Index) -> Outlook:
         mel["sample_rate"], mel["num_features"], mel["hop_length"], mel["f_max"], sample_rate
     )
     stack, crop_frames = mel["stack"], FINE_TUNING["crop_frames"]
-    spec = FrameSpec(sample_rate, hop_length * stack, bands * stack)
+    spec = FrameSpec(sample_rate, hop_length * stack, bands * stack, stack)
     receptive_frames = 1 + gpt["num_layers"] * (crop_frames // 2 - 1)  # see GPT.for_crops and GPT.receptive_field
     return Outlook(spec, crop_frames, DataConfig().held_out, receptive_frames / spec.frame_rate)

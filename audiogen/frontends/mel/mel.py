@@ -90,7 +90,9 @@ class Mel(MelFrontend):
         self.stack, self.lookahead = config.stack, 1 / config.stack
         #: Samples per mel frame; the frames of `spec` are `stack` times as long.
         self.hop_length = hop_length = config.hop_length or 2 ** round(math.log2(0.016 * config.sample_rate))
-        self.spec = FrameSpec(config.sample_rate, hop_length * config.stack, config.num_features * config.stack)
+        self.spec = FrameSpec(
+            config.sample_rate, hop_length * config.stack, config.num_features * config.stack, config.stack
+        )
         self.n_fft = 4 * hop_length
         self.floor = 1e-11 * (self.n_fft / 4) ** 2  # |STFT|^2 of a full-scale sine peaks at (n_fft / 4)^2
         basis = mel_filterbank(config.sample_rate, self.n_fft, config.num_features, config.f_max)
