@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--from", dest="start", choices=("base", "scratch"), default="scratch", help="initial weights")
     parser.add_argument("--dim", type=int, default=256, help="dimension of the GPT")
     parser.add_argument("--layers", type=int, default=6, help="number of layers of the GPT")
+    parser.add_argument("--seed", type=int, default=0, help="give another one when you train the base model further")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     args = parser.parse_args()
 
@@ -104,7 +105,9 @@ def main() -> None:
         frontend.is_fitted.fill_(1)
 
     # 2. A model of all bands, and one for the leading bands of each rate, which shares the weights of the first.
-    training = TrainingConfig(minutes=args.minutes, crop_frames=CROP, batch_size=BATCH, input_noise=INPUT_NOISE)
+    training = TrainingConfig(
+        minutes=args.minutes, seed=args.seed, crop_frames=CROP, batch_size=BATCH, input_noise=INPUT_NOISE
+    )
     gpt = GPT.Config(dim=args.dim, num_layers=args.layers, window=CROP // 2)
     conditions = {"kind": Label.Config(tuple(train)), "position": Position.Config()}
     conditions |= {"melody": Melody.Config(), "loudness": Loudness.Config()}
@@ -342,10 +345,11 @@ def crop_of(pools, rng: np.random.Generator) -> Recording:
         bands, x, known = group[rng.integers(len(group))]
         length = x.shape[1] // STACK
         start = int(rng.integers(length)) if not parts and rng.random() < 0.7 else 0
-        stop = min(length, start + CROP - have)
+        shift = int(rng.integers(STACK)) if 0 < start < length - 1 else 0  # crops begin at any mel frame
+        stop = min(length - (shift > 0), start + CROP - have)
         width, have = min(width, bands), have + stop - start
         values = {name: value.expand(-1, length)[:, start:stop] for name, value in known.items()}
-        parts.append({"power": x[:, start * STACK : stop * STACK], **values})
+        parts.append({"power": x[:, shift + start * STACK : shift + stop * STACK], **values})
     joined = {name: torch.cat([part[name] for part in parts], 1).float() for name in parts[0]}
     if rng.random() < 0.5:
         joined["timbre"] = group[rng.integers(len(group))].known["timbre"].expand(-1, CROP)
