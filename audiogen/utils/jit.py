@@ -2,11 +2,15 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import numba
 from numba.core import event
+from numba.core.caching import FunctionCache
+
+from .files import locked
 
 log = logging.getLogger("audiogen")
 
@@ -19,12 +23,24 @@ def compiled(**options: Any) -> Callable[[Callable], Callable]:
     """
 
     def compile_it(function: Callable) -> Callable:
-        try:
-            return numba.njit(cache=True, nogil=True, **options)(function)
-        except RuntimeError:  # numba finds no writable folder for its cache
-            return numba.njit(nogil=True, **options)(function)
+        found: Any = numba.njit(nogil=True, **options)(function)
+        with suppress(RuntimeError):  # numba finds no writable folder for its cache
+            found._cache = _Cache(function)
+        return found
 
     return compile_it
+
+
+class _Cache(FunctionCache):
+    """numba's cache of one function, to which one process at a time adds code.
+
+    Two that add code for different types at the same time would give it the same place, and the code for one would
+    later be run for the other.
+    """
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        with locked(Path(self.cache_path) / "audiogen.lock"):
+            super().save_overload(sig, data)
 
 
 @contextmanager
