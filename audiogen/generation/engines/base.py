@@ -71,7 +71,7 @@ class Engine:
 
     def __init__(self, model: SequenceModel, request: Request):
         self.model, self.request = model, request
-        #: Rows of the hidden: with guidance two for each item, first all with conditions, then all without.
+        #: Rows of the hidden: with guidance two for each item, with conditions and without.
         self.rows = request.rows
         self.step = 0  # that is drawn next
         self._given: Prepared | Changed | None = self._prepared(request.conditions)
@@ -105,8 +105,8 @@ class Engine:
             self.set_state(*self.model.start(len(rows), rows, self.added(0, stop), self.memory(0, stop)))
 
     def in_rows(self, x: Tensor) -> Tensor:
-        """Repeat items (B, ...) for the rows without conditions, where guidance needs them."""
-        return torch.cat([x, x]) if self.request.guided else x
+        """Repeat each item (B, ...) for its row without conditions, where guidance needs one."""
+        return torch.stack([x, x], dim=1).flatten(0, 1) if self.request.guided else x
 
     def added(self, start: int, stop: int) -> Tensor | None:
         """Return what conditions add to the inputs that predict the steps [start, stop): (rows or 1, n or 1, D).
@@ -123,7 +123,7 @@ class Engine:
         if given is None or null is None:
             return given
         shape = (self.request.batch_size, *given.shape[1:])
-        return torch.cat([given.expand(shape), null.expand(shape)])
+        return torch.stack([given.expand(shape), null.expand(shape)], dim=1).flatten(0, 1)
 
     def memory(self, start: int, stop: int) -> Memory | None:
         """Return the texts that the backbone attends to at the steps [start, stop), for all rows."""
@@ -131,14 +131,13 @@ class Engine:
         if found is None or not self.request.guided:
             return found
         given = found.wanted.expand(self.request.batch_size, -1)
-        return found._replace(wanted=torch.cat([given, torch.zeros_like(given)]))
+        return found._replace(wanted=torch.stack([given, torch.zeros_like(given)], dim=1).flatten(0, 1))
 
     def to_sample(self, hidden: Tensor) -> Tensor:
         """Combine the rows (rows, D) of each item as guidance says: (B, D), what the head draws from."""
         if not self.request.guided:
             return hidden
-        given, null = hidden.chunk(2)
-        return self.model.head.combine(given, null, self.request.guidance)
+        return self.model.head.combine(hidden[0::2], hidden[1::2], self.request.guidance)
 
     def set_state(self, hidden: Tensor, state: State) -> None:
         """Continue from the model's state; may be called again to start over.

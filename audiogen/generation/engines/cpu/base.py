@@ -1,4 +1,4 @@
-"""Base class of engines that run a compiled kernel on one CPU core."""
+"""Base class of engines that run a compiled kernel on a CPU."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -10,27 +10,33 @@ from torch import Tensor
 from ....models.embeddings import CodeEmbedding
 from ....models.heads import CategoricalHead
 from ....models.sequence_model import SequenceModel
+from ...request import Request
 from ..base import Engine
+from .threads import Threads
 
 
 class KernelEngine(Engine):
-    """Run models of codes with one kind of backbone, in fp32, bf16 or int8, on one thread whatever torch's setting.
+    """Run models with one kind of backbone, in fp32, bf16 or int8.
+
+    A single item runs on one thread. The items of a batch are shared among up to as many threads as torch uses, while
+    that is faster; the results are the same to the bit.
 
     Subclasses set in `__init__`:
-        _run: the kernel, run(weights, *memory, position, hidden, seq, known, uniforms, filters, logits,
-            added, guidance).
+        _run: the kernel, run(weights, *memory, position, hidden, seq, known, *drawing, added, guidance).
         _weights: the packed weights of the model.
-        _memory: the kernel's state and working memory, arrays that it writes in place.
+        _memory: the kernel's state, arrays (rows, ...) that it writes in place.
     and in `set_state`:
         _position: number of steps observed.
-        _hidden: (B, D), from which the head predicts the next step.
+        _hidden: (rows, D), from which the head predicts the next step.
     """
 
     #: Types of embedding and head that the engine knows.
     ends: ClassVar[tuple[tuple[type, type], ...]] = ((CodeEmbedding, CategoricalHead),)
+    #: Items that the kernel computes together: a thread gets a multiple of this number.
+    together: ClassVar[int] = 1
     _run: Callable
     _weights: tuple
-    _memory: tuple[Any, ...]
+    _memory: tuple[np.ndarray, ...]
     _position: int
     _hidden: np.ndarray
 
@@ -42,28 +48,50 @@ class KernelEngine(Engine):
             return f"it has no code for {type(model.head).__name__}"
         return super().unsupported_reason(model)
 
+    def __init__(self, model: SequenceModel, request: Request):
+        super().__init__(model, request)
+        self.threads = Threads(request.batch_size, self.together)
+
     def decode(self, seq: Tensor, known: Tensor, uniforms: Tensor, logits: Tensor | None = None) -> None:
         from ....utils.jit import log_compilation
-        from .sampling import filters
 
-        codes = np.ascontiguousarray(seq.numpy())
-        with log_compilation(f"the engine for {self.backbone.__name__}"):
+        values, given = np.ascontiguousarray(seq.numpy()), np.ascontiguousarray(known.numpy())
+        steps, each = values.shape[2], self.rows // self.request.batch_size
+        drawing, added = self._drawing(uniforms, logits), self._added(steps)
+
+        def run(items: slice) -> None:
+            rows = slice(each * items.start, each * items.stop)
             self._run(
                 self._weights,
-                *self._memory,
+                *self._memory_of(items, rows),
                 self._position,
-                self._hidden,
-                codes,
-                np.ascontiguousarray(known.numpy()),
-                np.ascontiguousarray(uniforms.numpy()),
-                filters(self.request.sampling, self.model.spec.num_choices // self.model.spec.num_rows),
-                np.empty((0, 0, 0, 0), np.float32) if logits is None else logits.numpy(),
-                self._added(codes.shape[2]),
+                self._hidden[rows],
+                values[items],
+                given,
+                *(x[items] if isinstance(x, np.ndarray) else x for x in drawing),
+                added[rows] if len(added) > 1 else added,
                 np.float32(self.request.guidance),
             )
-        seq.copy_(torch.from_numpy(codes))
-        self._position += codes.shape[2]
-        self.step += codes.shape[2]
+
+        with log_compilation(f"the engine for {self.backbone.__name__}"):
+            self.threads.run(run, steps)
+        seq.copy_(torch.from_numpy(values))
+        self._position += steps
+        self.step += steps
+
+    def _drawing(self, uniforms: Tensor, logits: Tensor | None) -> tuple[Any, ...]:
+        """Convert uniform numbers (B, n, U) to what the kernel draws with; arrays have an entry for each item."""
+        from .sampling import filters
+
+        return (
+            np.ascontiguousarray(uniforms.numpy()),
+            filters(self.request.sampling, self.model.spec.num_choices // self.model.spec.num_rows),
+            np.empty((0, 0, 0, 0), np.float32) if logits is None else logits.numpy(),
+        )
+
+    def _memory_of(self, items: slice, rows: slice) -> tuple[Any, ...]:
+        """Return the state of some items, and the kernel's working memory for them, if it takes any."""
+        return tuple(array[rows] for array in self._memory)
 
     @torch.inference_mode()
     def _added(self, num_steps: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""GPT on one CPU core: weights stored row-wise, a block of steps in one compiled call."""
+"""GPT on a CPU: weights stored row-wise, a block of steps in one compiled call."""
 
 import math
 from typing import Any
@@ -23,6 +23,7 @@ class GPTEngine(KernelEngine):
     """Run GPT models with gpt_kernel, those of frames with gpt_frames_kernel or gpt_flow_kernel."""
 
     backbone = GPT
+    together = 2
     ends = (*KernelEngine.ends, (FrameEmbedding, MixtureDensityHead), (FrameEmbedding, FlowMatchingHead))
     #: Rows up to which a flow is faster here than in the plain loop, whose products of many rows are faster.
     FLOW_ROWS = 8
@@ -38,20 +39,20 @@ class GPTEngine(KernelEngine):
         config: GPT.Config = model.backbone.config
         L, H, W, d = config.num_layers, config.num_heads, config.window, config.dim // config.num_heads
         kind = np.float32 if request.precision == "fp32" else np.uint16  # bf16
-        rings = np.empty((L, self.rows, -(-W // BLOCK), H, d, BLOCK), kind), np.empty((L, self.rows, W, H, d), kind)
-        self._run, self._memory = run, rings
-        self._weights = pack_weights(model, request.precision)
+        self._memory = (
+            np.empty((self.rows, L, -(-W // BLOCK), H, d, BLOCK), kind),
+            np.empty((self.rows, L, W, H, d), kind),
+        )
+        self._run, self._weights = run, pack_weights(model, request.precision)
         if isinstance(model.head, MixtureDensityHead):
             from .gpt_frames_kernel import run as run_density
 
             self._run, self._weights = run_density, pack_density_weights(model, self._weights)
         elif isinstance(model.head, FlowMatchingHead):
-            from .gpt_flow_kernel import flow_memory
             from .gpt_flow_kernel import run as run_flow
 
-            weights = pack_flow_weights(model, self._weights, request.precision)
-            self._run, self._weights = run_flow, weights
-            self._memory = (*rings, flow_memory(weights, request.batch_size, self.rows))
+            self._run, self._weights = run_flow, pack_flow_weights(model, self._weights, request.precision)
+            self._work: dict[tuple[int, int], Any] = {}
 
     def prefill(self, seq: Tensor) -> None:
         # Casting all weights costs as much as it saves in about ten steps. An item must not depend on the batch size.
@@ -59,52 +60,43 @@ class GPTEngine(KernelEngine):
         with torch.autocast("cpu", torch.bfloat16, enabled=rounded):
             super().prefill(seq)
 
-    def decode(self, seq: Tensor, known: Tensor, uniforms: Tensor, logits: Tensor | None = None) -> None:
-        if self.model.spec.discrete:
-            return super().decode(seq, known, uniforms, logits)
-        from ....utils.jit import log_compilation
-
-        frames = np.ascontiguousarray(seq.numpy())
-        with log_compilation("the engine for GPT over frames"):
-            self._run(
-                self._weights,
-                *self._memory,
-                self._position,
-                self._hidden,
-                frames,
-                np.ascontiguousarray(known[0].numpy()),
-                *self._numbers(uniforms),
-                self._added(frames.shape[2]),
-                np.float32(self.request.guidance),
-            )
-        seq.copy_(torch.from_numpy(frames))
-        self._position += frames.shape[2]
-        self.step += frames.shape[2]
-
-    def _numbers(self, uniforms: Tensor) -> tuple:
-        """Convert uniform numbers (B, n, U) to what the kernel draws frames with."""
+    def _drawing(self, uniforms: Tensor, logits: Tensor | None) -> tuple[Any, ...]:
         from .sampling import filters
 
         sampling, head = self.request.sampling, self.model.head
         if isinstance(head, MixtureDensityHead):
             normals = torch.special.ndtri(uniforms[:, :, 1:]).numpy()
             return np.ascontiguousarray(uniforms.numpy()), normals, filters(sampling, head.NUM_COMPONENTS)
-        return ((sampling.temperature * torch.special.ndtri(uniforms).float()).numpy(),)
+        if isinstance(head, FlowMatchingHead):
+            return ((sampling.temperature * torch.special.ndtri(uniforms).float()).numpy(),)
+        return super()._drawing(uniforms, logits)
+
+    def _memory_of(self, items: slice, rows: slice) -> tuple[Any, ...]:
+        state = super()._memory_of(items, rows)
+        if not isinstance(self.model.head, FlowMatchingHead):
+            return state
+        part = items.start, items.stop
+        if part not in self._work:
+            from .gpt_flow_kernel import flow_memory
+
+            weights: Any = self._weights
+            self._work[part] = flow_memory(weights, items.stop - items.start, rows.stop - rows.start)
+        return (*state, self._work[part])
 
     def set_state(self, hidden: Tensor, state: list[LayerState]) -> None:
         self._hidden = hidden.float().numpy().copy()
         self._position = int(state[0]["position"])
-        _, B, _, H, d, J = self._memory[0].shape  # blocks of J steps
+        B, _, _, H, d, J = self._memory[0].shape  # blocks of J steps
         keys, values = (
             torch.from_numpy(part).view(torch.float32 if part.dtype == np.float32 else torch.bfloat16)
-            for part in self._memory[:2]
+            for part in self._memory
         )
         blocks = -(-min(self._position, values.shape[2]) // J)  # that hold a key
         for layer, rings in enumerate(state):
             seen_keys, seen_values = rings["keys"][:, :, : blocks * J], rings["values"][:, :, : blocks * J]
             seen_keys = F.pad(seen_keys, (0, 0, 0, blocks * J - seen_keys.shape[2]))
-            keys[layer, :, :blocks] = seen_keys.reshape(B, H, blocks, J, d).permute(0, 2, 1, 4, 3)
-            values[layer, :, : seen_values.shape[2]] = seen_values.transpose(1, 2)
+            keys[:, layer, :blocks] = seen_keys.reshape(B, H, blocks, J, d).permute(0, 2, 1, 4, 3)
+            values[:, layer, : seen_values.shape[2]] = seen_values.transpose(1, 2)
 
 
 @torch.no_grad()

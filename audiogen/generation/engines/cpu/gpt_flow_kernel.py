@@ -19,7 +19,7 @@ from .finite import NAN, all_finite
 from .gpt_kernel import ONE, SIGMOID_CLAMP, Weights, layers, memory_for, norm
 from .matvec_rowwise import Rows, product
 
-VERSION = "51c75024"
+VERSION = "43b435f4"
 
 
 class FlowWeights(NamedTuple):
@@ -81,20 +81,21 @@ def run(weights, keys, values, work, position, hidden, seq, known, noise, added,
         work: FlowMemory.
         position: number of steps observed so far.
         hidden: (rows, D + F), the hidden of the next step, then the previous frame; written in place. There is one row
-            for each item, or two with guidance: first all given their conditions, then all without.
+            for each item, or, with guidance, two: with its conditions and without.
         seq: (B, F, n) float32, written in place where known is False.
-        known: (n,) bool.
+        known: (1, n) bool.
         noise: (B, n, F) float32, from which the draws start; already scaled by the temperature.
         added: (rows or 1, n or 1, D), the vectors that conditions add to the embedding and the hidden of each step.
         guidance: scale of guidance, used if there are two rows for each item.
     """
     (B, F, n), rows = seq.shape, len(hidden)
+    each = rows // B
     D, h, frame = hidden.shape[1] - F, work.hidden, work.frame
-    h[:], frame[:] = hidden[:, :D], hidden[:B, D:]
+    h[:], frame[:] = hidden[:, :D], hidden[::each, D:]
     x, embedded = np.empty((rows, D), np.float32), np.empty((B, D), np.float32)
     memory = memory_for(rows, D, keys)
     for s in range(n):
-        if known[s]:
+        if known[0, s]:
             for b in range(B):
                 frame[b] = seq[b, :, s]
         else:
@@ -103,12 +104,12 @@ def run(weights, keys, values, work, position, hidden, seq, known, noise, added,
                 seq[b, :, s] = frame[b]
         product(frame, weights.embed, 0, embedded, work.rounded)
         for r in range(rows):
-            x[r] = embedded[r % B] + added[r % len(added), s % added.shape[1]]
+            x[r] = embedded[r // each] + added[r % len(added), s % added.shape[1]]
         layers(weights.gpt, keys, values, position + s, x, h, memory)
         for r in range(rows):
             h[r] += added[r % len(added), s % added.shape[1]]
     for r in range(rows):
-        hidden[r, :D], hidden[r, D:] = h[r], frame[r % B]
+        hidden[r, :D], hidden[r, D:] = h[r], frame[r // each]
 
 
 @njit(fastmath=True)
@@ -123,6 +124,7 @@ def draw(weights, work, noise, guidance):
     """
     frame, rounded = work.frame, work.rounded
     N, (B, F), rows = len(weights.times), frame.shape, len(work.hidden)
+    each = rows // B
 
     # All that does not depend on x, for all velocities.
     product(work.hidden, weights.hidden, 0, work.y, rounded)
@@ -139,7 +141,7 @@ def draw(weights, work, noise, guidance):
     for k in range(N):
         product(frame, weights.frame, 0, work.entered, rounded)
         for r in range(rows):
-            work.y[r] = work.entered[r % B] + work.previous[r % B]
+            work.y[r] = work.entered[r // each] + work.previous[r // each]
         for layer in range(len(work.modulations)):
             modulation = work.modulations[layer, k * rows : (k + 1) * rows]
             modulated_norm(work.y, modulation, work.normed)
@@ -154,13 +156,13 @@ def draw(weights, work, noise, guidance):
             if k % 2 == 0:
                 work.start[b] = frame[b]
             size = weights.moves[k]
-            if rows == B:
+            if each == 1:
                 for i in range(F):
                     frame[b, i] = work.start[b, i] + size * (v[b, i] + (gains[b, i] + least) * frame[b, i])
             else:
                 for i in range(F):
-                    given = v[b, i] + (gains[b, i] + least) * frame[b, i]
-                    null = v[B + b, i] + (gains[B + b, i] + least) * frame[b, i]
+                    given = v[2 * b, i] + (gains[2 * b, i] + least) * frame[b, i]
+                    null = v[2 * b + 1, i] + (gains[2 * b + 1, i] + least) * frame[b, i]
                     frame[b, i] = work.start[b, i] + size * (null + guidance * (given - null))
 
     for b in range(B):
@@ -202,7 +204,7 @@ def add_gated(x, modulation, y):
             x[r, i] += gate[i] * y[r, i]
 
 
-@njit(fastmath=True)
+@njit(fastmath=True, error_model="numpy")  # as for gelu
 def silu(x):
     """Apply SiLU in place: x / (1 + exp(-x))."""
     for r in range(len(x)):

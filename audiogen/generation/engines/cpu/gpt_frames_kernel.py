@@ -16,7 +16,7 @@ from .gpt_kernel import Weights, layers, memory_for
 from .matvec_rowwise import Rows, product
 from .sampling import combine, draw
 
-VERSION = "51c75024"
+VERSION = "43b435f4"
 
 
 class FrameWeights(NamedTuple):
@@ -82,9 +82,9 @@ def run(weights, keys, values, position, hidden, seq, known, uniforms, normals, 
         values: as in gpt_kernel.run.
         position: number of steps observed so far.
         hidden: (rows, D + F), the hidden of the next step, then the previous frame; written in place. There is one row
-            for each item, or two with guidance.
+            for each item, or, with guidance, two: with its conditions and without.
         seq: (B, F, n) float32, written in place where known is False.
-        known: (n,) bool.
+        known: (1, n) bool.
         uniforms: (B, n, 1 + F + R) float64, of which the first chooses the component.
         normals: (B, n, F + R) float64, standard normal numbers for the values.
         filters: the result of sampling.filters.
@@ -92,6 +92,7 @@ def run(weights, keys, values, position, hidden, seq, known, uniforms, normals, 
         guidance: scale of guidance, used if there are two rows for each item.
     """
     (B, F, n), rows = seq.shape, len(hidden)
+    each = rows // B
     D, M = hidden.shape[1] - F, len(weights.keep)
     x, h, embedded = np.empty((rows, D), np.float32), np.empty((rows, D), np.float32), np.empty((B, D), np.float32)
     frame, guided = np.empty((B, F), np.float32), np.empty((B, D + F), np.float32)
@@ -107,7 +108,7 @@ def run(weights, keys, values, position, hidden, seq, known, uniforms, normals, 
         product(embedded, weights.head, 0, y, memory.rounded)
         product(embedded, weights.factors, 0, factors, memory.rounded)
         for b in range(B):
-            if known[s]:
+            if known[0, s]:
                 frame[b] = seq[b, :, s]
             else:
                 draw_frame(
@@ -125,8 +126,8 @@ def run(weights, keys, values, position, hidden, seq, known, uniforms, normals, 
                 seq[b, :, s] = frame[b]
         product(frame, weights.embed, 0, embedded, memory.rounded)
         for r in range(rows):
-            x[r] = embedded[r % B] + added[r % len(added), s % added.shape[1]]
+            x[r] = embedded[r // each] + added[r % len(added), s % added.shape[1]]
         layers(weights.gpt, keys, values, position + s, x, h, memory)
         hidden[:, :D] = h
         for r in range(rows):
-            hidden[r, D:] = frame[r % B]
+            hidden[r, D:] = frame[r // each]

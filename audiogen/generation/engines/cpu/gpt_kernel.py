@@ -3,8 +3,8 @@
 It computes what backbones.gpt and layers.CausalAttention compute for a chunk of one step. Keys are stored in blocks of
 steps, so that the scores of a block are computed together and the window is read sequentially:
 
-    keys    (B, W / BLOCK, H, D / H, BLOCK)     scores[j] += query[d] keys[d, j]        j fastest
-    values  (B, W, H, D / H)                    y[d] += weight[j] values[j, d]          d fastest
+    keys    (W / BLOCK, H, D / H, BLOCK)        scores[j] += query[d] keys[d, j]        j fastest
+    values  (W, H, D / H)                       y[d] += weight[j] values[j, d]          d fastest
 
 If weights are rounded, both are stored as bf16: beyond some hundred steps, reading them takes longer than reading the
 weights.
@@ -25,7 +25,7 @@ from .finite import NAN, all_finite
 from .matvec_rowwise import Rows, product
 from .sampling import combine, draw
 
-VERSION = "cb9d745a"
+VERSION = "08c0ab57"
 
 BLOCK = 32  # steps per block of keys: as bf16, a cache line
 
@@ -51,12 +51,12 @@ def run(weights, keys, values, position, hidden, seq, known, uniforms, filters, 
 
     Args:
         weights: packed weights.
-        keys: (L, B, W / BLOCK, H, D / H, BLOCK) float32, or bf16 as uint16; step t is in slot t mod W. The last block
-            may extend beyond W.
-        values: (L, B, W, H, D / H), of the same type.
+        keys: (rows, L, W / BLOCK, H, D / H, BLOCK) float32, or bf16 as uint16; step t is in slot t mod W. The last
+            block may extend beyond W.
+        values: (rows, L, W, H, D / H), of the same type.
         position: number of steps observed so far.
-        hidden: (B, D), from which the head predicts the next step; written in place. Or (2 B, D): with guidance, all
-            items given their conditions, then all without. Keys and values have as many rows.
+        hidden: (rows, D), from which the head predicts the next step; written in place. There is one row for each item,
+            or, with guidance, two: with its conditions and without.
         seq: (B, K, n) codes, written in place where known is False.
         known: (K, n) bool.
         uniforms: (B, n, K) float64.
@@ -67,6 +67,7 @@ def run(weights, keys, values, position, hidden, seq, known, uniforms, filters, 
     """
     B, K, n = seq.shape
     rows, V, D = len(hidden), weights.table.shape[1] - 1, weights.table.shape[2]
+    each = rows // B
     x, scores, p = np.empty((rows, D), np.float32), np.empty((B, K * V), np.float32), np.empty(V, np.float64)
     guided = hidden if rows == B else np.empty((B, D), np.float32)
     memory = memory_for(rows, D, keys)
@@ -82,7 +83,7 @@ def run(weights, keys, values, position, hidden, seq, known, uniforms, filters, 
                     seq[b, k, s] = draw(scores[b, k * V : (k + 1) * V], filters, uniforms[b, s, k], p)
                 if logits.size > 0:
                     logits[b, s, k] = scores[b, k * V : (k + 1) * V]
-                for r in range(b, rows, B):
+                for r in range(each * b, each * (b + 1)):
                     x[r] += weights.table[k, seq[b, k, s]]
         layers(weights, keys, values, position + s, x, hidden, memory)
 
@@ -122,7 +123,7 @@ def layers(weights, keys, values, position, x, hidden, memory):
     for i in range(len(cos)):
         angle = position * weights.frequencies[i]
         cos[i], sin[i] = np.cos(angle), np.sin(angle)
-    for layer in range(len(keys)):
+    for layer in range(keys.shape[1]):
         norm(x, weights.norms[2 * layer], normed)
         product(normed, weights.qkv, layer, qkv, rounded)
         for b in range(len(x)):
@@ -131,8 +132,8 @@ def layers(weights, keys, values, position, x, hidden, memory):
                 cos,
                 sin,
                 position,
-                keys[layer, b],
-                values[layer, b],
+                keys[b, layer],
+                values[b, layer],
                 scores,
                 mixed[b].reshape(keys.shape[3], -1),
             )
@@ -143,7 +144,7 @@ def layers(weights, keys, values, position, x, hidden, memory):
         gelu(wide)
         product(wide, weights.down, layer, normed, rounded)
         add(x, normed)
-    norm(x, weights.norms[2 * len(keys)], hidden)
+    norm(x, weights.norms[2 * keys.shape[1]], hidden)
 
 
 @njit(fastmath=True)
@@ -258,7 +259,7 @@ ONE, C1, C3 = np.float32(1), np.float32(np.sqrt(8 / np.pi)), np.float32(0.044715
 SIGMOID_CLAMP = np.float32(40)
 
 
-@njit(fastmath=True)
+@njit(fastmath=True, error_model="numpy")  # checks for division by zero would keep it from being vectorised
 def gelu(x):
     """Apply GELU in place: x (1 + tanh(u / 2)) / 2 = x / (1 + exp(-u)), u / 2 being that of the tanh approximation."""
     for b in range(len(x)):

@@ -1,7 +1,7 @@
 """Compiled matrix-vector products for large matrices: each row of weights times x, in the order of memory.
 
 For matrices too large for the CPU's caches. With one item, reading the weights takes all the time, and memory is
-fastest when read sequentially. With several, a row is read from memory once, and widened once for up to four of them.
+fastest when read sequentially. With several, a row is read from memory once, and widened once for up to eight of them.
 bf16 (the upper half of a float32) halves the bytes, int8 quarters them. With int8, x is rounded too, for this product
 only, to as many bits as the sum of all products leaves in an int32.
 """
@@ -16,10 +16,11 @@ from torch import nn
 from ....utils.jit import compiled
 from .bf16 import narrow, widen
 from .finite import NAN, all_finite
-from .simd import dots
+from .simd import dots, registers
 
 TYPES = {"fp32": np.float32, "bf16": np.uint16, "int8": np.int8}
 LARGEST = 127  # largest int8 weight
+EIGHTS = registers() >= 32  # for the sums of two rows and eight items, and what they are of
 
 
 class Rows(NamedTuple):
@@ -89,51 +90,50 @@ def product(x, rows, layer, y, rounded):
 def _product(x, rows, layer, y, rounded):
     def multiply(x, rows, layer, y, rounded):
         weight, scale, bias = rows.weight[layer], rows.scale[layer], rows.bias[layer]
-        values = prepare(x, weight, y, rounded)
+        steps = np.empty(len(x), np.float32)
+        values = prepare(x, weight, steps, rounded)
         pairs, fours, twos = len(weight) // 2 * 2, len(x) // 4 * 4, len(x) // 2 * 2
+        eights = len(x) // 8 * 8 if EIGHTS else 0
         for o in range(0, pairs if len(x) > 1 else 0, 2):
-            for b in range(0, fours, 4):
-                _two_by_four(weight, o, values, b, y, scale, bias)
+            for b in range(0, eights, 8):
+                _two_by_eight(weight, o, values, b, y)
+            for b in range(eights, fours, 4):
+                _two_by_four(weight, o, values, b, y)
             for b in range(fours, twos, 2):
-                _two_by_two(weight, o, values, b, y, scale, bias)
+                _two_by_two(weight, o, values, b, y)
         for o in range(len(weight)):
             for b in range(twos if o < pairs else 0, len(x)):
-                y[b, o] = finish(dot(weight[o], values[b]), y[b, o], scale[o], bias[o])
+                y[b, o] = np.float32(dot(weight[o], values[b]))
+        for b in range(len(x)):
+            finish(y[b], steps[b], scale, bias, weight)
 
     return multiply
 
 
-_2x2, _2x4 = dots(2, 2), dots(2, 4)
+def _block(items):
+    """Return a function that multiplies two rows of weights with a number of items."""
+    multiply = dots(2, items)
+
+    def block(weight, o, values, b, y):
+        totals = multiply(weight, o, values, b)
+        for i in range(items):
+            y[b + i, o], y[b + i, o + 1] = np.float32(totals[i]), np.float32(totals[items + i])
+
+    # Code from numba's cache, which other processes compiled, is linked by name. With one name for all, a block of
+    # eight could run in place of one of four, and write beyond the end of y.
+    block.__qualname__ = f"_two_by_{items}"
+    # With fastmath, blocks would round differently from single items.
+    return njit(fastmath=False, nogil=True)(block)
 
 
-# With fastmath, blocks would round differently from single items.
-@njit(fastmath=False, nogil=True)
-def _two_by_two(weight, o, values, b, y, scale, bias):
-    a0, a1, b0, b1 = _2x2(weight, o, values, b)
-    y[b, o] = finish(a0, y[b, o], scale[o], bias[o])
-    y[b + 1, o] = finish(a1, y[b + 1, o], scale[o], bias[o])
-    y[b, o + 1] = finish(b0, y[b, o + 1], scale[o + 1], bias[o + 1])
-    y[b + 1, o + 1] = finish(b1, y[b + 1, o + 1], scale[o + 1], bias[o + 1])
-
-
-@njit(fastmath=False, nogil=True)
-def _two_by_four(weight, o, values, b, y, scale, bias):
-    a0, a1, a2, a3, b0, b1, b2, b3 = _2x4(weight, o, values, b)
-    y[b, o] = finish(a0, y[b, o], scale[o], bias[o])
-    y[b + 1, o] = finish(a1, y[b + 1, o], scale[o], bias[o])
-    y[b + 2, o] = finish(a2, y[b + 2, o], scale[o], bias[o])
-    y[b + 3, o] = finish(a3, y[b + 3, o], scale[o], bias[o])
-    y[b, o + 1] = finish(b0, y[b, o + 1], scale[o + 1], bias[o + 1])
-    y[b + 1, o + 1] = finish(b1, y[b + 1, o + 1], scale[o + 1], bias[o + 1])
-    y[b + 2, o + 1] = finish(b2, y[b + 2, o + 1], scale[o + 1], bias[o + 1])
-    y[b + 3, o + 1] = finish(b3, y[b + 3, o + 1], scale[o + 1], bias[o + 1])
+_two_by_two, _two_by_four, _two_by_eight = _block(2), _block(4), _block(8)
 
 
 # ---- what differs between floats and integers
 
 
-def prepare(x, weight, y, rounded):
-    """Return what the weights are multiplied by: x, or x rounded to int16, with its step sizes in y."""
+def prepare(x, weight, steps, rounded):
+    """Return what the weights are multiplied by: x, or x rounded to int16, with the step size of each item in steps."""
     raise NotImplementedError
 
 
@@ -142,20 +142,20 @@ def dot(row, x):
     raise NotImplementedError
 
 
-def finish(total, step, scale, bias):
-    """Convert the sum of products to an output."""
+def finish(y, step, scale, bias, weight):
+    """Convert the sums of products of an item (O,) to its outputs, in place."""
     raise NotImplementedError
 
 
 @overload(prepare, jit_options={"fastmath": True, "nogil": True})
-def _prepare(x, weight, y, rounded):
+def _prepare(x, weight, steps, rounded):
     if weight.dtype != types.int8:
-        return lambda x, weight, y, rounded: x
+        return lambda x, weight, steps, rounded: x
 
-    def to_integers(x, weight, y, rounded):
+    def to_integers(x, weight, steps, rounded):
         most = np.float32(min(2**15 - 1, (2**31 - 1) // (LARGEST * x.shape[1])))
         for b in range(len(x)):
-            y[b] = _round(x[b], most, rounded[b])
+            steps[b] = _round(x[b], most, rounded[b])
         return rounded
 
     return to_integers
@@ -184,10 +184,20 @@ def _dot(row, x):
 
 
 @overload(finish, jit_options={"fastmath": False, "nogil": True})
-def _finish(total, step, scale, bias):
-    if isinstance(total, types.Integer):
-        return lambda total, step, scale, bias: np.float32(total) * (step * scale) + bias
-    return lambda total, step, scale, bias: total + bias
+def _finish(y, step, scale, bias, weight):
+    if weight.dtype == types.int8:
+
+        def scaled(y, step, scale, bias, weight):
+            for o in range(len(y)):
+                y[o] = y[o] * (step * scale[o]) + bias[o]
+
+        return scaled
+
+    def shifted(y, step, scale, bias, weight):
+        for o in range(len(y)):
+            y[o] += bias[o]
+
+    return shifted
 
 
 @njit(fastmath=True, nogil=True)

@@ -26,10 +26,10 @@ def filters(sampling: Sampling, codebook_size: int) -> tuple[float, int, float, 
 @compiled(fastmath=False)
 def combine(hidden: np.ndarray, scale: float, guided: np.ndarray) -> None:
     """Combine two rows for each item, given and null (2 B, D), into guided (B, D), as `Head.combine` does."""
-    B = len(guided)
-    for b in range(B):
+    for b in range(len(guided)):
+        given, null = hidden[2 * b], hidden[2 * b + 1]
         for i in range(guided.shape[1]):
-            guided[b, i] = hidden[B + b, i] + scale * (hidden[b, i] - hidden[B + b, i])
+            guided[b, i] = null[i] + scale * (given[i] - null[i])
 
 
 # Without this, numba would apply the caller's fastmath here too, and checks for NaN would be optimised away.

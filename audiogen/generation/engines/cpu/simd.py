@@ -19,6 +19,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 BYTE, SHORT, WORD, FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.FloatType()
@@ -42,6 +43,11 @@ def dots(rows: int, items: int) -> Any:
         return types.UniTuple(result, rows * items)(weights, types.intp, values, types.intp), generate
 
     return multiply
+
+
+def registers() -> int:
+    """Return the number of vector registers that numba compiles for."""
+    return 32 if "avx512f" in _features(cpu_target.target_context) else 16
 
 
 def _generate(context: Any, builder: Any, signature: Any, arguments: Any, rows: int, items: int) -> Any:

@@ -1,4 +1,4 @@
-"""WaveNet on one CPU core: weights packed column-wise, a block of steps in one compiled call."""
+"""WaveNet on a CPU: weights packed column-wise, a block of steps in one compiled call."""
 
 from typing import Any
 
@@ -17,6 +17,7 @@ class WaveNetEngine(KernelEngine):
     """Run WaveNet models with wavenet_kernel."""
 
     backbone = WaveNet
+    together = 4
 
     def __init__(self, model: SequenceModel, request: Request):
         super().__init__(model, request)
@@ -28,14 +29,13 @@ class WaveNetEngine(KernelEngine):
             self._weights = pack_weights(model, request.precision)
         config: WaveNet.Config = model.backbone.config
         slots, R = int(self._weights.dilations.sum()), config.residual_dim
-        self._memory = (np.empty((slots, self.rows, R), np.float32),)
+        self._memory = (np.empty((self.rows, slots, R), np.float32),)
         self._hidden = np.zeros((self.rows, padded(config.dim)), np.float32)
 
     def set_state(self, hidden: Tensor, state: list[LayerState]) -> None:
         self._hidden[:, : hidden.shape[1]] = hidden.numpy()
         self._position = int(state[0]["position"])
-        rings = torch.cat([layer["ring"] for layer in state], dim=1)  # (B, slots, R)
-        self._memory[0][:] = rings.transpose(0, 1).numpy()
+        self._memory[0][:] = torch.cat([layer["ring"] for layer in state], dim=1).numpy()  # (B, slots, R)
 
     def pack_added(self, added: Tensor) -> Tensor:
         backbone: Any = self.model.backbone  # as `pack_weights` does with the embedding

@@ -15,7 +15,7 @@ from .finite import NAN, all_finite
 from .matvec_columnwise import padded, product
 from .sampling import combine, draw
 
-VERSION = "ff12e5a2"
+VERSION = "dc9d4b0e"
 
 
 class Weights(NamedTuple):
@@ -41,10 +41,10 @@ def run(weights, rings, position, hidden, seq, known, uniforms, filters, logits,
 
     Args:
         weights: packed weights.
-        rings: (sum of dilations, B, R), layer after layer; the input of step t is in slot t mod dilation.
+        rings: (rows, sum of dilations, R), layer after layer; the input of step t is in slot t mod dilation.
         position: number of steps observed so far.
-        hidden: (B, padded D), from which the head predicts the next step; written in place. Or (2 B, padded D): with
-            guidance, all items given their conditions, then all without. The rings have as many rows.
+        hidden: (rows, padded D), from which the head predicts the next step; written in place. There is one row for
+            each item, or, with guidance, two: with its conditions and without.
         seq: (B, K, n) codes, written in place where known is False.
         known: (K, n) bool.
         uniforms: (B, n, K) float64.
@@ -55,6 +55,7 @@ def run(weights, rings, position, hidden, seq, known, uniforms, filters, logits,
     """
     B, K, n = seq.shape
     rows = len(hidden)
+    each = rows // B
     V, L, R, D = weights.table.shape[1] - 1, len(weights.dilations), weights.table.shape[2], len(weights.skip_bias)
     taps = np.zeros((rows, padded(2 * R)), np.float32)  # past and current
     gated = np.zeros((rows, padded(R)), np.float32)
@@ -83,18 +84,18 @@ def run(weights, rings, position, hidden, seq, known, uniforms, filters, logits,
                     seq[b, k, s] = draw(scores[b, k * V : (k + 1) * V], filters, uniforms[b, s, k], p)
                 if logits.size > 0:
                     logits[b, s, k] = scores[b, k * V : (k + 1) * V]
-                for r in range(b, rows, B):
+                for r in range(each * b, each * (b + 1)):
                     path[r, :R] += weights.table[k, seq[b, k, s]]
                     direct[r] += weights.direct[k, seq[b, k, s]]
         offset = 0
         for layer in range(L):
             dilation = weights.dilations[layer]
-            ring = rings[offset + (position + s) % dilation]  # (B, R)
+            slot = offset + (position + s) % dilation
             offset += dilation
             for r in range(rows):
-                taps[r, :R] = ring[r]
+                taps[r, :R] = rings[r, slot]
                 taps[r, R : 2 * R] = path[r, :R]
-                ring[r] = path[r, :R]
+                rings[r, slot] = path[r, :R]
                 z[r] = weights.gate_bias[layer]
             product(taps, weights.gates[0][layer], weights.gates[1][layer], z, work)
             for r in range(rows):
@@ -123,7 +124,7 @@ def rectify(x, y):
 TANH_CLAMP, SIGMOID_CLAMP = np.float32(9.5), np.float32(40)
 
 
-@njit(fastmath=True)
+@njit(fastmath=True, error_model="numpy")  # checks for division by zero would keep it from being vectorised
 def gate(filtered, opened, y):
     """Write tanh(filtered) * sigmoid(opened) to y with a single division; beyond 9.5, tanh is 1 in float32."""
     if not (all_finite(filtered) and all_finite(opened)):
