@@ -103,8 +103,12 @@ def test_crops_of_joined_files_carry_the_codes_of_the_same_file(encoded):
     config = stage_config(earlier.spec, later.spec)
     known = FileConditions({"first": config}, Labels(), {"first": StageFrames(earlier, later.spec)})
     crops = Crops(later, sides.train, 40, 4, known=known)
+    stack = later.spec.stack
     own = {
-        tuple(np.round(frame, 6)): (i, t) for i in range(len(later)) for t, frame in enumerate(later.codes(i).T.numpy())
+        tuple(np.round(short, 6)): (i, t)
+        for i in range(len(later))
+        for t, frame in enumerate(later.codes(i).T.numpy())
+        for short in frame.reshape(-1, stack).T
     }
     alignment, joined = Alignment(earlier.spec, later.spec), 0
     places = {file.sha256: i for i, file in enumerate(earlier.files)}
@@ -113,7 +117,9 @@ def test_crops_of_joined_files_carry_the_codes_of_the_same_file(encoded):
         joined += sum(len(names) > 1 for names in files)
         for b in range(4):
             for s in range(40):
-                i, t = own[tuple(np.round(batch.x[b, :, s].numpy(), 6))]
+                # A crop may begin within a stack; the codes are those of the middle of each frame.
+                middle = batch.x[b, :, s].numpy().reshape(-1, stack)[:, stack // 2]
+                i, t = own[tuple(np.round(middle, 6))]
                 codes = earlier.codes(places[later.files[i].sha256])
                 wanted = alignment.frames(torch.tensor([t]))[0].clamp(max=codes.shape[1] - 1)
                 assert batch.conditions["first"][b, :, s].tolist() == codes[:, wanted].T.flatten().tolist()
