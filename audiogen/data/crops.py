@@ -48,9 +48,9 @@ class Crops(Dataset):
     Every frame is thus seen about equally often: in long files between half and twice the average; in short ones, only
     frames cut off at the end of crops are rarer.
 
-    A frame may be a stack of short frames (`FrameSpec.stack`). Then crops begin at any of these, and a file that is
-    joined to another may end some of them early. Otherwise all of a folder of minutes is seen in the same stacks again
-    and again, and a model knows them by heart: of sounds it has not heard it is far too sure, and its own become dull.
+    A frame may be a stack of short frames (`FrameSpec.stack`). Then a crop begins at any of these, and of a file
+    that another follows, fewer than a stack are cut off at the end. Otherwise a folder of minutes is seen in the same
+    stacks again and again, and a model learns them by heart: it is far too sure of what comes next, and sounds dull.
 
     Where frames are conditioned on the codes of an earlier stage, files are joined that sound alike: what is said is
     given, and the crop before says in which voice. Some files follow more often than others then.

@@ -44,8 +44,8 @@ class FlowMatchingHead(Head):
     sees_conditions = bounds = True
     #: On spoken digits, three minutes of fine-tuning learn too little of the labels with 1.
     emphasis = 4.0
-    #: A model of minutes of sound is too sure of what comes next, so a higher temperature is often best, never a lower
-    #: one. Each costs the choice of a run's temperature a minute of sound.
+    #: A model of minutes of sound is too sure of what comes next, so a temperature above 1 is often best. To try each
+    #: costs a minute of generated sound.
     temperatures = (1.0, 1.1, 1.2)
 
     #: Width and number of residual blocks of the network; number of waves by which it sees t.

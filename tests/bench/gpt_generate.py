@@ -4,7 +4,7 @@
     python tests/bench/gpt_generate.py [--threads 1] [--rounds 5] [--steps 100] [--only NAME] [--json gpt_generate.json]
 
 Models of the same size with weights by chance; what is timed is a whole call, prompt, packing of the weights and draws
-included. PyTorch uses as many threads as it is given, on both sides; our engine itself one. With one thread all times
+included. PyTorch and our engine use as many threads as they are given. With one thread all times
 are of the processor, which other work on the machine disturbs less. The accuracy of bf16 and int8 is stated in bits of
 held-out codes, for a model that is trained here; what the first call costs, compiling and not, is measured in processes
 of its own.
@@ -53,7 +53,7 @@ CASES = {  # name: spec, backbone, batch sizes, prompts in frames
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=1, help="that PyTorch may use; our engine uses one")
+    parser.add_argument("--threads", type=int, default=1, help="that PyTorch and the engines may use")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=100, help="new frames of a call")
     parser.add_argument("--only", choices=CASES, nargs="+", default=list(CASES))

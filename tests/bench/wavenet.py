@@ -43,7 +43,7 @@ MODELS = {"20 layers, 64 residual": WaveNet.Config(), "30 layers, 128 residual":
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=1, help="that PyTorch may use; ours uses one")
+    parser.add_argument("--threads", type=int, default=1, help="that PyTorch and the engines may use")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4000, help="of the engine in a round; the plain loops go a tenth")
     parser.add_argument("--run", nargs=2, type=Path, metavar=("RUN", "FOLDER"), help="to state the accuracy by")
