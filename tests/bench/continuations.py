@@ -34,7 +34,7 @@ from audiogen.evaluation.distribution import kad, log_mel_statistics
 from audiogen.runs.run import Run, load_run
 
 #: For all.py.
-SHORT = "{speech} {run} --num 10"
+SHORT = "{speech} {run} --num 3"
 NEEDS = ("resemblyzer", "pocketsphinx")
 
 RATE = 16000  # Hz that Resemblyzer and pocketsphinx expect

@@ -40,7 +40,7 @@ from audiogen.models.sequence_model import SequenceModel
 from audiogen.spec import TokenSpec
 
 #: For all.py.
-SHORT = "--rounds 1 --steps 20 --prompts 1 --skip-first-call"
+SHORT = "--rounds 1 --steps 10 --prompts 1 --skip-first-call"
 NEEDS = ("transformers",)
 
 LARGE = TokenSpec(sample_rate=24000, hop_length=320, num_codebooks=1, codebook_size=2048)

@@ -32,7 +32,7 @@ from audiogen.models.sequence_model import SequenceModel
 from audiogen.spec import FrameSpec, Spec, TokenSpec
 
 #: For all.py.
-SHORT = "--rounds 1 --steps 20"
+SHORT = "--rounds 1 --steps 10"
 NEEDS = ("transformers",)
 
 CODES = TokenSpec(sample_rate=24000, hop_length=320, num_codebooks=4, codebook_size=1024)

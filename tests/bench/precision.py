@@ -67,7 +67,7 @@ def race(config, spec: TokenSpec, steps: int) -> tuple[list[list[float]], list[f
             optimizer.step()
             optimizer.zero_grad()
             times[i].append(time.perf_counter() - began)
-            if step >= steps * 0.9:
+            if step >= int(steps * 0.9):
                 ends[i].append(loss.item() / torch.log(torch.tensor(2.0)).item())
     return times, [statistics.mean(end) for end in ends]
 
