@@ -3,8 +3,8 @@
     python tests/bench/long_file.py [--hours 2] [--limit 150] [--frontends mulaw mel codec encodec] [--json FILE]
 
 For each front-end a process of its own encodes one WAV of noise, scanning included, and watches its anonymous memory as
-memory_of_a_folder.py does (Linux only): the imports, the front-end's weights and the work. MiB; the work takes at most `--limit`.
-EnCodec's weights are random ones: they do not change what memory is needed.
+memory_of_a_folder.py does (Linux only): the imports, the front-end's weights and the work. The work takes at most
+`--limit` MiB. EnCodec's weights are random ones: they do not change what memory is needed.
 """
 
 import argparse
