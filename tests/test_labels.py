@@ -79,7 +79,11 @@ def test_rows_of_no_file_are_named(folder, caplog):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("name,drum\n00.wav,kick\n", "metadata.csv: row 1: the first column must be called file"),
+        (
+            "file_name,drum\n00.wav,kick\n",
+            "metadata.csv: row 1: the first column must be called file, not file_name, as in a file whose first lines "
+            "are file,instrument and drums/a.wav,snare$",
+        ),
         (
             "file,drum,tempo\n00.wav,kick\n",
             "metadata.csv: row 2, column tempo: has 2 values, but the first row has 3 names",

@@ -23,10 +23,11 @@ from ..data import (
 )
 from ..errors import ConfigError
 from ..models import t5
-from ..models.conditioning import CONDITIONS, Label, Number, Pitch, Position, Text, Timbre, listed
+from ..models.conditioning import CONDITIONS, Label, Number, Pitch, Position, Text, Timbre
 from ..runs.build import build_conditioner
 from ..runs.config import RunConfig, check_name
 from ..spec import Spec
+from ..utils.text import listed
 from .plan import Plan
 
 log = logging.getLogger("audiogen")

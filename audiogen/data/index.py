@@ -207,8 +207,8 @@ def long_enough(index: Index, spec: Spec) -> Index:
     added = [
         Rejected(
             file.path,
-            f"too short: {file.duration:.4g} s is under two frames of the front-end "
-            f"({2 * hop_length / spec.sample_rate:.4g} s)",
+            f"too short: {file.duration:.4g} s is at most one frame of the front-end "
+            f"({hop_length / spec.sample_rate:.4g} s); a model needs two frames",
         )
         for file in short
     ]

@@ -30,7 +30,7 @@ from ..utils.files import atomic_write_json, open_regular
 from ..utils.json_files import LISTS, parse_json, read_format
 from ..utils.pitch import midi_pitch
 from ..utils.remote import fetched, is_remote
-from ..utils.text import fold
+from ..utils.text import fold, listed
 from .index import FileEntry, Index
 from .split import Part, Split
 
@@ -39,7 +39,8 @@ log = logging.getLogger("audiogen")
 FORMAT = 1
 LABELS_FILE = "conditions.json"
 METADATA = {"metadata.csv": ",", "metadata.tsv": "\t"}
-EXAMPLE = "file,instrument\ndrums/a.wav,snare"
+#: The first lines of a metadata.csv, in words.
+EXAMPLE = "file,instrument and drums/a.wav,snare"
 #: A column of numbers with more different values than this, or with fractions, is learned as a number; with fewer, each
 #: value is a label.
 FEW_VALUES = 24
@@ -127,10 +128,9 @@ def find_labels(index: Index, pattern: str | None = None) -> Labels:
     rows, source, unused = _from_metadata(index)
     if unused:
         log.warning(
-            "%s: rows that are not used, since no sound file here, or more than one, has their name: %s%s",
+            "%s: rows that are not used, since no sound file here, or more than one, has their name: %s",
             index.folder / source,
-            ", ".join(unused[:3]),
-            f" and {len(unused) - 3} more" if len(unused) > 3 else "",
+            listed(unused, 3),
         )
     if not rows:
         rows, source = _from_sidecars(index)
@@ -203,7 +203,11 @@ def _read_metadata(path: Path, delimiter: str, paths: Sequence[str]) -> tuple[Ro
     try:
         header = [name.strip() for name in next(table, [])]
         if not header or fold(header[0]) != "file":
-            raise DataError(f"{path}: row 1: the first column must be called file; for example:\n{EXAMPLE}")
+            called = f", not {printable(header[0])}" if header else ""
+            raise DataError(
+                f"{path}: row 1: the first column must be called file{called}, as in a file "
+                f"whose first lines are {EXAMPLE}"
+            )
         _check_header(path, header)
         for row in table:
             if not any(cell.strip() for cell in row):

@@ -12,7 +12,9 @@ from rich.text import Text
 
 from ..data import FileEntry, Index, Labels, Split, describe_labels, find_labels, is_cache, long_enough, scan
 from ..data.labels import EXAMPLE, Column
+from ..errors import printable
 from ..runs.outlook import Outlook, default_outlook
+from ..utils.text import listed
 
 if TYPE_CHECKING:
     from ..commands.plan import Flags
@@ -63,8 +65,10 @@ def check_folder(
 
     rows = _totals(index)
     if len(usable.files) < len(index.files):
-        short = plural(len(index.files) - len(usable.files), "kept file")
-        rows.append(("too short", f"{short} shorter than two frames of the default front-end, so not trained on"))
+        short = [file.path for file in index.files if file not in usable.files]
+        number = plural(len(short), "kept file")
+        named = listed([printable(path) for path in short], 3)
+        rows.append(("too short", f"{number} of at most one frame of the default front-end, not trained on: {named}"))
     rows += [
         ("split", sides.summary),
         ("default crop", _crops(usable.files, crop_seconds)),
@@ -106,10 +110,9 @@ def _labels(source: "Index | EncodedCache", pattern: str | None) -> Labels:
 def _list_labels(console: Console, labels: Labels, sides: Split) -> None:
     """Print the labels of the files, and which of them `train` would learn."""
     if not labels.files:
-        lines = EXAMPLE.splitlines()
         advice = (
             f"none; to ask for a sound by name, sort the files into folders, or write a metadata.csv whose first lines "
-            f"are {lines[0]} and {lines[1]}, or give --label-pattern"
+            f"are {EXAMPLE}, or give --label-pattern"
         )
         console.print(Text.assemble((f"{'labels':<14}", "bold"), advice))
         return
@@ -125,7 +128,7 @@ def _values(column: Column) -> str:
     if learned is not None and "low" in learned:
         shown, more = [f"{learned['kind']}: from {learned['low']:g} to {learned['high']:g}"], 0
     if learned is not None and learned["kind"] == "text":
-        shown, more = [f'captions, such as "{next(iter(column.counts))}"'], 0
+        shown, more = [f'{plural(len(column.counts), "caption")}, such as "{next(iter(column.counts))}"'], 0
     parts = [", ".join(shown) + (f" and {more} more values" if more else "")]
     if column.missing:
         parts.append(f"{plural(column.missing, 'file')} without")

@@ -13,9 +13,9 @@ from torch import Tensor
 from ..data import Labels, Part, described_value
 from ..data.descriptors import DESCRIPTORS
 from ..errors import ConfigError
-from ..models.conditioning import Condition, Conditions, Text, listed
+from ..models.conditioning import Condition, Conditions, Text
 from ..spec import Spec
-from ..utils.text import fold
+from ..utils.text import fold, listed
 
 
 def conditions_like(

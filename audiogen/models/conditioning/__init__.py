@@ -20,7 +20,7 @@ backbones, patterns and specs support conditions. The last weights before the su
 to a trained model does not change its sound until the condition is learned.
 """
 
-from .condition import Condition, listed, waves_of
+from .condition import Condition, waves_of
 from .conditioner import STRENGTH, AskedConditions, Changed, Conditioner, Conditions, Prepared
 from .constant import Label, Number, Pitch
 from .framewise import Codes, Frames, Loudness, Melody, Position, Timbre, positions
@@ -41,6 +41,6 @@ CONDITIONS: dict[str, type[Condition]] = {
 
 __all__ = [
     "CONDITIONS", "STRENGTH", "AskedConditions", "Changed", "Codes", "Condition", "Conditioner", "Conditions", "Frames",
-    "Label", "Loudness", "Melody", "Number", "Pitch", "Position", "Prepared", "Text", "Timbre", "listed", "positions",
+    "Label", "Loudness", "Melody", "Number", "Pitch", "Position", "Prepared", "Text", "Timbre", "positions",
     "waves_of",
 ]  # fmt: skip

@@ -118,8 +118,3 @@ def framewise(name: str, value: Any, num_features: int) -> Tensor:
 def span(x: Tensor) -> str:
     """Format the range of values: "0 to 1"."""
     return f"{float(x.nan_to_num(0.0).amin()):g} to {float(x.nan_to_num(0.0).amax()):g}"
-
-
-def listed(values: tuple[str, ...], most: int = 20) -> str:
-    """List values in a sentence, at most the first `most`."""
-    return ", ".join(values[:most]) + (f" and {len(values) - most} more" if len(values) > most else "")

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError, nearest
 from ...utils.pitch import HIGHEST, LOWEST, midi_pitch
-from ...utils.text import fold
-from .condition import MAX_OCTAVES, MAX_VALUES, WAVES, Affine, Condition, listed, waves_of
+from ...utils.text import fold, listed
+from .condition import MAX_OCTAVES, MAX_VALUES, WAVES, Affine, Condition, waves_of
 
 
 class Label(Condition):
