@@ -176,7 +176,7 @@ def test_damaged_pieces_are_passed_over(run):
 def test_what_is_no_run_is_refused_in_one_line(tmp_path, run):
     """Guards against a traceback, or a written page, for a folder that is not a run."""
     (tmp_path / "empty").mkdir()
-    folders = {"absent": "no config.json", "empty": "no config.json", "first/config.json": "no config.json"}
+    folders = {"absent": "no such folder", "empty": "no config.json", "first/config.json": "no config.json"}
     for name, config, message in (
         ("damaged", "{", "damaged"),
         ("list", "[]", "damaged"),

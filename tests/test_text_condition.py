@@ -195,6 +195,19 @@ def test_a_text_that_is_asked_for_is_heard(made, tmp_path):
     assert all(said["caption"].startswith(said["drum"]) for said in words)
 
 
+def test_words_that_were_not_learned_are_told_of(made, caplog):
+    """Guards against a caption in words of its own that gives any sound, without a word on why."""
+    run = load_run(made / "run")
+    run.ask({"text": "A kick, number 99, on Xylophones"}, [1, 2])
+    assert caplog.messages == [
+        "caption: no caption of the training files has these words, so they mean little: a, 99, on, xylophones"
+    ]
+    caplog.clear()
+    for text in ("Snare kick", "", None):
+        run.ask({"text": text}, [1])
+    assert not caplog.messages
+
+
 def test_generate_takes_a_text(made, tmp_path):
     """Guards against --text that is lost on its way, and a traceback where a run knows none."""
     command = ["generate", str(made / "run"), "--out", str(tmp_path), "--num", "1", "--seconds", "0.05", "--text", "Hi"]

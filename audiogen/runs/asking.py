@@ -1,5 +1,7 @@
 """Turn the labels that a user asks for into the conditions of a request, filling in the rest from training files."""
 
+import logging
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ from ..errors import ConfigError
 from ..models.conditioning import Condition, Conditions, Text
 from ..spec import Spec
 from ..utils.text import fold, listed
+
+log = logging.getLogger("audiogen")
 
 
 def conditions_like(
@@ -102,6 +106,11 @@ def ask(
             raise ConfigError(
                 f"{name}: one value for each of {count} items is needed, or one for all, got {len(several)}"
             )
+    for name in texts:
+        if getattr(parts[name].config, "encoder", "") == "bytes" and (new := _new_words(name, every, training, labels)):
+            log.warning(
+                "%s: no caption of the training files has these words, so they mean little: %s", name, listed(new)
+            )
     given = {name: _converted(parts[name], several, spec) for name, several in every.items()}
     items: list[dict[str, Tensor]] = []
     durations: list[list[float]] = []
@@ -125,6 +134,18 @@ def ask(
         said = {name: parts[name].describe(x) or _file(every.get(name), i) for name, x in item.items()}
         words.append({name: word for name, word in said.items() if word})
     return Asked(parts, stacked(items, parts), words, durations)
+
+
+def _new_words(name: str, asked: Mapping[str, Sequence[Any]], training: Sequence[Part], labels: Labels) -> list[str]:
+    """Return the words asked for that no caption of the training files has; none if no file has a caption."""
+    wanted = dict.fromkeys(word for text in asked.get(name, ()) if text is not None for word in _words(str(text)))
+    captions = (labels.files.get(part.file.sha256, {}).get(name, "") for part in training) if wanted else ()
+    known = {word for caption in captions for word in _words(caption)}
+    return [word for word in wanted if word not in known] if known else []
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", fold(text))
 
 
 def _converted(condition: Condition, several: Sequence[Any], spec: Spec) -> list[Any]:

@@ -41,10 +41,12 @@ def check_is_no_file(out: str | Path) -> None:
 
 
 def check_holds_config(folder: str | Path) -> None:
-    """Raise a RunError if a folder has no config.json, as a run, a cache and a saved front-end have."""
+    """Raise a RunError if a folder is missing or has no config.json, as a run, a cache and a saved front-end have."""
     with suppress(PermissionError):  # reading the file will say so
         if Path(folder, "config.json").exists():
             return
+        if not Path(folder).exists():
+            raise RunError(f"{folder}: there is no such folder; check the path")
         raise RunError(
             f"{folder}: is not a run, cache or saved front-end, since it has no config.json; give a folder that "
             "audiogen train or tokenize wrote"
