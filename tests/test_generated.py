@@ -1,4 +1,4 @@
-"""What is said of generated sound: distances, brightness, silence, pulse, copies."""
+"""What is said of generated sound: distances, brightness, level, pulse, copies."""
 
 import json
 
@@ -7,7 +7,16 @@ import torch
 from corpus import folder_of_notes, tiny_settings
 
 from audiogen.commands.train import train
-from audiogen.evaluation.generated import _seconds, centroid, copies_among, judge_generated, pulse, silence
+from audiogen.evaluation.generated import (
+    _seconds,
+    centroid,
+    change,
+    copies_among,
+    judge_generated,
+    level,
+    pulse,
+    silence,
+)
 from audiogen.evaluation.report import evaluate_folder
 from audiogen.evaluation.wording import report_rows
 
@@ -54,6 +63,19 @@ def test_the_centroid_is_that_of_a_tone_and_silence_is_its_share():
     assert centroid([torch.zeros(1, 100)], 16000) == (0.0, 0.0, 0.0)
 
 
+def test_the_level_is_that_of_a_tone_and_sound_that_changes_has_change():
+    """Guards against a mean of decibels, which silence would pull down, and a change of waves instead of levels."""
+    time = torch.arange(16000) / 16000
+    tone = torch.sin(2 * torch.pi * 1000 * time)[None]
+    assert level([tone]) == pytest.approx(0, abs=0.01) and level([0.1 * tone]) == pytest.approx(-20, abs=0.01)
+    assert level([tone, torch.zeros(1, 16000)]) == pytest.approx(-3.01, abs=0.01)
+    wav = noise(1, 16000)
+    steps = torch.where(time < 0.5, 1.0, 0.01) * wav  # half of a second 40 dB lower: a deviation of 20 dB
+    assert change([steps], 16000) == pytest.approx(20, rel=0.15)
+    assert change([wav], 16000) < 7 and change([0.01 * wav], 16000) == pytest.approx(change([wav], 16000), abs=0.1)
+    assert change([wav[:, :8000]], 16000) is None and change([], 16000) is None
+
+
 def test_a_steady_beat_has_a_pulse_and_random_onsets_have_none():
     """Guards against a pulse of silence, of the wrong lags, or of loudness alone: clicks twice a second stand far above
     as many clicks at random times, at any level and rate."""
@@ -90,5 +112,6 @@ def test_a_run_is_judged_beside_its_recordings(tmp_path, folder, kind):
     rows = dict(report_rows(found))
     assert "2 generated clips: KAD x 1000 to the recordings" in rows
     assert any("closer to training" in name for name in rows)
+    assert "recordings" in rows["level"] and "recordings" in rows["change of a band's level within a second"]
     assert judge_generated(run, [], [torch.zeros(1, 100)], None)["kad"] is None
     assert "generated" not in evaluate_folder(run, folder)

@@ -1,4 +1,4 @@
-"""Compare generated sound with held-out recordings: distance, brightness, silence, pulse, copies of training sound."""
+"""Compare generated sound with held-out recordings: distance, brightness, level, pulse, copies of training sound."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +22,8 @@ REPLICATES = 200
 PULSE_SECONDS, PERIODS = 4.0, (0.2, 1.5)
 #: Below this level (dB relative to a full-scale sine) a tenth of a second is silent.
 SILENCE = -60.0
+#: Below this power no level is told apart.
+LEAST_POWER = 1e-12
 
 
 @torch.inference_mode()
@@ -40,9 +42,9 @@ def judge_generated(
         JSON values: `num`, number of sounds; `sampling`; `kad` {name: {"value", "low", "high", "n"}} and `frechet`
         {name: value} of the generated sound, of the round trip of training sound (the floor), and of noise with the
         recordings' spectrum and recordings played backwards (the ceilings; the distance of the latter is low, since
-        means and deviations over a second hardly depend on the direction of time); `centroid`, `silence` and `pulse`
-        {"generated", "recordings"}, the latter None for shorter sounds; `copies`, see `copies_among`. All but `num` are
-        None if there are less than two seconds of recordings.
+        means and deviations over a second hardly depend on the direction of time); `centroid`, `silence`, `level`,
+        `change` and `pulse` {"generated", "recordings"}, None for shorter sounds in the last two; `copies`, see
+        `copies_among`. All but `num` are None if there are less than two seconds of recordings.
     """
     rate = run.sample_rate
     recordings = _most(recordings, MOST_SECONDS * rate)
@@ -53,6 +55,8 @@ def judge_generated(
             "frechet": None,
             "centroid": None,
             "silence": None,
+            "level": None,
+            "change": None,
             "pulse": None,
             "copies": None,
         }
@@ -71,6 +75,8 @@ def judge_generated(
         "frechet": {name: frechet(reference, x) for name, x in embedded.items()},
         "centroid": {"generated": centroid(made, rate), "recordings": centroid(recordings, rate)},
         "silence": {"generated": silence(made, rate), "recordings": silence(recordings, rate)},
+        "level": {"generated": level(made), "recordings": level(recordings)},
+        "change": {"generated": change(made, rate), "recordings": change(recordings, rate)},
         "pulse": {"generated": pulse(made, rate), "recordings": pulse(recordings, rate)},
         "copies": None if kept is None else _copies(run, made, recordings, kept),
     }
@@ -127,6 +133,20 @@ def centroid(wavs: Iterable[Tensor], sample_rate: int) -> tuple[float, float, fl
 def silence(wavs: Iterable[Tensor], sample_rate: int) -> float:
     """Return the share of windows of 0.1 s of wavs (1, N) whose level is below SILENCE."""
     return float((_levels(_windows(wavs, sample_rate)) <= SILENCE).double().mean())
+
+
+def level(wavs: Sequence[Tensor]) -> float:
+    """Return the level of wavs (1, N) in dB relative to a full-scale sine, by their mean power."""
+    return float(_levels(torch.cat(list(wavs), dim=1))[0]) if wavs else 10 * math.log10(LEAST_POWER)
+
+
+def change(wavs: Sequence[Tensor], sample_rate: int) -> float | None:
+    """Return by how many dB the level of a mel band deviates from its mean within a second, on average.
+
+    A model that is too sure of what comes next makes sound that changes too little. None for less than a second.
+    """
+    embedded = log_mel_statistics(wavs, sample_rate) if wavs else torch.zeros(0, 2)
+    return float(embedded[:, embedded.shape[1] // 2 :].mean()) if len(embedded) else None
 
 
 def pulse(wavs: Iterable[Tensor], sample_rate: int) -> tuple[float, float, float] | None:
@@ -208,7 +228,7 @@ def _windows(wavs: Iterable[Tensor], sample_rate: int) -> Tensor:
 
 def _levels(windows: Tensor) -> Tensor:
     """Level of windows (N, n) in dB relative to a full-scale sine: (N,)."""
-    return 10 * (2 * windows.square().mean(dim=1) + 1e-12).log10()
+    return 10 * (2 * windows.square().mean(dim=1) + LEAST_POWER).log10()
 
 
 def _most(sequences: Iterable[Tensor], length: float) -> list[Tensor]:

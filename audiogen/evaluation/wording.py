@@ -75,6 +75,10 @@ def _generated_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     )
     shares = (100 * found["silence"][name] for name in ("generated", "recordings"))
     rows.append(("silence", "{:.0f} %; recordings {:.0f} %".format(*shares)))
+    for name, words in (("level", "level"), ("change", "change of a band's level within a second")):
+        both = found.get(name) or {"generated": None, "recordings": None}  # as reports from before have none
+        if both["generated"] is not None and both["recordings"] is not None:
+            rows.append((words, "{generated:.1f} dB; recordings {recordings:.1f} dB".format(**both)))
     if all((found.get("pulse") or {"recordings": None}).values()):
         low, middle, high = found["pulse"]["recordings"]
         rows.append(
