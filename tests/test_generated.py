@@ -111,6 +111,8 @@ def test_a_run_is_judged_beside_its_recordings(tmp_path, folder, kind):
     assert made["kad"]["training"]["value"] < made["kad"]["generated"]["value"]
     rows = dict(report_rows(found))
     assert "2 generated clips: KAD x 1000 to the recordings" in rows
+    # Training measures four files, `evaluate` at most 16, and with `generate` all of them: one name for each.
+    assert f"round trip of {found['files']} files: mel distance (0 is perfect)" in rows
     assert any("closer to training" in name for name in rows)
     assert "recordings" in rows["level"] and "recordings" in rows["change of a band's level within a second"]
     assert judge_generated(run, [], [torch.zeros(1, 100)], None)["kad"] is None

@@ -161,11 +161,11 @@ def report(
     Returns:
         JSON values: `loss` in `unit` ("bits" per code or "nats" per frame),
         `bits_per_second` and `bits_per_sample` (None if not applicable), `baselines` {name: {"loss",
-        "bits_per_second"}} or None, `round_trip`
-        {"mel_distance", "si_sdr"} or None, `step` of the weights, `files`, `seconds`. For a front-end that wraps
-        another, also `base_bits_per_second` {name: value}, of baselines counted on the wrapped front-end's codes. For a
-        run on several folders, also `corpora` {name: {"loss", "files"}}, and their `weighted_loss` if it has weights.
-        With `others`, also their `likeness` to the files of the run, and its `sample_rate`.
+        "bits_per_second"}} or None, `round_trip` {"files", "mel_distance", "si_sdr"} or None, `step` of the
+        weights, `files`, `seconds`. For a front-end that wraps another, also `base_bits_per_second` {name: value}, of
+        baselines counted on the wrapped front-end's codes. For a run on several folders, also `corpora`
+        {name: {"loss", "files"}}, and their `weighted_loss` if it has weights. With `others`, also their
+        `likeness` to the files of the run, and its `sample_rate`.
     """
     front, spec = run.frontend, run.frontend.spec
     if run.model.head.bounds:
@@ -244,7 +244,7 @@ class Expanded:
 
 
 def round_trip(frontend: Frontend, sound: Iterable[tuple[str, Tensor]]) -> dict[str, float | None] | None:
-    """Measure the round trip of wavs (1, N): mean mel distance and median SI-SDR in dB.
+    """Measure the round trip of wavs (1, N): their number, mean mel distance and median SI-SDR in dB.
 
     None without wavs, or if the front-end only encodes.
     """
@@ -261,7 +261,11 @@ def round_trip(frontend: Frontend, sound: Iterable[tuple[str, Tensor]]) -> dict[
             ratios.append(ratio)
     if not distances:
         return None
-    return {"mel_distance": statistics.mean(distances), "si_sdr": statistics.median(ratios) if ratios else None}
+    return {
+        "files": len(distances),
+        "mel_distance": statistics.mean(distances),
+        "si_sdr": statistics.median(ratios) if ratios else None,
+    }
 
 
 def originals(

@@ -18,7 +18,9 @@ def report_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows += [(f"stage {name}: {what}", value) for what, value in _loss_rows(earlier)]
     rows += _loss_rows(result)
     if result["round_trip"]:
-        rows.append(("round trip: mel distance (0 is perfect)", f"{result['round_trip']['mel_distance']:.3f}"))
+        trip, number = result["round_trip"], result["round_trip"]["files"]
+        of = "1 file" if number == 1 else f"{number} files"
+        rows.append((f"round trip of {of}: mel distance (0 is perfect)", f"{trip['mel_distance']:.3f}"))
     rows.append(("held out", f"{result['files']} files, {result['seconds'] / 60:.1f} min"))
     if result.get("generated"):
         rows += _generated_rows(result["generated"])

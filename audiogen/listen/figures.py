@@ -13,6 +13,7 @@ COUNTED = ("uniform", "unigram", "bigram")
 BASELINES = (*COUNTED, "gaussian", "autoregression")
 # Names of the evaluation's other figures; those not listed here keep their own name.
 WORDS = {
+    "round_trip files": "round trip: files",
     "round_trip si_sdr": "round trip: SI-SDR (dB)",
     "round_trip mel_distance": "round trip: mel distance",
     "files": "files held out",
