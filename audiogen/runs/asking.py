@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +109,7 @@ def ask(
             )
     for name in texts:
         if getattr(parts[name].config, "encoder", "") == "bytes" and (new := _new_words(name, every, training, labels)):
-            log.warning(
-                "%s: no caption of the training files has these words, so they mean little: %s", name, listed(new)
-            )
+            _warn_once(f"{name}: no caption of the training files has these words, so they mean little: {listed(new)}")
     given = {name: _converted(parts[name], several, spec) for name, several in every.items()}
     items: list[dict[str, Tensor]] = []
     durations: list[list[float]] = []
@@ -134,6 +133,12 @@ def ask(
         said = {name: parts[name].describe(x) or _file(every.get(name), i) for name, x in item.items()}
         words.append({name: word for name, word in said.items() if word})
     return Asked(parts, stacked(items, parts), words, durations)
+
+
+@lru_cache(64)
+def _warn_once(line: str) -> None:
+    """Log a warning, once although several parts of a command ask."""
+    log.warning("%s", line)
 
 
 def _new_words(name: str, asked: Mapping[str, Sequence[Any]], training: Sequence[Part], labels: Labels) -> list[str]:
