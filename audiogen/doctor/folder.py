@@ -65,7 +65,8 @@ def check_folder(
 
     rows = _totals(index)
     if len(usable.files) < len(index.files):
-        short = [file.path for file in index.files if file not in usable.files]
+        long = {file.path for file in usable.files}
+        short = [file.path for file in index.files if file.path not in long]
         number = plural(len(short), "kept file")
         named = listed([printable(path) for path in short], 3)
         rows.append(("too short", f"{number} of at most one frame of the default front-end, not trained on: {named}"))
