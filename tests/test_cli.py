@@ -74,7 +74,7 @@ def test_train_leaves_a_run_and_says_what_matters(trained, corpus):
         "uniform, counted",
         "unigram, counted",
         "bigram, counted",
-        "round trip: mel distance",
+        "round trip of 1 file: mel distance",
     ):
         assert line in result.err
     assert f"listen: open {run / 'index.html'}" in result.err
@@ -348,7 +348,7 @@ def test_the_module_runs_as_a_command(tmp_path):
     command = [sys.executable, "-m", "audiogen"]
     result = subprocess.run([*command, "evaluate", tmp_path / "none", tmp_path], capture_output=True, text=True)
     assert_refused(
-        Result(result.returncode, result.stdout, result.stderr), "none: is not a run, cache or saved front-end"
+        Result(result.returncode, result.stdout, result.stderr), "none: there is no such folder"
     )
 
 
@@ -437,7 +437,7 @@ def test_options_that_can_not_be_are_refused(corpus, tmp_path, arguments, messag
 @pytest.mark.parametrize(
     "frontend, message",
     [
-        ("./none", "none: is not a run, cache or saved front-end"),
+        ("./none", "none: there is no such folder"),
         ("melvq", "frontend.codebook_size: 256 codes .*choose fewer, or add recordings"),
     ],
 )
@@ -556,7 +556,7 @@ def test_places_that_are_none_are_refused(trained, corpus, tmp_path):
         (["evaluate", run, empty], "holds no sound files"),
         (["evaluate", corpus, corpus], "is not a run, cache or saved front-end"),
         (["listen", empty], "is not a run, cache or saved front-end"),
-        (["listen", run, tmp_path / "none"], "none: is not a run, cache or saved front-end"),
+        (["listen", run, tmp_path / "none"], "none: there is no such folder"),
         (["listen", run, "--out", file / "page.html"], "page.html"),
     ):
         assert_refused(audiogen(tmp_path, *arguments), message)

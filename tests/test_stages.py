@@ -450,7 +450,7 @@ def test_stages_that_do_not_fit_are_refused(corpus, made, tmp_path, monkeypatch)
         ({"format": 2, "stages": ["mel", "mel"]}, "the same name"),
         ({"format": 2, "stages": ["../mel", "mel"]}, "is no name"),
         ({"format": 2, "stages": ["mel", "melvq"]}, "not conditioned on the codes of"),
-        ({"format": 2, "stages": ["melvq", "gone"]}, "gone: is not a run"),
+        ({"format": 2, "stages": ["melvq", "gone"]}, "gone: there is no such folder"),
         ({"format": 2, "stages": ["melvq", "mel"], "data": {}}, "data: unknown setting"),
     ],
 )
