@@ -347,9 +347,7 @@ def test_the_module_runs_as_a_command(tmp_path):
     """Guards against an entry point that works only in tests, and tracebacks that tests do not show."""
     command = [sys.executable, "-m", "audiogen"]
     result = subprocess.run([*command, "evaluate", tmp_path / "none", tmp_path], capture_output=True, text=True)
-    assert_refused(
-        Result(result.returncode, result.stdout, result.stderr), "none: there is no such folder"
-    )
+    assert_refused(Result(result.returncode, result.stdout, result.stderr), "none: there is no such folder")
 
 
 # ---- settings
