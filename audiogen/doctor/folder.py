@@ -14,7 +14,7 @@ from ..data import FileEntry, Index, Labels, Split, describe_labels, find_labels
 from ..data.labels import EXAMPLE, Column
 from ..errors import printable
 from ..runs.outlook import Outlook, default_outlook
-from ..utils.text import listed
+from ..utils.text import listed, plural
 
 if TYPE_CHECKING:
     from ..commands.plan import Flags
@@ -233,8 +233,3 @@ def time_text(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.2f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def plural(count: int, noun: str) -> str:
-    """Return a count and a noun, in the plural unless the count is 1."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

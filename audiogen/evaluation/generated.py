@@ -22,8 +22,6 @@ REPLICATES = 200
 PULSE_SECONDS, PERIODS = 4.0, (0.2, 1.5)
 #: Below this level (dB relative to a full-scale sine) a tenth of a second is silent.
 SILENCE = -60.0
-#: Below this power no level is told apart.
-LEAST_POWER = 1e-12
 
 
 @torch.inference_mode()
@@ -67,6 +65,7 @@ def judge_generated(
     sets |= {"noise": noise_of_spectrum(recordings), "backwards": [wav.flip(1) for wav in recordings]}
     reference = log_mel_statistics(recordings, rate)
     embedded = {name: log_mel_statistics(wavs, rate) for name, wavs in sets.items()}
+    changes = {"generated": change(embedded["generated"]), "recordings": change(reference)}
     embedded = {name: x for name, x in embedded.items() if len(x) >= 2}
     return {
         "num": len(made),
@@ -76,7 +75,7 @@ def judge_generated(
         "centroid": {"generated": centroid(made, rate), "recordings": centroid(recordings, rate)},
         "silence": {"generated": silence(made, rate), "recordings": silence(recordings, rate)},
         "level": {"generated": level(made), "recordings": level(recordings)},
-        "change": {"generated": change(made, rate), "recordings": change(recordings, rate)},
+        "change": changes,
         "pulse": {"generated": pulse(made, rate), "recordings": pulse(recordings, rate)},
         "copies": None if kept is None else _copies(run, made, recordings, kept),
     }
@@ -135,18 +134,20 @@ def silence(wavs: Iterable[Tensor], sample_rate: int) -> float:
     return float((_levels(_windows(wavs, sample_rate)) <= SILENCE).double().mean())
 
 
-def level(wavs: Sequence[Tensor]) -> float:
+def level(wavs: Iterable[Tensor]) -> float:
     """Return the level of wavs (1, N) in dB relative to a full-scale sine, by their mean power."""
-    return float(_levels(torch.cat(list(wavs), dim=1))[0]) if wavs else 10 * math.log10(LEAST_POWER)
+    return float(_levels(torch.cat(list(wavs), dim=1)))
 
 
-def change(wavs: Sequence[Tensor], sample_rate: int) -> float | None:
+def change(statistics: Tensor) -> float | None:
     """Return by how many dB the level of a mel band deviates from its mean within a second, on average.
 
-    A model that is too sure of what comes next makes sound that changes too little. None for less than a second.
+    A model that is too sure of what comes next makes sound that changes too little.
+
+    Args:
+        statistics: result of `log_mel_statistics`, (N, 2 bands). None is returned if there are no windows.
     """
-    embedded = log_mel_statistics(wavs, sample_rate) if wavs else torch.zeros(0, 2)
-    return float(embedded[:, embedded.shape[1] // 2 :].mean()) if len(embedded) else None
+    return float(statistics.chunk(2, dim=1)[1].mean()) if len(statistics) else None
 
 
 def pulse(wavs: Iterable[Tensor], sample_rate: int) -> tuple[float, float, float] | None:
@@ -228,7 +229,7 @@ def _windows(wavs: Iterable[Tensor], sample_rate: int) -> Tensor:
 
 def _levels(windows: Tensor) -> Tensor:
     """Level of windows (N, n) in dB relative to a full-scale sine: (N,)."""
-    return 10 * (2 * windows.square().mean(dim=1) + LEAST_POWER).log10()
+    return 10 * (2 * windows.square().mean(dim=1) + 1e-12).log10()
 
 
 def _most(sequences: Iterable[Tensor], length: float) -> list[Tensor]:

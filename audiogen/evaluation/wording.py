@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..spec import Unit
+from ..utils.text import plural
 from .likeness import in_words as likeness_in_words
 
 #: Maximum number of values of a label in a table.
@@ -18,9 +19,9 @@ def report_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows += [(f"stage {name}: {what}", value) for what, value in _loss_rows(earlier)]
     rows += _loss_rows(result)
     if result["round_trip"]:
-        trip, number = result["round_trip"], result["round_trip"]["files"]
-        of = "1 file" if number == 1 else f"{number} files"
-        rows.append((f"round trip of {of}: mel distance (0 is perfect)", f"{trip['mel_distance']:.3f}"))
+        trip = result["round_trip"]
+        name = f"round trip of {plural(trip['files'], 'file')}: mel distance (0 is perfect)"
+        rows.append((name, f"{trip['mel_distance']:.3f}"))
     rows.append(("held out", f"{result['files']} files, {result['seconds'] / 60:.1f} min"))
     if result.get("generated"):
         rows += _generated_rows(result["generated"])
@@ -78,8 +79,8 @@ def _generated_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     shares = (100 * found["silence"][name] for name in ("generated", "recordings"))
     rows.append(("silence", "{:.0f} %; recordings {:.0f} %".format(*shares)))
     for name, words in (("level", "level"), ("change", "change of a band's level within a second")):
-        both = found.get(name) or {"generated": None, "recordings": None}  # as reports from before have none
-        if both["generated"] is not None and both["recordings"] is not None:
+        both = found[name]
+        if None not in both.values():
             rows.append((words, "{generated:.1f} dB; recordings {recordings:.1f} dB".format(**both)))
     if all((found.get("pulse") or {"recordings": None}).values()):
         low, middle, high = found["pulse"]["recordings"]

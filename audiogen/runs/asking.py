@@ -108,7 +108,7 @@ def ask(
                 f"{name}: one value for each of {count} items is needed, or one for all, got {len(several)}"
             )
     for name in texts:
-        if getattr(parts[name].config, "encoder", "") == "bytes" and (new := _new_words(name, every, training, labels)):
+        if parts[name].config.encoder == "bytes" and (new := _new_words(name, every, training, labels)):
             _warn_once(f"{name}: no caption of the training files has these words, so they mean little: {listed(new)}")
     given = {name: _converted(parts[name], several, spec) for name, several in every.items()}
     items: list[dict[str, Tensor]] = []
@@ -137,7 +137,7 @@ def ask(
 
 @lru_cache(64)
 def _warn_once(line: str) -> None:
-    """Log a warning, once although several parts of a command ask."""
+    """Log a warning once: a command asks several times for the same conditions."""
     log.warning("%s", line)
 
 
